@@ -1,0 +1,105 @@
+"""The command line. `hpo --help` imports click and nothing heavy; a command's module is imported when it is named."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from hpo import __version__
+from hpo.cli.config_file import default_map
+
+COMMANDS = {
+    "run": ("hpo.cli.run:run_command", "Search: create the study, start workers, watch, sum up."),
+    "init": ("hpo.cli.init:init_command", "Create a study, once, however many call it."),
+    "worker": ("hpo.cli.worker:worker_command", "Take trials of a study until its budget ends."),
+    "status": ("hpo.cli.status:status_command", "Show how a study stands; --watch, --json."),
+    "dashboard": ("hpo.cli.dashboard:dashboard_command", "Serve optuna-dashboard on 127.0.0.1."),
+    "spaces": ("hpo.cli.spaces:spaces_command", "List and explain the search spaces."),
+    "export-best": ("hpo.cli.delivery:export_best_command", "Write the best trial as a bundle."),
+    "retrain": ("hpo.cli.delivery:retrain_command", "Train a bundle on train + val; prove it on test."),
+    "evaluate": ("hpo.cli.delivery:evaluate_command", "Measure a bundle on labelled images."),
+    "predict": ("hpo.cli.delivery:predict_command", "Classify images with a bundle."),
+    "make-cells": ("hpo.cli.cells:make_cells_command", "Draw synthetic blood cells to try things on."),
+}
+USER_MISTAKE = 2
+INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """A group that imports a command's module only when it runs, and turns known errors into one line and a code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order in which a person meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import the command, or None where there is no such."""
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name][0].partition(":")
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table, so that help imports none of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a known error becomes one line on stderr, unless --debug asks for the traceback."""
+        try:
+            ctx.default_map = default_map(self, ctx)
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise  # click's own: it prints usage and sets the code
+        except KeyboardInterrupt:
+            click.echo("hpo: interrupted", err=True)
+            ctx.exit(INTERRUPTED)
+        except OSError as error:
+            if error.errno not in _ENVIRONMENT or ctx.meta.get("hpo.debug"):
+                raise
+            click.echo(f"hpo: {error.filename or 'writing'}: {_ENVIRONMENT[error.errno]}", err=True)
+            ctx.exit(USER_MISTAKE)
+        except _known_errors() as error:  # evaluated only when something was raised: storage is heavy to import
+            if ctx.meta.get("hpo.debug"):
+                raise
+            click.echo(f"hpo: {error}", err=True)
+            ctx.exit(USER_MISTAKE)
+
+
+_ENVIRONMENT = {
+    errno.ENOSPC: "no space left on the disk; free some, or name another folder (--home, --artifacts, --out)",
+    errno.EROFS: "the file system is read-only; name another folder (--home, --artifacts, --out)",
+    errno.EACCES: "permission denied; name another folder, or change its owner",
+    errno.EDQUOT: "the disk quota is used up; free some, or name another folder (--home, --artifacts, --out)",
+}
+
+
+def _known_errors() -> tuple[type[BaseException], ...]:
+    from hpo.errors import HpoError
+    from search_spaces import SpaceError
+    from storage import StorageError
+
+    return (HpoError, SpaceError, StorageError)
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="hpo")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.pass_context
+def main(ctx: click.Context, debug: bool) -> None:
+    """Turn a folder of labelled images into the best fine-tuned classifier that a budget can buy.
+
+    Start with `hpo run DATA --study NAME`; options may also stand in hpo.toml or in HPO_… variables.
+    """
+    if debug:
+        ctx.meta["hpo.debug"] = True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

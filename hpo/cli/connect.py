@@ -1,0 +1,69 @@
+"""From the options `--storage`, `--home`, `--artifacts` to an open database and folders; and logging."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hpo.errors import UsageError
+
+if TYPE_CHECKING:
+    from storage import Database
+
+PASSWORD_FILE = "HPO_STORAGE_PASSWORD_FILE"  # noqa: S105 - the name of a variable, not a password
+
+
+@contextmanager
+def connected(storage: str | None, home: Path, *, initialise: bool = False) -> Iterator[Database]:
+    """An open database, its tables made when `initialise`; the password may come from a file (a container's secret)."""
+    from storage import open_database, quiet_optuna
+
+    quiet_optuna()
+    with open_database(with_password(storage), home=home) as db:
+        if initialise:
+            db.initialise()
+        yield db
+
+
+def with_password(storage: str | None) -> str | None:
+    """`storage` with the password that the file named by HPO_STORAGE_PASSWORD_FILE holds, where it has none itself."""
+    path = os.environ.get(PASSWORD_FILE)
+    if storage is None or not path:
+        return storage
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        url = make_url(storage)
+        password = Path(path).read_text(encoding="utf-8").rstrip("\n")
+    except ArgumentError:
+        return storage  # `open_database` says what is wrong with it
+    except OSError as error:
+        raise UsageError(f"{PASSWORD_FILE} names {path}, which cannot be read: {error.strerror}") from None
+    if url.password:
+        return storage
+    return url.set(password=password).render_as_string(hide_password=False)
+
+
+def artifacts_folder(artifacts: Path | None, home: Path) -> Path:
+    """Where checkpoints lie."""
+    return artifacts if artifacts is not None else home / "artifacts"
+
+
+def cache_folder(home: Path) -> Path:
+    """Where packed images and measured speeds lie."""
+    return home / "cache"
+
+
+def log_to_stderr() -> None:
+    """Lines with a time on stderr; in detail with --debug."""
+    debug = click.get_current_context().meta.get("hpo.debug")
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
+    logging.getLogger("hpo").setLevel(logging.DEBUG if debug else logging.INFO)
+    logging.getLogger("storage").setLevel(logging.DEBUG if debug else logging.INFO)

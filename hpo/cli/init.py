@@ -1,0 +1,104 @@
+"""`hpo init`: create a study, or open it where it exists with the same space and data."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpo.cli.connect import cache_folder, connected
+from hpo.cli.options import (
+    budget_options,
+    data_argument,
+    debug_option,
+    max_unreadable_option,
+    space_options,
+    storage_options,
+    study_creation_options,
+    study_option,
+    together,
+)
+
+if TYPE_CHECKING:
+    import optuna
+
+    from hpo.data import Dataset
+    from hpo.search.plan import Plan
+    from storage import Database
+
+creation_options = together(study_option, space_options, budget_options, study_creation_options, max_unreadable_option)
+"""All that a study is made from; `make_plan` takes them."""
+
+
+@click.command("init")
+@data_argument
+@creation_options
+@storage_options
+@debug_option
+def init_command(
+    storage: str | None, home: Path, artifacts: Path | None,
+    trials: int | None, timeout: timedelta | None, **creation: Any,
+) -> None:  # fmt: skip
+    """Create the study once, however many call it at the same time; workers then join with `hpo worker`.
+
+    DATA is a folder of class folders, a folder with train/ val/ test/ of class folders, a zip of either,
+    an .npz (images, labels) or a CSV (path,label[,split]).
+    """
+    plan = make_plan(**creation)
+    with connected(storage, home, initialise=True) as db:
+        study, _ = found(db, plan, home)
+        from hpo.search.plan import set_budget
+
+        limits = set_budget(db, study, trials, timeout)
+        click.echo(f"study {study.study_name} is ready for {limits.trials} trials; storage {db.safe_url}")
+
+
+def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weights: Path | None,
+              fixed: tuple[str, ...], **rest: Any) -> Plan:  # fmt: skip
+    """Options to a Plan; whatever needs neither database nor images is checked here."""
+    from hpo.data import SplitOptions
+    from hpo.search.plan import Plan, check_path, resolve_space
+
+    check_path(data)
+    resolved = resolve_space(space, backbone=backbone, weights=weights, fixed=fixed)
+    digest = None
+    if path := resolved.fixed.get("weights"):
+        from hpo.training.weights import weights_digest
+
+        digest = weights_digest(Path(path))
+    split = SplitOptions(seed=rest["seed"], val_fraction=rest["val_fraction"], test_fraction=rest["test_fraction"])
+    return Plan(
+        data=data, study=study, space=resolved, weights_digest=digest, metric=rest["metric"],
+        sampler=rest["sampler"], pruner=rest["pruner"], split=split, max_unreadable=rest["max_unreadable"],
+    )  # fmt: skip
+
+
+def found(db: Database, plan: Plan, home: Path) -> tuple[optuna.Study, Dataset]:
+    """Decode the images, try the backbones, create or open the study; each step is told on stderr."""
+    from hpo.cli.progress import counting
+    from hpo.search.plan import check_models, found_study, open_data
+
+    with counting("decoding images") as progress:
+        dataset = open_data(plan, cache_folder(home), progress)
+    for line in data_lines(plan.data, dataset):
+        click.echo(line, err=True)
+    for name, check in check_models(plan.space, len(dataset.classes)).items():
+        click.echo(f"backbone {name}: {check}", err=True)
+    return found_study(db, plan, dataset), dataset
+
+
+def data_lines(path: Path, dataset: Dataset) -> list[str]:
+    """What was found in DATA, in a few lines."""
+    parts = f"{len(dataset.train)} train, {len(dataset.val)} val, {dataset.test_count} test"
+    lines = [f"{path}: {len(dataset.classes)} classes, {parts} ({dataset.split})"]
+    if dataset.duplicates:
+        leak = f", {dataset.leaking} of them on two sides of the given split" if dataset.leaking else ""
+        lines.append(f"{dataset.duplicates} images are exact duplicates{leak}")
+    if dataset.unreadable:
+        lines.append(f"{len(dataset.unreadable)} images are unreadable and skipped:")
+        lines += [f"  {image.name}: {image.reason}" for image in dataset.unreadable[:10]]
+        if len(dataset.unreadable) > 10:
+            lines.append(f"  and {len(dataset.unreadable) - 10} more")
+    return lines

@@ -1,0 +1,164 @@
+"""The options that commands share, each declared once: name, environment variable, default, help.
+
+Precedence is click's own: option, environment (`HPO_…`), `hpo.toml` (as click's default map), default.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+SAMPLERS = ("tpe", "random")
+PRUNERS = ("successive-halving", "hyperband", "median", "none")
+
+
+class Duration(click.ParamType):
+    """A span of time: `90s`, `30m`, `1h30m`, `2d`; a bare number is seconds."""
+
+    name = "duration"
+    _SECONDS: ClassVar = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+    _FORM = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Text or a number of seconds to a positive timedelta."""
+        if isinstance(value, timedelta):
+            return value
+        match = self._FORM.fullmatch(str(value).strip().lower())
+        seconds = 0.0
+        if match:
+            parts = zip(match.groups(default="0"), self._SECONDS.values(), strict=True)
+            seconds = sum(float(number) * unit for number, unit in parts)
+        if seconds <= 0:
+            self.fail(f"{value!r} is not a time above zero; write 90s, 30m, 1h30m or 2d", param, ctx)
+        return timedelta(seconds=seconds)
+
+
+class StudyName(click.ParamType):
+    """A study's name: it is shown, used in folder names and compared exactly."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Text without surrounding blanks or control characters, 1 to 120 characters."""
+        text = str(value)
+        if not text.strip() or text != text.strip() or len(text) > 120 or not text.isprintable():
+            self.fail(f"{text!r} must be 1 to 120 printable characters without blanks around them", param, ctx)
+        return text
+
+
+def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.find_root().meta["hpo.debug"] = True
+
+
+data_argument = click.argument("data", envvar="HPO_DATA", type=click.Path(path_type=Path))
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show tracebacks and log in detail."
+)
+storage_option = click.option(
+    "--storage", envvar="HPO_STORAGE", metavar="URL", default=None,
+    help="PostgreSQL URL. None starts the embedded PostgreSQL in the home folder.",
+)  # fmt: skip
+home_option = click.option(
+    "--home", envvar="HPO_HOME", type=click.Path(path_type=Path), default=Path(".hpo"), show_default=True,
+    help="Folder for packed images, logs and the embedded PostgreSQL.",
+)  # fmt: skip
+artifacts_option = click.option(
+    "--artifacts", envvar="HPO_ARTIFACTS", type=click.Path(path_type=Path), default=None,
+    help="Folder for checkpoints, shared by all workers.  [default: HOME/artifacts]",
+)  # fmt: skip
+study_option = click.option(
+    "--study", envvar="HPO_STUDY", type=StudyName(), required=True, help="Name of the study."
+)  # fmt: skip
+device_option = click.option(
+    "--device", envvar="HPO_DEVICE", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+)  # fmt: skip
+weights_option = click.option(
+    "--weights", envvar="HPO_WEIGHTS", type=click.Path(path_type=Path), default=None, metavar="FILE",
+    help="Backbone weights: .safetensors, or a tensors-only .pth.",
+)  # fmt: skip
+threads_option = click.option(
+    "--threads", envvar="HPO_THREADS", type=click.IntRange(1), default=None,
+    help="CPU threads of a worker.  [default: the cores, shared among the workers]",
+)  # fmt: skip
+
+
+def together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """One decorator that applies `options` in the order in which help shall list them."""
+
+    def apply(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return apply
+
+
+storage_options = together(storage_option, home_option, artifacts_option)
+"""Where things are: `storage`, `home`, `artifacts`."""
+
+space_options = together(
+    click.option(
+        "--space", envvar="HPO_SPACE", default="standard", show_default=True, metavar="NAME|FILE",
+        help="Search space: a name that `hpo spaces` lists, or a YAML file.",
+    ),
+    click.option("--backbone", envvar="HPO_BACKBONE", default=None, metavar="NAME", help="A timm model."),
+    weights_option,
+    click.option(
+        "--set", "fixed", multiple=True, metavar="KEY=VALUE", help="Fix a dimension of the space; repeatable."
+    ),
+)  # fmt: skip
+"""What may be tried: `space`, `backbone`, `weights`, `fixed`."""
+
+study_creation_options = together(
+    click.option(
+        "--metric", envvar="HPO_METRIC", type=click.Choice(METRICS), default="accuracy", show_default=True,
+        help="What is maximised on the validation part.",
+    ),
+    click.option(
+        "--sampler", envvar="HPO_SAMPLER", type=click.Choice(SAMPLERS), default="tpe", show_default=True,
+        help="How configurations are proposed.",
+    ),
+    click.option(
+        "--pruner", envvar="HPO_PRUNER", type=click.Choice(PRUNERS), default="successive-halving", show_default=True,
+        help="How lagging trials end early.",
+    ),
+    click.option(
+        "--seed", envvar="HPO_SEED", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True,
+        help="Seed of the study: split, proposals and training follow from it.",
+    ),
+    click.option(
+        "--val-fraction", type=click.FloatRange(0.01, 0.5), default=0.1, show_default=True,
+        help="Share for validation, where DATA brings no val part.",
+    ),
+    click.option(
+        "--test-fraction", type=click.FloatRange(0, 0.5), default=0.1, show_default=True,
+        help="Share locked away for the test, where DATA brings no test part; 0 for none.",
+    ),
+)  # fmt: skip
+"""What a study is made with and keeps: `metric`, `sampler`, `pruner`, `seed`, `val_fraction`, `test_fraction`."""
+
+max_unreadable_option = click.option(
+    "--max-unreadable", envvar="HPO_MAX_UNREADABLE", type=click.FloatRange(0, 1), default=0.05, show_default=True,
+    help="Share of images that may be unreadable before the data set is refused.",
+)  # fmt: skip
+
+budget_options = together(
+    click.option(
+        "--trials", envvar="HPO_TRIALS", type=click.IntRange(1), default=None,
+        help="Trials of the whole study, whoever joins.  [default: what the study has, else 50]",
+    ),
+    click.option(
+        "--timeout", envvar="HPO_TIMEOUT", type=Duration(), default=None, metavar="TIME",
+        help="Wall-clock limit from now on, as 90s, 30m, 2h.",
+    ),
+)  # fmt: skip
+"""How much may be spent: `trials`, `timeout`."""

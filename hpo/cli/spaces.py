@@ -1,0 +1,28 @@
+"""`hpo spaces`: list the search spaces, or explain one."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from hpo.cli.options import debug_option
+
+
+@click.command("spaces")
+@click.argument("name", required=False, metavar="[NAME|FILE.yaml]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@debug_option
+def spaces_command(name: str | None, as_json: bool) -> None:
+    """List the search spaces that ship, or explain one: what is open, within which limits, and what is fixed."""
+    from search_spaces import catalog, describe, load_space
+
+    described = [describe(load_space(name))] if name else [describe(space) for space in catalog()]
+    if as_json:
+        click.echo(json.dumps(described, indent=2))
+        return
+    from rich.console import Console
+
+    from hpo.cli.space_tables import explain_table, list_table
+
+    Console().print(explain_table(described[0]) if name else list_table(described))

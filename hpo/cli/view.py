@@ -1,0 +1,121 @@
+"""Drawing a study in a terminal: one renderable for `hpo status`, `--watch` and the live view of `hpo run`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from math import isfinite
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from hpo.search.overview import Overview, TrialLine
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_STYLES = {"complete": "green", "pruned": "yellow", "failed": "red", "running": "cyan", "waiting": "dim"}
+SHOWN = 12
+"""Trials in the table: the running ones and the latest finished."""
+
+
+def draw(overview: Overview, shown: int = SHOWN) -> RenderableType:
+    """A head line with a bar, the trials, the best so far."""
+    return Group(_head(overview), Text(), _table(overview, shown), Text(), best_line(overview))
+
+
+def _head(overview: Overview) -> RenderableType:
+    counts, limit = overview.counts, overview.limits.trials
+    grid = Table.grid(padding=(0, 2))
+    done = f"{counts['finished']}" + (f" of {limit}" if limit else "")
+    bar = ProgressBar(total=limit or max(1, counts["finished"]), completed=counts["finished"], width=24)
+    states = Text("  ").join(
+        Text(f"{counts[state]} {state}", style=_STYLES[state]) for state in _STYLES if counts[state]
+    )
+    grid.add_row(Text(overview.study, style="bold"), bar, f"{done} trials", states, _time_left(overview))
+    return grid
+
+
+def _time_left(overview: Overview) -> str:
+    if overview.limits.deadline is None:
+        return ""
+    left = overview.limits.deadline - overview.now
+    return f"{clock(left.total_seconds())} left" if left > timedelta() else "time is up"
+
+
+def _table(overview: Overview, shown: int) -> RenderableType:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("trial", "state", "epoch", overview.metric, "curve", "time"):
+        table.add_column(title, justify="right" if title in ("trial", "epoch", overview.metric, "time") else "left")
+    table.add_column("what it tries", overflow="ellipsis", no_wrap=True, ratio=1)
+    best = overview.best
+    for line in _latest(overview.lines, shown):
+        star = " ★" if best and line.number == best.number else ""
+        table.add_row(
+            str(line.number), Text(line.state + star, style=_STYLES[line.state]),
+            f"{line.epoch}/{line.epochs}" if line.epochs else str(line.epoch or ""),
+            "" if line.value is None else f"{line.value:.4f}",
+            sparkline(line.curve), clock(line.seconds), line.reason or parameters(line),
+        )  # fmt: skip
+    if not table.row_count:
+        return Text("no trial has started yet", style="dim")
+    return table
+
+
+def _latest(lines: Sequence[TrialLine], shown: int) -> list[TrialLine]:
+    """The running trials and the newest others, by number, without those that nobody has taken up yet."""
+    started = [line for line in lines if line.state != "waiting" or line.epoch]
+    running = [line for line in started if line.state == "running"]
+    others = [line for line in started if line.state != "running"]
+    rest = max(0, shown - len(running))
+    return sorted(others[len(others) - rest :] + running, key=lambda line: line.number)
+
+
+def best_line(overview: Overview) -> Text:
+    """`best  trial 7  0.9825  learning_rate=0.0031 …`, or that there is none yet."""
+    best = overview.best
+    if best is None or best.value is None:
+        return Text("no complete trial yet", style="dim")
+    text = Text.assemble(("best ", "bold"), f" trial {best.number}  ", (f"{best.value:.4f}", "bold green"), "  ")
+    return text.append(parameters(best), style="dim")
+
+
+def parameters(line: TrialLine) -> str:
+    """`key=value` of what was searched, numbers to three figures."""
+    return "  ".join(
+        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in line.params.items()
+    )
+
+
+def plain_line(overview: Overview, line: TrialLine) -> str:
+    """One finished trial as one line, for logs and pipes."""
+    counts, best = overview.counts, overview.best
+    value = "-" if line.value is None else f"{line.value:.4f}"
+    top = f"best {best.value:.4f} (trial {best.number})" if best else "no complete trial yet"
+    return (
+        f"trial {line.number} {line.state}, {overview.metric} {value} after {line.epoch} epochs, {clock(line.seconds)}; "
+        f"{counts['finished']} of {overview.limits.trials} finished, {top}"
+        + (f"; {line.reason}" if line.reason else "")
+    )
+
+
+def sparkline(curve: Sequence[float]) -> str:
+    """The curve as blocks, lowest to highest of itself; the last 12 epochs."""
+    if len(curve) < 2:
+        return ""
+    values = [value for value in curve[-12:] if isfinite(value)]
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    span = (high - low) or 1.0
+    return "".join(_BLOCKS[int((value - low) / span * (len(_BLOCKS) - 1))] for value in values)
+
+
+def clock(seconds: float) -> str:
+    """`42s`, `3m07s`, `2h05m`."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

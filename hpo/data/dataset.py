@@ -1,0 +1,93 @@
+"""What training sees of a data set: packed uint8 images, labels, and parts (train, val, test) that are index lists.
+
+The images of all parts lie in one memory map that every worker of a host shares; a part holds indices into it, never a copy.
+The test part is locked: `Dataset` gives train and val freely, `open_test()` is the one door to test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hpo.errors import DataError
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+PartName = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some images of a packed set. Row i is `images[indices[i]]`, of class `labels[i]`, named `names[i]`."""
+
+    images: Images
+    """(M, S, S, 3) uint8 memory map of the whole set, RGB."""
+    indices: Labels
+    """(n,) int64 rows of `images`."""
+    labels: Labels
+    """(n,) int64 class numbers."""
+    names: Sequence[str]
+    """n paths or keys, relative to the data set, as a person would recognise them."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batch(self, rows: npt.NDArray[np.int64]) -> Images:
+        """Copy of the rows (b,) of this part as (b, S, S, 3) uint8."""
+        return self.images[self.indices[rows]]
+
+    def joined(self, other: Part) -> Part:
+        """This part and another of the same packed set, one after the other."""
+        if self.images is not other.images:
+            raise ValueError("parts of two different packed sets cannot be joined")
+        return Part(
+            self.images,
+            np.concatenate([self.indices, other.indices]),
+            np.concatenate([self.labels, other.labels]),
+            [*self.names, *other.names],
+        )
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An image that was skipped, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A packed, split data set at one image size."""
+
+    train: Part
+    val: Part
+    classes: tuple[str, ...]
+    """Class names; the label is the position."""
+    image_size: int
+    """Side S of the packed images, in pixels."""
+    fingerprint: str
+    """Hex digest of the content: classes, image bytes and given splits; independent of path, order and image size."""
+    split: str
+    """How the parts came to be, in words, e.g. «stratified 80/10/10, seed 0» or «as given, test from train (10 %), seed 0»."""
+    unreadable: tuple[Unreadable, ...] = ()
+    duplicates: int = 0
+    """Images beyond the first of each group whose pixels are exactly equal."""
+    leaking: int = 0
+    """Duplicates that a *given* split puts on two sides; a split of ours has none."""
+    _test: Part | None = field(default=None, repr=False)
+
+    @property
+    def test_count(self) -> int:
+        """Images in the locked test part; 0 when there is none. Counting them does not open it."""
+        return len(self._test) if self._test is not None else 0
+
+    def open_test(self) -> Part:
+        """The locked test part. Only `retrain` and `evaluate` call this; each counts and records the opening."""
+        if self._test is None or not self.test_count:
+            raise DataError("the data set has no test part: add a test/ folder, or give --test-fraction above 0")
+        return self._test

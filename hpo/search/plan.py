@@ -1,0 +1,172 @@
+"""From what the user asked for to a study that can be worked on: whatever can be checked before training is.
+
+The order is cheap first: names, space, database, weights, and only then the images are decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from hpo.data import Dataset, Progress, SplitOptions, open_dataset
+from hpo.errors import DataError, UsageError
+from search_spaces import Choice, SearchSpace, SpaceError, TrialConfig, load_space, parse_value
+from storage import Database, Limits, StudySpec, create_study, read_limits, write_limits
+
+DEFAULT_TRIALS = 50
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study is to be."""
+
+    data: Path
+    study: str
+    space: SearchSpace
+    weights_digest: str | None
+    metric: str
+    sampler: str
+    pruner: str
+    split: SplitOptions
+    max_unreadable: float
+
+
+def resolve_space(
+    name: str, *, backbone: str | None = None, weights: Path | None = None, fixed: Iterable[str] = ()
+) -> SearchSpace:
+    """The space `name` with `key=value` texts, `backbone` and `weights` fixed in it.
+
+    Weights that name their architecture (a .json beside them) choose the backbone when nothing else does.
+    """
+    values: dict[str, Any] = dict(_assignment(text) for text in fixed)
+    if weights is not None:
+        from hpo.training.weights import architecture_of
+
+        backbone = backbone or values.get("backbone") or architecture_of(weights)
+        values |= {"weights": str(weights.resolve()), "pretrained": True}
+    if backbone is not None:
+        values["backbone"] = backbone
+    return load_space(name).with_fixed(values)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--set {text}: must be KEY=VALUE, for example --set epochs=8")
+    return key.strip(), parse_value(key.strip(), value.strip())
+
+
+def possible(space: SearchSpace, field: str) -> list[Any]:
+    """Every value that a discrete field can take in `space`; its default where the space does not name it."""
+    if field in space.fixed:
+        return [space.fixed[field]]
+    variants = space.dimensions.get(field)
+    if not variants:
+        return [TrialConfig.model_fields[field].default]
+    values: list[Any] = []
+    for dimension in variants:
+        if isinstance(dimension, Choice):
+            values += dimension.choices
+        else:
+            values += range(int(dimension.low), int(dimension.high) + 1, int(dimension.step or 1))
+    return sorted(set(values))
+
+
+def check_models(space: SearchSpace, classes: int) -> dict[str, Any]:
+    """Build every backbone of the space once and load its weights: {backbone: (weights report, parameters, trainable)}.
+
+    Raises ModelError for the first that cannot be had, before a study exists or a trial is spent on it.
+    """
+    from hpo.training import check_trainable
+
+    base = TrialConfig.from_dict({k: v for k, v in space.fixed.items() if k not in ("backbone", "image_size")})
+    size = max(possible(space, "image_size"))
+    return {
+        name: check_trainable(base.replace(backbone=name, image_size=size), classes)
+        for name in possible(space, "backbone")
+    }
+
+
+def open_data(plan: Plan, cache: Path, progress: Progress | None = None) -> Dataset:
+    """Decode and pack DATA at every image size that the space can ask for; the last one is returned."""
+    sizes = possible(plan.space, "image_size")
+    if len(sizes) > 16:
+        raise SpaceError(f"image_size can take {len(sizes)} values, but each is packed on disk; give at most 16")
+    for size in sizes:
+        dataset = open_dataset(
+            plan.data, image_size=size, cache=cache, split=plan.split,
+            max_unreadable=plan.max_unreadable, progress=progress,
+        )  # fmt: skip
+    return dataset
+
+
+def found_study(db: Database, plan: Plan, dataset: Dataset) -> optuna.Study:
+    """Create the study, or open it where it exists with the same space, data, metric and seed (else StudyError)."""
+    spec = StudySpec(
+        space=plan.space.to_dict(),
+        space_fingerprint=plan.space.fingerprint,
+        data=describe_data(dataset, plan),
+        data_fingerprint=dataset.fingerprint,
+        metric=plan.metric,
+        seed=plan.split.seed,
+        weights_digest=plan.weights_digest,
+        sampler=plan.sampler,
+        pruner=plan.pruner,
+    )
+    return create_study(db, plan.study, spec, points=plan.space.enqueue_points())
+
+
+def describe_data(dataset: Dataset, plan: Plan) -> dict[str, Any]:
+    """What a study and its bundles remember of the data: no path, since it may lie elsewhere on another host."""
+    return {
+        "classes": list(dataset.classes),
+        "counts": {"train": len(dataset.train), "val": len(dataset.val), "test": dataset.test_count},
+        "split": dataset.split,
+        "seed": plan.split.seed,
+        "val_fraction": plan.split.val_fraction,
+        "test_fraction": plan.split.test_fraction,
+        "max_unreadable": plan.max_unreadable,
+    }
+
+
+def split_options(data: Mapping[str, Any]) -> SplitOptions:
+    """The split that a study was made with, from what `describe_data` wrote."""
+    return SplitOptions(seed=data["seed"], val_fraction=data["val_fraction"], test_fraction=data["test_fraction"])
+
+
+def open_study_data(path: Path, spec: StudySpec, image_size: int, cache: Path) -> Dataset:
+    """The data of a study at one image size; DataError when DATA is not what the study was made with."""
+    dataset = open_dataset(
+        path, image_size=image_size, cache=cache, split=split_options(spec.data),
+        max_unreadable=spec.data["max_unreadable"],
+    )  # fmt: skip
+    if dataset.fingerprint != spec.data_fingerprint:
+        raise DataError(
+            f"{path} holds other images than the study was made with (fingerprint {dataset.fingerprint[:12]}, "
+            f"study {spec.data_fingerprint[:12]}); give the same DATA, or make a study with another name"
+        )
+    return dataset
+
+
+def set_budget(db: Database, study: optuna.Study, trials: int | None, timeout: timedelta | None) -> Limits:
+    """Write the budget into the study, where all its workers read it; what is not given stays as it was.
+
+    A deadline belongs to one run: without `timeout` there is none.
+    """
+    limits = Limits(
+        trials=trials or read_limits(study).trials or DEFAULT_TRIALS,
+        deadline=db.now() + timeout if timeout else None,
+    )
+    write_limits(study, limits)
+    return limits
+
+
+def check_path(data: Path) -> None:
+    """DataError where DATA is not there: said before anything is imported or started."""
+    if not data.exists():
+        raise DataError(f"{data}: no such file or folder; DATA is a folder, a .zip, an .npz or a .csv")

@@ -1,0 +1,105 @@
+"""What a trial remembers beside its parameters and curve: user attributes, which the dashboard shows as they are.
+
+    config          every field of its TrialConfig        best_epoch, best_metrics   the epoch that was kept
+    seed            of its training                       seconds, images_per_second, peak_memory
+    worker          who trained it: host, pid             device, precision, parameters, trainable_parameters
+    facts           all that the engine said of the run   versions                   python, torch, timm, optuna, hpo
+    reason          why it ended early or failed
+
+A trial costs the database a fixed, small number of statements: one per key at its start and its end, none per epoch
+beyond optuna's own report.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import optuna
+
+    from hpo.training import EpochResult
+    from search_spaces import TrialConfig
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions that decide a result: Python and the libraries that compute it."""
+    libraries = ("torch", "timm", "albumentations", "optuna", "numpy")
+    from hpo import __version__
+
+    return {"hpo": __version__, "python": platform.python_version()} | {name: version(name) for name in libraries}
+
+
+def worker_name() -> str:
+    """This process, as shown in trials: `host:pid`."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def open_record(trial: optuna.Trial, config: TrialConfig, seed: int) -> None:
+    """Write what is known before training."""
+    _write(trial, {"config": config.to_dict(), "seed": seed, "worker": worker_name(), "versions": versions()})
+
+
+@dataclass
+class Progress:
+    """The best epoch so far and the cost so far of one trial, over all the times that it was taken up."""
+
+    metric: str
+    best_epoch: int = 0
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    epochs: int = 0
+    seconds: float = 0.0
+    images_per_second: float = 0.0
+    peak_memory: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def restore(self, stored: Mapping[str, Any]) -> None:
+        """Go on from what `to_dict` gave."""
+        for key, value in stored.items():
+            setattr(self, key, value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the metric's name, JSON-ready."""
+        return {key: value for key, value in vars(self).items() if key != "metric"}
+
+    @property
+    def best_value(self) -> float:
+        """The metric at the best epoch; NaN before the first."""
+        return self.best_metrics.get(self.metric, float("nan"))
+
+    def add(self, result: EpochResult) -> bool:
+        """Count one more epoch; True when it is the best so far (the first of equals stays)."""
+        self.epochs = result.epoch
+        self.seconds += result.seconds
+        # Mean over epochs: every epoch shows the same number of images.
+        self.images_per_second += (result.images_per_second - self.images_per_second) / result.epoch
+        self.peak_memory = max(self.peak_memory, result.peak_memory)
+        self.facts = dict(result.facts)
+        better = not self.best_metrics or result.metrics[self.metric] > self.best_value
+        if better:
+            self.best_epoch, self.best_metrics = result.epoch, dict(result.metrics)
+        return better
+
+
+def close_record(trial: optuna.Trial, progress: Progress, reason: str | None = None) -> None:
+    """Write what training gave, and why it ended early if it did; before `tell`: a finished trial is immutable."""
+    shown = ("device", "precision", "parameters", "trainable_parameters")
+    values = progress.to_dict() | {key: progress.facts[key] for key in shown if key in progress.facts}
+    _write(trial, values | ({"reason": reason} if reason else {}))
+
+
+def write_reason(trial: optuna.Trial, reason: str) -> None:
+    """Write why a trial failed."""
+    _write(trial, {"reason": reason})
+
+
+def _write(trial: optuna.Trial, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        trial.set_user_attr(key, value)

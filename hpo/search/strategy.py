@@ -1,0 +1,62 @@
+"""How configurations are proposed and how lagging trials end: optuna's samplers and pruners, with seeds of ours."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable
+
+import optuna
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+
+from hpo.errors import UsageError
+
+REDUCTION_FACTOR = 3
+"""eta of successive halving (Li et al. 2020, ASHA): a rung lets the best third pass."""
+
+STARTUP_TRIALS = 8
+"""Finished trials before TPE models anything. The known-good points of a space count, so fewer than optuna's 10 do."""
+
+
+def derive_seed(study_seed: int, purpose: str, number: int) -> int:
+    """A 32-bit seed that depends on all three arguments, so that no two trials or workers share a stream."""
+    text = f"{study_seed}/{purpose}/{number}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
+
+
+def make_sampler(name: str, seed: int) -> BaseSampler:
+    """`tpe` (multivariate, conditional dimensions modelled in groups, running trials counted) or `random`."""
+    if name == "random":
+        return RandomSampler(seed=seed)
+    if name != "tpe":
+        raise UsageError(f"sampler is {name!r}, but must be tpe or random")
+    with warnings.catch_warnings():
+        # `group=True` is marked experimental; without it conditional parameters are sampled independently.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return TPESampler(n_startup_trials=STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True, seed=seed)
+
+
+def sampler_for_trial(name: str, study_seed: int) -> Callable[[int], BaseSampler]:
+    """A function from the number of trials asked so far to the sampler of the next one.
+
+    The seed follows from the study and that number alone: workers that come and go, or a study that resumes,
+    never draw the same random configuration twice.
+    """
+    return lambda asked: make_sampler(name, derive_seed(study_seed, "sampler", asked))
+
+
+def make_pruner(name: str, epochs: int) -> BasePruner:
+    """The pruner `name` for runs of `epochs` epochs; one epoch is one unit of resource.
+
+    The resources are integers: with "auto", optuna waits for the first complete trial, which is unfair in parallel.
+    """
+    if name == "successive-halving":
+        return SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION_FACTOR)
+    if name == "hyperband":
+        return HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=REDUCTION_FACTOR)
+    if name == "median":
+        return MedianPruner(n_startup_trials=4, n_warmup_steps=1)
+    if name == "none":
+        return NopPruner()
+    raise UsageError(f"pruner is {name!r}, but must be successive-halving, hyperband, median or none")

@@ -1,0 +1,133 @@
+"""The workers that `hpo run` starts on this machine: K processes of `hpo worker`, watched, replaced, stopped.
+
+Nothing here is needed to work on a study: a worker that was started by hand, on any host, is as good as one of these.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import optuna
+from optuna.trial import TrialState
+
+from storage import requeue
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+log = logging.getLogger(__name__)
+
+REPLACEMENTS = 3
+"""Workers that died on their own (a crash, the kernel's out-of-memory killer) are replaced this often in one run."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """How one worker is started: its arguments after `hpo worker`, its environment, where it writes its log."""
+
+    arguments: Sequence[str]
+    environment: dict[str, str]
+    log: Path
+
+
+@dataclass
+class Team:
+    """K worker processes. Each is in a process group of its own, so that Ctrl-C reaches them through us, in order."""
+
+    study: optuna.Study
+    jobs: Sequence[Job]
+    died: list[str] = field(default_factory=list)
+    """What happened to workers that ended badly, one line each."""
+    stopping: bool = False
+    _members: dict[int, tuple[Job, subprocess.Popen[bytes]]] = field(default_factory=dict)
+
+    def __enter__(self) -> Team:
+        """Start all workers."""
+        for job in self.jobs:
+            self._start(job)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave nobody behind: whoever still works is asked to stop, and waited for."""
+        if self._members:
+            self.stop()
+        while self._members:
+            self.poll(timeout=0.1)
+
+    @property
+    def working(self) -> int:
+        """Workers that have not ended."""
+        return len(self._members)
+
+    def poll(self, timeout: float = 0.0) -> None:
+        """Look after workers that ended, waiting up to `timeout` seconds for the first of them."""
+        for pid, (job, process) in list(self._members.items()):
+            try:
+                code = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                continue
+            del self._members[pid]
+            self._ended(job, pid, code)
+
+    def stop(self) -> None:
+        """Ask every worker to stop: the first time it puts its trial back, the second time it leaves at once."""
+        self.stopping = True
+        for _, process in self._members.values():
+            process.send_signal(signal.SIGTERM)
+
+    def _start(self, job: Job) -> None:
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with job.log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "hpo", "worker", *job.arguments],
+                env={**os.environ, **job.environment},
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+            )  # fmt: skip
+        self._members[process.pid] = (job, process)
+
+    def _ended(self, job: Job, pid: int, code: int) -> None:
+        """A worker that died leaves its trial RUNNING; its process is gone for certain, so we settle the trial."""
+        if code == 0:
+            return
+        cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        settle_orphans(self.study, pid, None if self.stopping else f"its worker died: {cause}")
+        if self.stopping:
+            return
+        self.died.append(f"worker {pid} ended with {cause}: {last_line(job.log)}")
+        if code < 0 and len(self.died) <= REPLACEMENTS:
+            self._start(job)
+
+
+def settle_orphans(study: optuna.Study, pid: int, reason: str | None) -> None:
+    """Trials still RUNNING under a dead worker of this host: failed with `reason`, or put back where it is None."""
+    import socket
+
+    owner = f"{socket.gethostname()}:{pid}"
+    for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if frozen.user_attrs.get("worker") != owner:
+            continue
+        trial = optuna.Trial(study, frozen._trial_id)
+        if reason is None:
+            requeue(study, trial)
+        else:
+            trial.set_user_attr("reason", reason)
+            study.tell(trial, state=TrialState.FAIL)
+
+
+def last_line(path: Path, tail: int = 4096) -> str:
+    """The last line of a log, or a hint where there is none."""
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - tail))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"see {path}"

@@ -1,0 +1,173 @@
+"""A worker's life: connect, claim, train, tell, again, until the budget or a signal says stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from types import FrameType
+
+import optuna
+
+from hpo.data import Dataset
+from hpo.errors import HpoError
+from hpo.search.plan import open_study_data, possible
+from hpo.search.strategy import make_pruner, sampler_for_trial
+from hpo.search.trial import Outcome, Workshop, run_trial
+from search_spaces import SearchSpace
+from storage import (
+    CheckpointStore,
+    Database,
+    Limits,
+    StudySpec,
+    claim_trial,
+    open_study,
+    read_limits,
+    read_spec,
+)
+
+log = logging.getLogger(__name__)
+
+FAILURES_IN_A_ROW = 5
+"""After so many failed trials one after another the fault is not the configuration's; the budget is not burnt on it."""
+
+
+class StopSignal:
+    """SIGTERM, SIGINT and SIGHUP ask for a stop at the next step; a second one ends the process at once."""
+
+    _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        """Signal handler."""
+        if self.received:
+            os._exit(128 + number)
+        self.received = signal.Signals(number).name
+        log.info("%s: stopping at the next step; a second signal leaves at once", self.received)
+
+    @contextmanager
+    def installed(self) -> Iterator[StopSignal]:
+        """Handle the signals inside the block, and restore the former handlers after it."""
+        former = {number: signal.signal(number, self) for number in self._SIGNALS}
+        try:
+            yield self
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+
+@dataclass
+class Clock:
+    """The time that is left of the budget: read once from the database, then counted on this host's steady clock."""
+
+    db: Database
+    limits: Limits
+    _end: float | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.limits.deadline is not None:
+            left = (self.limits.deadline - self.db.now()).total_seconds()
+            self._end = time.monotonic() + left
+
+    def is_up(self) -> bool:
+        """True once the study's deadline has passed."""
+        return self._end is not None and time.monotonic() >= self._end
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What one worker is started with; everything else is in the study."""
+
+    data: Path
+    study: str
+    cache: Path
+    artifacts: Path
+    device: str
+    weights: Path | None = None
+    keep: int = 5
+
+
+@dataclass
+class Tally:
+    """What a worker has done."""
+
+    finished: int = 0
+    failed_in_a_row: int = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one trial."""
+        self.finished += outcome is not Outcome.INTERRUPTED
+        self.failed_in_a_row = self.failed_in_a_row + 1 if outcome is Outcome.FAILED else 0
+
+
+def work(db: Database, options: WorkerOptions) -> int:
+    """Take trials until the study's budget ends or a signal comes; the number of trials finished here.
+
+    Raises StudyError for a missing study, DataError for other data, HpoError when trial after trial fails.
+    """
+    study = open_study(db, options.study)
+    spec = read_spec(study)
+    clock = Clock(db, read_limits(study))
+    with StopSignal().installed() as stop:
+        shop = _workshop(study, spec, options, clock, lambda: bool(stop.received) or clock.is_up())
+        return _take_trials(db, shop, spec)
+
+
+def _take_trials(db: Database, shop: Workshop, spec: StudySpec) -> int:
+    sampler = sampler_for_trial(spec.sampler, spec.seed)
+    tally = Tally()
+    while not shop.should_stop():
+        trial = claim_trial(db, shop.study, sampler=sampler)
+        if trial is None:
+            log.info("no trial is left in the budget of study %s", shop.study.study_name)
+            break
+        tally.add(run_trial(shop, trial))
+        if tally.failed_in_a_row >= FAILURES_IN_A_ROW:
+            raise HpoError(
+                f"{FAILURES_IN_A_ROW} trials failed one after another; the reasons stand in `hpo status`. "
+                "Mend the cause, then start again: the study goes on where it is"
+            )
+    return tally.finished
+
+
+def _workshop(
+    study: optuna.Study,
+    spec: StudySpec,
+    options: WorkerOptions,
+    clock: Clock,
+    should_stop: Callable[[], bool],
+) -> Workshop:
+    space = _localised(SearchSpace.from_dict(spec.space), spec, options.weights)
+    study.pruner = make_pruner(spec.pruner, max(possible(space, "epochs")))
+
+    @lru_cache(maxsize=4)
+    def dataset(image_size: int) -> Dataset:
+        return open_study_data(options.data, spec, image_size, options.cache)
+
+    dataset(max(possible(space, "image_size")))  # other data must be refused before a trial is claimed
+    return Workshop(
+        study=study, space=space, metric=spec.metric, seed=spec.seed,
+        store=CheckpointStore(options.artifacts, study.study_name), keep=options.keep,
+        dataset=dataset, device=options.device, cache=options.cache,
+        should_stop=should_stop, out_of_time=clock.is_up,
+    )  # fmt: skip
+
+
+def _localised(space: SearchSpace, spec: StudySpec, weights: Path | None) -> SearchSpace:
+    """The space with the weights' path on this host; the file must be the one that the study was made with."""
+    path = weights or space.fixed.get("weights")
+    if spec.weights_digest is None or path is None:
+        return space
+    from hpo.training.weights import weights_digest
+
+    if weights_digest(Path(path)) != spec.weights_digest:
+        raise HpoError(f"{path} is not the weights file of the study; give the same one with --weights")
+    return space.with_fixed({"weights": str(Path(path).resolve())})
