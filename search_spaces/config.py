@@ -1,7 +1,8 @@
 """TrialConfig: every choice of one training run, in one frozen, typed value.
 
 The names of its fields are the names of the dimensions of a search space, of the keys under `fixed:` in a space
-file, and of `--set key=value`. Values enter through `TrialConfig(...)` or `TrialConfig.from_dict(...)` and are validated there.
+file, and of `--set key=value`. Values enter through `TrialConfig(...)` or `TrialConfig.from_dict(...)` and are
+validated there.
 """
 
 from __future__ import annotations

@@ -65,9 +65,9 @@ def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weigh
     resolved = resolve_space(space, backbone=backbone, weights=weights, fixed=fixed)
     digest = None
     if path := resolved.fixed.get("weights"):
-        from hpo.training.weights import weights_digest
+        from hpo.training import weights_digest
 
-        digest = weights_digest(Path(path))
+        digest = weights_digest(Path(str(path)))
     split = SplitOptions(seed=rest["seed"], val_fraction=rest["val_fraction"], test_fraction=rest["test_fraction"])
     return Plan(
         data=data, study=study, space=resolved, weights_digest=digest, metric=rest["metric"],
@@ -85,7 +85,8 @@ def found(db: Database, plan: Plan, home: Path) -> tuple[optuna.Study, Dataset]:
     for line in data_lines(plan.data, dataset):
         click.echo(line, err=True)
     for name, check in check_models(plan.space, len(dataset.classes)).items():
-        click.echo(f"backbone {name}: {check}", err=True)
+        start = check.weights or ("weights of timm" if plan.space.fixed.get("pretrained", True) else "random weights")
+        click.echo(f"{name}: {check.parameters:,} parameters; {start}", err=True)
     return found_study(db, plan, dataset), dataset
 
 

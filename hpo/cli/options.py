@@ -20,7 +20,7 @@ SAMPLERS = ("tpe", "random")
 PRUNERS = ("successive-halving", "hyperband", "median", "none")
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[timedelta]):
     """A span of time: `90s`, `30m`, `1h30m`, `2d`; a bare number is seconds."""
 
     name = "duration"
@@ -41,7 +41,7 @@ class Duration(click.ParamType):
         return timedelta(seconds=seconds)
 
 
-class StudyName(click.ParamType):
+class StudyName(click.ParamType[str]):
     """A study's name: it is shown, used in folder names and compared exactly."""
 
     name = "name"

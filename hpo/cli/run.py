@@ -44,7 +44,7 @@ INTERVAL = 1.0
 @debug_option
 @click.pass_context
 def run_command(
-    ctx: click.Context, data: Path, study: str, weights: Path | None,
+    ctx: click.Context, /, data: Path, study: str, weights: Path | None,
     trials: int | None, timeout: timedelta | None,
     workers: int | None, device: str, threads: int | None, keep: int,
     storage: str | None, home: Path, artifacts: Path | None, **creation: Any,

@@ -17,12 +17,12 @@ def spaces_command(name: str | None, as_json: bool) -> None:
     """List the search spaces that ship, or explain one: what is open, within which limits, and what is fixed."""
     from search_spaces import catalog, describe, load_space
 
-    described = [describe(load_space(name))] if name else [describe(space) for space in catalog()]
+    spaces = [load_space(name)] if name else catalog()
     if as_json:
-        click.echo(json.dumps(described, indent=2))
+        click.echo(json.dumps([describe(space) for space in spaces], indent=2))
         return
     from rich.console import Console
 
-    from hpo.cli.space_tables import explain_table, list_table
+    from hpo.cli.space_tables import explained, listed
 
-    Console().print(explain_table(described[0]) if name else list_table(described))
+    Console().print(explained(spaces[0]) if name else listed(spaces))

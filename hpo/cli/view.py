@@ -48,8 +48,9 @@ def _time_left(overview: Overview) -> str:
 def _table(overview: Overview, shown: int) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("trial", "state", "epoch", overview.metric, "curve", "time"):
-        table.add_column(title, justify="right" if title in ("trial", "epoch", overview.metric, "time") else "left")
-    table.add_column("what it tries", overflow="ellipsis", no_wrap=True, ratio=1)
+        right = title in ("trial", "epoch", overview.metric, "time")
+        table.add_column(title, justify="right" if right else "left", no_wrap=True)
+    table.add_column("what it tries")
     best = overview.best
     for line in _latest(overview.lines, shown):
         star = " ★" if best and line.number == best.number else ""
@@ -57,7 +58,9 @@ def _table(overview: Overview, shown: int) -> RenderableType:
             str(line.number), Text(line.state + star, style=_STYLES[line.state]),
             f"{line.epoch}/{line.epochs}" if line.epochs else str(line.epoch or ""),
             "" if line.value is None else f"{line.value:.4f}",
-            sparkline(line.curve), clock(line.seconds), line.reason or parameters(line),
+            sparkline(line.curve), clock(line.seconds),
+            # in a column that may wrap, so that a narrow terminal takes its width first; but one line it stays
+            Text(line.reason or parameters(line), no_wrap=True, overflow="ellipsis"),
         )  # fmt: skip
     if not table.row_count:
         return Text("no trial has started yet", style="dim")
@@ -79,7 +82,8 @@ def best_line(overview: Overview) -> Text:
     if best is None or best.value is None:
         return Text("no complete trial yet", style="dim")
     text = Text.assemble(("best ", "bold"), f" trial {best.number}  ", (f"{best.value:.4f}", "bold green"), "  ")
-    return text.append(parameters(best), style="dim")
+    text.append(parameters(best), style="dim")
+    return text
 
 
 def parameters(line: TrialLine) -> str:
@@ -95,7 +99,8 @@ def plain_line(overview: Overview, line: TrialLine) -> str:
     value = "-" if line.value is None else f"{line.value:.4f}"
     top = f"best {best.value:.4f} (trial {best.number})" if best else "no complete trial yet"
     return (
-        f"trial {line.number} {line.state}, {overview.metric} {value} after {line.epoch} epochs, {clock(line.seconds)}; "
+        f"trial {line.number} {line.state}, {overview.metric} {value} after {line.epoch} epochs, "
+        f"{clock(line.seconds)}; "
         f"{counts['finished']} of {overview.limits.trials} finished, {top}"
         + (f"; {line.reason}" if line.reason else "")
     )

@@ -1,7 +1,7 @@
 """What training sees of a data set: packed uint8 images, labels, and parts (train, val, test) that are index lists.
 
-The images of all parts lie in one memory map that every worker of a host shares; a part holds indices into it, never a copy.
-The test part is locked: `Dataset` gives train and val freely, `open_test()` is the one door to test.
+The images of all parts lie in one memory map that every worker of a host shares; a part holds indices into it, never
+a copy. The test part is locked: `Dataset` gives train and val freely, `open_test()` is the one door to test.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Dataset:
     fingerprint: str
     """Hex digest of the content: classes, image bytes and given splits; independent of path, order and image size."""
     split: str
-    """How the parts came to be, in words, e.g. «stratified 80/10/10, seed 0» or «as given, test from train (10 %), seed 0»."""
+    """How the parts came to be, in words, as «stratified 80/10/10, seed 0»."""
     unreadable: tuple[Unreadable, ...] = ()
     duplicates: int = 0
     """Images beyond the first of each group whose pixels are exactly equal."""

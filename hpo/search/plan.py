@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 
@@ -17,6 +17,9 @@ from hpo.data import Dataset, Progress, SplitOptions, open_dataset
 from hpo.errors import DataError, UsageError
 from search_spaces import Choice, SearchSpace, SpaceError, TrialConfig, load_space, parse_value
 from storage import Database, Limits, StudySpec, create_study, read_limits, write_limits
+
+if TYPE_CHECKING:
+    from hpo.training import Trainability
 
 DEFAULT_TRIALS = 50
 
@@ -45,7 +48,7 @@ def resolve_space(
     """
     values: dict[str, Any] = dict(_assignment(text) for text in fixed)
     if weights is not None:
-        from hpo.training.weights import architecture_of
+        from hpo.training import architecture_of
 
         backbone = backbone or values.get("backbone") or architecture_of(weights)
         values |= {"weights": str(weights.resolve()), "pretrained": True}
@@ -77,8 +80,8 @@ def possible(space: SearchSpace, field: str) -> list[Any]:
     return sorted(set(values))
 
 
-def check_models(space: SearchSpace, classes: int) -> dict[str, Any]:
-    """Build every backbone of the space once and load its weights: {backbone: (weights report, parameters, trainable)}.
+def check_models(space: SearchSpace, classes: int) -> dict[str, Trainability]:
+    """Build every backbone of the space once and load its weights: {backbone: what was found}.
 
     Raises ModelError for the first that cannot be had, before a study exists or a trial is spent on it.
     """

@@ -27,7 +27,7 @@ from hpo.search.record import Progress, close_record, open_record, write_reason
 from hpo.search.strategy import derive_seed
 from hpo.training import EpochResult, FitData, Runtime, Snapshot, fit
 from search_spaces import SearchSpace
-from storage import CheckpointStore, StorageError, requeue
+from storage import CheckpointStore, StorageError, reported_steps, requeue
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +109,8 @@ def _resume(shop: Workshop, trial: optuna.Trial, progress: Progress) -> Snapshot
         return None
     checkpoint = shop.store.read(trial.number, "latest")
     progress.restore(checkpoint.info["progress"])
-    # The interruption may have come between the checkpoint and its report; reporting a step twice changes nothing.
-    trial.report(checkpoint.info["value"], step=progress.epochs)
+    if progress.epochs not in reported_steps(shop.study, trial):  # it was interrupted before its last report
+        trial.report(checkpoint.info["value"], step=progress.epochs)
     log.info("trial %d goes on after epoch %d", trial.number, progress.epochs)
     return Snapshot(b"", checkpoint.files["resume.safetensors"], json.loads(checkpoint.files["state.json"]))
 

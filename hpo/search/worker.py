@@ -166,8 +166,9 @@ def _localised(space: SearchSpace, spec: StudySpec, weights: Path | None) -> Sea
     path = weights or space.fixed.get("weights")
     if spec.weights_digest is None or path is None:
         return space
-    from hpo.training.weights import weights_digest
+    from hpo.training import weights_digest
 
-    if weights_digest(Path(path)) != spec.weights_digest:
+    file = Path(str(path)).resolve()
+    if weights_digest(file) != spec.weights_digest:
         raise HpoError(f"{path} is not the weights file of the study; give the same one with --weights")
-    return space.with_fixed({"weights": str(Path(path).resolve())})
+    return space.with_fixed({"weights": str(file)})

@@ -1,0 +1,207 @@
+"""From a study to a model in use: `hpo export-best`, `retrain`, `evaluate`, `predict`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hpo.cli.connect import artifacts_folder, cache_folder, connected
+from hpo.cli.options import (
+    debug_option,
+    device_option,
+    home_option,
+    storage_options,
+    study_option,
+    threads_option,
+    weights_option,
+)
+from hpo.cli.progress import SILENT_SECONDS, counting
+
+if TYPE_CHECKING:
+    from hpo.data import PartName, Unreadable
+    from hpo.delivery.evaluate import Evaluation
+
+_START_OF_LINE = "\r\033[K"
+"""Goes back to the start of the terminal's line and clears it."""
+
+bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
+data_option = click.option(
+    "--data", envvar="HPO_DATA", required=True, type=click.Path(path_type=Path), help="Labelled images.",
+)  # fmt: skip
+out_option = click.option(
+    "--out", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Folder to write the bundle to.",
+)  # fmt: skip
+force_option = click.option("--force", is_flag=True, help="Replace the bundle that is there.")
+batch_size_option = click.option(
+    "--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Images in memory at a time.",
+)  # fmt: skip
+
+
+@click.command("export-best")
+@study_option
+@out_option
+@click.option("--trial", type=click.IntRange(0), default=None, help="This complete trial, not the best one.")
+@force_option
+@storage_options
+@debug_option
+def export_best_command(
+    study: str, out: Path, trial: int | None, force: bool, storage: str | None, home: Path, artifacts: Path | None
+) -> None:
+    """Write the best trial of a study, with its weights of the best epoch, as a bundle."""
+    from hpo.delivery.export import export_best
+    from hpo.evaluation.table import accuracy_line
+    from storage import CheckpointStore
+
+    with connected(storage, home) as db:
+        store = CheckpointStore(artifacts_folder(artifacts, home), study)
+        manifest, found = export_best(db, study, store, out, trial=trial, force=force)
+    click.echo(
+        f"{out}: trial {manifest.trial} of study {study}, epoch {manifest.best_epoch}, {manifest.config.backbone}"
+    )
+    click.echo(f"validation accuracy {accuracy_line(found.accuracy, found.interval, found.n)}")
+
+
+@click.command("retrain")
+@bundle_argument
+@data_option
+@out_option
+@weights_option
+@click.option("--other-data", is_flag=True, help="Allow other data than the bundle was made with.")
+@click.option("--other-weights", is_flag=True, help="Allow another weights file than the trial started from.")
+@force_option
+@device_option
+@threads_option
+@home_option
+@debug_option
+def retrain_command(
+    bundle: Path, data: Path, out: Path, weights: Path | None, other_data: bool, other_weights: bool,
+    force: bool, device: str, threads: int | None, home: Path,
+) -> None:  # fmt: skip
+    """Train the configuration of BUNDLE on train + val, prove it on the locked test part, and write a new bundle.
+
+    It starts from the original weights and trains for the number of epochs that was best in the trial.
+    """
+    from hpo.cli.delivery_text import epoch_line, retrain_lines
+    from hpo.delivery.bundle import read_bundle
+    from hpo.delivery.retrain import Options, Watch, retrain
+    from hpo.search.device import resolve_device, use_threads
+
+    use_threads(threads)
+    options = Options(
+        cache=cache_folder(home), device=resolve_device(device), weights=weights, other_data=other_data,
+        other_weights=other_weights, force=force,
+    )  # fmt: skip
+    before = read_bundle(bundle)
+    watch = Watch(
+        packing=lambda: counting("decoding images"),
+        epoch=lambda result, epochs: click.echo(epoch_line(result, epochs), err=True),
+    )
+    result = retrain(before, data, out, options, watch)
+    for line in retrain_lines(out, before.metrics.get("validation"), result):
+        click.echo(line)
+
+
+@click.command("evaluate")
+@bundle_argument
+@data_option
+@click.option(
+    "--split", type=click.Choice(["train", "val", "test"]), default=None,
+    help="Part to evaluate on, where the data has parts.  [default: test]",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
+@batch_size_option
+@device_option
+@threads_option
+@home_option
+@debug_option
+def evaluate_command(
+    bundle: Path, data: Path, split: PartName | None, as_json: bool, batch_size: int,
+    device: str, threads: int | None, home: Path,
+) -> None:  # fmt: skip
+    """Measure BUNDLE on labelled images: accuracy with its 95 % interval, scores per class, confusion matrix.
+
+    Data that the bundle was trained on is split again as it was then; a look at its test part is recorded in the
+    bundle. Other data is taken by its own parts or, having none, whole.
+    """
+    from hpo.cli.delivery_text import selection_lines
+    from hpo.delivery.bundle import load
+    from hpo.delivery.evaluate import evaluate
+    from hpo.search.device import use_threads
+
+    use_threads(threads)
+    model = load(bundle, device)
+    with counting("images") as progress:
+        found = evaluate(model, data, cache=cache_folder(home), split=split, batch_size=batch_size, progress=progress)
+    for line in selection_lines(data, found.selection, split):
+        click.echo(line, err=True)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        _print_evaluation(bundle, data, found)
+
+
+@click.command("predict")
+@bundle_argument
+@click.argument("images", type=click.Path(path_type=Path))
+@click.option(
+    "--out", default="-", show_default=True, metavar="FILE", help="A .json or .csv file; - is JSON on stdout.",
+)  # fmt: skip
+@batch_size_option
+@device_option
+@threads_option
+@debug_option
+def predict_command(bundle: Path, images: Path, out: str, batch_size: int, device: str, threads: int | None) -> None:
+    """Classify IMAGES with BUNDLE: a folder with all below it, an image, a zip or an .npz."""
+    from hpo.delivery.bundle import load
+    from hpo.delivery.output import check_output
+    from hpo.delivery.predict import predict
+    from hpo.search.device import use_threads
+
+    check_output(out)
+    use_threads(threads)
+    model = load(bundle, device)
+    counts = predict(model, images, out, batch_size=batch_size, progress=_ticker(), on_unreadable=_say_unreadable)
+    unread = f", {counts.unreadable:,} could not be read" if counts.unreadable else ""
+    _say(f"{counts.predicted:,} images predicted{unread}")
+
+
+def _print_evaluation(bundle: Path, data: Path, found: Evaluation) -> None:
+    from rich.console import Console
+
+    from hpo.cli.delivery_text import openings_line
+    from hpo.evaluation.table import print_report
+
+    images = f"the {found.selection.name} part of {data}" if found.selection.name else f"all of {data}"
+    print_report(Console(), found.report, f"{bundle} on {images}")
+    if found.openings is not None:
+        click.echo(f"\n{openings_line(found.openings)}")
+
+
+def _ticker() -> Callable[[int], None]:
+    """Progress of work whose end nobody knows: one changing line on a terminal, a line now and then elsewhere."""
+    said = time.monotonic()
+
+    def update(done: int) -> None:
+        nonlocal said
+        if sys.stderr.isatty():
+            click.echo(f"{_START_OF_LINE}{done:,} images", nl=False, err=True)
+        elif time.monotonic() - said >= SILENT_SECONDS:
+            said = time.monotonic()
+            click.echo(f"{done:,} images", err=True)
+
+    return update
+
+
+def _say_unreadable(image: Unreadable) -> None:
+    _say(f"unreadable: {image.name}: {image.reason}")
+
+
+def _say(line: str) -> None:
+    """A line on stderr, in place of the ticker's where there is one."""
+    click.echo(f"{_START_OF_LINE if sys.stderr.isatty() else ''}{line}", err=True)

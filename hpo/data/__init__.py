@@ -1,0 +1,36 @@
+"""Labelled images from wherever they lie, decoded once into a shared memory map, split so that nothing leaks.
+
+records, sources           what a source gives; which kind lies at a path
+folders, archives,         the kinds: folders, zip, .npz (npy: its arrays by rows), CSV
+arrays, npy, tables
+layout                     class folders and train/ val/ test/
+decode, pipeline           one image to (S, S, 3) uint8; many, in parallel and in order
+manifest, cache, pack      the packed set on disk
+split                      who trains, who validates, who is locked away
+opening, stream            the doors: open_dataset, open_whole, iter_images
+"""
+
+from hpo.data.dataset import Dataset, Images, Labels, Part, PartName, Unreadable
+from hpo.data.decode import decode, fit_array
+from hpo.data.opening import WholeData, open_dataset, open_whole
+from hpo.data.pack import Progress
+from hpo.data.split import SplitOptions
+from hpo.data.stream import Batch, iter_images
+
+__all__ = [
+    "Batch",
+    "Dataset",
+    "Images",
+    "Labels",
+    "Part",
+    "PartName",
+    "Progress",
+    "SplitOptions",
+    "Unreadable",
+    "WholeData",
+    "decode",
+    "fit_array",
+    "iter_images",
+    "open_dataset",
+    "open_whole",
+]

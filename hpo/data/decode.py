@@ -1,0 +1,168 @@
+"""From a stored image to (S, S, 3) uint8 RGB: the one preprocessing that training, evaluation and prediction share.
+
+The centre square of the image, upright by its EXIF orientation, is resampled to S x S with an antialiased bicubic
+filter. Transparent colours come over white; 16-bit values are scaled to 8 bits over their whole range, never clipped.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from hpo.data.dataset import Images
+from hpo.data.records import SUFFIXES, Payload
+from hpo.errors import DataError
+
+MAX_MEGAPIXELS = 64
+MAX_BYTES = 4 * MAX_MEGAPIXELS * 1_000_000
+"""Of one stored image: what the largest one takes uncompressed with four channels."""
+
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
+_LARGE_PIXELS = 8_000_000
+_one_large_image = threading.Lock()
+_FAULTS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error)
+"""What Pillow raises on damaged files, gathered from its plugins and by feeding them noise."""
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation (Exif 2.32, tag 0x0112) -> the transposition that undoes it."""
+
+
+def fit(payload: Payload, size: int) -> Images:
+    """`decode` or `fit_array`, by the kind of payload."""
+    return decode(payload, size) if isinstance(payload, bytes) else fit_array(payload, size)
+
+
+def decode(data: bytes, size: int) -> Images:
+    """The bytes of an image file as (size, size, 3) uint8 RGB; DataError says why where they cannot be."""
+    if not data:
+        raise DataError("empty file (0 bytes)")
+    try:
+        with Image.open(BytesIO(data), formats=_FORMATS) as image:
+            refuse_large(image.width * image.height)
+            with _turn(image.width * image.height):
+                return _decode_open(image, size)
+    except UnidentifiedImageError:
+        raise DataError(f"not an image of a known format ({', '.join(SUFFIXES)})") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(_too_large(int(re.findall(r"\d+", str(error))[0]))) from None
+    except _FAULTS as error:
+        raise DataError(f"truncated or damaged ({' '.join(str(error).split())})") from None
+
+
+def fit_array(array: npt.NDArray[Any], size: int) -> Images:
+    """Pixels (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16 or bool, as (size, size, 3) uint8 RGB."""
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or not array.size:
+        raise DataError(f"pixels have shape {array.shape}, but must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
+    refuse_large(array.shape[0] * array.shape[1])
+    pixels = _eight_bits(array)
+    if pixels.shape == (size, size, 3):
+        return pixels
+    return _squared(Image.fromarray(pixels), size)
+
+
+def refuse_large(pixels: int) -> None:
+    """DataError for an image of more pixels than are ever decoded."""
+    if pixels > MAX_MEGAPIXELS * 1_000_000:
+        raise DataError(_too_large(pixels))
+
+
+def refuse_long(stored: int) -> None:
+    """DataError for a file of more bytes than any image within the limit can need."""
+    if stored > MAX_BYTES:
+        raise DataError(f"{stored / 1e6:.0f} MB, more than the limit of {MAX_BYTES / 1e6:.0f} MB for one image")
+
+
+@contextmanager
+def pillow_unheard() -> Iterator[None]:
+    """Silence Pillow's warnings: what it warns of ends in an image or in a reason of ours. Not for use in threads."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\b")
+        yield
+
+
+def _too_large(pixels: int) -> str:
+    megapixels = pixels / 1e6
+    return f"{megapixels:.1f} megapixels, more than the limit of {MAX_MEGAPIXELS} megapixels: scale it down"
+
+
+def _turn(pixels: int) -> AbstractContextManager[object]:
+    """Large images are decoded one at a time, so that many threads need no more memory than one."""
+    return _one_large_image if pixels > _LARGE_PIXELS else nullcontext()
+
+
+def _decode_open(image: Image.Image, size: int) -> Images:
+    """An opened, not yet loaded image as (size, size, 3) uint8."""
+    scale = 2 * size / min(image.size)
+    image.draft(None, (int(image.width * scale), int(image.height * scale)))
+    image.load()
+    # Asked after loading: Pillow turns a TIFF upright by itself and then drops the tag.
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    pixels = _squared(_resizable(image), size)
+    if orientation not in _UPRIGHT:
+        return pixels
+    return np.array(Image.fromarray(pixels).transpose(_UPRIGHT[orientation]))
+
+
+def _resizable(image: Image.Image) -> Image.Image:
+    """The image in a mode whose values may be averaged: L, RGB or RGBA."""
+    if image.mode in ("I", "F"):
+        raise DataError(f"32-bit pixels (mode {image.mode}) without a known range: save it with 8 or 16 bits")
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(_eight_bits(np.asarray(image)))
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    if image.mode == "1":
+        return image.convert("L")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def _squared(image: Image.Image, size: int) -> Images:
+    """The centre square of an L, RGB or RGBA image, resampled where it must be, as (size, size, 3) uint8."""
+    if image.size != (size, size):
+        side = min(image.size)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        # The box is resampled in place of the whole, so a strip of 1 x 10^7 pixels never grows to size x 10^9.
+        box = (left, top, left + side, top + side)
+        image = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
+
+
+def _eight_bits(array: npt.NDArray[Any]) -> Images:
+    """uint8 as it is, uint16 scaled from 0..65535 to 0..255, bool as 0 and 255."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype.newbyteorder("=") == np.uint16:
+        return np.take(_scale_table(), array)
+    raise DataError(f"pixels are {array.dtype}, but must be uint8 (0 to 255), uint16 or bool")
+
+
+@cache
+def _scale_table() -> Images:
+    """(65536,) uint8: v -> round(v / 257). A table, because 64 megapixels leave no room for wider temporaries."""
+    return ((np.arange(65_536) + 128) // 257).astype(np.uint8)

@@ -1,0 +1,50 @@
+"""Digests: of stored bytes, of pixels, of a listing by name and time, of a whole data set by content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from hpo.data.dataset import Images
+from hpo.data.records import Payload
+
+_BYTES = 16
+
+
+def of_payload(payload: Payload) -> str:
+    """32 hex digits of an image as it is stored: its bytes, or dtype, shape and values of an array."""
+    if isinstance(payload, bytes):
+        return hashlib.blake2b(payload, digest_size=_BYTES).hexdigest()
+    state = hashlib.blake2b(f"{payload.dtype.str}{payload.shape}".encode(), digest_size=_BYTES)
+    state.update(np.ascontiguousarray(payload).view(np.uint8).data)
+    return state.hexdigest()
+
+
+def of_pixels(pixels: Images) -> str:
+    """32 hex digits of decoded pixels (S, S, 3) uint8."""
+    return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=_BYTES).hexdigest()
+
+
+def of_lines(lines: Iterable[str]) -> str:
+    """32 hex digits of some lines of text; file names that are not UTF-8 are welcome."""
+    state = hashlib.blake2b(digest_size=_BYTES)
+    for line in lines:
+        state.update(line.encode(errors="surrogateescape") + b"\n")
+    return state.hexdigest()
+
+
+def of_file(path: Path) -> str:
+    """32 hex digits of a file by path, size and time of its last change, not by its content."""
+    status = path.stat()
+    return of_lines([str(path.resolve()), f"{status.st_size} {status.st_mtime_ns}"])
+
+
+def fingerprint(images: Iterable[tuple[str, str, str]]) -> str:
+    """64 hex digits of (class name, given part or "", digest of the stored bytes), whatever their order."""
+    state = hashlib.sha256()
+    for line in sorted("\0".join(image) for image in images):
+        state.update(line.encode(errors="surrogateescape") + b"\n")
+    return state.hexdigest()

@@ -1,0 +1,105 @@
+"""What a pack's manifest says: everything about its images but the pixels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hpo.data import digests
+from hpo.data.dataset import PartName, Unreadable
+from hpo.data.pipeline import Decoded
+from hpo.data.records import Record
+
+VERSION = 1
+"""Of the pack: goes up when decoding, digests or these fields change, so that older packs are made anew."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The readable images of a packed set, one entry per row, and what was skipped. `from_json(to_json(x)) == x`."""
+
+    image_size: int
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    labels: tuple[int, ...]
+    given: tuple[PartName | None, ...]
+    stored: tuple[str, ...]
+    """Digests of the images as they are stored."""
+    pixels: tuple[str, ...]
+    """Digests of the packed pixels: equal ones are duplicates."""
+    unreadable: tuple[Unreadable, ...]
+    fingerprint: str
+    """Of the content of all images, the unreadable ones among them."""
+    version: int = VERSION
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def label_array(self) -> npt.NDArray[np.int64]:
+        """(M,) int64 class numbers."""
+        return np.array(self.labels, dtype=np.int64)
+
+    @property
+    def groups(self) -> list[str]:
+        """Per image a name of its group of duplicates, made of stored digests, so that it holds at every image size."""
+        first: dict[str, str] = {}
+        for pixels, stored in zip(self.pixels, self.stored, strict=True):
+            first[pixels] = min(stored, first.get(pixels, stored))
+        return [first[pixels] for pixels in self.pixels]
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Raises ValueError, TypeError or KeyError where the text is no manifest of this version."""
+        fields: Mapping[str, Any] = json.loads(text)
+        if fields["version"] != VERSION:
+            raise ValueError(f"version is {fields['version']}, but must be {VERSION}")
+        lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+        unreadable = tuple(Unreadable(**entry) for entry in fields["unreadable"])
+        manifest = cls(**{**fields, **lists, "unreadable": unreadable})
+        columns = (manifest.labels, manifest.given, manifest.stored, manifest.pixels)
+        if any(len(column) != len(manifest) for column in columns):
+            raise ValueError("the columns differ in length")
+        return manifest
+
+
+class ManifestDraft:
+    """A manifest in the making: images are added in the order of the listing."""
+
+    def __init__(self, image_size: int, classes: tuple[str, ...]) -> None:
+        self._image_size = image_size
+        self._classes = classes
+        self._rows: list[tuple[Record, Decoded]] = []
+        self._unreadable: list[Unreadable] = []
+        self._content: list[tuple[str, str, str]] = []
+
+    def add(self, record: Record, decoded: Decoded) -> None:
+        """One image; its pixels are not kept."""
+        self._content.append((self._classes[record.label], record.given or "", decoded.stored))
+        if decoded.pixels is None:
+            self._unreadable.append(Unreadable(record.name, decoded.reason))
+        else:
+            self._rows.append((record, replace(decoded, pixels=None)))
+
+    def finish(self) -> Manifest:
+        """The manifest of what was added."""
+        return Manifest(
+            image_size=self._image_size,
+            classes=self._classes,
+            names=tuple(record.name for record, _ in self._rows),
+            labels=tuple(record.label for record, _ in self._rows),
+            given=tuple(record.given for record, _ in self._rows),
+            stored=tuple(decoded.stored for _, decoded in self._rows),
+            pixels=tuple(decoded.seen for _, decoded in self._rows),
+            unreadable=tuple(self._unreadable),
+            fingerprint=digests.fingerprint(self._content),
+        )

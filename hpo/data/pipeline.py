@@ -1,0 +1,83 @@
+"""Many images decoded in parallel, in order, with a bounded number of them in memory."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+from hpo.data import digests
+from hpo.data.dataset import Images
+from hpo.data.decode import fit
+from hpo.data.records import Read
+from hpo.errors import DataError
+
+_MAX_THREADS = 16
+_CHUNK_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One image, or why there is none."""
+
+    pixels: Images | None
+    """(S, S, 3) uint8, or None."""
+    reason: str
+    """Why it cannot be read; empty when it can."""
+    stored: str
+    """Digest of the stored bytes; empty where they could not be had."""
+    seen: str = ""
+    """Digest of the pixels; empty where there are none."""
+
+
+def decode_all(reads: Iterable[Read], size: int, chunk: int) -> Generator[list[Decoded], None, None]:
+    """Lists of `chunk` decoded images, or fewer where `size` is large, in the order of `reads`.
+
+    Threads, not processes: Pillow, hashing and reads let go of the interpreter's lock. At most two lists per thread
+    are waiting, whatever the number of reads. Closing the iterator cancels what has not begun.
+    """
+    chunk = max(1, min(chunk, _CHUNK_BYTES // (3 * size * size)))
+    threads = min(_cores(), _MAX_THREADS)
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        waiting: deque[Future[list[Decoded]]] = deque()
+        try:
+            for some in _chunks(reads, chunk):
+                waiting.append(pool.submit(_decode_chunk, some, size))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _cores() -> int:
+    """Cores this process may use; all of them where the system does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _chunks(reads: Iterable[Read], count: int) -> Iterator[list[Read]]:
+    iterator = iter(reads)
+    while some := list(islice(iterator, count)):
+        yield some
+
+
+def _decode_chunk(reads: list[Read], size: int) -> list[Decoded]:
+    return [_decode_one(read, size) for read in reads]
+
+
+def _decode_one(read: Read, size: int) -> Decoded:
+    stored = ""
+    try:
+        payload = read()
+        stored = digests.of_payload(payload)
+        pixels = fit(payload, size)
+        return Decoded(pixels, "", stored, digests.of_pixels(pixels))
+    except DataError as error:
+        return Decoded(None, str(error), stored)
+    except OSError as error:
+        return Decoded(None, f"cannot be opened ({error.strerror or error})", stored)

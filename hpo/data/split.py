@@ -1,0 +1,191 @@
+"""Which image goes to train, val and test: stratified, duplicates on one side, the same for the same content and seed.
+
+Pure functions of labels, given parts and groups of duplicates. The order of the images plays no role: groups are dealt
+in the order of a seeded hash of their names, which are digests of content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hpo.data.dataset import PartName
+from hpo.data.records import PARTS
+from hpo.errors import DataError, UsageError
+
+_CODE: dict[PartName, int] = {name: code for code, name in enumerate(PARTS)}
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """How parts that are not given are made."""
+
+    seed: int = 0
+    val_fraction: float = 0.1
+    """Of the images there are to split; above 0."""
+    test_fraction: float = 0.1
+    """The same; 0 makes no test part."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.val_fraction < 1:
+            raise UsageError(
+                f"the validation fraction is {self.val_fraction}, but must be above 0 and under 1, such as 0.1"
+            )
+        if not 0 <= self.test_fraction < 1 - self.val_fraction:
+            raise UsageError(
+                f"the test fraction is {self.test_fraction}, but must be at least 0 and leave images to train on "
+                f"beside the validation fraction {self.val_fraction}: take 0.1"
+            )
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The part of every image."""
+
+    codes: npt.NDArray[np.int8]
+    """(n,) int8: 0 train, 1 val, 2 test."""
+    text: str
+    """How it came to be, in words."""
+
+    def rows(self, part: PartName) -> npt.NDArray[np.int64]:
+        """Positions of a part's images, ascending."""
+        return np.flatnonzero(self.codes == _CODE[part]).astype(np.int64)
+
+
+def assign_splits(
+    labels: npt.NDArray[np.int64],
+    given: Sequence[PartName | None],
+    groups: Sequence[str],
+    *,
+    classes: Sequence[str],
+    options: SplitOptions,
+) -> Assignment:
+    """Deal n images with class numbers `labels` (n,) into parts; images of one group (n names) are duplicates.
+
+    A given part is obeyed; `val` and `test`, where not given, are taken from train, class by class. Raises DataError
+    where a class is left without a training image, or the whole without validation images.
+    """
+    check_classes(classes, labels)
+    codes = np.array([_CODE[part or "train"] for part in given], dtype=np.int8)
+    known = {part for part in given if part}
+    wanted: dict[PartName, float] = {"val": options.val_fraction, "test": options.test_fraction}
+    fractions: dict[PartName, float] = {
+        name: fraction for name, fraction in wanted.items() if name not in known and fraction > 0
+    }
+    _refuse_untrained(codes, labels, classes)
+    pool = np.flatnonzero(codes == _CODE["train"])
+    for rows in _by_owner(pool, labels, groups).values():
+        _deal(rows, codes, fractions, options.seed)
+    if not (codes == _CODE["val"]).any():
+        raise DataError(
+            "no image can be held out to validate on: no class has 3 different images; add some, or give a val part"
+        )
+    return Assignment(codes, _describe(bool(known), fractions, options.seed))
+
+
+def check_classes(classes: Sequence[str], labels: npt.NDArray[np.int64]) -> None:
+    """DataError unless there are two classes, each with two images."""
+    counts = np.bincount(labels, minlength=len(classes))
+    if len(classes) < 2:
+        raise DataError(
+            f"the only class is {', '.join(map(repr, classes))}, but two are needed: add images of another one"
+        )
+    for name, count in zip(classes, counts, strict=True):
+        if count == 0:
+            raise DataError(f"class {name!r} has no readable image, but needs 2: add some, or remove its folder")
+        if count == 1:
+            raise DataError(f"class {name!r} has one readable image, but needs 2: add some, or leave the class out")
+
+
+def _refuse_untrained(codes: npt.NDArray[np.int8], labels: npt.NDArray[np.int64], classes: Sequence[str]) -> None:
+    counts = np.bincount(labels[codes == _CODE["train"]], minlength=len(classes))
+    for label in np.flatnonzero(counts == 0).tolist():
+        images = np.count_nonzero(labels == label)
+        raise DataError(
+            f"class {classes[label]!r} has no image to train on: the given split puts all {images} into val or test; "
+            "move some to train"
+        )
+
+
+def _by_owner(
+    pool: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], groups: Sequence[str]
+) -> dict[int, dict[str, list[int]]]:
+    """Class -> group -> rows. Groups of two labels are left out, so they stay in train: they could measure nothing."""
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row in pool.tolist():
+        rows[groups[row]].append(row)
+    owned: dict[int, dict[str, list[int]]] = defaultdict(dict)
+    for group, members in rows.items():
+        owners = {int(labels[row]) for row in members}
+        if len(owners) == 1:
+            owned[owners.pop()][group] = members
+    return owned
+
+
+def _deal(
+    rows: dict[str, list[int]],
+    codes: npt.NDArray[np.int8],
+    fractions: dict[PartName, float],
+    seed: int,
+) -> None:
+    """Move groups of one class from train into the parts that want a fraction of it; `codes` is changed in place."""
+    order = sorted(rows, key=lambda group: (_shuffled(seed, group), group))
+    sizes = {group: len(members) for group, members in rows.items()}
+    for part, quota in _quotas(sum(sizes.values()), fractions).items():
+        taken = set(_take(order, sizes, quota))
+        order = [group for group in order if group not in taken]
+        for group in taken:
+            codes[rows[group]] = _CODE[part]
+
+
+def _shuffled(seed: int, group: str) -> bytes:
+    """A place in the deal that depends on the seed and the content, not on the listing."""
+    return hashlib.blake2b(f"{seed}\0{group}".encode(), digest_size=16).digest()
+
+
+def _quotas(images: int, fractions: dict[PartName, float]) -> dict[PartName, int]:
+    """Images of a class per part: rounded, at least one for val from three on, at least one left to train."""
+    quotas: dict[PartName, int] = {}
+    left = images - 1
+    for part, fraction in fractions.items():
+        least = 1 if part == "val" and images >= 3 else 0
+        quotas[part] = min(left, max(least, int(images * fraction + 0.5)))
+        left -= quotas[part]
+    return quotas
+
+
+def _take(order: Sequence[str], sizes: dict[str, int], quota: int) -> list[str]:
+    """Groups, in order, that together fit the quota; the smallest where none fits; never the last one there is."""
+    if quota == 0 or len(order) < 2:
+        return []
+    taken: list[str] = []
+    for group in order:
+        if sizes[group] <= quota and len(taken) < len(order) - 1:
+            taken.append(group)
+            quota -= sizes[group]
+    return taken or [min(order, key=sizes.__getitem__)]
+
+
+def _describe(any_given: bool, fractions: dict[PartName, float], seed: int) -> str:
+    percent = {part: f"{100 * fraction:.3g}" for part, fraction in fractions.items()}
+    if not any_given:
+        shares = [f"{100 * (1 - sum(fractions.values())):.3g}", *percent.values()]
+        return f"stratified {'/'.join(shares)}, seed {seed}"
+    made = [f"{part} from train ({share} %)" for part, share in percent.items()]
+    return ", ".join(["as given", *made, f"seed {seed}"]) if made else "as given"
+
+
+def count_leaking(given: Sequence[PartName | None], groups: Sequence[str]) -> int:
+    """Images whose duplicate a given split puts into an earlier part, in the order train, val, test."""
+    sides: dict[str, Counter[PartName]] = defaultdict(Counter)
+    for part, group in zip(given, groups, strict=True):
+        if part:
+            sides[group][part] += 1
+    return sum(
+        counts.total() - counts[min(counts, key=_CODE.__getitem__)] for counts in sides.values() if len(counts) > 1
+    )

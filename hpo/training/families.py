@@ -1,0 +1,165 @@
+"""What each family of augmentation does at a strength: the one place where a strength becomes magnitudes.
+
+A family is a function `(strength, image_size) -> steps`; FAMILIES names them all, and a new one is a new row.
+The largest magnitudes keep the subject in the picture and its label true. Magnitudes and shares grow with
+strength in proportion, from nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import cv2
+
+from hpo.training.augment_steps import Dihedral, PerImage, Step, Warp, albumentations
+
+Family = Callable[[float, int], tuple[Step, ...]]
+
+RANDAUGMENT_OPERATIONS = 2
+"""N of RandAugment (Cubuk et al. 2020): operations per image."""
+
+
+def _none(strength: float, size: int) -> tuple[Step, ...]:
+    return ()
+
+
+def _flips(strength: float, size: int) -> tuple[Step, ...]:
+    return (Dihedral(strength),)
+
+
+def _geometric(strength: float, size: int) -> tuple[Step, ...]:
+    return (_warp(strength),)
+
+
+def _colour(strength: float, size: int) -> tuple[Step, ...]:
+    return (PerImage(_colour_transforms(strength)),)
+
+
+def _geometric_colour(strength: float, size: int) -> tuple[Step, ...]:
+    return (_warp(strength), PerImage(_colour_transforms(strength)))
+
+
+def _randaugment(strength: float, size: int) -> tuple[Step, ...]:
+    pool = [*_moving_operations(strength), *_shading_operations(strength)]
+    return (PerImage([albumentations().SomeOf(pool, n=RANDAUGMENT_OPERATIONS)]),)
+
+
+def _corruption(strength: float, size: int) -> tuple[Step, ...]:
+    damage = [_exposure(strength), _blur(strength, size), _noise(strength), _masks(strength, size), _jpeg(strength)]
+    return (_warp(strength), PerImage([*_colour_transforms(strength), *damage]))
+
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "none": _none,
+        "flips": _flips,
+        "geometric": _geometric,
+        "colour": _colour,
+        "geometric-colour": _geometric_colour,
+        "randaugment": _randaugment,
+        "corruption": _corruption,
+    }
+)
+"""Every family by the name it has in `TrialConfig.augmentation`."""
+
+
+def _warp(strength: float) -> Warp:
+    """With ±45° beside the eight symmetries, every orientation is reached at strength 1."""
+    return Warp(
+        share=strength, degrees=45 * strength, zoom=1 + 0.25 * strength, shift=0.1 * strength, shear=12 * strength
+    )
+
+
+def _colour_transforms(strength: float) -> list[Any]:
+    """Brightness, contrast, gamma, hue, saturation: what stain, lamp and camera change."""
+    a = albumentations()
+    light, hue, saturation = 0.3 * strength, round(18 * strength), round(60 * strength)
+    return [
+        a.RandomBrightnessContrast(light, light, brightness_by_max=True, p=0.8),
+        a.RandomGamma(_gamma_percent(1 + 0.5 * strength), p=0.5),
+        a.HueSaturationValue(hue, saturation, val_shift_limit=0, p=0.5),
+    ]
+
+
+def _gamma_percent(widest: float) -> tuple[float, float]:
+    """Exponents from 1/widest to widest, in per cent."""
+    return 100 / widest, 100 * widest
+
+
+def _moving_operations(strength: float) -> list[Any]:
+    """RandAugment's operations that move pixels."""
+    a = albumentations()
+    changes: list[dict[str, Any]] = [
+        {"rotate": _around(45 * strength)},
+        {"shear": {"x": _around(18 * strength), "y": (0, 0)}},
+        {"shear": {"x": (0, 0), "y": _around(18 * strength)}},
+        {"translate_percent": {"x": _around(0.15 * strength), "y": (0, 0)}},
+        {"translate_percent": {"x": (0, 0), "y": _around(0.15 * strength)}},
+    ]
+    return [a.Affine(**change, border_mode=cv2.BORDER_REFLECT_101, p=1) for change in changes]
+
+
+def _shading_operations(strength: float) -> list[Any]:
+    """RandAugment's operations that change values; those without a magnitude are applied to a share of the images."""
+    a = albumentations()
+    return [
+        a.RandomBrightnessContrast(0.4 * strength, 0, p=1),
+        a.RandomBrightnessContrast(0, 0.5 * strength, p=1),
+        a.HueSaturationValue(0, round(90 * strength), 0, p=1),
+        a.Sharpen(alpha=(0, 0.8 * strength), lightness=(1, 1), p=1),
+        a.Posterize(round(7 - 3 * strength), p=strength),
+        a.Solarize((1 - 0.5 * strength, 1), p=strength),
+        a.AutoContrast(p=strength),
+        a.Equalize(p=strength),
+    ]
+
+
+def _exposure(strength: float) -> Any:
+    """Far too dark or too bright."""
+    a = albumentations()
+    return a.RandomBrightnessContrast(0.5 * strength, 0.4 * strength, p=0.5 * strength)
+
+
+def _blur(strength: float, size: int) -> Any:
+    """Out of focus, moved, or taken at a lower resolution."""
+    a = albumentations()
+    sigma, longest = 0.025 * size * strength, 2 * round(size * strength / 24) + 3
+    areas = {"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR}
+    blurs = [
+        a.GaussianBlur(blur_limit=0, sigma_limit=(0.3 * sigma, sigma)),
+        a.MotionBlur(blur_limit=(3, longest)),
+        a.Downscale((1 - 0.7 * strength, 1 - 0.3 * strength), interpolation_pair=areas),
+    ]
+    return a.OneOf(blurs, p=0.5 * strength)
+
+
+def _noise(strength: float) -> Any:
+    """Of the sensor, of speckle, of dead pixels."""
+    a = albumentations()
+    speckle = 0.35 * strength
+    noises = [
+        a.GaussNoise(std_range=(0.05 * strength, 0.18 * strength)),
+        a.MultiplicativeNoise((1 - speckle, 1 + speckle), per_channel=True, elementwise=True),
+        a.SaltAndPepper(amount=(0.01 * strength, 0.06 * strength)),
+    ]
+    return a.OneOf(noises, p=0.5 * strength)
+
+
+def _masks(strength: float, size: int) -> Any:
+    """A few rectangles or a grid, each in a colour of its own; a quarter of the image at most."""
+    a = albumentations()
+    side = (0.05, 0.05 + 0.2 * strength)
+    cut = a.CoarseDropout((1, 1 + round(3 * strength)), side, side, fill="random_uniform")
+    grid = a.GridDropout(0.1 + 0.4 * strength, unit_size_range=(size // 8, size // 4), fill="random_uniform")
+    return a.OneOf([cut, grid], p=0.5 * strength)
+
+
+def _jpeg(strength: float) -> Any:
+    a = albumentations()
+    return a.ImageCompression("jpeg", (round(95 - 75 * strength), round(95 - 40 * strength)), p=0.5 * strength)
+
+
+def _around(limit: float) -> tuple[float, float]:
+    return -limit, limit

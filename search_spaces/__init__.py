@@ -1,0 +1,48 @@
+"""What may be tried: typed configurations, the spaces that they are drawn from, and the files that declare them.
+
+Knows no database, no optuna and no torch.
+"""
+
+from search_spaces.conditions import parameter_name
+from search_spaces.config import (
+    Activation,
+    AugmentationFamily,
+    ClassWeights,
+    Loss,
+    Optimiser,
+    Precision,
+    Schedule,
+    TrialConfig,
+)
+from search_spaces.dimensions import Choice, Dimension, Float, Int, Trial, dimension_from_dict
+from search_spaces.errors import SpaceError
+from search_spaces.explain import Row, describe, rows
+from search_spaces.fields import parse_value
+from search_spaces.loader import catalog, load_space
+from search_spaces.space import SearchSpace
+
+__all__ = [
+    "Activation",
+    "AugmentationFamily",
+    "Choice",
+    "ClassWeights",
+    "Dimension",
+    "Float",
+    "Int",
+    "Loss",
+    "Optimiser",
+    "Precision",
+    "Row",
+    "Schedule",
+    "SearchSpace",
+    "SpaceError",
+    "Trial",
+    "TrialConfig",
+    "catalog",
+    "describe",
+    "dimension_from_dict",
+    "load_space",
+    "parameter_name",
+    "parse_value",
+    "rows",
+]

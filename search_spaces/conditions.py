@@ -1,0 +1,159 @@
+"""Which dimensions exist for which values of the others.
+
+A field may have several variants, of which at most one exists at a time. A variant exists when each parent that its
+condition names is fixed, or is open and exists itself, and holds one of the values; a field of which no variant exists
+keeps the default of TrialConfig.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from graphlib import CycleError, TopologicalSorter
+from itertools import combinations
+from typing import TypeAlias
+
+from search_spaces.dimensions import Dimension, Float
+from search_spaces.errors import SpaceError, within
+from search_spaces.fields import FIELDS, Scalar, plain
+from search_spaces.rules import Condition, either
+
+Values: TypeAlias = Mapping[str, Scalar]
+Dimensions: TypeAlias = Mapping[str, tuple[Dimension, ...]]
+
+
+def existing(variants: Sequence[Dimension], values: Values) -> Dimension | None:
+    """The variant that exists where the fields hold `values`; a parent that is not in `values` does not exist."""
+    return next((variant for variant in variants if _holds(variant.when, values)), None)
+
+
+def _holds(when: Condition, values: Values) -> bool:
+    return all(parent in values and values[parent] in allowed for parent, allowed in when.items())
+
+
+def parameter_name(field: str, variant: Dimension, variants: Sequence[Dimension]) -> str:
+    """Name of the optuna parameter of one of the `variants` of `field`.
+
+    `learning_rate` for the only variant; `learning_rate[adamw]` where the condition has one parent, and
+    `learning_rate[loss=focal,optimiser=adamw]` where it has several.
+    """
+    if len(variants) == 1:
+        return field
+    if len(variant.when) == 1:
+        (allowed,) = variant.when.values()
+        return f"{field}[{_joined(allowed)}]"
+    parts = (f"{parent}={_joined(allowed)}" for parent, allowed in sorted(variant.when.items()))
+    return f"{field}[{','.join(parts)}]"
+
+
+def _joined(values: Sequence[Scalar]) -> str:
+    return "|".join(plain(value) for value in values)
+
+
+def variant_key(field: str, index: int, count: int) -> str:
+    """Where a variant lies in a file: `learning_rate`, or `learning_rate[1]` when there are several."""
+    return field if count == 1 else f"{field}[{index}]"
+
+
+def ordered(dimensions: Dimensions) -> dict[str, tuple[Dimension, ...]]:
+    """Parents before children, otherwise in the order of the fields; SpaceError names a cycle."""
+    graph = {
+        field: [parent for parent in FIELDS if any(parent in variant.when for variant in dimensions[field])]
+        for field in sorted(dimensions, key=FIELDS.index)
+    }
+    try:
+        order = tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        cycle = error.args[1]
+        raise SpaceError(f"dimensions.{cycle[-1]}.when: {' needs '.join(reversed(cycle))}, which is a cycle") from None
+    return {field: dimensions[field] for field in order if field in dimensions}
+
+
+def check(dimensions: Dimensions, fixed: Values) -> None:
+    """Raise SpaceError unless every condition can hold and the variants of each field exclude each other."""
+    for field, variants in dimensions.items():
+        for i, variant in enumerate(variants):
+            for parent, allowed in variant.when.items():
+                with within(f"dimensions.{variant_key(field, i, len(variants))}"):
+                    _check_condition(parent, allowed, dimensions, fixed)
+        _check_exclusion(field, variants)
+
+
+def _check_condition(parent: str, allowed: tuple[Scalar, ...], dimensions: Dimensions, fixed: Values) -> None:
+    key = f"when.{parent}"
+    if parent in fixed:
+        if fixed[parent] not in allowed:
+            raise SpaceError(f"{key} is {either(allowed)}, but {parent} is fixed to {fixed[parent]!r}")
+        return
+    if parent not in dimensions:
+        names = ", ".join(dimensions)
+        raise SpaceError(f"{key}: {parent} is neither fixed nor one of the dimensions ({names})")
+    if any(isinstance(variant, Float) for variant in dimensions[parent]):
+        raise SpaceError(f"{key}: {parent} is of type float, but a condition needs an int or a choice")
+    for value in allowed:
+        if not takes(dimensions[parent], value):
+            raise SpaceError(f"{key} is {value!r}, but {parent} cannot take that value")
+
+
+def _check_exclusion(field: str, variants: Sequence[Dimension]) -> None:
+    for (i, one), (j, other) in combinations(enumerate(variants), 2):
+        if not any(set(one.when[p]).isdisjoint(other.when[p]) for p in one.when.keys() & other.when.keys()):
+            raise SpaceError(
+                f"dimensions.{field}: variants {i} and {j} could exist at the same time; "
+                "give them conditions on one dimension, with different values"
+            )
+    if len({parameter_name(field, variant, variants) for variant in variants}) < len(variants):
+        raise SpaceError(f"dimensions.{field}: two variants have conditions that read the same")
+
+
+def takes(variants: Sequence[Dimension], value: Scalar) -> bool:
+    """Whether one of the variants can give `value`."""
+    return any(variant.contains(value) for variant in variants)
+
+
+def check_dependants(dimensions: Dimensions, values: Values, replaced: Collection[str]) -> None:
+    """Raise SpaceError when a field is to be fixed to what its dimension cannot give, and others depend on it.
+
+    Those would be left without a range; not so the fields that are in `values` or `replaced` themselves.
+    """
+    for field, value in values.items():
+        if field not in dimensions or takes(dimensions[field], value):
+            continue
+        orphans = [n for n in _children(dimensions, field) if n not in values and n not in replaced]
+        if orphans:
+            raise SpaceError(
+                f"{field} is {value!r}, which the space does not try, so it has no {' and no '.join(orphans)} "
+                f"for it: fix {'that' if len(orphans) == 1 else 'those'} too"
+            )
+
+
+def _children(dimensions: Dimensions, parent: str) -> list[str]:
+    return [field for field, variants in dimensions.items() if any(parent in v.when for v in variants)]
+
+
+def settled(dimensions: Dimensions, fixed: Values) -> dict[str, tuple[Dimension, ...]]:
+    """The dimensions with what `fixed` and the parents' ranges decide taken out of the conditions, in order.
+
+    A condition that a fixed value meets goes; a variant whose condition can never hold goes; values that a parent
+    cannot take go.
+    """
+    kept: dict[str, tuple[Dimension, ...]] = {}
+    for field, variants in ordered(dimensions).items():
+        possible = tuple(variant for given in variants for variant in _settle(given, kept, fixed))
+        if possible:
+            kept[field] = possible
+    return kept
+
+
+def _settle(variant: Dimension, parents: Dimensions, fixed: Values) -> Iterator[Dimension]:
+    """The variant with what is left of its condition, or nothing when that can never hold."""
+    when: dict[str, tuple[Scalar, ...]] = {}
+    for parent, allowed in variant.when.items():
+        if parent in fixed:
+            if fixed[parent] not in allowed:
+                return
+            continue
+        when[parent] = tuple(value for value in allowed if takes(parents.get(parent, ()), value))
+        if not when[parent]:
+            return
+    yield replace(variant, when=when)

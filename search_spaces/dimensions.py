@@ -1,0 +1,205 @@
+"""What may be tried for one field of TrialConfig: a range of numbers or a list of choices, and when it exists.
+
+A dimension checks itself when it is made, and checks that its values suit a field in `fitted`. Every message begins
+with the key that broke the rule, so that whoever holds the dimension can put the path before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+from search_spaces.errors import SpaceError
+from search_spaces.fields import Scalar, canonical, kind, one_of, plain
+from search_spaces.rules import Condition, check_range, condition, listed, real, whole
+
+
+class Trial(Protocol):
+    """What a space needs of a trial; `optuna.Trial` and `optuna.trial.FixedTrial` have it."""
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """A float in [low, high]."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """An int in [low, high]."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Scalar]) -> Scalar:
+        """One of the choices."""
+
+
+@dataclass(frozen=True)
+class Float:
+    """A real number in [low, high]: uniform, or uniform in its logarithm (`log`), or on a grid from low by `step`."""
+
+    type: ClassVar[str] = "float"
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+    when: Condition = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        low, high = real(self.low, "low"), real(self.high, "high")
+        step = None if self.step is None else real(self.step, "step")
+        check_range(low, high, self.log, step)
+        _freeze(self, low=low, high=high, step=step, when=condition(self.when))
+
+    def fitted(self, name: str) -> Float:
+        """This dimension, if all its values are valid for the field `name`; else SpaceError."""
+        if kind(name) is not float:
+            raise _misfit(self.type, name)
+        canonical(name, self.low, "low")
+        canonical(name, self.high, "high")
+        return self
+
+    def contains(self, value: Scalar) -> bool:
+        """Whether the dimension can give `value`."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        steps = (value - self.low) / self.step if self.step else 0.0
+        return abs(steps - round(steps)) < 1e-8
+
+    def suggest(self, trial: Trial, name: str) -> float:
+        """Ask `trial` for a value under the parameter `name`."""
+        return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `dimension_from_dict` reads it back."""
+        return _to_dict(self)
+
+    def __str__(self) -> str:
+        return _range(self)
+
+
+@dataclass(frozen=True)
+class Int:
+    """A whole number in [low, high]: uniform, or uniform in its logarithm (`log`), or on a grid from low by `step`."""
+
+    type: ClassVar[str] = "int"
+    low: int
+    high: int
+    log: bool = False
+    step: int | None = None
+    when: Condition = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        low, high = whole(self.low, "low"), whole(self.high, "high")
+        step = None if self.step in (None, 1) else whole(self.step, "step")
+        check_range(low, high, self.log, step)
+        _freeze(self, low=low, high=high, step=step, when=condition(self.when))
+
+    def fitted(self, name: str) -> Int:
+        """This dimension, if all its values are valid for the field `name`; else SpaceError."""
+        if kind(name) is None:
+            raise _misfit(self.type, name)
+        canonical(name, self.low, "low")
+        canonical(name, self.high, "high")
+        return self
+
+    def contains(self, value: Scalar) -> bool:
+        """Whether the dimension can give `value`."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        return (value - self.low) % (self.step or 1) == 0
+
+    def suggest(self, trial: Trial, name: str) -> int:
+        """Ask `trial` for a value under the parameter `name`."""
+        return trial.suggest_int(name, self.low, self.high, step=self.step or 1, log=self.log)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `dimension_from_dict` reads it back."""
+        return _to_dict(self)
+
+    def __str__(self) -> str:
+        return _range(self)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some values, without an order between them."""
+
+    type: ClassVar[str] = "choice"
+    choices: tuple[Scalar, ...]
+    when: Condition = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        _freeze(self, choices=listed(self.choices, "choices"), when=condition(self.when))
+
+    def fitted(self, name: str) -> Choice:
+        """This dimension with its choices in the field's own type; SpaceError if one is not valid for it."""
+        typed = (canonical(name, value, f"choices[{i}]") for i, value in enumerate(self.choices))
+        return replace(self, choices=tuple(typed))
+
+    def contains(self, value: Scalar) -> bool:
+        """Whether the dimension can give `value`."""
+        return value in self.choices
+
+    def suggest(self, trial: Trial, name: str) -> Scalar:
+        """Ask `trial` for a value under the parameter `name`."""
+        return trial.suggest_categorical(name, self.choices)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `dimension_from_dict` reads it back."""
+        return _to_dict(self)
+
+    def __str__(self) -> str:
+        return " | ".join(_number(value) for value in self.choices)
+
+
+Dimension: TypeAlias = Float | Int | Choice
+
+_KINDS: Mapping[str, type[Dimension]] = {cls.type: cls for cls in (Float, Int, Choice)}
+
+
+def dimension_from_dict(values: Mapping[str, Any]) -> Dimension:
+    """The dimension that `{"type": …, …}` declares; SpaceError names the key that is wrong, unknown or missing."""
+    given = dict(values)
+    name = given.pop("type", None)
+    if not isinstance(name, str) or name not in _KINDS:
+        raise SpaceError(f"type is {name!r}, but must be {', '.join(_KINDS)}")
+    keys = [f.name for f in fields(_KINDS[name])]
+    for key in given:
+        one_of(key, keys, str(key), f"key of a dimension of type {name}")
+    for key in keys[: 1 if name == "choice" else 2]:
+        if key not in given:
+            raise SpaceError(f"{key} is missing, but a dimension of type {name} needs it")
+    return _KINDS[name](**given)
+
+
+def _to_dict(dimension: Dimension) -> dict[str, Any]:
+    """Type and fields; what is left out has its default, so that an option added later changes no fingerprint."""
+    values: dict[str, Any] = {"type": dimension.type}
+    if isinstance(dimension, Choice):
+        values["choices"] = list(dimension.choices)
+    else:
+        values |= {"low": dimension.low, "high": dimension.high}
+        values |= {"log": True} if dimension.log else {}
+        values |= {"step": dimension.step} if dimension.step else {}
+    if dimension.when:
+        values["when"] = {parent: list(allowed) for parent, allowed in dimension.when.items()}
+    return values
+
+
+def _range(dimension: Float | Int) -> str:
+    """As in «0.001 to 0.1, log»."""
+    text = f"{_number(dimension.low)} to {_number(dimension.high)}"
+    if dimension.step:
+        text += f" by {_number(dimension.step)}"
+    return f"{text}, log" if dimension.log else text
+
+
+def _number(value: Scalar) -> str:
+    return f"{value:g}" if isinstance(value, float) else plain(value)
+
+
+def _freeze(dimension: Dimension, **values: object) -> None:
+    for name, value in values.items():
+        object.__setattr__(dimension, name, value)
+
+
+def _misfit(name: str, field_name: str) -> SpaceError:
+    wanted = "int or choice" if kind(field_name) is int else "choice"
+    return SpaceError(f"type is {name!r}, but {field_name} needs {wanted}")

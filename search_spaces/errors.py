@@ -1,0 +1,26 @@
+"""Errors of a search space.
+
+    SpaceError              a space, a dimension or a configuration breaks a rule
+
+A message gives the value, then the rule, then the way out; `source` names the file and key it came from.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class SpaceError(ValueError):
+    """A search space or a configuration breaks a rule; `source` is the file and key, or None."""
+
+    def __init__(self, message: str, *, source: str | None = None) -> None:
+        self.source = source
+        super().__init__(f"{source}: {message}" if source else message)
+
+
+@contextmanager
+def within(key: str) -> Iterator[None]:
+    """Put `key.` before the key with which the message of a SpaceError raised inside begins."""
+    try:
+        yield
+    except SpaceError as error:
+        raise SpaceError(f"{key}.{error}", source=error.source) from None

@@ -1,0 +1,93 @@
+"""Known-good points of a space: values for some of its open dimensions, to be tried before anything is sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from search_spaces.conditions import Dimensions, Values, existing, parameter_name
+from search_spaces.dimensions import Dimension
+from search_spaces.errors import SpaceError
+from search_spaces.fields import FIELDS, Scalar, canonical, one_of
+from search_spaces.rules import in_words
+
+
+def checked(point: object, key: str, dimensions: Dimensions, fixed: Values) -> dict[str, Scalar]:
+    """The values of `point` for open dimensions, typed and in order; SpaceError at `key` when one cannot be.
+
+    A point may restate a fixed value, and may leave out what is then sampled; what it gives must exist under its own
+    values. `dimensions` are in order, parents first.
+    """
+    if not isinstance(point, Mapping):
+        raise SpaceError(f"{key} is {point!r}, but must be a mapping of dimensions to values")
+    given = {one_of(name, FIELDS, f"{key}.{name}"): value for name, value in point.items()}
+    typed = {name: canonical(name, value, f"{key}.{name}") for name, value in given.items()}
+    for name, value in typed.items():
+        if name not in dimensions:
+            _check_fixed(name, value, f"{key}.{name}", fixed)
+    values = {name: typed[name] for name in dimensions if name in typed}
+    for name, value in values.items():
+        _check_open(value, f"{key}.{name}", dimensions[name], {**fixed, **values})
+    return values
+
+
+def _check_fixed(name: str, value: Scalar, key: str, fixed: Values) -> None:
+    if name not in fixed:
+        raise SpaceError(f"{key}: {name} is neither open nor fixed in this space")
+    if value != fixed[name]:
+        raise SpaceError(f"{key} is {value!r}, but {name} is fixed to {fixed[name]!r}")
+
+
+def _check_open(value: Scalar, key: str, variants: Sequence[Dimension], values: Values) -> None:
+    variant = existing(variants, values)
+    if variant is None:
+        cases = "; or ".join(in_words(v.when) for v in variants)
+        raise SpaceError(f"{key} exists only when {cases}; the point must say so")
+    if not variant.contains(value):
+        raise SpaceError(f"{key} is {value!r}, but must be in {variant}")
+
+
+def parameters(point: Values, dimensions: Dimensions, fixed: Values) -> dict[str, Any]:
+    """The optuna parameters that a checked point sets."""
+    values = {**fixed, **point}
+    named: dict[str, Any] = {}
+    for name, value in point.items():
+        variant = existing(dimensions[name], values)
+        if variant is not None:
+            named[parameter_name(name, variant, dimensions[name])] = value
+    return named
+
+
+def distinct(points: Sequence[Values]) -> list[Values]:
+    """The points that say anything, each once: one tried twice would only cost a trial."""
+    kept: list[Values] = []
+    for point in points:
+        if point and point not in kept:
+            kept.append(point)
+    return kept
+
+
+def contradicted(point: Values, fixed: Values) -> bool:
+    """Whether a fixed value differs from what the point says."""
+    return any(fixed.get(name, value) != value for name, value in point.items())
+
+
+def moved(point: Values, old: tuple[Dimensions, Values], new: tuple[Dimensions, Values]) -> dict[str, Scalar]:
+    """What of `point` still makes sense when the space goes from `old` to `new`, each (dimensions, fixed).
+
+    A value goes when its dimension is no longer open or cannot give it, and when what its dimension depended on has
+    changed: a learning rate that is good for AdamW says nothing of SGD's.
+    """
+    (old_dimensions, old_fixed), (dimensions, fixed) = old, new
+    before = {**old_fixed, **point}
+    after: dict[str, Scalar] = dict(fixed)
+    kept: dict[str, Scalar] = {}
+    for name in dimensions:
+        if name not in point:
+            continue
+        was = existing(old_dimensions[name], before)
+        now = existing(dimensions[name], after)
+        same = was is not None and all(after.get(parent) == before[parent] for parent in was.when)
+        if same and now is not None and now.contains(point[name]):
+            kept[name] = after[name] = point[name]
+    return kept

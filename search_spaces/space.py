@@ -1,0 +1,188 @@
+"""SearchSpace: what may be tried, as a frozen value that asks a trial for a configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+from search_spaces import conditions
+from search_spaces.conditions import Dimensions, Values, existing, parameter_name, settled, variant_key
+from search_spaces.config import TrialConfig
+from search_spaces.dimensions import Dimension, Trial, dimension_from_dict
+from search_spaces.errors import SpaceError, within
+from search_spaces.fields import FIELDS, Scalar, canonical, one_of
+from search_spaces.points import checked, contradicted, distinct, moved, parameters
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Fixed values, open dimensions and known-good points over the fields of TrialConfig.
+
+    A field that is neither fixed nor open has TrialConfig's default. The parts are checked and brought into one form:
+    values typed, dimensions parents first, conditions on fixed fields decided, points without what they restate.
+    Raises SpaceError, whose message begins with the key.
+    """
+
+    name: str
+    summary: str = ""
+    seed: str | None = None
+    """The seed system that the space reproduces, if any."""
+    fixed: Values = field(default_factory=dict)
+    dimensions: Dimensions = field(default_factory=dict)
+    """Field -> its variants, of which at most one exists in a trial."""
+    points: tuple[Values, ...] = ()
+
+    def __post_init__(self) -> None:
+        fixed = fixed_values(self.fixed)
+        dimensions = _checked(self.dimensions, fixed)
+        points = [checked(p, f"points[{i}]", dimensions, fixed) for i, p in enumerate(self.points)]
+        for name, value in {
+            "fixed": MappingProxyType(fixed),
+            "dimensions": MappingProxyType(dimensions),
+            "points": tuple(MappingProxyType(point) for point in distinct(points)),
+        }.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        """Names of the open dimensions, parents first."""
+        return tuple(self.dimensions)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of what decides which trials the space can give.
+
+        Name, summary and points do not; nor does the path of the weights, which may differ from host to host.
+        """
+        parts = self.to_dict()
+        parts["fixed"].pop("weights", None)
+        content = json.dumps({key: parts[key] for key in ("fixed", "dimensions")}, sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def suggest(self, trial: Trial) -> TrialConfig:
+        """The configuration of `trial`: every dimension that exists is asked for, parents before children."""
+        values: dict[str, Scalar] = dict(self.fixed)
+        for name, variants in self.dimensions.items():
+            variant = existing(variants, values)
+            if variant is not None:
+                values[name] = variant.suggest(trial, parameter_name(name, variant, variants))
+        return TrialConfig.from_dict(values, source=f"space {self.name}")
+
+    def searched(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a trial's optuna parameters under the names of their fields."""
+        fields = {
+            parameter_name(name, variant, variants): name
+            for name, variants in self.dimensions.items()
+            for variant in variants
+        }
+        return {fields[one_of(name, fields, name, "parameter")]: value for name, value in params.items()}
+
+    def config(self, params: Mapping[str, Any]) -> TrialConfig:
+        """The configuration that a trial with these optuna parameters was given."""
+        return TrialConfig.from_dict({**self.fixed, **self.searched(params)}, source=f"space {self.name}")
+
+    def enqueue_points(self) -> list[dict[str, Any]]:
+        """The points as optuna parameters, for `study.enqueue_trial`; what a point leaves out is sampled."""
+        return [parameters(point, self.dimensions, self.fixed) for point in self.points]
+
+    def with_fixed(self, values: Mapping[str, Any]) -> SearchSpace:
+        """This space with some fields fixed: their dimensions go, conditions on them are decided, points follow.
+
+        A value may lie outside the dimension that it replaces, unless other dimensions depend on that one: they would
+        be left without a range.
+        """
+        return self.extended(fixed_values(values, key=""))
+
+    def extended(
+        self, fixed: Values, dimensions: Dimensions | None = None, points: tuple[Values, ...] | None = None
+    ) -> SearchSpace:
+        """This space with fields fixed or opened anew, and other points; without `points`, what still holds of its own.
+
+        What is inherited gives way: conditions that can no longer hold go, and so does what depended on them.
+        Points that contradict no fixed value come first.
+        """
+        own = dimensions or {}
+        conditions.check_dependants(self.dimensions, fixed, own)
+        all_fixed = {n: v for n, v in {**self.fixed, **fixed}.items() if n in fixed or n not in own}
+        inherited = {n: v for n, v in self.dimensions.items() if n not in all_fixed and n not in own}
+        possible = settled({**inherited, **own}, all_fixed)
+        merged = {**{n: possible[n] for n in inherited if n in possible}, **own}
+        space = replace(self, fixed=all_fixed, dimensions=merged, points=points or ())
+        if points is not None:
+            return space
+        old, new = (self.dimensions, self.fixed), (space.dimensions, space.fixed)
+        untouched_first = sorted(self.points, key=lambda point: contradicted(point, space.fixed))
+        return replace(space, points=tuple(moved(point, old, new) for point in untouched_first))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `from_dict` reads it back."""
+        return {
+            "name": self.name,
+            "summary": self.summary,
+            "seed": self.seed,
+            "fixed": dict(self.fixed),
+            "dimensions": {n: [v.to_dict() for v in variants] for n, variants in self.dimensions.items()},
+            "points": [dict(point) for point in self.points],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SearchSpace:
+        """The space that `to_dict` gave."""
+        dimensions = dimensions_from_dict(values["dimensions"])
+        return cls(**{**values, "dimensions": dimensions, "points": tuple(values["points"])})
+
+
+def fixed_values(values: Mapping[str, Any], key: str = "fixed") -> dict[str, Scalar]:
+    """Field -> typed value in the order of the fields; SpaceError at `key` for an unknown field or a wrong value."""
+    prefix = f"{key}." if key else ""
+    known = {one_of(name, FIELDS, f"{prefix}{name}"): value for name, value in values.items()}
+    return {name: canonical(name, known[name], f"{prefix}{name}") for name in FIELDS if name in known}
+
+
+def dimensions_from_dict(values: Mapping[str, Any]) -> dict[str, tuple[Dimension, ...]]:
+    """Field -> variants from `{field: {…} or [{…}, …]}`, each valid for its field; SpaceError names the key."""
+    known = {one_of(name, FIELDS, f"dimensions.{name}", "dimension"): given for name, given in values.items()}
+    return {name: _fitted(name, _variants(name, given)) for name, given in known.items()}
+
+
+def _variants(name: str, given: object) -> tuple[Dimension, ...]:
+    entries = given if isinstance(given, list) else [given]
+    variants: list[Dimension] = []
+    for i, entry in enumerate(entries):
+        key = f"dimensions.{variant_key(name, i, len(entries))}"
+        if not isinstance(entry, Mapping):
+            raise SpaceError(f"{key} is {entry!r}, but must be a mapping with type, and low and high or choices")
+        with within(key):
+            variants.append(dimension_from_dict(entry))
+    return tuple(variants)
+
+
+def _fitted(name: str, variants: tuple[Dimension, ...]) -> tuple[Dimension, ...]:
+    """The variants with their values in the field's own type, or SpaceError."""
+    one_of(name, FIELDS, f"dimensions.{name}", "dimension")
+    if not variants:
+        raise SpaceError(f"dimensions.{name} is empty, but must hold at least one variant")
+    fitted: list[Dimension] = []
+    for i, variant in enumerate(variants):
+        with within(f"dimensions.{variant_key(name, i, len(variants))}"):
+            fitted.append(variant.fitted(name))
+    return tuple(fitted)
+
+
+def _checked(dimensions: Dimensions, fixed: Values) -> dict[str, tuple[Dimension, ...]]:
+    """The dimensions in their one form, or SpaceError."""
+    for name in dimensions.keys() & fixed.keys():
+        raise SpaceError(f"dimensions.{name} is open, but {name} is fixed to {fixed[name]!r} as well")
+    fitted = {name: _fitted(name, variants) for name, variants in dimensions.items()}
+    conditions.check(fitted, fixed)
+    in_order = settled(fitted, fixed)
+    return {name: tuple(sorted(variants, key=_form)) for name, variants in in_order.items()}
+
+
+def _form(variant: Dimension) -> str:
+    """What variants are sorted by: first when they exist."""
+    return json.dumps([dict(variant.when), variant.to_dict()], sort_keys=True)

@@ -1,0 +1,235 @@
+"""Whatever a user brings that cannot work ends in one line, exit code 2, and leaves no study behind."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from storage import Database, study_names
+from tests.hpo.cli.conftest import TINY
+
+pytestmark = pytest.mark.postgres
+Refused = Callable[[Sequence[str]], str]
+
+
+def images(folder: Path, classes: dict[str, int], *, size: int = 16) -> Path:
+    """Class folders with so many different PNGs each."""
+    random = np.random.default_rng(0)
+    for name, count in classes.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = random.integers(0, 256, (size, size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+def no_path(at: Path) -> Path:
+    return at / "nowhere"
+
+
+def a_file(at: Path) -> Path:
+    (at / "notes.txt").write_text("no images here")
+    return at / "notes.txt"
+
+
+def no_images(at: Path) -> Path:
+    (at / "data" / "a").mkdir(parents=True)
+    (at / "data" / "b").mkdir()
+    return at / "data"
+
+
+def one_class(at: Path) -> Path:
+    return images(at / "data", {"a": 12})
+
+
+def lone_image(at: Path) -> Path:
+    return images(at / "data", {"a": 12, "b": 1})
+
+
+def many_broken(at: Path) -> Path:
+    data = images(at / "data", {"a": 12, "b": 12})
+    (data / "a" / "empty.png").write_bytes(b"")
+    whole = (data / "a" / "0.png").read_bytes()
+    (data / "b" / "torn.png").write_bytes(whole[: len(whole) // 2])
+    return data
+
+
+def bad_zip(at: Path) -> Path:
+    (at / "data.zip").write_bytes(b"PK\x03\x04 but no more")
+    return at / "data.zip"
+
+
+def zip_without_images(at: Path) -> Path:
+    with zipfile.ZipFile(at / "data.zip", "w") as archive:
+        archive.writestr("readme.txt", "nothing")
+    return at / "data.zip"
+
+
+def arrays(at: Path, **values: object) -> Path:
+    np.savez(at / "data.npz", **values)  # type: ignore[arg-type]
+    return at / "data.npz"
+
+
+PIXELS = np.zeros((8, 16, 16, 3), np.uint8)
+
+
+def object_arrays(at: Path) -> Path:
+    return arrays(at, images=np.array([PIXELS[0], None], dtype=object), labels=np.array([0, 1]))
+
+
+def wrong_keys(at: Path) -> Path:
+    return arrays(at, x=PIXELS, y=np.arange(8) % 2)
+
+
+def float_images(at: Path) -> Path:
+    return arrays(at, images=PIXELS.astype(np.float32), labels=np.arange(8) % 2)
+
+
+def other_length(at: Path) -> Path:
+    return arrays(at, images=PIXELS, labels=np.arange(7) % 2)
+
+
+def table(at: Path, rows: list[list[str]]) -> Path:
+    with (at / "data.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return at / "data.csv"
+
+
+def missing_column(at: Path) -> Path:
+    return table(at, [["path", "kind"], ["a.png", "a"]])
+
+
+def missing_file(at: Path) -> Path:
+    images(at / "img", {"a": 4, "b": 4})
+    rows = [[f"img/{name}/{n}.png", name] for name in "ab" for n in range(4)]
+    return table(at, [["path", "label"], *rows, ["img/a/gone.png", "a"]])
+
+
+def untrained_class(at: Path) -> Path:
+    images(at / "data" / "train", {"a": 8, "b": 8})
+    images(at / "data" / "val", {"a": 3, "c": 3})
+    return at / "data"
+
+
+DATA = [
+    (no_path, "nowhere: no such file or folder"),
+    (a_file, "notes.txt"),
+    (no_images, "no image"),
+    (one_class, "class"),
+    (lone_image, "b"),
+    (many_broken, "unreadable"),
+    (bad_zip, "zip"),
+    (zip_without_images, "no image"),
+    (object_arrays, "object"),
+    (wrong_keys, "images"),
+    (float_images, "uint8"),
+    (other_length, "7"),
+    (missing_column, "label"),
+    (missing_file, "gone.png"),
+    (untrained_class, "c"),
+]
+
+
+@pytest.mark.parametrize(("make", "told"), DATA, ids=[make.__name__ for make, _ in DATA])
+def test_data_that_cannot_be_used(
+    refused: Refused, database: Database, tmp_path: Path, make: Callable[[Path], Path], told: str
+) -> None:
+    line = refused(["init", str(make(tmp_path)), "--study", "bad", "--space", "quick", *TINY])
+    assert told in line
+    database.initialise()
+    assert study_names(database) == []
+
+
+SPACES = [
+    ("dimensions: {learning_rat: {type: float, low: 1e-4, high: 1e-2}}", "learning_rate"),
+    ("dimensions: {learning_rate: {type: float, low: 1e-2, high: 1e-2}}", "dimensions.learning_rate"),
+    ("dimensions: {learning_rate: {type: float, low: 1e-1, high: 1e-2}}", "dimensions.learning_rate"),
+    ("dimensions: {learning_rate: {type: float, low: 1e-4, high: 1e-2, when: {optimizer: adamw}}}", "optimizer"),
+    (
+        "dimensions: {mixup: {type: float, low: 0, high: 1, when: {cutmix: 0.5}}, "
+        "cutmix: {type: choice, choices: [0.0, 0.5], when: {mixup: 0.5}}}",
+        "cycle",
+    ),
+    ("fixed: {epochs: none}", "fixed.epochs"),
+    ("extends: no-such-space", "no-such-space"),
+    ("dimensions: [", "line"),
+]
+
+
+@pytest.mark.parametrize(("text", "told"), SPACES)
+def test_a_space_that_breaks_a_rule(refused: Refused, cells: Path, tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    line = refused(["init", str(cells), "--study", "bad", "--space", str(file)])
+    assert "mine.yaml" in line
+    assert told in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--space", "no-such-space"], "no-such-space"),
+        (["--set", "epochs"], "KEY=VALUE"),
+        (["--set", "epoch=3"], "epochs"),
+        (["--set", "dropout=2"], "dropout"),
+        (["--backbone", "mobilenet_v2_035", "--set", "pretrained=false"], "mobilenetv2_035"),
+        (["--weights", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--storage", "sqlite:///x.db"], "postgresql"),
+    ],
+)
+def test_options_that_cannot_work(refused: Refused, cells: Path, arguments: list[str], told: str) -> None:
+    space = [] if "--space" in arguments else ["--space", "quick"]
+    tiny = ["--set", "image_size=32", "--set", "pretrained=false"]
+    assert told in refused(["init", str(cells), "--study", "bad", *space, *tiny, *arguments])
+
+
+def test_weights_of_another_architecture(refused: Refused, cells: Path, tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    save_file(timm.create_model("resnet18", num_classes=0).state_dict(), tmp_path / "other.safetensors")
+    line = refused(
+        [
+            "init", str(cells), "--study", "bad", "--space", "quick", "--backbone", "mobilenetv2_035",
+            "--weights", str(tmp_path / "other.safetensors"), "--set", "image_size=32",
+        ]
+    )  # fmt: skip
+    assert "other.safetensors" in line
+    assert "mobilenetv2_035" in line
+
+
+def test_a_server_that_is_not_there(refused: Refused, cells: Path) -> None:
+    url = "postgresql://someone:hunter2@127.0.0.1:1/hpo?connect_timeout=1"
+    line = refused(["status", "--study", "cells", "--storage", url])
+    assert "127.0.0.1" in line
+    assert "hunter2" not in line
+
+
+def test_a_study_that_is_not_there(refused: Refused, database: Database) -> None:
+    database.initialise()
+    assert "cells" in refused(["status", "--study", "cells"])
+
+
+def test_a_study_keeps_its_space_and_its_data(refused: Refused, cells: Path, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from hpo.cli import main
+
+    def init(data: Path, *more: str) -> list[str]:
+        return ["init", str(data), "--study", "kept", "--space", "quick", *TINY, *more]
+
+    assert CliRunner().invoke(main, init(cells)).exit_code == 0
+    assert CliRunner().invoke(main, init(cells, "--trials", "7")).exit_code == 0, "the budget may change"
+    assert "space" in refused(init(cells, "--set", "learning_rate=0.01"))
+    other = tmp_path / "other"
+    shutil.copytree(cells, other)
+    next(iter(sorted(other.rglob("*.jpg"))), next(iter(sorted(other.rglob("*.png"))), None)).unlink()  # type: ignore[union-attr]
+    assert "data" in refused(init(other))
+    assert "seed" in refused(init(cells, "--seed", "1"))

@@ -1,0 +1,74 @@
+"""hpo.toml and the order: option, environment, file, default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from hpo.cli import Commands, main
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, object]:
+    """A command `status` that only notes what its options are."""
+    values: dict[str, object] = {}
+
+    @click.command("status")
+    @click.option("--study", envvar="HPO_STUDY", default="by default")
+    def note(study: str) -> None:
+        values["study"] = study
+
+    monkeypatch.setattr(Commands, "get_command", lambda *_: note)
+    monkeypatch.setattr(Commands, "list_commands", lambda *_: ["status"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HPO_STUDY", raising=False)
+    return values
+
+
+def call(*arguments: str) -> int:
+    return CliRunner().invoke(main, ["status", *arguments]).exit_code
+
+
+def test_option_beats_environment_beats_file_beats_default(
+    said: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call()
+    assert said["study"] == "by default"
+    Path("hpo.toml").write_text('study = "from the file"')
+    call()
+    assert said["study"] == "from the file"
+    Path("hpo.toml").write_text('study = "for all"\n[status]\nstudy = "for status"')
+    call()
+    assert said["study"] == "for status"
+    monkeypatch.setenv("HPO_STUDY", "from the environment")
+    call()
+    assert said["study"] == "from the environment"
+    call("--study", "from the option")
+    assert said["study"] == "from the option"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("studdy = 1", "hpo.toml: studdy: no command has such an option"),
+        ("[statuss]\nstudy = 1", "hpo.toml: [statuss]: no such command"),
+        ("[status]\ntrials = 1", "hpo.toml: [status] trials: `hpo status` has no such option"),
+        ("study = ", "hpo.toml is not valid TOML"),
+    ],
+)
+def test_nothing_in_the_file_is_ignored_in_silence(said: dict[str, object], text: str, message: str) -> None:
+    Path("hpo.toml").write_text(text)
+    result = CliRunner().invoke(main, ["status"])
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not said
+
+
+def test_a_file_that_is_named_must_be_there(said: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPO_CONFIG", "elsewhere.toml")
+    result = CliRunner().invoke(main, ["status"])
+    assert result.exit_code == 2
+    assert "HPO_CONFIG names elsewhere.toml" in result.stderr

@@ -1,0 +1,141 @@
+"""`.npz` files, those of MedMNIST among them: read by rows, never unpickled, every fault one line."""
+
+import zipfile
+
+import numpy as np
+import pytest
+
+from hpo.data.arrays import ArraySource
+from hpo.data.sources import open_source
+from hpo.errors import DataError
+
+IMAGES = np.arange(6 * 4 * 4 * 3, dtype=np.uint8).reshape(6, 4, 4, 3)
+LABELS = np.array([3, 10, 3, 10, 3, 10])
+
+
+@pytest.fixture
+def write_npz(tmp_path):
+    def write(save=np.savez, **arrays):
+        save(tmp_path / "data.npz", **arrays)
+        return tmp_path / "data.npz"
+
+    return write
+
+
+def rows(path):
+    with ArraySource(path).reads() as reads:
+        return [read() for read in reads]
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("labels", [LABELS, LABELS[:, None], LABELS.astype(np.uint8)])
+def test_images_and_labels(write_npz, save, labels):
+    path = write_npz(save, images=IMAGES, labels=labels)
+    listing = open_source(path).listing()
+    assert listing.classes == ("3", "10")
+    assert listing.labels.tolist() == [0, 1] * 3
+    assert listing.records[5].name == "images[5]"
+    assert listing.records[5].given is None
+    assert np.array_equal(rows(path), IMAGES)
+
+
+def test_the_layout_of_medmnist(write_npz):
+    arrays = {}
+    for part, count in (("train", 3), ("val", 2), ("test", 1)):
+        arrays |= {f"{part}_images": IMAGES[:count, :, :, 0], f"{part}_labels": LABELS[:count, None]}
+    path = write_npz(**arrays)
+    listing = ArraySource(path).listing()
+    assert [r.given for r in listing.records] == ["train"] * 3 + ["val"] * 2 + ["test"]
+    assert [r.name for r in listing.records][3:] == ["val_images[0]", "val_images[1]", "test_images[0]"]
+    assert listing.labels.tolist() == [0, 1, 0, 0, 1, 0]
+    assert [row.shape for row in rows(path)] == [(4, 4)] * 6
+
+
+@pytest.mark.parametrize("key", ["classes", "label_names"])
+def test_class_names(write_npz, key):
+    path = write_npz(images=IMAGES, labels=LABELS % 3 % 2, **{key: np.array(["cat", "dog", "owl"])})
+    listing = ArraySource(path).listing()
+    assert listing.classes == ("cat", "dog", "owl")
+    assert listing.labels.tolist() == (LABELS % 3 % 2).tolist()
+
+
+def test_labels_may_be_texts(write_npz):
+    listing = ArraySource(write_npz(images=IMAGES, labels=np.array(["b", "a"] * 3))).listing()
+    assert listing.classes == ("a", "b")
+    assert listing.labels.tolist() == [1, 0] * 3
+
+
+def test_rows_come_in_blocks(write_npz, monkeypatch):
+    monkeypatch.setattr("hpo.data.npy._READ_BYTES", 100)
+    path = write_npz(np.savez_compressed, images=IMAGES, labels=LABELS)
+    assert ArraySource(path).chunk == 2
+    assert np.array_equal(rows(path), IMAGES)
+
+
+@pytest.mark.parametrize("images", [IMAGES.astype(np.uint16), IMAGES.astype(">u2"), IMAGES > 9])
+def test_other_kinds_of_pixels(write_npz, images):
+    path = write_npz(images=images, labels=LABELS)
+    assert len(ArraySource(path).listing().records) == 6
+    assert np.array_equal(rows(path), images)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "rule"),
+    [
+        ({"x": IMAGES, "y": LABELS}, "has the keys x, y, but must have images and labels, or train_images"),
+        ({}, "has the keys none, but must have images and labels"),
+        ({"images": IMAGES}, "has images but no labels: add labels, one per image"),
+        ({"train_images": IMAGES, "labels": LABELS}, "has train_images but no train_labels"),
+        ({"images": IMAGES / 255, "labels": LABELS}, r"images .* are float64, but must be uint8 .*\* 255"),
+        ({"images": IMAGES.astype(int), "labels": LABELS}, "are int64, but must be uint8"),
+        ({"images": IMAGES.astype(object), "labels": LABELS}, "holds Python objects, which are never unpickled"),
+        ({"images": IMAGES, "labels": LABELS.astype(object)}, "labels .* holds Python objects"),
+        ({"images": IMAGES, "labels": LABELS[:4]}, "labels .* has 4 entries for 6 images"),
+        ({"images": IMAGES, "labels": LABELS / 2}, "labels .* are float64, but must be whole numbers"),
+        ({"images": IMAGES, "labels": np.eye(6, dtype=int)}, r"labels .* have shape \(6, 6\), but must be \(N,\)"),
+        ({"images": IMAGES, "labels": np.int64(3)}, "labels .* is a single value"),
+        ({"images": np.zeros((6, 3, 8, 8), np.uint8), "labels": LABELS}, r"shape .*transpose\(0, 2, 3, 1\)"),
+        ({"images": np.zeros((6, 8, 8, 8), np.uint8), "labels": LABELS}, r"shape \(6, 8, 8, 8\), but must be"),
+        ({"images": np.zeros((6, 0, 8), np.uint8), "labels": LABELS}, r"shape \(6, 0, 8\), but must be"),
+        ({"images": np.zeros((1, 9000, 9000), np.uint8), "labels": LABELS[:1]}, "81.0 megapixels"),
+        ({"images": np.asfortranarray(IMAGES), "labels": LABELS}, "Fortran order, but must be in C order"),
+        ({"images": IMAGES, "labels": LABELS, "classes": np.array(["a", "b"])}, "label 3 .* must be 0 to 1"),
+        ({"images": IMAGES, "labels": LABELS, "classes": np.array(["a", "a"])}, "classes .* has a name twice"),
+        (
+            {"train_images": IMAGES, "train_labels": LABELS, "val_images": IMAGES, "val_labels": LABELS.astype(str)},
+            "numbers in one part and texts in another",
+        ),
+    ],
+)
+def test_faults_are_said_in_one_line(write_npz, arrays, rule):
+    path = write_npz(**arrays)
+    with pytest.raises(DataError, match=rule) as caught:
+        ArraySource(path).listing()
+    assert "\n" not in str(caught.value)
+    assert "data.npz" in str(caught.value) or "megapixels" in str(caught.value)
+
+
+def test_a_file_that_is_no_npz(tmp_path):
+    (tmp_path / "data.npz").write_bytes(b"\x93NUMPY")
+    with pytest.raises(DataError, match="is not a readable zip"):
+        ArraySource(tmp_path / "data.npz").listing()
+
+
+def test_a_header_that_promises_more_than_there_is(write_npz, tmp_path):
+    path = write_npz(images=IMAGES, labels=LABELS)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", members["images.npy"].replace(b"(6, 4", b"(9, 4"))
+        archive.writestr("labels.npy", members["labels.npy"])
+    with pytest.raises(DataError, match=r"cut short: its header promises shape \(9, 4, 4, 3\)"):
+        ArraySource(path).listing()
+
+
+def test_damaged_values_are_refused(write_npz):
+    path = write_npz(images=IMAGES, labels=LABELS)
+    data = bytearray(path.read_bytes())
+    data[data.index(IMAGES[3].tobytes())] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"images in .* cannot be read .*CRC"):
+        rows(path)

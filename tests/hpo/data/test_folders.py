@@ -1,0 +1,129 @@
+"""Folders of class folders, with and without train/ val/ test/."""
+
+import os
+
+import pytest
+
+from hpo.data.folders import FolderSource
+from hpo.data.layout import arrange
+from hpo.data.sources import open_source
+from hpo.errors import DataError
+
+
+def listed(folder):
+    return FolderSource(folder).listing()
+
+
+def test_class_folders_give_sorted_classes_and_no_split(write_classes):
+    listing = listed(write_classes({"b": 1, "a": 2}))
+    assert listing.classes == ("a", "b")
+    assert [(r.name, r.label, r.given) for r in listing.records] == [
+        ("a/000.png", 0, None),
+        ("a/001.png", 0, None),
+        ("b/000.png", 1, None),
+    ]
+    assert listing.labels.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("folder", "part"),
+    [("train", "train"), ("val", "val"), ("valid", "val"), ("validation", "val"), ("test", "test"), ("Train", "train")],
+)
+def test_names_of_parts(write_classes, folder, part):
+    listing = listed(write_classes({f"{folder}/a": 1, f"{folder}/b": 1}))
+    assert listing.classes == ("a", "b")
+    assert {record.given for record in listing.records} == {part}
+
+
+def test_reads_give_the_bytes_in_the_order_of_the_listing(write_classes):
+    folder = write_classes({"a": 2, "b": 2})
+    source = FolderSource(folder)
+    with source.reads() as reads:
+        read = [read() for read in reads]
+    assert read == [(folder / record.name).read_bytes() for record in source.listing().records]
+
+
+def test_hidden_files_other_files_and_cases(write_classes):
+    folder = write_classes({"a": 1, "b": 1})
+    (folder / "a" / "UPPER.JPG").touch()
+    for ignored in (".hidden.png", "Thumbs.db", "notes.txt"):
+        (folder / "a" / ignored).touch()
+    (folder / ".git").mkdir()
+    (folder / ".git" / "x.png").touch()
+    assert [r.name for r in listed(folder).records] == ["a/000.png", "a/UPPER.JPG", "b/000.png"]
+
+
+def test_images_may_lie_deeper_than_their_class(write_classes):
+    assert listed(write_classes({"a/2020/may": 1, "b": 1})).classes == ("a", "b")
+
+
+def test_links_are_followed_and_a_circle_of_them_ends(write_classes, tmp_path):
+    folder = write_classes({"a": 1, "b": 1})
+    elsewhere = write_classes({"c": 1}, under="elsewhere", first_seed=9)
+    (folder / "c").symlink_to(elsewhere / "c")
+    (folder / "a" / "again").symlink_to(folder)
+    (folder / "b" / "nowhere.png").symlink_to(tmp_path / "missing.png")
+    names = [r.name for r in listed(folder).records]
+    assert names == ["a/000.png", "b/000.png", "b/nowhere.png", "c/000.png"]
+
+
+def test_a_class_may_be_called_train(write_classes):
+    assert listed(write_classes({"train": 1, "car": 1})).classes == ("car", "train")
+
+
+def test_an_empty_class_folder_is_listed_for_the_check_to_name(write_classes):
+    folder = write_classes({"train/a": 1, "train/b": 1})
+    (folder / "train" / "c").mkdir()
+    (folder / "val").mkdir()
+    (folder / "docs").mkdir()
+    assert listed(folder).classes == ("a", "b", "c")
+
+
+def test_key_changes_with_what_lies_there(write_classes):
+    folder = write_classes({"a": 1, "b": 1})
+    key = FolderSource(folder).key()
+    assert FolderSource(folder).key() == key
+    (folder / "a" / "000.png").touch()
+    os.utime(folder / "a" / "000.png", ns=(1, 1))
+    assert FolderSource(folder).key() != key
+
+
+def test_no_images_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"has no images: put jpg, .* files into one folder per class"):
+        listed(tmp_path)
+
+
+def test_an_image_outside_a_class_folder_is_named(write_classes):
+    folder = write_classes({"a": 1, "b": 1})
+    (folder / "loose.png").touch()
+    with pytest.raises(DataError, match=r"loose\.png in .* lies in no class folder"):
+        listed(folder)
+
+
+def test_an_image_directly_in_train_is_named():
+    with pytest.raises(DataError, match=r"train/x\.png in D lies in no class folder"):
+        arrange(["train/x.png", "train/a/y.png"], [], "D")
+
+
+def test_parts_beside_classes_are_refused():
+    with pytest.raises(DataError, match="D holds train/ beside cats/, but must hold"):
+        arrange(["cats/x.png", "train/cats/y.png"], [], "D")
+
+
+def test_no_such_path(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere does not exist: give the path"):
+        open_source(tmp_path / "nowhere")
+
+
+def test_a_file_where_a_folder_is_meant(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError, match=r"notes\.txt is a file, but must be a folder"):
+        open_source(tmp_path / "notes.txt")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
+def test_a_folder_that_may_not_be_listed(write_classes):
+    folder = write_classes({"a": 1, "b": 1})
+    (folder / "a").chmod(0)
+    with pytest.raises(DataError, match="cannot be listed"):
+        listed(folder)

@@ -1,0 +1,63 @@
+"""The manifest of a pack: what goes in comes out, and what is no manifest is refused."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hpo.data.dataset import Unreadable
+from hpo.data.manifest import Manifest, ManifestDraft
+from hpo.data.pipeline import Decoded
+from hpo.data.records import Record
+
+PIXELS = np.zeros((4, 4, 3), np.uint8)
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    draft = ManifestDraft(4, ("a", "b"))
+    draft.add(Record("a/1.png", 0, None), Decoded(PIXELS, "", "s3", "p1"))
+    draft.add(Record("a/2.png", 0, "val"), Decoded(None, "empty file (0 bytes)", "s0"))
+    draft.add(Record("b/caf\udce9.png", 1, "train"), Decoded(PIXELS, "", "s1", "p1"))
+    draft.add(Record("b/4.png", 1, "train"), Decoded(PIXELS, "", "s2", "p2"))
+    return draft.finish()
+
+
+def test_from_json_of_to_json(manifest):
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert len(manifest) == 3
+    assert manifest.label_array.tolist() == [0, 1, 1]
+    assert manifest.unreadable == (Unreadable("a/2.png", "empty file (0 bytes)"),)
+
+
+def test_groups_are_named_by_what_is_stored(manifest):
+    assert manifest.groups == ["s1", "s1", "s2"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"version": 0}, {"labels": [0]}, {"pixels": []}, {"extra": 1}, {"unreadable": [{"file": "x"}]}],
+)
+def test_what_is_no_manifest_is_refused(manifest, change):
+    text = json.dumps(json.loads(manifest.to_json()) | change)
+    with pytest.raises((ValueError, TypeError, KeyError)):
+        Manifest.from_json(text)
+
+
+def test_fingerprint_is_of_classes_parts_and_content_only(manifest):
+    images = [(Record("x", 0, None), "s1"), (Record("y", 1, "val"), "s2")]
+
+    def fingerprint(images, classes=("a", "b"), size=4):
+        draft = ManifestDraft(size, classes)
+        for record, stored in images:
+            draft.add(record, Decoded(PIXELS, "", stored, "p"))
+        return draft.finish().fingerprint
+
+    first = fingerprint(images)
+    assert fingerprint(images[::-1], size=8) == first
+    assert fingerprint([(replace(record, name="other"), stored) for record, stored in images]) == first
+    assert fingerprint(images, classes=("a", "c")) != first
+    assert fingerprint([(replace(record, given="train"), stored) for record, stored in images]) != first
+    assert fingerprint([(record, "s9") for record, _ in images]) != first
+    assert fingerprint([*images, images[0]]) != first

@@ -1,0 +1,184 @@
+"""open_dataset and open_whole: the whole way from a path to parts."""
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpo.data import SplitOptions, open_dataset, open_whole
+from hpo.errors import DataError
+
+SHARED = Path(__file__).parents[4] / "shared" / "data"
+
+
+@pytest.fixture
+def zipped(tmp_path):
+    def pack(folder):
+        with zipfile.ZipFile(tmp_path / "same.zip", "w") as archive:
+            for file in sorted(folder.rglob("*.png"), reverse=True):
+                archive.write(file, f"around/{file.relative_to(folder)}")
+        return tmp_path / "same.zip"
+
+    return pack
+
+
+@pytest.fixture
+def as_table(tmp_path):
+    def write(folder):
+        rows = [f"{f},{f.parent.name}" for f in sorted(folder.rglob("*.png"), key=lambda f: f.name)]
+        (tmp_path / "same.csv").write_text("path,label\n" + "\n".join(rows))
+        return tmp_path / "same.csv"
+
+    return write
+
+
+def ends(part):
+    return {"/".join(Path(name).parts[-2:]) for name in part.names}
+
+
+def test_no_split_given(write_classes, cache):
+    dataset = open_dataset(write_classes({"a": 20, "b": 30}), image_size=16, cache=cache)
+    assert dataset.classes == ("a", "b")
+    assert (len(dataset.train), len(dataset.val), len(dataset.open_test())) == (40, 5, 5)
+    assert dataset.split == "stratified 80/10/10, seed 0"
+    assert dataset.train.batch(np.arange(3)).shape == (3, 16, 16, 3)
+    assert not set(dataset.train.names) & (set(dataset.val.names) | set(dataset.open_test().names))
+    assert dataset.train.joined(dataset.val).images is dataset.train.images
+
+
+def test_content_decides_not_where_or_in_what_order_it_lies(write_classes, cache, zipped, as_table, tmp_path):
+    folder = write_classes({"a": 30, "b": 30})
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    opened = [
+        open_dataset(path, image_size=size, cache=cache)
+        for path, size in ((folder, 16), (moved, 16), (zipped(folder), 16), (as_table(folder), 16), (folder, 24))
+    ]
+    assert len({dataset.fingerprint for dataset in opened}) == 1
+    for dataset in opened[1:]:
+        assert ends(dataset.val) == ends(opened[0].val)
+        assert ends(dataset.open_test()) == ends(opened[0].open_test())
+
+
+def test_a_given_split_is_obeyed_and_its_leaks_are_counted(write_classes, cache):
+    folder = write_classes({"train/a": 9, "train/b": 9, "val/a": 2, "val/b": 2})
+    shutil.copy(folder / "train" / "a" / "000.png", folder / "val" / "a" / "copy.png")
+    shutil.copy(folder / "train" / "b" / "000.png", folder / "train" / "b" / "copy.png")
+    dataset = open_dataset(folder, image_size=16, cache=cache, split=SplitOptions(test_fraction=0))
+    assert (dataset.duplicates, dataset.leaking) == (2, 1)
+    assert ends(dataset.val) == {"a/000.png", "a/001.png", "b/000.png", "b/001.png", "a/copy.png"}
+    assert dataset.split == "as given"
+    with pytest.raises(DataError, match="no test part"):
+        dataset.open_test()
+
+
+def test_duplicates_stay_together(write_classes, cache):
+    folder = write_classes({"a": 20, "b": 20})
+    for file in list((folder / "a").iterdir()):
+        shutil.copy(file, file.with_name(f"copy-{file.name}"))
+    dataset = open_dataset(folder, image_size=16, cache=cache)
+    assert (dataset.duplicates, dataset.leaking) == (20, 0)
+    for part in (dataset.train, dataset.val, dataset.open_test()):
+        names = {Path(name).name for name in part.names if name.startswith("a/")}
+        assert {f"copy-{name}" for name in names if not name.startswith("copy-")} == {
+            name for name in names if name.startswith("copy-")
+        }
+
+
+def test_unreadable_images_are_skipped_and_listed(write_classes, cache, png):
+    folder = write_classes({"a": 30, "b": 30})
+    (folder / "a" / "000.png").write_bytes(png(0)[:40])
+    (folder / "b" / "000.png").write_bytes(b"")
+    dataset = open_dataset(folder, image_size=16, cache=cache)
+    assert [entry.name for entry in dataset.unreadable] == ["a/000.png", "b/000.png"]
+    assert len(dataset.train) + len(dataset.val) + len(dataset.open_test()) == 58
+
+
+def test_too_many_unreadable_images_are_refused(write_classes, cache):
+    folder = write_classes({"a": 10, "b": 10})
+    for number in range(4):
+        (folder / "a" / f"00{number}.png").write_bytes(b"")
+    rule = r"4 of 20 images cannot be read, more than the 5 % allowed: a/000\.png \(empty file .* and 1 more; mend"
+    with pytest.raises(DataError, match=rule):
+        open_dataset(folder, image_size=16, cache=cache)
+    assert len(open_dataset(folder, image_size=16, cache=cache, max_unreadable=0.2).unreadable) == 4
+
+
+def test_only_unreadable_images_are_refused_whatever_is_allowed(write_classes, cache):
+    folder = write_classes({"a": 2, "b": 2})
+    for file in folder.rglob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match="4 of 4 images cannot be read"):
+        open_dataset(folder, image_size=16, cache=cache, max_unreadable=1)
+
+
+@pytest.mark.parametrize(
+    ("counts", "rule"),
+    [
+        ({"a": 3}, "the only class is 'a', but two are needed"),
+        ({"a": 3, "b": 1}, "class 'b' has one readable image, but needs 2"),
+        ({"a": 3, "b": 0}, "class 'b' has no readable image, but needs 2: add some, or remove its folder"),
+        ({"train/a": 3, "val/b": 3}, "class 'b' has no image to train on: the given split puts all 3"),
+    ],
+)
+def test_classes_that_cannot_be_learnt(write_classes, cache, counts, rule):
+    with pytest.raises(DataError, match=rule):
+        open_dataset(write_classes(counts), image_size=16, cache=cache)
+
+
+def test_a_class_is_refused_before_its_images_are_read(write_classes, cache):
+    with pytest.raises(DataError, match="the only class"):
+        open_dataset(write_classes({"a": 3}), image_size=16, cache=cache, progress=lambda *_: pytest.fail("read"))
+
+
+def test_whole_has_all_images_with_the_labels_of_a_model(write_classes, cache):
+    whole = open_whole(write_classes({"b": 2, "c": 3}), image_size=16, cache=cache, classes=["a", "c", "b"])
+    assert whole.classes == ("a", "c", "b")
+    assert whole.part.labels.tolist() == [2, 2, 1, 1, 1]
+    assert whole.given_parts == frozenset()
+
+
+def test_whole_takes_its_own_classes_where_none_are_given(write_classes, cache):
+    folder = write_classes({"only": 1})
+    whole = open_whole(folder, image_size=16, cache=cache)
+    assert (whole.classes, whole.part.labels.tolist()) == (("only",), [0])
+
+
+def test_whole_gives_one_given_part(write_classes, cache):
+    folder = write_classes({"train/a": 2, "train/b": 2, "test/a": 1})
+    whole = open_whole(folder, image_size=16, cache=cache, part="test")
+    assert whole.part.names == ["test/a/000.png"]
+    assert whole.given_parts == {"train", "test"}
+    with pytest.raises(DataError, match="has no val part of its own, it has train, test"):
+        open_whole(folder, image_size=16, cache=cache, part="val")
+
+
+def test_whole_and_dataset_agree_on_the_content(write_classes, cache):
+    folder = write_classes({"a": 5, "b": 5})
+    assert (
+        open_whole(folder, image_size=16, cache=cache).fingerprint
+        == open_dataset(folder, image_size=16, cache=cache).fingerprint
+    )
+
+
+def test_whole_refuses_a_class_that_the_model_does_not_know(write_classes, cache):
+    with pytest.raises(DataError, match=r"class 'z' of .* is unknown to the model, which knows a, b: rename or"):
+        open_whole(write_classes({"a": 2, "z": 2}), image_size=16, cache=cache, classes=["a", "b"])
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} with the real images is not there")
+@pytest.mark.parametrize(
+    ("file", "counts", "classes"),
+    [
+        ("pbc96_trainval.zip", (10767, 1710, 1196), 8),
+        ("signdigits100.zip", (1644, 209, 209), 10),
+        ("pbc96_small800.npz", (640, 80, 80), 8),
+    ],
+)
+def test_real_images(file, counts, classes, cache):
+    dataset = open_dataset(SHARED / file, image_size=96, cache=cache)
+    assert (len(dataset.train), len(dataset.val), len(dataset.open_test())) == counts
+    assert len(dataset.classes) == classes
+    assert dataset.unreadable == ()

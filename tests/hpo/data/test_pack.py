@@ -1,0 +1,247 @@
+"""Packs: made once, whole or not at all, opened by everybody, bounded in memory."""
+
+import errno
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tracemalloc
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpo.data import decode
+from hpo.data.cache import exclusive, place
+from hpo.data.folders import FolderSource
+from hpo.data.pack import open_pack
+from hpo.data.records import Listing, Record
+from hpo.errors import DataError
+
+
+class Pictures:
+    """A source that makes its images when they are asked for, and counts how many reads wait."""
+
+    chunk = 4
+
+    def __init__(self, count, shape=(40, 40, 3)):
+        self.path = Path("pictures")
+        self.count, self.shape = count, shape
+        self.opened = 0
+
+    def key(self):
+        return f"{self.count} {self.shape}"
+
+    def listing(self):
+        return Listing(("a", "b"), tuple(Record(f"{n}", n % 2, None) for n in range(self.count)))
+
+    @contextmanager
+    def reads(self):
+        self.opened += 1
+        yield (self._read(n) for n in range(self.count))
+
+    def _read(self, number):
+        return lambda: np.random.default_rng(number).integers(0, 256, self.shape, dtype=np.uint8)
+
+
+def left_in(cache):
+    return sorted(path.name for path in cache.iterdir() if path.name != ".lock")
+
+
+def test_rows_are_the_decoded_images(write_classes, cache):
+    folder = write_classes({"a": 40, "b": 30})
+    pack = open_pack(FolderSource(folder), 16, cache)
+    assert pack.images.shape == (70, 16, 16, 3)
+    assert pack.manifest.names[45] == "b/005.png"
+    for row in (0, 33, 69):
+        assert np.array_equal(pack.images[row], decode((folder / pack.manifest.names[row]).read_bytes(), 16))
+    part = pack.part(np.array([69, 0]))
+    assert part.names == ["b/029.png", "a/000.png"]
+    assert part.labels.tolist() == [1, 0]
+    assert part.images is pack.images
+
+
+def test_the_map_cannot_be_written(cache):
+    with pytest.raises(ValueError, match="read-only"):
+        open_pack(Pictures(4), 8, cache).images[0] = 0
+
+
+def test_progress_counts_to_the_end(cache):
+    seen = []
+    open_pack(Pictures(10), 8, cache, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(4, 10), (8, 10), (10, 10)]
+
+
+def test_a_second_opening_reads_no_image(cache):
+    source = Pictures(6)
+    first = open_pack(source, 8, cache)
+    second = open_pack(source, 8, cache, check=lambda _: pytest.fail("a pack that is there is not checked again"))
+    assert source.opened == 1
+    assert np.array_equal(first.images, second.images)
+    assert first.manifest == second.manifest
+    open_pack(source, 12, cache)
+    assert source.opened == 2
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda pack: os.truncate(pack / "images.u8", 100),
+        lambda pack: (pack / "images.u8").unlink(),
+        lambda pack: (pack / "manifest.json").write_text("{"),
+        lambda pack: (pack / "manifest.json").write_text('{"version": 0}'),
+        lambda pack: (pack / "manifest.json").unlink(),
+    ],
+)
+def test_a_harmed_pack_is_made_anew(cache, harm):
+    source = Pictures(6)
+    whole = np.array(open_pack(source, 8, cache).images)
+    harm(cache / left_in(cache)[0])
+    assert np.array_equal(open_pack(source, 8, cache).images, whole)
+    assert source.opened == 2
+
+
+def test_changed_files_are_packed_anew(write_classes, cache, png):
+    folder = write_classes({"a": 2, "b": 2})
+    before = open_pack(FolderSource(folder), 16, cache).manifest
+    (folder / "a" / "000.png").write_bytes(png(99, (17, 17, 3)))
+    after = open_pack(FolderSource(folder), 16, cache).manifest
+    assert before.fingerprint != after.fingerprint
+
+
+def _open_in_process(folder, cache, barrier, results):
+    barrier.wait()
+    ticks = []
+    pack = open_pack(FolderSource(folder), 16, cache, progress=lambda done, total: ticks.append(done))
+    results.put((bool(ticks), pack.manifest.fingerprint))
+
+
+def test_of_many_processes_one_packs_and_the_others_wait(write_classes, cache):
+    folder = write_classes({"a": 60, "b": 60})
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(4), context.Queue()
+    workers = [context.Process(target=_open_in_process, args=(folder, cache, barrier, results)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    outcomes = [results.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join()
+    assert sorted(packed for packed, _ in outcomes) == [False, False, False, True]
+    assert len({fingerprint for _, fingerprint in outcomes}) == 1
+    assert len(left_in(cache)) == 1
+
+
+def test_interruption_leaves_nothing_half_made(cache):
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_pack(Pictures(200), 8, cache, progress=interrupt)
+    assert left_in(cache) == []
+    assert len(open_pack(Pictures(200), 8, cache).images) == 200
+
+
+def test_what_a_killed_maker_left_is_removed_by_the_next(write_classes, cache):
+    folder = write_classes({"a": 40, "b": 40})
+    script = (
+        "import os, signal, sys; from pathlib import Path; from hpo.data.pack import open_pack; "
+        "from hpo.data.folders import FolderSource; "
+        "open_pack(FolderSource(Path(sys.argv[1])), 16, Path(sys.argv[2]), "
+        "progress=lambda done, total: os.kill(os.getpid(), signal.SIGKILL))"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, folder, cache], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [name.endswith(".tmp") for name in left_in(cache)] == [True]
+    assert len(open_pack(FolderSource(folder), 16, cache).images) == 80
+    assert [name.endswith(".tmp") for name in left_in(cache)] == [False]
+
+
+def test_a_file_that_cannot_grow_is_said_in_one_line_and_leaves_nothing(write_classes, cache):
+    """A limit on file size stands for the full disk: the write itself fails."""
+    folder = write_classes({"a": 40, "b": 40})
+    script = (
+        "import resource, sys; from pathlib import Path; from hpo.data.pack import open_pack; "
+        "from hpo.data.folders import FolderSource\n"
+        "from hpo.errors import DataError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "try: open_pack(FolderSource(Path(sys.argv[1])), 16, Path(sys.argv[2]))\n"
+        "except DataError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, folder, cache], check=True, capture_output=True, text=True)
+    assert done.stdout.startswith(f"packed images cannot be written to {cache} (File too large; ")
+    assert done.stdout.count("\n") == 1
+    assert left_in(cache) == []
+
+
+def test_a_disk_that_fills_up_names_what_is_free_and_the_way_out(cache):
+    def fill(temporary):
+        (temporary / "half").touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    cache.mkdir()
+    with pytest.raises(DataError, match=r"\(No space left on device; .* free\): free some space, or give another"):
+        place(cache / "pack", fill)
+    assert left_in(cache) == []
+
+
+def test_too_little_space_is_refused_before_anything_is_read(cache):
+    class Endless(Pictures):
+        def listing(self):
+            return Listing(("a",), (Record("x", 0, None),) * 1_000_000)
+
+    source = Endless(4)
+    with pytest.raises(DataError, match=r"packing needs 805306\.88 GB in .*, but .* are free: free some"):
+        open_pack(source, 16_384, cache)
+    assert source.opened == 0
+    assert left_in(cache) == []
+
+
+def test_a_cache_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "cache").touch()
+    with pytest.raises(DataError, match=r"cannot hold the packed images .*: give another cache folder"):
+        open_pack(Pictures(4), 8, tmp_path / "cache")
+
+
+def test_the_lock_is_free_again_after_a_fault(cache):
+    with pytest.raises(ZeroDivisionError), exclusive(cache):
+        raise ZeroDivisionError
+    with exclusive(cache):
+        assert (cache / ".lock").exists()
+
+
+def test_memory_does_not_grow_with_the_data_set(cache, monkeypatch):
+    monkeypatch.setattr("hpo.data.pipeline._cores", lambda: 2)
+
+    def peak(count):
+        tracemalloc.start()
+        open_pack(Pictures(count, (200, 200, 3)), 64, cache)
+        highest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return highest
+
+    few, many = peak(100), peak(600)
+    # 500 images more are 60 MB as they are and 6 MB packed; their names and digests take under 2 KB each.
+    assert many - few < 500 * 2_000 + 2_000_000
+
+
+def test_unreadable_images_take_no_row(write_classes, cache):
+    folder = write_classes({"a": 3, "b": 3})
+    (folder / "a" / "001.png").write_bytes(b"")
+    (folder / "b" / "gone.png").symlink_to(folder / "nowhere.png")
+    pack = open_pack(FolderSource(folder), 16, cache)
+    assert len(pack.images) == len(pack.manifest) == 5
+    assert [(u.name, u.reason) for u in pack.manifest.unreadable] == [
+        ("a/001.png", "empty file (0 bytes)"),
+        ("b/gone.png", "cannot be opened (No such file or directory)"),
+    ]
+
+
+def test_a_set_of_only_unreadable_images_opens_empty(tmp_path, cache):
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    (tmp_path / "data" / "a" / "x.png").touch()
+    for _ in range(2):
+        pack = open_pack(FolderSource(tmp_path / "data"), 16, cache)
+        assert pack.images.shape == (0, 16, 16, 3)
+        assert len(pack.manifest.unreadable) == 1

@@ -1,0 +1,157 @@
+"""assign_splits: disjoint, complete, stratified, duplicates on one side, independent of order."""
+
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from hpo.data.split import Assignment, SplitOptions, assign_splits, check_classes, count_leaking
+from hpo.errors import DataError, UsageError
+
+DEFAULT = SplitOptions()
+
+
+def deal(labels, given_parts=None, groups=None, options=DEFAULT) -> Assignment:
+    labels = np.asarray(labels, dtype=np.int64)
+    return assign_splits(
+        labels,
+        given_parts or [None] * len(labels),
+        groups or [f"image {row}" for row in range(len(labels))],
+        classes=[f"class {number}" for number in range(labels.max() + 1)],
+        options=options,
+    )
+
+
+class_sizes = st.lists(st.integers(2, 60), min_size=2, max_size=5).filter(lambda sizes: max(sizes) >= 3)
+seeds = st.integers(0, 2**31)
+fractions = st.tuples(st.floats(0.05, 0.4), st.floats(0, 0.4))
+
+
+@given(class_sizes, seeds, fractions)
+def test_parts_are_stratified_to_one_image(sizes, seed, shares):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    codes = deal(labels, options=SplitOptions(seed, *shares)).codes
+    assert set(codes.tolist()) <= {0, 1, 2}
+    for number, size in enumerate(sizes):
+        train, val, test = np.bincount(codes[labels == number], minlength=3)
+        assert train + val + test == size
+        assert train >= 1
+        assert val >= (1 if size >= 3 else 0)
+        assert abs(val - size * shares[0]) <= 1
+        assert abs(test - size * shares[1]) <= 1
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 15)), min_size=8, max_size=80), seeds)
+def test_duplicates_stay_on_one_side_even_with_two_labels(images, seed):
+    labels, groups = [label for label, _ in images], [f"group {group}" for _, group in images]
+    counts = np.bincount(labels, minlength=3)
+    assume((counts >= 2).all())
+    by_group = defaultdict(set)
+    for label, group in images:
+        by_group[group].add(label)
+    pure = [next(iter(owners)) for owners in by_group.values() if len(owners) == 1]
+    assume(any(pure.count(label) >= 3 for label in range(3)))
+    codes = deal(labels, groups=groups, options=SplitOptions(seed)).codes
+    sides = defaultdict(set)
+    for group, code in zip(groups, codes.tolist(), strict=True):
+        sides[group].add(code)
+    assert all(len(codes) == 1 for codes in sides.values())
+    assert all((codes[np.array(labels) == label] == 0).any() for label in range(3))
+
+
+@given(class_sizes, seeds, st.randoms())
+def test_the_order_of_the_images_plays_no_role(sizes, seed, random):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    groups = [f"image {row // 2 if labels[row] == labels[row // 2 * 2] else row}" for row in range(len(labels))]
+    order = list(range(len(labels)))
+    random.shuffle(order)
+    options = SplitOptions(seed)
+    straight = deal(labels, groups=groups, options=options).codes
+    shuffled = deal(labels[order], groups=[groups[row] for row in order], options=options).codes
+    assert np.array_equal(shuffled, straight[order])
+
+
+def test_the_seed_decides():
+    labels = np.repeat([0, 1], 100)
+    first, again, other = (deal(labels, options=SplitOptions(seed)).codes for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_rows_of_a_part_are_its_positions():
+    assignment = deal(np.repeat([0, 1], 50))
+    rows = np.concatenate([assignment.rows(part) for part in ("train", "val", "test")])
+    assert sorted(rows.tolist()) == list(range(100))
+    assert assignment.rows("val").dtype == np.int64
+    assert [len(assignment.rows(part)) for part in ("train", "val", "test")] == [80, 10, 10]
+
+
+def test_a_given_split_is_obeyed():
+    parts = ["train", "val", "test", "train"] * 5
+    assignment = deal([0, 0, 0, 0, 1, 1, 1, 1] * 2 + [0, 1, 0, 1], parts)
+    assert [("train", "val", "test")[code] for code in assignment.codes] == parts
+    assert assignment.text == "as given"
+
+
+@pytest.mark.parametrize(
+    ("there", "options", "text"),
+    [
+        (("train", "val"), SplitOptions(3), "as given, test from train (10 %), seed 3"),
+        (("train", "test"), SplitOptions(3), "as given, val from train (10 %), seed 3"),
+        (("train",), SplitOptions(3), "as given, val from train (10 %), test from train (10 %), seed 3"),
+        (("train", "val"), SplitOptions(3, 0.1, 0), "as given"),
+        ((None,), SplitOptions(3), "stratified 80/10/10, seed 3"),
+        ((None,), SplitOptions(0, 0.15, 0), "stratified 85/15, seed 0"),
+    ],
+)
+def test_missing_parts_are_made_from_train_and_said(there, options, text):
+    given_parts = [there[row % len(there)] for row in range(120)]
+    assignment = deal(np.repeat([0, 1], 60), given_parts, options=options)
+    assert assignment.text == text
+    for code, part in zip(assignment.codes.tolist(), given_parts, strict=True):
+        assert part in (None, "train") or ("train", "val", "test")[code] == part
+    assert (len(assignment.rows("test")) > 0) == (options.test_fraction > 0)
+
+
+def test_a_group_larger_than_the_quota_can_still_validate():
+    groups = [f"copy {row // 10}" for row in range(50)] + [f"other {row}" for row in range(50)]
+    assignment = deal(np.repeat([0, 1], 50), groups=groups)
+    assert np.bincount(assignment.codes[:50], minlength=3).tolist() == [30, 10, 10]
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "rule"),
+    [
+        ([0, 0, 0], ["cat"], "the only class is 'cat', but two are needed"),
+        ([0, 0, 0, 1], ["cat", "dog"], "class 'dog' has one readable image, but needs 2"),
+        ([0, 0, 0], ["cat", "dog"], "class 'dog' has no readable image, but needs 2"),
+    ],
+)
+def test_classes_too_small_are_named(labels, classes, rule):
+    with pytest.raises(DataError, match=rule):
+        check_classes(classes, np.array(labels))
+
+
+def test_a_class_that_the_given_split_keeps_from_training_is_named():
+    with pytest.raises(DataError, match="class 'class 1' has no image to train on: the given split puts all 2"):
+        deal([0, 0, 0, 1, 1], ["train", "train", "val", "val", "test"])
+
+
+def test_nothing_to_validate_on_is_refused():
+    with pytest.raises(DataError, match="no image can be held out to validate on"):
+        deal([0, 0, 1, 1])
+
+
+@pytest.mark.parametrize("shares", [(0, 0.1), (1, 0), (-0.1, 0.1), (0.1, 0.9), (0.1, -0.1), (float("nan"), 0.1)])
+def test_fractions_out_of_range_are_refused(shares):
+    with pytest.raises(UsageError, match="fraction is"):
+        SplitOptions(0, *shares)
+
+
+def test_leaking_counts_duplicates_in_a_later_part():
+    given_parts = ["train", "train", "val", "test", "val", "val"]
+    assert count_leaking(given_parts, ["a", "a", "a", "a", "b", "b"]) == 2
+    assert count_leaking([None, None], ["a", "a"]) == 0

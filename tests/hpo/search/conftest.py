@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+
+from hpo.data import Dataset, SplitOptions, open_dataset
+from hpo.data.synthetic import write_cells
+from hpo.search.plan import Plan, found_study, set_budget
+from hpo.search.strategy import make_pruner
+from hpo.search.trial import Workshop
+from search_spaces import SearchSpace
+from storage import CheckpointStore, Database
+
+SPACE = {
+    "name": "tiny",
+    "summary": "two epochs of a small network on tiny images",
+    "fixed": {
+        "backbone": "mobilenetv2_035",
+        "pretrained": False,
+        "image_size": 32,
+        "epochs": 2,
+        "batch_size": 16,
+        "augmentation": "flips",
+        "precision": "fp32",
+    },
+    "dimensions": {"learning_rate": {"type": "float", "low": 1e-3, "high": 1e-2, "log": True}},
+    "points": [{"learning_rate": 3e-3}],
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 80 synthetic cells of 32 pixels."""
+    folder = tmp_path_factory.mktemp("cells") / "cells"
+    write_cells(folder, 80, size=32, seed=0)
+    return folder
+
+
+@pytest.fixture
+def tiny_space() -> SearchSpace:
+    return SearchSpace.from_dict(SPACE)
+
+
+@dataclass
+class Bench:
+    """A study, its data, and workshops on it."""
+
+    db: Database
+    study: optuna.Study
+    dataset: Dataset
+    folder: Path
+
+    def shop(
+        self, space: SearchSpace, *, should_stop: Callable[[], bool] = lambda: False, up: bool = False
+    ) -> Workshop:
+        return Workshop(
+            study=self.study, space=space, metric="accuracy", seed=0,
+            store=CheckpointStore(self.folder / "artifacts", self.study.study_name), keep=2,
+            dataset=lambda _: self.dataset, device="cpu", cache=self.folder / "cache",
+            should_stop=should_stop, out_of_time=lambda: up,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def bench(database: Database, cells: Path, tiny_space: SearchSpace, tmp_path: Path) -> Bench:
+    database.initialise()
+    split = SplitOptions(seed=0, val_fraction=0.2, test_fraction=0.1)
+    plan = Plan(cells, "tiny", tiny_space, None, "accuracy", "tpe", "none", split, 0.05)
+    dataset = open_dataset(cells, image_size=32, cache=tmp_path / "cache", split=split)
+    study = found_study(database, plan, dataset)
+    study.pruner = make_pruner("none", 2)
+    set_budget(database, study, 10, None)
+    return Bench(database, study, dataset, tmp_path)

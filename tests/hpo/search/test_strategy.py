@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import optuna
+import pytest
+from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+
+from hpo.errors import UsageError
+from hpo.search.strategy import derive_seed, make_pruner, make_sampler, sampler_for_trial
+
+
+def test_seeds_differ_by_study_purpose_and_number() -> None:
+    seeds = {derive_seed(s, p, n) for s in range(5) for p in ("trial", "sampler") for n in range(20)}
+    assert len(seeds) == 5 * 2 * 20
+    assert derive_seed(1, "trial", 2) == derive_seed(1, "trial", 2)
+
+
+def test_a_sampler_draws_otherwise_for_every_trial_though_the_seed_of_the_study_is_one() -> None:
+    samplers = sampler_for_trial("tpe", 0)
+    drawn = set()
+    for asked in range(12):
+        study = optuna.create_study(sampler=samplers(asked))  # an empty history: as many workers at once would see
+        drawn.add(study.ask().suggest_float("x", 0, 1))
+    assert len(drawn) == 12
+
+
+def test_the_same_history_gives_the_same_proposal() -> None:
+    def proposals() -> list[float]:
+        study = optuna.create_study(direction="maximize")
+        samplers = sampler_for_trial("tpe", 3)
+        values = []
+        for asked in range(15):
+            study.sampler = samplers(asked)
+            trial = study.ask()
+            values.append(trial.suggest_float("x", -1, 1))
+            study.tell(trial, -abs(values[-1] - 0.3))
+        return values
+
+    assert proposals() == proposals()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("successive-halving", SuccessiveHalvingPruner),
+        ("hyperband", HyperbandPruner),
+        ("median", MedianPruner),
+        ("none", NopPruner),
+    ],
+)
+def test_every_pruner_is_made(name: str, kind: type) -> None:
+    assert isinstance(make_pruner(name, 9), kind)
+
+
+def test_successive_halving_lets_the_best_third_pass_a_rung() -> None:
+    study = optuna.create_study(direction="maximize", pruner=make_pruner("successive-halving", 9))
+    kept = []
+    for value in (0.9, 0.1, 0.2, 0.3, 0.95, 0.4):
+        trial = study.ask()
+        trial.report(value, step=1)
+        kept.append(not trial.should_prune())
+        study.tell(trial, value)
+    assert kept == [True, False, False, False, True, False]
+
+
+@pytest.mark.parametrize(("make", "name"), [(make_sampler, "grid"), (make_pruner, "wilcoxon")])
+def test_an_unknown_name_is_refused_with_the_known_ones(make, name: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UsageError, match=f"is '{name}', but must be"):
+        make(name, 0)

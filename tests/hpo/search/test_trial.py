@@ -1,0 +1,143 @@
+"""One trial against a real PostgreSQL and the real engine, on tiny images."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+import hpo.search.trial as trial_module
+from hpo.errors import TrialEnded
+from hpo.search.trial import Outcome, run_trial
+from search_spaces import SearchSpace
+from storage import CheckpointError
+
+from tests.hpo.search.conftest import Bench
+
+pytestmark = pytest.mark.postgres
+
+
+def test_a_complete_trial_carries_all_that_the_readme_promises(bench: Bench, tiny_space: SearchSpace) -> None:
+    shop = bench.shop(tiny_space)
+    assert run_trial(shop, bench.study.ask()) is Outcome.COMPLETE
+    (trial,) = bench.study.get_trials()
+    assert trial.state == TrialState.COMPLETE
+    assert trial.params == {"learning_rate": pytest.approx(3e-3)}, "the known-good point comes first"
+    assert sorted(trial.intermediate_values) == [1, 2]
+    assert trial.value == max(trial.intermediate_values.values())
+    attrs = trial.user_attrs
+    wanted = {
+        "config", "seed", "worker", "versions", "best_epoch", "best_metrics", "seconds", "images_per_second",
+        "peak_memory", "device", "precision", "parameters", "trainable_parameters", "facts",
+    }  # fmt: skip
+    assert wanted <= set(attrs)
+    assert attrs["best_metrics"]["accuracy"] == trial.value
+    assert attrs["config"]["learning_rate"] == pytest.approx(3e-3)
+    assert attrs["seconds"] > 0
+    assert attrs["images_per_second"] > 0
+    assert attrs["peak_memory"] > 2**20
+    assert attrs["device"].startswith("cpu")
+    best = shop.store.read(0, "best")
+    assert best.info["epoch"] == attrs["best_epoch"]
+    assert set(best.files) == {"model.safetensors", "logits.npy", "labels.npy"}
+
+
+def test_an_interrupted_trial_goes_on_as_the_same_trial_and_ends_as_if_nothing_had_happened(
+    bench: Bench, tiny_space: SearchSpace
+) -> None:
+    steps = itertools.count()
+    # 80 images, 56 of them for training: 4 steps an epoch at most, so the sixth question falls into the second epoch.
+    interrupted = bench.shop(tiny_space, should_stop=lambda: next(steps) >= 6)
+    assert run_trial(interrupted, bench.study.ask()) is Outcome.INTERRUPTED
+    (trial,) = bench.study.get_trials()
+    assert trial.state == TrialState.WAITING
+    first = dict(trial.intermediate_values)
+    assert list(first) == [1]
+
+    again = bench.study.ask()
+    assert again.number == 0
+    assert run_trial(bench.shop(tiny_space), again) is Outcome.COMPLETE
+    (trial,) = bench.study.get_trials()
+    assert trial.intermediate_values[1] == first[1]
+
+    bench.study.enqueue_trial({"learning_rate": trial.params["learning_rate"]})
+    other = bench.study.ask()
+    with pytest.MonkeyPatch.context() as patch:  # the same seed as trial 0, uninterrupted
+        patch.setattr(trial_module, "derive_seed", lambda *_: trial.user_attrs["seed"])
+        run_trial(bench.shop(tiny_space), other)
+    assert bench.study.get_trials()[1].intermediate_values == trial.intermediate_values
+
+
+def test_a_trial_that_the_deadline_ends_is_worth_what_it_reached(bench: Bench, tiny_space: SearchSpace) -> None:
+    steps = itertools.count()
+    shop = bench.shop(tiny_space, should_stop=lambda: next(steps) >= 6, up=True)
+    assert run_trial(shop, bench.study.ask()) is Outcome.COMPLETE
+    (trial,) = bench.study.get_trials()
+    assert trial.value == trial.intermediate_values[1]
+    assert trial.user_attrs["reason"] == "the time was up after epoch 1"
+    assert shop.store.has(0, "best")
+
+
+def test_a_deadline_before_the_first_epoch_puts_the_trial_back(bench: Bench, tiny_space: SearchSpace) -> None:
+    shop = bench.shop(tiny_space, should_stop=lambda: True, up=True)
+    assert run_trial(shop, bench.study.ask()) is Outcome.INTERRUPTED
+    assert [t.state for t in bench.study.get_trials()] == [TrialState.WAITING]
+
+
+def _broken_fit(error: Exception) -> Any:
+    def fit(*_: object) -> Any:
+        raise error
+        yield
+
+    return fit
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "state", "reason"),
+    [
+        (TrialEnded("the loss is NaN in epoch 1"), Outcome.PRUNED, TrialState.PRUNED, "the loss is NaN in epoch 1"),
+        (RuntimeError("no kernel\nmore"), Outcome.FAILED, TrialState.FAIL, "RuntimeError: no kernel"),
+        (MemoryError("12 GB"), Outcome.FAILED, TrialState.FAIL, "MemoryError: 12 GB"),
+    ],
+)
+def test_what_ends_a_trial_is_written_in_it(
+    bench: Bench, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch,
+    error: Exception, outcome: Outcome, state: TrialState, reason: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(trial_module, "fit", _broken_fit(error))
+    assert run_trial(bench.shop(tiny_space), bench.study.ask()) is outcome
+    (trial,) = bench.study.get_trials()
+    assert (trial.state, trial.user_attrs["reason"]) == (state, reason)
+
+
+def test_a_fault_of_the_disk_is_raised_and_the_trial_is_put_back(
+    bench: Bench, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_module, "fit", _broken_fit(CheckpointError("no space left")))
+    with pytest.raises(CheckpointError, match="no space left"):
+        run_trial(bench.shop(tiny_space), bench.study.ask())
+    assert [t.state for t in bench.study.get_trials()] == [TrialState.WAITING]
+
+
+def test_only_the_best_trials_keep_their_checkpoints(bench: Bench, tiny_space: SearchSpace) -> None:
+    shop = bench.shop(tiny_space)
+    for _ in range(4):
+        run_trial(shop, bench.study.ask())
+    ranked = sorted(bench.study.get_trials(), key=lambda t: (-t.value, t.number))  # type: ignore[operator]
+    kept = {n for n in range(4) if shop.store.has(n, "best")}
+    assert kept == {t.number for t in ranked[:2]}
+
+
+def test_the_pruner_ends_a_lagging_trial(bench: Bench, tiny_space: SearchSpace) -> None:
+    class Always(optuna.pruners.BasePruner):
+        def prune(self, study: object, trial: object) -> bool:
+            return True
+
+    bench.study.pruner = Always()
+    assert run_trial(bench.shop(tiny_space), bench.study.ask()) is Outcome.PRUNED
+    (trial,) = bench.study.get_trials()
+    assert list(trial.intermediate_values) == [1], "it ends after the first report"
+    assert not bench.shop(tiny_space).store.has(0, "best")

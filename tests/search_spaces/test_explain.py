@@ -1,0 +1,49 @@
+"""A space in rows and as JSON."""
+
+from __future__ import annotations
+
+from search_spaces import Choice, Float, SearchSpace, TrialConfig, describe, rows
+
+SPACE = SearchSpace(
+    "cells",
+    "a line",
+    fixed={"epochs": 12, "optimiser": "adamw"},
+    dimensions={
+        "loss": (Choice(("focal", "cross-entropy")),),
+        "focal_gamma": (Float(1, 3, when={"loss": ("focal",)}),),
+        "schedule": (Choice(("constant", "cosine", "plateau")),),
+        "warmup": (
+            Float(0, 0.2, when={"schedule": ("constant",)}),
+            Float(0, 0.4, step=0.1, when={"schedule": ("cosine", "plateau"), "loss": ("focal",)}),
+        ),
+    },
+)
+
+
+def test_every_field_has_its_row_and_every_variant_its_own() -> None:
+    table = rows(SPACE)
+    assert list(dict.fromkeys(row.field for row in table)) == list(TrialConfig.model_fields)
+    assert {(row.state, row.values, row.condition) for row in table if row.field == "warmup"} == {
+        ("open", "0 to 0.2", "schedule is constant"),
+        ("open", "0 to 0.4 by 0.1", "schedule is cosine or plateau, and loss is focal"),
+    }
+
+
+def test_a_row_says_what_is_open_fixed_and_left_alone() -> None:
+    states = {row.field: (row.state, row.values, row.condition) for row in rows(SPACE)}
+    assert states["loss"] == ("open", "focal | cross-entropy", "")
+    assert states["focal_gamma"] == ("open", "1 to 3", "loss is focal")
+    assert states["epochs"] == ("fixed", "12", "")
+    assert states["optimiser"] == ("fixed", "adamw", "")
+    assert states["pretrained"] == ("default", "true", "")
+    assert all(row.meaning for row in rows(SPACE))
+
+
+def test_a_description_says_of_each_variant_when_it_exists() -> None:
+    described = describe(SPACE)
+    assert described["open"]["loss"] == ["focal | cross-entropy"]
+    assert set(described["open"]["warmup"]) == {
+        "0 to 0.2, when schedule is constant",
+        "0 to 0.4 by 0.1, when schedule is cosine or plateau, and loss is focal",
+    }
+    assert described["fixed"] == {"optimiser": "adamw", "epochs": 12}
