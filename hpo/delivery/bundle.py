@@ -1,0 +1,159 @@
+"""A bundle: a folder that holds a trained classifier and all that is known about it.
+
+    model.safetensors   weights
+    config.json         the manifest, the version of this layout, digests of the weights
+    metrics.json        {"validation": report or null, "test": report or null, "test_openings": [opening, …]};
+                        an opening is {date, command, data, n, accuracy}
+
+Tensors and JSON only, no code. The folder appears whole or not at all, and is checked when read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo.delivery.folder import write_file, write_folder
+from hpo.delivery.manifest import FORMAT, Manifest
+from hpo.errors import BundleError
+
+if TYPE_CHECKING:
+    from hpo.delivery.model import Model
+
+MODEL, CONFIG, METRICS = "model.safetensors", "config.json", "metrics.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was read and checked."""
+
+    path: Path
+    manifest: Manifest
+    metrics: Mapping[str, Any]
+    """What metrics.json held when it was read."""
+    model: bytes
+    """safetensors."""
+
+    @property
+    def model_file(self) -> Path:
+        """Where the weights lie."""
+        return self.path / MODEL
+
+
+def load(path: str | Path, device: str | None = None) -> Model:
+    """The classifier of the bundle at `path`, ready on `device` (auto, cpu, cuda, cuda:N; None is auto).
+
+    Raises BundleError where the folder is not a bundle or is damaged, ModelError for an unknown backbone.
+    """
+    from hpo.delivery.model import Model
+
+    return Model(read_bundle(path), device)
+
+
+def check_out(out: Path, *, force: bool) -> None:
+    """Raise BundleError unless a bundle may be written to `out`; call it before the work, not only after.
+
+    A missing or empty folder may be filled, a bundle replaced with `force`; nothing else is ever touched.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise BundleError(f"{out} is a file; name a folder that is not there yet")
+    names = {entry.name for entry in out.iterdir()}
+    if not names:
+        return
+    if names - {MODEL, CONFIG, METRICS} or not _is_manifest(out / CONFIG):
+        raise BundleError(f"{out} exists and is not a bundle alone; name a folder that is not there yet")
+    if not force:
+        raise BundleError(f"{out} is a bundle already; give --force to replace it, or name another folder")
+
+
+def write_bundle(
+    out: Path, manifest: Manifest, model: bytes, metrics: Mapping[str, Any], *, force: bool = False
+) -> None:
+    """Write a bundle to `out`, whole or not at all; raises BundleError as `check_out` does."""
+    check_out(out, force=force)
+    digests = {MODEL: hashlib.sha256(model).hexdigest()}
+    config = {"bundle_format": FORMAT, **manifest.to_dict(), "sha256": digests}
+    write_folder(out, {MODEL: model, CONFIG: _to_json(config).encode(), METRICS: _to_json(metrics).encode()})
+
+
+def read_bundle(path: str | Path) -> Bundle:
+    """Read and check the bundle at `path`; every fault raises BundleError with one line."""
+    path = Path(path)
+    if not path.is_dir():
+        raise BundleError(f"{path}: no such folder; `hpo export-best` and `hpo retrain` write bundles")
+    values = _read_json(path / CONFIG)
+    version = values.pop("bundle_format", None)
+    if not isinstance(version, int):
+        raise BundleError(f"{path / CONFIG}: bundle_format is {version!r}, but must be a number; not a bundle")
+    if version > FORMAT:
+        raise BundleError(f"{path}: bundle format {version} is newer than this hpo reads ({FORMAT}); upgrade hpo")
+    digests = values.pop("sha256", None)
+    model = _read(path / MODEL)
+    if digests != {MODEL: hashlib.sha256(model).hexdigest()}:
+        raise BundleError(f"{path / MODEL}: its checksum is not the one in {CONFIG}; copy or export it again")
+    manifest = Manifest.from_dict(values, source=str(path / CONFIG))
+    return Bundle(path, manifest, _read_json(path / METRICS), model)
+
+
+def new_opening(command: str, fingerprint: str, n: int, accuracy: float) -> dict[str, Any]:
+    """The record of one look at the test part of the data `fingerprint`, by `command`, now."""
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"date": date, "command": command, "data": fingerprint, "n": n, "accuracy": accuracy}
+
+
+def record_opening(path: Path, opening: Mapping[str, Any]) -> int:
+    """Append `opening` to the bundle's metrics.json; returns how often that test part has been opened."""
+    with _locked(path):
+        metrics = _read_json(path / METRICS)
+        openings = [*metrics.get("test_openings", []), dict(opening)]
+        write_file(path / METRICS, _to_json({**metrics, "test_openings": openings}))
+    return sum(one.get("data") == opening["data"] for one in openings)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder against other processes that read, change and write its files."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_manifest(path: Path) -> bool:
+    try:
+        return "bundle_format" in _read_json(path)
+    except BundleError:
+        return False
+
+
+def _to_json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(_read(path))
+    except ValueError as error:
+        raise BundleError(f"{path} is not valid JSON ({error}); copy or export the bundle again") from None
+    if not isinstance(values, dict):
+        raise BundleError(f"{path} must hold a JSON object; copy or export the bundle again")
+    return values
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        raise BundleError(f"{path.parent} is not a bundle: it has no {path.name}") from None

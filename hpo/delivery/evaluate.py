@@ -1,0 +1,127 @@
+"""Measure a bundle on labelled images: a part of its own data, a given part of other data, or all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpo.data import Dataset, Part, PartName, Progress, SplitOptions, Unreadable, open_dataset, open_whole
+from hpo.delivery.bundle import new_opening, record_opening
+from hpo.delivery.manifest import Manifest
+from hpo.delivery.model import BATCH_SIZE, Images, Model
+from hpo.evaluation.metrics import Report, report
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The images that an evaluation is about."""
+
+    part: Part
+    name: PartName | None
+    """None for all images of a data set without parts."""
+    fingerprint: str
+    """Of the data set."""
+    own: bool
+    """Whether it is the data set that the bundle was trained on."""
+    unreadable: tuple[Unreadable, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A report and what it is about."""
+
+    report: Report
+    selection: Selection
+    openings: int | None
+    """How often this test part has been opened with this bundle, this time included; None for other parts."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report's dictionary, and which images it is about."""
+        return {
+            **self.report.to_dict(),
+            "split": self.selection.name or "all",
+            "own_data": self.selection.own,
+            "unreadable": len(self.selection.unreadable),
+            "test_openings": self.openings,
+        }
+
+
+def evaluate(
+    model: Model,
+    data: Path,
+    *,
+    cache: Path,
+    split: PartName | None = None,
+    batch_size: int = BATCH_SIZE,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate a loaded bundle on the images that `select` chooses; a look at a test part is recorded in the bundle.
+
+    Images are packed into `cache` first; `progress` hears of that and then of the evaluation. DataError as in `select`.
+    """
+    selection = select(model.bundle.manifest, data, cache=cache, split=split, progress=progress)
+    found = measure(model, selection.part, batch_size=batch_size, progress=progress)
+    openings = None
+    if selection.name == "test":
+        opening = new_opening("evaluate", selection.fingerprint, found.n, found.accuracy)
+        openings = record_opening(model.bundle.path, opening)
+    return Evaluation(found, selection, openings)
+
+
+def select(
+    manifest: Manifest, data: Path, *, cache: Path, split: PartName | None, progress: Progress | None = None
+) -> Selection:
+    """Which images of `data` a bundle is evaluated on.
+
+    The bundle's own data: the same split is made again and `split` names its part, test by default. Other data with
+    given parts: the same, of those. Other data without parts: all of it, whatever `split` says. Raises DataError for
+    unusable data, a part that is not there and a class that the bundle does not know.
+    """
+    size, allowed = manifest.preprocessing.image_size, manifest.data.max_unreadable
+    whole = open_whole(
+        data, image_size=size, cache=cache, classes=manifest.classes, max_unreadable=allowed, progress=progress
+    )
+    own = whole.fingerprint == manifest.data.fingerprint
+    if not own and not whole.given_parts:
+        return Selection(whole.part, None, whole.fingerprint, own, whole.unreadable)
+    name = split or "test"
+    if own:
+        part = part_of(reopen(manifest, data, cache), name)
+    else:
+        part = open_whole(
+            data, image_size=size, cache=cache, classes=manifest.classes, max_unreadable=allowed, part=name
+        ).part
+    return Selection(part, name, whole.fingerprint, own, whole.unreadable)
+
+
+def reopen(manifest: Manifest, data: Path, cache: Path, progress: Progress | None = None) -> Dataset:
+    """`data` with the split options that the bundle's data set was split with."""
+    origin = manifest.data
+    options = SplitOptions(origin.seed, origin.val_fraction, origin.test_fraction)
+    return open_dataset(
+        data, image_size=manifest.preprocessing.image_size, cache=cache, split=options,
+        max_unreadable=origin.max_unreadable, progress=progress,
+    )  # fmt: skip
+
+
+def part_of(dataset: Dataset, name: PartName) -> Part:
+    """A part by its name; asking for test opens it, which the caller records. DataError where there is none."""
+    return dataset.open_test() if name == "test" else getattr(dataset, name)
+
+
+def measure(model: Model, part: Part, *, batch_size: int = BATCH_SIZE, progress: Progress | None = None) -> Report:
+    """The report on all images of `part`, `batch_size` in memory at a time."""
+    heard: Callable[[int, int], None] = progress or (lambda done, total: None)
+    logits = model.logits_of(_batches(part, batch_size, heard))
+    return report(part.labels, logits, model.classes)
+
+
+def _batches(part: Part, size: int, progress: Progress) -> Iterator[Images]:
+    for start in range(0, len(part), size):
+        rows = np.arange(start, min(start + size, len(part)))
+        yield part.batch(rows)
+        progress(int(rows[-1]) + 1, len(part))

@@ -1,0 +1,129 @@
+"""From a study to a bundle: the best trial's best checkpoint, with all that is known about it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from optuna.trial import TrialState
+
+from hpo.delivery.bundle import MODEL, check_out, write_bundle
+from hpo.delivery.manifest import RESIZE_RULE, DataOrigin, Manifest, Preprocessing, Weights
+from hpo.errors import BundleError
+from hpo.evaluation.metrics import Report, report
+from search_spaces import TrialConfig
+from storage import Checkpoint, CheckpointError, CheckpointStore, Database, StudySpec, open_study, read_spec
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
+
+def export_best(
+    db: Database, study_name: str, store: CheckpointStore, out: Path, *, trial: int | None = None, force: bool = False
+) -> tuple[Manifest, Report]:
+    """Write the best complete trial of a study, or the complete trial number `trial`, as a bundle to `out`.
+
+    Returns the manifest and the report on the validation part. Raises StudyError where there is no such study,
+    BundleError where there is no such trial, its checkpoint is gone, or `out` may not be written.
+    """
+    check_out(out, force=force)
+    study = open_study(db, study_name)
+    return export_trial(study, choose_trial(study, trial), store, out, force=force)
+
+
+def choose_trial(study: Study, number: int | None = None) -> FrozenTrial:
+    """The complete trial `number`, or the best one (the earliest of equals); BundleError where there is none."""
+    name = study.study_name
+    trials = study.get_trials(deepcopy=False)
+    if number is None:
+        complete = [(t.value, -t.number, t) for t in trials if t.state == TrialState.COMPLETE]
+        if not complete:
+            raise BundleError(f"study {name!r} has no complete trial among {len(trials)}; let a worker finish one")
+        return max(complete)[-1]
+    found = next((t for t in trials if t.number == number), None)
+    if found is None:
+        raise BundleError(f"study {name!r} has no trial {number}, its trials end at {len(trials) - 1}; name one it has")
+    if found.state != TrialState.COMPLETE:
+        state = found.state.name.lower()
+        raise BundleError(f"trial {number} of study {name!r} is {state}, but must be complete; name another one")
+    return found
+
+
+def export_trial(
+    study: Study, trial: FrozenTrial, store: CheckpointStore, out: Path, *, force: bool = False
+) -> tuple[Manifest, Report]:
+    """Write one trial's best checkpoint as a bundle to `out`; returns and raises as `export_best` does."""
+    spec = read_spec(study)
+    checkpoint = _read_checkpoint(store, study.study_name, trial.number)
+    manifest = _manifest(study.study_name, spec, trial)
+    validation = report(_array(checkpoint, "labels.npy"), _array(checkpoint, "logits.npy"), manifest.classes)
+    metrics: dict[str, Any] = {"validation": validation.to_dict(), "test": None, "test_openings": []}
+    write_bundle(out, manifest, checkpoint.files[MODEL], metrics, force=force)
+    return manifest, validation
+
+
+def _read_checkpoint(store: CheckpointStore, study: str, number: int) -> Checkpoint:
+    try:
+        return store.read(number, "best")
+    except CheckpointError as error:
+        raise BundleError(
+            f"trial {number} of study {study!r} cannot be exported: {error}; give the --artifacts of its workers, "
+            "or another --trial, as only the best of a study keep their checkpoints"
+        ) from None
+
+
+def _manifest(study: str, spec: StudySpec, trial: FrozenTrial) -> Manifest:
+    source = f"trial {trial.number} of study {study!r}"
+    known = _Recorded(trial.user_attrs, source)
+    facts = _Recorded(known["facts"], source)
+    config = TrialConfig.from_dict(known["config"], source=source)
+    preprocessing = {"image_size": config.image_size, "mean": facts["mean"], "std": facts["std"], "resize": RESIZE_RULE}
+    values = {
+        "stage": "exported",
+        "study": study,
+        "trial": trial.number,
+        "metric": spec.metric,
+        "config": config,
+        "classes": spec.data["classes"],
+        "preprocessing": Preprocessing.model_validate(preprocessing),
+        "epochs": known["best_epoch"],
+        "best_epoch": known["best_epoch"],
+        "seed": known["seed"],
+        "data": _origin(spec),
+        "weights": _weights(facts["weights"]),
+        "versions": known["versions"],
+    }
+    return Manifest.from_dict(values, source=source, way_out="name another --trial")
+
+
+class _Recorded:
+    """What a trial recorded about itself; a missing key raises BundleError."""
+
+    def __init__(self, values: Mapping[str, Any], source: str) -> None:
+        self._values = values
+        self._source = source
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._values:
+            raise BundleError(f"{self._source} recorded no {key!r}, so it cannot be exported; name another --trial")
+        return self._values[key]
+
+
+def _origin(spec: StudySpec) -> DataOrigin:
+    kept = {key: value for key, value in spec.data.items() if key in DataOrigin.model_fields}
+    return DataOrigin(fingerprint=spec.data_fingerprint, **kept)
+
+
+def _weights(loaded: Mapping[str, Any] | None) -> Weights:
+    """From what training said of the weights file; None where there was no file."""
+    return Weights(file=Path(loaded["file"]).name, digest=loaded["digest"]) if loaded else Weights()
+
+
+def _array(checkpoint: Checkpoint, name: str) -> npt.NDArray[Any]:
+    array: npt.NDArray[Any] = np.load(io.BytesIO(checkpoint.files[name]), allow_pickle=False)
+    return array

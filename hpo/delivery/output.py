@@ -1,0 +1,116 @@
+"""Where predictions go: JSON or CSV, row by row, so that their number does not matter.
+
+    JSON   [{"name", "label", "index", "probability", "probabilities": {class: p}}, …]
+    CSV    name,label,index,probability,error,probability_<class>,…
+
+An image that could not be read has a name and an `error` alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+from hpo.delivery.folder import open_whole_file
+from hpo.errors import UsageError
+
+if TYPE_CHECKING:
+    from hpo.data import Unreadable
+    from hpo.delivery.model import Prediction
+
+STDOUT = "-"
+
+
+class Writer(Protocol):
+    """Takes predictions one by one."""
+
+    def write(self, prediction: Prediction) -> None:
+        """Write one prediction."""
+
+    def write_unreadable(self, image: Unreadable) -> None:
+        """Write an image that could not be read."""
+
+    def close(self) -> None:
+        """Write what ends the file."""
+
+
+class JsonWriter:
+    """A JSON list with one object per line."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._before = "[\n"
+
+    def write(self, prediction: Prediction) -> None:
+        """Write one prediction."""
+        self._add(asdict(prediction))
+
+    def write_unreadable(self, image: Unreadable) -> None:
+        """Write an image that could not be read."""
+        self._add({"name": image.name, "error": image.reason})
+
+    def close(self) -> None:
+        """End the list."""
+        self._file.write("[]\n" if self._before == "[\n" else "\n]\n")
+
+    def _add(self, row: dict[str, Any]) -> None:
+        self._file.write(self._before + json.dumps(row, ensure_ascii=False))
+        self._before = ",\n"
+
+
+class CsvWriter:
+    """A CSV with a header and one column per class."""
+
+    def __init__(self, file: IO[str], classes: Sequence[str]) -> None:
+        self._rows = csv.writer(file, lineterminator="\n")
+        probabilities = (f"probability_{name}" for name in classes)
+        self._rows.writerow(["name", "label", "index", "probability", "error", *probabilities])
+        self._blank = [""] * len(classes)
+
+    def write(self, prediction: Prediction) -> None:
+        """Write one prediction."""
+        chosen = (prediction.name, prediction.label, prediction.index, prediction.probability, "")
+        self._rows.writerow([*chosen, *prediction.probabilities.values()])
+
+    def write_unreadable(self, image: Unreadable) -> None:
+        """Write an image that could not be read."""
+        self._rows.writerow([image.name, "", "", "", image.reason, *self._blank])
+
+    def close(self) -> None:
+        """Nothing ends a CSV."""
+
+
+def check_output(out: str) -> None:
+    """Raise UsageError unless `out` can be written: a .json, a .csv, or `-` for JSON on stdout."""
+    path = Path(out)
+    if out == STDOUT:
+        return
+    if path.suffix.lower() not in (".json", ".csv"):
+        raise UsageError(f"--out is {out}, but must end in .json or .csv, or be - for JSON on stdout")
+    if path.is_dir():
+        raise UsageError(f"--out is {out}, but that is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise UsageError(f"--out is {out}, but there is no folder {path.parent}; make it first")
+
+
+@contextmanager
+def open_output(out: str, classes: Sequence[str]) -> Iterator[Writer]:
+    """A writer to `out`; a file appears once all has been written, and not at all after an exception."""
+    check_output(out)
+    if out == STDOUT:
+        yield from _closed(JsonWriter(sys.stdout))
+        return
+    path = Path(out)
+    with open_whole_file(path) as file:
+        yield from _closed(CsvWriter(file, classes) if path.suffix.lower() == ".csv" else JsonWriter(file))
+
+
+def _closed(writer: Writer) -> Iterator[Writer]:
+    yield writer
+    writer.close()

@@ -1,0 +1,174 @@
+"""Train a bundle's configuration once more, on train and val together, and prove it on the locked test part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpo.data import Dataset, Part, Progress
+from hpo.delivery.bundle import Bundle, check_out, new_opening, record_opening, write_bundle
+from hpo.delivery.evaluate import measure, reopen
+from hpo.delivery.manifest import DataOrigin, Manifest, Weights
+from hpo.delivery.model import Model
+from hpo.errors import BundleError, TrialEnded
+from hpo.evaluation.metrics import Report
+from hpo.search.record import versions
+from hpo.training import EpochResult, FitData, Runtime, fit
+from hpo.training.checkpoint import weights_digest
+
+COMMAND = "retrain"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may be chosen about a retraining; the configuration itself is the bundle's."""
+
+    cache: Path
+    device: str = "cpu"
+    weights: Path | None = None
+    """Where the original weights file lies now; None takes the path that the trial was given."""
+    other_data: bool = False
+    """Allow other data than the bundle's."""
+    other_weights: bool = False
+    """Allow another weights file than the trial's."""
+    force: bool = False
+    """Replace a bundle at `out`."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who hears of the progress."""
+
+    packing: Callable[[], AbstractContextManager[Progress | None]] = nullcontext
+    """Makes what shows the progress of decoding, for as long as that lasts."""
+    epoch: Callable[[EpochResult, int], None] = lambda result, epochs: None
+    """Called after each epoch with its result and the number of epochs in all."""
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """What a retraining gave."""
+
+    manifest: Manifest
+    test: Report | None
+    """None where the data set has no test part: nothing has proved the model then."""
+    openings: int
+    """How often this test part has been opened on the way from the trial to here."""
+    images: int
+    """Images trained on."""
+
+
+def retrain(bundle: Bundle, data: Path, out: Path, options: Options, watch: Watch | None = None) -> Retrained:
+    """Train `bundle`'s configuration on train + val for its best number of epochs and write a new bundle to `out`.
+
+    The schedule keeps its horizon (`config.epochs`), so the epochs are those that validation saw. The test part, where
+    there is one, is opened once, and that is recorded in both bundles. Raises BundleError for other data, for missing
+    or other weights, and where `out` may not be written; nothing is written then.
+    """
+    watch = watch or Watch()
+    check_out(out, force=options.force)
+    plan = with_weights(bundle.manifest, options.weights, other=options.other_weights)
+    dataset = _open(plan, data, options, watch)
+    plan = plan.model_copy(update={"data": _origin(plan, dataset), "classes": dataset.classes})
+    trained = _train(plan, dataset, options, watch)
+    manifest = _retrained(plan, trained)
+    proof = Bundle(out, manifest, {}, trained.model)
+    test = measure(Model(proof, options.device), dataset.open_test()) if dataset.test_count else None
+    openings = [*bundle.metrics.get("test_openings", []), *_openings(dataset, test)]
+    metrics = {
+        "validation": bundle.metrics.get("validation"),
+        "test": test.to_dict() if test else None,
+        "test_openings": openings,
+    }
+    write_bundle(out, manifest, trained.model, metrics, force=options.force)
+    if test and out.resolve() != bundle.path.resolve():
+        record_opening(bundle.path, openings[-1])
+    opened = sum(one.get("data") == dataset.fingerprint for one in openings)
+    return Retrained(manifest, test, opened, len(dataset.train) + len(dataset.val))
+
+
+def with_weights(manifest: Manifest, path: Path | None, *, other: bool = False) -> Manifest:
+    """The manifest with the weights file as it lies here: `path`, or where the trial found it.
+
+    BundleError unless it is there and, but for `other`, the very file that the trial started from.
+    """
+    config = manifest.config
+    if path is None and not (config.pretrained and config.weights):
+        return manifest
+    found = path or Path(str(config.weights))
+    if not found.is_file():
+        raise BundleError(f"{found}, the weights that the trial started from, is not there; name it with --weights")
+    digest = weights_digest(found)
+    if not other and digest != manifest.weights.digest:
+        raise BundleError(
+            f"{found} is not the weights file that the trial started from ({manifest.weights.file or 'none'}); "
+            "give that one, or --other-weights to take this one"
+        )
+    changed = config.replace(weights=str(found.resolve()), pretrained=True)
+    return manifest.model_copy(update={"config": changed, "weights": Weights(file=found.name, digest=digest)})
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """Weights after the last epoch."""
+
+    model: bytes
+    facts: dict[str, Any]
+
+
+def _open(manifest: Manifest, data: Path, options: Options, watch: Watch) -> Dataset:
+    with watch.packing() as progress:
+        dataset = reopen(manifest, data, options.cache, progress)
+    if dataset.fingerprint != manifest.data.fingerprint and not options.other_data:
+        raise BundleError(
+            f"{data} holds other images than the bundle was made with (fingerprint {dataset.fingerprint[:12]}, "
+            f"bundle {manifest.data.fingerprint[:12]}); give the same data, or --other-data to train on these"
+        )
+    return dataset
+
+
+def _train(manifest: Manifest, dataset: Dataset, options: Options, watch: Watch) -> _Trained:
+    """Run the schedule up to the best epoch; no validation, since its images are among those trained on."""
+    everything: Part = dataset.train.joined(dataset.val)
+    runtime = Runtime(
+        device=options.device, seed=manifest.seed, cache=options.cache, metric=manifest.metric
+    )  # fmt: skip
+    data = FitData(everything, None, len(dataset.classes))
+    try:
+        for result in fit(manifest.config, data, runtime):
+            watch.epoch(result, manifest.best_epoch)
+            if result.epoch == manifest.best_epoch:
+                return _Trained(result.snapshot().model, dict(result.facts))
+    except TrialEnded as ended:
+        raise BundleError(f"training ended without a model: {ended.reason}; retrain another trial") from None
+    raise BundleError(
+        f"best_epoch is {manifest.best_epoch}, but the configuration ends after {manifest.config.epochs}; "
+        "export the bundle again"
+    )
+
+
+def _retrained(manifest: Manifest, trained: _Trained) -> Manifest:
+    steps = manifest.preprocessing.model_copy(
+        update={"mean": tuple(trained.facts["mean"]), "std": tuple(trained.facts["std"])}
+    )
+    return manifest.model_copy(
+        update={
+            "stage": "retrained",
+            "epochs": manifest.best_epoch,
+            "preprocessing": steps,
+            "versions": versions(),
+        }
+    )
+
+
+def _origin(manifest: Manifest, dataset: Dataset) -> DataOrigin:
+    counts = {"train": len(dataset.train), "val": len(dataset.val), "test": dataset.test_count}
+    changed = {"fingerprint": dataset.fingerprint, "split": dataset.split, "counts": counts}
+    return manifest.data.model_copy(update=changed)
+
+
+def _openings(dataset: Dataset, test: Report | None) -> list[dict[str, Any]]:
+    return [new_opening(COMMAND, dataset.fingerprint, test.n, test.accuracy)] if test else []

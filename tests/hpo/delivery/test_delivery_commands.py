@@ -1,0 +1,106 @@
+"""The commands: what they print where, what they exit with."""
+
+import csv
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from hpo.cli import main
+from hpo.delivery.bundle import read_bundle, write_bundle
+
+from .conftest import draw
+
+
+@pytest.fixture
+def run(tmp_path, cache):
+    """Run a command line; the cache of packed images is shared."""
+
+    def call(*words):
+        home = [] if words[0] == "predict" else ["--home", str(cache)]
+        return CliRunner().invoke(main, [*map(str, words), "--threads", "1", "--device", "cpu", *home])
+
+    return call
+
+
+def test_evaluate_json_is_json_alone(run, bundle, images):
+    said = run("evaluate", bundle, "--data", images, "--split", "test", "--json")
+    assert said.exit_code == 0, said.output
+    found = json.loads(said.stdout)
+    assert {"accuracy", "n", "balanced_accuracy", "macro_f1", "interval", "classes", "confusion"} <= set(found)
+    assert found["test_openings"] == 1
+
+
+def test_evaluate_prints_a_table_and_counts_the_looks(run, bundle, images):
+    run("evaluate", bundle, "--data", images)
+    said = run("evaluate", bundle, "--data", images)
+    for part in ("accuracy", "95 % interval", "precision", "true \\ predicted", "opened 2 times"):
+        assert part in said.stdout
+
+
+def test_evaluate_says_when_all_of_other_data_is_taken(run, bundle, tmp_path):
+    said = run("evaluate", bundle, "--data", draw(tmp_path / "other", 2, seed=8), "--split", "val", "--json")
+    assert json.loads(said.stdout)["n"] == 6
+    assert "all of it is evaluated, so --split val chooses nothing" in said.stderr
+
+
+def test_evaluate_says_what_flatters(run, bundle, images):
+    assert "the train part took part" in run("evaluate", bundle, "--data", images, "--split", "train").stderr
+
+
+@pytest.mark.parametrize("name", ["predictions.json", "predictions.csv"])
+def test_predict_writes_a_file_and_counts(run, bundle, images, tmp_path, name):
+    said = run("predict", bundle, images, "--out", tmp_path / name, "--batch-size", "8")
+    assert (said.exit_code, said.stdout) == (0, "")
+    assert "30 images predicted" in said.stderr
+    text = (tmp_path / name).read_text()
+    assert len(json.loads(text) if name.endswith("json") else list(csv.DictReader(text.splitlines()))) == 30
+
+
+def test_predict_prints_json_and_names_the_unreadable_on_stderr(run, bundle, tmp_path):
+    folder = draw(tmp_path / "images", 1, seed=4)
+    (folder / "torn.jpg").write_bytes(b"\xff\xd8torn")
+    said = run("predict", bundle, folder)
+    assert said.exit_code == 0
+    assert len(json.loads(said.stdout)) == 4
+    assert "torn.jpg" in said.stderr
+    assert "1 could not be read" in said.stderr
+
+
+def test_retrain_shows_validation_beside_test(run, manifest, weights, images, tmp_path, bundle):
+    validation = {"accuracy": 0.75, "interval": [0.5, 0.9], "n": 12}
+    write_bundle(tmp_path / "best", manifest, weights, {"validation": validation, "test": None, "test_openings": []})
+    said = run("retrain", tmp_path / "best", "--data", images, "--out", tmp_path / "final")
+    assert said.exit_code == 0, said.output
+    assert "epoch 2/2" in said.stderr
+    assert "0.7500 (95 % interval 0.5000 to 0.9000, n 12)" in said.stdout
+    assert "test accuracy of the new model" in said.stdout
+    assert read_bundle(tmp_path / "final").manifest.stage == "retrained"
+
+
+def test_retrain_says_when_nothing_has_proved_the_model(run, manifest, weights, images, tmp_path):
+    origin = manifest.data.model_copy(update={"test_fraction": 0.0})
+    write_bundle(tmp_path / "best", manifest.model_copy(update={"data": origin}), weights, {})
+    said = run("retrain", tmp_path / "best", "--data", images, "--out", tmp_path / "final")
+    assert "nothing has proved this model" in said.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("evaluate", "{nowhere}", "--data", "{images}"),
+        ("evaluate", "{bundle}", "--data", "{nowhere}"),
+        ("evaluate", "{images}", "--data", "{images}"),
+        ("predict", "{bundle}", "{nowhere}"),
+        ("predict", "{bundle}", "{images}", "--out", "predictions.xml"),
+        ("retrain", "{bundle}", "--data", "{images}", "--out", "{images}"),
+        ("retrain", "{bundle}", "--data", "{images}", "--out", "{bundle}"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(run, bundle, images, tmp_path, words):
+    places = {"nowhere": tmp_path / "nowhere", "bundle": bundle, "images": images}
+    said = run(*(word.format(**places) for word in words))
+    assert said.exit_code == 2
+    assert said.stdout == ""
+    assert len(said.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in said.stderr

@@ -1,0 +1,103 @@
+"""Which images an evaluation is about, that it counts them rightly, and that looks at a test part are recorded."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import hpo
+from hpo.data import open_dataset
+from hpo.delivery.bundle import read_bundle
+from hpo.delivery.evaluate import evaluate
+from hpo.errors import DataError
+from hpo.evaluation.metrics import report
+
+from .conftest import CLASSES, SIZE, SPLIT, draw
+
+
+@pytest.fixture
+def model(bundle):
+    return hpo.load(bundle, device="cpu")
+
+
+@pytest.fixture
+def parted(tmp_path):
+    """Other images than the bundle's, with parts of their own."""
+    for seed, part in enumerate(("train", "test"), start=10):
+        draw(tmp_path / "parted" / part, 2 + seed % 2, seed=seed)
+    return tmp_path / "parted"
+
+
+def by_hand(model, part):
+    return report(part.labels, model.logits(part.batch(np.arange(len(part)))), CLASSES)
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_own_data_is_split_as_it_was_for_training(model, images, cache, dataset, name):
+    found = evaluate(model, images, cache=cache, split=name, batch_size=4)
+    assert (found.selection.name, found.selection.own, found.openings) == (name, True, None)
+    assert list(found.selection.part.names) == list(getattr(dataset, name).names)
+    assert found.report.confusion == by_hand(model, getattr(dataset, name)).confusion
+    assert read_bundle(model.bundle.path).metrics["test_openings"] == []
+
+
+def test_the_locked_part_of_own_data_is_the_default_and_each_look_is_recorded(model, images, cache, dataset):
+    locked = open_dataset(images, image_size=SIZE, cache=cache, split=SPLIT).open_test()
+    for look in (1, 2):
+        found = evaluate(model, images, cache=cache)
+        assert (found.selection.name, found.openings) == ("test", look)
+        assert list(found.selection.part.names) == list(locked.names)
+    openings = read_bundle(model.bundle.path).metrics["test_openings"]
+    assert [one["command"] for one in openings] == ["evaluate", "evaluate"]
+    assert openings[0]["accuracy"] == found.report.accuracy
+    assert openings[0]["data"] == dataset.fingerprint
+
+
+def test_own_data_is_known_by_its_content_wherever_it_lies(model, images, cache, tmp_path):
+    shutil.copytree(images, tmp_path / "moved")
+    found = evaluate(model, tmp_path / "moved", cache=cache, split="val")
+    assert found.selection.own
+
+
+def test_other_data_without_parts_is_taken_whole(model, cache, tmp_path):
+    other = draw(tmp_path / "other", 3, seed=1)
+    found = evaluate(model, other, cache=cache, split="test")
+    assert (found.selection.name, found.report.n, found.openings) == (None, 9, None)
+
+
+def test_other_data_may_lack_a_class_but_not_bring_a_new_one(model, cache, tmp_path):
+    other = draw(tmp_path / "other", 3, seed=2)
+    shutil.rmtree(other / "blue")
+    found = evaluate(model, other, cache=cache)
+    assert [sum(row) for row in found.report.confusion] == [0, 3, 3]
+    (other / "red").rename(other / "violet")
+    with pytest.raises(DataError, match="violet"):
+        evaluate(model, other, cache=cache)
+
+
+def test_other_data_with_parts_is_taken_by_its_own(model, parted, cache):
+    assert evaluate(model, parted, cache=cache, split="train").report.n == 6
+    found = evaluate(model, parted, cache=cache)
+    assert (found.selection.name, found.selection.own, found.report.n) == ("test", False, 9)
+    with pytest.raises(DataError, match="val"):
+        evaluate(model, parted, cache=cache, split="val")
+
+
+def test_batches_and_progress_cover_every_image_once(model, images, cache):
+    heard = []
+    small = evaluate(model, images, cache=cache, split="train", batch_size=4, progress=lambda *at: heard.append(at))
+    large = evaluate(model, images, cache=cache, split="train", batch_size=1000)
+    n = large.report.n
+    assert small.report.confusion == large.report.confusion
+    assert small.report.loss == pytest.approx(large.report.loss, abs=1e-5)
+    assert heard[-1] == (n, n)
+    assert [done for done, _ in heard[-2:]] == [4 * ((n - 1) // 4), n]
+
+
+def test_the_dictionary_is_what_people_script_against(model, images, cache):
+    found = evaluate(model, images, cache=cache, split="val").to_dict()
+    assert json.loads(json.dumps(found)) == found
+    keys = {"accuracy", "n", "balanced_accuracy", "macro_f1", "interval", "loss", "classes", "confusion", "labels"}
+    assert keys <= set(found)
+    assert (found["split"], found["own_data"]) == ("val", True)

@@ -1,0 +1,112 @@
+"""From a study to a bundle: the right trial, all that is known about it, and one line where it cannot be."""
+
+import io
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from hpo.delivery.bundle import read_bundle
+from hpo.delivery.export import choose_trial, export_trial
+from hpo.delivery.manifest import RESIZE_RULE
+from hpo.errors import BundleError
+from hpo.evaluation.metrics import report
+from storage import CheckpointStore, StudySpec
+from storage.spec import write_spec
+
+from .conftest import CLASSES, CONFIG, SPLIT
+
+FACTS = {
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.2, 0.2, 0.2],
+    "weights": {"file": "/far/w.safetensors", "digest": "ab" * 32},
+}
+LABELS = np.array([0, 1, 2, 2], dtype=np.int64)
+LOGITS = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
+
+
+def npy(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def store(tmp_path):
+    return CheckpointStore(tmp_path / "artifacts", "colours")
+
+
+@pytest.fixture
+def study(dataset):
+    """A study of four trials: 0 and 2 equally good, 1 worse, 3 pruned."""
+    study = optuna.create_study(study_name="colours", direction="maximize")
+    data = {
+        "classes": list(CLASSES), "counts": {"train": 18, "val": 6, "test": 6}, "split": dataset.split,
+        "seed": SPLIT.seed, "val_fraction": SPLIT.val_fraction, "test_fraction": SPLIT.test_fraction,
+        "max_unreadable": 0.1,
+    }  # fmt: skip
+    spec = StudySpec(
+        space={}, space_fingerprint="s", data=data, data_fingerprint=dataset.fingerprint, metric="macro_f1", seed=3,
+        sampler="tpe", pruner="none",
+    )  # fmt: skip
+    write_spec(study, spec)
+    known = {"config": CONFIG.to_dict(), "best_epoch": 2, "seed": 11, "facts": FACTS, "versions": {"torch": "2"}}
+    for value, state in ((0.9, "COMPLETE"), (0.5, "COMPLETE"), (0.9, "COMPLETE"), (None, "PRUNED")):
+        study.add_trial(optuna.trial.create_trial(value=value, state=TrialState[state], user_attrs=known))
+    return study
+
+
+def keep(store, trial, weights):
+    files = {"model.safetensors": weights, "logits.npy": npy(LOGITS), "labels.npy": npy(LABELS)}
+    store.write(trial, "best", files, {"epoch": 2, "metrics": {}})
+
+
+def test_the_first_of_the_best_complete_trials_is_chosen(study):
+    assert choose_trial(study).number == 0
+    assert choose_trial(study, 1).number == 1
+
+
+@pytest.mark.parametrize(("number", "said"), [(3, "trial 3 of study 'colours' is pruned"), (9, "no trial 9")])
+def test_a_trial_that_cannot_be_exported_is_named(study, number, said):
+    with pytest.raises(BundleError, match=said):
+        choose_trial(study, number)
+
+
+def test_a_study_without_a_complete_trial_is_named():
+    with pytest.raises(BundleError, match="'empty' has no complete trial"):
+        choose_trial(optuna.create_study(study_name="empty", direction="maximize"))
+
+
+def test_a_bundle_holds_all_that_is_known(study, store, weights, dataset, tmp_path):
+    keep(store, 0, weights)
+    export_trial(study, choose_trial(study), store, tmp_path / "best")
+    found = read_bundle(tmp_path / "best")
+    manifest = found.manifest
+    assert found.model == weights
+    assert (manifest.stage, manifest.study, manifest.trial, manifest.metric) == ("exported", "colours", 0, "macro_f1")
+    assert (manifest.config, manifest.classes, manifest.seed) == (CONFIG, CLASSES, 11)
+    assert (manifest.epochs, manifest.best_epoch) == (2, 2)
+    assert manifest.preprocessing.mean == (0.5, 0.4, 0.3)
+    assert manifest.preprocessing.resize == RESIZE_RULE
+    assert (manifest.weights.file, manifest.weights.digest) == ("w.safetensors", "ab" * 32)
+    assert (manifest.data.fingerprint, manifest.data.seed) == (dataset.fingerprint, SPLIT.seed)
+    assert manifest.data.max_unreadable == 0.1
+    assert found.metrics == {
+        "validation": report(LABELS, LOGITS, CLASSES).to_dict(),
+        "test": None,
+        "test_openings": [],
+    }
+
+
+def test_a_checkpoint_that_is_gone_is_named(study, store, tmp_path):
+    with pytest.raises(BundleError, match=r"trial 1 of study 'colours' cannot be exported.*--artifacts"):
+        export_trial(study, choose_trial(study, 1), store, tmp_path / "best")
+    assert not (tmp_path / "best").exists()
+
+
+def test_a_trial_that_recorded_too_little_is_named(study, store, weights, tmp_path):
+    study.add_trial(optuna.trial.create_trial(value=1.0))
+    keep(store, 4, weights)
+    with pytest.raises(BundleError, match="trial 4 of study 'colours' recorded no 'facts'"):
+        export_trial(study, choose_trial(study), store, tmp_path / "best")

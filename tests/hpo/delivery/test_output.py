@@ -1,0 +1,79 @@
+"""Predictions as JSON and CSV: whole or not at all, whatever the names."""
+
+import csv
+import json
+
+import pytest
+
+from hpo.data import Unreadable
+from hpo.delivery.model import Prediction
+from hpo.delivery.output import check_output, open_output
+from hpo.errors import UsageError
+
+CLASSES = ("a,b", 'c"d')
+PREDICTION = Prediction("é,\n.jpg", "a,b", 0, 0.75, {"a,b": 0.75, 'c"d': 0.25})
+TORN = Unreadable("torn.jpg", "empty file")
+
+
+def write(out):
+    with open_output(str(out), CLASSES) as writer:
+        writer.write(PREDICTION)
+        writer.write_unreadable(TORN)
+
+
+def test_json_holds_predictions_and_errors(tmp_path):
+    write(tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text()) == [
+        {
+            "name": "é,\n.jpg", "label": "a,b", "index": 0, "probability": 0.75,
+            "probabilities": {"a,b": 0.75, 'c"d': 0.25},
+        },
+        {"name": "torn.jpg", "error": "empty file"},
+    ]  # fmt: skip
+
+
+def test_csv_holds_the_same(tmp_path):
+    write(tmp_path / "out.CSV")
+    with (tmp_path / "out.CSV").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0] == {
+        "name": "é,\n.jpg", "label": "a,b", "index": "0", "probability": "0.75", "error": "",
+        "probability_a,b": "0.75", 'probability_c"d': "0.25",
+    }  # fmt: skip
+    assert (rows[1]["name"], rows[1]["label"], rows[1]["error"]) == ("torn.jpg", "", "empty file")
+
+
+def test_json_goes_to_stdout(capsys):
+    write("-")
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == ["é,\n.jpg", "torn.jpg"]
+
+
+def test_nothing_written_is_an_empty_list(tmp_path):
+    with open_output(str(tmp_path / "out.json"), CLASSES):
+        pass
+    assert json.loads((tmp_path / "out.json").read_text()) == []
+
+
+@pytest.mark.parametrize("name", ["out.json", "out.csv"])
+def test_an_interruption_leaves_what_was_there(tmp_path, name):
+    (tmp_path / name).write_text("before")
+
+    def interrupted():
+        with open_output(str(tmp_path / name), CLASSES) as writer:
+            writer.write(PREDICTION)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert (tmp_path / name).read_text() == "before"
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [("out.txt", "must end in"), ("out", "must end in"), ("no/out.json", "no folder"), ("d.csv", "a folder")],
+)
+def test_an_output_that_cannot_be_is_refused_at_once(tmp_path, out, said):
+    (tmp_path / "d.csv").mkdir()
+    with pytest.raises(UsageError, match=said):
+        check_output(str(tmp_path / out))

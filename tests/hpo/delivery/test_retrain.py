@@ -1,0 +1,127 @@
+"""Retraining: the same configuration on train + val for the best number of epochs, proved once, written whole."""
+
+import numpy as np
+import pytest
+import safetensors.torch
+
+import hpo
+from hpo.data import SplitOptions, open_dataset
+from hpo.delivery.bundle import read_bundle, write_bundle
+from hpo.delivery.evaluate import evaluate
+from hpo.delivery.manifest import Weights
+from hpo.delivery.retrain import Options, Watch, retrain, with_weights
+from hpo.errors import BundleError
+from hpo.evaluation.metrics import report
+from hpo.training import FitData, Runtime, fit, weights_digest
+from hpo.training.model import build_model
+
+from .conftest import CONFIG, SIZE, draw
+
+
+@pytest.fixture
+def options(cache):
+    return Options(cache=cache)
+
+
+@pytest.fixture
+def weights_file(tmp_path):
+    """A bare backbone's weights."""
+    file = tmp_path / "w.safetensors"
+    safetensors.torch.save_file(build_model(CONFIG, 3).model.backbone.state_dict(), file)
+    return file
+
+
+def test_it_equals_the_first_epochs_of_a_full_run_on_train_and_val(bundle, images, dataset, options, tmp_path):
+    heard = []
+    watch = Watch(epoch=lambda result, epochs: heard.append((result.epoch, epochs)))
+    result = retrain(read_bundle(bundle), images, tmp_path / "final", options, watch)
+    everything = dataset.train.joined(dataset.val)
+    epochs = fit(CONFIG, FitData(everything, None, 3), Runtime(seed=7, cache=options.cache))
+    expected = [next(epochs).snapshot().model for _ in range(2)][-1]
+    assert heard == [(1, 2), (2, 2)]
+    assert read_bundle(tmp_path / "final").model == expected
+    assert (result.manifest.stage, result.manifest.epochs, result.images) == ("retrained", 2, len(everything))
+
+
+def test_the_test_part_is_opened_once_and_proves_the_written_model(bundle, images, dataset, options, tmp_path):
+    result = retrain(read_bundle(bundle), images, tmp_path / "final", options)
+    locked = dataset.open_test()
+    logits = hpo.load(tmp_path / "final", device="cpu").logits(locked.batch(np.arange(len(locked))))
+    assert result.test == report(locked.labels, logits, dataset.classes)
+    final = read_bundle(tmp_path / "final").metrics
+    assert final["test"] == result.test.to_dict()
+    assert [(one["command"], one["n"]) for one in final["test_openings"]] == [("retrain", len(locked))]
+    assert read_bundle(bundle).metrics["test_openings"] == final["test_openings"]
+
+
+def test_looks_at_the_test_part_add_up(bundle, images, cache, options, tmp_path):
+    evaluate(hpo.load(bundle, device="cpu"), images, cache=cache)
+    result = retrain(read_bundle(bundle), images, tmp_path / "final", options)
+    assert result.openings == 2
+    for path in (bundle, tmp_path / "final"):
+        openings = read_bundle(path).metrics["test_openings"]
+        assert [one["command"] for one in openings] == ["evaluate", "retrain"]
+
+
+def test_a_bundle_may_replace_itself(bundle, images, cache):
+    before = read_bundle(bundle)
+    result = retrain(before, images, bundle, Options(cache=cache, force=True))
+    after = read_bundle(bundle)
+    assert after.manifest.stage == "retrained"
+    assert (len(after.metrics["test_openings"]), result.openings) == (1, 1)
+
+
+def test_without_a_test_part_nothing_is_proved(tmp_path, manifest, weights, images, cache, options):
+    origin = manifest.data.model_copy(update={"test_fraction": 0.0})
+    write_bundle(tmp_path / "best", manifest.model_copy(update={"data": origin}), weights, {})
+    result = retrain(read_bundle(tmp_path / "best"), images, tmp_path / "final", options)
+    assert (result.test, result.openings) == (None, 0)
+    assert read_bundle(tmp_path / "final").metrics["test"] is None
+
+
+def test_other_data_is_refused_unless_allowed(bundle, cache, tmp_path):
+    other = draw(tmp_path / "other", 8, seed=9)
+    with pytest.raises(BundleError, match="--other-data"):
+        retrain(read_bundle(bundle), other, tmp_path / "final", Options(cache=cache))
+    assert not (tmp_path / "final").exists()
+    result = retrain(read_bundle(bundle), other, tmp_path / "final", Options(cache=cache, other_data=True))
+    split = SplitOptions(3, 0.2, 0.2)
+    theirs = open_dataset(other, image_size=SIZE, cache=cache, split=split)
+    assert result.manifest.data.fingerprint == theirs.fingerprint
+    assert result.manifest.data.counts["test"] == theirs.test_count
+
+
+def test_a_training_that_diverges_is_named_and_writes_nothing(tmp_path, manifest, weights, images, options):
+    diverging = CONFIG.replace(optimiser="sgd", learning_rate=100.0, weight_decay=10.0)
+    write_bundle(tmp_path / "best", manifest.model_copy(update={"config": diverging}), weights, {})
+    with pytest.raises(BundleError, match="training ended without a model"):
+        retrain(read_bundle(tmp_path / "best"), images, tmp_path / "final", options)
+    assert not (tmp_path / "final").exists()
+
+
+def test_out_is_checked_before_any_work(bundle, images, options, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "photo.jpg").write_text("")
+    heard = []
+    with pytest.raises(BundleError, match="not a bundle"):
+        retrain(read_bundle(bundle), images, tmp_path / "mine", options, Watch(epoch=lambda *a: heard.append(a)))
+    assert heard == []
+
+
+def test_training_starts_from_the_original_weights(manifest, weights_file, tmp_path):
+    digest = weights_digest(weights_file)
+    gone = CONFIG.replace(pretrained=True, weights="/nowhere/w.safetensors")
+    changes = {"config": gone, "weights": Weights(file="w.safetensors", digest=digest)}
+    started = manifest.model_copy(update=changes)
+    with pytest.raises(BundleError, match=r"/nowhere/w\.safetensors.*--weights"):
+        with_weights(started, None)
+    assert with_weights(started, weights_file).config.weights == str(weights_file)
+    assert with_weights(manifest, None) == manifest
+
+
+def test_other_weights_are_refused_unless_allowed(manifest, weights_file):
+    with pytest.raises(BundleError, match="--other-weights"):
+        with_weights(manifest, weights_file)
+    allowed = with_weights(manifest, weights_file, other=True)
+    assert allowed.config.pretrained
+    assert allowed.weights.digest == weights_digest(weights_file)
