@@ -19,13 +19,19 @@ if TYPE_CHECKING:
 PASSWORD_FILE = "HPO_STORAGE_PASSWORD_FILE"  # noqa: S105 - the name of a variable, not a password
 
 
+STARTING = 30.0
+"""Seconds that a command which begins a run waits for a server that is only just starting, as under compose."""
+
+
 @contextmanager
-def connected(storage: str | None, home: Path, *, initialise: bool = False) -> Iterator[Database]:
+def connected(
+    storage: str | None, home: Path, *, initialise: bool = False, patience: float = 0.0
+) -> Iterator[Database]:
     """An open database, its tables made when `initialise`; the password may come from a file (a container's secret)."""
     from storage import open_database, quiet_optuna
 
     quiet_optuna()
-    with open_database(with_password(storage), home=home) as db:
+    with open_database(with_password(storage), home=home, patience=patience) as db:
         if initialise:
             db.initialise()
         yield db

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hpo.cli.connect import connected
+from hpo.cli.connect import STARTING, connected
 from hpo.cli.options import debug_option, storage_options
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -29,7 +29,7 @@ def dashboard_command(storage: str | None, home: Path, artifacts: Path | None, h
 
     It has no login: who reaches it can delete studies. It listens on this machine only, unless --host says else.
     """
-    with connected(storage, home, initialise=True) as db:
+    with connected(storage, home, initialise=True, patience=STARTING) as db:
         from hpo.dashboard import make_dashboard
 
         server = make_dashboard(db, host, port)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.cli.connect import cache_folder, connected
+from hpo.cli.connect import STARTING, cache_folder, connected
 from hpo.cli.options import (
     budget_options,
     data_argument,
@@ -47,7 +47,7 @@ def init_command(
     an .npz (images, labels) or a CSV (path,label[,split]).
     """
     plan = make_plan(**creation)
-    with connected(storage, home, initialise=True) as db:
+    with connected(storage, home, initialise=True, patience=STARTING) as db:
         study, _ = found(db, plan, home)
         from hpo.search.plan import set_budget
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import click
 
-from hpo.cli.connect import artifacts_folder, connected, with_password
+from hpo.cli.connect import STARTING, artifacts_folder, connected, with_password
 from hpo.cli.init import creation_options, found, make_plan
 from hpo.cli.options import data_argument, debug_option, device_option, storage_options, threads_option
 from hpo.cli.worker import keep_option
@@ -55,7 +55,7 @@ def run_command(
     train/ val/ test/ of class folders, a zip of either, an .npz (images, labels) or a CSV (path,label[,split]).
     """
     plan = make_plan(data=data, study=study, weights=weights, **creation)
-    with connected(storage, home, initialise=True) as db:
+    with connected(storage, home, initialise=True, patience=STARTING) as db:
         opened, _ = found(db, plan, home)
         from hpo.search.overview import survey
         from hpo.search.plan import set_budget

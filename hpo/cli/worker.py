@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hpo.cli.connect import artifacts_folder, cache_folder, connected, log_to_stderr
+from hpo.cli.connect import STARTING, artifacts_folder, cache_folder, connected, log_to_stderr
 from hpo.cli.options import (
     data_argument,
     debug_option,
@@ -51,6 +51,6 @@ def worker_command(
         data=data, study=study, cache=cache_folder(home), artifacts=artifacts_folder(artifacts, home),
         device=resolve_device(device), weights=weights, keep=keep,
     )  # fmt: skip
-    with connected(storage, home) as db:
+    with connected(storage, home, patience=STARTING) as db:
         finished = work(db, options)
     click.echo(f"{finished} trials finished by this worker", err=True)

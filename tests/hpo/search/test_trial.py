@@ -14,7 +14,6 @@ from hpo.errors import TrialEnded
 from hpo.search.trial import Outcome, run_trial
 from search_spaces import SearchSpace
 from storage import CheckpointError
-
 from tests.hpo.search.conftest import Bench
 
 pytestmark = pytest.mark.postgres

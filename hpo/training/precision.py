@@ -1,0 +1,115 @@
+"""Which precision and memory format: measured on this machine for this backbone, for a second or two, and remembered.
+
+bf16 is not always the faster one: on a CPU it slows the backward pass of depthwise convolutions.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from hpo.training.classifier import Classifier
+from hpo.training.numerics import DTYPES, NumberFormat
+from hpo.training.randomness import seeded
+from hpo.training.speed_cache import recall, remember
+from search_spaces import TrialConfig
+
+GAIN = 1.1
+"""How many times faster a lower precision must be to be taken."""
+
+STEP_SECONDS = 0.3
+"""A measured step is made smaller until it takes about this long."""
+
+REPEATS = 3
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words: the GPU's name, or what the CPU can do and with how many threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+
+
+def choose_format(config: TrialConfig, model: Classifier, device: torch.device, cache: Path | None) -> NumberFormat:
+    """The fastest format for a training step of `model`; a given `config.precision` is obeyed.
+
+    Without a cache nothing is measured: float32 on a CPU, bfloat16 on a GPU, channels last.
+    """
+    if cache is None:
+        default = "bf16" if device.type == "cuda" else "fp32"
+        return NumberFormat(default if config.precision == "auto" else config.precision)
+    key = _key(config, device)
+    known = recall(cache, key)
+    if known is not None:
+        return NumberFormat.from_dict(known)
+    chosen = fastest(config, model, device)
+    remember(cache, key, chosen.to_dict())
+    return chosen
+
+
+def fastest(config: TrialConfig, model: Classifier, device: torch.device) -> NumberFormat:
+    """Measure a few training steps in each format; `model` and all generators are left as they are."""
+    with seeded(0, device):
+        images = torch.rand(config.batch_size, 3, config.image_size, config.image_size, device=device)
+        images = images[: _small_enough(copy.deepcopy(model).to(device), images)]
+        costs = {option: _cost(option, model, images) for option in _options(config.precision, device)}
+    return min(costs, key=lambda option: costs[option])
+
+
+def _options(precision: str, device: torch.device) -> Iterator[NumberFormat]:
+    names = [name for name in DTYPES if name != "fp16" or device.type == "cuda"]
+    for name in names if precision == "auto" else [precision]:
+        yield NumberFormat(name, channels_last=True)
+        yield NumberFormat(name, channels_last=False)
+
+
+def _cost(option: NumberFormat, model: Classifier, images: torch.Tensor) -> float:
+    """Seconds of a step, made dearer for a lower precision."""
+    device = images.device
+    network = option.placed(copy.deepcopy(model), device).train()
+    batch = images.to(option.dtype).contiguous(memory_format=option.memory_format)
+    seconds = min(_timed(lambda: _step(option, network, batch), device) for _ in range(REPEATS))
+    return seconds * (1.0 if option.precision == "fp32" else GAIN)
+
+
+def _small_enough(network: Classifier, images: torch.Tensor) -> int:
+    """How many of `images` a step takes about STEP_SECONDS for; two at least, for the sake of BatchNorm."""
+    few = images[: min(4, len(images))]
+    step = NumberFormat(channels_last=False)
+    seconds = min(_timed(lambda: _step(step, network.train(), few), images.device) for _ in range(2))
+    return max(2, min(len(images), int(len(few) * STEP_SECONDS / seconds)))
+
+
+def _step(option: NumberFormat, network: Classifier, batch: torch.Tensor) -> None:
+    with option.autocast(batch.device):
+        logits = network(batch)
+    logits.float().square().mean().backward()
+    network.zero_grad(set_to_none=True)
+
+
+def _timed(action: Callable[[], None], device: torch.device) -> float:
+    """Seconds that `action` takes, the device's part included."""
+    started = time.perf_counter()
+    action()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def _key(config: TrialConfig, device: torch.device) -> str:
+    """What decides which format is faster. Batch size and depth change the speed, but hardly the order, and a search
+    that measured each of their combinations would spend seconds on every trial."""
+    return " | ".join(
+        [
+            config.backbone,
+            f"{config.image_size} px",
+            "frozen" if config.unfreeze_depth == 0 else "trained",
+            config.precision,
+            device_name(device),
+            f"torch {torch.__version__}",
+        ]
+    )

@@ -1,0 +1,156 @@
+"""Run: one training run put together from its configuration, or from a snapshot of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from hpo.data.dataset import Part
+from hpo.errors import DataError
+from hpo.training.batches import plain_feed, training_feed
+from hpo.training.features import FeatureExtractor, backbone_frozen, inputs_repeat, storable
+from hpo.training.guard import Guard
+from hpo.training.learner import Learner
+from hpo.training.loader import FeatureLoader, ImageLoader, Loader, Order
+from hpo.training.loss import build_loss
+from hpo.training.mix import build_mixer
+from hpo.training.model import BuiltModel, build_model, count_parameters
+from hpo.training.normalise import Normaliser
+from hpo.training.numerics import NumberFormat
+from hpo.training.precision import choose_format, device_name
+from hpo.training.randomness import derive, seeded
+from hpo.training.result import Snapshot
+from hpo.training.runtime import FitData, Runtime
+from hpo.training.sampling import rows_in_order
+from hpo.training.tensor_bytes import unpack
+from hpo.training.validation import FeatureValidation, Validation
+from search_spaces import TrialConfig
+
+
+@dataclass
+class Run:
+    """A run between two epochs. `epoch` counts those that are done."""
+
+    data: FitData
+    runtime: Runtime
+    device: torch.device
+    number_format: NumberFormat
+    learner: Learner
+    loader: Loader
+    validation: Validation | FeatureValidation | None
+    updates: int
+    """Optimiser updates of an epoch."""
+    facts: Mapping[str, Any]
+    epoch: int = 0
+    guard: Guard = field(default_factory=Guard)
+
+
+def prepare(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapshot | None) -> Run:
+    """Everything that the first epoch needs, or the one after `resume`."""
+    if data.train.images.shape[1] != config.image_size:
+        packed = data.train.images.shape[1]
+        raise DataError(
+            f"image_size is {config.image_size}, but the images are packed at {packed}; pack them at that size"
+        )
+    device = torch.device(runtime.device)
+    with seeded(derive(runtime.seed, "init"), device):
+        built = build_model(config, data.classes)
+    number_format = (
+        NumberFormat.from_dict(resume.state["format"])
+        if resume is not None
+        else choose_format(config, built.model, device, runtime.cache)
+    )
+    number_format.placed(built.model, device)
+    run = _Assembly(config, data, runtime, built, number_format).run(device)
+    if resume is not None:
+        _restore(run, resume)
+    return run
+
+
+def _restore(run: Run, resume: Snapshot) -> None:
+    run.learner.restore(unpack(resume.resume), resume.state["learner"])
+    run.guard = Guard(**resume.state["guard"])
+    run.epoch = int(resume.state["epoch"])
+
+
+@dataclass(frozen=True)
+class _Assembly:
+    """The choices of a run, and what each of them is made into."""
+
+    config: TrialConfig
+    data: FitData
+    runtime: Runtime
+    built: BuiltModel
+    number_format: NumberFormat
+
+    def run(self, device: torch.device) -> Run:
+        order = Order(self.config, self.data.train, device, self.runtime.seed)
+        on_features = inputs_repeat(self.config) and self._storable(self.data.train)
+        learner = Learner(
+            self.config,
+            self.built.model,
+            build_loss(self.config, self.data.train.labels, self.data.classes),
+            self.number_format,
+            updates=order.updates * self.config.epochs,
+            on_features=on_features,
+        )
+        return Run(
+            data=self.data,
+            runtime=self.runtime,
+            device=device,
+            number_format=self.number_format,
+            learner=learner,
+            loader=self._feature_loader(order, device) if on_features else self._image_loader(order, device),
+            validation=self._validation(device),
+            updates=order.updates,
+            facts=self._facts(device),
+        )
+
+    def _image_loader(self, order: Order, device: torch.device) -> ImageLoader:
+        seed, threads = self.runtime.seed, self.runtime.threads
+        feed = training_feed(self.config, self.data.train, device, seed=seed, threads=threads)
+        mixer = build_mixer(self.config, self.data.classes)
+        return ImageLoader(order, feed, self._normaliser(device), mixer, seed)
+
+    def _feature_loader(self, order: Order, device: torch.device) -> FeatureLoader:
+        return FeatureLoader(order, self.data.train, self.built.model, self._extractor(device))
+
+    def _validation(self, device: torch.device) -> Validation | FeatureValidation | None:
+        part = self.data.val
+        if part is None:
+            return None
+        batch_size = self._batch_size
+        if backbone_frozen(self.config) and self._storable(part):
+            return FeatureValidation(part, self._extractor(device), self.number_format, batch_size)
+        feed, rows = plain_feed(part, device), rows_in_order(len(part), batch_size)
+        return Validation(rows, feed, self._normaliser(device), self.number_format)
+
+    @property
+    def _batch_size(self) -> int:
+        """Of a forward pass alone, which takes far less memory than a step."""
+        return 2 * self.config.batch_size
+
+    def _storable(self, part: Part) -> bool:
+        return storable(part, self.built.features)
+
+    def _normaliser(self, device: torch.device) -> Normaliser:
+        return Normaliser(self.built.mean, self.built.std, device, self.number_format)
+
+    def _extractor(self, device: torch.device) -> FeatureExtractor:
+        return FeatureExtractor(self._normaliser(device), self.number_format, self._batch_size)
+
+    def _facts(self, device: torch.device) -> dict[str, Any]:
+        parameters, trainable = count_parameters(self.built.model)
+        return {
+            "device": device_name(device),
+            **self.number_format.to_dict(),
+            "parameters": parameters,
+            "trainable_parameters": trainable,
+            "origin": self.built.origin,
+            "weights": self.built.weights.to_dict() if self.built.weights else None,
+            "mean": list(self.built.mean),
+            "std": list(self.built.std),
+        }

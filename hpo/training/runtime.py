@@ -1,0 +1,40 @@
+"""What a run is given besides its configuration: the data, and where and how it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpo.data.dataset import Part
+
+
+def never() -> bool:
+    """The `should_stop` of a run that nobody stops."""
+    return False
+
+
+@dataclass(frozen=True)
+class FitData:
+    """The parts to train and validate on; both of one packed set."""
+
+    train: Part
+    val: Part | None
+    """None when there is nothing to validate on: a retrain on everything."""
+    classes: int
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where a run runs. None of it is a choice of the search."""
+
+    device: str = "cpu"
+    seed: int = 0
+    cache: Path | None = None
+    """Folder that remembers the measured precision; None measures nothing."""
+    metric: str = "accuracy"
+    """Key of `EpochResult.metrics` that the plateau schedule watches."""
+    should_stop: Callable[[], bool] = never
+    """Asked between two steps; True ends the run with TrainingInterrupted."""
+    threads: int = 1
+    """Threads that prepare batches beside the steps; the result is the same for any number."""

@@ -1,0 +1,114 @@
+"""Learning-rate schedules: pure functions of the update (timm's), and the plateau, which follows the score.
+
+Each update takes the schedule at its middle (update + 1/2), so neither the first step of a warm-up nor the last of a
+cosine is spent at a rate of 0. Groups keep their ratio: a schedule is a factor on each group's own peak `lr`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.scheduler.step_lr import StepLRScheduler
+
+from search_spaces import TrialConfig
+
+FACTOR = 0.5
+"""What the plateau schedule multiplies the learning rate by."""
+PATIENCE = 2
+"""Epochs without a better score before it does."""
+BETTER = 1e-4
+"""Least gain in score that counts as better."""
+
+
+class Schedule(Protocol):
+    """Sets `lr` of every parameter group."""
+
+    def before_update(self, update: int) -> None:
+        """Set the rates of update number `update`, from 0."""
+
+    def after_epoch(self, score: float) -> None:
+        """Learn the epoch's score; larger is better."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready state."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `to_dict()`."""
+
+
+class UpdateSchedule:
+    """One of timm's schedulers: a pure function of the update, so there is no state to keep."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+
+    def before_update(self, update: int) -> None:
+        """Set the rates of update number `update`, from 0."""
+        self._scheduler.step_update(update + 0.5)
+
+    def after_epoch(self, score: float) -> None:
+        """The score changes nothing."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+class PlateauSchedule:
+    """Halves the rates after two epochs without a better score; linear warm-up before.
+
+    timm's own plateau is deprecated, because its state cannot be saved; this one's is three numbers.
+    """
+
+    def __init__(self, optimiser: torch.optim.Optimizer, warmup_updates: int) -> None:
+        self._optimiser = optimiser
+        self._peaks = [float(group["lr"]) for group in optimiser.param_groups]
+        self._warmup = warmup_updates
+        self._factor = 1.0
+        self._best = -math.inf
+        self._stale = 0
+
+    def before_update(self, update: int) -> None:
+        """Set the rates of update number `update`, from 0."""
+        warm = min(1.0, (update + 0.5) / self._warmup) if self._warmup else 1.0
+        for group, peak in zip(self._optimiser.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * warm * self._factor
+
+    def after_epoch(self, score: float) -> None:
+        """Learn the epoch's score; larger is better."""
+        if score > self._best + BETTER:
+            self._best, self._stale = score, 0
+            return
+        self._stale += 1
+        if self._stale >= PATIENCE:
+            self._factor, self._stale = self._factor * FACTOR, 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready state."""
+        best = None if math.isinf(self._best) else self._best
+        return {"factor": self._factor, "best": best, "stale": self._stale}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `to_dict()`."""
+        self._factor, self._stale = float(state["factor"]), int(state["stale"])
+        self._best = -math.inf if state["best"] is None else float(state["best"])
+
+
+def build_schedule(config: TrialConfig, optimiser: torch.optim.Optimizer, updates: int) -> Schedule:
+    """The configuration's schedule over `updates` optimiser updates, those of all its epochs."""
+    warmup = min(round(config.warmup * updates), updates - 1)
+    if config.schedule == "plateau":
+        return PlateauSchedule(optimiser, warmup)
+    timing: dict[str, Any] = {"warmup_t": warmup, "warmup_prefix": True, "t_in_epochs": False}
+    if config.schedule == "constant":
+        return UpdateSchedule(StepLRScheduler(optimiser, decay_t=updates, decay_rate=1.0, **timing))
+    cycles = config.restarts + 1 if config.schedule == "cosine-restarts" else 1
+    length = max(1, math.ceil((updates - warmup) / cycles))
+    return UpdateSchedule(CosineLRScheduler(optimiser, t_initial=length, cycle_limit=cycles, **timing))

@@ -1,0 +1,151 @@
+"""Database: one PostgreSQL, the embedded one or any other, and the few things that the rest needs of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy import URL, Connection, inspect, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from storage.embedded import EmbeddedServer
+from storage.errors import StorageError
+from storage.sessions import LOCK_TIMEOUT, Sessions
+from storage.translation import root, unavailable
+from storage.urls import parse_url, place, safe_url
+
+
+class Database:
+    """A database of studies; a context manager. Two connections stay open, one of `engine` and one of `storage`.
+
+    Nothing that it shows or raises holds the password. Every fault of the database, in statements of optuna's too, is
+    raised as DatabaseUnavailableError.
+    """
+
+    def __init__(self, url: URL, *, server: EmbeddedServer | None = None, patience: float = 30.0) -> None:
+        self._server = server
+        self._sessions = Sessions(url, patience=patience, revive=server.revive if server else None)
+        self._storage: RDBStorage | None = None
+        self.engine = self._sessions.engine()
+
+    @property
+    def url(self) -> URL:
+        """Where the database is. Its `repr` and `str` mask the password."""
+        return self._sessions.url
+
+    @property
+    def safe_url(self) -> str:
+        """The URL with its password masked."""
+        return safe_url(self.url)
+
+    @property
+    def storage(self) -> RDBStorage:
+        """For optuna, on tables that exist. Raises StorageError when another version of optuna made them."""
+        if self._storage is None:
+            self._storage = self._open_storage(create=False)
+        return self._storage
+
+    def initialise(self) -> None:
+        """Create the tables unless they are there. Any number of processes may call this at once.
+
+        Of eight that let optuna do it at once, six or seven die of an IntegrityError: hence the lock.
+        """
+        if not self._has_tables():
+            with self.lock("hpo:schema"):
+                if not self._has_tables():
+                    self._storage = self._open_storage(create=True)
+        _ = self.storage  # says so now when the tables are another version's
+
+    def now(self) -> datetime:
+        """The database's clock, which is everybody's: aware, UTC."""
+        with self.engine.connect() as connection:
+            moment: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        return moment
+
+    @contextmanager
+    def lock(self, key: str, *, timeout: float = LOCK_TIMEOUT) -> Iterator[Connection]:
+        """Hold the advisory lock of `key` alone among all sessions; yields the connection that holds it, in autocommit.
+
+        Raises DatabaseUnavailableError when others hold it for more than `timeout` seconds. The lock ends with its
+        connection: once the server goes away, it is lost.
+        """
+        number = {"number": advisory_number(key)}
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            try:
+                connection.execute(text(f"SET lock_timeout = {timeout * 1000:.0f}"))
+                connection.execute(text("SELECT pg_advisory_lock(:number)"), number)
+                connection.execute(text(f"SET lock_timeout = {LOCK_TIMEOUT * 1000:.0f}"))
+                yield connection
+                connection.execute(text("SELECT pg_advisory_unlock(:number)"), number)
+            except BaseException:
+                connection.invalidate()  # whatever happened: a closed session holds no lock
+                raise
+
+    def close(self) -> None:
+        """Close the connections; the embedded server stops when this was its last user."""
+        if self._storage is not None:
+            self._storage.remove_session()
+            self._storage.engine.dispose()
+        self.engine.dispose()
+        if self._server is not None:
+            self._server.leave()
+
+    def _has_tables(self) -> bool:
+        """Whether the tables are complete: optuna writes their version last."""
+        with self.engine.connect() as connection:
+            if not inspect(connection).has_table("alembic_version"):
+                return False
+            return bool(connection.execute(text("SELECT count(*) FROM alembic_version")).scalar_one())
+
+    def _open_storage(self, *, create: bool) -> RDBStorage:
+        try:
+            storage = RDBStorage(
+                "postgresql+psycopg2://", self._sessions.engine_options(), skip_table_creation=not create
+            )
+        except RuntimeError as error:
+            raise StorageError(f"database {place(self.url)}: {error}") from error
+        except (SQLAlchemyError, StorageInternalError) as error:  # its engine is not watched before it is made
+            raise unavailable(root(error), self.url) from error
+        self._sessions.watched(storage.engine)
+        return storage
+
+    def __repr__(self) -> str:
+        return f"Database({self.safe_url!r})"
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_database(url: str | None, *, home: Path, patience: float = 30.0) -> Database:
+    """Connect to `url`, or to the embedded PostgreSQL under `home` when there is none.
+
+    A server that is just starting is given `patience` seconds. Raises DatabaseUnavailableError, in one line and
+    without the password, when it cannot be reached or refuses us.
+    """
+    if url is None:
+        server = EmbeddedServer.join(home)
+        database = Database(server.url, server=server, patience=patience)
+    else:
+        database = Database(parse_url(url), patience=patience)
+    try:
+        database.now()
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def advisory_number(key: str) -> int:
+    """`key` as PostgreSQL's advisory locks want it: a signed 64-bit integer."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], signed=True)

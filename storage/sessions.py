@@ -1,0 +1,77 @@
+"""Sessions with a PostgreSQL: opened with patience, bounded in every wait, and their faults translated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg2
+from sqlalchemy import URL, Engine, create_engine, event
+
+from storage.translation import is_starting, translate, unavailable
+
+_CONNECT_DEFAULTS = {
+    "connect_timeout": "10",  # seconds
+    "application_name": "hpo",
+    # A peer that vanished without a word is noticed within a minute.
+    "keepalives_idle": "20",
+    "keepalives_interval": "10",
+    "keepalives_count": "4",
+    "tcp_user_timeout": "60000",  # milliseconds
+}
+LOCK_TIMEOUT = 60.0
+"""Seconds that a statement waits for a lock, unless told otherwise."""
+_NO_ENDLESS_WAIT = (
+    f"SET statement_timeout = '120s'; SET lock_timeout = '{LOCK_TIMEOUT:g}s'; "
+    "SET idle_in_transaction_session_timeout = '120s'; SET timezone = 'UTC'"
+)
+
+
+class Sessions:
+    """Opens sessions with the server at `url`. A server that is just starting is given `patience` seconds.
+
+    `revive`, where there is one, is called before another attempt: it starts the server and gives its URL.
+    """
+
+    def __init__(self, url: URL, *, patience: float, revive: Callable[[], URL] | None = None) -> None:
+        self.url = url
+        self._patience = patience
+        self._revive = revive
+
+    def engine_options(self) -> dict[str, Any]:
+        """How SQLAlchemy reaches the server. It is given no URL, so it can show no password."""
+        return {"creator": self._open, "pool_pre_ping": True, "pool_size": 1, "max_overflow": 1, "pool_timeout": 60}
+
+    def engine(self) -> Engine:
+        """An engine on this server."""
+        return self.watched(create_engine("postgresql+psycopg2://", **self.engine_options()))
+
+    def watched(self, engine: Engine) -> Engine:
+        """`engine`, whose faults of the database are raised as ours from now on."""
+        event.listen(engine, "handle_error", lambda context: translate(context, self.url))
+        return engine
+
+    def _open(self) -> Any:
+        deadline = time.monotonic() + self._patience
+        pause = 0.1
+        while True:
+            try:
+                return _session(self.url)
+            except psycopg2.Error as error:
+                left = deadline - time.monotonic()
+                if not is_starting(error) or left <= 0:
+                    raise unavailable(error, self.url) from None
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, 2.0)
+            if self._revive is not None:
+                self.url = self._revive()
+
+
+def _session(url: URL) -> Any:
+    given: dict[str, Any] = url.translate_connect_args(username="user", database="dbname")
+    query = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
+    session = psycopg2.connect(**{**_CONNECT_DEFAULTS, **given, **query})
+    with session, session.cursor() as cursor:
+        cursor.execute(_NO_ENDLESS_WAIT)
+    return session

@@ -1,0 +1,129 @@
+"""StudySpec: what a study is of, written once at its creation, and compared with what a later run asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optuna
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from storage.errors import StudyError
+
+_VERSION = 1
+_KEY = "hpo:spec"
+
+
+class StudySpec(BaseModel):
+    """Space, data, metric, seed and method of a study. JSON throughout; no path, since hosts differ in theirs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int = Field(_VERSION, description="of this form")
+    space: dict[str, Any] = Field(description="the search space, as `SearchSpace.to_dict` gives it")
+    space_fingerprint: str = Field(description="digest of what decides which trials the space can give")
+    data: dict[str, Any] = Field(description="facts of the data set: classes, counts, split, seed, fractions")
+    data_fingerprint: str = Field(description="digest of the images and labels")
+    metric: str = Field(description="what is maximised")
+    seed: int = Field(description="from which the seeds of the split and of every trial derive")
+    weights_digest: str | None = Field(None, description="digest of the file of pretrained weights, if one was given")
+    sampler: str = Field(description="name of the sampler")
+    pruner: str = Field(description="name of the pruner")
+
+
+def read_spec(study: optuna.Study) -> StudySpec:
+    """The spec of `study`. Raises StudyError where there is none, or one that this version cannot read."""
+    stored = study.user_attrs.get(_KEY)
+    if stored is None:
+        raise StudyError(f"study {study.study_name!r} was not made by hpo; give another name with --study")
+    if stored.get("version") != _VERSION:
+        raise StudyError(
+            f"study {study.study_name!r} was made by another version of hpo (spec {stored.get('version')}, "
+            f"here {_VERSION}); use that version, or another name with --study"
+        )
+    try:
+        return StudySpec.model_validate(stored)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise StudyError(
+            f"the spec of study {study.study_name!r} cannot be read ({key}: {first['msg']}); "
+            "give another name with --study"
+        ) from None
+
+
+def has_spec(study: optuna.Study) -> bool:
+    """Whether `study` was completely created by us."""
+    return _KEY in study.user_attrs
+
+
+def write_spec(study: optuna.Study, spec: StudySpec) -> None:
+    """Write the spec: the last step of a study's creation."""
+    study.set_user_attr(_KEY, spec.model_dump(mode="json"))
+
+
+def check_same(name: str, stored: StudySpec, asked: StudySpec) -> None:
+    """Raise StudyError, naming what differs, unless both speak of the same search.
+
+    Sampler and pruner may change: trials stay comparable.
+    """
+    for field, word, way_out in _IDENTITY:
+        was, is_now = getattr(stored, field), getattr(asked, field)
+        if was != is_now:
+            raise StudyError(
+                f"study {name!r} exists with another {word} ({_difference(field, stored, asked)}); "
+                f"give another name with --study, or {way_out}"
+            )
+
+
+_IDENTITY = (
+    ("space_fingerprint", "search space", "the space that it was made with (--space, --set, --backbone)"),
+    ("data_fingerprint", "data set", "the DATA that it was made with"),
+    ("metric", "metric", "that metric"),
+    ("weights_digest", "weights file", "the --weights that it was made with"),
+    ("seed", "seed", "that --seed"),
+)
+
+
+def _difference(field: str, stored: StudySpec, asked: StudySpec) -> str:
+    """The first fact in which the two differ, «dimensions.dropout.high: stored 0.1, asked 0.2»; else the values."""
+    facts = _FACTS.get(field)
+    found = first_difference(facts(stored), facts(asked)) if facts else None
+    return found or f"stored {_short(getattr(stored, field))}, asked {_short(getattr(asked, field))}"
+
+
+def _searched(spec: StudySpec) -> dict[str, Any]:
+    """The parts of the space that its fingerprint is of."""
+    fixed = {key: value for key, value in spec.space.get("fixed", {}).items() if key != "weights"}
+    return {"fixed": fixed, "dimensions": spec.space.get("dimensions", {})}
+
+
+_FACTS: dict[str, Callable[[StudySpec], dict[str, Any]]] = {
+    "space_fingerprint": _searched,
+    "data_fingerprint": lambda spec: spec.data,
+}
+
+
+def first_difference(stored: Any, asked: Any, path: str = "") -> str | None:
+    """Where two JSON values first differ, in words; None when they are equal."""
+    if isinstance(stored, Mapping) and isinstance(asked, Mapping):
+        pairs = [(key, stored.get(key, _ABSENT), asked.get(key, _ABSENT)) for key in {**stored, **asked}]
+    elif isinstance(stored, list) and isinstance(asked, list) and len(stored) == len(asked):
+        pairs = [(str(i), *pair) for i, pair in enumerate(zip(stored, asked, strict=True))]
+    else:
+        return None if stored == asked else f"{path}: stored {_short(stored)}, asked {_short(asked)}"
+    found = (first_difference(was, is_now, f"{path}.{key}" if path else key) for key, was, is_now in pairs)
+    return next((difference for difference in found if difference), None)
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+_ABSENT = _Absent()
+
+
+def _short(value: object) -> str:
+    shown = value if isinstance(value, str) else repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}…"

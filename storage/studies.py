@@ -1,0 +1,88 @@
+"""Studies: each created once, whoever else creates it, and refused when it is of another space or of other data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from sqlalchemy import text
+
+from storage.database import Database
+from storage.errors import StudyError
+from storage.spec import StudySpec, check_same, has_spec, read_spec, write_spec
+
+NAME_LENGTH = 200
+"""Characters of a study's name, at most."""
+_CREATING = "hpo:creating"
+
+
+def create_study(db: Database, name: str, spec: StudySpec, points: Sequence[Mapping[str, Any]] = ()) -> optuna.Study:
+    """Create the study with its points enqueued, or open it where it exists: exactly once, however many call this.
+
+    Raises StudyError, before anything is changed, when it exists with another space, data set, metric, weights or
+    seed, or was not made by hpo.
+    """
+    _check_name(name)
+    with db.lock(study_lock(name)):
+        if name in study_names(db):
+            study = open_study(db, name)
+            if has_spec(study):
+                check_same(name, read_spec(study), spec)
+                return study
+            _remove_half_made(db, study)
+        return _create(db, name, spec, points)
+
+
+def open_study(
+    db: Database, name: str, sampler: BaseSampler | None = None, pruner: BasePruner | None = None
+) -> optuna.Study:
+    """The study `name`. Raises StudyError naming the ones that exist where there is no such study."""
+    try:
+        return optuna.load_study(study_name=name, storage=db.storage, sampler=sampler, pruner=pruner)
+    except KeyError:
+        names = study_names(db)
+        known = f"the studies are {', '.join(names)}" if names else "there is none yet; make one with `hpo run`"
+        raise StudyError(f"no study {name!r} in {db.safe_url}: {known}") from None
+
+
+def study_names(db: Database) -> list[str]:
+    """Names of all studies, in the order of their creation."""
+    with db.engine.connect() as connection:
+        return list(connection.execute(text("SELECT study_name FROM studies ORDER BY study_id")).scalars())
+
+
+def study_lock(name: str) -> str:
+    """The key of the advisory lock under which a study is created and its trials are given out."""
+    return f"hpo:study:{name}"
+
+
+def quiet_optuna() -> None:
+    """Let optuna log warnings only; its lines for every trial would repeat ours."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def _check_name(name: str) -> None:
+    if not 0 < len(name) <= NAME_LENGTH or not name.isprintable() or name != name.strip():
+        raise StudyError(
+            f"study name {name[:40]!r} must be 1 to {NAME_LENGTH} printable characters, without spaces around; "
+            "give another with --study"
+        )
+
+
+def _create(db: Database, name: str, spec: StudySpec, points: Sequence[Mapping[str, Any]]) -> optuna.Study:
+    """The spec comes last: a study without one was left half made by a kill, and is made anew."""
+    study = optuna.create_study(study_name=name, storage=db.storage, direction="maximize")
+    study.set_user_attr(_CREATING, True)
+    for point in points:
+        study.enqueue_trial(dict(point))
+    write_spec(study, spec)
+    return study
+
+
+def _remove_half_made(db: Database, study: optuna.Study) -> None:
+    if _CREATING not in study.user_attrs and (study.user_attrs or study.get_trials(deepcopy=False)):
+        read_spec(study)  # raises: somebody else's study
+    optuna.delete_study(study_name=study.study_name, storage=db.storage)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+
+from hpo.data.dataset import Part
+from hpo.training.batches import ResidentFeed, StreamedFeed, plain_feed
+from hpo.training.normalise import Normaliser
+from hpo.training.numerics import NumberFormat
+
+CPU = torch.device("cpu")
+BATCHES = [np.array([3, 0]), np.array([5, 1, 4])]
+
+
+class Noise:
+    """Adds noise from the seed; refuses to be used by two threads."""
+
+    def __init__(self) -> None:
+        self.owner: int | None = None
+
+    def __call__(self, images: np.ndarray, seed: int) -> np.ndarray:
+        self.owner = self.owner or threading.get_ident()
+        assert self.owner == threading.get_ident()
+        return images ^ np.random.default_rng(seed).integers(0, 255, images.shape, dtype=np.uint8)
+
+    def clone(self) -> Noise:
+        return Noise()
+
+
+class Broken(Noise):
+    def __call__(self, images: np.ndarray, seed: int) -> np.ndarray:
+        raise ValueError("an image that cannot be augmented")
+
+    def clone(self) -> Broken:
+        return self
+
+
+@pytest.fixture
+def part() -> Part:
+    images = np.random.default_rng(0).integers(0, 255, (8, 4, 4, 3), dtype=np.uint8)
+    return Part(images, np.array([7, 6, 5, 4, 3, 2]), np.zeros(6, dtype=np.int64), ["x"] * 6)
+
+
+@pytest.mark.parametrize("feed", [plain_feed, ResidentFeed], ids=["streamed", "resident"])
+def test_a_feed_gives_the_rows_asked_for(part: Part, feed: Callable[..., StreamedFeed | ResidentFeed]) -> None:
+    batches = list(feed(part, CPU).epoch(BATCHES, 0))
+    assert [batch.dtype for batch in batches] == [torch.uint8] * 2
+    assert all(np.array_equal(batch, part.batch(rows)) for batch, rows in zip(batches, BATCHES, strict=True))
+
+
+def test_augmentation_depends_on_seed_epoch_and_batch_but_on_no_thread(part: Part) -> None:
+    def epoch(threads: int, number: int, seed: int = 1) -> np.ndarray:
+        feed = StreamedFeed(part, Noise(), CPU, seed=seed, threads=threads)
+        return np.stack([batch.numpy() for batch in feed.epoch([np.array([0])] * 12, number)])
+
+    alone = epoch(1, 0)
+    assert np.array_equal(alone, epoch(4, 0))
+    assert len({batch.tobytes() for batch in alone}) == 12
+    assert not np.array_equal(alone, epoch(1, 1))
+    assert not np.array_equal(alone, epoch(1, 0, seed=2))
+
+
+def test_a_fault_in_a_thread_reaches_the_step(part: Part) -> None:
+    feed = StreamedFeed(part, Broken(), CPU, seed=0, threads=2)
+    with pytest.raises(ValueError, match="cannot be augmented"):
+        list(feed.epoch(BATCHES, 0))
+
+
+def test_an_epoch_left_early_leaves_no_thread(part: Part) -> None:
+    with closing(StreamedFeed(part, Noise(), CPU, seed=0, threads=3).epoch([np.array([0])] * 40, 0)) as batches:
+        next(batches)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+
+@pytest.mark.parametrize("number_format", [NumberFormat(), NumberFormat("bf16", channels_last=False)], ids=str)
+def test_normalisation_is_the_formula(number_format: NumberFormat) -> None:
+    images = torch.randint(0, 256, (2, 5, 5, 3), dtype=torch.uint8)
+    mean, std = (0.5, 0.4, 0.3), (0.5, 0.2, 0.1)
+    normalised = Normaliser(mean, std, CPU, number_format)(images)
+    expected = (images.double().permute(0, 3, 1, 2) / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(
+        3, 1, 1
+    )
+    assert normalised.dtype == number_format.dtype
+    assert normalised.is_contiguous(memory_format=number_format.memory_format)
+    tolerance = 1e-5 if number_format.precision == "fp32" else 0.05
+    torch.testing.assert_close(normalised.double(), expected, atol=tolerance, rtol=tolerance)

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from hpo.training import EpochResult, FitData, Runtime, fit
+from hpo.training import features as features_module
+from hpo.training.features import inputs_repeat
+from search_spaces import TrialConfig
+
+Make = Callable[..., TrialConfig]
+
+
+def last_of(config: TrialConfig, data: FitData) -> EpochResult:
+    *_, last = fit(config, data, Runtime(seed=3))
+    return last
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"dropout": 0.3, "optimiser": "sgd"},
+        {"drop_path": 0.3, "ema": 0.9, "balanced_sampling": True},
+        {"precision": "bf16"},
+        {"augmentation": "flips", "augmentation_strength": 1.0},
+    ],
+    ids=str,
+)
+def test_kept_features_change_no_result(
+    config: Make, data: FitData, choices: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(unfreeze_depth=0.0, epochs=2, **choices)
+    kept = last_of(settings, data)
+    monkeypatch.setattr(features_module, "LARGEST", 0)
+    computed = last_of(settings, data)
+    np.testing.assert_allclose(kept.logits, computed.logits, rtol=1e-5, atol=1e-6)
+    assert kept.train_loss == pytest.approx(computed.train_loss, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("choices", "expected"),
+    [
+        ({}, True),
+        ({"augmentation": "flips", "augmentation_strength": 0.0}, True),
+        ({"augmentation": "flips", "augmentation_strength": 0.1}, False),
+        ({"mixup": 0.1}, False),
+        ({"cutmix": 0.1}, False),
+        ({"unfreeze_depth": 0.1}, False),
+    ],
+)
+def test_features_repeat_only_where_nothing_alters_them(
+    config: Make, choices: dict[str, object], expected: bool
+) -> None:
+    assert inputs_repeat(config(**{"unfreeze_depth": 0.0, **choices})) is expected

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from hpo.training import build_model
+from hpo.training.classifier import Classifier
+from hpo.training.freeze import blocks, layer_scales, trainable_blocks
+from search_spaces import TrialConfig
+
+Make = Callable[..., TrialConfig]
+BACKBONES = ["mobilenetv2_035", "resnet18", "convnext_atto", "vit_tiny_patch16_224", "efficientnet_b0"]
+DEPTHS = [0.0, 0.01, 0.3, 0.5, 0.8, 1.0]
+
+
+def classifier(config: TrialConfig) -> Classifier:
+    return build_model(config, 3).model
+
+
+def trains(model: nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_blocks_cover_the_backbone_once_and_a_last_norm_is_no_block(config: Make, backbone: str) -> None:
+    model = classifier(config(backbone=backbone)).backbone
+    found = blocks(model)
+    parameters = dict(model.named_parameters())
+    assert sorted(name for block in found for name in block) == sorted(parameters)
+    assert all(any(parameters[name].ndim > 1 for name in block) for block in found)
+    assert len(found) >= 9
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_what_trains_grows_with_the_depth_from_the_head_down(config: Make, backbone: str) -> None:
+    seen = []
+    for depth in DEPTHS:
+        model = classifier(config(backbone=backbone, unfreeze_depth=depth))
+        seen.append(trains(model))
+        assert {f"head.{name}" for name, _ in model.head.named_parameters()} <= seen[-1]
+    assert all(name.startswith("head.") for name in seen[0])
+    assert all(fewer < more for fewer, more in pairwise(seen))
+    assert seen[-1] == {name for name, _ in model.named_parameters()}
+    assert {f"backbone.{name}" for name in blocks(model.backbone)[-1]} == {
+        name for name in seen[1] if name.startswith("backbone.")
+    }
+
+
+@pytest.mark.parametrize("backbone", ["mobilenetv2_035", "resnet18", "efficientnet_b0"])
+@pytest.mark.parametrize("depth", [0.0, 0.5])
+def test_statistics_of_frozen_norms_do_not_move(config: Make, backbone: str, depth: float) -> None:
+    model = classifier(config(backbone=backbone, unfreeze_depth=depth, drop_path=0.2))
+    before = {name: value.clone() for name, value in model.state_dict().items() if "running" in name}
+    for _ in range(2):
+        model.train()
+        model(torch.randn(4, 3, 32, 32))
+    moved = {name for name, value in model.state_dict().items() if name in before and not value.equal(before[name])}
+    trained = {name.rpartition(".")[0] for name in trains(model)}
+    assert moved == {name for name in before if name.rpartition(".")[0] in trained}
+    assert bool(moved) == (depth > 0)
+
+
+def test_a_frozen_block_drops_no_path(config: Make) -> None:
+    model = classifier(config(backbone="test_convnext", unfreeze_depth=0.0, drop_path=0.9)).train()
+    images = torch.randn(2, 3, 32, 32)
+    assert model.backbone(images).equal(model.backbone(images))
+
+
+@pytest.mark.parametrize(("count", "depth", "expected"), [(18, 0.0, 0), (18, 0.001, 1), (18, 0.5, 9), (10, 0.3, 3)])
+def test_the_number_of_blocks(count: int, depth: float, expected: int) -> None:
+    assert trainable_blocks(count, depth) == expected
+
+
+def test_layer_scales_fall_by_the_decay_from_block_to_block(config: Make) -> None:
+    backbone = classifier(config(backbone="resnet18")).backbone
+    scales = layer_scales(backbone, 0.5)
+    assert scales["layer4.1.conv1.weight"] == 0.5
+    assert scales["layer4.0.conv1.weight"] == 0.25
+    assert scales["conv1.weight"] == 0.5**9
+    assert set(layer_scales(backbone, 1.0).values()) == {1.0}

@@ -1,0 +1,189 @@
+"""fit(): it learns, it repeats itself, it goes on where it stopped, and it ends with a reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hpo.errors import DataError, TrainingInterrupted, TrialEnded
+from hpo.training import EpochResult, FitData, Runtime, Snapshot, build_model, fit, predict_logits
+from hpo.training.tensor_bytes import pack, unpack
+from search_spaces import TrialConfig
+
+Make = Callable[..., TrialConfig]
+
+LEARNING = {"learning_rate": 3e-3, "epochs": 4}
+
+
+def train(config: TrialConfig, data: FitData, resume: Snapshot | None = None, **runtime: Any) -> list[EpochResult]:
+    return list(fit(config, data, Runtime(**runtime), resume))
+
+
+def train_keeping(config: TrialConfig, data: FitData) -> list[tuple[EpochResult, Snapshot]]:
+    return [(result, result.snapshot()) for result in fit(config, data, Runtime(seed=7))]
+
+
+def carried(snapshot: Snapshot) -> Snapshot:
+    """The snapshot as it comes back from files."""
+    return Snapshot(snapshot.model, snapshot.resume, json.loads(json.dumps(dict(snapshot.state))))
+
+
+def test_it_learns_what_can_be_learnt(config: Make, data: FitData) -> None:
+    results = train(config(**LEARNING), data)
+    assert [result.epoch for result in results] == [1, 2, 3, 4]
+    assert results[-1].train_loss < 0.5 * results[0].train_loss
+    assert results[-1].metrics["accuracy"] > 0.9
+    assert set(results[0].metrics) == {"accuracy", "balanced_accuracy", "macro_f1", "loss"}
+
+
+def test_a_result_tells_what_it_cost_and_on_what(config: Make, data: FitData) -> None:
+    settings = config(epochs=1, unfreeze_depth=0.5)
+    (result,) = train(settings, data)
+    assert data.val is not None
+    assert result.logits is not None
+    assert result.logits.shape == (len(data.val), data.classes)
+    assert result.logits.dtype == np.float32
+    assert result.seconds > 0
+    assert result.images_per_second > len(data.train) / result.seconds
+    assert result.peak_memory > 10 * 2**20
+    assert 0 < result.facts["trainable_parameters"] < result.facts["parameters"]
+    assert result.facts["precision"] == "fp32"
+    json.dumps(dict(result.facts))
+
+
+def test_the_snapshot_s_weights_give_the_logits_of_the_result(config: Make, data: FitData) -> None:
+    settings = config(ema=0.9, epochs=2)
+    *_, last = ((result, result.snapshot()) for result in fit(settings, data, Runtime()))
+    result, snapshot = last
+    built = build_model(settings, data.classes, initialise=False)
+    built.model.load_state_dict(unpack(snapshot.model))
+    assert data.val is not None
+    logits = predict_logits(built.model, data.val, mean=built.mean, std=built.std)
+    np.testing.assert_allclose(logits, result.logits, atol=1e-5)
+
+
+def test_without_a_validation_part_there_are_no_metrics(config: Make, data: FitData) -> None:
+    alone = dataclasses.replace(data, val=None)
+    results = train(config(schedule="plateau", epochs=2), alone)
+    assert [result.metrics for result in results] == [{}, {}]
+    assert results[0].logits is None
+
+
+RICH = {"augmentation": "flips", "augmentation_strength": 1.0, "mixup": 0.4, "cutmix": 1.0, "dropout": 0.3}
+ACCOUNTS = [
+    {"optimiser": "adamw", "schedule": "cosine", "ema": 0.9, **RICH},
+    {"optimiser": "sgd", "schedule": "plateau", "gradient_clip": 1.0, "balanced_sampling": True},
+    {"optimiser": "rmsprop", "schedule": "cosine-restarts", "warmup": 0.3, "unfreeze_depth": 0.5, **RICH},
+    {"optimiser": "lion", "schedule": "constant", "ema": 0.99, "learning_rate": 1e-4, "drop_path": 0.2},
+    {"optimiser": "nadam", "schedule": "plateau", "layer_decay": 0.7, "l1": 1e-4, "loss": "focal"},
+    {"optimiser": "adam", "schedule": "cosine", "precision": "bf16", "head_layers": 1, "class_weights": "inverse"},
+    {"optimiser": "adamw", "schedule": "cosine", "unfreeze_depth": 0.0, "dropout": 0.5},
+]
+
+
+@pytest.mark.parametrize("choices", ACCOUNTS, ids=lambda choices: choices["optimiser"] + "-" + choices["schedule"])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    config: Make, data: FitData, choices: dict[str, Any]
+) -> None:
+    settings = config(**choices)
+    whole = train_keeping(settings, data)
+    resumed = fit(settings, data, Runtime(seed=7), carried(whole[0][1]))
+    for (expected, kept), result in zip(whole[1:], resumed, strict=True):
+        assert result.train_loss == expected.train_loss
+        assert result.learning_rate == expected.learning_rate
+        assert result.metrics == expected.metrics
+        assert np.array_equal(result.logits, expected.logits)
+        again = result.snapshot()
+        assert again.model == kept.model
+        assert again.resume == kept.resume
+        assert again.state == kept.state
+
+
+@pytest.mark.parametrize("choices", [{}, {"ema": 0.9, **RICH}], ids=["plain", "rich"])
+def test_the_seed_decides_and_neither_threads_nor_the_caller_s_generators_do(
+    config: Make, data: FitData, choices: dict[str, Any]
+) -> None:
+    settings = config(epochs=1, **choices)
+    torch.manual_seed(1)
+    first = train(settings, data, seed=1)
+    torch.manual_seed(2)
+    second = train(settings, data, seed=1, threads=3)
+    other = train(settings, data, seed=2)
+    assert np.array_equal(first[0].logits, second[0].logits)
+    assert not np.array_equal(first[0].logits, other[0].logits)
+
+
+def test_global_generators_are_left_alone(config: Make, data: FitData) -> None:
+    settings = config(epochs=2, mixup=0.4, dropout=0.2)
+    torch.manual_seed(3)
+    np.random.seed(3)
+    expected = (torch.rand(3).tolist(), np.random.rand(3).tolist())
+    torch.manual_seed(3)
+    np.random.seed(3)
+    run = fit(settings, data, Runtime())
+    next(run)
+    between = (torch.rand(1).tolist(), np.random.rand(1).tolist())
+    next(run)
+    after = (torch.rand(2).tolist(), np.random.rand(2).tolist())
+    assert (between[0] + after[0], between[1] + after[1]) == expected
+
+
+def test_a_run_that_diverges_ends_and_says_where(config: Make, data: FitData) -> None:
+    settings = config(optimiser="sgd", learning_rate=100.0, weight_decay=10.0, epochs=20)
+    where = r"loss is not finite: (nan|inf) in epoch \d+, by step \d of 4|logits of epoch \d+ are not finite"
+    with pytest.raises(TrialEnded, match=where):
+        train(settings, data)
+
+
+def test_a_run_that_collapses_ends(config: Make, data: FitData) -> None:
+    """A run that had answered everything, and suddenly gives one answer, as after a burst of gradients."""
+    settings = config(learning_rate=1e-9)
+    first = next(fit(settings, data, Runtime())).snapshot()
+    broken = Snapshot(first.model, _with_one_answer(first.resume), {**first.state, "guard": {"best": 1.0, "single": 0}})
+    with pytest.raises(TrialEnded, match=r"collapsed: validation accuracy fell from 1.000 to .* in epoch 2"):
+        train(settings, data, broken)
+
+
+def _with_one_answer(resume: bytes) -> bytes:
+    tensors = unpack(resume)
+    tensors["model.head.1.weight"].zero_()
+    tensors["model.head.1.bias"][:] = torch.tensor([9.0, 0.0, 0.0])
+    return pack(tensors)
+
+
+def test_it_stops_between_two_steps_when_told_to(config: Make, data: FitData) -> None:
+    asked = itertools.count()
+    with pytest.raises(TrainingInterrupted):
+        train(config(epochs=50), data, should_stop=lambda: next(asked) >= 6)
+    assert next(asked) == 7
+
+
+def test_a_snapshot_is_not_given_once_training_has_gone_on(config: Make, data: FitData) -> None:
+    run = fit(config(), data, Runtime())
+    first = next(run)
+    next(run)
+    with pytest.raises(RuntimeError, match="snapshot of epoch 1"):
+        first.snapshot()
+
+
+def test_images_packed_at_another_size_are_refused(config: Make, data: FitData) -> None:
+    with pytest.raises(DataError, match="image_size is 48, but the images are packed at 32"):
+        train(config(image_size=48), data)
+
+
+def test_a_measured_format_is_kept_when_the_run_goes_on_elsewhere(config: Make, data: FitData, tmp_path: Path) -> None:
+    first = next(fit(config(precision="bf16"), data, Runtime())).snapshot()
+    state = {**first.state, "format": {"precision": "bf16", "channels_last": False}}
+    result = next(
+        fit(config(precision="bf16"), data, Runtime(cache=tmp_path), Snapshot(first.model, first.resume, state))
+    )
+    assert result.facts["channels_last"] is False
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from storage import Database, StudySpec
+from storage.programs import run_program
+from storage.server_account import ServerAccount
+
+AtOnce = Callable[..., list[Any]]
+"""`at_once(count, function, *arguments)` -> what each process returned, or the exception that it raised."""
+
+
+@pytest.fixture(scope="session")
+def at_once() -> AtOnce:
+    """Calls a function in several real processes at the same moment."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["storage"])
+
+    def run(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        barrier, results = context.Barrier(count), context.Queue()
+        processes = [
+            context.Process(target=_one_of_many, args=(barrier, results, function, arguments)) for _ in range(count)
+        ]
+        for process in processes:
+            process.start()
+        outcomes = [results.get(timeout=120) for _ in processes]
+        for process in processes:
+            process.join(timeout=60)
+        return outcomes
+
+    return run
+
+
+def _one_of_many(barrier: Any, results: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    barrier.wait(timeout=60)
+    try:
+        results.put(function(*arguments))
+    except Exception as error:  # noqa: BLE001 - the test judges it
+        results.put(error)
+
+
+@dataclass(frozen=True)
+class TcpServer:
+    """A PostgreSQL on 127.0.0.1 that asks for passwords: superuser `admin`, password `Secret-1`."""
+
+    port: int
+    socket_folder: Path
+
+    def url(self, *, user: str = "admin", password: str = "Secret-1", database: str = "postgres") -> str:
+        return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
+
+    def administer(self, *statements: str) -> None:
+        connection = psycopg2.connect(host=str(self.socket_folder), port=self.port, user="admin", dbname="postgres")
+        connection.autocommit = True
+        for statement in statements:
+            connection.cursor().execute(statement)
+        connection.close()
+
+
+@pytest.fixture(scope="session")
+def tcp_server() -> Iterator[TcpServer]:
+    folder = Path(tempfile.mkdtemp(prefix="hpo-tcp-"))
+    account = ServerAccount.of(folder / "data")
+    data = folder / "data"
+    data.mkdir(mode=0o700)
+    account.owns(folder)
+    account.owns(data)
+    (data.parent / "password").write_text("Secret-1\n")
+    (data.parent / "password").chmod(0o644)
+
+    def run(program: str, *arguments: str) -> None:
+        done, output = run_program(program, "-D", ".", *arguments, within=data, account=account)
+        assert done, output
+
+    run("initdb", "-U", "admin", "--pwfile=../password", "--auth-host=scram-sha-256", "--auth-local=trust", "-N")
+    port = free_port()
+    run("pg_ctl", "-l", "log", "-o", f"-h 127.0.0.1 -p {port} -k {data} -c fsync=off", "-w", "start")
+    yield TcpServer(port, data)
+    run("pg_ctl", "-m", "immediate", "stop")
+    shutil.rmtree(folder)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def unused_port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path leaves room for a socket's."""
+    folder = Path(tempfile.mkdtemp(prefix="hpo-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def spec() -> StudySpec:
+    return StudySpec(
+        space={
+            "name": "quick",
+            "fixed": {"epochs": 8},
+            "dimensions": {"learning_rate": [{"type": "float", "low": 1e-4, "high": 0.1, "log": True}]},
+        },
+        space_fingerprint="5" * 64,
+        data={"classes": ["a", "b"], "counts": {"train": 80, "val": 10}, "split": "stratified", "seed": 0},
+        data_fingerprint="d" * 64,
+        metric="accuracy",
+        seed=0,
+        weights_digest=None,
+        sampler="tpe",
+        pruner="successive-halving",
+    )
+
+
+@pytest.fixture
+def sessions(database: Database) -> Callable[[], int]:
+    """Counts the sessions that are open on the database, the one that counts aside."""
+
+    def count() -> int:
+        with psycopg2.connect(**_libpq(database), application_name="counter") as connection:
+            cursor = connection.cursor()
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'hpo'"
+            )
+            row = cursor.fetchone()
+        connection.close()
+        return int(row[0])
+
+    return count
+
+
+def _libpq(database: Database) -> dict[str, str]:
+    return {"dbname": str(database.url.database), "user": str(database.url.username), **database.url.query}  # type: ignore[dict-item]

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from sqlalchemy import text
+
+from storage import Database, DatabaseUnavailableError, StorageError, open_database
+from storage.programs import run_program
+from storage.server_account import ServerAccount
+
+pytestmark = pytest.mark.postgres
+NOWHERE = Path("unused")
+
+
+def initialise_and_count(url: str) -> int:
+    with open_database(url, home=NOWHERE) as database:
+        database.initialise()
+        return len(database.storage.get_all_studies())
+
+
+def test_eight_processes_at_once_on_an_empty_database_all_succeed(empty_url: str, at_once: Any) -> None:
+    assert at_once(8, initialise_and_count, empty_url) == [0] * 8
+
+
+def test_initialise_does_nothing_the_second_time(database: Database) -> None:
+    optuna.create_study(study_name="kept", storage=database.storage)
+    database.initialise()
+    assert [study.study_name for study in database.storage.get_all_studies()] == ["kept"]
+
+
+def test_an_initialisation_that_was_killed_half_way_is_completed(empty_url: str) -> None:
+    with open_database(empty_url, home=NOWHERE) as database:
+        database.initialise()
+        with database.engine.begin() as connection:
+            connection.execute(text("DELETE FROM alembic_version"))
+    assert initialise_and_count(empty_url) == 0
+
+
+def test_tables_of_another_optuna_are_refused_saying_which_wrote_them(database_url: str) -> None:
+    with open_database(database_url, home=NOWHERE) as database, database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'v2.6.0.a'"))
+        connection.execute(text("UPDATE version_info SET library_version = '2.6.0'"))
+    with (
+        open_database(database_url, home=NOWHERE) as database,
+        pytest.raises(
+            StorageError, match=rf"{optuna.__version__} is no longer compatible.*set up by optuna 2\.6\.0.*upgrade"
+        ),
+    ):
+        database.initialise()
+
+
+def test_the_clock_is_the_databases_in_utc(database: Database) -> None:
+    assert database.now().tzinfo is not None
+    assert database.now().utcoffset() == timedelta(0)
+    assert abs(database.now() - datetime.now(UTC)) < timedelta(minutes=1)
+    assert database.now() < database.now()
+
+
+def test_no_view_of_a_database_shows_its_password(tcp_server: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        caplog.at_level(logging.DEBUG),
+        open_database(tcp_server.url(), home=NOWHERE) as database,
+    ):
+        database.initialise()
+        views = [repr(database), str(database), database.safe_url, repr(database.url), str(database.url)]
+        views += [repr(database.engine), repr(database.engine.url), database.storage.url, repr(vars(database.storage))]
+    assert "Secret" not in " ".join(views) + caplog.text
+    assert f"admin:***@127.0.0.1:{tcp_server.port}/postgres" in database.safe_url
+
+
+def test_a_worker_holds_two_connections(database: Database, sessions: Callable[[], int]) -> None:
+    study = optuna.create_study(study_name="s", storage=database.storage)
+    for _ in range(3):
+        with database.lock("k"):
+            trial = study.ask()
+        trial.suggest_float("x", 0, 1)
+        study.tell(trial, 1.0)
+    database.now()
+    assert sessions() == 2
+
+
+def test_a_dropped_connection_is_replaced(database: Database) -> None:
+    study = optuna.create_study(study_name="s", storage=database.storage)
+    trial = study.ask()
+    database.now()
+    _terminate_all(database)
+    database.now()
+    trial.report(0.5, 1)
+    assert study.trials[0].intermediate_values == {1: 0.5}
+
+
+def test_a_connection_cut_in_mid_statement_is_a_fault_of_the_database(database: Database) -> None:
+    with (
+        database.engine.connect() as connection,
+        pytest.raises(DatabaseUnavailableError, match="the connection was cut"),
+    ):
+        connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    assert database.now()
+
+
+def test_a_cut_in_a_statement_of_optunas_is_one_too(database: Database) -> None:
+    _ = database.storage
+    with pytest.raises(DatabaseUnavailableError, match="the connection was cut"), database.storage.engine.begin() as c:
+        c.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    assert database.storage.get_all_studies() == []
+
+
+def _terminate_all(database: Database) -> None:
+    url = database.url.render_as_string(hide_password=False)
+    with open_database(url, home=NOWHERE) as other, other.engine.connect() as connection:
+        connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        )
+
+
+def count_up(url: str, rounds: int) -> None:
+    with open_database(url, home=NOWHERE) as database:
+        for _ in range(rounds):
+            with database.lock("tally"):
+                with database.engine.begin() as connection:
+                    value = connection.execute(text("SELECT value FROM tally")).scalar_one()
+                with database.engine.begin() as connection:
+                    connection.execute(text("UPDATE tally SET value = :value"), {"value": value + 1})
+
+
+def test_a_lock_admits_one_process_at_a_time(database: Database, database_url: str, at_once: Any) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE tally AS SELECT 0 AS value"))
+    assert at_once(4, count_up, database_url, 10) == [None] * 4
+    with database.engine.begin() as connection:
+        assert connection.execute(text("SELECT value FROM tally")).scalar_one() == 40
+
+
+def test_a_lock_that_others_hold_is_not_waited_for_for_ever(database: Database, database_url: str) -> None:
+    with open_database(database_url, home=NOWHERE) as other:
+        held = database.lock("k", timeout=0.05)
+        with other.lock("k"), pytest.raises(DatabaseUnavailableError, match="held a lock too long"):
+            held.__enter__()
+        with database.lock("k", timeout=0.05) as connection:
+            assert connection.execute(text("SHOW lock_timeout")).scalar_one() == "1min"
+        with other.lock("k", timeout=0.05), database.lock("another", timeout=0.05):
+            pass
+
+
+def test_an_exception_gives_the_lock_back(database: Database, database_url: str) -> None:
+    with pytest.raises(KeyboardInterrupt), database.lock("k"):
+        raise KeyboardInterrupt
+    with open_database(database_url, home=NOWHERE) as other, other.lock("k", timeout=0.05):
+        pass
+
+
+def test_a_server_that_is_just_starting_is_waited_for(short_folder: Path, unused_port: int) -> None:
+    """As in `docker compose up`: the worker is there before the database."""
+    account, data = ServerAccount.of(short_folder / "data"), short_folder / "data"
+    data.mkdir(mode=0o700)
+    account.owns(data)
+
+    def start() -> None:
+        options = f"-h 127.0.0.1 -p {unused_port} -k {data} -c fsync=off"
+        run_program("initdb", "-D", ".", "-U", "me", "--auth=trust", "-N", within=data, account=account)
+        run_program("pg_ctl", "-D", ".", "-l", "log", "-o", options, "-w", "start", within=data, account=account)
+
+    url = f"postgresql://me@127.0.0.1:{unused_port}/postgres"
+    starter = threading.Thread(target=start)
+    starter.start()
+    try:
+        with open_database(url, home=NOWHERE, patience=60) as database:
+            assert database.now()
+    finally:
+        starter.join()
+        run_program("pg_ctl", "-D", ".", "-m", "immediate", "stop", within=data, account=account)
+
+
+def test_patience_ends(unused_port: int) -> None:
+    begin = time.monotonic()
+    with pytest.raises(DatabaseUnavailableError, match="no server listens there"):
+        open_database(f"postgresql://me@127.0.0.1:{unused_port}/db", home=NOWHERE, patience=0.3)
+    assert 0.2 < time.monotonic() - begin < 10
+
+
+def test_without_a_url_the_embedded_server_is_used_and_left(short_folder: Path) -> None:
+    with open_database(None, home=short_folder / ".hpo") as database:
+        assert str(database.url.query["host"]) == str(short_folder / ".hpo" / "postgres")
+        database.initialise()
+    assert not (short_folder / ".hpo" / "postgres" / "postmaster.pid").exists()

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from storage import StudySpec
+from storage.spec import first_difference
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "words"),
+    [
+        ({"a": 1}, {"a": 2}, "a: stored 1, asked 2"),
+        ({"a": {"b": [1, 2]}}, {"a": {"b": [1, 3]}}, "a.b.1: stored 2, asked 3"),
+        ({"a": [1]}, {"a": [1, 2]}, "a: stored [1], asked [1, 2]"),
+        ({"a": 1}, {}, "a: stored 1, asked nothing"),
+        ({}, {"a": None}, "a: stored nothing, asked None"),
+        ({"a": "x" * 99}, {"a": "y"}, f"a: stored {'x' * 57}…, asked y"),
+    ],
+)
+def test_the_first_difference_is_told_in_words(stored: Any, asked: Any, words: str) -> None:
+    assert first_difference(stored, asked) == words
+
+
+@given(json_values, json_values)
+def test_there_is_a_difference_exactly_when_the_values_differ(stored: Any, asked: Any) -> None:
+    assert (first_difference(stored, asked) is None) == (stored == asked)
+
+
+def test_a_spec_is_frozen_and_takes_no_unknown_fact(spec: StudySpec) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        spec.seed = 1  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="colour"):
+        StudySpec(**spec.model_dump(), colour="red")
+    assert StudySpec.model_validate_json(spec.model_dump_json()) == spec
