@@ -29,7 +29,7 @@ class Order:
     def __init__(self, config: TrialConfig, part: Part, device: torch.device, seed: int) -> None:
         self._config = config
         self._labels = part.labels
-        self._on_device = torch.from_numpy(part.labels).to(device)
+        self._on_device = torch.tensor(part.labels, device=device)
         self._seed = seed
         self.updates = batch_count(len(part), config.batch_size)
 

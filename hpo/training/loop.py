@@ -16,7 +16,7 @@ from hpo.training.loader import Loader
 from hpo.training.memory import peak_memory, reset_peak
 from hpo.training.randomness import derive, seeded
 from hpo.training.result import EpochResult, Snapshot
-from hpo.training.run import Run, prepare
+from hpo.training.run import VERSION, Run, prepare
 from hpo.training.runtime import FitData, Runtime
 from hpo.training.tensor_bytes import pack
 from hpo.training.validation import Logits
@@ -24,9 +24,6 @@ from search_spaces import TrialConfig
 
 CHECK_EVERY = 25
 """Steps between two looks at the loss on a GPU, where each look waits for the device."""
-
-VERSION = 1
-"""Of the layout of `Snapshot.state` and of the names in `Snapshot.resume`."""
 
 
 Epochs = Generator[EpochResult, None, None]

@@ -44,7 +44,7 @@ def build_model(config: TrialConfig, classes: int, *, initialise: bool = True) -
     The head is always new. `initialise=False` builds the architecture alone, for weights that come from elsewhere.
     Raises ModelError for an unknown backbone and for weights that cannot be had or do not fit.
     """
-    if not timm.is_model(config.backbone):
+    if not _known(config.backbone):
         raise ModelError(_unknown(config.backbone))
     from_file = Path(config.weights) if initialise and config.pretrained and config.weights else None
     described = describe(from_file) if from_file else Description()
@@ -88,8 +88,15 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     return sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
 
 
+def _known(backbone: str) -> bool:
+    """Whether timm has the architecture and, where a name `architecture.tag` asks for them, the weights of that tag."""
+    architecture, _, tag = backbone.partition(".")
+    return timm.is_model(architecture) and (not tag or backbone in timm.list_pretrained(f"{architecture}.*"))
+
+
 def _unknown(backbone: str) -> str:
-    near = difflib.get_close_matches(backbone, timm.list_models(), n=3, cutoff=0.5)
+    names = timm.list_pretrained() if "." in backbone else timm.list_models()
+    near = difflib.get_close_matches(backbone, names, n=3, cutoff=0.5)
     hint = f"near it: {', '.join(near)}" if near else "`timm.list_models()` names them"
     return f"backbone is {backbone!r}, but must be the name of a timm model; {hint}"
 

@@ -18,10 +18,18 @@ def derive(seed: int, *path: int | str) -> int:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's global generators start at `seed` inside and go on outside as if nothing had happened."""
+    """Torch's global generators start at `seed` inside and go on outside as if nothing had happened.
+
+    Inside, cuDNN takes the algorithms that give the same result each time.
+    """
+    before = torch.backends.cudnn.deterministic
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        yield
+        torch.backends.cudnn.deterministic = True
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.deterministic = before
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hpo.data.dataset import Part
-from hpo.errors import DataError
+from hpo.errors import DataError, ModelError
 from hpo.training.batches import plain_feed, training_feed
 from hpo.training.features import FeatureExtractor, backbone_frozen, inputs_repeat, storable
 from hpo.training.guard import Guard
@@ -28,6 +28,9 @@ from hpo.training.sampling import rows_in_order
 from hpo.training.tensor_bytes import unpack
 from hpo.training.validation import FeatureValidation, Validation
 from search_spaces import TrialConfig
+
+VERSION = 1
+"""Of the layout of `Snapshot.state` and of the names in `Snapshot.resume`."""
 
 
 @dataclass
@@ -71,6 +74,8 @@ def prepare(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapsh
 
 
 def _restore(run: Run, resume: Snapshot) -> None:
+    if resume.state["version"] != VERSION:
+        raise ModelError(f"the checkpoint is of layout {resume.state['version']}, but must be of {VERSION}; start anew")
     run.learner.restore(unpack(resume.resume), resume.state["learner"])
     run.guard = Guard(**resume.state["guard"])
     run.epoch = int(resume.state["epoch"])
@@ -110,7 +115,7 @@ class _Assembly:
         )
 
     def _image_loader(self, order: Order, device: torch.device) -> ImageLoader:
-        seed, threads = self.runtime.seed, self.runtime.threads
+        seed, threads = self.runtime.seed, self.runtime.preparing
         feed = training_feed(self.config, self.data.train, device, seed=seed, threads=threads)
         mixer = build_mixer(self.config, self.data.classes)
         return ImageLoader(order, feed, self._normaliser(device), mixer, seed)

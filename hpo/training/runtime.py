@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,5 +37,13 @@ class Runtime:
     """Key of `EpochResult.metrics` that the plateau schedule watches."""
     should_stop: Callable[[], bool] = never
     """Asked between two steps; True ends the run with TrainingInterrupted."""
-    threads: int = 1
-    """Threads that prepare batches beside the steps; the result is the same for any number."""
+    threads: int | None = None
+    """Threads that prepare batches beside the steps; None is one on a CPU, which the steps need themselves, and up to
+    eight beside a GPU. The result is the same for any number."""
+
+    @property
+    def preparing(self) -> int:
+        """Threads that prepare batches."""
+        if self.threads is not None:
+            return self.threads
+        return min(8, os.cpu_count() or 1) if self.device.startswith("cuda") else 1

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpo.errors import DataError, TrainingInterrupted, TrialEnded
+from hpo.errors import DataError, ModelError, TrainingInterrupted, TrialEnded
 from hpo.training import EpochResult, FitData, Runtime, Snapshot, build_model, fit, predict_logits
 from hpo.training.tensor_bytes import pack, unpack
 from search_spaces import TrialConfig
@@ -172,6 +172,12 @@ def test_a_snapshot_is_not_given_once_training_has_gone_on(config: Make, data: F
     next(run)
     with pytest.raises(RuntimeError, match="snapshot of epoch 1"):
         first.snapshot()
+
+
+def test_a_snapshot_of_another_layout_is_refused(config: Make, data: FitData) -> None:
+    first = next(fit(config(), data, Runtime())).snapshot()
+    with pytest.raises(ModelError, match="of layout 0, but must be of 1"):
+        train(config(), data, Snapshot(first.model, first.resume, {**first.state, "version": 0}))
 
 
 def test_images_packed_at_another_size_are_refused(config: Make, data: FitData) -> None:

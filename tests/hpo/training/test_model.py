@@ -42,6 +42,12 @@ def test_an_unknown_backbone_is_told_what_is_near(config: Make) -> None:
         build_model(config(backbone="mobilnetv2_035"), 3)
 
 
+def test_an_unknown_tag_is_told_which_there_are(config: Make) -> None:
+    with pytest.raises(ModelError, match=r"backbone is 'resnet18.a9_in1k', but .*resnet18\.a1_in1k"):
+        build_model(config(backbone="resnet18.a9_in1k"), 3)
+    assert build_model(config(backbone="resnet18.a1_in1k"), 3).features == 512
+
+
 def test_a_name_like_no_other_is_told_where_the_names_are(config: Make) -> None:
     with pytest.raises(ModelError, match="list_models"):
         build_model(config(backbone="zzzzqqqq"), 3)

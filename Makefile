@@ -1,0 +1,57 @@
+# `make` lists the targets. Everything is installed into .venv, from the lock in constraints.txt.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Newer than what it was installed from, or the install runs again.
+STAMP := $(VENV)/.installed
+# Test processes. One thread each: more processes than cores, or more threads, only wait for each other.
+JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: help install demo test check test-compose test-all format lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## .venv with everything that running, testing and checking need
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+	  found=$$($(PYTHON) --version 2>&1) || found="not a Python that runs"; \
+	  echo "$(PYTHON) is $$found, but hpo needs Python 3.11, 3.12 or 3.13;" \
+	       "install one and name it: make install PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install ## the main job on generated cells, in ./demo, with the embedded PostgreSQL; under 3 minutes
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
+
+test: install ## all default tests, with coverage
+	$(PYTEST) -n $(JOBS) --cov
+
+check: install ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-compose: install ## the image and docker-compose.yml in a real container engine
+	$(PYTEST) -m compose -rs tests/test_compose.py
+
+test-all: install ## every test that this machine can run, each skipped one with its reason
+	$(PYTEST) -m '' -rs
+
+format: install ## put the code into the form that `make check` wants
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: install ## resolve the dependencies anew and write constraints.txt; needs Python 3.11
+	$(BIN)/python scripts/lock.py
+
+clean: ## remove what was built, cached and demonstrated; .venv and the studies in .hpo stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage coverage.xml demo
+	find $(wildcard hpo search_spaces storage tests benchmarks scripts) -name __pycache__ -type d -prune -exec rm -rf {} +

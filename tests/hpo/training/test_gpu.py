@@ -1,0 +1,49 @@
+"""On a GPU: the same loop, the images resident, the precision lower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hpo.training import EpochResult, FitData, Runtime, fit
+from hpo.training.batches import ResidentFeed, plain_feed
+from search_spaces import TrialConfig
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
+
+Make = Callable[..., TrialConfig]
+
+
+def train(config: TrialConfig, data: FitData, **runtime: Any) -> list[EpochResult]:
+    return list(fit(config, data, Runtime(device="cuda", **runtime)))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "auto"])
+def test_it_learns_in_every_precision(config: Make, data: FitData, precision: str, tmp_path: Path) -> None:
+    results = train(config(precision=precision, learning_rate=3e-3, epochs=8), data, cache=tmp_path)
+    assert results[-1].metrics["accuracy"] > 0.9
+    assert results[-1].facts["precision"] == precision or precision == "auto"
+    assert 0 < results[-1].peak_memory < 2**30
+
+
+def test_streaming_and_threads_change_nothing(config: Make, data: FitData) -> None:
+    settings = config(augmentation="flips", augmentation_strength=1.0, mixup=0.4, ema=0.9, precision="fp32")
+    one, four = (train(settings, data, threads=threads)[-1] for threads in (1, 4))
+    np.testing.assert_array_equal(one.logits, four.logits)
+
+
+def test_a_small_set_is_resident(data: FitData) -> None:
+    assert isinstance(plain_feed(data.train, torch.device("cuda")), ResidentFeed)
+
+
+def test_a_resumed_run_goes_on_where_it_stopped(config: Make, data: FitData) -> None:
+    settings = config(precision="fp16", ema=0.9)
+    whole = [(result, result.snapshot()) for result in fit(settings, data, Runtime(device="cuda"))]
+    resumed = list(fit(settings, data, Runtime(device="cuda"), whole[0][1]))
+    assert resumed[-1].logits is not None
+    np.testing.assert_allclose(resumed[-1].logits, whole[-1][0].logits, rtol=1e-2, atol=1e-2)
