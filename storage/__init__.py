@@ -6,8 +6,8 @@ from storage.embedded import EmbeddedServer, stop_embedded
 from storage.errors import CheckpointError, DatabaseUnavailableError, StorageError, StudyError
 from storage.limits import Limits, read_limits, write_limits
 from storage.spec import StudySpec, read_spec
-from storage.studies import create_study, open_study, quiet_optuna, study_names
-from storage.trials import TrialCounts, claim_trial, counts, reported_steps, requeue
+from storage.studies import check_study_name, create_study, open_study, quiet_optuna, study_names
+from storage.trials import claim_trial, reported_steps, requeue
 
 __all__ = [
     "Checkpoint",
@@ -20,9 +20,8 @@ __all__ = [
     "StorageError",
     "StudyError",
     "StudySpec",
-    "TrialCounts",
+    "check_study_name",
     "claim_trial",
-    "counts",
     "create_study",
     "open_database",
     "open_study",

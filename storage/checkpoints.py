@@ -1,7 +1,7 @@
 """CheckpointStore: the checkpoints of a study's trials, as bytes in files. Atomic, checksummed, two versions deep.
 
-    <root>/<study>/<trial>/latest-00000007/   manifest.json and the files it lists with size and SHA-256
-    <root>/<study>/<trial>/latest-00000006/   read when the one above is damaged
+    <root>/<study's id>/<trial>/latest-00000007/   manifest.json and the files it lists with size and SHA-256
+    <root>/<study's id>/<trial>/latest-00000006/   read when the one above is damaged
 
 A version is written under a temporary name, synced, then renamed: a reader sees all of it or nothing.
 """
@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,11 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one study under `root`. One writer a trial, any number of readers."""
+    """The checkpoints of one study under `root`. One writer a trial, any number of readers.
+
+    `study` is the id in its spec rather than its name: of that another database, or the same one after a deletion,
+    may have another study.
+    """
 
     def __init__(self, root: Path, study: str) -> None:
         self.folder = root / study_folder(study)
@@ -95,13 +99,11 @@ class CheckpointStore:
 
         The caller names trials that nobody runs. A list of the ones to keep would miss those begun meanwhile.
         """
-        with _explained(self.folder):
-            for trial in self.trials().intersection(trials):
-                with suppress(FileNotFoundError):  # another worker drops it
-                    self._trial(trial).rename(self.folder / f"{_TEMPORARY}{trial}-{secrets.token_hex(4)}")
-        for path in _entries(self.folder):
-            if path.name.startswith(_TEMPORARY):
-                shutil.rmtree(path, ignore_errors=True)
+        self._remove(self._trial(trial) for trial in self.trials().intersection(trials))
+
+    def discard(self, trial: int, kind: Kind) -> None:
+        """Remove every version of one kind, where there is any: the `latest` of a trial that nobody goes on with."""
+        self._remove(version for _, version in _versions(self._trial(trial), kind))
 
     def usage(self) -> int:
         """Bytes of all files of the study."""
@@ -109,6 +111,16 @@ class CheckpointStore:
 
     def _trial(self, trial: int) -> Path:
         return self.folder / f"{trial:d}"
+
+    def _remove(self, folders: Iterable[Path]) -> None:
+        """Remove folders, each out of sight at once; and what a killed worker left of those that it removed."""
+        with _explained(self.folder):
+            for folder in folders:
+                with suppress(FileNotFoundError):  # another worker removes it
+                    folder.rename(self.folder / f"{_TEMPORARY}{secrets.token_hex(8)}")
+        for path in _entries(self.folder):
+            if path.name.startswith(_TEMPORARY):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def study_folder(study: str) -> str:

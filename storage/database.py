@@ -10,12 +10,12 @@ from pathlib import Path
 from types import TracebackType
 
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
 from sqlalchemy import URL, Connection, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from storage.embedded import EmbeddedServer
 from storage.errors import StorageError
+from storage.persistence import PersistentStorage
 from storage.sessions import LOCK_TIMEOUT, Sessions
 from storage.translation import root, unavailable
 from storage.urls import parse_url, place, safe_url
@@ -24,28 +24,28 @@ from storage.urls import parse_url, place, safe_url
 class Database:
     """A database of studies; a context manager. Two connections stay open, one of `engine` and one of `storage`.
 
-    Nothing that it shows or raises holds the password. Every fault of the database, in statements of optuna's too, is
-    raised as DatabaseUnavailableError.
+    Nothing that it shows or raises holds a password. Every fault of the database, in statements of optuna's too, is
+    raised as DatabaseUnavailableError, and a study that was deleted meanwhile as StudyError.
     """
 
     def __init__(self, url: URL, *, server: EmbeddedServer | None = None, patience: float = 30.0) -> None:
         self._server = server
         self._sessions = Sessions(url, patience=patience, revive=server.revive if server else None)
-        self._storage: RDBStorage | None = None
+        self._storage: PersistentStorage | None = None
         self.engine = self._sessions.engine()
 
     @property
     def url(self) -> URL:
-        """Where the database is. Its `repr` and `str` mask the password."""
+        """Where the database is. Its `repr` masks the password, but none in the query: `safe_url` is for people."""
         return self._sessions.url
 
     @property
     def safe_url(self) -> str:
-        """The URL with its password masked."""
+        """The URL with every password masked."""
         return safe_url(self.url)
 
     @property
-    def storage(self) -> RDBStorage:
+    def storage(self) -> PersistentStorage:
         """For optuna, on tables that exist. Raises StorageError when another version of optuna made them."""
         if self._storage is None:
             self._storage = self._open_storage(create=False)
@@ -70,22 +70,17 @@ class Database:
 
     @contextmanager
     def lock(self, key: str, *, timeout: float = LOCK_TIMEOUT) -> Iterator[Connection]:
-        """Hold the advisory lock of `key` alone among all sessions; yields the connection that holds it, in autocommit.
+        """Hold the advisory lock of `key` alone among all sessions; yields the connection whose transaction holds it.
 
-        Raises DatabaseUnavailableError when others hold it for more than `timeout` seconds. The lock ends with its
-        connection: once the server goes away, it is lost.
+        The transaction commits, and gives the lock back, at the end. Raises DatabaseUnavailableError when others hold
+        it for more than `timeout` seconds. The lock is lost with its connection, which a statement on it reveals, and
+        when that is left idle for two minutes.
         """
-        number = {"number": advisory_number(key)}
-        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            try:
-                connection.execute(text(f"SET lock_timeout = {timeout * 1000:.0f}"))
-                connection.execute(text("SELECT pg_advisory_lock(:number)"), number)
-                connection.execute(text(f"SET lock_timeout = {LOCK_TIMEOUT * 1000:.0f}"))
-                yield connection
-                connection.execute(text("SELECT pg_advisory_unlock(:number)"), number)
-            except BaseException:
-                connection.invalidate()  # whatever happened: a closed session holds no lock
-                raise
+        with self.engine.begin() as connection:
+            connection.execute(text(f"SET LOCAL lock_timeout = {timeout * 1000:.0f}"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": advisory_number(key)})
+            connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT * 1000:.0f}"))
+            yield connection
 
     def close(self) -> None:
         """Close the connections; the embedded server stops when this was its last user."""
@@ -103,9 +98,9 @@ class Database:
                 return False
             return bool(connection.execute(text("SELECT count(*) FROM alembic_version")).scalar_one())
 
-    def _open_storage(self, *, create: bool) -> RDBStorage:
+    def _open_storage(self, *, create: bool) -> PersistentStorage:
         try:
-            storage = RDBStorage(
+            storage = PersistentStorage(
                 "postgresql+psycopg2://", self._sessions.engine_options(), skip_table_creation=not create
             )
         except RuntimeError as error:

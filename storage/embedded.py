@@ -54,7 +54,14 @@ class EmbeddedServer:
         return URL.create("postgresql+psycopg2", username=USER, database="postgres", query=query)
 
     def revive(self) -> URL:
-        """Start the server again if it was killed; where it listens now."""
+        """Start the server again if it was killed; where it listens now.
+
+        Raises DatabaseUnavailableError when its data are gone: an empty server in their place would hide the loss.
+        """
+        if not _data(self._home).exists():
+            raise DatabaseUnavailableError(
+                f"{_data(self._home)} is gone, and the studies with it; start again with `hpo run` or `hpo init`"
+            )
         with _locked(self._home, self._timeout):
             self._socket_folder = _running(self._home, self._timeout)
         return self.url

@@ -1,8 +1,9 @@
 """Errors of what is remembered.
 
     StorageError                 anything below
-    ├── DatabaseUnavailableError   the server is not there, or refuses us
-    ├── StudyError                 a study is missing, or holds another space or another data set
+    ├── DatabaseUnavailableError   the server is not there, refuses us, or cannot do it now
+    │   └── ConflictError            other sessions were in the way of a transaction, which may be run again
+    ├── StudyError                 a study is missing, or was made with other options than asked for
     └── CheckpointError            a checkpoint is missing, torn or cannot be written
 
 A message is one line: the value, the rule, the way out. No message ever holds a password.
@@ -14,11 +15,15 @@ class StorageError(Exception):
 
 
 class DatabaseUnavailableError(StorageError):
-    """The database server cannot be reached, or refuses the connection."""
+    """The database server cannot be reached, refuses us, or cannot do what was asked now."""
+
+
+class ConflictError(DatabaseUnavailableError):
+    """PostgreSQL ended a transaction for a deadlock or a serialisation failure, and nothing of it was done."""
 
 
 class StudyError(StorageError):
-    """A study is missing, or exists with another space, data set or metric."""
+    """A study is missing, was deleted meanwhile, or exists with other options than asked for."""
 
 
 class CheckpointError(StorageError):

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg2
-from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy import URL, Engine, PoolProxiedConnection, QueuePool, create_engine, event
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from storage.errors import DatabaseUnavailableError
 from storage.translation import is_starting, translate, unavailable
 
 _CONNECT_DEFAULTS = {
@@ -28,6 +30,20 @@ _NO_ENDLESS_WAIT = (
 )
 
 
+class BoundedPool(QueuePool):
+    """A pool whose own fault, that no connection came free in time, is raised as ours too."""
+
+    def connect(self) -> PoolProxiedConnection:
+        """A connection of the pool."""
+        try:
+            return super().connect()
+        except PoolTimeoutError as error:
+            raise DatabaseUnavailableError(
+                "no connection to the database came free in time: all of this process are in use; "
+                "use one Database for each thread"
+            ) from error
+
+
 class Sessions:
     """Opens sessions with the server at `url`. A server that is just starting is given `patience` seconds.
 
@@ -41,7 +57,15 @@ class Sessions:
 
     def engine_options(self) -> dict[str, Any]:
         """How SQLAlchemy reaches the server. It is given no URL, so it can show no password."""
-        return {"creator": self._open, "pool_pre_ping": True, "pool_size": 1, "max_overflow": 1, "pool_timeout": 60}
+        return {
+            "creator": self._open,
+            "isolation_level": "READ COMMITTED",  # whatever the server's default: a lock's holder must see the latest
+            "poolclass": BoundedPool,
+            "pool_pre_ping": True,
+            "pool_size": 1,
+            "max_overflow": 1,
+            "pool_timeout": 60,
+        }
 
     def engine(self) -> Engine:
         """An engine on this server."""

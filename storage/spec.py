@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,12 +22,13 @@ class StudySpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: int = Field(_VERSION, description="of this form")
+    id: str = Field("", description="names the study's files, unique everywhere; given by `create_study`")
     space: dict[str, Any] = Field(description="the search space, as `SearchSpace.to_dict` gives it")
     space_fingerprint: str = Field(description="digest of what decides which trials the space can give")
     data: dict[str, Any] = Field(description="facts of the data set: classes, counts, split, seed, fractions")
     data_fingerprint: str = Field(description="digest of the images and labels")
     metric: str = Field(description="what is maximised")
-    seed: int = Field(description="from which the seeds of the split and of every trial derive")
+    seed: int = Field(description="from which the seeds of all trials derive")
     weights_digest: str | None = Field(None, description="digest of the file of pretrained weights, if one was given")
     sampler: str = Field(description="name of the sampler")
     pruner: str = Field(description="name of the pruner")
@@ -62,16 +65,18 @@ def write_spec(study: optuna.Study, spec: StudySpec) -> None:
     study.set_user_attr(_KEY, spec.model_dump(mode="json"))
 
 
-def check_same(name: str, stored: StudySpec, asked: StudySpec) -> None:
-    """Raise StudyError, naming what differs, unless both speak of the same search.
+def make_id(name: str) -> str:
+    """A new id for a study called `name`: unlike any other, in whatever database, and a plain name of a folder."""
+    plain = re.sub(r"[^a-z0-9._]+", "-", name.lower()).strip("-._")[:40]
+    return f"{plain or 'study'}-{secrets.token_hex(4)}"
 
-    Sampler and pruner may change: trials stay comparable.
-    """
-    for field, word, way_out in _IDENTITY:
-        was, is_now = getattr(stored, field), getattr(asked, field)
-        if was != is_now:
+
+def check_same(name: str, stored: StudySpec, asked: StudySpec) -> None:
+    """Raise StudyError, naming what differs, unless both speak of the same search. Their ids do not matter."""
+    for fact, word, way_out in _IDENTITY:
+        if _value(stored, fact) != _value(asked, fact):
             raise StudyError(
-                f"study {name!r} exists with another {word} ({_difference(field, stored, asked)}); "
+                f"study {name!r} exists with another {word} ({_difference(fact, stored, asked)}); "
                 f"give another name with --study, or {way_out}"
             )
 
@@ -79,17 +84,29 @@ def check_same(name: str, stored: StudySpec, asked: StudySpec) -> None:
 _IDENTITY = (
     ("space_fingerprint", "search space", "the space that it was made with (--space, --set, --backbone)"),
     ("data_fingerprint", "data set", "the DATA that it was made with"),
-    ("metric", "metric", "that metric"),
+    ("metric", "metric", "that --metric"),
     ("weights_digest", "weights file", "the --weights that it was made with"),
     ("seed", "seed", "that --seed"),
+    ("data.seed", "seed of the split", "that --seed"),
+    ("data.val_fraction", "validation fraction", "that --val-fraction"),
+    ("data.test_fraction", "test fraction", "that --test-fraction"),
+    ("data.max_unreadable", "share of unreadable images", "that --max-unreadable"),
+    ("sampler", "sampler", "that --sampler"),
+    ("pruner", "pruner", "that --pruner"),
 )
+"""What two specs must agree in (a fact of the data as `data.<key>`), how a person calls it, the way out."""
 
 
-def _difference(field: str, stored: StudySpec, asked: StudySpec) -> str:
-    """The first fact in which the two differ, «dimensions.dropout.high: stored 0.1, asked 0.2»; else the values."""
-    facts = _FACTS.get(field)
-    found = first_difference(facts(stored), facts(asked)) if facts else None
-    return found or f"stored {_short(getattr(stored, field))}, asked {_short(getattr(asked, field))}"
+def _value(spec: StudySpec, fact: str) -> Any:
+    field, dot, key = fact.partition(".")
+    return spec.data.get(key) if dot else getattr(spec, field)
+
+
+def _difference(fact: str, stored: StudySpec, asked: StudySpec) -> str:
+    """Where the two first differ, «dimensions.dropout.high: stored 0.1, asked 0.2»; else the values."""
+    parts = _PARTS.get(fact)
+    found = first_difference(parts(stored), parts(asked)) if parts else None
+    return found or f"stored {_short(_value(stored, fact))}, asked {_short(_value(asked, fact))}"
 
 
 def _searched(spec: StudySpec) -> dict[str, Any]:
@@ -98,7 +115,7 @@ def _searched(spec: StudySpec) -> dict[str, Any]:
     return {"fixed": fixed, "dimensions": spec.space.get("dimensions", {})}
 
 
-_FACTS: dict[str, Callable[[StudySpec], dict[str, Any]]] = {
+_PARTS: dict[str, Callable[[StudySpec], dict[str, Any]]] = {
     "space_fingerprint": _searched,
     "data_fingerprint": lambda spec: spec.data,
 }

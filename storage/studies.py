@@ -1,4 +1,4 @@
-"""Studies: each created once, whoever else creates it, and refused when it is of another space or of other data."""
+"""Studies: each created once, whoever else creates it, and refused when it was made with other options."""
 
 from __future__ import annotations
 
@@ -12,20 +12,28 @@ from sqlalchemy import text
 
 from storage.database import Database
 from storage.errors import StudyError
-from storage.spec import StudySpec, check_same, has_spec, read_spec, write_spec
+from storage.limits import Limits, write_limits
+from storage.spec import StudySpec, check_same, has_spec, make_id, read_spec, write_spec
 
-NAME_LENGTH = 200
+NAME_LENGTH = 120
 """Characters of a study's name, at most."""
 _CREATING = "hpo:creating"
 
 
-def create_study(db: Database, name: str, spec: StudySpec, points: Sequence[Mapping[str, Any]] = ()) -> optuna.Study:
+def create_study(
+    db: Database,
+    name: str,
+    spec: StudySpec,
+    points: Sequence[Mapping[str, Any]] = (),
+    limits: Limits | None = None,
+) -> optuna.Study:
     """Create the study with its points enqueued, or open it where it exists: exactly once, however many call this.
 
-    Raises StudyError, before anything is changed, when it exists with another space, data set, metric, weights or
-    seed, or was not made by hpo.
+    A new study is given an id of its own and `limits`, which hold before anybody can open it; an existing one keeps
+    those it has. Raises StudyError, before anything is changed, when it exists with another space, data set, split,
+    metric, weights, seed, sampler or pruner, or was not made by hpo.
     """
-    _check_name(name)
+    check_study_name(name)
     with db.lock(study_lock(name)):
         if name in study_names(db):
             study = open_study(db, name)
@@ -33,7 +41,7 @@ def create_study(db: Database, name: str, spec: StudySpec, points: Sequence[Mapp
                 check_same(name, read_spec(study), spec)
                 return study
             _remove_half_made(db, study)
-        return _create(db, name, spec, points)
+        return _create(db, name, spec.model_copy(update={"id": make_id(name)}), points, limits)
 
 
 def open_study(
@@ -64,20 +72,25 @@ def quiet_optuna() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def _check_name(name: str) -> None:
+def check_study_name(name: str) -> None:
+    """StudyError unless `name` is 1 to 120 printable characters with no blanks around them: the one rule for names."""
     if not 0 < len(name) <= NAME_LENGTH or not name.isprintable() or name != name.strip():
         raise StudyError(
-            f"study name {name[:40]!r} must be 1 to {NAME_LENGTH} printable characters, without spaces around; "
+            f"study name {name!r:.140} must be 1 to {NAME_LENGTH} printable characters with no blanks around them; "
             "give another with --study"
         )
 
 
-def _create(db: Database, name: str, spec: StudySpec, points: Sequence[Mapping[str, Any]]) -> optuna.Study:
+def _create(
+    db: Database, name: str, spec: StudySpec, points: Sequence[Mapping[str, Any]], limits: Limits | None
+) -> optuna.Study:
     """The spec comes last: a study without one was left half made by a kill, and is made anew."""
     study = optuna.create_study(study_name=name, storage=db.storage, direction="maximize")
     study.set_user_attr(_CREATING, True)
     for point in points:
         study.enqueue_trial(dict(point))
+    if limits is not None:
+        write_limits(study, limits)
     write_spec(study, spec)
     return study
 

@@ -14,8 +14,8 @@ from psycopg2.extensions import TransactionRollbackError
 from sqlalchemy import URL
 from sqlalchemy.engine import ExceptionContext
 
-from storage.errors import DatabaseUnavailableError
-from storage.urls import place
+from storage.errors import ConflictError, DatabaseUnavailableError
+from storage.urls import passwords, place
 
 # The first pattern that is found counts.
 _TABLE = (
@@ -37,6 +37,8 @@ _TABLE = (
     (r"[Tt]imed out|timeout expired", "no answer in time; check host, port and firewall"),
     (r"No route to host|Network is unreachable", "the host cannot be reached; check the network and --storage"),
     (r"too many (clients|connections)|connection slots", "all its connections are taken; raise max_connections there"),
+    (r"deadlock detected|could not serialize", "other sessions were in the way again and again; try again"),
+    (r"read-only transaction|during recovery", "it can only be read, as a replica; give --storage the primary's URL"),
     (r"permission denied", "the user lacks a permission; grant it CONNECT, and CREATE on the schema"),
     (r"No space left on device|could not extend file", "the server's disk is full; free space there"),
     (r"terminating connection|closed the connection|already closed|SYSCALL|Connection reset", "the connection was cut"),
@@ -45,14 +47,21 @@ _TABLE = (
     (r"expected authentication request|invalid response", "what listens there is not PostgreSQL; check host and port"),
 )
 _STARTING = re.compile(r"Connection refused|No such file|starting up|shutting down|recovery mode|not yet accepting")
-_FAULTS = (psycopg2.OperationalError, psycopg2.InterfaceError, errors.InsufficientPrivilege, errors.UndefinedTable)
+_FAULTS = (
+    psycopg2.OperationalError,
+    psycopg2.InterfaceError,
+    errors.InsufficientPrivilege,
+    errors.ReadOnlySqlTransaction,
+    errors.UndefinedTable,
+)
 
 
 def unavailable(error: BaseException, url: URL) -> DatabaseUnavailableError:
     """Our error for the driver's: where, the rule, the way out. Never the password."""
     text = str(error)
     way_out = next((way_out for pattern, way_out in _TABLE if re.search(pattern, text)), None)
-    return DatabaseUnavailableError(f"database {place(url)}: {way_out or _quoted(text, url)}")
+    kind = ConflictError if isinstance(error, TransactionRollbackError) else DatabaseUnavailableError
+    return kind(f"database {place(url)}: {way_out or _quoted(text, url)}")
 
 
 def root(error: BaseException) -> BaseException:
@@ -70,15 +79,15 @@ def is_starting(error: psycopg2.Error) -> bool:
 def translate(context: ExceptionContext, url: URL) -> None:
     """Raise ours for a fault of the database in a statement; let pass what speaks of the statement itself.
 
-    Deadlocks and serialisation failures pass too: optuna tries again by itself. So does the ping of the pool, which
-    opens another connection.
+    The ping of the pool passes too: it opens another connection.
     """
     error = context.original_exception
-    if isinstance(error, _FAULTS) and not isinstance(error, TransactionRollbackError) and not context.is_pre_ping:
+    if isinstance(error, _FAULTS) and not context.is_pre_ping:
         raise unavailable(error, url)
 
 
 def _quoted(text: str, url: URL) -> str:
     line = next((line.strip() for line in text.splitlines() if line.strip()), "the connection failed")
-    password = str(url.password or "")
-    return f"{line.replace(password, '***') if password else line}; check --storage and the server"
+    for password in passwords(url):
+        line = line.replace(password, "***")
+    return f"{line}; check --storage and the server"

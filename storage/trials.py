@@ -1,9 +1,8 @@
-"""The trials of a study: counted in one statement, claimed through one door, put back after an interruption."""
+"""The trials of a study: claimed through one door, and put back after an interruption."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 
 import optuna
@@ -13,52 +12,13 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, text
 
 from storage.database import Database
+from storage.errors import StorageError
 from storage.limits import Limits, read_limits
 from storage.studies import study_lock
 
-_BY_STATE = text(
-    "SELECT t.state::text AS state, count(*) AS number FROM trials t JOIN studies s USING (study_id) "
-    "WHERE s.study_name = :name GROUP BY t.state"
-)
-_ASKED = text(
-    "SELECT count(*), clock_timestamp() FROM trials t JOIN studies s USING (study_id) "
-    "WHERE s.study_name = :name AND t.state <> 'WAITING'"
-)
-
-
-@dataclass(frozen=True)
-class TrialCounts:
-    """How many trials of a study are in each state."""
-
-    waiting: int = 0
-    running: int = 0
-    complete: int = 0
-    pruned: int = 0
-    failed: int = 0
-
-    @property
-    def finished(self) -> int:
-        """Trials that have ended, however."""
-        return self.complete + self.pruned + self.failed
-
-    @property
-    def asked(self) -> int:
-        """Trials that were taken up: the ones that count against the budget."""
-        return self.finished + self.running
-
-
-def counts(db: Database, study: optuna.Study) -> TrialCounts:
-    """The trials of `study` by state, in one statement."""
-    with db.engine.connect() as connection:
-        rows = connection.execute(_BY_STATE, {"name": study.study_name}).all()
-    found: dict[str, int] = {row.state: row.number for row in rows}
-    return TrialCounts(
-        waiting=found.get("WAITING", 0),
-        running=found.get("RUNNING", 0),
-        complete=found.get("COMPLETE", 0),
-        pruned=found.get("PRUNED", 0),
-        failed=found.get("FAIL", 0),
-    )
+OWNER = "worker"
+"""The user attribute of a trial that says who trains it."""
+_TAKEN_UP = text("SELECT count(*), clock_timestamp() FROM trials WHERE study_id = :study AND state <> 'WAITING'")
 
 
 def claim_trial(
@@ -67,21 +27,27 @@ def claim_trial(
     limits: Limits | None = None,
     *,
     sampler: Callable[[int], BaseSampler] | None = None,
+    owner: str | None = None,
 ) -> optuna.Trial | None:
     """The next trial, a waiting one before a new one; None when the budget is spent. The one door to trials.
 
     The cap is the study's and exact: under the study's lock, a trial is given out only while fewer than
     `limits.trials` were taken up, whoever took them, and before the deadline by the database's clock. Without
     `limits` the study's own are read, under the same lock. `sampler` makes the study's sampler from the number of
-    trials taken up so far.
+    trials taken up so far; `owner` is written into the trial. Raises StudyError where the study is gone.
     """
     with db.lock(study_lock(study.study_name)) as connection:
-        asked, now = _asked(connection, study)
-        if not (limits or read_limits(study)).allow(asked, now):
+        limits = limits or read_limits(study)
+        taken_up, now = _taken_up(connection, study)
+        if not limits.allow(taken_up, now):
             return None
         if sampler is not None:
-            study.sampler = sampler(asked)
-        return study.ask()
+            study.sampler = sampler(taken_up)
+        trial = study.ask()
+        if _confirmed(connection, study, trial, limits, owner):
+            return trial
+        requeue(study, trial)
+        return None
 
 
 def requeue(study: optuna.Study, trial: optuna.Trial) -> bool:
@@ -93,6 +59,7 @@ def requeue(study: optuna.Study, trial: optuna.Trial) -> bool:
     try:
         if storage.get_trial(trial._trial_id).state != TrialState.RUNNING:
             return False
+        storage.set_trial_user_attr(trial._trial_id, OWNER, None)  # first: once it waits, it may be the next owner's
         return storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
     except UpdateFinishedTrialError:
         return False
@@ -103,6 +70,24 @@ def reported_steps(study: optuna.Study, trial: optuna.Trial) -> set[int]:
     return set(study._storage.get_trial(trial._trial_id).intermediate_values)
 
 
-def _asked(connection: Connection, study: optuna.Study) -> tuple[int, datetime]:
-    asked, now = connection.execute(_ASKED, {"name": study.study_name}).one()
-    return asked, now
+def _confirmed(
+    connection: Connection, study: optuna.Study, trial: optuna.Trial, limits: Limits, owner: str | None
+) -> bool:
+    """Write the owner, and whether the cap still holds: asked of the connection that must have held the lock so far.
+
+    Where it was cut, another worker may have counted before we asked: the trial is put back, and the fault raised.
+    """
+    try:
+        if owner is not None:
+            trial.set_user_attr(OWNER, owner)
+        taken_up, _ = _taken_up(connection, study)
+    except StorageError:
+        requeue(study, trial)
+        raise
+    return limits.trials is None or taken_up <= limits.trials
+
+
+def _taken_up(connection: Connection, study: optuna.Study) -> tuple[int, datetime]:
+    """How many trials do not wait, and the time."""
+    number, now = connection.execute(_TAKEN_UP, {"study": study._study_id}).one()
+    return number, now

@@ -28,8 +28,15 @@ def parse_url(text: str) -> URL:
 
 
 def safe_url(url: URL) -> str:
-    """The URL with its password masked."""
-    return url.render_as_string(hide_password=True)
+    """The URL with every password masked, those in its query too."""
+    return url.update_query_dict(dict.fromkeys(_secret_keys(url), "masked")).render_as_string(hide_password=True)
+
+
+def passwords(url: URL) -> list[str]:
+    """Every password that the URL holds."""
+    held = [url.password, *(url.query[key] for key in _secret_keys(url))]
+    values = [value for item in held for value in ((item,) if isinstance(item, str) else item or ())]
+    return [value for value in values if value]
 
 
 def place(url: URL) -> str:
@@ -37,6 +44,11 @@ def place(url: URL) -> str:
     host = url.host or url.query.get("host") or "the local socket"
     port = f":{url.port}" if url.port else ""
     return f"{host}{port}/{url.database or ''}".rstrip("/")
+
+
+def _secret_keys(url: URL) -> list[str]:
+    """Keys of the query that hold a password, as libpq's `sslpassword` does."""
+    return [key for key in url.query if "password" in key.lower()]
 
 
 def _with_password_in_place(url: URL) -> URL:

@@ -153,8 +153,7 @@ def stack(image: str, cells: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         "HPO_BACKBONE": "test_resnet", "HPO_TRIALS": TRIALS, "HPO_INIT_OPTIONS": INIT_OPTIONS, "HPO_DEVICE": "cpu",
         "HPO_DASHBOARD_PORT": port,
     }  # fmt: skip
-    name = f"hpo-test-{secrets.token_hex(4)}"
-    stack = Stack(name, env_file(tmp_path_factory.mktemp("env"), **values), port)
+    stack = Stack(f"hpo-test-{secrets.token_hex(4)}", env_file(tmp_path_factory.mktemp("env"), **values), port)
     try:
         stack.up()
         stack.exit_codes("worker")

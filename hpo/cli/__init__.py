@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 import click
@@ -53,8 +57,9 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a known error becomes one line on stderr, unless --debug asks for the traceback."""
         try:
-            ctx.default_map = default_map(self, ctx)
-            return super().invoke(ctx)
+            with _unwinding():
+                ctx.default_map = default_map(self, ctx)
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise  # click's own: it prints usage and sets the code
         except KeyboardInterrupt:
@@ -76,8 +81,27 @@ _ENVIRONMENT = {
     errno.ENOSPC: "no space left on the disk; free some, or name another folder (--home, --artifacts, --out)",
     errno.EROFS: "the file system is read-only; name another folder (--home, --artifacts, --out)",
     errno.EACCES: "permission denied; name another folder, or change its owner",
+    errno.ENOTDIR: "a file stands where a folder is meant; name another folder (--home, --artifacts, --out)",
+    errno.EISDIR: "a folder stands where a file is meant; name another one",
+    errno.EEXIST: "a file stands where a folder is meant; name another folder (--home, --artifacts, --out)",
+    errno.ENAMETOOLONG: "the name is too long for the file system; give a shorter one",
     errno.EDQUOT: "the disk quota is used up; free some, or name another folder (--home, --artifacts, --out)",
 }
+
+
+@contextmanager
+def _unwinding() -> Iterator[None]:
+    """SIGTERM and SIGHUP unwind as Ctrl-C does: files are removed, connections closed, the embedded server is left."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    former = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def _known_errors() -> tuple[type[BaseException], ...]:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from hpo.cli.options import debug_option
+from hpo.cli.options import UserPath, debug_option
 from hpo.cli.progress import counting
 
 
 @click.command("make-cells")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=UserPath())
 @click.option("--images", type=click.IntRange(1), default=1600, show_default=True, help="How many.")
 @click.option("--size", type=click.IntRange(16, 1024), default=96, show_default=True, help="Side, in pixels.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed, the same images.")

@@ -9,7 +9,7 @@ import click
 from hpo.cli.connect import STARTING, connected
 from hpo.cli.options import debug_option, storage_options
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK = ("127.0.0.1", "localhost")
 
 
 @click.command("dashboard")
@@ -24,7 +24,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
     help="Port to listen on; 0 takes a free one.",
 )
 @debug_option
-def dashboard_command(storage: str | None, home: Path, artifacts: Path | None, host: str, port: int) -> None:
+def dashboard_command(storage: str | None, home: Path, host: str, port: int) -> None:
     """Serve optuna-dashboard until Ctrl-C.
 
     It has no login: who reaches it can delete studies. It listens on this machine only, unless --host says else.

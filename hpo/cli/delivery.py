@@ -13,6 +13,8 @@ import click
 
 from hpo.cli.connect import artifacts_folder, cache_folder, connected
 from hpo.cli.options import (
+    UserPath,
+    artifacts_option,
     debug_option,
     device_option,
     home_option,
@@ -30,12 +32,12 @@ if TYPE_CHECKING:
 _START_OF_LINE = "\r\033[K"
 """Goes back to the start of the terminal's line and clears it."""
 
-bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
+bundle_argument = click.argument("bundle", type=UserPath())
 data_option = click.option(
-    "--data", envvar="HPO_DATA", required=True, type=click.Path(path_type=Path), help="Labelled images.",
+    "--data", envvar="HPO_DATA", required=True, type=UserPath(), help="Labelled images.",
 )  # fmt: skip
 out_option = click.option(
-    "--out", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Folder to write the bundle to.",
+    "--out", required=True, type=UserPath(), metavar="FOLDER", help="Folder to write the bundle to.",
 )  # fmt: skip
 force_option = click.option("--force", is_flag=True, help="Replace the bundle that is there.")
 batch_size_option = click.option(
@@ -49,6 +51,7 @@ batch_size_option = click.option(
 @click.option("--trial", type=click.IntRange(0), default=None, help="This complete trial, not the best one.")
 @force_option
 @storage_options
+@artifacts_option
 @debug_option
 def export_best_command(
     study: str, out: Path, trial: int | None, force: bool, storage: str | None, home: Path, artifacts: Path | None
@@ -56,10 +59,10 @@ def export_best_command(
     """Write the best trial of a study, with its weights of the best epoch, as a bundle."""
     from hpo.delivery.export import export_best
     from hpo.evaluation.table import accuracy_line
-    from storage import CheckpointStore
+    from storage import CheckpointStore, open_study, read_spec
 
     with connected(storage, home) as db:
-        store = CheckpointStore(artifacts_folder(artifacts, home), study)
+        store = CheckpointStore(artifacts_folder(artifacts, home), read_spec(open_study(db, study)).id)
         manifest, found = export_best(db, study, store, out, trial=trial, force=force)
     click.echo(
         f"{out}: trial {manifest.trial} of study {study}, epoch {manifest.best_epoch}, {manifest.config.backbone}"
@@ -148,7 +151,7 @@ def evaluate_command(
 
 @click.command("predict")
 @bundle_argument
-@click.argument("images", type=click.Path(path_type=Path))
+@click.argument("images", type=UserPath())
 @click.option(
     "--out", default="-", show_default=True, metavar="FILE", help="A .json or .csv file; - is JSON on stdout.",
 )  # fmt: skip

@@ -38,7 +38,7 @@ creation_options = together(study_option, space_options, budget_options, study_c
 @storage_options
 @debug_option
 def init_command(
-    storage: str | None, home: Path, artifacts: Path | None,
+    storage: str | None, home: Path,
     trials: int | None, timeout: timedelta | None, **creation: Any,
 ) -> None:  # fmt: skip
     """Create the study once, however many call it at the same time; workers then join with `hpo worker`.
@@ -60,8 +60,10 @@ def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weigh
     """Options to a Plan; whatever needs neither database nor images is checked here."""
     from hpo.data import SplitOptions
     from hpo.search.plan import Plan, check_path, resolve_space
+    from storage import check_study_name
 
     check_path(data)
+    check_study_name(study)
     resolved = resolve_space(space, backbone=backbone, weights=weights, fixed=fixed)
     digest = None
     if path := resolved.fixed.get("weights"):

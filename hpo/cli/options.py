@@ -20,10 +20,19 @@ SAMPLERS = ("tpe", "random")
 PRUNERS = ("successive-halving", "hyperband", "median", "none")
 
 
+class UserPath(click.Path):
+    """A path; `~/x` is expanded as a shell would, also from hpo.toml and the environment."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Text or a path to a path."""
+        return Path(str(super().convert(value, param, ctx))).expanduser()
+
+
 class Duration(click.ParamType[timedelta]):
     """A span of time: `90s`, `30m`, `1h30m`, `2d`; a bare number is seconds."""
 
     name = "duration"
+    LONGEST = 10 * 365 * 86_400
     _SECONDS: ClassVar = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
     _FORM = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
@@ -36,22 +45,17 @@ class Duration(click.ParamType[timedelta]):
         if match:
             parts = zip(match.groups(default="0"), self._SECONDS.values(), strict=True)
             seconds = sum(float(number) * unit for number, unit in parts)
-        if seconds <= 0:
-            self.fail(f"{value!r} is not a time above zero; write 90s, 30m, 1h30m or 2d", param, ctx)
+        if not 0 < seconds <= self.LONGEST:
+            self.fail(f"{value!r} is not a time above zero and up to 10 years; write 90s, 30m, 1h30m or 2d", param, ctx)
         return timedelta(seconds=seconds)
 
 
-class StudyName(click.ParamType[str]):
-    """A study's name: it is shown, used in folder names and compared exactly."""
-
-    name = "name"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Text without surrounding blanks or control characters, 1 to 120 characters."""
-        text = str(value)
-        if not text.strip() or text != text.strip() or len(text) > 120 or not text.isprintable():
-            self.fail(f"{text!r} must be 1 to 120 printable characters without blanks around them", param, ctx)
-        return text
+def _merged(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """`--set` adds to what hpo.toml sets and wins key by key; else one option would discard the file's list."""
+    filed = (ctx.default_map or {}).get(parameter.name or "", ())
+    filed = (filed,) if isinstance(filed, str) else tuple(filed)
+    keys = {text.partition("=")[0].strip() for text in given}
+    return (*(text for text in filed if text.partition("=")[0].strip() not in keys), *given)
 
 
 def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -59,35 +63,36 @@ def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.find_root().meta["hpo.debug"] = True
 
 
-data_argument = click.argument("data", envvar="HPO_DATA", type=click.Path(path_type=Path))
+data_argument = click.argument("data", envvar="HPO_DATA", type=UserPath())
 debug_option = click.option(
-    "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show tracebacks and log in detail."
-)
+    "--debug", envvar="HPO_DEBUG", is_flag=True, expose_value=False, callback=_debug,
+    help="Show tracebacks and log in detail.",
+)  # fmt: skip
 storage_option = click.option(
     "--storage", envvar="HPO_STORAGE", metavar="URL", default=None,
     help="PostgreSQL URL. None starts the embedded PostgreSQL in the home folder.",
 )  # fmt: skip
 home_option = click.option(
-    "--home", envvar="HPO_HOME", type=click.Path(path_type=Path), default=Path(".hpo"), show_default=True,
+    "--home", envvar="HPO_HOME", type=UserPath(), default=Path(".hpo"), show_default=True,
     help="Folder for packed images, logs and the embedded PostgreSQL.",
 )  # fmt: skip
 artifacts_option = click.option(
-    "--artifacts", envvar="HPO_ARTIFACTS", type=click.Path(path_type=Path), default=None,
+    "--artifacts", envvar="HPO_ARTIFACTS", type=UserPath(), default=None,
     help="Folder for checkpoints, shared by all workers.  [default: HOME/artifacts]",
 )  # fmt: skip
 study_option = click.option(
-    "--study", envvar="HPO_STUDY", type=StudyName(), required=True, help="Name of the study."
+    "--study", envvar="HPO_STUDY", required=True, help="Name of the study."
 )  # fmt: skip
 device_option = click.option(
     "--device", envvar="HPO_DEVICE", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
 )  # fmt: skip
 weights_option = click.option(
-    "--weights", envvar="HPO_WEIGHTS", type=click.Path(path_type=Path), default=None, metavar="FILE",
+    "--weights", envvar="HPO_WEIGHTS", type=UserPath(), default=None, metavar="FILE",
     help="Backbone weights: .safetensors, or a tensors-only .pth.",
 )  # fmt: skip
 threads_option = click.option(
     "--threads", envvar="HPO_THREADS", type=click.IntRange(1), default=None,
-    help="CPU threads of a worker.  [default: the cores, shared among the workers]",
+    help="CPU threads of a worker.  [default: the cores; `hpo run` shares them among its workers]",
 )  # fmt: skip
 
 
@@ -102,8 +107,8 @@ def together(*options: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
-storage_options = together(storage_option, home_option, artifacts_option)
-"""Where things are: `storage`, `home`, `artifacts`."""
+storage_options = together(storage_option, home_option)
+"""Where studies are: `storage`, `home`."""
 
 space_options = together(
     click.option(
@@ -113,7 +118,8 @@ space_options = together(
     click.option("--backbone", envvar="HPO_BACKBONE", default=None, metavar="NAME", help="A timm model."),
     weights_option,
     click.option(
-        "--set", "fixed", multiple=True, metavar="KEY=VALUE", help="Fix a dimension of the space; repeatable."
+        "--set", "fixed", envvar="HPO_SET", multiple=True, metavar="KEY=VALUE", callback=_merged,
+        help="Fix a dimension of the space; repeatable.",
     ),
 )  # fmt: skip
 """What may be tried: `space`, `backbone`, `weights`, `fixed`."""

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import click
 
 from hpo.cli.connect import STARTING, artifacts_folder, connected, with_password
 from hpo.cli.init import creation_options, found, make_plan
-from hpo.cli.options import data_argument, debug_option, device_option, storage_options, threads_option
+from hpo.cli.options import (
+    artifacts_option,
+    data_argument,
+    debug_option,
+    device_option,
+    storage_options,
+    threads_option,
+)
 from hpo.cli.worker import keep_option
 from hpo.errors import HpoError
+from hpo.search.job import Job
 
 if TYPE_CHECKING:
     from hpo.search.overview import Overview
-    from hpo.search.team import Job, Team
+    from hpo.search.plan import Plan
+    from hpo.search.team import Team
+
+log = logging.getLogger(__name__)
 
 INTERVAL = 1.0
 """Seconds between two readings of the study."""
@@ -33,7 +45,7 @@ INTERVAL = 1.0
 @click.option(
     "--workers",
     envvar="HPO_WORKERS",
-    type=click.IntRange(1, 256),
+    type=click.IntRange(1, 64),
     default=None,
     help="Worker processes on this machine.  [default: the number of GPUs, else 1]",
 )
@@ -41,6 +53,7 @@ INTERVAL = 1.0
 @threads_option
 @keep_option
 @storage_options
+@artifacts_option
 @debug_option
 @click.pass_context
 def run_command(
@@ -54,48 +67,80 @@ def run_command(
     The same command goes on where an earlier one stopped. DATA is a folder of class folders, a folder with
     train/ val/ test/ of class folders, a zip of either, an .npz (images, labels) or a CSV (path,label[,split]).
     """
+    started = time.monotonic()
+    from hpo.search.device import resolve_device
+
     plan = make_plan(data=data, study=study, weights=weights, **creation)
+    resolve_device(device)  # a wrong one is told before the images are decoded
     with connected(storage, home, initialise=True, patience=STARTING) as db:
         opened, _ = found(db, plan, home)
-        from hpo.search.overview import survey
+        from hpo.search.overview import Survey
         from hpo.search.plan import set_budget
         from hpo.search.team import Team
+        from storage import read_spec
 
+        if timeout is not None:  # what getting ready took is part of it
+            timeout = max(timedelta(), timeout - timedelta(seconds=time.monotonic() - started))
         set_budget(db, opened, trials, timeout)
-        folder = artifacts_folder(artifacts, home)
-        common = [str(data.resolve()), "--study", study, "--keep", str(keep)]
-        environment = {"HPO_HOME": str(home.resolve()), "HPO_ARTIFACTS": str(folder.resolve())}
-        if storage is not None:
-            environment["HPO_STORAGE"] = with_password(storage) or storage
-        if path := plan.space.fixed.get("weights"):
-            common += ["--weights", str(path)]
-        jobs = make_jobs(common, environment, home / "logs" / quote(study, safe=""), workers, device, threads)
-        with Team(opened, jobs) as team, forwarding(team):
-            watch(team, lambda: survey(db, opened))
-        code = summarise(survey(db, opened), team)
+        base = Job(
+            [str(data.resolve()), "--study", study, "--keep", str(keep), *_weights(plan)],
+            _environment(storage, home, artifacts_folder(artifacts, home), ctx),
+            home / "logs" / read_spec(opened).id / "worker.log",
+        )
+        look = Survey(db, opened)
+        with Team(opened, make_jobs(base, workers, device, threads)) as team, forwarding(team):
+            watch(team, steady(look))
+        code = summarise(look(), team)
     ctx.exit(code)
 
 
-def make_jobs(
-    common: list[str], environment: dict[str, str], logs: Path, workers: int | None, device: str, threads: int | None
-) -> list[Job]:  # fmt: skip
-    """One job a worker: GPUs in turn, CPU threads shared."""
-    import torch
+def _weights(plan: Plan) -> list[str]:
+    path = plan.space.fixed.get("weights")
+    return ["--weights", str(path)] if path else []
 
-    from hpo.search.device import cores, resolve_device
-    from hpo.search.team import Job
 
-    count = workers or max(1, torch.cuda.device_count() if device != "cpu" else 0)
+def _environment(storage: str | None, home: Path, artifacts: Path, ctx: click.Context) -> dict[str, str]:
+    """What workers find in their environment. A URL may hold a password, so it is not among their arguments."""
+    environment = {"HPO_HOME": str(home.resolve()), "HPO_ARTIFACTS": str(artifacts.resolve())}
+    if storage is not None:
+        environment["HPO_STORAGE"] = with_password(storage) or storage
+    if ctx.meta.get("hpo.debug"):
+        environment["HPO_DEBUG"] = "1"
+    return environment
+
+
+def make_jobs(base: Job, workers: int | None, device: str, threads: int | None) -> list[Job]:
+    """One job a worker, each with a device, CPU threads and a log of its own: GPUs in turn, cores shared."""
+    from hpo.search.device import cores, devices, resolve_device
+
+    count = workers or devices(device)
     share = threads or max(1, cores() // count)
-    environment = {**environment, "OMP_NUM_THREADS": str(share)}
+    environment = {**base.environment, "OMP_NUM_THREADS": str(share)}
     return [
         Job(
-            [*common, "--device", resolve_device(device, number), "--threads", str(share)],
+            [*base.arguments, "--device", resolve_device(device, number), "--threads", str(share)],
             environment,
-            logs / f"worker-{number}.log",
+            base.log.with_name(f"worker-{number}.log"),
         )
         for number in range(count)
     ]
+
+
+def steady(look: Callable[[], Overview]) -> Callable[[], Overview]:
+    """`look`, but with the view before where the database does not answer: the workers go on, so does the watching."""
+    from storage import StorageError
+
+    last = look()
+
+    def again() -> Overview:
+        nonlocal last
+        try:
+            last = look()
+        except StorageError as error:
+            log.debug("the study cannot be read at the moment: %s", error)
+        return last
+
+    return again
 
 
 @contextmanager

@@ -21,17 +21,15 @@ INTERVAL = 2.0
 @click.option("--watch", is_flag=True, help="Draw it again every two seconds until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @debug_option
-def status_command(
-    study: str, storage: str | None, home: Path, artifacts: Path | None, watch: bool, as_json: bool
-) -> None:
+def status_command(study: str, storage: str | None, home: Path, watch: bool, as_json: bool) -> None:
     """Show how STUDY stands: trials by state, the running and the latest ones, the best."""
     with connected(storage, home) as db:
-        from hpo.search.overview import survey
+        from hpo.search.overview import Survey
         from storage import open_study
 
-        opened = open_study(db, study)
+        look = Survey(db, open_study(db, study))
         if as_json:
-            click.echo(json.dumps(survey(db, opened).to_dict(), indent=2, allow_nan=False, default=str))
+            click.echo(json.dumps(look().to_dict(), indent=2, allow_nan=False, default=str))
             return
         from rich.console import Console
         from rich.live import Live
@@ -40,9 +38,9 @@ def status_command(
 
         console = Console()
         if not watch:
-            console.print(draw(survey(db, opened)))
+            console.print(draw(look()))
             return
-        with Live(draw(survey(db, opened)), console=console, auto_refresh=False) as live:
+        with Live(draw(look()), console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(INTERVAL)
-                live.update(draw(survey(db, opened)), refresh=True)
+                live.update(draw(look()), refresh=True)

@@ -73,7 +73,7 @@ def _latest(lines: Sequence[TrialLine], shown: int) -> list[TrialLine]:
     running = [line for line in started if line.state == "running"]
     others = [line for line in started if line.state != "running"]
     rest = max(0, shown - len(running))
-    return sorted(others[len(others) - rest :] + running, key=lambda line: line.number)
+    return sorted(others[max(0, len(others) - rest) :] + running, key=lambda line: line.number)
 
 
 def best_line(overview: Overview) -> Text:

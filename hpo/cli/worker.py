@@ -8,6 +8,7 @@ import click
 
 from hpo.cli.connect import STARTING, artifacts_folder, cache_folder, connected, log_to_stderr
 from hpo.cli.options import (
+    artifacts_option,
     data_argument,
     debug_option,
     device_option,
@@ -30,10 +31,12 @@ keep_option = click.option(
 @device_option
 @threads_option
 @keep_option
+@click.option("--lifeline", is_flag=True, hidden=True, help="Stop when standard input ends; `hpo run` holds it open.")
 @storage_options
+@artifacts_option
 @debug_option
 def worker_command(
-    data: Path, study: str, weights: Path | None, device: str, threads: int | None, keep: int,
+    data: Path, study: str, weights: Path | None, device: str, threads: int | None, keep: int, lifeline: bool,
     storage: str | None, home: Path, artifacts: Path | None,
 ) -> None:  # fmt: skip
     """Take trials of STUDY until its budget ends; a first Ctrl-C or SIGTERM puts the running trial back.
@@ -43,7 +46,7 @@ def worker_command(
     log_to_stderr()
     from hpo.search.device import resolve_device, use_threads
     from hpo.search.plan import check_path
-    from hpo.search.worker import WorkerOptions, work
+    from hpo.search.worker import WorkerOptions, stop_with_parent, work
 
     check_path(data)
     use_threads(threads)
@@ -51,6 +54,8 @@ def worker_command(
         data=data, study=study, cache=cache_folder(home), artifacts=artifacts_folder(artifacts, home),
         device=resolve_device(device), weights=weights, keep=keep,
     )  # fmt: skip
+    if lifeline:
+        stop_with_parent()
     with connected(storage, home, patience=STARTING) as db:
         finished = work(db, options)
     click.echo(f"{finished} trials finished by this worker", err=True)

@@ -15,6 +15,7 @@ from hpo.delivery.bundle import MODEL, check_out, write_bundle
 from hpo.delivery.manifest import RESIZE_RULE, DataOrigin, Manifest, Preprocessing, Weights
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import Report, report
+from hpo.search.ranking import best_first
 from search_spaces import TrialConfig
 from storage import Checkpoint, CheckpointError, CheckpointStore, Database, StudySpec, open_study, read_spec
 
@@ -41,10 +42,10 @@ def choose_trial(study: Study, number: int | None = None) -> FrozenTrial:
     name = study.study_name
     trials = study.get_trials(deepcopy=False)
     if number is None:
-        complete = [(t.value, -t.number, t) for t in trials if t.state == TrialState.COMPLETE]
-        if not complete:
+        ranked = best_first(trials)
+        if not ranked:
             raise BundleError(f"study {name!r} has no complete trial among {len(trials)}; let a worker finish one")
-        return max(complete)[-1]
+        return ranked[0]
     found = next((t for t in trials if t.number == number), None)
     if found is None:
         raise BundleError(f"study {name!r} has no trial {number}, its trials end at {len(trials) - 1}; name one it has")

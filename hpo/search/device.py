@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 
 from hpo.errors import UsageError
 
@@ -12,21 +13,40 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def resolve_device(name: str, worker: int = 0) -> str:
-    """`auto`, `cpu`, `cuda` or `cuda:N` to a device that is there; worker i takes GPU i modulo their number."""
+def resolve_device(name: str, worker: int | None = None) -> str:
+    """`auto`, `cpu`, `cuda` or `cuda:N` to a device that is there; UsageError for any other.
+
+    Of several GPUs that nobody named, worker i of a team takes number i; a worker on its own takes the freest.
+    """
     import torch
 
     if name == "cpu":
         return name
     count = torch.cuda.device_count()
-    if name == "auto":
-        return f"cuda:{worker % count}" if count else "cpu"
     kind, _, index = name.partition(":")
-    if kind != "cuda" or (index and not index.isdigit()):
+    if kind not in ("auto", "cuda") or (index and not index.isdigit()) or (index and kind == "auto"):
         raise UsageError(f"device is {name!r}, but must be auto, cpu, cuda or cuda:N")
+    if name == "auto" and not count:
+        return "cpu"
     if int(index or 0) >= count:
         raise UsageError(f"device is {name!r}, but torch sees {count} CUDA devices; use --device cpu or auto")
-    return f"cuda:{index or worker % count}"
+    if index:
+        return name
+    return f"cuda:{freest(count) if worker is None else worker % count}"
+
+
+def freest(count: int) -> int:
+    """The GPU with the most free memory, in whole GiB; of equals any, so that workers which start together spread."""
+    import torch
+
+    return max(range(count), key=lambda i: (torch.cuda.mem_get_info(i)[0] >> 30, random.random()))  # noqa: S311
+
+
+def devices(name: str) -> int:
+    """How many devices `name` stands for on this machine, at least 1."""
+    import torch
+
+    return max(1, torch.cuda.device_count()) if name in ("auto", "cuda") else 1
 
 
 def use_threads(count: int | None) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.search.ranking import best_first
 from search_spaces import SearchSpace
-from storage import Database, Limits, StudySpec, read_limits, read_spec
+from storage import Database, Limits, read_limits, read_spec
 
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -53,6 +54,8 @@ class Overview:
     limits: Limits
     now: datetime
     lines: Sequence[TrialLine]
+    best: TrialLine | None
+    """The complete trial with the highest value."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -60,12 +63,6 @@ class Overview:
         states = {name: sum(line.state == name for line in self.lines) for name in _STATES.values()}
         finished = states["complete"] + states["pruned"] + states["failed"]
         return {"asked": finished + states["running"], "finished": finished} | states
-
-    @property
-    def best(self) -> TrialLine | None:
-        """The complete trial with the highest value; of equals the first."""
-        complete = [line for line in self.lines if line.state == "complete" and line.value is not None]
-        return max(complete, key=lambda line: (line.value or 0.0, -line.number), default=None)
 
     def to_dict(self) -> dict[str, Any]:
         """The document of `hpo status --json`; its keys are stable."""
@@ -87,31 +84,47 @@ class Overview:
         }
 
 
-def survey(db: Database, study: optuna.Study) -> Overview:
-    """Read a study: its trials in one query of optuna's, its limits and its clock."""
-    spec = read_spec(study)
-    space = SearchSpace.from_dict(spec.space)
-    now = db.now()
-    trials = study.get_trials(deepcopy=False)
-    return Overview(
-        study=study.study_name,
-        metric=spec.metric,
-        space=space.name,
-        limits=read_limits(study),
-        now=now,
-        lines=[_line(trial, spec, space, now) for trial in trials],
-    )
+class Survey:
+    """Reads one study again and again: what cannot change any more is read and reckoned once."""
+
+    def __init__(self, db: Database, study: optuna.Study) -> None:
+        self._db, self._study = db, study
+        self._spec = read_spec(study)
+        self._space = SearchSpace.from_dict(self._spec.space)
+        self._finished: dict[int, TrialLine] = {}
+
+    def __call__(self) -> Overview:
+        """The study as it stands: its trials in one query of optuna's, its limits, the database's clock."""
+        now = self._db.now()
+        trials = self._study.get_trials(deepcopy=False)
+        best = best_first(trials)
+        return Overview(
+            study=self._study.study_name,
+            metric=self._spec.metric,
+            space=self._space.name,
+            limits=read_limits(self._study),
+            now=now,
+            lines=[self._line(trial, now) for trial in trials],
+            best=self._line(best[0], now) if best else None,
+        )
+
+    def _line(self, trial: FrozenTrial, now: datetime) -> TrialLine:
+        if trial.number not in self._finished:
+            line = _line(trial, self._space, now)
+            if not trial.state.is_finished():
+                return line
+            self._finished[trial.number] = line
+        return self._finished[trial.number]
 
 
-def _line(trial: FrozenTrial, spec: StudySpec, space: SearchSpace, now: datetime) -> TrialLine:
+def _line(trial: FrozenTrial, space: SearchSpace, now: datetime) -> TrialLine:
     attrs = trial.user_attrs
     curve = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
     config = attrs.get("config", {})
-    value = trial.value if trial.state == TrialState.COMPLETE else max(curve, default=None)
     return TrialLine(
         number=trial.number,
         state=_STATES[trial.state],
-        value=value,
+        value=trial.value if trial.state == TrialState.COMPLETE else max(curve, default=None),
         epoch=max(trial.intermediate_values, default=0),
         epochs=int(config.get("epochs", space.fixed.get("epochs", 0))),
         curve=curve,
@@ -123,9 +136,8 @@ def _line(trial: FrozenTrial, spec: StudySpec, space: SearchSpace, now: datetime
 
 
 def _seconds(trial: FrozenTrial, now: datetime) -> float:
-    """Seconds from the trial's start to its end, or to now while it runs; optuna stores naive UTC."""
+    """Seconds from the trial's start to its end, or to now while it runs; optuna gives naive local times."""
     if trial.datetime_start is None:
         return 0.0
-    start = trial.datetime_start.replace(tzinfo=trial.datetime_start.tzinfo or UTC)
-    end = trial.datetime_complete
-    return max(0.0, ((end.replace(tzinfo=end.tzinfo or UTC) if end else now) - start).total_seconds())
+    end = trial.datetime_complete.astimezone(UTC) if trial.datetime_complete else now
+    return max(0.0, (end - trial.datetime_start.astimezone(UTC)).total_seconds())

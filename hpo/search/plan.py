@@ -46,32 +46,43 @@ def resolve_space(
 
     Weights that name their architecture (a .json beside them) choose the backbone when nothing else does.
     """
-    values: dict[str, Any] = dict(_assignment(text) for text in fixed)
+    values = _assignments(fixed)
     if weights is not None:
-        from hpo.training import architecture_of
+        _agree("--weights", str(weights.resolve()), values, "weights")
+        _agree("--weights needs pretrained=true, which", True, values, "pretrained")
+        if backbone is None and "backbone" not in values:
+            from hpo.training import architecture_of
 
-        backbone = backbone or values.get("backbone") or architecture_of(weights)
-        values |= {"weights": str(weights.resolve()), "pretrained": True}
+            backbone = architecture_of(weights)
     if backbone is not None:
-        values["backbone"] = backbone
+        _agree("--backbone", backbone, values, "backbone")
     return load_space(name).with_fixed(values)
 
 
-def _assignment(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise UsageError(f"--set {text}: must be KEY=VALUE, for example --set epochs=8")
-    return key.strip(), parse_value(key.strip(), value.strip())
+def _assignments(texts: Iterable[str]) -> dict[str, Any]:
+    """`key=value` texts to typed values; UsageError where one key is given two."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not key:
+            raise UsageError(f"--set {text}: must be KEY=VALUE, for example --set epochs=8")
+        _agree("--set", parse_value(key, value), values, key)
+    return values
+
+
+def _agree(option: str, value: Any, values: dict[str, Any], key: str) -> None:
+    """Put `value` under `key`; UsageError where another one stands there: neither is dropped in silence."""
+    if values.setdefault(key, value) != value:
+        raise UsageError(f"{option} {value} contradicts --set {key}={values[key]}; give one of them")
 
 
 def possible(space: SearchSpace, field: str) -> list[Any]:
-    """Every value that a discrete field can take in `space`; its default where the space does not name it."""
+    """Every value that a discrete field can take in `space`."""
     if field in space.fixed:
         return [space.fixed[field]]
-    variants = space.dimensions.get(field)
-    if not variants:
-        return [TrialConfig.model_fields[field].default]
-    values: list[Any] = []
+    variants = space.dimensions.get(field, ())
+    # Where every variant has a condition, none may exist, and the default stands in.
+    values: list[Any] = [] if any(not v.when for v in variants) else [TrialConfig.model_fields[field].default]
     for dimension in variants:
         if isinstance(dimension, Choice):
             values += dimension.choices
@@ -121,7 +132,8 @@ def found_study(db: Database, plan: Plan, dataset: Dataset) -> optuna.Study:
         sampler=plan.sampler,
         pruner=plan.pruner,
     )
-    return create_study(db, plan.study, spec, points=plan.space.enqueue_points())
+    limits = Limits(trials=DEFAULT_TRIALS)
+    return create_study(db, plan.study, spec, points=plan.space.enqueue_points(), limits=limits)
 
 
 def describe_data(dataset: Dataset, plan: Plan) -> dict[str, Any]:
@@ -159,13 +171,13 @@ def open_study_data(path: Path, spec: StudySpec, image_size: int, cache: Path) -
 def set_budget(db: Database, study: optuna.Study, trials: int | None, timeout: timedelta | None) -> Limits:
     """Write the budget into the study, where all its workers read it; what is not given stays as it was.
 
-    A deadline belongs to one run: without `timeout` there is none.
+    A deadline that has passed belongs to an earlier run and is dropped; one to come is still somebody's.
     """
-    limits = Limits(
-        trials=trials or read_limits(study).trials or DEFAULT_TRIALS,
-        deadline=db.now() + timeout if timeout else None,
-    )
-    write_limits(study, limits)
+    before, now = read_limits(study), db.now()
+    to_come = before.deadline if before.deadline is not None and before.deadline > now else None
+    limits = Limits(trials=trials or before.trials, deadline=now + timeout if timeout is not None else to_come)
+    if limits != before:
+        write_limits(study, limits)
     return limits
 
 

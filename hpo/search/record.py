@@ -37,14 +37,14 @@ def versions() -> dict[str, str]:
     return {"hpo": __version__, "python": platform.python_version()} | {name: version(name) for name in libraries}
 
 
-def worker_name() -> str:
-    """This process, as shown in trials: `host:pid`."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+def worker_name(pid: int | None = None) -> str:
+    """A worker on this host as its trials show it, `host:pid`; this process where no `pid` is given."""
+    return f"{socket.gethostname()}:{pid or os.getpid()}"
 
 
 def open_record(trial: optuna.Trial, config: TrialConfig, seed: int) -> None:
     """Write what is known before training."""
-    _write(trial, {"config": config.to_dict(), "seed": seed, "worker": worker_name(), "versions": versions()})
+    _write(trial, {"config": config.to_dict(), "seed": seed, "versions": versions()})
 
 
 @dataclass

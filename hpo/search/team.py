@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import optuna
 from optuna.trial import TrialState
 
+from hpo.search.job import Job
+from hpo.search.record import worker_name
 from storage import requeue
 
 if TYPE_CHECKING:
@@ -29,18 +31,12 @@ REPLACEMENTS = 3
 """Workers that died on their own (a crash, the kernel's out-of-memory killer) are replaced this often in one run."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """How one worker is started: its arguments after `hpo worker`, its environment, where it writes its log."""
-
-    arguments: Sequence[str]
-    environment: dict[str, str]
-    log: Path
-
-
 @dataclass
 class Team:
-    """K worker processes. Each is in a process group of its own, so that Ctrl-C reaches them through us, in order."""
+    """K worker processes. Each is in a process group of its own, so that Ctrl-C reaches them through us, in order.
+
+    Their standard input is a pipe that only we hold open: when we are killed, its end tells them to stop.
+    """
 
     study: optuna.Study
     jobs: Sequence[Job]
@@ -58,8 +54,8 @@ class Team:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave nobody behind: whoever still works is asked to stop, and waited for."""
-        if self._members:
+        """Leave nobody behind: whoever still works is asked to stop, unless that was done, and waited for."""
+        if self._members and not self.stopping:
             self.stop()
         while self._members:
             self.poll(timeout=0.1)
@@ -77,23 +73,28 @@ class Team:
             except subprocess.TimeoutExpired:
                 continue
             del self._members[pid]
+            assert process.stdin is not None
+            process.stdin.close()
             self._ended(job, pid, code)
 
     def stop(self) -> None:
-        """Ask every worker to stop: the first time it puts its trial back, the second time it leaves at once."""
+        """Ask every worker to stop: the first time it puts its trial back, the second time it is killed."""
+        number = signal.SIGKILL if self.stopping else signal.SIGTERM
         self.stopping = True
         for _, process in self._members.values():
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(number)
 
     def _start(self, job: Job) -> None:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "hpo", "worker", *job.arguments],
+                [sys.executable, "-m", "hpo", "worker", *job.arguments, "--lifeline"],
                 env={**os.environ, **job.environment},
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
         self._members[process.pid] = (job, process)
+        if self.stopping:  # a signal came while we started a replacement
+            process.send_signal(signal.SIGTERM)
 
     def _ended(self, job: Job, pid: int, code: int) -> None:
         """A worker that died leaves its trial RUNNING; its process is gone for certain, so we settle the trial."""
@@ -110,9 +111,7 @@ class Team:
 
 def settle_orphans(study: optuna.Study, pid: int, reason: str | None) -> None:
     """Trials still RUNNING under a dead worker of this host: failed with `reason`, or put back where it is None."""
-    import socket
-
-    owner = f"{socket.gethostname()}:{pid}"
+    owner = worker_name(pid)
     for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if frozen.user_attrs.get("worker") != owner:
             continue

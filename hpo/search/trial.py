@@ -19,15 +19,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from hpo.data import Dataset, Labels
-from hpo.errors import TrainingInterrupted, TrialEnded
+from hpo.errors import DataError, TrainingInterrupted, TrialEnded
+from hpo.search.ranking import best_first
 from hpo.search.record import Progress, close_record, open_record, write_reason
 from hpo.search.strategy import derive_seed
 from hpo.training import EpochResult, FitData, Runtime, Snapshot, fit
 from search_spaces import SearchSpace
-from storage import CheckpointStore, StorageError, reported_steps, requeue
+from storage import CheckpointError, CheckpointStore, StorageError, reported_steps, requeue
 
 log = logging.getLogger(__name__)
 
@@ -65,18 +67,21 @@ class Workshop:
 def run_trial(shop: Workshop, trial: optuna.Trial) -> Outcome:
     """Train one trial to its end and tell it; a failing trial is told as such and does not end the worker.
 
-    Faults of the storage are raised: without database or disk a worker cannot work, and the trial is not to blame.
+    Faults of database, disk and data set are raised: no trial is to blame for them, and none would fare better.
     """
     progress = Progress(shop.metric)
     try:
         return _train(shop, trial, progress)
-    except (StorageError, KeyboardInterrupt):
+    except (StorageError, DataError, OSError, KeyboardInterrupt):
         requeue(shop.study, trial)
         raise
     except TrainingInterrupted:
         return _interrupted(shop, trial, progress)
     except TrialEnded as ended:
         return _ended(shop, trial, progress, ended.reason)
+    except UpdateFinishedTrialError:
+        log.warning("trial %d was finished by somebody else", trial.number)
+        return Outcome.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the one broad except: whatever a configuration breaks, the next one may work
         return _failed(shop, trial, error)
 
@@ -107,7 +112,14 @@ def _resume(shop: Workshop, trial: optuna.Trial, progress: Progress) -> Snapshot
     """The state that an interrupted run of the same trial left, or None; `progress` is filled from it."""
     if not shop.store.has(trial.number, "latest"):
         return None
-    checkpoint = shop.store.read(trial.number, "latest")
+    try:
+        checkpoint = shop.store.read(trial.number, "latest")
+    except CheckpointError as error:
+        # Raised from here it would meet every worker that takes the trial up, for ever; an epoch can be trained again.
+        log.warning("trial %d starts anew: %s", trial.number, error)
+        return None
+    for damage in checkpoint.damaged:
+        log.warning("trial %d goes on from an older checkpoint: %s", trial.number, damage)
     progress.restore(checkpoint.info["progress"])
     if progress.epochs not in reported_steps(shop.study, trial):  # it was interrupted before its last report
         trial.report(checkpoint.info["value"], step=progress.epochs)
@@ -152,6 +164,7 @@ def _tell(
     close_record(trial, progress, reason)
     complete = state == TrialState.COMPLETE
     shop.study.tell(trial, progress.best_value if complete else None, state)
+    shop.store.discard(trial.number, "latest")  # nobody goes on from a finished trial
     keep_best(shop)
     word = "complete" if complete else "pruned"
     log.info("trial %d is %s%s", trial.number, word, f": {reason}" if reason else "")
@@ -186,6 +199,5 @@ def _failed(shop: Workshop, trial: optuna.Trial, error: Exception) -> Outcome:
 def keep_best(shop: Workshop) -> None:
     """Free the checkpoints of finished trials but the best `keep` complete ones."""
     finished = [t for t in shop.study.get_trials(deepcopy=False) if t.state.is_finished()]
-    complete = [t for t in finished if t.state == TrialState.COMPLETE]
-    complete.sort(key=lambda t: (-(t.value or 0.0), t.number))
-    shop.store.drop({t.number for t in finished} - {t.number for t in complete[: shop.keep]})
+    kept = best_first(finished)[: shop.keep]
+    shop.store.drop({t.number for t in finished} - {t.number for t in kept})

@@ -5,26 +5,30 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from datetime import datetime
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 
 import optuna
+from optuna.trial import TrialState
 
 from hpo.data import Dataset
-from hpo.errors import HpoError
+from hpo.errors import HpoError, UsageError
 from hpo.search.plan import open_study_data, possible
+from hpo.search.record import worker_name
 from hpo.search.strategy import make_pruner, sampler_for_trial
 from hpo.search.trial import Outcome, Workshop, run_trial
 from search_spaces import SearchSpace
 from storage import (
     CheckpointStore,
     Database,
-    Limits,
     StudySpec,
     claim_trial,
     open_study,
@@ -64,18 +68,34 @@ class StopSignal:
                 signal.signal(number, handler)
 
 
+def stop_with_parent() -> None:
+    """Send this process SIGTERM when its standard input ends: the parent that held the other end is gone."""
+
+    def wait() -> None:
+        while os.read(0, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
 @dataclass
 class Clock:
-    """The time that is left of the budget: read once from the database, then counted on this host's steady clock."""
+    """The time that is left of the study's budget: the database's clock, then counted on this host's steady one."""
 
     db: Database
-    limits: Limits
+    study: optuna.Study
     _end: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        if self.limits.deadline is not None:
-            left = (self.limits.deadline - self.db.now()).total_seconds()
-            self._end = time.monotonic() + left
+        self.read()
+
+    def read(self) -> None:
+        """Read the deadline again: another run may have set or lifted it."""
+        deadline = read_limits(self.study).deadline
+        self._end = None
+        if deadline is not None:
+            self._end = time.monotonic() + (deadline - self.db.now()).total_seconds()
 
     def is_up(self) -> bool:
         """True once the study's deadline has passed."""
@@ -115,17 +135,19 @@ def work(db: Database, options: WorkerOptions) -> int:
     """
     study = open_study(db, options.study)
     spec = read_spec(study)
-    clock = Clock(db, read_limits(study))
-    with StopSignal().installed() as stop:
-        shop = _workshop(study, spec, options, clock, lambda: bool(stop.received) or clock.is_up())
-        return _take_trials(db, shop, spec)
+    clock, stop = Clock(db, study), StopSignal()
+    shop = _workshop(study, spec, options, clock, lambda: bool(stop.received) or clock.is_up())
+    # Only now: until a trial is claimed, a signal may simply end the process.
+    with stop.installed():
+        return _take_trials(db, shop, spec, clock)
 
 
-def _take_trials(db: Database, shop: Workshop, spec: StudySpec) -> int:
+def _take_trials(db: Database, shop: Workshop, spec: StudySpec, clock: Clock) -> int:
     sampler = sampler_for_trial(spec.sampler, spec.seed)
-    tally = Tally()
+    tally = Tally(failed_in_a_row=failures_at_the_end(shop.study))
     while not shop.should_stop():
-        trial = claim_trial(db, shop.study, sampler=sampler)
+        clock.read()
+        trial = claim_trial(db, shop.study, sampler=sampler, owner=worker_name())
         if trial is None:
             log.info("no trial is left in the budget of study %s", shop.study.study_name)
             break
@@ -138,6 +160,14 @@ def _take_trials(db: Database, shop: Workshop, spec: StudySpec) -> int:
     return tally.finished
 
 
+def failures_at_the_end(study: optuna.Study) -> int:
+    """How many of the study's latest finished trials failed one after another: a restart does not forgive them."""
+    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    finished.sort(key=lambda trial: trial.datetime_complete or datetime.min)  # noqa: DTZ901 - optuna's are naive too
+    ended = takewhile(lambda trial: trial.state == TrialState.FAIL, reversed(finished))
+    return sum(1 for _ in ended)
+
+
 def _workshop(
     study: optuna.Study,
     spec: StudySpec,
@@ -148,14 +178,14 @@ def _workshop(
     space = _localised(SearchSpace.from_dict(spec.space), spec, options.weights)
     study.pruner = make_pruner(spec.pruner, max(possible(space, "epochs")))
 
-    @lru_cache(maxsize=4)
+    @cache
     def dataset(image_size: int) -> Dataset:
         return open_study_data(options.data, spec, image_size, options.cache)
 
     dataset(max(possible(space, "image_size")))  # other data must be refused before a trial is claimed
     return Workshop(
         study=study, space=space, metric=spec.metric, seed=spec.seed,
-        store=CheckpointStore(options.artifacts, study.study_name), keep=options.keep,
+        store=CheckpointStore(options.artifacts, spec.id), keep=options.keep,
         dataset=dataset, device=options.device, cache=options.cache,
         should_stop=should_stop, out_of_time=clock.is_up,
     )  # fmt: skip
@@ -164,6 +194,8 @@ def _workshop(
 def _localised(space: SearchSpace, spec: StudySpec, weights: Path | None) -> SearchSpace:
     """The space with the weights' path on this host; the file must be the one that the study was made with."""
     path = weights or space.fixed.get("weights")
+    if spec.weights_digest is None and weights is not None:
+        raise UsageError(f"--weights {weights}: the study was made without a weights file; leave the option out")
     if spec.weights_digest is None or path is None:
         return space
     from hpo.training import weights_digest

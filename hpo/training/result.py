@@ -42,6 +42,6 @@ class EpochResult:
     peak_memory: int
     """Bytes: of the device on a GPU, of the process on a CPU."""
     facts: Mapping[str, Any]
-    """What does not change from epoch to epoch: device, precision, trainable_parameters, parameters, weights loaded, normalisation."""
+    """What stays: device, precision, parameters, trainable_parameters, weights loaded, normalisation."""
     snapshot: Callable[[], Snapshot]
     """The state right after this epoch; valid until the generator is advanced."""

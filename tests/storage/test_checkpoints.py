@@ -126,6 +126,25 @@ def test_drop_removes_the_named_trials_only(store: CheckpointStore) -> None:
     assert store.trials() == {1, 3}
 
 
+def test_discard_removes_one_kind_of_one_trial(store: CheckpointStore) -> None:
+    for trial in (1, 2):
+        for kind in ("latest", "latest", "best"):
+            store.write(trial, kind, FILES, {})  # type: ignore[arg-type]
+    store.discard(1, "latest")
+    assert not store.has(1, "latest")
+    assert [path.name for path in (store.folder / "1").iterdir()] == ["best-00000001"]
+    assert len(versions(store, 2, "latest")) == 2
+    assert {path.name for path in store.folder.iterdir()} == {"1", "2"}
+
+
+def test_discarding_what_is_not_there_does_nothing(store: CheckpointStore) -> None:
+    store.discard(1, "latest")
+    assert not store.folder.exists()
+    store.write(1, "best", FILES, {})
+    store.discard(1, "latest")
+    assert store.has(1, "best")
+
+
 def test_a_store_that_nothing_was_written_to_is_empty(store: CheckpointStore) -> None:
     store.drop({1})
     assert store.trials() == set()

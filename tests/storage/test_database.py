@@ -15,6 +15,7 @@ from sqlalchemy import text
 from storage import Database, DatabaseUnavailableError, StorageError, open_database
 from storage.programs import run_program
 from storage.server_account import ServerAccount
+from storage.sessions import Sessions
 
 pytestmark = pytest.mark.postgres
 NOWHERE = Path("unused")
@@ -151,6 +152,41 @@ def test_a_lock_that_others_hold_is_not_waited_for_for_ever(database: Database, 
             assert connection.execute(text("SHOW lock_timeout")).scalar_one() == "1min"
         with other.lock("k", timeout=0.05), database.lock("another", timeout=0.05):
             pass
+
+
+def test_a_lock_that_was_cut_is_noticed_at_its_end(database: Database, database_url: str) -> None:
+    with pytest.raises(DatabaseUnavailableError, match="the connection was cut"), database.lock("k"):
+        _terminate_all(database)
+    with open_database(database_url, home=NOWHERE) as other, other.lock("k", timeout=0.05):
+        pass
+
+
+def test_who_gets_a_lock_sees_what_its_last_holder_wrote_whatever_the_servers_default(
+    database: Database, database_url: str
+) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE tally AS SELECT 0 AS value"))
+        name = database.url.database
+        connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'"))
+    with open_database(database_url, home=NOWHERE) as other, other.lock("k") as connection:
+        assert connection.execute(text("SELECT value FROM tally")).scalar_one() == 0
+        with database.engine.begin() as writer:
+            writer.execute(text("UPDATE tally SET value = 1"))
+        assert connection.execute(text("SELECT value FROM tally")).scalar_one() == 1
+
+
+def test_connections_that_never_come_free_are_a_fault_of_ours(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Sessions.engine_options
+    monkeypatch.setattr(Sessions, "engine_options", lambda self: {**options(self), "pool_timeout": 0.05})
+    with (
+        open_database(database_url, home=NOWHERE) as database,
+        database.engine.connect(),
+        database.engine.connect(),
+        pytest.raises(DatabaseUnavailableError, match="no connection to the database came free in time"),
+    ):
+        database.now()
 
 
 def test_an_exception_gives_the_lock_back(database: Database, database_url: str) -> None:

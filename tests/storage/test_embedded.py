@@ -181,6 +181,16 @@ def test_a_database_in_use_brings_a_killed_server_back(home: Path) -> None:
         assert database.now() > before
 
 
+def test_no_empty_server_takes_the_place_of_one_whose_folder_was_deleted(home: Path) -> None:
+    with open_database(None, home=home) as database:
+        stop_embedded(home)
+        shutil.rmtree(home)
+        with pytest.raises(DatabaseUnavailableError, match=r"postgres is gone, and the studies with it; start again"):
+            database.now()
+        assert not home.exists()
+    assert not home.exists()
+
+
 def test_a_pid_file_whose_number_is_another_programs_now_is_seen_through(home: Path) -> None:
     lines = [str(os.getpid()), str(home / "postgres"), "1", "5432", str(home / "postgres"), "", "1 1", "ready"]
     (home / "postgres" / "postmaster.pid").write_text("\n".join(lines) + "\n")

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from storage import StudySpec
-from storage.spec import first_difference
+from storage.checkpoints import study_folder
+from storage.spec import first_difference, make_id
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -43,3 +44,25 @@ def test_a_spec_is_frozen_and_takes_no_unknown_fact(spec: StudySpec) -> None:
     with pytest.raises(ValidationError, match="colour"):
         StudySpec(**spec.model_dump(), colour="red")
     assert StudySpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("cells", "cells"),
+        ("PBC96.Standard_2", "pbc96.standard_2"),
+        ("日本", "study"),
+        ("x" * 99, "x" * 40),
+        ("ümläut / 🔬", "ml-ut"),
+    ],
+)
+def test_an_id_begins_with_the_plain_part_of_the_name(name: str, plain: str) -> None:
+    assert make_id(name)[:-9] == plain
+    assert make_id(name) != make_id(name)
+
+
+@given(st.text(max_size=120))
+def test_an_id_is_its_own_folder(name: str) -> None:
+    made = make_id(name)
+    assert study_folder(made) == made
+    assert len(made) <= 49

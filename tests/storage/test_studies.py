@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,27 @@ import optuna
 import pytest
 from optuna.study import StudyDirection
 
-from storage import Database, StudyError, StudySpec, create_study, open_database, open_study, read_spec, study_names
+from storage import (
+    Database,
+    Limits,
+    StudyError,
+    StudySpec,
+    check_study_name,
+    create_study,
+    open_database,
+    open_study,
+    read_limits,
+    read_spec,
+    study_names,
+)
+from storage.spec import write_spec
 
 pytestmark = pytest.mark.postgres
 POINTS = [{"learning_rate": 0.003}, {"learning_rate": 0.01}]
+
+
+def without_id(spec: StudySpec) -> StudySpec:
+    return spec.model_copy(update={"id": ""})
 
 
 def create(url: str, spec: StudySpec) -> str:
@@ -25,13 +43,38 @@ def test_a_study_is_created_once_with_its_points_though_six_processes_create_it(
     assert at_once(6, create, database_url, spec) == ["cells"] * 6
     study = open_study(database, "cells")
     assert [trial.system_attrs["fixed_params"] for trial in study.trials] == POINTS
-    assert read_spec(study) == spec
+    assert without_id(read_spec(study)) == spec
     assert study.direction == StudyDirection.MAXIMIZE
 
 
 def test_what_was_written_is_read(database: Database, spec: StudySpec) -> None:
     create_study(database, "cells", spec)
-    assert read_spec(open_study(database, "cells")) == spec
+    assert without_id(read_spec(open_study(database, "cells"))) == spec
+
+
+def test_every_creation_gives_an_id_of_its_own_and_opening_keeps_it(database: Database, spec: StudySpec) -> None:
+    first = read_spec(create_study(database, "Blood Cells / 2", spec)).id
+    assert re.fullmatch(r"blood-cells-2-[0-9a-f]{8}", first)
+    assert read_spec(create_study(database, "Blood Cells / 2", spec)).id == first
+    optuna.delete_study(study_name="Blood Cells / 2", storage=database.storage)
+    copied = spec.model_copy(update={"id": first})
+    assert read_spec(create_study(database, "Blood Cells / 2", copied)).id != first
+
+
+def test_a_new_study_has_its_limits_when_it_can_be_opened_and_an_existing_one_keeps_its_own(
+    database: Database, spec: StudySpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Limits] = []
+
+    def noting(study: optuna.Study, spec: StudySpec) -> None:
+        seen.append(read_limits(study))
+        write_spec(study, spec)
+
+    monkeypatch.setattr("storage.studies.write_spec", noting)
+    create_study(database, "cells", spec, limits=Limits(trials=3))
+    assert seen == [Limits(trials=3)]
+    assert read_limits(create_study(database, "cells", spec, limits=Limits(trials=5))) == Limits(trials=3)
+    assert read_limits(create_study(database, "leaves", spec)) == Limits()
 
 
 def test_studies_are_listed_in_the_order_of_their_creation(database: Database, spec: StudySpec) -> None:
@@ -48,10 +91,25 @@ def test_a_missing_study_is_reported_with_the_ones_that_exist(database: Database
         open_study(database, "cells")
 
 
-@pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 201, "nul\0", " padded"])
-def test_names_that_cannot_be_told_apart_or_typed_are_refused(database: Database, spec: StudySpec, name: str) -> None:
-    with pytest.raises(StudyError, match="1 to 200 printable characters"):
-        create_study(database, name, spec)
+WRONG_NAMES = ["", " ", "a\nb", "x" * 121, "nul\0", " padded", "padded\t", "zero\u200bwidth", "\ud800"]
+
+
+@pytest.mark.parametrize("name", WRONG_NAMES)
+def test_names_that_cannot_be_told_apart_or_typed_are_refused(name: str) -> None:
+    with pytest.raises(StudyError, match=r"must be 1 to 120 printable characters .*--study") as caught:
+        check_study_name(name)
+    assert f"study name {name!r:.100}" in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["x", "x" * 120, "ümläut 'quoted' / 🔬", "日本"])
+def test_any_other_name_will_do(name: str) -> None:
+    check_study_name(name)
+
+
+def test_a_study_is_not_created_under_a_wrong_name(database: Database, spec: StudySpec) -> None:
+    with pytest.raises(StudyError, match="120 printable characters"):
+        create_study(database, " padded", spec)
     assert study_names(database) == []
 
 
@@ -84,6 +142,15 @@ Change = Callable[[StudySpec], dict[str, Any]]
         (lambda s: {"metric": "macro_f1"}, r"another metric \(stored accuracy, asked macro_f1\)"),
         (lambda s: {"seed": 1}, r"another seed \(stored 0, asked 1\).*--seed"),
         (lambda s: {"weights_digest": "abc"}, r"another weights file \(stored None, asked abc\).*--weights"),
+        (lambda s: {"data": {**s.data, "seed": 1}}, r"another seed of the split \(stored 0, asked 1\).*--seed"),
+        (lambda s: {"data": {**s.data, "val_fraction": 0.3}}, r"another validation fraction .*0\.3.*--val-fraction"),
+        (lambda s: {"data": {**s.data, "test_fraction": 0.3}}, r"another test fraction .*0\.3.*--test-fraction"),
+        (
+            lambda s: {"data": {**s.data, "max_unreadable": 0.5}},
+            r"unreadable images \(stored 0\.05, asked 0\.5\).*--max-unreadable",
+        ),
+        (lambda s: {"sampler": "random"}, r"another sampler \(stored tpe, asked random\).*--sampler"),
+        (lambda s: {"pruner": "none"}, r"another pruner \(stored successive-halving, asked none\).*--pruner"),
     ],
 )
 def test_another_search_under_the_same_name_is_refused_and_changes_nothing(
@@ -93,14 +160,8 @@ def test_another_search_under_the_same_name_is_refused_and_changes_nothing(
     with pytest.raises(StudyError, match=expected) as caught:
         create_study(database, "cells", spec.model_copy(update=change(spec)), POINTS)
     assert "\n" not in str(caught.value)
-    assert read_spec(open_study(database, "cells")) == spec
+    assert without_id(read_spec(open_study(database, "cells"))) == spec
     assert len(open_study(database, "cells").trials) == 2
-
-
-@pytest.mark.parametrize("change", [{"sampler": "random"}, {"pruner": "none"}])
-def test_sampler_and_pruner_may_change(database: Database, spec: StudySpec, change: dict[str, str]) -> None:
-    create_study(database, "cells", spec)
-    assert create_study(database, "cells", spec.model_copy(update=change)).study_name == "cells"
 
 
 @pytest.mark.parametrize("moment", ["study", "mark", "point"])
@@ -112,7 +173,7 @@ def test_a_creation_that_was_killed_half_way_is_made_anew(database: Database, sp
         study.enqueue_trial({"learning_rate": 0.05})
     created = create_study(database, "cells", spec, POINTS)
     assert [trial.system_attrs["fixed_params"] for trial in created.trials] == POINTS
-    assert read_spec(created) == spec
+    assert without_id(read_spec(created)) == spec
 
 
 def test_a_study_that_somebody_else_made_is_left_alone(database: Database, spec: StudySpec) -> None:

@@ -74,6 +74,22 @@ def test_a_user_that_may_not_connect_or_create(tcp_server: Any) -> None:
     assert "lacks a permission" in refusal(url)
 
 
+def test_a_database_that_can_only_be_read(tcp_server: Any) -> None:
+    tcp_server.administer(
+        "DROP DATABASE IF EXISTS replica",
+        "CREATE DATABASE replica",
+        "ALTER DATABASE replica SET default_transaction_read_only = on",
+    )
+    url = tcp_server.url(database="replica")
+    assert "can only be read, as a replica; give --storage the primary's URL" in refusal(url)
+    with (
+        open_database(url, home=Path("unused")) as database,
+        database.engine.connect() as connection,
+        pytest.raises(DatabaseUnavailableError, match="can only be read"),
+    ):
+        connection.exec_driver_sql("CREATE TABLE t ()")
+
+
 def test_too_many_connections(tcp_server: Any) -> None:
     tcp_server.administer("DROP ROLE IF EXISTS crowd", "CREATE ROLE crowd LOGIN PASSWORD 'Secret-3' CONNECTION LIMIT 1")
     url = tcp_server.url(user="crowd", password="Secret-3")
@@ -170,12 +186,18 @@ def test_a_mistake_in_a_statement_is_no_fault_of_the_database(empty_url: str) ->
         ('could not extend file "base/5/16384": No space left on device', "disk is full"),
         ("canceling statement due to lock timeout", "held a lock too long"),
         ("SSL SYSCALL error: EOF detected", "the connection was cut"),
+        ("cannot execute SELECT FOR UPDATE during recovery", "can only be read"),
+        ("deadlock detected", "other sessions were in the way"),
+        ("could not serialize access due to concurrent update", "other sessions were in the way"),
         ("something new\nDETAIL: Secret-1", "something new; check --storage and the server"),
         ('bad password "Secret-1"', 'bad password "***"'),
+        ("bad key Secret-2", "bad key ***"),
     ],
 )  # fmt: skip
 def test_faults_that_cannot_be_made_here_by_their_texts(text: str, expected: str) -> None:
-    error = unavailable(psycopg2.OperationalError(text), make_url("postgresql://me:Secret-1@host/db"))
+    error = unavailable(
+        psycopg2.OperationalError(text), make_url("postgresql://me:Secret-1@host/db?sslpassword=Secret-2")
+    )
     assert expected in str(error)
     assert "Secret" not in str(error)
 

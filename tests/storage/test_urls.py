@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from storage import DatabaseUnavailableError
-from storage.urls import parse_url, place, safe_url
+from storage.urls import parse_url, passwords, place, safe_url
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
@@ -58,3 +58,13 @@ def test_no_view_of_a_url_shows_its_password(text: str) -> None:
 )
 def test_a_message_names_the_server_and_the_database(text: str, shown: str) -> None:
     assert place(parse_url(text)) == shown
+
+
+def test_a_password_in_the_query_is_masked_too() -> None:
+    url = parse_url("postgresql://me:Secret-1@host/db?sslmode=require&sslpassword=Secret-2&Password=Secret-3")
+    shown = safe_url(url)
+    assert "Secret" not in shown
+    assert shown.startswith("postgresql+psycopg2://me:***@host/db?")
+    assert "sslmode=require" in shown
+    assert "sslpassword=masked" in shown
+    assert sorted(passwords(url)) == ["Secret-1", "Secret-2", "Secret-3"]

@@ -14,7 +14,7 @@ from hpo.search.plan import Plan, found_study, set_budget
 from hpo.search.strategy import make_pruner
 from hpo.search.trial import Workshop
 from search_spaces import SearchSpace
-from storage import CheckpointStore, Database
+from storage import CheckpointStore, Database, read_spec
 
 SPACE = {
     "name": "tiny",
@@ -65,7 +65,7 @@ class Bench:
     ) -> Workshop:
         return Workshop(
             study=self.study, space=space, metric="accuracy", seed=0,
-            store=CheckpointStore(self.folder / "artifacts", self.study.study_name), keep=2,
+            store=CheckpointStore(self.folder / "artifacts", read_spec(self.study).id), keep=2,
             dataset=lambda _: self.dataset, device="cpu", cache=self.folder / "cache",
             should_stop=should_stop, out_of_time=lambda: up,
         )  # fmt: skip

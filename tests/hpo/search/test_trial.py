@@ -29,7 +29,7 @@ def test_a_complete_trial_carries_all_that_the_readme_promises(bench: Bench, tin
     assert trial.value == max(trial.intermediate_values.values())
     attrs = trial.user_attrs
     wanted = {
-        "config", "seed", "worker", "versions", "best_epoch", "best_metrics", "seconds", "images_per_second",
+        "config", "seed", "versions", "best_epoch", "best_metrics", "seconds", "images_per_second",
         "peak_memory", "device", "precision", "parameters", "trainable_parameters", "facts",
     }  # fmt: skip
     assert wanted <= set(attrs)

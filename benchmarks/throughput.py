@@ -1,0 +1,91 @@
+"""Training speed of `fit` beside the limit: a bare loop over the same network, batches already in memory.
+
+    python benchmarks/throughput.py --data ZIP --weights FILE [--images 2560] [--depths 1 0.7 0.5]
+
+Both run in turns, in one process, on the same images; the bare loop has no augmentation, no validation and no logging, so
+what is missing to 100 % is what the engine costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hpo.data import Part, open_dataset
+from hpo.search.device import cores, use_threads
+from hpo.training import FitData, Runtime, build_model, fit
+from hpo.training.freeze import freeze
+from search_spaces import TrialConfig
+
+ROUNDS = 3
+
+
+def engine(config: TrialConfig, part: Part, classes: int, cache: Path) -> Iterator[float]:
+    """Images per second of one epoch of `fit` after another."""
+    for result in fit(config, FitData(part, None, classes), Runtime(cache=cache)):
+        yield result.images_per_second
+
+
+def bare(config: TrialConfig, part: Part, classes: int) -> Iterator[float]:
+    """Images per second of one pass of a plain loop after another: forward, loss, backward, step."""
+    built = build_model(config, classes)
+    freeze(built.model, config.unfreeze_depth)
+    model = built.model.to(memory_format=torch.channels_last).train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=config.learning_rate, fused=True)
+    loss = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+    images = torch.from_numpy(part.images[part.indices]).permute(0, 3, 1, 2).float().sub(127.5).div(127.5)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.from_numpy(part.labels)
+    while True:
+        start = time.perf_counter()
+        for rows in torch.randperm(len(labels)).split(config.batch_size):
+            optimiser.zero_grad(set_to_none=True)
+            loss(model(images[rows]), labels[rows]).backward()
+            optimiser.step()
+        yield len(labels) / (time.perf_counter() - start)
+
+
+def main() -> None:
+    """One line for each unfreeze depth and augmentation."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=2560)
+    parser.add_argument("--depths", type=float, nargs="+", default=[1.0, 0.7, 0.5])
+    parser.add_argument("--augmentations", nargs="+", default=["flips", "geometric-colour"])
+    options = parser.parse_args()
+    use_threads(None)
+    with tempfile.TemporaryDirectory(prefix="hpo-bench-") as folder:
+        dataset = open_dataset(options.data, image_size=96, cache=Path(folder))
+        train, classes = dataset.train, len(dataset.classes)
+        part = Part(train.images, train.indices[: options.images], train.labels[: options.images], train.names)
+        print(f"{cores()} cores, {len(part)} images of 96 px, batch 64, median of {ROUNDS} epochs after one to warm up")
+        print("depth  augmentation       bare img/s  fit img/s  share")
+        for depth in options.depths:
+            for augmentation in options.augmentations:
+                config = TrialConfig(
+                    backbone="mobilenetv2_035", weights=str(options.weights), image_size=96, batch_size=64,
+                    epochs=ROUNDS + 1, unfreeze_depth=depth, augmentation=augmentation, label_smoothing=0.1,
+                )  # fmt: skip
+                compare(config, part, classes, Path(folder))
+
+
+def compare(config: TrialConfig, part: Part, classes: int, cache: Path) -> None:
+    """Both loops in turns; the first round of each is thrown away."""
+    loops = bare(config, part, classes), engine(config, part, classes, cache)
+    rounds = [[next(loop) for loop in loops] for _ in range(ROUNDS + 1)][1:]
+    limit, reached = (statistics.median(column) for column in zip(*rounds, strict=True))
+    name = f"{config.unfreeze_depth:5.2f}  {config.augmentation:17}"
+    print(f"{name}  {limit:10.0f}  {reached:9.0f}  {reached / limit:5.0%}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
