@@ -2,8 +2,8 @@
 
     python benchmarks/throughput.py --data ZIP --weights FILE [--images 2560] [--depths 1 0.7 0.5]
 
-Both run in turns, in one process, on the same images; the bare loop has no augmentation, no validation and no logging, so
-what is missing to 100 % is what the engine costs.
+Both run in turns, in one process, on the same images; the bare loop has no augmentation, no validation and no logging,
+so what is missing to 100 % is what the engine costs.
 """
 
 from __future__ import annotations

@@ -78,17 +78,17 @@ def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weigh
 
 
 def found(db: Database, plan: Plan, home: Path) -> tuple[optuna.Study, Dataset]:
-    """Decode the images, try the backbones, create or open the study; each step is told on stderr."""
+    """Try the backbones, decode the images, create or open the study; each step is told on stderr."""
     from hpo.cli.progress import counting
     from hpo.search.plan import check_models, found_study, open_data
 
+    for name, check in check_models(plan.space).items():
+        start = check.weights or ("weights of timm" if plan.space.fixed.get("pretrained", True) else "random weights")
+        click.echo(f"{name}: {check.parameters:,} parameters; {start}", err=True)
     with counting("decoding images") as progress:
         dataset = open_data(plan, cache_folder(home), progress)
     for line in data_lines(plan.data, dataset):
         click.echo(line, err=True)
-    for name, check in check_models(plan.space, len(dataset.classes)).items():
-        start = check.weights or ("weights of timm" if plan.space.fixed.get("pretrained", True) else "random weights")
-        click.echo(f"{name}: {check.parameters:,} parameters; {start}", err=True)
     return found_study(db, plan, dataset), dataset
 
 

@@ -29,7 +29,7 @@ PART_OF: dict[str, PartName] = {
 }
 """The names under which a part is recognised, in lower case."""
 
-SUFFIXES = ("jpg", "jpeg", "png", "bmp", "tif", "tiff", "webp", "gif")
+SUFFIXES = ("jpg", "jpeg", "jfif", "png", "ppm", "pgm", "bmp", "tif", "tiff", "webp", "gif")
 CHUNK = 32
 """Images that one thread takes at once."""
 

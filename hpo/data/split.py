@@ -115,14 +115,19 @@ def _refuse_untrained(codes: npt.NDArray[np.int8], labels: npt.NDArray[np.int64]
 def _by_owner(
     pool: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], groups: Sequence[str]
 ) -> dict[int, dict[str, list[int]]]:
-    """Class -> group -> rows. Groups of two labels are left out, so they stay in train: they could measure nothing."""
+    """Class -> group -> rows, of the groups that may leave train.
+
+    Groups of two labels stay: they could measure nothing. So do those with a copy in a given part: moved into another
+    part that is held out, they would let the selection see the test.
+    """
+    given = {groups[row] for row in np.setdiff1d(np.arange(len(labels)), pool).tolist()}
     rows: dict[str, list[int]] = defaultdict(list)
     for row in pool.tolist():
         rows[groups[row]].append(row)
     owned: dict[int, dict[str, list[int]]] = defaultdict(dict)
     for group, members in rows.items():
         owners = {int(labels[row]) for row in members}
-        if len(owners) == 1:
+        if len(owners) == 1 and group not in given:
             owned[owners.pop()][group] = members
     return owned
 

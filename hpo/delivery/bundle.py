@@ -105,19 +105,30 @@ def read_bundle(path: str | Path) -> Bundle:
     return Bundle(path, manifest, _read_json(path / METRICS), model)
 
 
-def new_opening(command: str, fingerprint: str, n: int, accuracy: float) -> dict[str, Any]:
-    """The record of one look at the test part of the data `fingerprint`, by `command`, now."""
-    date = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"date": date, "command": command, "data": fingerprint, "n": n, "accuracy": accuracy}
+def new_opening(command: str, fingerprint: str, n: int) -> dict[str, Any]:
+    """The record of one look at the test part of the data `fingerprint`, by `command`, now; its result is to come."""
+    date = datetime.now(UTC).isoformat(timespec="microseconds")
+    return {"date": date, "command": command, "data": fingerprint, "n": n, "accuracy": None}
 
 
 def record_opening(path: Path, opening: Mapping[str, Any]) -> int:
-    """Append `opening` to the bundle's metrics.json; returns how often that test part has been opened."""
+    """Append `opening` to the bundle's metrics.json; returns how often that test part has been opened.
+
+    Called before the look: one that fails half-way, or on a bundle that cannot be written, is not a free one.
+    """
     with _locked(path):
         metrics = _read_json(path / METRICS)
         openings = [*metrics.get("test_openings", []), dict(opening)]
         write_file(path / METRICS, _to_json({**metrics, "test_openings": openings}))
     return sum(one.get("data") == opening["data"] for one in openings)
+
+
+def record_result(path: Path, opening: Mapping[str, Any], accuracy: float, **metrics: Any) -> None:
+    """Write what a recorded look gave into its record, and `metrics` beside the records."""
+    with _locked(path):
+        before = _read_json(path / METRICS)
+        openings = [{**one, "accuracy": accuracy} if one == opening else one for one in before.get("test_openings", [])]
+        write_file(path / METRICS, _to_json({**before, **metrics, "test_openings": openings}))
 
 
 @contextmanager

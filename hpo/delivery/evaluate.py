@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hpo.data import Dataset, Part, PartName, Progress, SplitOptions, Unreadable, open_dataset, open_whole
-from hpo.delivery.bundle import new_opening, record_opening
+from hpo.delivery.bundle import new_opening, record_opening, record_result
 from hpo.delivery.manifest import Manifest
 from hpo.delivery.model import BATCH_SIZE, Images, Model
 from hpo.evaluation.metrics import Report, report
@@ -64,11 +64,12 @@ def evaluate(
     Images are packed into `cache` first; `progress` hears of that and then of the evaluation. DataError as in `select`.
     """
     selection = select(model.bundle.manifest, data, cache=cache, split=split, progress=progress)
+    if selection.name != "test":
+        return Evaluation(measure(model, selection.part, batch_size=batch_size, progress=progress), selection, None)
+    opening = new_opening("evaluate", selection.fingerprint, len(selection.part))
+    openings = record_opening(model.bundle.path, opening)
     found = measure(model, selection.part, batch_size=batch_size, progress=progress)
-    openings = None
-    if selection.name == "test":
-        opening = new_opening("evaluate", selection.fingerprint, found.n, found.accuracy)
-        openings = record_opening(model.bundle.path, opening)
+    record_result(model.bundle.path, opening, found.accuracy)
     return Evaluation(found, selection, openings)
 
 

@@ -82,7 +82,8 @@ def _manifest(study: str, spec: StudySpec, trial: FrozenTrial) -> Manifest:
     source = f"trial {trial.number} of study {study!r}"
     known = _Recorded(trial.user_attrs, source)
     facts = _Recorded(known["facts"], source)
-    config = TrialConfig.from_dict(known["config"], source=source)
+    # With what `auto` was in the trial: a retraining elsewhere shall not choose anew.
+    config = TrialConfig.from_dict({**known["config"], "precision": facts["precision"]}, source=source)
     preprocessing = {"image_size": config.image_size, "mean": facts["mean"], "std": facts["std"], "resize": RESIZE_RULE}
     values = {
         "stage": "exported",
@@ -94,6 +95,7 @@ def _manifest(study: str, spec: StudySpec, trial: FrozenTrial) -> Manifest:
         "preprocessing": Preprocessing.model_validate(preprocessing),
         "epochs": known["best_epoch"],
         "best_epoch": known["best_epoch"],
+        "curve": [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)],
         "seed": known["seed"],
         "data": _origin(spec),
         "weights": _weights(facts["weights"]),

@@ -38,13 +38,16 @@ def write_file(path: Path, text: str) -> None:
 
 
 @contextmanager
-def open_whole_file(path: Path) -> Iterator[IO[str]]:
-    """A text file (UTF-8) that becomes `path` once the block ends, and not at all after an exception."""
+def open_whole_file(path: Path, errors: str = "strict") -> Iterator[IO[str]]:
+    """A text file (UTF-8) that becomes `path` once the block ends, and not at all after an exception.
+
+    `errors` is what becomes of characters that UTF-8 cannot hold, as in `open`.
+    """
     path = path.resolve()
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     fresh = Path(name)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="", errors=errors) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

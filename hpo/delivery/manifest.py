@@ -71,6 +71,8 @@ class Manifest(_Section):
     """Epochs that these weights were trained for."""
     best_epoch: int = Field(ge=1)
     """The epoch of the trial that validation liked best."""
+    curve: tuple[float, ...] = ()
+    """The metric of each epoch of the trial: what a plateau schedule follows when there is nothing to validate on."""
     seed: int
     """Of the training."""
     data: DataOrigin

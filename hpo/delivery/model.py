@@ -80,6 +80,7 @@ class Model:
 
     def logits(self, images: Inputs, *, batch_size: int = BATCH_SIZE) -> Logits:
         """(n, C) float32 for n images, read and resized `batch_size` at a time; DataError as in `predict`."""
+        _refuse_single(images)
         if not len(images):
             return np.empty((0, len(self.classes)), dtype=np.float32)
         return self.logits_of(self._batches(images, batch_size))
@@ -115,6 +116,14 @@ class Model:
             return decode(Path(image).read_bytes(), self.image_size)
         except (DataError, OSError) as error:
             raise DataError(f"{image}: {error}") from None
+
+
+def _refuse_single(images: Inputs) -> None:
+    """DataError for one path or one image where several are meant: its letters or rows are no images."""
+    if isinstance(images, str | PathLike):
+        raise DataError(f"{images} is one path, but a list is meant: [{str(images)!r}]")
+    if isinstance(images, np.ndarray) and images.ndim != 4:
+        raise DataError(f"an array of shape {images.shape} is given, but must be (n, height, width, 3): add an axis")
 
 
 def _network(bundle: Bundle) -> torch.nn.Module:

@@ -9,6 +9,7 @@ An image that could not be read has a name and an `error` alone.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from hpo.delivery.model import Prediction
 
 STDOUT = "-"
+UNDECODABLE = "backslashreplace"
+"""How a file name that is not UTF-8 is written: escaped, which JSON reads back as it was."""
 
 
 class Writer(Protocol):
@@ -104,10 +107,12 @@ def open_output(out: str, classes: Sequence[str]) -> Iterator[Writer]:
     """A writer to `out`; a file appears once all has been written, and not at all after an exception."""
     check_output(out)
     if out == STDOUT:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors=UNDECODABLE)
         yield from _closed(JsonWriter(sys.stdout))
         return
     path = Path(out)
-    with open_whole_file(path) as file:
+    with open_whole_file(path, UNDECODABLE) as file:
         yield from _closed(CsvWriter(file, classes) if path.suffix.lower() == ".csv" else JsonWriter(file))
 
 

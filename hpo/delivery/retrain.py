@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.data import Dataset, Part, Progress
-from hpo.delivery.bundle import Bundle, check_out, new_opening, record_opening, write_bundle
+from hpo.delivery.bundle import Bundle, check_out, new_opening, record_opening, record_result, write_bundle
 from hpo.delivery.evaluate import measure, reopen
 from hpo.delivery.manifest import DataOrigin, Manifest, Weights
 from hpo.delivery.model import Model
@@ -75,19 +75,29 @@ def retrain(bundle: Bundle, data: Path, out: Path, options: Options, watch: Watc
     plan = plan.model_copy(update={"data": _origin(plan, dataset), "classes": dataset.classes})
     trained = _train(plan, dataset, options, watch)
     manifest = _retrained(plan, trained)
-    proof = Bundle(out, manifest, {}, trained.model)
-    test = measure(Model(proof, options.device), dataset.open_test()) if dataset.test_count else None
-    openings = [*bundle.metrics.get("test_openings", []), *_openings(dataset, test)]
+    same = dataset.fingerprint == bundle.manifest.data.fingerprint
     metrics = {
-        "validation": bundle.metrics.get("validation"),
-        "test": test.to_dict() if test else None,
-        "test_openings": openings,
+        "validation": bundle.metrics.get("validation") if same else None,
+        "test": None,
+        "test_openings": bundle.metrics.get("test_openings", []),
     }
+    # Written before the test: whatever happens there, the model that was trained stays.
     write_bundle(out, manifest, trained.model, metrics, force=options.force)
-    if test and out.resolve() != bundle.path.resolve():
-        record_opening(bundle.path, openings[-1])
-    opened = sum(one.get("data") == dataset.fingerprint for one in openings)
+    test, opened = _prove(Bundle(out, manifest, metrics, trained.model), bundle.path, dataset, options.device)
     return Retrained(manifest, test, opened, len(dataset.train) + len(dataset.val))
+
+
+def _prove(bundle: Bundle, source: Path, dataset: Dataset, device: str) -> tuple[Report | None, int]:
+    """Open the test part once, recorded in the new bundle and in the one it comes from; the report, and how often."""
+    if not dataset.test_count:
+        return None, 0
+    opening = new_opening(COMMAND, dataset.fingerprint, dataset.test_count)
+    opened = record_opening(bundle.path, opening)
+    test = measure(Model(bundle, device), dataset.open_test())
+    record_result(bundle.path, opening, test.accuracy, test=test.to_dict())
+    if bundle.path.resolve() != source.resolve():
+        record_opening(source, {**opening, "accuracy": test.accuracy})
+    return test, opened
 
 
 def with_weights(manifest: Manifest, path: Path | None, *, other: bool = False) -> Manifest:
@@ -134,7 +144,7 @@ def _train(manifest: Manifest, dataset: Dataset, options: Options, watch: Watch)
     """Run the schedule up to the best epoch; no validation, since its images are among those trained on."""
     everything: Part = dataset.train.joined(dataset.val)
     runtime = Runtime(
-        device=options.device, seed=manifest.seed, cache=options.cache, metric=manifest.metric
+        device=options.device, seed=manifest.seed, cache=options.cache, metric=manifest.metric, scores=manifest.curve
     )  # fmt: skip
     data = FitData(everything, None, len(dataset.classes))
     try:
@@ -168,7 +178,3 @@ def _origin(manifest: Manifest, dataset: Dataset) -> DataOrigin:
     counts = {"train": len(dataset.train), "val": len(dataset.val), "test": dataset.test_count}
     changed = {"fingerprint": dataset.fingerprint, "split": dataset.split, "counts": counts}
     return manifest.data.model_copy(update=changed)
-
-
-def _openings(dataset: Dataset, test: Report | None) -> list[dict[str, Any]]:
-    return [new_opening(COMMAND, dataset.fingerprint, test.n, test.accuracy)] if test else []

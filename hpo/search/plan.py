@@ -91,7 +91,7 @@ def possible(space: SearchSpace, field: str) -> list[Any]:
     return sorted(set(values))
 
 
-def check_models(space: SearchSpace, classes: int) -> dict[str, Trainability]:
+def check_models(space: SearchSpace) -> dict[str, Trainability]:
     """Build every backbone of the space once and load its weights: {backbone: what was found}.
 
     Raises ModelError for the first that cannot be had, before a study exists or a trial is spent on it.
@@ -101,7 +101,7 @@ def check_models(space: SearchSpace, classes: int) -> dict[str, Trainability]:
     base = TrialConfig.from_dict({k: v for k, v in space.fixed.items() if k not in ("backbone", "image_size")})
     size = max(possible(space, "image_size"))
     return {
-        name: check_trainable(base.replace(backbone=name, image_size=size), classes)
+        name: check_trainable(base.replace(backbone=name, image_size=size), classes=2)  # how many is not known yet
         for name in possible(space, "backbone")
     }
 

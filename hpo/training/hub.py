@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
@@ -34,8 +35,9 @@ def hub(backbone: str) -> Iterator[None]:
         ) from error
 
 
+@cache
 def _reachable() -> bool:
-    """Whether the hub answers at all, whatever it says; proxies of the environment are used."""
+    """Whether the hub answers at all, whatever it says; proxies of the environment are used. Asked once a process."""
     if constants.HF_HUB_OFFLINE:
         return False
     request = urllib.request.Request(constants.ENDPOINT, method="HEAD")  # noqa: S310 - the hub's own constant

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -33,8 +33,9 @@ Epochs = Generator[EpochResult, None, None]
 def fit(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapshot | None = None) -> Epochs:
     """Train `config` on `data`, an epoch for each result, or go on after the epoch of `resume`.
 
-    The same seed gives the same results on one device, and on a CPU a resumed run equals an uninterrupted one bit for
-    bit. Global random generators are left alone between two results.
+    On a CPU with the same number of threads the same seed gives the same results, and a resumed run equals an
+    uninterrupted one bit for bit; on a GPU cuDNN is deterministic, but other kernels (attention's backward) need not
+    be. Global random generators are left alone between two results.
 
     Raises ModelError for a model that cannot be built, TrialEnded when the loss is no longer finite or the run has
     collapsed, and TrainingInterrupted when `runtime.should_stop()` is True between two steps.
@@ -53,7 +54,7 @@ def _one_epoch(run: Run) -> EpochResult:
         trained = time.perf_counter()
         logits = run.validation.logits(run.learner.evaluated) if run.validation else None
     metrics = _judge(run, logits)
-    run.learner.epoch_scored(metrics[run.runtime.metric] if metrics else -train_loss)
+    run.learner.epoch_scored(_score(run, metrics, train_loss))
     run.epoch += 1
     return EpochResult(
         epoch=run.epoch,
@@ -67,6 +68,13 @@ def _one_epoch(run: Run) -> EpochResult:
         facts=run.facts,
         snapshot=_snapshot_of(run),
     )
+
+
+def _score(run: Run, metrics: Mapping[str, float], train_loss: float) -> float:
+    """What the schedule is told of the epoch; larger is better."""
+    if metrics:
+        return metrics[run.runtime.metric]
+    return run.runtime.scores[run.epoch] if run.epoch < len(run.runtime.scores) else -train_loss
 
 
 def _train(run: Run) -> float:

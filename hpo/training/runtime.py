@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,9 @@ class Runtime:
     """Folder that remembers the measured precision; None measures nothing."""
     metric: str = "accuracy"
     """Key of `EpochResult.metrics` that the plateau schedule watches."""
+    scores: Sequence[float] = ()
+    """Without a validation part: the metric of each epoch as another run of the same configuration saw it, so that a
+    plateau schedule steps where it stepped there. Beyond its end the training loss stands in."""
     should_stop: Callable[[], bool] = never
     """Asked between two steps; True ends the run with TrainingInterrupted."""
     threads: int | None = None

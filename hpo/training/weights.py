@@ -66,6 +66,11 @@ def load_weights(backbone: nn.Module, name: str, path: Path) -> WeightsReport:
             f"weights {path} fit {report.loaded} of {report.total} tensors of {name}, but must fit "
             f"{ENOUGH:.0%}; give the weights of {name}, or the backbone that they are of"
         )
+    if report.unexpected > (1 - ENOUGH) * report.total:
+        raise ModelError(
+            f"weights {path} fill {name}, but hold {report.unexpected} tensors more than its {report.total}: they are "
+            "of a larger architecture; give the backbone that they are of"
+        )
     backbone.load_state_dict(fitting, strict=False)
     return report
 

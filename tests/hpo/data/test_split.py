@@ -155,3 +155,14 @@ def test_leaking_counts_duplicates_in_a_later_part():
     given_parts = ["train", "train", "val", "test", "val", "val"]
     assert count_leaking(given_parts, ["a", "a", "a", "a", "b", "b"]) == 2
     assert count_leaking([None, None], ["a", "a"]) == 0
+
+
+@pytest.mark.parametrize(("there", "made"), [("test", "val"), ("val", "test")])
+def test_a_copy_of_a_given_image_is_never_dealt_into_another_part_that_is_held_out(there, made):
+    # 80 images to train on; 40 of them have an exact copy in the given part
+    groups = [f"image {number}" for number in range(80)] + [f"image {number}" for number in range(40)]
+    labels = [number % 2 for number in range(120)]
+    assignment = deal(labels, [None] * 80 + [there] * 40, groups)
+    moved = {groups[row] for row in assignment.rows(made)}
+    assert moved
+    assert not moved & set(groups[80:])

@@ -15,6 +15,7 @@ from hpo.delivery.bundle import (
     new_opening,
     read_bundle,
     record_opening,
+    record_result,
     write_bundle,
 )
 from hpo.delivery.manifest import FORMAT, Manifest
@@ -153,18 +154,19 @@ def test_an_empty_folder_is_filled_and_a_file_is_refused(tmp_path, manifest, wei
 
 
 def test_openings_are_counted_per_data_set(bundle):
-    assert record_opening(bundle, new_opening("evaluate", "ours", 10, 0.9)) == 1
-    assert record_opening(bundle, new_opening("evaluate", "theirs", 10, 0.5)) == 1
-    assert record_opening(bundle, new_opening("retrain", "ours", 10, 0.8)) == 2
+    looks = [new_opening(command, data, 10) for command, data in (("a", "ours"), ("b", "theirs"), ("c", "ours"))]
+    assert [record_opening(bundle, look) for look in looks] == [1, 1, 2]
+    record_result(bundle, looks[1], 0.5, test={"n": 10})
     recorded = read_bundle(bundle).metrics["test_openings"]
-    assert [one["accuracy"] for one in recorded] == [0.9, 0.5, 0.8]
+    assert [one["accuracy"] for one in recorded] == [None, 0.5, None], "a look without a result is a look"
+    assert read_bundle(bundle).metrics["test"] == {"n": 10}
     assert set(recorded[0]) == {"date", "command", "data", "n", "accuracy"}
 
 
 def test_no_opening_is_lost_when_many_record_at_once(bundle):
     def record():
         for _ in range(5):
-            record_opening(bundle, new_opening("evaluate", "ours", 1, 1.0))
+            record_opening(bundle, new_opening("evaluate", "ours", 1))
 
     threads = [threading.Thread(target=record) for _ in range(4)]
     for thread in threads:

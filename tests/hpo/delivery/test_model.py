@@ -77,3 +77,10 @@ def test_a_device_that_is_not_there_is_named(bundle):
 
 def test_a_model_says_what_it_is(model):
     assert (model.classes, model.config, model.image_size, model.device) == (CLASSES, CONFIG, SIZE, "cpu")
+
+
+def test_one_image_where_several_are_meant_is_told(model, pixels):
+    with pytest.raises(DataError, match=r"shape \(48, 64, 3\) is given, but must be \(n, height, width, 3\)"):
+        model.predict(np.zeros((48, 64, 3), np.uint8))
+    with pytest.raises(DataError, match=r"cell.jpg is one path, but a list is meant: \['cell.jpg'\]"):
+        model.predict("cell.jpg")

@@ -1,6 +1,7 @@
 """Prediction takes a batch at a time, lists what it cannot read, and fails only when nothing can be read."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -83,3 +84,15 @@ def test_a_missing_source_and_a_batch_of_nothing_are_refused(model, tmp_path):
         predict(model, tmp_path / "nowhere", str(tmp_path / "out.json"))
     with pytest.raises(UsageError, match="--batch-size is 0"):
         predict(model, tmp_path, str(tmp_path / "out.json"), batch_size=0)
+
+
+@pytest.mark.parametrize("suffix", ["json", "csv"])
+def test_a_file_name_that_is_not_utf_8_is_written_escaped(model, tmp_path, suffix):
+    draw(tmp_path / "images", 1, seed=3)
+    some = next((tmp_path / "images").rglob("*.png"))
+    some.rename(some.with_name(os.fsdecode(b"caf\xe9.png")))
+    out = tmp_path / f"out.{suffix}"
+    predict(model, tmp_path / "images", str(out))
+    assert "caf\\udce9.png" in out.read_text()
+    if suffix == "json":
+        assert os.fsdecode(b"caf\xe9.png") in {row["name"].rpartition("/")[2] for row in json.loads(out.read_text())}

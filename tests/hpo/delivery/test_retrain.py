@@ -125,3 +125,32 @@ def test_other_weights_are_refused_unless_allowed(manifest, weights_file):
     allowed = with_weights(manifest, weights_file, other=True)
     assert allowed.config.pretrained
     assert allowed.weights.digest == weights_digest(weights_file)
+
+
+def test_a_test_that_fails_loses_neither_the_model_nor_the_record_of_the_look(
+    bundle, images, options, tmp_path, monkeypatch
+):
+    def out_of_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("hpo.delivery.retrain.measure", out_of_memory)
+    with pytest.raises(MemoryError):
+        retrain(read_bundle(bundle), images, tmp_path / "final", options)
+    final = read_bundle(tmp_path / "final")
+    assert final.manifest.stage == "retrained"
+    assert [one["accuracy"] for one in final.metrics["test_openings"]] == [None]
+
+
+def test_a_plateau_schedule_steps_where_it_stepped_in_the_trial(bundle, images, dataset, options, tmp_path):
+    manifest = read_bundle(bundle).manifest
+    config = manifest.config.replace(schedule="plateau", epochs=6)
+    falling = manifest.model_copy(update={"config": config, "best_epoch": 6, "curve": (0.9, *[0.1] * 5)})
+    rates = {}
+    for name, changed in (("replayed", falling), ("alone", falling.model_copy(update={"curve": ()}))):
+        heard = []
+        write_bundle(tmp_path / name, changed, read_bundle(bundle).model, {})
+        watch = Watch(epoch=lambda result, _, heard=heard: heard.append(result.learning_rate))
+        retrain(read_bundle(tmp_path / name), images, tmp_path / f"{name}-final", options, watch)
+        rates[name] = heard
+    assert rates["replayed"][-1] < rates["replayed"][0], "the metric of the trial fell, so the rate did"
+    assert rates["alone"][-1] == rates["alone"][0], "the training loss falls by itself"
