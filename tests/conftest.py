@@ -1,18 +1,27 @@
-"""A real PostgreSQL for every test that asks for one: one server for each test process, one database for each test."""
+"""Real surroundings for the tests that ask for them.
+
+A PostgreSQL for each test process and a database for each test, a server with passwords, a full disk.
+"""
 
 from __future__ import annotations
 
 import shutil
+import socket
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg2
 import pytest
 import sqlalchemy
 from sqlalchemy import URL, make_url
 
 from storage import Database, EmbeddedServer, open_database
+from storage.programs import run_program
+from storage.server_account import ServerAccount
 
 _TEMPLATE = "with_tables"
 
@@ -75,3 +84,62 @@ def _administer(url: str, *statements: str) -> None:
     with engine.connect() as connection:
         for statement in statements:
             connection.exec_driver_sql(statement)
+
+
+@dataclass(frozen=True)
+class TcpServer:
+    """A PostgreSQL on 127.0.0.1 that asks for passwords: superuser `admin`, password `Secret-1`."""
+
+    port: int
+    socket_folder: Path
+
+    def url(self, *, user: str = "admin", password: str = "Secret-1", database: str = "postgres") -> str:
+        return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
+
+    def administer(self, *statements: str) -> None:
+        connection = psycopg2.connect(host=str(self.socket_folder), port=self.port, user="admin", dbname="postgres")
+        connection.autocommit = True
+        for statement in statements:
+            connection.cursor().execute(statement)
+        connection.close()
+
+
+@pytest.fixture(scope="session")
+def tcp_server() -> Iterator[TcpServer]:
+    folder = Path(tempfile.mkdtemp(prefix="hpo-tcp-"))
+    account = ServerAccount.of(folder / "data")
+    data = folder / "data"
+    data.mkdir(mode=0o700)
+    account.owns(folder)
+    account.owns(data)
+    (data.parent / "password").write_text("Secret-1\n")
+    (data.parent / "password").chmod(0o644)
+
+    def run(program: str, *arguments: str) -> None:
+        done, output = run_program(program, "-D", ".", *arguments, within=data, account=account)
+        assert done, output
+
+    run("initdb", "-U", "admin", "--pwfile=../password", "--auth-host=scram-sha-256", "--auth-local=trust", "-N")
+    port = free_port()
+    run("pg_ctl", "-l", "log", "-o", f"-h 127.0.0.1 -p {port} -k {data} -c fsync=off", "-w", "start")
+    yield TcpServer(port, data)
+    run("pg_ctl", "-m", "immediate", "stop")
+    shutil.rmtree(folder)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)

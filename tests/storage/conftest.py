@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,7 @@ import psycopg2
 import pytest
 
 from storage import Database, StudySpec
-from storage.programs import run_program
-from storage.server_account import ServerAccount
+from tests.conftest import free_port
 
 AtOnce = Callable[..., list[Any]]
 """`at_once(count, function, *arguments)` -> what each process returned, or the exception that it raised."""
@@ -47,53 +44,6 @@ def _one_of_many(barrier: Any, results: Any, function: Callable[..., Any], argum
         results.put(function(*arguments))
     except Exception as error:  # noqa: BLE001 - the test judges it
         results.put(error)
-
-
-@dataclass(frozen=True)
-class TcpServer:
-    """A PostgreSQL on 127.0.0.1 that asks for passwords: superuser `admin`, password `Secret-1`."""
-
-    port: int
-    socket_folder: Path
-
-    def url(self, *, user: str = "admin", password: str = "Secret-1", database: str = "postgres") -> str:
-        return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
-
-    def administer(self, *statements: str) -> None:
-        connection = psycopg2.connect(host=str(self.socket_folder), port=self.port, user="admin", dbname="postgres")
-        connection.autocommit = True
-        for statement in statements:
-            connection.cursor().execute(statement)
-        connection.close()
-
-
-@pytest.fixture(scope="session")
-def tcp_server() -> Iterator[TcpServer]:
-    folder = Path(tempfile.mkdtemp(prefix="hpo-tcp-"))
-    account = ServerAccount.of(folder / "data")
-    data = folder / "data"
-    data.mkdir(mode=0o700)
-    account.owns(folder)
-    account.owns(data)
-    (data.parent / "password").write_text("Secret-1\n")
-    (data.parent / "password").chmod(0o644)
-
-    def run(program: str, *arguments: str) -> None:
-        done, output = run_program(program, "-D", ".", *arguments, within=data, account=account)
-        assert done, output
-
-    run("initdb", "-U", "admin", "--pwfile=../password", "--auth-host=scram-sha-256", "--auth-local=trust", "-N")
-    port = free_port()
-    run("pg_ctl", "-l", "log", "-o", f"-h 127.0.0.1 -p {port} -k {data} -c fsync=off", "-w", "start")
-    yield TcpServer(port, data)
-    run("pg_ctl", "-m", "immediate", "stop")
-    shutil.rmtree(folder)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture

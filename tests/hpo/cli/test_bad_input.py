@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from storage import Database, study_names
-from tests.hpo.cli.conftest import TINY
+from tests.conftest import TcpServer
+from tests.hpo.cli.conftest import TINY, Command
 
 pytestmark = pytest.mark.postgres
 Refused = Callable[[Sequence[str]], str]
@@ -233,3 +234,41 @@ def test_a_study_keeps_its_space_and_its_data(refused: Refused, cells: Path, tmp
     next(iter(sorted(other.rglob("*.jpg"))), next(iter(sorted(other.rglob("*.png"))), None)).unlink()  # type: ignore[union-attr]
     assert "data" in refused(init(other))
     assert "seed" in refused(init(cells, "--seed", "1"))
+
+
+def test_a_wrong_password(refused: Refused, tcp_server: TcpServer) -> None:
+    line = refused(["status", "--study", "cells", "--storage", tcp_server.url(password="Secret-2")])
+    assert "wrong user or password" in line
+    assert "Secret-2" not in line
+
+
+def test_a_password_from_a_file(
+    refused: Refused, tcp_server: TcpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"postgresql://admin@127.0.0.1:{tcp_server.port}/postgres"
+    monkeypatch.setenv("HPO_STORAGE_PASSWORD_FILE", str(tmp_path / "secret"))
+    assert "secret, which cannot be read" in refused(["status", "--study", "cells", "--storage", url])
+    (tmp_path / "secret").write_text("Secret-1\n")
+    assert "no studies" in refused(["status", "--study", "cells", "--storage", url]), "it was let in"
+
+
+def test_a_full_disk_where_images_are_packed(refused: Refused, cells: Path, tiny_disk: Path) -> None:
+    home = tiny_disk / "home"
+    larger = [text if text != "image_size=32" else "image_size=128" for text in TINY]  # 120 of them: 6 MB
+    line = refused(["init", str(cells), "--study", "full", "--space", "quick", *larger, "--home", str(home)])
+    assert "packing needs" in line
+    assert not list(home.rglob("*.u8")), "nothing half-made is left"
+
+
+def test_unreadable_images_are_listed_and_skipped(command: Command, tmp_path: Path) -> None:
+    data = images(tmp_path / "data", {"a": 30, "b": 30})
+    whole = (data / "a" / "0.png").read_bytes()
+    (data / "a" / "empty.png").write_bytes(b"")
+    (data / "b" / "torn.png").write_bytes(whole[: len(whole) // 2])
+    Image.new("1", (10_000, 10_000)).save(data / "b" / "huge.png")
+    done = command("init", str(data), "--study", "listed", "--space", "quick", *TINY)
+    assert done.returncode == 0, done.stderr
+    assert "3 images are unreadable and skipped" in done.stderr
+    for name, reason in (("empty.png", "0 bytes"), ("torn.png", "truncated"), ("huge.png", "100")):
+        assert any(name in line and reason in line for line in done.stderr.splitlines()), done.stderr
+    assert "study listed is ready for 50 trials" in done.stdout
