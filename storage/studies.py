@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from sqlalchemy import text
@@ -87,6 +89,9 @@ def _create(
     """The spec comes last: a study without one was left half made by a kill, and is made anew."""
     study = optuna.create_study(study_name=name, storage=db.storage, direction="maximize")
     study.set_user_attr(_CREATING, True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names([spec.metric])  # what the dashboard writes on its axes
     for point in points:
         study.enqueue_trial(dict(point))
     if limits is not None:

@@ -71,5 +71,6 @@ def log_to_stderr() -> None:
     """Lines with a time on stderr; in detail with --debug."""
     debug = click.get_current_context().meta.get("hpo.debug")
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
+    logging.getLogger("sqlalchemy").setLevel(logging.WARNING)  # of its pools' life nobody wants to read
     logging.getLogger("hpo").setLevel(logging.DEBUG if debug else logging.INFO)
     logging.getLogger("storage").setLevel(logging.DEBUG if debug else logging.INFO)

@@ -39,7 +39,8 @@ def _head(overview: Overview) -> RenderableType:
 
 
 def _time_left(overview: Overview) -> str:
-    if overview.limits.deadline is None:
+    spent = overview.limits.trials is not None and overview.counts["finished"] >= overview.limits.trials
+    if overview.limits.deadline is None or spent:
         return ""
     left = overview.limits.deadline - overview.now
     return f"{clock(left.total_seconds())} left" if left > timedelta() else "time is up"

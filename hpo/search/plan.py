@@ -49,7 +49,8 @@ def resolve_space(
     values = _assignments(fixed)
     if weights is not None:
         _agree("--weights", str(weights.resolve()), values, "weights")
-        _agree("--weights needs pretrained=true, which", True, values, "pretrained")
+        if values.setdefault("pretrained", True) is not True:
+            raise UsageError(f"--weights {weights} contradicts --set pretrained=false; give one of them")
         if backbone is None and "backbone" not in values:
             from hpo.training import architecture_of
 

@@ -41,7 +41,7 @@ def test_from_images_to_predictions(command: Command, cells: Path, tmp_path: Pat
 
 def test_ctrl_c_puts_the_trial_back_and_the_same_command_goes_on(command: Command, cells: Path) -> None:
     arguments = (
-        "run", str(cells), "--study", "stopped", "--space", "quick", *TINY, "--set", "epochs=3", "--trials", "6",
+        "run", str(cells), "--study", "stopped", "--space", "quick", *TINY, "--trials", "6",
         "--workers", "2", "--threads", "1", "--pruner", "none",
     )  # fmt: skip
     with command.start(*arguments) as process:

@@ -52,6 +52,7 @@ def test_a_study_is_read_as_it_stands(bench: Bench) -> None:
 
     look = Survey(bench.db, bench.study)
     seen = look()
+    assert bench.study.metric_names == [seen.metric], "the dashboard's axes are named"
     assert seen.counts == {
         "asked": 3, "finished": 2, "complete": 1, "pruned": 0, "failed": 1, "running": 1, "waiting": 0,
     }  # fmt: skip

@@ -59,9 +59,11 @@ def test_a_worker_that_ends_badly_is_told_with_the_last_line_of_its_log(bench: B
 
 def test_a_worker_stops_when_its_parent_is_gone() -> None:
     program = (
-        "import signal; from hpo.search.worker import StopSignal, stop_with_parent\n"
+        "import time; from hpo.search.worker import StopSignal, stop_with_parent\n"
         "with StopSignal().installed() as stop:\n"
-        "    stop_with_parent(); signal.pause(); print(stop.received)"
+        "    stop_with_parent()\n"
+        "    while not stop.received: time.sleep(0.01)\n"
+        "    print(stop.received)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
