@@ -52,7 +52,8 @@ def init_command(
         from hpo.search.plan import set_budget
 
         limits = set_budget(db, study, trials, timeout)
-        click.echo(f"study {study.study_name} is ready for {limits.trials} trials; storage {db.safe_url}")
+        where = db.safe_url if storage else f"the PostgreSQL embedded in {home}"
+        click.echo(f"study {study.study_name} is ready for {limits.trials} trials, in {where}")
 
 
 def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weights: Path | None,
