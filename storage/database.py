@@ -45,6 +45,11 @@ class Database:
         return safe_url(self.url)
 
     @property
+    def where(self) -> str:
+        """Where the database is, for people: the URL with every password masked, or that it is the embedded one."""
+        return self.safe_url if self._server is None else f"the PostgreSQL embedded in {self._server.home}"
+
+    @property
     def storage(self) -> PersistentStorage:
         """For optuna, on tables that exist. Raises StorageError when another version of optuna made them."""
         if self._storage is None:

@@ -53,6 +53,11 @@ class EmbeddedServer:
         query = {"host": str(self._socket_folder), "port": str(PORT)}
         return URL.create("postgresql+psycopg2", username=USER, database="postgres", query=query)
 
+    @property
+    def home(self) -> Path:
+        """The folder that the server lives under."""
+        return self._home
+
     def revive(self) -> URL:
         """Start the server again if it was killed; where it listens now.
 

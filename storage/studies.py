@@ -55,7 +55,7 @@ def open_study(
     except KeyError:
         names = study_names(db)
         known = f"the studies are {', '.join(names)}" if names else "there is none yet; make one with `hpo run`"
-        raise StudyError(f"no study {name!r} in {db.safe_url}: {known}") from None
+        raise StudyError(f"no study {name!r} in {db.where}: {known}") from None
 
 
 def study_names(db: Database) -> list[str]:

@@ -52,8 +52,7 @@ def init_command(
         from hpo.search.plan import set_budget
 
         limits = set_budget(db, study, trials, timeout)
-        where = db.safe_url if storage else f"the PostgreSQL embedded in {home}"
-        click.echo(f"study {study.study_name} is ready for {limits.trials} trials, in {where}")
+        click.echo(f"study {study.study_name} is ready for {limits.trials} trials, in {db.where}")
 
 
 def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weights: Path | None,

@@ -17,7 +17,14 @@ import psycopg2
 import pytest
 from sqlalchemy import URL
 
-from storage import DatabaseUnavailableError, EmbeddedServer, open_database, stop_embedded
+from storage import (
+    DatabaseUnavailableError,
+    EmbeddedServer,
+    StudyError,
+    open_database,
+    open_study,
+    stop_embedded,
+)
 from storage.file_lock import exclusive
 
 ROOT = Path(__file__).parents[2]
@@ -334,3 +341,11 @@ def test_root_works_under_a_folder_that_only_root_may_enter_and_opens_it_to_nobo
     assert postmaster(empty_home).uids().effective != 0
     assert empty_home.parent.stat().st_mode & 0o777 == 0o700
     server.leave()
+
+
+def test_people_are_told_where_the_studies_are(short_folder: Path) -> None:
+    with open_database(None, home=short_folder) as database:
+        assert database.where == f"the PostgreSQL embedded in {short_folder}"
+        database.initialise()
+        with pytest.raises(StudyError, match=f"no study 'cells' in the PostgreSQL embedded in {short_folder}"):
+            open_study(database, "cells")

@@ -249,7 +249,9 @@ def test_a_password_from_a_file(
     monkeypatch.setenv("HPO_STORAGE_PASSWORD_FILE", str(tmp_path / "secret"))
     assert "secret, which cannot be read" in refused(["status", "--study", "cells", "--storage", url])
     (tmp_path / "secret").write_text("Secret-1\n")
-    assert "no studies" in refused(["status", "--study", "cells", "--storage", url]), "it was let in"
+    line = refused(["status", "--study", "cells", "--storage", url])
+    # It was let in; whether the tables are there depends on what other tests did with this server.
+    assert "no study 'cells'" in line or "holds no studies" in line
 
 
 def test_a_full_disk_where_images_are_packed(refused: Refused, cells: Path, tiny_disk: Path) -> None:
