@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hpo.disk import sync_folder
 from hpo.errors import DataError
 
 
@@ -42,7 +43,7 @@ def place(target: Path, fill: Callable[[Path], None]) -> None:
         fill(temporary)
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
-        _sync(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         raise DataError(
             f"packed images cannot be written to {target.parent} ({error.strerror}; "
@@ -73,14 +74,6 @@ def write_synced(path: Path, chunks: Iterator[bytes | memoryview]) -> None:
 
 def _free(folder: Path) -> int:
     return shutil.disk_usage(folder).free
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _gigabytes(count: int) -> str:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from hpo.disk import sync_folder
+
 
 def write_folder(out: Path, files: Mapping[str, bytes]) -> None:
     """Make `out` a folder of exactly `files`, replacing the folder that is there.
@@ -24,11 +26,11 @@ def write_folder(out: Path, files: Mapping[str, bytes]) -> None:
         fresh.chmod(0o777 & ~_umask())
         for name, content in files.items():
             _write_through(fresh / name, content)
-        _sync_folder(fresh)
+        sync_folder(fresh)
         _swap(fresh, out)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    _sync_folder(out.parent)
+    sync_folder(out.parent)
 
 
 def write_file(path: Path, text: str) -> None:
@@ -55,7 +57,7 @@ def open_whole_file(path: Path, errors: str = "strict") -> Iterator[IO[str]]:
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _write_through(path: Path, content: bytes) -> None:
@@ -78,15 +80,6 @@ def _swap(fresh: Path, out: Path) -> None:
         old.rename(out)
         raise
     shutil.rmtree(old)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _umask() -> int:
