@@ -7,8 +7,16 @@ HpoError
 └── UsageError      options that contradict each other
 
 TrialEnded          not an error of the user's: a trial cannot win any more (NaN, collapse); `reason` says why
+└── InfeasibleError   nor can any like it: it does not fit into the memory
 TrainingInterrupted not an error at all: the caller's `should_stop` said so
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hpo.training.result import Snapshot
 
 
 class HpoError(Exception):
@@ -39,5 +47,16 @@ class TrialEnded(Exception):  # noqa: N818 - an outcome, not an error
         super().__init__(reason)
 
 
+class InfeasibleError(TrialEnded):
+    """A trial does not fit into the memory, not even one image at a time."""
+
+
 class TrainingInterrupted(Exception):  # noqa: N818 - an outcome, not an error
-    """Training stopped between two steps because `should_stop()` returned True."""
+    """Training stopped between two steps because `should_stop()` returned True.
+
+    `snapshot` is the state to go on from, or None where there is nothing newer than the last epoch's.
+    """
+
+    def __init__(self, message: str, snapshot: Snapshot | None = None) -> None:
+        self.snapshot = snapshot
+        super().__init__(message)

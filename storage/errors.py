@@ -4,7 +4,9 @@
     ├── DatabaseUnavailableError   the server is not there, refuses us, or cannot do it now
     │   └── ConflictError            other sessions were in the way of a transaction, which may be run again
     ├── StudyError                 a study is missing, or was made with other options than asked for
+    ├── LeaseLostError             a trial belongs to another worker now
     └── CheckpointError            a checkpoint is missing, torn or cannot be written
+        └── DiskFullError            there is no room for it: on the disk, or within the quota
 
 A message is one line: the value, the rule, the way out. No message ever holds a password.
 """
@@ -28,3 +30,11 @@ class StudyError(StorageError):
 
 class CheckpointError(StorageError):
     """A checkpoint is missing, fails its checksum, or cannot be written."""
+
+
+class DiskFullError(CheckpointError):
+    """There is no room for a checkpoint: on the disk, or within the quota. It may come."""
+
+
+class LeaseLostError(StorageError):
+    """The trial is another worker's now, or finished: nothing more that is written for it counts."""
