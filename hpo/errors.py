@@ -52,9 +52,10 @@ class InfeasibleError(TrialEnded):
 
 
 class TrainingInterrupted(Exception):  # noqa: N818 - an outcome, not an error
-    """Training stopped between two steps because `should_stop()` returned True.
+    """Training stopped between two steps, or two batches of validation, because `should_stop()` returned True.
 
-    `snapshot` is the state to go on from, or None where there is nothing newer than the last epoch's.
+    `snapshot` is the state to go on from; None where there is nothing newer than the last epoch's, or than the one
+    that the run went on from.
     """
 
     def __init__(self, message: str, snapshot: Snapshot | None = None) -> None:

@@ -151,7 +151,7 @@ def _train(manifest: Manifest, dataset: Dataset, options: Options, watch: Watch)
         for result in fit(manifest.config, data, runtime):
             watch.epoch(result, manifest.best_epoch)
             if result.epoch == manifest.best_epoch:
-                return _Trained(result.snapshot().model, dict(result.facts))
+                return _Trained(result.weights(), dict(result.facts))
     except TrialEnded as ended:
         raise BundleError(f"training ended without a model: {ended.reason}; retrain another trial") from None
     raise BundleError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
@@ -17,7 +17,9 @@ from torch import Tensor
 
 from hpo.data.dataset import Images, Part
 from hpo.training.augment import Augmenter, build_augmenter
+from hpo.training.interruption import ShouldStop, never, until_stopped
 from hpo.training.randomness import derive
+from hpo.training.runtime import Runtime
 from hpo.training.sampling import Rows
 from search_spaces import TrialConfig
 
@@ -25,26 +27,30 @@ SHARE = 0.4
 """Of the free device memory, what a resident set may take."""
 
 
+ImageBatches = Generator[Tensor, None, None]
+"""Close it when leaving it early: threads that prepare batches end with it."""
+
+
 class Feed(Protocol):
     """Images of one part."""
 
-    def epoch(self, batches: Sequence[Rows], epoch: int) -> Iterator[Tensor]:
-        """Each batch of rows as (b, S, S, 3) uint8 on the device."""
+    def epoch(self, batches: Sequence[Rows], epoch: int, done: int = 0) -> ImageBatches:
+        """Each batch of rows but the first `done`, as (b, S, S, 3) uint8 on the device."""
 
 
 class ResidentFeed:
     """The whole part on the device, copied once; a batch is an index."""
 
-    def __init__(self, part: Part, device: torch.device) -> None:
+    def __init__(self, part: Part, device: torch.device, should_stop: ShouldStop = never) -> None:
         self._images = torch.empty((len(part), *part.images.shape[1:]), dtype=torch.uint8, device=device)
-        for rows in torch.split(torch.arange(len(part)), 1024):
+        for rows in until_stopped(torch.split(torch.arange(len(part)), 1024), should_stop):
             self._images[rows[0] : rows[-1] + 1] = torch.from_numpy(part.batch(rows.numpy())).to(device)
 
-    def epoch(self, batches: Sequence[Rows], epoch: int) -> Iterator[Tensor]:
-        """Each batch of rows as (b, S, S, 3) uint8 on the device; the epoch changes nothing."""
+    def epoch(self, batches: Sequence[Rows], epoch: int, done: int = 0) -> ImageBatches:
+        """Each batch of rows but the first `done`, as (b, S, S, 3) uint8 on the device; the epoch changes nothing."""
         sizes = [len(rows) for rows in batches]
         order = torch.cat([torch.from_numpy(rows) for rows in batches]).to(self._images.device)
-        for rows in torch.split(order, sizes):
+        for rows in torch.split(order, sizes)[done:]:
             yield self._images[rows]
 
 
@@ -61,12 +67,12 @@ class StreamedFeed:
         self._threads = threads
         self._own = threading.local()
 
-    def epoch(self, batches: Sequence[Rows], epoch: int) -> Iterator[Tensor]:
-        """Each batch of rows as (b, S, S, 3) uint8 on the device."""
+    def epoch(self, batches: Sequence[Rows], epoch: int, done: int = 0) -> ImageBatches:
+        """Each batch of rows but the first `done`, as (b, S, S, 3) uint8 on the device."""
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="batches")
         ahead: deque[Future[Tensor]] = deque()
         try:
-            for number, rows in enumerate(batches):
+            for number, rows in enumerate(batches[done:], start=done):
                 ahead.append(pool.submit(self._prepared, rows, derive(self._seed, "augment", epoch, number)))
                 if len(ahead) > 2 * self._threads:
                     yield self._moved(ahead.popleft().result())
@@ -97,19 +103,19 @@ def augments(config: TrialConfig) -> bool:
     return config.augmentation != "none" and config.augmentation_strength > 0
 
 
-def training_feed(config: TrialConfig, part: Part, device: torch.device, *, seed: int, threads: int) -> Feed:
+def training_feed(config: TrialConfig, part: Part, device: torch.device, runtime: Runtime) -> Feed:
     """The training part: resident where it fits and nothing is augmented on the CPU, else streamed."""
     if not augments(config):
-        return plain_feed(part, device)
+        return plain_feed(part, device, runtime.should_stop)
     cv2.setNumThreads(0)  # OpenCV's own threads would fight with ours and torch's
     augmenter = build_augmenter(config.augmentation, config.augmentation_strength, config.image_size)
-    return StreamedFeed(part, augmenter, device, seed=seed, threads=threads)
+    return StreamedFeed(part, augmenter, device, seed=runtime.seed, threads=runtime.preparing)
 
 
-def plain_feed(part: Part, device: torch.device) -> Feed:
-    """A part as it is: resident on a GPU where it fits, else streamed."""
+def plain_feed(part: Part, device: torch.device, should_stop: ShouldStop = never) -> Feed:
+    """A part as it is: resident on a GPU where it fits, else streamed. TrainingInterrupted when stopped meanwhile."""
     if device.type == "cuda" and _fits(part, device):
-        return ResidentFeed(part, device)
+        return ResidentFeed(part, device, should_stop)
     return StreamedFeed(part, None, device, seed=0, threads=1)
 
 

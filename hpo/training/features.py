@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from torch import Tensor
 
 from hpo.data.dataset import Part
 from hpo.training.batches import augments, plain_feed
 from hpo.training.classifier import Classifier
 from hpo.training.inference import outputs
+from hpo.training.interruption import ShouldStop, until_stopped
 from hpo.training.normalise import Normaliser
 from hpo.training.numerics import NumberFormat
 from hpo.training.sampling import rows_in_order
@@ -35,13 +38,20 @@ def storable(part: Part, width: int) -> bool:
 class FeatureExtractor:
     """Images of a part -> pooled features (n, F) on the device, in the precision that the head sees them in."""
 
-    def __init__(self, normalise: Normaliser, number_format: NumberFormat, batch_size: int) -> None:
+    def __init__(
+        self, normalise: Normaliser, number_format: NumberFormat, batch_size: int, should_stop: ShouldStop
+    ) -> None:
         self._normalise = normalise
         self._format = number_format
         self._batch_size = batch_size
+        self._should_stop = should_stop
 
     def __call__(self, model: Classifier, part: Part) -> Tensor:
-        """The features of `part`, in its order; an ordinary tensor, which training may save for a backward pass."""
-        device = next(model.parameters()).device
-        images = plain_feed(part, device).epoch(rows_in_order(len(part), self._batch_size), 0)
-        return outputs(model.backbone, map(self._normalise, images), self._format).clone()
+        """The features of `part`, in its order; an ordinary tensor, which training may save for a backward pass.
+
+        TrainingInterrupted when asked to stop between two batches; what was computed by then is lost.
+        """
+        feed = plain_feed(part, next(model.parameters()).device, self._should_stop)
+        with closing(feed.epoch(rows_in_order(len(part), self._batch_size), 0)) as images:
+            inputs = map(self._normalise, until_stopped(images, self._should_stop))
+            return outputs(model.backbone, inputs, self._format).clone()

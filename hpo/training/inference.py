@@ -14,6 +14,7 @@ from hpo.data.dataset import Images, Part
 from hpo.training.batches import plain_feed
 from hpo.training.normalise import Normaliser
 from hpo.training.numerics import NumberFormat
+from hpo.training.pieces import in_pieces
 from hpo.training.sampling import rows_in_order
 
 Logits = npt.NDArray[np.float32]
@@ -42,9 +43,12 @@ def predict_logits(
 
 
 def outputs(network: nn.Module, batches: Iterable[Tensor], number_format: NumberFormat) -> Tensor:
-    """What `network` gives for each batch of network inputs, one after the other, on the device."""
+    """What `network` gives for each batch of network inputs, one after the other, on the device.
+
+    In smaller batches where the memory is not enough; MemoryError where one image alone does not fit.
+    """
     with evaluating(network), torch.inference_mode():
-        parts = [_forward(network, batch, number_format) for batch in batches]
+        parts = list(in_pieces(lambda batch: _forward(network, batch, number_format), batches))
     return torch.cat(parts) if parts else torch.empty(0, 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,10 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from hpo.training.classifier import Classifier
+from hpo.training.gradients import Gradients
 from hpo.training.loss import ClassificationLoss
+from hpo.training.memory import infeasible_where_exhausted
+from hpo.training.microbatch import MicroBatch, workload
 from hpo.training.numerics import NumberFormat
 from hpo.training.optim import build_optimiser, clip_gradients, l1_penalty
 from hpo.training.schedule import build_schedule
@@ -25,7 +29,10 @@ from search_spaces import TrialConfig
 
 
 class Learner:
-    """Learns one batch after another."""
+    """Learns one batch after another; one that does not fit into the memory, in pieces (see `Gradients`).
+
+    How many images fit at a time is remembered in the folder `cache`; None remembers nothing.
+    """
 
     def __init__(
         self,
@@ -36,6 +43,7 @@ class Learner:
         *,
         updates: int,
         on_features: bool = False,
+        cache: Path | None = None,
     ) -> None:
         self._config = config
         self._model = model
@@ -47,6 +55,10 @@ class Learner:
         self._schedule = build_schedule(config, self._optimiser, updates)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=number_format.precision == "fp16")
         self._average = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
+        work = workload(config, model, number_format, on_features=on_features)
+        self._step = f"the optimiser's step of {work}"
+        self._micro_batch = MicroBatch(work, cache)
+        self._gradients = Gradients(self._network, self._loss, self._optimiser, self._scaler, self._micro_batch)
         self.updates = 0
         """Updates done so far, in all epochs."""
 
@@ -65,24 +77,27 @@ class Learner:
         groups = self._optimiser.param_groups
         return next(float(group["lr"]) for group in groups if any(p is last for p in group["params"]))
 
+    @property
+    def micro_batch(self) -> int | None:
+        """Images that go through the network at a time; None while every batch fits whole."""
+        return self._micro_batch.size
+
     def training(self) -> None:
         """Put the model into training mode, all but its frozen parts."""
         self._model.train()
+        self._gradients.modes_changed()
 
     def learn(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """One update from one batch; gives its loss, a scalar on the device that no gradient hangs on."""
+        """One update from one batch; gives its loss, a scalar on the device that no gradient hangs on.
+
+        Raises InfeasibleError where the memory is enough neither for the smallest piece of the batch, nor for the
+        update itself, which no cut makes smaller.
+        """
         self._schedule.before_update(self.updates)
-        loss = self._loss(inputs, targets)
-        self._optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(self._scaler.scale(loss))
-        self._scaler.unscale_(self._optimiser)
-        clip_gradients(self._optimiser, self._config.gradient_clip)
-        self._scaler.step(self._optimiser)
-        self._scaler.update()
-        self.updates += 1
-        if self._average is not None:
-            self._average.update(self._model, step=self.updates)
-        return loss.detach()
+        loss = self._gradients(inputs, targets)
+        with infeasible_where_exhausted(self._step):
+            self._update()
+        return loss
 
     def epoch_scored(self, score: float) -> None:
         """Tell the schedule the score of the epoch; larger is better."""
@@ -100,6 +115,7 @@ class Learner:
         """All the rest to go on from, JSON-ready."""
         return {
             "updates": self.updates,
+            "micro_batch": self.micro_batch,
             "optimiser": optimiser_scalars(self._optimiser),
             "schedule": self._schedule.to_dict(),
             "scaler": self._scaler.state_dict(),
@@ -114,6 +130,17 @@ class Learner:
         self._schedule.restore(state["schedule"])
         self._scaler.load_state_dict(dict(state["scaler"]))
         self.updates = int(state["updates"])
+        self._micro_batch.resume(state["micro_batch"])
+
+    def _update(self) -> None:
+        """One update of all that trains, from the gradients that are there."""
+        self._scaler.unscale_(self._optimiser)
+        clip_gradients(self._optimiser, self._config.gradient_clip)
+        self._scaler.step(self._optimiser)
+        self._scaler.update()
+        self.updates += 1
+        if self._average is not None:
+            self._average.update(self._model, step=self.updates)
 
     def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         with self._format.autocast(self._device):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from typing import Protocol
 
@@ -21,6 +21,9 @@ from search_spaces import TrialConfig
 
 Batch = tuple[Tensor, Tensor]
 """Inputs (b, …) float, and targets: (b,) int64 labels or (b, C) float32 distributions."""
+
+Batches = Generator[Batch, None, None]
+"""Close it when leaving it early: threads that prepare batches end with it."""
 
 
 class Order:
@@ -44,8 +47,8 @@ class Order:
 class Loader(Protocol):
     """Batches of one epoch after another."""
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of epoch number `epoch`, from 0."""
+    def epoch(self, epoch: int, done: int = 0) -> Batches:
+        """The batches of epoch number `epoch`, from 0, but the first `done`, which cost nothing."""
 
 
 class ImageLoader:
@@ -58,11 +61,11 @@ class ImageLoader:
         self._mixer = mixer
         self._seed = seed
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of epoch number `epoch`, from 0."""
+    def epoch(self, epoch: int, done: int = 0) -> Batches:
+        """The batches of epoch number `epoch`, from 0, but the first `done`, which cost nothing."""
         rows, labels = self._order.epoch(epoch)
-        with closing(self._feed.epoch(rows, epoch)) as batches:  # type: ignore[type-var]
-            for number, images in enumerate(batches):
+        with closing(self._feed.epoch(rows, epoch, done)) as batches:
+            for number, images in enumerate(batches, start=done):
                 inputs = self._normalise(images)
                 if self._mixer is None:
                     yield inputs, labels[number]
@@ -80,10 +83,10 @@ class FeatureLoader:
         self._extract = extract
         self._features: Tensor | None = None
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of epoch number `epoch`, from 0."""
+    def epoch(self, epoch: int, done: int = 0) -> Batches:
+        """The batches of epoch number `epoch`, from 0, but the first `done`, which cost nothing."""
         if self._features is None:
             self._features = self._extract(self._model, self._part)
         batches, labels = self._order.epoch(epoch)
-        for rows, targets in zip(batches, labels, strict=True):
+        for rows, targets in zip(batches[done:], labels[done:], strict=True):
             yield self._features[torch.from_numpy(rows).to(self._features.device)], targets

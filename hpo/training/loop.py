@@ -3,142 +3,157 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from typing import TypeVar
 
 import numpy as np
-import torch
 
 from hpo.errors import TrainingInterrupted, TrialEnded
 from hpo.evaluation.metrics import scores
 from hpo.training.guard import Chance, collapse
-from hpo.training.loader import Loader
-from hpo.training.memory import peak_memory, reset_peak
-from hpo.training.randomness import derive, seeded
+from hpo.training.interruption import until_stopped
+from hpo.training.memory import infeasible_where_exhausted, peak_memory, reset_peak
+from hpo.training.position import Position
+from hpo.training.randomness import derive, generator_states, restore_generators, seeded
 from hpo.training.result import EpochResult, Snapshot
-from hpo.training.run import VERSION, Run, prepare
+from hpo.training.run import Run, prepare
 from hpo.training.runtime import FitData, Runtime
-from hpo.training.tensor_bytes import pack
 from hpo.training.validation import Logits
 from search_spaces import TrialConfig
 
 CHECK_EVERY = 25
 """Steps between two looks at the loss on a GPU, where each look waits for the device."""
 
+T = TypeVar("T")
 
 Epochs = Generator[EpochResult, None, None]
 """Close it when leaving it early: threads that prepare batches end with it."""
 
 
 def fit(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapshot | None = None) -> Epochs:
-    """Train `config` on `data`, an epoch for each result, or go on after the epoch of `resume`.
+    """Train `config` on `data`, an epoch for each result; or go on where `resume` was taken, be it within an epoch.
 
     On a CPU with the same number of threads the same seed gives the same results, and a resumed run equals an
     uninterrupted one bit for bit; on a GPU cuDNN is deterministic, but other kernels (attention's backward) need not
     be. Global random generators are left alone between two results.
 
+    A step for which the memory does not suffice is done again in smaller pieces (see `Gradients`).
+
     Raises ModelError for a model that cannot be built, TrialEnded when the loss is no longer finite or the run has
-    collapsed, and TrainingInterrupted when `runtime.should_stop()` is True between two steps.
+    collapsed, InfeasibleError when one image at a time does not fit into the memory, and TrainingInterrupted when
+    `runtime.should_stop()` is True between two steps or two batches of anything else. Its `snapshot` is the state of
+    then, or None where no step has been done since the last result or `resume`. Threads that prepare batches have ended
+    by then.
     """
-    run = prepare(config, data, runtime, resume)
-    reset_peak(run.device)
-    while run.epoch < config.epochs:
-        yield _one_epoch(run)
+    with infeasible_where_exhausted(f"{config.backbone} at {config.image_size} px on {runtime.device}"):
+        run = prepare(config, data, runtime, resume)
+        reset_peak(run.device)
+        while run.position.epoch < config.epochs:
+            yield _one_epoch(run)
 
 
 def _one_epoch(run: Run) -> EpochResult:
     """Train, validate, look for collapse, and advance the run."""
-    started = time.perf_counter()
-    with seeded(derive(run.runtime.seed, "epoch", run.epoch), run.device):
-        train_loss = _train(run)
-        trained = time.perf_counter()
-        logits = run.validation.logits(run.learner.evaluated) if run.validation else None
-    metrics = _judge(run, logits)
+    position = run.position
+    with seeded(derive(run.runtime.seed, "epoch", position.epoch), run.device), _resumable(run):
+        with position.timed("training"):
+            train_loss = _train(run)
+        with position.timed("validation"):
+            logits = run.validation.logits(run.learner.evaluated) if run.validation else None
+            metrics = _judge(run, logits)
     run.learner.epoch_scored(_score(run, metrics, train_loss))
-    run.epoch += 1
+    run.position = Position.start(position.epoch + 1, run.device)
     return EpochResult(
-        epoch=run.epoch,
+        epoch=run.position.epoch,
         train_loss=train_loss,
         metrics=metrics,
         logits=logits,
-        learning_rate=run.learner.learning_rate,
-        seconds=time.perf_counter() - started,
-        images_per_second=len(run.data.train) / (trained - started),
+        learning_rate=position.learning_rate,
+        seconds=sum(position.seconds.values()),
+        images_per_second=len(run.data.train) / position.seconds["training"],
         peak_memory=peak_memory(run.device),
-        facts=run.facts,
-        snapshot=_snapshot_of(run),
+        facts={**run.facts, "micro_batch": run.learner.micro_batch},
+        weights=_of_now(run, run.weights),
+        snapshot=_of_now(run, run.snapshot),
     )
+
+
+@contextmanager
+def _resumable(run: Run) -> Iterator[None]:
+    """Go on with the epoch from the run's position; an interruption inside takes the state of then along."""
+    position, steps = run.position, run.position.steps
+    restore_generators(position.generators, run.device)
+    try:
+        yield
+    except TrainingInterrupted:
+        position.generators = generator_states(run.device)
+        where = f"stopped in epoch {position.epoch + 1}, after {position.steps} of {run.updates} steps"
+        raise TrainingInterrupted(where, run.snapshot() if position.steps > steps else None) from None
 
 
 def _score(run: Run, metrics: Mapping[str, float], train_loss: float) -> float:
     """What the schedule is told of the epoch; larger is better."""
     if metrics:
         return metrics[run.runtime.metric]
-    return run.runtime.scores[run.epoch] if run.epoch < len(run.runtime.scores) else -train_loss
+    epoch, known = run.position.epoch, run.runtime.scores
+    return known[epoch] if epoch < len(known) else -train_loss
 
 
 def _train(run: Run) -> float:
-    """All steps of the epoch; gives the mean loss of an image."""
+    """The steps of the epoch that are still to do; gives the mean loss of an image in all of them."""
+    position = run.position
+    if position.steps < run.updates:
+        _take_steps(run, position)
+        position.learning_rate = run.learner.learning_rate
+    _refuse_infinite(run)
+    return float(position.loss) / len(run.data.train)
+
+
+def _take_steps(run: Run, position: Position) -> None:
     run.learner.training()
     every = CHECK_EVERY if run.device.type == "cuda" else 1
-    total = torch.zeros((), device=run.device)
-    for step, (inputs, targets) in enumerate(_until_stopped(run.loader, run), start=1):
-        total += run.learner.learn(inputs, targets) * len(targets)
-        if step % every == 0:
-            _refuse_infinite(float(total), run, step)
-    _refuse_infinite(float(total), run, run.updates)
-    return float(total) / len(run.data.train)
+    with closing(run.loader.epoch(position.epoch, position.steps)) as batches:
+        for inputs, targets in until_stopped(batches, run.runtime.should_stop):
+            position.loss += run.learner.learn(inputs, targets) * len(targets)
+            position.steps += 1
+            if position.steps % every == 0:
+                _refuse_infinite(run)
+            run.runtime.on_step(position.epoch + position.steps / run.updates)
 
 
-def _until_stopped(loader: Loader, run: Run) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The batches of the epoch, as long as nobody asks to stop."""
-    for batch in loader.epoch(run.epoch):
-        if run.runtime.should_stop():
-            raise TrainingInterrupted(f"stopped in epoch {run.epoch + 1}")
-        yield batch
-
-
-def _refuse_infinite(total: float, run: Run, step: int) -> None:
+def _refuse_infinite(run: Run) -> None:
+    position, total = run.position, float(run.position.loss)
     if not math.isfinite(total):
         raise TrialEnded(
-            f"the loss is not finite: {total} in epoch {run.epoch + 1}, by step {step} of {run.updates}, "
-            f"at a learning rate of {run.learner.learning_rate:.3g}"
+            f"the loss is not finite: {total} in epoch {position.epoch + 1}, by step {position.steps} "
+            f"of {run.updates}, at a learning rate of {run.learner.learning_rate:.3g}"
         )
 
 
 def _judge(run: Run, logits: Logits | None) -> dict[str, float]:
     """The metrics of the epoch; TrialEnded for logits that are not finite and for collapse."""
-    part = run.data.val
+    part, epoch = run.data.val, run.position.epoch + 1
     if logits is None or part is None:
         return {}
     if not np.isfinite(logits).all():
-        raise TrialEnded(f"the validation logits of epoch {run.epoch + 1} are not finite")
+        raise TrialEnded(f"the validation logits of epoch {epoch} are not finite")
     metrics = scores(part.labels, logits)
     run.guard = run.guard.after(metrics["accuracy"], predicted=len(np.unique(logits.argmax(axis=1))))
     majority = float(np.bincount(part.labels).max() / len(part))
     reason = collapse(run.guard, Chance(majority, len(part)), metrics["accuracy"])
     if reason is not None:
-        raise TrialEnded(f"{reason}, in epoch {run.epoch + 1}")
+        raise TrialEnded(f"{reason}, in epoch {epoch}")
     return metrics
 
 
-def _snapshot_of(run: Run) -> Callable[[], Snapshot]:
-    """A function that gives the state of now, and refuses once the run has gone on."""
-    epoch, updates = run.epoch, run.learner.updates
+def _of_now(run: Run, give: Callable[[], T]) -> Callable[[], T]:
+    """`give`, for as long as the run has not gone on."""
+    epoch, updates = run.position.epoch, run.learner.updates
 
-    def snapshot() -> Snapshot:
+    def checked() -> T:
         if run.learner.updates != updates:
-            raise RuntimeError(f"the snapshot of epoch {epoch} was asked for after training had gone on")
-        return Snapshot(
-            model=pack(run.learner.evaluated.state_dict()),
-            resume=pack(run.learner.tensors()),
-            state={
-                "version": VERSION,
-                "epoch": epoch,
-                "format": run.number_format.to_dict(),
-                "guard": run.guard.to_dict(),
-                "learner": run.learner.to_dict(),
-            },
-        )
+            raise RuntimeError(f"the state of epoch {epoch} was asked for after training had gone on")
+        return give()
 
-    return snapshot
+    return checked

@@ -20,7 +20,11 @@ BETA = 0.999
 
 
 class ClassificationLoss(nn.Module):
-    """Mean loss over a batch: logits (b, C) float32; targets (b,) int64 labels or (b, C) float32 distributions."""
+    """Mean loss over a batch: logits (b, C) float32; targets (b,) int64 labels or (b, C) float32 distributions.
+
+    It is divided by the number of images and by nothing else, class weights included: the losses of a batch's pieces,
+    each times its share of the images, sum up to that of the batch.
+    """
 
     def __init__(self, *, gamma: float = 0.0, smoothing: float = 0.0, weights: Tensor | None = None) -> None:
         super().__init__()

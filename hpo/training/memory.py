@@ -1,11 +1,104 @@
-"""Peak memory of a run."""
+"""Memory of the device: how much a run took, how much there is, and what to do when it is not enough."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import resource
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
 
+import psutil
 import torch
+
+from hpo.errors import InfeasibleError
+
+T = TypeVar("T")
+
+EXHAUSTED = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""In messages of RuntimeErrors that no type tells from others."""
+
+NO_ROOM_FOR_A_KERNEL = "could not create a primitive"
+"""The whole message of oneDNN that finds no memory for the code of a CPU kernel; longer ones mean other things."""
+
+
+@dataclass(frozen=True)
+class Exhausted:
+    """What an attempt gives for which the memory was not enough."""
+
+    reason: str
+    """First line of the error."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory could not be had, on a GPU or a CPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    message = str(error)
+    return isinstance(error, RuntimeError) and (
+        message.strip() == NO_ROOM_FOR_A_KERNEL or any(text in message for text in EXHAUSTED)
+    )
+
+
+def attempted(action: Callable[[], T]) -> T | Exhausted:
+    """What `action` gives, or Exhausted where the memory was not enough; other errors pass.
+
+    The error itself is not handed on: its traceback would keep the tensors of the attempt alive.
+    """
+    try:
+        return action()
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        return Exhausted(_first_line(error))
+
+
+@contextmanager
+def infeasible_where_exhausted(what: str) -> Iterator[None]:
+    """Running out of memory inside raises InfeasibleError, which says that `what` does not fit; other errors pass."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise InfeasibleError(f"{what} does not fit into the memory: {_first_line(error)}") from error
+
+
+def release(device: torch.device) -> None:
+    """Give back what a failed attempt held: cycles that its error left, and memory kept for later allocations."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)  # glibc keeps freed blocks in pieces too small for anything else
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes that the device has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return int(psutil.virtual_memory().total)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process could still allocate: those that torch keeps for it included."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    available = int(psutil.virtual_memory().available)
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return available
+    return min(available, limit - int(psutil.Process().memory_info().vms))
 
 
 def reset_peak(device: torch.device) -> None:
@@ -20,3 +113,8 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 
 from hpo.training.classifier import Classifier
+from hpo.training.interruption import ShouldStop, never, until_stopped
 from hpo.training.numerics import DTYPES, NumberFormat
+from hpo.training.pieces import with_fewer
 from hpo.training.randomness import seeded
 from hpo.training.speed_cache import recall, remember
 from search_spaces import TrialConfig
@@ -34,10 +36,13 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
 
 
-def choose_format(config: TrialConfig, model: Classifier, device: torch.device, cache: Path | None) -> NumberFormat:
+def choose_format(
+    config: TrialConfig, model: Classifier, device: torch.device, cache: Path | None, should_stop: ShouldStop = never
+) -> NumberFormat:
     """The fastest format for a training step of `model`; a given `config.precision` is obeyed.
 
-    Without a cache nothing is measured: float32 on a CPU, bfloat16 on a GPU, channels last.
+    Without a cache nothing is measured: float32 on a CPU, bfloat16 on a GPU, channels last. TrainingInterrupted when
+    asked to stop between two measured steps; nothing is remembered then.
     """
     if cache is None:
         default = "bf16" if device.type == "cuda" else "fp32"
@@ -46,17 +51,24 @@ def choose_format(config: TrialConfig, model: Classifier, device: torch.device, 
     known = recall(cache, key)
     if known is not None:
         return NumberFormat.from_dict(known)
-    chosen = fastest(config, model, device)
+    chosen = fastest(config, model, device, should_stop)
     remember(cache, key, chosen.to_dict())
     return chosen
 
 
-def fastest(config: TrialConfig, model: Classifier, device: torch.device) -> NumberFormat:
+def fastest(
+    config: TrialConfig, model: Classifier, device: torch.device, should_stop: ShouldStop = never
+) -> NumberFormat:
     """Measure a few training steps in each format; `model` and all generators are left as they are."""
     with seeded(0, device):
         images = torch.rand(max(2, config.batch_size), 3, config.image_size, config.image_size, device=device)
-        images = images[: _small_enough(copy.deepcopy(model).to(device), images)]
-        costs = {option: _cost(option, model, images) for option in _options(config.precision, device)}
+        images = images[: _small_enough(copy.deepcopy(model).to(device), images, should_stop)]
+
+        def costs_of(count: int) -> dict[NumberFormat, float]:
+            few = images[:count]
+            return {option: _cost(option, model, few, should_stop) for option in _options(config.precision, device)}
+
+        costs = with_fewer(costs_of, len(images), 2, device)
     return min(costs, key=lambda option: costs[option])
 
 
@@ -67,20 +79,22 @@ def _options(precision: str, device: torch.device) -> Iterator[NumberFormat]:
         yield NumberFormat(name, channels_last=False)
 
 
-def _cost(option: NumberFormat, model: Classifier, images: torch.Tensor) -> float:
+def _cost(option: NumberFormat, model: Classifier, images: torch.Tensor, should_stop: ShouldStop) -> float:
     """Seconds of a step, made dearer for a lower precision and the less usual layout, so that noise decides neither."""
     device = images.device
     network = option.placed(copy.deepcopy(model), device).train()
     batch = images.to(option.dtype).contiguous(memory_format=option.memory_format)
-    seconds = min(_timed(lambda: _step(option, network, batch), device) for _ in range(REPEATS))
+    repeats = until_stopped(range(REPEATS), should_stop)
+    seconds = min(_timed(lambda: _step(option, network, batch), device) for _ in repeats)
     return seconds * (1.0 if option.precision == "fp32" else GAIN) * (1.0 if option.channels_last else GAIN)
 
 
-def _small_enough(network: Classifier, images: torch.Tensor) -> int:
+def _small_enough(network: Classifier, images: torch.Tensor, should_stop: ShouldStop) -> int:
     """How many of `images` a step takes about STEP_SECONDS for; two at least, for the sake of BatchNorm."""
     few = images[: min(4, len(images))]
     step = NumberFormat(channels_last=False)
-    seconds = min(_timed(lambda: _step(step, network.train(), few), images.device) for _ in range(2))
+    repeats = until_stopped(range(2), should_stop)
+    seconds = min(_timed(lambda: _step(step, network.train(), few), images.device) for _ in repeats)
     return max(2, min(len(images), int(len(few) * STEP_SECONDS / seconds)))
 
 

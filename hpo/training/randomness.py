@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def derive(seed: int, *path: int | str) -> int:
@@ -30,6 +31,20 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
             yield
         finally:
             torch.backends.cudnn.deterministic = before
+
+
+def generator_states(device: torch.device) -> dict[str, Tensor]:
+    """States (n,) uint8 of torch's global generators, that of the CPU and, beside it, that of a GPU."""
+    states = {"cpu": torch.get_rng_state()}
+    return {**states, "cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
+
+
+def restore_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Go on from `generator_states()`; a generator without a state there stays as it is."""
+    if "cpu" in states:
+        torch.set_rng_state(states["cpu"])
+    if "cuda" in states and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What `fit()` yields: one EpochResult after another, each able to give the state to go on from."""
+"""What `fit()` yields: one EpochResult after another, each able to give its weights and the state to go on from."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything needed to go on after an epoch, and the weights to keep. Plain bytes and JSON: no pickle."""
+    """Everything needed to go on, after an epoch or within one. Plain bytes and JSON: no pickle."""
 
-    model: bytes
-    """safetensors of the weights that were evaluated (the moving average, when there is one)."""
     resume: bytes
-    """safetensors of what training goes on from: raw weights, optimiser tensors, moving average, generators."""
+    """safetensors: raw weights, optimiser tensors, moving average; within an epoch the loss so far and generators."""
     state: Mapping[str, Any]
-    """JSON-ready rest: epoch, optimiser scalars, scheduler, best so far."""
+    """JSON-ready rest: epochs and steps done, number format, optimiser scalars, schedule, guard."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +34,15 @@ class EpochResult:
     learning_rate: float
     """Of the head, at the end of the epoch."""
     seconds: float
-    """Wall clock of the epoch, validation included."""
+    """Wall clock of the epoch, validation included; for one that was interrupted, of all its pieces together."""
     images_per_second: float
-    """Training images over the seconds spent training (validation excluded)."""
+    """Training images over the seconds spent training (validation excluded), in all pieces of the epoch."""
     peak_memory: int
     """Bytes: of the device on a GPU, of the process on a CPU."""
     facts: Mapping[str, Any]
     """What stays: device, precision, parameters, trainable_parameters, weights loaded, normalisation."""
+    weights: Callable[[], bytes]
+    """Gives safetensors of the weights that were evaluated (the moving average, when there is one); raises RuntimeError
+    once the generator has been advanced."""
     snapshot: Callable[[], Snapshot]
-    """The state right after this epoch; valid until the generator is advanced."""
+    """Gives the state right after this epoch; raises RuntimeError once the generator has been advanced."""

@@ -20,22 +20,23 @@ from hpo.training.mix import build_mixer
 from hpo.training.model import BuiltModel, build_model, count_parameters
 from hpo.training.normalise import Normaliser
 from hpo.training.numerics import NumberFormat
+from hpo.training.position import Position
 from hpo.training.precision import choose_format, device_name
 from hpo.training.randomness import derive, seeded
 from hpo.training.result import Snapshot
 from hpo.training.runtime import FitData, Runtime
 from hpo.training.sampling import rows_in_order
-from hpo.training.tensor_bytes import unpack
+from hpo.training.tensor_bytes import pack, unpack
 from hpo.training.validation import FeatureValidation, Validation
 from search_spaces import TrialConfig
 
-VERSION = 1
+VERSION = 2
 """Of the layout of `Snapshot.state` and of the names in `Snapshot.resume`."""
 
 
 @dataclass
 class Run:
-    """A run between two epochs. `epoch` counts those that are done."""
+    """A run wherever it stands: between two epochs, or within one."""
 
     data: FitData
     runtime: Runtime
@@ -47,12 +48,34 @@ class Run:
     updates: int
     """Optimiser updates of an epoch."""
     facts: Mapping[str, Any]
-    epoch: int = 0
+    position: Position
     guard: Guard = field(default_factory=Guard)
+
+    def weights(self) -> bytes:
+        """safetensors of the weights to evaluate and keep: the moving average, where there is one."""
+        return pack(self.learner.evaluated.state_dict())
+
+    def snapshot(self) -> Snapshot:
+        """The state of now, to be given to `prepare`."""
+        return Snapshot(
+            resume=pack({**self.learner.tensors(), **self.position.tensors()}),
+            state={
+                "version": VERSION,
+                "position": self.position.to_dict(),
+                "format": self.number_format.to_dict(),
+                "guard": self.guard.to_dict(),
+                "learner": self.learner.to_dict(),
+            },
+        )
 
 
 def prepare(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapshot | None) -> Run:
-    """Everything that the first epoch needs, or the one after `resume`."""
+    """The run before its first step, or where `resume` was taken.
+
+    TrainingInterrupted, without a snapshot, when asked to stop meanwhile.
+    """
+    if resume is not None and resume.state["version"] != VERSION:
+        raise ModelError(f"the checkpoint is of layout {resume.state['version']}, but must be of {VERSION}; start anew")
     if data.train.images.shape[1] != config.image_size:
         packed = data.train.images.shape[1]
         raise DataError(
@@ -64,7 +87,7 @@ def prepare(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapsh
     number_format = (
         NumberFormat.from_dict(resume.state["format"])
         if resume is not None
-        else choose_format(config, built.model, device, runtime.cache)
+        else choose_format(config, built.model, device, runtime.cache, runtime.should_stop)
     )
     number_format.placed(built.model, device)
     run = _Assembly(config, data, runtime, built, number_format).run(device)
@@ -74,11 +97,10 @@ def prepare(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapsh
 
 
 def _restore(run: Run, resume: Snapshot) -> None:
-    if resume.state["version"] != VERSION:
-        raise ModelError(f"the checkpoint is of layout {resume.state['version']}, but must be of {VERSION}; start anew")
-    run.learner.restore(unpack(resume.resume), resume.state["learner"])
+    tensors = unpack(resume.resume)
+    run.learner.restore(tensors, resume.state["learner"])
+    run.position = Position.restored(tensors, resume.state["position"], run.device)
     run.guard = Guard(**resume.state["guard"])
-    run.epoch = int(resume.state["epoch"])
 
 
 @dataclass(frozen=True)
@@ -101,6 +123,7 @@ class _Assembly:
             self.number_format,
             updates=order.updates * self.config.epochs,
             on_features=on_features,
+            cache=self.runtime.cache,
         )
         return Run(
             data=self.data,
@@ -112,13 +135,13 @@ class _Assembly:
             validation=self._validation(device),
             updates=order.updates,
             facts=self._facts(device),
+            position=Position.start(0, device),
         )
 
     def _image_loader(self, order: Order, device: torch.device) -> ImageLoader:
-        seed, threads = self.runtime.seed, self.runtime.preparing
-        feed = training_feed(self.config, self.data.train, device, seed=seed, threads=threads)
+        feed = training_feed(self.config, self.data.train, device, self.runtime)
         mixer = build_mixer(self.config, self.data.classes)
-        return ImageLoader(order, feed, self._normaliser(device), mixer, seed)
+        return ImageLoader(order, feed, self._normaliser(device), mixer, self.runtime.seed)
 
     def _feature_loader(self, order: Order, device: torch.device) -> FeatureLoader:
         return FeatureLoader(order, self.data.train, self.built.model, self._extractor(device))
@@ -127,11 +150,11 @@ class _Assembly:
         part = self.data.val
         if part is None:
             return None
-        batch_size = self._batch_size
+        batch_size, should_stop = self._batch_size, self.runtime.should_stop
         if backbone_frozen(self.config) and self._storable(part):
             return FeatureValidation(part, self._extractor(device), self.number_format, batch_size)
-        feed, rows = plain_feed(part, device), rows_in_order(len(part), batch_size)
-        return Validation(rows, feed, self._normaliser(device), self.number_format)
+        feed, rows = plain_feed(part, device, should_stop), rows_in_order(len(part), batch_size)
+        return Validation(rows, feed, self._normaliser(device), self.number_format, should_stop)
 
     @property
     def _batch_size(self) -> int:
@@ -145,7 +168,8 @@ class _Assembly:
         return Normaliser(self.built.mean, self.built.std, device, self.number_format)
 
     def _extractor(self, device: torch.device) -> FeatureExtractor:
-        return FeatureExtractor(self._normaliser(device), self.number_format, self._batch_size)
+        normalise = self._normaliser(device)
+        return FeatureExtractor(normalise, self.number_format, self._batch_size, self.runtime.should_stop)
 
     def _facts(self, device: torch.device) -> dict[str, Any]:
         parameters, trainable = count_parameters(self.built.model)

@@ -8,11 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpo.data.dataset import Part
-
-
-def never() -> bool:
-    """The `should_stop` of a run that nobody stops."""
-    return False
+from hpo.training.interruption import ShouldStop, never
 
 
 @dataclass(frozen=True)
@@ -32,14 +28,19 @@ class Runtime:
     device: str = "cpu"
     seed: int = 0
     cache: Path | None = None
-    """Folder that remembers the measured precision; None measures nothing."""
+    """Folder that remembers the measured precision, and how many images fit into the memory at a time; None measures
+    and remembers nothing."""
     metric: str = "accuracy"
     """Key of `EpochResult.metrics` that the plateau schedule watches."""
     scores: Sequence[float] = ()
     """Without a validation part: the metric of each epoch as another run of the same configuration saw it, so that a
     plateau schedule steps where it stepped there. Beyond its end the training loss stands in."""
-    should_stop: Callable[[], bool] = never
-    """Asked between two steps; True ends the run with TrainingInterrupted."""
+    should_stop: ShouldStop = never
+    """Asked between two steps, between two batches of validation or of feature extraction, and while the number format
+    is measured; True ends the run with TrainingInterrupted."""
+    on_step: Callable[[float], None] = lambda position: None
+    """Told after each step how many epochs are done, the fraction under way included: 2.25 is a quarter into the third
+    epoch."""
     threads: int | None = None
     """Threads that prepare batches beside the steps; None is one on a CPU, which the steps need themselves, and up to
     eight beside a GPU. The result is the same for any number."""

@@ -37,7 +37,7 @@ def test_it_equals_the_first_epochs_of_a_full_run_on_train_and_val(bundle, image
     result = retrain(read_bundle(bundle), images, tmp_path / "final", options, watch)
     everything = dataset.train.joined(dataset.val)
     epochs = fit(CONFIG, FitData(everything, None, 3), Runtime(seed=7, cache=options.cache))
-    expected = [next(epochs).snapshot().model for _ in range(2)][-1]
+    expected = [next(epochs).weights() for _ in range(2)][-1]
     assert heard == [(1, 2), (2, 2)]
     assert read_bundle(tmp_path / "final").model == expected
     assert (result.manifest.stage, result.manifest.epochs, result.images) == ("retrained", 2, len(everything))

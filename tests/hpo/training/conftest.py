@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -22,6 +23,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def short_collections() -> Iterator[None]:
+    """The collection of garbage after each lack of memory passes over all that was loaded before the test."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def coloured(count: int, seed: int = 0, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hpo.data.dataset import Part
+from hpo.errors import TrainingInterrupted
 from hpo.training.batches import ResidentFeed, StreamedFeed, plain_feed
 from hpo.training.normalise import Normaliser
 from hpo.training.numerics import NumberFormat
@@ -40,6 +41,21 @@ class Broken(Noise):
         return self
 
 
+class Recording(Noise):
+    """Noise that writes down its seeds."""
+
+    def __init__(self, seeds: list[int]) -> None:
+        super().__init__()
+        self.seeds = seeds
+
+    def __call__(self, images: np.ndarray, seed: int) -> np.ndarray:
+        self.seeds.append(seed)
+        return super().__call__(images, seed)
+
+    def clone(self) -> Recording:
+        return Recording(self.seeds)
+
+
 @pytest.fixture
 def part() -> Part:
     images = np.random.default_rng(0).integers(0, 255, (8, 4, 4, 3), dtype=np.uint8)
@@ -51,6 +67,30 @@ def test_a_feed_gives_the_rows_asked_for(part: Part, feed: Callable[..., Streame
     batches = list(feed(part, CPU).epoch(BATCHES, 0))
     assert [batch.dtype for batch in batches] == [torch.uint8] * 2
     assert all(np.array_equal(batch, part.batch(rows)) for batch, rows in zip(batches, BATCHES, strict=True))
+
+
+@pytest.mark.parametrize("feed", [plain_feed, ResidentFeed], ids=["streamed", "resident"])
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_batches_that_are_done_are_left_out(
+    part: Part, feed: Callable[..., StreamedFeed | ResidentFeed], done: int
+) -> None:
+    batches = list(feed(part, CPU).epoch(BATCHES, 0, done))
+    assert len(batches) == 2 - done
+    assert all(np.array_equal(batch, part.batch(rows)) for batch, rows in zip(batches, BATCHES[done:], strict=True))
+
+
+def test_batches_that_are_left_out_are_not_augmented_and_the_others_as_ever(part: Part) -> None:
+    seeds: list[int] = []
+    whole = list(StreamedFeed(part, Recording(seeds), CPU, seed=1, threads=1).epoch([np.array([0])] * 5, 3))
+    rest = list(StreamedFeed(part, Recording(seeds), CPU, seed=1, threads=1).epoch([np.array([0])] * 5, 3, 4))
+    assert len(rest) == 1
+    assert torch.equal(rest[0], whole[4])
+    assert seeds[5:] == seeds[4:5]
+
+
+def test_the_copy_to_the_device_can_be_stopped(part: Part) -> None:
+    with pytest.raises(TrainingInterrupted):
+        ResidentFeed(part, CPU, lambda: True)
 
 
 def test_augmentation_depends_on_seed_epoch_and_batch_but_on_no_thread(part: Part) -> None:

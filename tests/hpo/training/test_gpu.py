@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from hpo.errors import TrainingInterrupted
 from hpo.training import EpochResult, FitData, Runtime, fit
 from hpo.training.batches import ResidentFeed, plain_feed
 from search_spaces import TrialConfig
@@ -39,6 +41,17 @@ def test_streaming_and_threads_change_nothing(config: Make, data: FitData) -> No
 
 def test_a_small_set_is_resident(data: FitData) -> None:
     assert isinstance(plain_feed(data.train, torch.device("cuda")), ResidentFeed)
+
+
+def test_an_epoch_goes_on_from_the_step_where_it_was_stopped(config: Make, data: FitData) -> None:
+    settings = config(precision="fp32", ema=0.9, dropout=0.5, epochs=1)
+    asked = itertools.count()
+    with pytest.raises(TrainingInterrupted) as stop:
+        train(settings, data, should_stop=lambda: next(asked) >= 2)
+    (resumed,) = fit(settings, data, Runtime(device="cuda"), stop.value.snapshot)
+    (whole,) = train(settings, data)
+    assert resumed.train_loss == pytest.approx(whole.train_loss, rel=1e-5)
+    np.testing.assert_allclose(resumed.logits, whole.logits, rtol=1e-4, atol=1e-4)
 
 
 def test_a_resumed_run_goes_on_where_it_stopped(config: Make, data: FitData) -> None:
