@@ -28,7 +28,7 @@ RUN if [ -n "$TORCH_INDEX_URL" ]; then \
  && pip install -c constraints.txt torch torchvision
 
 COPY pyproject.toml ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['s3'], sep='\n')" \
       > requirements.txt \
  && pip install -c constraints.txt -r requirements.txt
 

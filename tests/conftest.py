@@ -1,10 +1,11 @@
 """Real surroundings for the tests that ask for them.
 
-A PostgreSQL for each test process and a database for each test, a server with passwords, a full disk.
+A PostgreSQL for each test process and a database for each test, a server with passwords, a full disk, an S3 server.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
@@ -143,3 +145,28 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
     yield tmp_path
     subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.fixture(scope="session")
+def s3_client() -> Iterator[Any]:
+    """boto3's client of a server that speaks S3."""
+    server = pytest.importorskip("moto.server", reason="moto is not installed: no S3 server").ThreadedMotoServer(port=0)
+    import boto3
+
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # it would tell of every request
+    server.start()
+    host, port = server.get_host_and_port()
+    account = {"aws_access_key_id": "key", "aws_secret_access_key": "Secret-1", "region_name": "us-east-1"}
+    yield boto3.client("s3", endpoint_url=f"http://{host}:{port}", **account)
+    server.stop()
+
+
+@pytest.fixture
+def s3_root(s3_client: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a place in a new bucket; the environment says how it is reached."""
+    names = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "Secret-1", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {**names, "AWS_ENDPOINT_URL_S3": s3_client.meta.endpoint_url}.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"test-{uuid.uuid4().hex}"
+    s3_client.create_bucket(Bucket=bucket)
+    return f"s3://{bucket}/artifacts"

@@ -57,9 +57,11 @@ def with_password(storage: str | None) -> str | None:
     return url.set(password=password).render_as_string(hide_password=False)
 
 
-def artifacts_folder(artifacts: Path | None, home: Path) -> Path:
-    """Where checkpoints lie."""
-    return artifacts if artifacts is not None else home / "artifacts"
+def artifacts_folder(artifacts: Path | str | None, home: Path) -> Path | str:
+    """Where checkpoints lie: a folder, absolute, or an s3:// URL."""
+    if isinstance(artifacts, str):
+        return artifacts
+    return (artifacts if artifacts is not None else home / "artifacts").resolve()
 
 
 def cache_folder(home: Path) -> Path:
@@ -67,10 +69,6 @@ def cache_folder(home: Path) -> Path:
     return home / "cache"
 
 
-def log_to_stderr() -> None:
-    """Lines with a time on stderr; in detail with --debug."""
-    debug = click.get_current_context().meta.get("hpo.debug")
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
-    logging.getLogger("sqlalchemy").setLevel(logging.WARNING)  # of its pools' life nobody wants to read
-    logging.getLogger("hpo").setLevel(logging.DEBUG if debug else logging.INFO)
-    logging.getLogger("storage").setLevel(logging.DEBUG if debug else logging.INFO)
+def verbosity() -> int:
+    """Level of the log: in detail with --debug."""
+    return logging.DEBUG if click.get_current_context().meta.get("hpo.debug") else logging.INFO

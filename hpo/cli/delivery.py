@@ -13,6 +13,7 @@ import click
 
 from hpo.cli.connect import artifacts_folder, cache_folder, connected
 from hpo.cli.options import (
+    Location,
     UserPath,
     artifacts_option,
     debug_option,
@@ -32,12 +33,13 @@ if TYPE_CHECKING:
 _START_OF_LINE = "\r\033[K"
 """Goes back to the start of the terminal's line and clears it."""
 
-bundle_argument = click.argument("bundle", type=UserPath())
+bundle_argument = click.argument("bundle", type=Location())
 data_option = click.option(
     "--data", envvar="HPO_DATA", required=True, type=UserPath(), help="Labelled images.",
 )  # fmt: skip
 out_option = click.option(
-    "--out", required=True, type=UserPath(), metavar="FOLDER", help="Folder to write the bundle to.",
+    "--out", required=True, type=Location(), metavar="FOLDER|URL",
+    help="Folder or s3://bucket/prefix to write the bundle to.",
 )  # fmt: skip
 force_option = click.option("--force", is_flag=True, help="Replace the bundle that is there.")
 batch_size_option = click.option(
@@ -54,16 +56,18 @@ batch_size_option = click.option(
 @artifacts_option
 @debug_option
 def export_best_command(
-    study: str, out: Path, trial: int | None, force: bool, storage: str | None, home: Path, artifacts: Path | None
-) -> None:
+    study: str, out: Path | str, trial: int | None, force: bool,
+    storage: str | None, home: Path, artifacts: Path | str | None,
+) -> None:  # fmt: skip
     """Write the best trial of a study, with its weights of the best epoch, as a bundle."""
     from hpo.delivery.export import export_best
+    from hpo.delivery.remote import delivered
     from hpo.evaluation.table import accuracy_line
-    from storage import CheckpointStore, open_study, read_spec
+    from storage import open_store, open_study, read_spec
 
-    with connected(storage, home) as db:
-        store = CheckpointStore(artifacts_folder(artifacts, home), read_spec(open_study(db, study)).id)
-        manifest, found = export_best(db, study, store, out, trial=trial, force=force)
+    with connected(storage, home) as db, delivered(out, cache_folder(home), force=force) as folder:
+        store = open_store(artifacts_folder(artifacts, home), read_spec(open_study(db, study)).id)
+        manifest, found = export_best(db, study, store, folder, trial=trial, force=force)
     click.echo(
         f"{out}: trial {manifest.trial} of study {study}, epoch {manifest.best_epoch}, {manifest.config.backbone}"
     )
@@ -83,7 +87,7 @@ def export_best_command(
 @home_option
 @debug_option
 def retrain_command(
-    bundle: Path, data: Path, out: Path, weights: Path | None, other_data: bool, other_weights: bool,
+    bundle: Path | str, data: Path, out: Path | str, weights: Path | None, other_data: bool, other_weights: bool,
     force: bool, device: str, threads: int | None, home: Path,
 ) -> None:  # fmt: skip
     """Train the configuration of BUNDLE on train + val, prove it on the locked test part, and write a new bundle.
@@ -92,6 +96,7 @@ def retrain_command(
     """
     from hpo.cli.delivery_text import epoch_line, retrain_lines
     from hpo.delivery.bundle import read_bundle
+    from hpo.delivery.remote import delivered, fetched
     from hpo.delivery.retrain import Options, Watch, retrain
     from hpo.search.device import resolve_device, use_threads
 
@@ -100,12 +105,13 @@ def retrain_command(
         cache=cache_folder(home), device=resolve_device(device), weights=weights, other_data=other_data,
         other_weights=other_weights, force=force,
     )  # fmt: skip
-    before = read_bundle(bundle)
     watch = Watch(
         packing=lambda: counting("decoding images"),
         epoch=lambda result, epochs: click.echo(epoch_line(result, epochs), err=True),
     )
-    result = retrain(before, data, out, options, watch)
+    with fetched(bundle, options.cache) as source, delivered(out, options.cache, force=force) as target:
+        before = read_bundle(source)
+        result = retrain(before, data, target, options, watch)
     for line in retrain_lines(out, before.metrics.get("validation"), result):
         click.echo(line)
 
@@ -124,7 +130,7 @@ def retrain_command(
 @home_option
 @debug_option
 def evaluate_command(
-    bundle: Path, data: Path, split: PartName | None, as_json: bool, batch_size: int,
+    bundle: Path | str, data: Path, split: PartName | None, as_json: bool, batch_size: int,
     device: str, threads: int | None, home: Path,
 ) -> None:  # fmt: skip
     """Measure BUNDLE on labelled images: accuracy with its 95 % interval, scores per class, confusion matrix.
@@ -135,12 +141,14 @@ def evaluate_command(
     from hpo.cli.delivery_text import selection_lines
     from hpo.delivery.bundle import load
     from hpo.delivery.evaluate import evaluate
+    from hpo.delivery.remote import fetched
     from hpo.search.device import use_threads
 
     use_threads(threads)
-    model = load(bundle, device)
-    with counting("images") as progress:
-        found = evaluate(model, data, cache=cache_folder(home), split=split, batch_size=batch_size, progress=progress)
+    cache = cache_folder(home)
+    with fetched(bundle, cache) as folder, counting("images") as progress:
+        model = load(folder, device)
+        found = evaluate(model, data, cache=cache, split=split, batch_size=batch_size, progress=progress)
     for line in selection_lines(data, found.selection, split):
         click.echo(line, err=True)
     if as_json:
@@ -158,23 +166,28 @@ def evaluate_command(
 @batch_size_option
 @device_option
 @threads_option
+@home_option
 @debug_option
-def predict_command(bundle: Path, images: Path, out: str, batch_size: int, device: str, threads: int | None) -> None:
+def predict_command(
+    bundle: Path | str, images: Path, out: str, batch_size: int, device: str, threads: int | None, home: Path
+) -> None:
     """Classify IMAGES with BUNDLE: a folder with all below it, an image, a zip or an .npz."""
     from hpo.delivery.bundle import load
     from hpo.delivery.output import check_output
     from hpo.delivery.predict import predict
+    from hpo.delivery.remote import fetched
     from hpo.search.device import use_threads
 
     check_output(out)
     use_threads(threads)
-    model = load(bundle, device)
+    with fetched(bundle, cache_folder(home)) as folder:
+        model = load(folder, device)
     counts = predict(model, images, out, batch_size=batch_size, progress=_ticker(), on_unreadable=_say_unreadable)
     unread = f", {counts.unreadable:,} could not be read" if counts.unreadable else ""
     _say(f"{counts.predicted:,} images predicted{unread}")
 
 
-def _print_evaluation(bundle: Path, data: Path, found: Evaluation) -> None:
+def _print_evaluation(bundle: Path | str, data: Path, found: Evaluation) -> None:
     from rich.console import Console
 
     from hpo.cli.delivery_text import openings_line

@@ -22,7 +22,7 @@ def epoch_line(result: EpochResult, epochs: int) -> str:
     )
 
 
-def retrain_lines(out: Path, validation: Mapping[str, Any] | None, result: Retrained) -> list[str]:
+def retrain_lines(out: Path | str, validation: Mapping[str, Any] | None, result: Retrained) -> list[str]:
     """What a retraining gave, beside what the trial had promised; `validation` is the trial's report."""
     lines = [f"{out}: trained on {result.images:,} images for {_epochs(result.manifest.epochs)}"]
     if validation:

@@ -28,6 +28,36 @@ class UserPath(click.Path):
         return Path(str(super().convert(value, param, ctx))).expanduser()
 
 
+class Location(UserPath):
+    """A path, or an `s3://bucket/prefix` URL, which stays the text that it is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Text or a path to a path, a URL to itself."""
+        if isinstance(value, str) and value.startswith("s3://"):
+            return value
+        return super().convert(value, param, ctx)
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes: `20GB`, `500 MB`, `1.5GiB`; a bare number is bytes."""
+
+    name = "size"
+    _UNITS: ClassVar = {
+        "": 1, "b": 1,
+        "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+        "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
+    }  # fmt: skip
+    _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Text or a number of bytes to a positive number of bytes."""
+        match = self._FORM.fullmatch(str(value).strip().lower())
+        size = int(float(match[1]) * self._UNITS.get(match[2], 0)) if match else 0
+        if size < 1:
+            self.fail(f"{value!r} is not a size above zero; write 20GB, 500MB or 1.5GiB", param, ctx)
+        return size
+
+
 class Duration(click.ParamType[timedelta]):
     """A span of time: `90s`, `30m`, `1h30m`, `2d`; a bare number is seconds."""
 
@@ -77,8 +107,12 @@ home_option = click.option(
     help="Folder for packed images, logs and the embedded PostgreSQL.",
 )  # fmt: skip
 artifacts_option = click.option(
-    "--artifacts", envvar="HPO_ARTIFACTS", type=UserPath(), default=None,
-    help="Folder for checkpoints, shared by all workers.  [default: HOME/artifacts]",
+    "--artifacts", envvar="HPO_ARTIFACTS", type=Location(), default=None, metavar="PATH|URL",
+    help="Folder or s3://bucket/prefix for checkpoints, shared by all workers.  [default: HOME/artifacts]",
+)  # fmt: skip
+quota_option = click.option(
+    "--checkpoint-quota", envvar="HPO_CHECKPOINT_QUOTA", type=Size(), default=None, metavar="SIZE",
+    help="Most that the study's checkpoints may take, as 20GB: the worst trials' go first.  [default: no limit]",
 )  # fmt: skip
 study_option = click.option(
     "--study", envvar="HPO_STUDY", required=True, help="Name of the study."

@@ -1,234 +1,218 @@
+"""What holds for checkpoints wherever they lie: one suite, run over a folder and over a real S3 server."""
+
 from __future__ import annotations
 
 import json
-import os
-import resource
-import signal
-import subprocess
-import sys
-import textwrap
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage import CheckpointError, CheckpointStore
-from storage.checkpoints import study_folder
+from storage import CheckpointError, CheckpointStore, LeaseLostError, ObjectStore, open_objects, open_store
+from storage.artifacts import study_folder
+from storage.versions import Kind
 
 FILES = {"model.safetensors": b"\x00weights" * 100, "state.json": b"{}"}
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> CheckpointStore:
-    return CheckpointStore(tmp_path, "cells")
+@dataclass
+class Place:
+    """A root for checkpoints, and a hand in what lies there."""
+
+    root: Path | str
+    study: str = "cells"
+    store: CheckpointStore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.store = open_store(self.root, self.study)
+
+    @cached_property
+    def objects(self) -> ObjectStore:
+        return open_objects(self.store.place if isinstance(self.root, str) else Path(self.store.place))
+
+    def versions(self, trial: int) -> list[str]:
+        return sorted({found.key.split("/")[1] for found in self.objects.list(f"{trial}/")})
+
+    def flip(self, key: str) -> None:
+        content = bytearray(self.objects.get(key))
+        content[len(content) // 2] ^= 1
+        self.objects.put(key, bytes(content))
 
 
-def versions(store: CheckpointStore, trial: int, kind: str) -> list[Path]:
-    return sorted((store.folder / str(trial)).glob(f"{kind}-*"))
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return Place(tmp_path if request.param == "folder" else request.getfixturevalue("s3_root"))
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def test_what_was_written_is_read(store: CheckpointStore) -> None:
+def test_what_was_written_is_read(place: Place) -> None:
     info = {"epoch": 3, "values": [0.5, None], 7: "seven"}
-    folder = store.write(0, "latest", FILES, info)  # type: ignore[arg-type]
-    checkpoint = store.read(0, "latest")
+    name = place.store.write(0, "latest", FILES, info, token=42)  # type: ignore[arg-type]
+    checkpoint = place.store.read(0, "latest")
     assert checkpoint.files == FILES
     assert checkpoint.info == {"epoch": 3, "values": [0.5, None], "7": "seven"}
+    assert (checkpoint.name, checkpoint.token, checkpoint.version) == (name, 42, 1)
+    assert name == "latest-0000000042-00000001"
     assert checkpoint.damaged == ()
-    assert (folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
-    assert store.has(0, "latest")
-    assert not store.has(0, "best")
-    assert not store.has(1, "latest")
+    assert place.objects.get(f"0/{name}/model.safetensors") == FILES["model.safetensors"]
+    assert {found.key for found in place.objects.list()} == {f"0/{name}/{file}" for file in [*FILES, "manifest.json"]}
+    assert place.store.has(0, "latest")
+    assert not place.store.has(0, "best")
+    assert not place.store.has(1, "latest")
 
 
 @pytest.mark.parametrize("kind", ["latest", "best"])
-def test_the_newest_two_versions_stay(store: CheckpointStore, kind: str) -> None:
-    for epoch in range(5):
-        store.write(2, kind, {"a": b"%d" % epoch}, {"epoch": epoch})  # type: ignore[arg-type]
-    assert store.read(2, kind).info == {"epoch": 4}  # type: ignore[arg-type]
-    assert [path.name for path in versions(store, 2, kind)] == [f"{kind}-00000004", f"{kind}-00000005"]
-    assert {path.name for path in (store.folder / "2").iterdir()} == {f"{kind}-00000004", f"{kind}-00000005"}
+def test_the_newest_two_versions_stay(place: Place, kind: Kind) -> None:
+    names = [place.store.write(2, kind, {"a": b"%d" % epoch}, {"epoch": epoch}) for epoch in range(4)]
+    assert place.store.read(2, kind).info == {"epoch": 3}
+    assert place.versions(2) == names[2:] == sorted(names)[2:]
 
 
-def test_latest_and_best_do_not_disturb_each_other(store: CheckpointStore) -> None:
-    store.write(0, "best", FILES, {"epoch": 1})
-    for epoch in range(2, 6):
-        store.write(0, "latest", FILES, {"epoch": epoch})
-    assert store.read(0, "best").info == {"epoch": 1}
+def test_the_named_version_is_read_where_it_is_whole(place: Place) -> None:
+    first, second = (place.store.write(0, "latest", FILES, {"epoch": epoch}) for epoch in (1, 2))
+    assert place.store.read(0, "latest", version=first).info == {"epoch": 1}
+    place.flip(f"0/{first}/state.json")
+    found = place.store.read(0, "latest", version=first)
+    assert (found.name, found.info) == (second, {"epoch": 2})
+    assert "state.json fails its checksum" in found.damaged[0]
+    gone = place.store.read(0, "latest", version="latest-0000000000-00000009")
+    assert (gone.name, len(gone.damaged)) == (second, 1)
+    assert "latest-0000000000-00000009 is gone" in gone.damaged[0]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "state.json", "manifest.json"])
+def test_latest_and_best_do_not_disturb_each_other(place: Place) -> None:
+    place.store.write(0, "best", FILES, {"epoch": 1})
+    for epoch in range(2, 5):
+        place.store.write(0, "latest", FILES, {"epoch": epoch})
+    assert place.store.read(0, "best").info == {"epoch": 1}
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("harm", ["flip", "truncate", "empty", "delete"])
-def test_a_damaged_file_is_noticed_and_the_version_before_is_used(store: CheckpointStore, name: str, harm: str) -> None:
-    store.write(0, "latest", FILES, {"epoch": 1})
-    path = store.write(0, "latest", FILES, {"epoch": 2}) / name
+def test_a_damaged_file_is_noticed_and_the_version_before_is_used(place: Place, file: str, harm: str) -> None:
+    place.store.write(0, "latest", FILES, {"epoch": 1}, token=1)
+    key = f"0/{place.store.write(0, 'latest', FILES, {'epoch': 2}, token=2)}/{file}"
     if harm == "flip":
-        flip(path)
+        place.flip(key)
     elif harm == "truncate":
-        path.write_bytes(path.read_bytes()[:-1])
+        place.objects.put(key, place.objects.get(key)[:-1])
     elif harm == "empty":
-        path.write_bytes(b"")
+        place.objects.put(key, b"")
     else:
-        path.unlink()
-    checkpoint = store.read(0, "latest")
+        place.objects.delete([key])
+    checkpoint = place.store.read(0, "latest")
     assert checkpoint.info == {"epoch": 1}
     assert checkpoint.files == FILES
     assert len(checkpoint.damaged) == 1
-    assert str(path) in checkpoint.damaged[0]
+    assert f"{place.store.place}/{key}" in checkpoint.damaged[0]
 
 
-def test_a_note_that_was_altered_is_noticed(store: CheckpointStore) -> None:
-    path = store.write(0, "best", FILES, {"epoch": 2}) / "manifest.json"
-    content = json.loads(path.read_text())
+def test_a_note_that_was_altered_is_noticed(place: Place) -> None:
+    key = f"0/{place.store.write(0, 'best', FILES, {'epoch': 2})}/manifest.json"
+    content = json.loads(place.objects.get(key))
     content["info"]["epoch"] = 3
-    path.write_text(json.dumps(content))
+    place.objects.put(key, json.dumps(content).encode())
     with pytest.raises(CheckpointError, match="fails its checksum"):
-        store.read(0, "best")
+        place.store.read(0, "best")
 
 
-def test_none_left_is_an_error_that_says_what_is_wrong_with_each(store: CheckpointStore) -> None:
+def test_none_left_is_an_error_that_says_what_is_wrong_with_each(place: Place) -> None:
     with pytest.raises(CheckpointError, match=r"trial 0 has no best checkpoint .* none was written"):
-        store.read(0, "best")
+        place.store.read(0, "best")
     for _ in range(2):
-        flip(store.write(0, "best", FILES, {}) / "state.json")
-    with pytest.raises(CheckpointError, match=r"best-00000002/state\.json fails.*best-00000001/state\.json fails"):
-        store.read(0, "best")
+        place.flip(f"0/{place.store.write(0, 'best', FILES, {})}/state.json")
+    with pytest.raises(CheckpointError, match=r"-00000002/state\.json fails.*-00000001/state\.json fails"):
+        place.store.read(0, "best")
 
 
 @pytest.mark.parametrize("name", ["../escape", "a/b", "", ".hidden", "manifest.json", "x\0", "é"])
-def test_a_file_name_that_could_leave_the_folder_is_refused(store: CheckpointStore, name: str) -> None:
+def test_a_file_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match="cannot be a file of a checkpoint"):
-        store.write(0, "latest", {name: b""}, {})
-    assert not store.folder.exists()
+        open_store(tmp_path, "cells").write(0, "latest", {name: b""}, {})
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_notes_that_are_no_json_are_the_callers_mistake_and_leave_nothing(store: CheckpointStore) -> None:
+def test_notes_that_are_no_json_are_the_callers_mistake_and_leave_nothing(place: Place) -> None:
     with pytest.raises(TypeError):
-        store.write(0, "latest", FILES, {"path": Path()})
-    assert list((store.folder / "0").iterdir()) == []
+        place.store.write(0, "latest", FILES, {"path": Path()})
+    assert place.objects.list() == []
 
 
-def test_drop_removes_the_named_trials_only(store: CheckpointStore) -> None:
-    for trial in range(4):
-        store.write(trial, "best", FILES, {})
-    (store.folder / "notes.txt").write_text("mine")
-    store.drop({0, 2, 99})
-    assert store.trials() == {1, 3}
-    assert {path.name for path in store.folder.iterdir()} == {"1", "3", "notes.txt"}
-    store.drop(())
-    assert store.trials() == {1, 3}
+def test_drop_removes_the_named_trials_only(place: Place) -> None:
+    for trial in range(3):
+        place.store.write(trial, "best", FILES, {})
+    place.objects.put("notes.txt", b"mine")
+    place.objects.put("0/.tmp-latest-ab12/model.safetensors", b"left by an older hpo")
+    place.store.drop({0, 2, 99})
+    assert place.store.trials() == {1}
+    assert {found.key.split("/")[0] for found in place.objects.list()} == {"1", "notes.txt"}
+    place.store.drop(())
+    assert place.store.trials() == {1}
 
 
-def test_discard_removes_one_kind_of_one_trial(store: CheckpointStore) -> None:
+def test_discard_removes_one_kind_of_one_trial(place: Place) -> None:
     for trial in (1, 2):
         for kind in ("latest", "latest", "best"):
-            store.write(trial, kind, FILES, {})  # type: ignore[arg-type]
-    store.discard(1, "latest")
-    assert not store.has(1, "latest")
-    assert [path.name for path in (store.folder / "1").iterdir()] == ["best-00000001"]
-    assert len(versions(store, 2, "latest")) == 2
-    assert {path.name for path in store.folder.iterdir()} == {"1", "2"}
+            place.store.write(trial, kind, FILES, {})  # type: ignore[arg-type]
+    place.store.discard(1, "latest")
+    assert not place.store.has(1, "latest")
+    assert place.versions(1) == ["best-0000000000-00000001"]
+    assert len(place.versions(2)) == 3
+    place.store.discard(1, "latest")
+    assert place.store.has(1, "best")
 
 
-def test_discarding_what_is_not_there_does_nothing(store: CheckpointStore) -> None:
-    store.discard(1, "latest")
-    assert not store.folder.exists()
-    store.write(1, "best", FILES, {})
-    store.discard(1, "latest")
-    assert store.has(1, "best")
+def test_a_store_that_nothing_was_written_to_is_empty(place: Place) -> None:
+    place.store.drop({1})
+    place.store.discard(1, "latest")
+    assert place.store.trials() == set()
+    assert place.store.usage() == 0
+    assert place.objects.list() == []
 
 
-def test_a_store_that_nothing_was_written_to_is_empty(store: CheckpointStore) -> None:
-    store.drop({1})
-    assert store.trials() == set()
-    assert store.usage() == 0
-    assert not store.folder.exists()
+def test_usage_is_the_sum_of_all_files(place: Place) -> None:
+    name = place.store.write(0, "best", {"a": b"x" * 1000}, {})
+    assert place.store.usage() == 1000 + len(place.objects.get(f"0/{name}/manifest.json"))
 
 
-def test_usage_is_the_sum_of_all_files(store: CheckpointStore) -> None:
-    folder = store.write(0, "best", {"a": b"x" * 1000}, {})
-    assert store.usage() == 1000 + (folder / "manifest.json").stat().st_size
+def test_a_draft_is_no_checkpoint_and_the_next_owner_removes_it(place: Place) -> None:
+    first = place.store.write(0, "latest", FILES, {"epoch": 1}, token=1)
+    for name in (".needs-900", "model.safetensors"):
+        place.objects.put(f"0/latest-0000000001-00000002/{name}", b"")
+    found = place.store.read(0, "latest")
+    assert (found.name, found.damaged) == (first, ())
+    second = place.store.write(0, "latest", FILES, {"epoch": 2}, token=2)
+    assert place.versions(0) == [first, second]
 
 
-def test_what_a_killed_writer_left_goes_when_it_is_old(store: CheckpointStore) -> None:
-    store.write(0, "latest", FILES, {})
-    old, young = store.folder / "0" / ".tmp-latest-0", store.folder / "0" / ".tmp-latest-1"
-    for path in (old, young):
-        path.mkdir()
-        (path / "model.safetensors").write_bytes(b"half")
-    os.utime(old, (0, 0))
-    store.write(0, "latest", FILES, {})
-    assert not old.exists()
-    assert young.exists()  # another writer may be at work on it
+def test_a_draft_alone_is_not_there(place: Place) -> None:
+    place.objects.put("0/latest-0000000001-00000002/.needs-900", b"")
+    assert not place.store.has(0, "latest")
+    with pytest.raises(CheckpointError, match="none was written"):
+        place.store.read(0, "latest")
 
 
-def test_a_writer_killed_at_any_moment_leaves_a_whole_version(tmp_path: Path) -> None:
-    code = f"""
-    from pathlib import Path
-    from storage.checkpoints import CheckpointStore
-    store = CheckpointStore(Path({str(tmp_path)!r}), "cells")
-    for epoch in range(1_000_000):
-        store.write(0, "latest", {{"a": b"%d" % epoch * 100_000}}, {{"epoch": epoch}})
-        print(epoch, flush=True)
-    """
-    store = CheckpointStore(tmp_path, "cells")
-    for _ in range(3):
-        process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code)],
-            cwd=Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout is not None
-        written = [int(process.stdout.readline()) for _ in range(5)]
-        process.send_signal(signal.SIGKILL)
-        rest, _ = process.communicate(timeout=30)
-        last = [*written, *(int(line) for line in rest.split())][-1]
-        checkpoint = store.read(0, "latest")
-        assert checkpoint.info["epoch"] in (last, last + 1)
-        assert checkpoint.files["a"] == b"%d" % checkpoint.info["epoch"] * 100_000
-        assert checkpoint.damaged == ()
+def test_versions_from_before_there_were_tokens_are_read_and_go_on(place: Place) -> None:
+    name = place.store.write(0, "latest", FILES, {"epoch": 7})
+    for found in place.objects.list(f"0/{name}/"):
+        place.objects.put(found.key.replace(name, "latest-00000007"), place.objects.get(found.key))
+        place.objects.delete([found.key])
+    old = place.store.read(0, "latest")
+    assert (old.name, old.token, old.version, old.info) == ("latest-00000007", 0, 7, {"epoch": 7})
+    assert place.store.write(0, "latest", FILES, {"epoch": 8}) == "latest-0000000000-00000008"
+    assert place.store.write(0, "latest", FILES, {"epoch": 9}, token=3) == "latest-0000000003-00000001"
+    assert place.versions(0) == ["latest-0000000000-00000008", "latest-0000000003-00000001"]
 
 
-def test_a_full_disk_is_reported_and_loses_nothing(tiny_disk: Path) -> None:
-    store = CheckpointStore(tiny_disk, "cells")
-    store.write(0, "best", {"a": b"x" * 300_000}, {"epoch": 1})
-    before = store.usage()
-    with pytest.raises(
-        CheckpointError, match=r"cells/0 cannot be written: No space left on device; make room .*--artifacts"
-    ):
-        store.write(0, "best", {"a": b"x" * 900_000}, {"epoch": 2})
-    assert store.read(0, "best").info == {"epoch": 1}
-    assert store.usage() == before
-    store.write(0, "best", {"a": b"x" * 300_000}, {"epoch": 2})
-    assert store.read(0, "best").info == {"epoch": 2}
-
-
-def test_a_file_that_may_not_grow_is_reported_and_loses_nothing(store: CheckpointStore) -> None:
-    store.write(0, "latest", {"a": b"x" * 1000}, {"epoch": 1})
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    former = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        with pytest.raises(CheckpointError, match="cannot be written: File too large"):
-            store.write(0, "latest", {"a": b"x" * 200_000}, {"epoch": 2})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, former)
-    assert store.read(0, "latest").info == {"epoch": 1}
-    assert len(list((store.folder / "0").iterdir())) == 1
-
-
-def test_a_root_that_is_no_folder_is_reported(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match=r"file.* cannot be written: Not a directory"):
-        CheckpointStore(tmp_path / "file", "cells").write(0, "best", FILES, {})
+def test_a_stale_writer_changes_nothing(place: Place) -> None:
+    place.store.write(0, "latest", FILES, {"epoch": 1}, token=1)
+    place.store.write(0, "latest", FILES, {"epoch": 1}, token=2)
+    before = {found.key for found in place.objects.list()}
+    with pytest.raises(LeaseLostError, match=r"trial 0 is another worker's now.*latest-0000000002-00000001"):
+        place.store.write(0, "latest", FILES, {"epoch": 2}, token=1)
+    assert {found.key for found in place.objects.list()} == before
 
 
 @pytest.mark.parametrize("name", ["cells", "pbc96.standard-2_b"])

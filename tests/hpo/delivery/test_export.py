@@ -12,7 +12,7 @@ from hpo.delivery.export import choose_trial, export_trial
 from hpo.delivery.manifest import RESIZE_RULE
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import report
-from storage import CheckpointStore, StudySpec
+from storage import StudySpec, open_store
 from storage.spec import write_spec
 
 from .conftest import CLASSES, CONFIG, SPLIT
@@ -35,7 +35,7 @@ def npy(array):
 
 @pytest.fixture
 def store(tmp_path):
-    return CheckpointStore(tmp_path / "artifacts", "colours")
+    return open_store(tmp_path / "artifacts", "colours")
 
 
 @pytest.fixture

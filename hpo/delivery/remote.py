@@ -1,0 +1,101 @@
+"""Bundles in S3: `s3://bucket/prefix` in place of a folder.
+
+A bundle goes up as a whole, config.json last: without it nobody takes what is there for a bundle. It comes down into
+the cache, where it lies under the digest of its config.json, and the records of looks at the test part go back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hpo.delivery.bundle import CONFIG, METRICS, MODEL, read_bundle
+from hpo.delivery.folder import write_file, write_folder
+from hpo.errors import BundleError
+from storage import ObjectStore, is_url, open_objects
+
+
+@contextmanager
+def fetched(bundle: Path | str, cache: Path) -> Iterator[Path]:
+    """The folder of a bundle, brought into `cache` if `bundle` is a URL.
+
+    What the block records in its metrics.json is written back, after an exception too. Print what the block found only
+    after it, so that no look at a test part stays unrecorded. Raises BundleError where there is no bundle,
+    CheckpointError when S3 does not answer.
+    """
+    if not is_url(bundle):
+        yield Path(bundle)
+        return
+    objects = open_objects(bundle)
+    folder = _download(objects, cache / "bundles")
+    before = (folder / METRICS).read_bytes()
+    try:
+        yield folder
+    finally:
+        after = (folder / METRICS).read_bytes()
+        if after != before:
+            objects.put(METRICS, after)
+
+
+@contextmanager
+def delivered(out: Path | str, cache: Path, *, force: bool) -> Iterator[Path]:
+    """The folder to write a bundle to; if `out` is a URL, what the block wrote is uploaded, after an exception too.
+
+    Raises BundleError, before the block, where something is there already; a bundle may be replaced with `force`.
+    """
+    if not is_url(out):
+        yield Path(out)
+        return
+    objects = open_objects(out)
+    _check(objects, force=force)
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix="bundle-") as folder:
+        bundle = Path(folder, "bundle")
+        try:
+            yield bundle
+        finally:
+            if (bundle / CONFIG).is_file():
+                _upload(bundle, objects)
+
+
+def _check(objects: ObjectStore, *, force: bool) -> None:
+    names = {found.key for found in objects.list()}
+    if names - {MODEL, CONFIG, METRICS}:
+        raise BundleError(f"{objects.place} holds other things than a bundle; name a prefix that nothing lies under")
+    if names and not force:
+        raise BundleError(f"{objects.place} is a bundle already; give --force to replace it, or name another prefix")
+
+
+def _upload(bundle: Path, objects: ObjectStore) -> None:
+    objects.delete([CONFIG])
+    for name in (MODEL, METRICS, CONFIG):
+        objects.put(name, (bundle / name).read_bytes())
+
+
+def _download(objects: ObjectStore, cache: Path) -> Path:
+    """The bundle's folder in `cache`: its weights from there where they are whole, its records as they are now."""
+    config, metrics = _get(objects, CONFIG), _get(objects, METRICS)
+    folder = cache / hashlib.sha256(config).hexdigest()
+    if _is_whole(folder):
+        write_file(folder / METRICS, metrics.decode())
+    else:
+        write_folder(folder, {MODEL: _get(objects, MODEL), CONFIG: config, METRICS: metrics})
+    return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        read_bundle(folder)
+    except BundleError:
+        return False
+    return True
+
+
+def _get(objects: ObjectStore, name: str) -> bytes:
+    try:
+        return objects.get(name)
+    except FileNotFoundError:
+        raise BundleError(f"{objects.place} is not a bundle: it has no {name}") from None

@@ -1,0 +1,70 @@
+"""Where checkpoints and bundles lie: a folder, or `s3://bucket/prefix`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from storage import garbage
+from storage.checkpoints import CheckpointStore
+from storage.folder_objects import FolderObjects
+from storage.objects import ObjectStore
+from storage.quota import Quota
+from storage.s3_objects import SCHEME, S3Objects, split_location
+
+_PLAIN_STUDY = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+
+
+def open_store(root: Path | str, study_id: str, *, quota: Quota | None = None) -> CheckpointStore:
+    """The checkpoints of one study under `root`, a folder or `s3://bucket/prefix`; nothing is written yet.
+
+    `study_id` is the id in the study's spec rather than its name: of that another database, or the same one after a
+    deletion, may have another study. Raises StorageError for a URL that is none, and for S3 without boto3.
+    """
+    return CheckpointStore(open_objects(_below(root, study_folder(study_id))), quota=quota)
+
+
+def open_objects(place: Path | str) -> ObjectStore:
+    """The objects in a folder or under `s3://bucket/prefix`; StorageError for a URL that is none, or without boto3."""
+    if is_url(place):
+        return S3Objects(str(place))
+    return FolderObjects(Path(place))
+
+
+def is_url(place: Path | str) -> bool:
+    """Whether `place` is in S3 rather than a folder."""
+    return isinstance(place, str) and place.startswith(SCHEME)
+
+
+def stray_studies(root: Path | str, known_ids: Collection[str]) -> list[tuple[str, int]]:
+    """Folder and bytes of each study under `root` whose id is not among `known_ids`, in order of the folders' names.
+
+    `known_ids` must name the studies of every database whose workers use this root.
+    """
+    strays = garbage.stray_studies(open_objects(root), {study_folder(study_id) for study_id in known_ids})
+    return sorted(strays.items())
+
+
+def remove_stray_study(root: Path | str, folder: str) -> None:
+    """Remove all checkpoints in a folder that `stray_studies` named."""
+    garbage.remove_study(open_objects(root), folder)
+
+
+def study_folder(study: str) -> str:
+    """A folder name for a study's: its own where that is plain, else its plain part, `%` and a digest of it.
+
+    No two studies share one, on file systems that ignore case neither.
+    """
+    if _PLAIN_STUDY.fullmatch(study):
+        return study
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", study).strip("-")[:60]
+    return f"{plain}%{hashlib.sha256(study.encode(errors='surrogatepass')).hexdigest()[:16]}"
+
+
+def _below(root: Path | str, name: str) -> Path | str:
+    if not is_url(root):
+        return Path(root) / name
+    bucket, prefix = split_location(str(root))
+    return f"{SCHEME}{bucket}/{prefix}{name}"

@@ -1,0 +1,132 @@
+"""Bundles in S3: the commands take URLs where they take folders."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import boto3
+import pytest
+from click.testing import CliRunner
+
+from hpo.cli import main
+from hpo.delivery.bundle import CONFIG, METRICS, MODEL, read_bundle
+from hpo.delivery.remote import delivered, fetched
+from hpo.errors import BundleError
+from storage import open_objects
+
+
+@pytest.fixture
+def url(s3_root):
+    return f"{s3_root}/best"
+
+
+@pytest.fixture
+def uploaded(url, bundle, tmp_path):
+    """The bundle, in S3."""
+    with delivered(url, tmp_path / "cache", force=False) as folder:
+        bundle.rename(folder)
+    return url
+
+
+@pytest.fixture
+def run(tmp_path):
+    def call(*words):
+        return CliRunner().invoke(
+            main, [*map(str, words), "--threads", "1", "--device", "cpu", "--home", str(tmp_path / "home")]
+        )
+
+    return call
+
+
+def test_a_bundle_comes_back_as_it_went(uploaded, tmp_path, manifest, weights):
+    with fetched(uploaded, tmp_path / "cache") as folder:
+        found = read_bundle(folder)
+        assert (found.manifest, found.model) == (manifest, weights)
+    assert {one.key for one in open_objects(uploaded).list()} == {MODEL, CONFIG, METRICS}
+
+
+def test_a_folder_is_taken_as_it_is(bundle, tmp_path):
+    with fetched(bundle, tmp_path / "cache") as folder, delivered(tmp_path / "out", tmp_path, force=False) as out:
+        assert (folder, out) == (bundle, tmp_path / "out")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_weights_are_fetched_once_and_again_where_the_cache_is_damaged(uploaded, tmp_path):
+    with fetched(uploaded, tmp_path / "cache") as folder:
+        first = (folder / MODEL).stat().st_mtime_ns
+    with fetched(uploaded, tmp_path / "cache") as folder:
+        assert (folder / MODEL).stat().st_mtime_ns == first
+        (folder / MODEL).write_bytes(b"damaged")
+    with fetched(uploaded, tmp_path / "cache") as folder:
+        assert read_bundle(folder).model
+
+
+def test_a_bundle_that_is_there_is_replaced_only_with_force(uploaded, bundle_again, tmp_path):
+    with pytest.raises(BundleError, match="is a bundle already; give --force"), delivered(
+        uploaded, tmp_path, force=False
+    ):  # fmt: skip
+        pass
+    with delivered(uploaded, tmp_path, force=True) as folder:
+        bundle_again.rename(folder)
+    open_objects(uploaded).put("notes.txt", b"mine")
+    with pytest.raises(BundleError, match="holds other things than a bundle"), delivered(
+        uploaded, tmp_path, force=True
+    ):  # fmt: skip
+        pass
+
+
+@pytest.fixture
+def bundle_again(tmp_path, manifest, weights):
+    from hpo.delivery.bundle import write_bundle
+
+    write_bundle(tmp_path / "again", manifest, weights, {"validation": None, "test": None, "test_openings": []})
+    return tmp_path / "again"
+
+
+def test_what_was_written_before_a_fault_is_delivered(url, bundle, tmp_path):
+    with suppress(RuntimeError), delivered(url, tmp_path, force=False) as folder:
+        bundle.rename(folder)
+        raise RuntimeError
+    with fetched(url, tmp_path / "cache") as folder:
+        assert read_bundle(folder).model
+
+
+def test_a_prefix_that_holds_no_bundle_is_one_line(url, tmp_path):
+    with pytest.raises(BundleError, match=r"s3://.*/best is not a bundle: it has no config\.json"), fetched(
+        url, tmp_path
+    ):  # fmt: skip
+        pass
+
+
+def test_every_look_at_the_test_part_is_recorded_in_s3(run, uploaded, images):
+    for count in (1, 2):
+        said = run("evaluate", uploaded, "--data", images)
+        assert said.exit_code == 0, said.output
+        assert ("for the first time", "opened 2 times")[count - 1] in said.stdout
+    assert open_objects(uploaded).get(METRICS).count(b'"command": "evaluate"') == 2
+
+
+def test_predict_and_retrain_take_urls(run, uploaded, images, s3_root, tmp_path):
+    said = run("predict", uploaded, images, "--out", tmp_path / "found.json")
+    assert said.exit_code == 0, said.output
+    final = f"{s3_root}/final"
+    said = run("retrain", uploaded, "--data", images, "--out", final)
+    assert said.exit_code == 0, said.output
+    assert f"{final}: trained on" in said.stdout
+    with fetched(final, tmp_path / "cache") as folder:
+        assert read_bundle(folder).manifest.stage == "retrained"
+    for bundle in (uploaded, final):
+        assert open_objects(bundle).get(METRICS).count(b'"command": "retrain"') == 1
+    assert not list(Path(tmp_path / "home" / "cache").glob("bundle-*"))
+
+
+def test_config_is_the_last_to_come(url, bundle, tmp_path, monkeypatch):
+    """A reader never finds a manifest whose weights are still to come."""
+    from storage.s3_objects import S3Objects
+
+    order = []
+    put = S3Objects.put
+    monkeypatch.setattr(S3Objects, "put", lambda self, key, data: (order.append(key), put(self, key, data))[1])
+    with delivered(url, tmp_path, force=False) as folder:
+        bundle.rename(folder)
+    assert order[-1] == CONFIG
+    assert boto3.client("s3").list_objects_v2(Bucket=url.split("/")[2])["KeyCount"] == 3

@@ -1,0 +1,153 @@
+"""Checkpoints in S3: what a folder has not, a network and another program's server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage import CheckpointError, DiskFullError, StorageError, StoreUnavailableError, open_objects, open_store
+from storage.s3_objects import split_location
+
+from ..conftest import free_port
+
+FILES = {"model.safetensors": b"\x00weights" * 100, "state.json": b"{}"}
+
+
+@pytest.fixture
+def unreachable(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A place behind an endpoint where nobody listens."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://somebody:Secret-1@127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    return s3_root
+
+
+@pytest.mark.parametrize(
+    ("location", "parts"),
+    [
+        ("s3://bucket", ("bucket", "")),
+        ("s3://bucket/", ("bucket", "")),
+        ("s3://my.bucket-1/a/b", ("my.bucket-1", "a/b/")),
+        ("s3://bucket/a/", ("bucket", "a/")),
+    ],
+)
+def test_a_location_names_bucket_and_prefix(location: str, parts: tuple[str, str]) -> None:
+    assert split_location(location) == parts
+
+
+@pytest.mark.parametrize("location", ["s3://", "s3:///a", "s3://Bucket/a", "s3://a_b/c"])
+def test_a_location_without_a_bucket_is_refused(location: str) -> None:
+    with pytest.raises(StorageError, match="names no place in S3; write s3://bucket/prefix"):
+        open_store(location, "cells")
+
+
+def test_without_boto3_one_line_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['boto3'] = None\n"
+        "from storage import StorageError, open_store\n"
+        "try:\n    open_store('s3://bucket', 'cells')\n"
+        "except StorageError as error:\n    print(error)"
+    )
+    root = Path(__file__).parents[2]
+    said = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert said.stdout == "s3://bucket/cells needs boto3, which is not installed; pip install 'hpo[s3]'\n"
+
+
+def test_two_studies_and_what_else_is_in_the_bucket_stay_apart(s3_root: str) -> None:
+    open_store(s3_root, "cells").write(0, "best", FILES, {})
+    open_store(s3_root, "cells-2").write(1, "best", FILES, {})
+    open_objects(s3_root.removesuffix("/artifacts")).put("artifacts2/notes", b"mine")
+    assert open_store(s3_root, "cells").trials() == {0}
+    open_store(s3_root, "cells").drop({0, 1})
+    assert open_store(s3_root, "cells-2").trials() == {1}
+
+
+def test_more_objects_than_one_page_holds_are_all_listed(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.s3_objects._PAGE", 2)
+    objects = open_objects(s3_root)
+    for number in range(5):
+        objects.put(f"a/{number}", b"x" * number)
+    assert {found.key: found.size for found in objects.list("a/")} == {f"a/{number}": number for number in range(5)}
+
+
+def test_a_large_object_comes_back_as_it_was(s3_root: str) -> None:
+    content = os.urandom(20_000_000)  # uploaded in parts
+    objects = open_objects(s3_root)
+    objects.put("large", content)
+    assert objects.get("large") == content
+
+
+def test_a_bucket_that_is_not_there_is_one_line(s3_root: str) -> None:
+    store = open_store(s3_root.replace("test-", "none-"), "cells")
+    with pytest.raises(StoreUnavailableError, match="NoSuchBucket") as caught:
+        store.write(0, "latest", FILES, {})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_fault_is_told_from_a_missing_checkpoint_and_names_no_password(unreachable: str) -> None:
+    store = open_store(unreachable, "cells")
+    for call in (
+        lambda: store.has(0, "latest"),
+        lambda: store.read(0, "latest"),
+        lambda: store.write(0, "best", {}, {}),
+    ):
+        with pytest.raises(StoreUnavailableError, match=r"cannot be listed: .*check the bucket, the network") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+        assert "Secret-1" not in str(caught.value)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        open_objects(unreachable).put("a", b"")
+
+
+def test_a_fault_in_the_middle_of_reading_does_not_pass_for_damage(
+    s3_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.exceptions import ReadTimeoutError
+
+    store: Any = open_store(s3_root, "cells")
+    for epoch in (1, 2):
+        store.write(0, "latest", FILES, {"epoch": epoch})
+
+    def time_out(key: str) -> Any:
+        raise ReadTimeoutError(endpoint_url="http://s3")
+
+    monkeypatch.setattr(store._shelf.objects._store, "open_reader", time_out)
+    with pytest.raises(StoreUnavailableError, match="cannot be read"):
+        store.read(0, "latest")
+
+
+def test_a_server_without_room_is_a_full_disk(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from botocore.exceptions import ClientError
+
+    objects: Any = open_objects(s3_root)
+
+    def refuse(key: str, body: Any) -> None:
+        raise ClientError({"Error": {"Code": "XMinioStorageFull", "Message": "no space"}}, "PutObject")
+
+    monkeypatch.setattr(objects._store, "write", refuse)
+    with pytest.raises(DiskFullError, match="make room there"):
+        objects.put("a", b"")
+
+
+def test_an_upload_that_fails_leaves_nothing(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from botocore.exceptions import EndpointConnectionError
+
+    store: Any = open_store(s3_root, "cells")
+    store.write(0, "latest", FILES, {"epoch": 1})
+    before = [found.key for found in store._shelf.objects.list()]
+    write = store._shelf.objects._store.write
+
+    def cut(key: str, body: Any) -> None:
+        if key.endswith("manifest.json"):
+            raise EndpointConnectionError(endpoint_url="http://s3")
+        write(key, body)
+
+    monkeypatch.setattr(store._shelf.objects._store, "write", cut)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        store.write(0, "latest", FILES, {"epoch": 2})
+    assert [found.key for found in store._shelf.objects.list()] == before
+    assert store.read(0, "latest").info == {"epoch": 1}
