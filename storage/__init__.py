@@ -1,36 +1,84 @@
 """What is remembered: a PostgreSQL, studies and their trials in it, checkpoints beside it."""
 
+from storage.artifacts import is_url, open_objects, open_store, remove_stray_study, stray_studies
 from storage.checkpoints import Checkpoint, CheckpointStore
+from storage.control import Control, get_control, set_control
 from storage.database import Database, open_database
 from storage.embedded import EmbeddedServer, stop_embedded
-from storage.errors import CheckpointError, DatabaseUnavailableError, StorageError, StudyError
+from storage.errors import (
+    CheckpointError,
+    DatabaseUnavailableError,
+    DiskFullError,
+    LeaseLostError,
+    StorageError,
+    StoreUnavailableError,
+    StudyError,
+)
+from storage.garbage import Freed
+from storage.holders import Holding, Reaped, expire_leases, holdings, reap
+from storage.keeper import LeaseKeeper
+from storage.leases import RENEWALS, Lease, Worker, advance, count_redone, set_checkpoint
+from storage.leases import SECONDS as LEASE_SECONDS
 from storage.limits import Limits, read_limits, write_limits
+from storage.objects import ObjectStore
+from storage.patience import GRACE, Patience
+from storage.quota import Quota, format_size
 from storage.spec import StudySpec, read_spec
 from storage.studies import check_study_name, create_study, open_study, quiet_optuna, study_names
-from storage.trials import claim_trial, reported_steps, requeue
+from storage.trials import Claim, NoTrial, claim_trial
 
 __all__ = [
+    "GRACE",
+    "LEASE_SECONDS",
+    "RENEWALS",
     "Checkpoint",
     "CheckpointError",
     "CheckpointStore",
+    "Claim",
+    "Control",
     "Database",
     "DatabaseUnavailableError",
+    "DiskFullError",
     "EmbeddedServer",
+    "Freed",
+    "Holding",
+    "Lease",
+    "LeaseKeeper",
+    "LeaseLostError",
     "Limits",
+    "NoTrial",
+    "ObjectStore",
+    "Patience",
+    "Quota",
+    "Reaped",
     "StorageError",
+    "StoreUnavailableError",
     "StudyError",
     "StudySpec",
+    "Worker",
+    "advance",
     "check_study_name",
     "claim_trial",
+    "count_redone",
     "create_study",
+    "expire_leases",
+    "format_size",
+    "get_control",
+    "holdings",
+    "is_url",
     "open_database",
+    "open_objects",
+    "open_store",
     "open_study",
     "quiet_optuna",
     "read_limits",
     "read_spec",
-    "reported_steps",
-    "requeue",
+    "reap",
+    "remove_stray_study",
+    "set_checkpoint",
+    "set_control",
     "stop_embedded",
+    "stray_studies",
     "study_names",
     "write_limits",
 ]

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from storage.embedded import EmbeddedServer
 from storage.errors import StorageError
 from storage.persistence import PersistentStorage
+from storage.schema import is_current, migrate
 from storage.sessions import LOCK_TIMEOUT, Sessions
 from storage.translation import root, unavailable
 from storage.urls import parse_url, place, safe_url
@@ -50,6 +51,15 @@ class Database:
         return self.safe_url if self._server is None else f"the PostgreSQL embedded in {self._server.home}"
 
     @property
+    def patience(self) -> float:
+        """Seconds for which an attempt to connect waits for a server that is only starting."""
+        return self._sessions.patience
+
+    @patience.setter
+    def patience(self, seconds: float) -> None:
+        self._sessions.patience = seconds
+
+    @property
     def storage(self) -> PersistentStorage:
         """For optuna, on tables that exist. Raises StorageError when another version of optuna made them."""
         if self._storage is None:
@@ -61,11 +71,26 @@ class Database:
 
         Of eight that let optuna do it at once, six or seven die of an IntegrityError: hence the lock.
         """
-        if not self._has_tables():
-            with self.lock("hpo:schema"):
+        if not self.is_initialised():
+            with self.lock("hpo:schema") as connection:
                 if not self._has_tables():
                     self._storage = self._open_storage(create=True)
+                if not is_current(connection):
+                    migrate(connection)
         _ = self.storage  # says so now when the tables are another version's
+
+    def is_initialised(self) -> bool:
+        """Whether optuna's tables and ours are there, in this version. Raises StorageError for a later one's."""
+        with self.engine.connect() as connection:
+            return self._has_tables() and is_current(connection)
+
+    def require_schema(self) -> None:
+        """Raise StorageError unless the tables are of this version: those who only work do not change them."""
+        if not self.is_initialised():
+            raise StorageError(
+                f"the tables in {self.where} are of an earlier version of hpo; `hpo init` or `hpo run`, with "
+                "the study's own options, brings them up to date"
+            )
 
     def now(self) -> datetime:
         """The database's clock, which is everybody's: aware, UTC."""

@@ -6,7 +6,8 @@
     ├── StudyError                 a study is missing, or was made with other options than asked for
     ├── LeaseLostError             a trial belongs to another worker now
     └── CheckpointError            a checkpoint is missing, torn or cannot be written
-        └── DiskFullError            there is no room for it: on the disk, or within the quota
+        ├── DiskFullError            there is no room for it: on the disk, or within the quota
+        └── StoreUnavailableError    the place of the checkpoints does not answer: nothing is known of what it holds
 
 A message is one line: the value, the rule, the way out. No message ever holds a password.
 """
@@ -28,12 +29,24 @@ class StudyError(StorageError):
     """A study is missing, was deleted meanwhile, or exists with other options than asked for."""
 
 
+def study_gone() -> StudyError:
+    """The error of a study that was there and is not any more."""
+    return StudyError(
+        "the study is gone: it was deleted or renamed meanwhile; give its present name with --study, "
+        "or make it anew with `hpo run`"
+    )
+
+
 class CheckpointError(StorageError):
     """A checkpoint is missing, fails its checksum, or cannot be written."""
 
 
 class DiskFullError(CheckpointError):
     """There is no room for a checkpoint: on the disk, or within the quota. It may come."""
+
+
+class StoreUnavailableError(CheckpointError):
+    """The place of the checkpoints cannot be read now, so nothing is known of what it holds. It may come back."""
 
 
 class LeaseLostError(StorageError):

@@ -1,61 +1,127 @@
-"""PersistentStorage: optuna's storage, which tries again where PostgreSQL says so, and tells when a study is gone."""
+"""PersistentStorage: optuna's storage in transactions of ours: fenced, tried again, clear when a study is gone."""
 
 from __future__ import annotations
 
 import random
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 from optuna.storages import RDBStorage
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
 
-from storage.errors import ConflictError, StudyError
+from storage.errors import ConflictError, study_gone
 
 ATTEMPTS = 5
 """Times that a transaction is run before a conflict is raised."""
 PAUSE = 0.5
 """Seconds waited at most before the second attempt, and twice that before each next one."""
 
-_P = ParamSpec("_P")
+Fence = Callable[[Connection], None]
+"""Takes the row lock of a lease in the transaction that is about to write for its trial; raises LeaseLostError."""
+
 _R = TypeVar("_R")
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-def _persistent(
-    transaction: Callable[Concatenate[RDBStorage, _P], _R],
-) -> Callable[Concatenate[RDBStorage, _P], _R]:
+def _persistent(transaction: _Method) -> _Method:
     """`transaction` run again after a conflict, which undid it; StudyError where its study or trial is gone."""
 
     @wraps(transaction)
-    def run(storage: RDBStorage, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        attempt = 0
-        while True:
-            try:
-                return transaction(storage, *args, **kwargs)
-            except ConflictError:
-                attempt += 1
-                if attempt == ATTEMPTS:
-                    raise
-            except KeyError as error:
-                raise StudyError(
-                    "the study is gone: it was deleted or renamed meanwhile; give its present name with --study, "
-                    "or make it anew with `hpo run`"
-                ) from error
-            time.sleep(random.uniform(0, PAUSE * 2 ** (attempt - 1)))  # noqa: S311 - only to part the two
+    def run(storage: PersistentStorage, *args: Any, **kwargs: Any) -> Any:
+        return storage.again(lambda: transaction(storage, *args, **kwargs))
 
-    return run
+    return cast(_Method, run)
+
+
+def _fenced(write: _Method) -> _Method:
+    """`write` for a trial, behind the fence that was put up for it."""
+
+    @wraps(write)
+    def run(storage: PersistentStorage, trial_id: int, *args: Any, **kwargs: Any) -> Any:
+        fence = storage.fences.get(trial_id)
+        if fence is None or storage.in_transaction:
+            return storage.again(lambda: write(storage, trial_id, *args, **kwargs))
+        return storage.atomically(lambda _: write(storage, trial_id, *args, **kwargs), fence)
+
+    return cast(_Method, run)
 
 
 class PersistentStorage(RDBStorage):
-    """What a worker calls while it trains. Elsewhere optuna and its dashboard act on a KeyError themselves."""
+    """What a worker calls while it trains. Elsewhere optuna and its dashboard act on a KeyError themselves.
+
+    Inside `transaction` all statements of optuna's join one transaction of ours on one connection: a trial is claimed
+    or told with its lease, or not at all. A trial that has a fence in `fences` is written for only behind it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._thread = threading.local()
+        self.fences: dict[int, Fence] = {}
+        super().__init__(*args, **kwargs)
+
+    @property
+    def scoped_session(self) -> Any:
+        """Where optuna gets its sessions from: within a transaction one that joins it, else its own."""
+        connection: Connection | None = getattr(self._thread, "connection", None)
+        if connection is None:
+            return self._own_sessions
+        return lambda: Session(bind=connection, join_transaction_mode="rollback_only")
+
+    @scoped_session.setter
+    def scoped_session(self, sessions: Any) -> None:
+        self._own_sessions = sessions
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether this thread is inside `transaction`."""
+        return getattr(self._thread, "connection", None) is not None
+
+    @contextmanager
+    def transaction(self, fence: Fence | None = None) -> Iterator[Connection]:
+        """One transaction for everything inside, optuna's statements too; commits at the end. Behind `fence`."""
+        with self.engine.begin() as connection:
+            if fence is not None:
+                fence(connection)
+            self._thread.connection = connection
+            try:
+                yield connection
+            finally:
+                self._thread.connection = None
+
+    def atomically(self, action: Callable[[Connection], _R], fence: Fence | None = None) -> _R:
+        """Run `action` in a transaction, again where PostgreSQL ended it for a conflict."""
+
+        def once() -> _R:
+            with self.transaction(fence) as connection:
+                return action(connection)
+
+        return self.again(once)
+
+    def again(self, action: Callable[[], _R]) -> _R:
+        """Run `action`, again after a conflict; within a transaction its beginner does that."""
+        attempts = 1 if self.in_transaction else ATTEMPTS
+        for attempt in range(1, attempts + 1):
+            try:
+                return action()
+            except ConflictError:
+                if attempt == attempts:
+                    raise
+            except KeyError as error:
+                raise study_gone() from error
+            time.sleep(random.uniform(0, PAUSE * 2 ** (attempt - 1)))  # noqa: S311 - only to part the two
+        raise AssertionError("the last attempt returns or raises")
 
     _create_new_trial = _persistent(RDBStorage._create_new_trial)
     _get_trials = _persistent(RDBStorage._get_trials)
-    _set_trial_param = _persistent(RDBStorage._set_trial_param)
     get_study_user_attrs = _persistent(RDBStorage.get_study_user_attrs)
     get_trial = _persistent(RDBStorage.get_trial)
     set_study_user_attr = _persistent(RDBStorage.set_study_user_attr)
-    set_trial_intermediate_value = _persistent(RDBStorage.set_trial_intermediate_value)
-    set_trial_state_values = _persistent(RDBStorage.set_trial_state_values)
-    set_trial_system_attr = _persistent(RDBStorage.set_trial_system_attr)
-    set_trial_user_attr = _persistent(RDBStorage.set_trial_user_attr)
+    _set_trial_param = _fenced(RDBStorage._set_trial_param)
+    set_trial_intermediate_value = _fenced(RDBStorage.set_trial_intermediate_value)
+    set_trial_state_values = _fenced(RDBStorage.set_trial_state_values)
+    set_trial_system_attr = _fenced(RDBStorage.set_trial_system_attr)
+    set_trial_user_attr = _fenced(RDBStorage.set_trial_user_attr)

@@ -52,7 +52,7 @@ class Sessions:
 
     def __init__(self, url: URL, *, patience: float, revive: Callable[[], URL] | None = None) -> None:
         self.url = url
-        self._patience = patience
+        self.patience = patience
         self._revive = revive
 
     def engine_options(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Sessions:
         return engine
 
     def _open(self) -> Any:
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + self.patience
         pause = 0.1
         while True:
             try:

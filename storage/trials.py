@@ -1,93 +1,155 @@
-"""The trials of a study: claimed through one door, and put back after an interruption."""
+"""The one door to a study's trials: an orphan, else a waiting, else a new one, in one transaction and in the cap."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
-from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 from sqlalchemy import Connection, text
 
+from storage import leases
+from storage.control import Control, control_of
 from storage.database import Database
-from storage.errors import StorageError
+from storage.errors import study_gone
+from storage.leases import DEATHS, Lease, Worker
 from storage.limits import Limits, read_limits
-from storage.studies import study_lock
+from storage.persistence import PersistentStorage
 
-OWNER = "worker"
-"""The user attribute of a trial that says who trains it."""
+REASON = "reason"
+"""The user attribute of a trial that says why it failed."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that is the caller's to train, until its lease is lost."""
+
+    number: int
+    lease: Lease
+
+
+class NoTrial(Enum):
+    """Why there is no trial to train."""
+
+    SPENT = "the budget is spent, and nobody trains any more"
+    OTHERS = "others train the last trials, and one of those may have to be taken over"
+    PAUSED = "the study is paused"
+    STOPPED = "the study is stopped"
+
+
+_STUDY = text("SELECT 1 FROM studies WHERE study_id = :study FOR UPDATE")
 _TAKEN_UP = text("SELECT count(*), clock_timestamp() FROM trials WHERE study_id = :study AND state <> 'WAITING'")
-
-
-def claim_trial(
-    db: Database,
-    study: optuna.Study,
-    limits: Limits | None = None,
-    *,
-    sampler: Callable[[int], BaseSampler] | None = None,
-    owner: str | None = None,
-) -> optuna.Trial | None:
-    """The next trial, a waiting one before a new one; None when the budget is spent. The one door to trials.
-
-    The cap is the study's and exact: under the study's lock, a trial is given out only while fewer than
-    `limits.trials` were taken up, whoever took them, and before the deadline by the database's clock. Without
-    `limits` the study's own are read, under the same lock. `sampler` makes the study's sampler from the number of
-    trials taken up so far; `owner` is written into the trial. Raises StudyError where the study is gone.
+_WAITING = text(
     """
-    with db.lock(study_lock(study.study_name)) as connection:
-        limits = limits or read_limits(study)
-        taken_up, now = _taken_up(connection, study)
-        if not limits.allow(taken_up, now):
-            return None
-        if sampler is not None:
-            study.sampler = sampler(taken_up)
-        trial = study.ask()
-        if _confirmed(connection, study, trial, limits, owner):
-            return trial
-        requeue(study, trial)
+    SELECT t.trial_id FROM trials t LEFT JOIN hpo_leases l ON l.trial_id = t.trial_id
+    WHERE t.study_id = :study AND t.state = 'WAITING'
+    ORDER BY (l.trial_id IS NULL), t.trial_id LIMIT 1
+    """
+)
+_TRIAL = text("SELECT number, state FROM trials WHERE trial_id = :trial")
+_HELD = text("SELECT count(*) FROM hpo_leases WHERE study_id = :study AND state = 'held'")
+
+
+def claim_trial(db: Database, study: optuna.Study, worker: Worker, limits: Limits | None = None) -> Claim | NoTrial:
+    """The next trial for `worker`, with its lease: all in one transaction, so that a kill leaves all of it or nothing.
+
+    An expired lease comes first, whatever the limits: its trial was counted when it was taken up. A waiting trial, the
+    interrupted before the enqueued, and then a new one are given out while fewer than `limits.trials` were taken up,
+    whoever took them, and before the deadline by the database's clock. Without `limits` the study's own are read in
+    the same transaction. Raises StudyError where the study is gone.
+    """
+    door = _Door(db.storage, study, worker)
+    return db.storage.atomically(lambda connection: door.open(connection, limits))
+
+
+@dataclass(frozen=True)
+class _Door:
+    storage: PersistentStorage
+    study: optuna.Study
+    worker: Worker
+
+    def open(self, connection: Connection, limits: Limits | None) -> Claim | NoTrial:
+        control = control_of(connection, self.study_id)
+        if control is not Control.RUN:
+            return NoTrial.PAUSED if control is Control.PAUSE else NoTrial.STOPPED
+        held = self._mine(connection) or self._orphan(connection)
+        if held is not None:
+            return Claim(_number(connection, held.trial_id), held)
+        if connection.execute(_STUDY, {"study": self.study_id}).one_or_none() is None:
+            raise study_gone()
+        taken_up, now = self._taken_up(connection)
+        if (limits or read_limits(self.study)).allow(taken_up, now):
+            return self._next(connection)
+        others = connection.execute(_HELD, {"study": self.study_id}).scalar_one()
+        return NoTrial.OTHERS if others else NoTrial.SPENT
+
+    @property
+    def study_id(self) -> int:
+        return self.study._study_id
+
+    def _mine(self, connection: Connection) -> Lease | None:
+        """A trial that is the worker's already: the COMMIT of its claim went through, but not the answer."""
+        while (held := leases.mine(connection, self.study_id, self.worker)) is not None:
+            if not settle_finished(connection, held):
+                return held
+        return None
+
+    def _orphan(self, connection: Connection) -> Lease | None:
+        """The trial of a worker that is gone; those that killed their workers are failed on the way."""
+        while (expired := leases.next_expired(connection, self.study_id)) is not None:
+            if settle_finished(connection, expired):
+                continue
+            if not is_poison(expired):
+                return leases.give(connection, self.study_id, expired.trial_id, self.worker, expired.deaths + 1)
+            fail_poison(self.storage, connection, expired)
+        return None
+
+    def _taken_up(self, connection: Connection) -> tuple[int, datetime]:
+        """How many trials do not wait, and the time."""
+        number, now = connection.execute(_TAKEN_UP, {"study": self.study_id}).one()
+        return number, now
+
+    def _next(self, connection: Connection) -> Claim:
+        trial_id = self._waiting(connection)
+        if trial_id is None:
+            trial_id = self.storage.create_new_trial(self.study_id)
+        lease = leases.give(connection, self.study_id, trial_id, self.worker, leases.deaths_of(connection, trial_id))
+        return Claim(_number(connection, trial_id), lease)
+
+    def _waiting(self, connection: Connection) -> int | None:
+        """A waiting trial, set running; None where there is none, or a stranger was first."""
+        while (trial_id := connection.execute(_WAITING, {"study": self.study_id}).scalar_one_or_none()) is not None:
+            if self.storage.set_trial_state_values(trial_id, state=TrialState.RUNNING):
+                return int(trial_id)
         return None
 
 
-def requeue(study: optuna.Study, trial: optuna.Trial) -> bool:
-    """Put an interrupted trial back: the next claim gives it out again, with its number, parameters and reports.
+def is_poison(expired: Lease) -> bool:
+    """Whether the loss of this lease's holder is one too many in a row."""
+    return expired.deaths + 1 >= DEATHS
 
-    False when it has finished meanwhile, or waits already: somebody else was first.
-    """
-    storage = study._storage
-    try:
-        if storage.get_trial(trial._trial_id).state != TrialState.RUNNING:
-            return False
-        storage.set_trial_user_attr(trial._trial_id, OWNER, None)  # first: once it waits, it may be the next owner's
-        return storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
-    except UpdateFinishedTrialError:
+
+def fail_poison(storage: PersistentStorage, connection: Connection, expired: Lease) -> None:
+    """Fail a trial whose holders died one after another, with the reason. The caller holds the row lock."""
+    reason = (
+        f"its worker died {DEATHS} times without an epoch between (a crash, or killed for want of memory); "
+        "it is not tried again"
+    )
+    storage.set_trial_user_attr(expired.trial_id, REASON, reason)
+    storage.set_trial_state_values(expired.trial_id, TrialState.FAIL)
+    leases.close_for_another(connection, expired.trial_id, "ended")
+
+
+def settle_finished(connection: Connection, expired: Lease) -> bool:
+    """End the lease of a trial that somebody finished past us (by hand, in a dashboard); False where it runs."""
+    state = connection.execute(_TRIAL, {"trial": expired.trial_id}).one().state
+    if state == "RUNNING":
         return False
+    leases.close_for_another(connection, expired.trial_id, "free" if state == "WAITING" else "ended")
+    return True
 
 
-def reported_steps(study: optuna.Study, trial: optuna.Trial) -> set[int]:
-    """The steps for which `trial` has reported a value, whoever trained it then."""
-    return set(study._storage.get_trial(trial._trial_id).intermediate_values)
-
-
-def _confirmed(
-    connection: Connection, study: optuna.Study, trial: optuna.Trial, limits: Limits, owner: str | None
-) -> bool:
-    """Write the owner, and whether the cap still holds: asked of the connection that must have held the lock so far.
-
-    Where it was cut, another worker may have counted before we asked: the trial is put back, and the fault raised.
-    """
-    try:
-        if owner is not None:
-            trial.set_user_attr(OWNER, owner)
-        taken_up, _ = _taken_up(connection, study)
-    except StorageError:
-        requeue(study, trial)
-        raise
-    return limits.trials is None or taken_up <= limits.trials
-
-
-def _taken_up(connection: Connection, study: optuna.Study) -> tuple[int, datetime]:
-    """How many trials do not wait, and the time."""
-    number, now = connection.execute(_TAKEN_UP, {"study": study._study_id}).one()
-    return number, now
+def _number(connection: Connection, trial_id: int) -> int:
+    return int(connection.execute(_TRIAL, {"trial": trial_id}).one().number)

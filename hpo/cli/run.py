@@ -24,7 +24,7 @@ from hpo.cli.options import (
     storage_options,
     threads_option,
 )
-from hpo.cli.worker import keep_option
+from hpo.cli.worker import WORKING, working_arguments, working_options
 from hpo.errors import HpoError
 from hpo.search.job import Job
 
@@ -51,7 +51,7 @@ INTERVAL = 1.0
 )
 @device_option
 @threads_option
-@keep_option
+@working_options
 @storage_options
 @artifacts_option
 @debug_option
@@ -59,8 +59,8 @@ INTERVAL = 1.0
 def run_command(
     ctx: click.Context, /, data: Path, study: str, weights: Path | None,
     trials: int | None, timeout: timedelta | None,
-    workers: int | None, device: str, threads: int | None, keep: int,
-    storage: str | None, home: Path, artifacts: Path | None, **creation: Any,
+    workers: int | None, device: str, threads: int | None,
+    storage: str | None, home: Path, artifacts: Path | str | None, **others: Any,
 ) -> None:  # fmt: skip
     """Search for the best classifier of DATA: create the study, start workers, watch them, sum up.
 
@@ -70,25 +70,29 @@ def run_command(
     started = time.monotonic()
     from hpo.search.device import resolve_device
 
-    plan = make_plan(data=data, study=study, weights=weights, **creation)
+    working = {key: others.pop(key) for key in WORKING}
+    plan = make_plan(data=data, study=study, weights=weights, **others)
     resolve_device(device)  # a wrong one is told before the images are decoded
     with connected(storage, home, initialise=True, patience=STARTING) as db:
         opened, _ = found(db, plan, home)
         from hpo.search.overview import Survey
         from hpo.search.plan import set_budget
         from hpo.search.team import Team
-        from storage import read_spec
+        from storage import Control, get_control, read_spec, set_control
 
+        if get_control(db, opened) is Control.STOP:
+            set_control(db, opened, Control.RUN)
+            click.echo(f"study {study} was stopped; it goes on", err=True)
         if timeout is not None:  # what getting ready took is part of it
             timeout = max(timedelta(), timeout - timedelta(seconds=time.monotonic() - started))
         set_budget(db, opened, trials, timeout)
         base = Job(
-            [str(data.resolve()), "--study", study, "--keep", str(keep), *_weights(plan)],
+            [str(data.resolve()), "--study", study, *working_arguments(working), *_weights(plan)],
             _environment(storage, home, artifacts_folder(artifacts, home), ctx),
             home / "logs" / read_spec(opened).id / "worker.log",
         )
         look = Survey(db, opened)
-        with Team(opened, make_jobs(base, workers, device, threads)) as team, forwarding(team):
+        with Team(db, opened, make_jobs(base, workers, device, threads)) as team, forwarding(team):
             watch(team, steady(look))
         code = summarise(look(), team)
     ctx.exit(code)
@@ -99,9 +103,9 @@ def _weights(plan: Plan) -> list[str]:
     return ["--weights", str(path)] if path else []
 
 
-def _environment(storage: str | None, home: Path, artifacts: Path, ctx: click.Context) -> dict[str, str]:
+def _environment(storage: str | None, home: Path, artifacts: Path | str, ctx: click.Context) -> dict[str, str]:
     """What workers find in their environment. A URL may hold a password, so it is not among their arguments."""
-    environment = {"HPO_HOME": str(home.resolve()), "HPO_ARTIFACTS": str(artifacts.resolve())}
+    environment = {"HPO_HOME": str(home.resolve()), "HPO_ARTIFACTS": str(artifacts)}
     if storage is not None:
         environment["HPO_STORAGE"] = with_password(storage) or storage
     if ctx.meta.get("hpo.debug"):

@@ -2,26 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
-from hpo.cli.connect import STARTING, artifacts_folder, cache_folder, connected, log_to_stderr
+from hpo.cli.connect import STARTING, artifacts_folder, cache_folder, connected, verbosity, with_password
 from hpo.cli.options import (
+    Duration,
+    UserPath,
     artifacts_option,
     data_argument,
     debug_option,
     device_option,
+    quota_option,
     storage_options,
     study_option,
     threads_option,
+    together,
     weights_option,
 )
+from hpo.logs import log_to_stderr
 
-keep_option = click.option(
-    "--keep", envvar="HPO_KEEP", type=click.IntRange(1), default=5, show_default=True,
-    help="How many of the study's best trials keep their checkpoints.",
+working_options = together(
+    click.option(
+        "--keep", envvar="HPO_KEEP", type=click.IntRange(1), default=5, show_default=True,
+        help="How many of the study's best trials keep their checkpoints.",
+    ),
+    quota_option,
+    click.option(
+        "--lease", envvar="HPO_LEASE", type=Duration(), default="2m", show_default=True, metavar="TIME",
+        help="A worker that is not heard of for so long loses its trial to another.",
+    ),
+    click.option(
+        "--db-grace", envvar="HPO_DB_GRACE", type=Duration(), default="10m", show_default=True, metavar="TIME",
+        help="How long the database may be away before a worker leaves.",
+    ),
+    click.option(
+        "--preempt-file", envvar="HPO_PREEMPT_FILE", type=UserPath(), default=None, metavar="FILE",
+        help="Stop as on SIGTERM when this file appears: the notice of a spot machine.",
+    ),
+    click.option(
+        "--isolate/--no-isolate", envvar="HPO_ISOLATE", default=None,
+        help="Each trial in a process of its own.  [default: on a GPU]",
+    ),
 )  # fmt: skip
+WORKING = ("keep", "checkpoint_quota", "lease", "db_grace", "preempt_file", "isolate")
+"""How a worker works: the names of `working_options`."""
 
 
 @click.command("worker")
@@ -30,32 +59,58 @@ keep_option = click.option(
 @weights_option
 @device_option
 @threads_option
-@keep_option
+@working_options
 @click.option("--lifeline", is_flag=True, hidden=True, help="Stop when standard input ends; `hpo run` holds it open.")
 @storage_options
 @artifacts_option
 @debug_option
 def worker_command(
-    data: Path, study: str, weights: Path | None, device: str, threads: int | None, keep: int, lifeline: bool,
-    storage: str | None, home: Path, artifacts: Path | None,
+    data: Path, study: str, weights: Path | None, device: str, threads: int | None, lifeline: bool,
+    storage: str | None, home: Path, artifacts: Path | str | None, **working: Any,
 ) -> None:  # fmt: skip
     """Take trials of STUDY until its budget ends; a first Ctrl-C or SIGTERM puts the running trial back.
 
     DATA holds the images that the study was made with; it may lie elsewhere on another host.
     """
-    log_to_stderr()
-    from hpo.search.device import resolve_device, use_threads
+    log_to_stderr(verbosity())
+    from hpo.search.device import on_gpu, resolve_device, use_threads
     from hpo.search.plan import check_path
-    from hpo.search.worker import WorkerOptions, stop_with_parent, work
+    from hpo.search.signals import stop_with_parent
+    from hpo.search.worker import WorkerOptions, work
 
     check_path(data)
-    use_threads(threads)
+    isolate = working.pop("isolate")
+    isolated = on_gpu(device) if isolate is None else isolate
     options = WorkerOptions(
         data=data, study=study, cache=cache_folder(home), artifacts=artifacts_folder(artifacts, home),
-        device=resolve_device(device), weights=weights, keep=keep,
+        # Looking for the freest GPU opens all of them: where each trial has its own process, that one looks.
+        device=device if isolated else resolve_device(device), weights=weights, **_plain(working),
     )  # fmt: skip
     if lifeline:
         stop_with_parent()
-    with connected(storage, home, patience=STARTING) as db:
-        finished = work(db, options)
+    if isolated:
+        from hpo.search.isolation import Surroundings, work_isolated
+
+        finished = work_isolated(Surroundings(with_password(storage), home, threads, verbosity()), options)
+    else:
+        use_threads(threads)
+        with connected(storage, home, patience=STARTING) as db:
+            finished = work(db, options)
     click.echo(f"{finished} trials finished by this worker", err=True)
+
+
+def working_arguments(working: Mapping[str, Any]) -> list[str]:
+    """The options of `working_options` as arguments of `hpo worker`."""
+    flags = [] if working["isolate"] is None else ["--isolate" if working["isolate"] else "--no-isolate"]
+    given = {key: value for key, value in working.items() if value is not None and key != "isolate"}
+    return flags + [text for key, value in given.items() for text in (f"--{key.replace('_', '-')}", _text(value))]
+
+
+def _text(value: object) -> str:
+    return f"{value.total_seconds()}s" if isinstance(value, timedelta) else str(value)
+
+
+def _plain(working: Mapping[str, Any]) -> dict[str, Any]:
+    """Times in seconds, and the names that `WorkerOptions` has."""
+    plain = {key: value.total_seconds() if isinstance(value, timedelta) else value for key, value in working.items()}
+    return {"quota": plain.pop("checkpoint_quota"), **plain}

@@ -54,3 +54,12 @@ def use_threads(count: int | None) -> None:
     import torch
 
     torch.set_num_threads(count or cores())
+
+
+def on_gpu(name: str) -> bool:
+    """Whether `name` stands for a GPU on this machine. Opens none; UsageError for a name that stands for nothing."""
+    import torch
+
+    if name == "auto":
+        return torch.cuda.device_count() > 0
+    return resolve_device(name, worker=0) != "cpu"

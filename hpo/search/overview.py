@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import optuna
@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.ranking import best_first
 from search_spaces import SearchSpace
-from storage import Database, Limits, read_limits, read_spec
+from storage import Control, Database, Holding, Limits, get_control, holdings, read_limits, read_spec
 
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -56,6 +56,12 @@ class Overview:
     lines: Sequence[TrialLine]
     best: TrialLine | None
     """The complete trial with the highest value."""
+    leases: Sequence[Holding] = ()
+    """Of the trials that somebody holds, by number."""
+    redone: float = 0.0
+    """Epochs that were trained again after interruptions, all trials together."""
+    control: Control = Control.RUN
+    """What the study's workers are told."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -81,6 +87,9 @@ class Overview:
             "failures": [
                 {"trial": line.number, "reason": line.reason} for line in self.lines if line.state == "failed"
             ],
+            "leases": [_lease_to_dict(lease) for lease in self.leases],
+            "redone": self.redone,
+            "control": self.control.value,
         }
 
 
@@ -88,36 +97,48 @@ class Survey:
     """Reads one study again and again: what cannot change any more is read and reckoned once."""
 
     def __init__(self, db: Database, study: optuna.Study) -> None:
+        db.require_schema()
         self._db, self._study = db, study
         self._spec = read_spec(study)
         self._space = SearchSpace.from_dict(self._spec.space)
         self._finished: dict[int, TrialLine] = {}
 
     def __call__(self) -> Overview:
-        """The study as it stands: its trials in one query of optuna's, its limits, the database's clock."""
+        """The study as it stands: its trials in one query of optuna's, leases, limits, the database's clock."""
         now = self._db.now()
         trials = self._study.get_trials(deepcopy=False)
         best = best_first(trials)
+        leases = holdings(self._db, self._study)
+        # A trial that was put back has cost time until its holder was last heard of.
+        heard = {lease.number: now - timedelta(seconds=lease.age) for lease in leases if lease.state == "free"}
         return Overview(
             study=self._study.study_name,
             metric=self._spec.metric,
             space=self._space.name,
             limits=read_limits(self._study),
             now=now,
-            lines=[self._line(trial, now) for trial in trials],
+            lines=[self._line(trial, heard.get(trial.number, now)) for trial in trials],
             best=self._line(best[0], now) if best else None,
+            leases=[lease for lease in leases if lease.state == "held"],
+            redone=sum(lease.redone for lease in leases),
+            control=get_control(self._db, self._study),
         )
 
-    def _line(self, trial: FrozenTrial, now: datetime) -> TrialLine:
+    def _line(self, trial: FrozenTrial, until: datetime) -> TrialLine:
         if trial.number not in self._finished:
-            line = _line(trial, self._space, now)
+            line = _line(trial, self._space, until)
             if not trial.state.is_finished():
                 return line
             self._finished[trial.number] = line
         return self._finished[trial.number]
 
 
-def _line(trial: FrozenTrial, space: SearchSpace, now: datetime) -> TrialLine:
+def _lease_to_dict(lease: Holding) -> dict[str, Any]:
+    kept = {key: value for key, value in vars(lease).items() if key not in ("number", "state", "claimed_at")}
+    return {"trial": lease.number, "claimed_at": lease.claimed_at.isoformat(), **kept}
+
+
+def _line(trial: FrozenTrial, space: SearchSpace, until: datetime) -> TrialLine:
     attrs = trial.user_attrs
     curve = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
     config = attrs.get("config", {})
@@ -129,15 +150,15 @@ def _line(trial: FrozenTrial, space: SearchSpace, now: datetime) -> TrialLine:
         epochs=int(config.get("epochs", space.fixed.get("epochs", 0))),
         curve=curve,
         params=space.searched(trial.params),
-        seconds=_seconds(trial, now),
+        seconds=_seconds(trial, until),
         reason=attrs.get("reason"),
         worker=attrs.get("worker"),
     )
 
 
-def _seconds(trial: FrozenTrial, now: datetime) -> float:
-    """Seconds from the trial's start to its end, or to now while it runs; optuna gives naive local times."""
+def _seconds(trial: FrozenTrial, until: datetime) -> float:
+    """Seconds from the trial's start to its end, or `until` then; optuna gives naive local times."""
     if trial.datetime_start is None:
         return 0.0
-    end = trial.datetime_complete.astimezone(UTC) if trial.datetime_complete else now
+    end = trial.datetime_complete.astimezone(UTC) if trial.datetime_complete else until
     return max(0.0, (end - trial.datetime_start.astimezone(UTC)).total_seconds())

@@ -2,19 +2,17 @@
 
     config          every field of its TrialConfig        best_epoch, best_metrics   the epoch that was kept
     seed            of its training                       seconds, images_per_second, peak_memory
-    worker          who trained it: host, pid             device, precision, parameters, trainable_parameters
+    worker          who trains it: host:pid               device, precision, parameters, trainable_parameters
     facts           all that the engine said of the run   versions                   python, torch, timm, optuna, hpo
     reason          why it ended early or failed
 
-A trial costs the database a fixed, small number of statements: one per key at its start and its end, none per epoch
-beyond optuna's own report.
+A trial costs the database a fixed, small number of statements: one per key at its start and its end, and one
+transaction with the report of each epoch.
 """
 
 from __future__ import annotations
 
-import os
 import platform
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -37,14 +35,9 @@ def versions() -> dict[str, str]:
     return {"hpo": __version__, "python": platform.python_version()} | {name: version(name) for name in libraries}
 
 
-def worker_name(pid: int | None = None) -> str:
-    """A worker on this host as its trials show it, `host:pid`; this process where no `pid` is given."""
-    return f"{socket.gethostname()}:{pid or os.getpid()}"
-
-
-def open_record(trial: optuna.Trial, config: TrialConfig, seed: int) -> None:
+def open_record(trial: optuna.Trial, config: TrialConfig, seed: int, worker: str) -> None:
     """Write what is known before training."""
-    _write(trial, {"config": config.to_dict(), "seed": seed, "versions": versions()})
+    _write(trial, {"config": config.to_dict(), "seed": seed, "worker": worker, "versions": versions()})
 
 
 @dataclass
@@ -55,6 +48,8 @@ class Progress:
     best_epoch: int = 0
     best_metrics: dict[str, float] = field(default_factory=dict)
     epochs: int = 0
+    last_value: float | None = None
+    """The metric after the last epoch."""
     seconds: float = 0.0
     images_per_second: float = 0.0
     peak_memory: int = 0
@@ -76,7 +71,7 @@ class Progress:
 
     def add(self, result: EpochResult) -> bool:
         """Count one more epoch; True when it is the best so far (the first of equals stays)."""
-        self.epochs = result.epoch
+        self.epochs, self.last_value = result.epoch, result.metrics[self.metric]
         self.seconds += result.seconds
         # Mean over epochs: every epoch shows the same number of images.
         self.images_per_second += (result.images_per_second - self.images_per_second) / result.epoch

@@ -42,12 +42,12 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
 
 
 def sampler_for_trial(name: str, study_seed: int) -> Callable[[int], BaseSampler]:
-    """A function from the number of trials asked so far to the sampler of the next one.
+    """A function from the number of a trial to the sampler that proposes it.
 
-    The seed follows from the study and that number alone: workers that come and go, or a study that resumes,
-    never draw the same random configuration twice.
+    The seed follows from the study and that number alone: no two trials draw the same random configuration, and one
+    that is taken up anew before its parameters were written draws the same again, whoever takes it.
     """
-    return lambda asked: make_sampler(name, derive_seed(study_seed, "sampler", asked))
+    return lambda number: make_sampler(name, derive_seed(study_seed, "sampler", number))
 
 
 def make_pruner(name: str, epochs: int) -> BasePruner:

@@ -16,18 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
-from optuna.trial import TrialState
 
 from hpo.search.job import Job
-from hpo.search.record import worker_name
-from storage import requeue
+from storage import Database, StorageError, Worker, expire_leases
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 log = logging.getLogger(__name__)
 
-REPLACEMENTS = 3
+REPLACEMENTS = 10
 """Workers that died on their own (a crash, the kernel's out-of-memory killer) are replaced this often in one run."""
 
 
@@ -38,6 +36,7 @@ class Team:
     Their standard input is a pipe that only we hold open: when we are killed, its end tells them to stop.
     """
 
+    db: Database
     study: optuna.Study
     jobs: Sequence[Job]
     died: list[str] = field(default_factory=list)
@@ -97,30 +96,22 @@ class Team:
             process.send_signal(signal.SIGTERM)
 
     def _ended(self, job: Job, pid: int, code: int) -> None:
-        """A worker that died leaves its trial RUNNING; its process is gone for certain, so we settle the trial."""
+        """A worker that died leaves its trial under a lease; its process is gone for certain, so the lease ends now."""
         if code == 0:
             return
-        cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        settle_orphans(self.study, pid, None if self.stopping else f"its worker died: {cause}")
+        self._expire(pid)
         if self.stopping:
             return
+        cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         self.died.append(f"worker {pid} ended with {cause}: {last_line(job.log)}")
         if code < 0 and len(self.died) <= REPLACEMENTS:
             self._start(job)
 
-
-def settle_orphans(study: optuna.Study, pid: int, reason: str | None) -> None:
-    """Trials still RUNNING under a dead worker of this host: failed with `reason`, or put back where it is None."""
-    owner = worker_name(pid)
-    for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if frozen.user_attrs.get("worker") != owner:
-            continue
-        trial = optuna.Trial(study, frozen._trial_id)
-        if reason is None:
-            requeue(study, trial)
-        else:
-            trial.set_user_attr("reason", reason)
-            study.tell(trial, state=TrialState.FAIL)
+    def _expire(self, pid: int) -> None:
+        try:
+            expire_leases(self.db, self.study, Worker(pid=pid))
+        except StorageError as error:
+            log.debug("the lease of worker %d expires by itself: %s", pid, error)
 
 
 def last_line(path: Path, tail: int = 4096) -> str:

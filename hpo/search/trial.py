@@ -1,37 +1,48 @@
-"""One trial: suggest, train, report, prune, keep the best checkpoint, tell.
+"""One trial: suggest, train, report, prune, keep the best checkpoint, tell; behind its lease.
 
-This is the one consumer of `fit()` that knows optuna; pruning is this consumer stopping.
+This is the one consumer of `fit()` that knows optuna; pruning is this consumer stopping. While `fit()` runs, this
+thread makes no database call: what the trial reports goes through its book to the keeper of its lease.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import logging
 import traceback
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
-import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from hpo.data import Dataset, Labels
-from hpo.errors import DataError, TrainingInterrupted, TrialEnded
-from hpo.search.ranking import best_first
-from hpo.search.record import Progress, close_record, open_record, write_reason
+from hpo.data import Dataset
+from hpo.errors import DataError, InfeasibleError, TrainingInterrupted, TrialEnded
+from hpo.search.book import TrialBook
+from hpo.search.checkpointing import TrialFiles
+from hpo.search.record import Progress
 from hpo.search.strategy import derive_seed
+from hpo.search.workshop import Workshop, keep_best
 from hpo.training import EpochResult, FitData, Runtime, Snapshot, fit
-from search_spaces import SearchSpace
-from storage import CheckpointError, CheckpointStore, StorageError, reported_steps, requeue
+from search_spaces import TrialConfig
+from storage import (
+    CheckpointError,
+    Claim,
+    Control,
+    DiskFullError,
+    LeaseKeeper,
+    LeaseLostError,
+    Patience,
+    StorageError,
+    StoreUnavailableError,
+)
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ROOM = 5.0
+"""Seconds between two attempts at a full disk."""
 
 
 class Outcome(Enum):
@@ -41,163 +52,170 @@ class Outcome(Enum):
     PRUNED = "pruned"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
+    """Put back, or lost to another worker."""
 
 
-@dataclass(frozen=True)
-class Workshop:
-    """What a worker holds while it works: the same for all its trials."""
-
-    study: optuna.Study
-    space: SearchSpace
-    metric: str
-    seed: int
-    store: CheckpointStore
-    keep: int
-    """How many of the study's best trials keep their checkpoints."""
-    dataset: Callable[[int], Dataset]
-    """From an image size in pixels to the data set packed at that size."""
-    device: str
-    cache: Path
-    should_stop: Callable[[], bool]
-    """True once a signal came or the budget's time is over."""
-    out_of_time: Callable[[], bool]
-    """True once the budget's time is over."""
-
-
-def run_trial(shop: Workshop, trial: optuna.Trial) -> Outcome:
+def run_trial(shop: Workshop, claim: Claim) -> Outcome:
     """Train one trial to its end and tell it; a failing trial is told as such and does not end the worker.
 
     Faults of database, disk and data set are raised: no trial is to blame for them, and none would fare better.
     """
-    progress = Progress(shop.metric)
-    try:
-        return _train(shop, trial, progress)
-    except (StorageError, DataError, OSError, KeyboardInterrupt):
-        requeue(shop.study, trial)
-        raise
-    except TrainingInterrupted:
-        return _interrupted(shop, trial, progress)
-    except TrialEnded as ended:
-        return _ended(shop, trial, progress, ended.reason)
-    except UpdateFinishedTrialError:
-        log.warning("trial %d was finished by somebody else", trial.number)
+    with LeaseKeeper(shop.db.storage, claim.lease) as keeper:
+        run = _TrialRun(shop, claim, keeper)
+        try:
+            return run.settle(run.train)
+        except (LeaseLostError, UpdateFinishedTrialError) as lost:
+            log.warning("trial %d is dropped: %s", claim.number, lost)
+            return Outcome.INTERRUPTED
+
+
+class _TrialRun:
+    """One taking of one trial."""
+
+    def __init__(self, shop: Workshop, claim: Claim, keeper: LeaseKeeper) -> None:
+        self._shop, self._keeper, self._number = shop, keeper, claim.number
+        self._book = TrialBook(shop, claim, keeper)
+        self._files = TrialFiles(shop.store, claim.number, claim.lease.token)
+        self._progress = Progress(shop.metric)
+
+    def settle(self, train: Callable[[], Outcome]) -> Outcome:
+        """`train`, and what becomes of the trial when that does not reach its end."""
+        try:
+            return train()
+        except TrainingInterrupted as stopped:
+            return self._interrupted(stopped.snapshot)
+        except InfeasibleError as infeasible:
+            return self._tell(TrialState.PRUNED, infeasible.reason, violation=1.0)
+        except TrialEnded as ended:
+            # Told as pruned, not failed: TPE then learns to stay away from there.
+            return self._tell(TrialState.PRUNED, ended.reason)
+        except (LeaseLostError, UpdateFinishedTrialError):
+            raise
+        except (StorageError, DataError, OSError, KeyboardInterrupt):
+            self._book.put_back(self._files.reference)
+            raise
+        except Exception as error:  # noqa: BLE001 - the one broad except: whatever a configuration breaks, the next one may work
+            return self._failed(error)
+
+    def train(self) -> Outcome:
+        """Suggest, and train to the end or to the pruner's."""
+        shop = self._shop
+        seed = derive_seed(shop.seed, "trial", self._number)
+        config = self._book.open(seed)
+        data = shop.dataset(config.image_size)
+        runtime = Runtime(
+            device=shop.device, seed=seed, cache=shop.cache, metric=shop.metric,
+            should_stop=self._should_stop, on_step=self._at,
+        )  # fmt: skip
+        resume = self._resume()
+        if resume is not None and self._pruned(config):
+            return self._tell(TrialState.PRUNED)
+        with closing(fit(config, FitData(data.train, data.val, len(data.classes)), runtime, resume)) as epochs:
+            for result in epochs:
+                self._keep(result, data)
+                log.info(
+                    "trial %d: epoch %d/%d, %s %.4f (best %.4f), %.0f images/s",
+                    self._number, result.epoch, config.epochs, shop.metric, result.metrics[shop.metric],
+                    self._progress.best_value, result.images_per_second,
+                )  # fmt: skip
+                if self._pruned(config):
+                    return self._tell(TrialState.PRUNED)
+        return self._tell(TrialState.COMPLETE)
+
+    def _resume(self) -> Snapshot | None:
+        """The state that an earlier owner left, or None; the progress is filled from it."""
+        found = self._stored(self._files.latest)
+        before, self._keeper.position = self._keeper.lease.position, 0.0
+        if found is not None:
+            notes = found[1]
+            self._progress.restore(notes["progress"])
+            self._keeper.position = float(notes["position"])
+            log.info("trial %d goes on after %.4g epochs", self._number, self._keeper.position)
+        if before > self._keeper.position:
+            self._book.count_redone(before - self._keeper.position)
+        return found[0] if found is not None else None
+
+    def _keep(self, result: EpochResult, data: Dataset) -> None:
+        """Write the checkpoints of one epoch: `best` when it is, `latest` to go on from."""
+        if self._progress.add(result):
+            weights = result.weights()
+            self._stored(lambda: self._files.keep_best(result, weights, data.val.labels))
+        snapshot = result.snapshot()
+        self._stored(lambda: self._files.keep_latest(snapshot, self._progress, float(result.epoch)))
+
+    def _stored(self, access: Callable[[], T]) -> T:
+        """`access` to the checkpoints, waiting while there is no room or no store; TrainingInterrupted when a stop is
+        asked for meanwhile."""
+        while not self._keeper.over:
+            try:
+                result = access()
+            except (DiskFullError, StoreUnavailableError) as want:
+                self._tell_of(want)
+                if not Patience(should_stop=self._should_stop).sleep(ROOM):
+                    break
+            else:
+                self._keeper.note = None
+                return result
+        raise TrainingInterrupted("stopped while it waited for its checkpoints")
+
+    def _tell_of(self, want: CheckpointError) -> None:
+        if self._keeper.note is None:
+            log.warning("trial %d waits: %s", self._number, want)
+        self._keeper.note = f"waits: {want}"
+
+    def _pruned(self, config: TrialConfig) -> bool:
+        """Report the last epoch, and whether the pruner ends the trial there."""
+        epoch, value = self._progress.epochs, self._progress.last_value
+        if value is None:
+            return False
+        return self._book.report(epoch, value, self._files.reference, last=epoch >= config.epochs)
+
+    def _tell(self, state: TrialState, reason: str | None = None, violation: float | None = None) -> Outcome:
+        self._book.tell(self._progress, state, reason, violation)
+        self._tidy()
+        complete = state == TrialState.COMPLETE
+        log.info("trial %d is %s%s", self._number, state.name.lower(), f": {reason}" if reason else "")
+        return Outcome.COMPLETE if complete else Outcome.PRUNED
+
+    def _tidy(self) -> None:
+        """Free what a finished trial leaves; what cannot be freed now is freed after the next one."""
+        try:
+            self._shop.store.discard(self._number, "latest")  # nobody goes on from a finished trial
+            keep_best(self._shop)
+        except CheckpointError as error:
+            log.warning("old checkpoints stay for now: %s", error)
+
+    def _failed(self, error: Exception) -> Outcome:
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
+        log.warning("trial %d failed: %s", self._number, reason)
+        log.debug("%s", "".join(traceback.format_exception(error)))
+        self._book.fail(reason)
+        self._tidy()
+        return Outcome.FAILED
+
+    def _interrupted(self, snapshot: Snapshot | None) -> Outcome:
+        """A stop puts the trial back, to be gone on with; at the end of the budget what it has reached counts."""
+        self._book.refuse_lost()
+        if self._shop.out_of_time() and self._progress.epochs:
+            return self._tell(TrialState.COMPLETE, f"the time was up after epoch {self._progress.epochs}")
+        if snapshot is not None:
+            try:
+                self._files.keep_latest(snapshot, self._progress, self._keeper.position)
+            except (DiskFullError, StoreUnavailableError) as want:
+                log.warning("trial %d keeps its last checkpoint: %s", self._number, want)
+        self._book.put_back(self._files.reference)
+        self._book.refuse_absence()
         return Outcome.INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the one broad except: whatever a configuration breaks, the next one may work
-        return _failed(shop, trial, error)
 
+    def _should_stop(self) -> bool:
+        keeper, shop = self._keeper, self._shop
+        return (
+            shop.asked_to_stop()
+            or shop.out_of_time()
+            or keeper.over
+            or keeper.control is not Control.RUN
+            or keeper.failing > shop.patience.grace
+        )
 
-def _train(shop: Workshop, trial: optuna.Trial, progress: Progress) -> Outcome:
-    config = shop.space.suggest(trial)
-    seed = derive_seed(shop.seed, "trial", trial.number)
-    open_record(trial, config, seed)
-    data = shop.dataset(config.image_size)
-    runtime = Runtime(device=shop.device, seed=seed, cache=shop.cache, metric=shop.metric, should_stop=shop.should_stop)
-    resume = _resume(shop, trial, progress)
-    with closing(fit(config, FitData(data.train, data.val, len(data.classes)), runtime, resume)) as epochs:
-        for result in epochs:
-            _keep(shop, trial, progress, result, data.val.labels)
-            value = result.metrics[shop.metric]
-            trial.report(value, step=result.epoch)
-            log.info(
-                "trial %d: epoch %d/%d, %s %.4f (best %.4f), %.0f images/s",
-                trial.number, result.epoch, config.epochs, shop.metric, value, progress.best_value,
-                result.images_per_second,
-            )  # fmt: skip
-            if result.epoch < config.epochs and trial.should_prune():
-                return _tell(shop, trial, progress, TrialState.PRUNED)
-    return _tell(shop, trial, progress, TrialState.COMPLETE)
-
-
-def _resume(shop: Workshop, trial: optuna.Trial, progress: Progress) -> Snapshot | None:
-    """The state that an interrupted run of the same trial left, or None; `progress` is filled from it."""
-    if not shop.store.has(trial.number, "latest"):
-        return None
-    try:
-        checkpoint = shop.store.read(trial.number, "latest")
-    except CheckpointError as error:
-        # Raised from here it would meet every worker that takes the trial up, for ever; an epoch can be trained again.
-        log.warning("trial %d starts anew: %s", trial.number, error)
-        return None
-    for damage in checkpoint.damaged:
-        log.warning("trial %d goes on from an older checkpoint: %s", trial.number, damage)
-    progress.restore(checkpoint.info["progress"])
-    if progress.epochs not in reported_steps(shop.study, trial):  # it was interrupted before its last report
-        trial.report(checkpoint.info["value"], step=progress.epochs)
-    log.info("trial %d goes on after epoch %d", trial.number, progress.epochs)
-    return Snapshot(b"", checkpoint.files["resume.safetensors"], json.loads(checkpoint.files["state.json"]))
-
-
-def _keep(shop: Workshop, trial: optuna.Trial, progress: Progress, result: EpochResult, labels: Labels) -> None:
-    """Write the checkpoints of one epoch: `best` when it is, `latest` to go on from."""
-    better = progress.add(result)
-    snapshot = result.snapshot()
-    if better:
-        files = {"model.safetensors": snapshot.model, **_predictions(labels, result)}
-        info = {"epoch": result.epoch, "metrics": dict(result.metrics)}
-        shop.store.write(trial.number, "best", files, info)
-    files = {"resume.safetensors": snapshot.resume, "state.json": json.dumps(dict(snapshot.state)).encode()}
-    info = {"epoch": result.epoch, "value": result.metrics[shop.metric], "progress": progress.to_dict()}
-    shop.store.write(trial.number, "latest", files, info)
-
-
-def _predictions(labels: Labels, result: EpochResult) -> dict[str, bytes]:
-    """Validation logits and labels as .npy beside the weights: what reports, calibration and ensembles start from."""
-    if result.logits is None:
-        return {}
-    return {"logits.npy": _npy(result.logits), "labels.npy": _npy(labels)}
-
-
-def _npy(array: npt.NDArray[Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _tell(
-    shop: Workshop,
-    trial: optuna.Trial,
-    progress: Progress,
-    state: TrialState,
-    reason: str | None = None,
-) -> Outcome:
-    """Record what training gave and tell the trial; a complete one is worth its best epoch, which is the one kept."""
-    close_record(trial, progress, reason)
-    complete = state == TrialState.COMPLETE
-    shop.study.tell(trial, progress.best_value if complete else None, state)
-    shop.store.discard(trial.number, "latest")  # nobody goes on from a finished trial
-    keep_best(shop)
-    word = "complete" if complete else "pruned"
-    log.info("trial %d is %s%s", trial.number, word, f": {reason}" if reason else "")
-    return Outcome.COMPLETE if complete else Outcome.PRUNED
-
-
-def _interrupted(shop: Workshop, trial: optuna.Trial, progress: Progress) -> Outcome:
-    """A signal puts the trial back, to be gone on with; at the end of the budget what it has reached counts."""
-    if shop.out_of_time() and progress.epochs:
-        reason = f"the time was up after epoch {progress.epochs}"
-        return _tell(shop, trial, progress, TrialState.COMPLETE, reason)
-    requeue(shop.study, trial)
-    log.info("trial %d is put back after epoch %d", trial.number, progress.epochs)
-    return Outcome.INTERRUPTED
-
-
-def _ended(shop: Workshop, trial: optuna.Trial, progress: Progress, reason: str) -> Outcome:
-    """A run that cannot win any more is told as pruned, not failed: TPE then learns to stay away from there."""
-    return _tell(shop, trial, progress, TrialState.PRUNED, reason)
-
-
-def _failed(shop: Workshop, trial: optuna.Trial, error: Exception) -> Outcome:
-    reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
-    log.warning("trial %d failed: %s", trial.number, reason)
-    log.debug("%s", "".join(traceback.format_exception(error)))
-    write_reason(trial, reason)
-    shop.study.tell(trial, state=TrialState.FAIL)
-    keep_best(shop)
-    return Outcome.FAILED
-
-
-def keep_best(shop: Workshop) -> None:
-    """Free the checkpoints of finished trials but the best `keep` complete ones."""
-    finished = [t for t in shop.study.get_trials(deepcopy=False) if t.state.is_finished()]
-    kept = best_first(finished)[: shop.keep]
-    shop.store.drop({t.number for t in finished} - {t.number for t in kept})
+    def _at(self, position: float) -> None:
+        self._keeper.position = position

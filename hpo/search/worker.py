@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
-from types import FrameType
 
 import optuna
 from optuna.trial import TrialState
@@ -22,15 +17,25 @@ from optuna.trial import TrialState
 from hpo.data import Dataset
 from hpo.errors import HpoError, UsageError
 from hpo.search.plan import open_study_data, possible
-from hpo.search.record import worker_name
+from hpo.search.signals import StopSignal
 from hpo.search.strategy import make_pruner, sampler_for_trial
-from hpo.search.trial import Outcome, Workshop, run_trial
+from hpo.search.trial import Outcome, run_trial
+from hpo.search.workshop import Workshop, evictable
 from search_spaces import SearchSpace
 from storage import (
-    CheckpointStore,
+    GRACE,
+    LEASE_SECONDS,
+    RENEWALS,
+    Claim,
     Database,
+    DatabaseUnavailableError,
+    NoTrial,
+    Patience,
+    Quota,
     StudySpec,
+    Worker,
     claim_trial,
+    open_store,
     open_study,
     read_limits,
     read_spec,
@@ -41,42 +46,11 @@ log = logging.getLogger(__name__)
 FAILURES_IN_A_ROW = 5
 """After so many failed trials one after another the fault is not the configuration's; the budget is not burnt on it."""
 
+STANDBY = 2.0
+"""Seconds between two looks for a trial while there is none to train, at most."""
 
-class StopSignal:
-    """SIGTERM, SIGINT and SIGHUP ask for a stop at the next step; a second one ends the process at once."""
-
-    _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-    def __init__(self) -> None:
-        self.received: str | None = None
-
-    def __call__(self, number: int, _: FrameType | None) -> None:
-        """Signal handler."""
-        if self.received:
-            os._exit(128 + number)
-        self.received = signal.Signals(number).name
-        log.info("%s: stopping at the next step; a second signal leaves at once", self.received)
-
-    @contextmanager
-    def installed(self) -> Iterator[StopSignal]:
-        """Handle the signals inside the block, and restore the former handlers after it."""
-        former = {number: signal.signal(number, self) for number in self._SIGNALS}
-        try:
-            yield self
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
-
-
-def stop_with_parent() -> None:
-    """Send this process SIGTERM when its standard input ends: the parent that held the other end is gone."""
-
-    def wait() -> None:
-        while os.read(0, 1024):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, name="lifeline", daemon=True).start()
+BETWEEN_ATTEMPTS = 2.0
+"""Seconds that one attempt to reach the database may wait for a server that starts."""
 
 
 @dataclass
@@ -93,9 +67,7 @@ class Clock:
     def read(self) -> None:
         """Read the deadline again: another run may have set or lifted it."""
         deadline = read_limits(self.study).deadline
-        self._end = None
-        if deadline is not None:
-            self._end = time.monotonic() + (deadline - self.db.now()).total_seconds()
+        self._end = None if deadline is None else time.monotonic() + (deadline - self.db.now()).total_seconds()
 
     def is_up(self) -> bool:
         """True once the study's deadline has passed."""
@@ -109,10 +81,18 @@ class WorkerOptions:
     data: Path
     study: str
     cache: Path
-    artifacts: Path
+    artifacts: Path | str
     device: str
     weights: Path | None = None
     keep: int = 5
+    quota: int | None = None
+    """Bytes that the study's checkpoints may take; None is no limit."""
+    lease: float = LEASE_SECONDS
+    """Seconds after which the trial of a worker that is heard of no more is another's."""
+    db_grace: float = GRACE
+    """Seconds for which the database may be away before the worker leaves."""
+    preempt_file: Path | None = None
+    """A file whose appearance asks for a stop."""
 
 
 @dataclass
@@ -128,36 +108,76 @@ class Tally:
         self.failed_in_a_row = self.failed_in_a_row + 1 if outcome is Outcome.FAILED else 0
 
 
-def work(db: Database, options: WorkerOptions) -> int:
-    """Take trials until the study's budget ends or a signal comes; the number of trials finished here.
+@dataclass(frozen=True)
+class Shift:
+    """What came of a worker's time."""
 
-    Raises StudyError for a missing study, DataError for other data, HpoError when trial after trial fails.
+    finished: int
+    """Trials."""
+    over: bool
+    """Nothing is left to do: the budget is spent, the study stopped, or a signal came."""
+
+
+def work(db: Database, options: WorkerOptions) -> int:
+    """Take trials until the study's budget ends or a signal comes; the number of trials finished here."""
+    return work_shift(db, options).finished
+
+
+def work_shift(db: Database, options: WorkerOptions, most: int | None = None) -> Shift:
+    """Take `most` trials at most, finished here or not.
+
+    Raises StudyError for a missing study, DataError for other data, HpoError when trial after trial fails, and
+    DatabaseUnavailableError when the database was away for longer than `db_grace`.
     """
     study = open_study(db, options.study)
     spec = read_spec(study)
-    clock, stop = Clock(db, study), StopSignal()
-    shop = _workshop(study, spec, options, clock, lambda: bool(stop.received) or clock.is_up())
+    db.require_schema()
+    clock, stop = Clock(db, study), StopSignal(options.preempt_file)
+    shop = _workshop(db, study, spec, options, clock, stop)
+    db.patience = BETWEEN_ATTEMPTS  # from now on the worker itself waits, and can be stopped while it does
     # Only now: until a trial is claimed, a signal may simply end the process.
     with stop.installed():
-        return _take_trials(db, shop, spec, clock)
+        return _take_trials(shop, clock, most)
 
 
-def _take_trials(db: Database, shop: Workshop, spec: StudySpec, clock: Clock) -> int:
-    sampler = sampler_for_trial(spec.sampler, spec.seed)
-    tally = Tally(failed_in_a_row=failures_at_the_end(shop.study))
-    while not shop.should_stop():
-        clock.read()
-        trial = claim_trial(db, shop.study, sampler=sampler, owner=worker_name())
-        if trial is None:
-            log.info("no trial is left in the budget of study %s", shop.study.study_name)
-            break
-        tally.add(run_trial(shop, trial))
+def _take_trials(shop: Workshop, clock: Clock, most: int | None = None) -> Shift:
+    tally = Tally(failed_in_a_row=shop.patience.run(lambda: failures_at_the_end(shop.study)))
+    for _ in itertools.count() if most is None else range(most):
+        claim = _next_claim(shop, clock)
+        if claim is None:
+            return Shift(tally.finished, over=True)
+        tally.add(run_trial(shop, claim))
         if tally.failed_in_a_row >= FAILURES_IN_A_ROW:
             raise HpoError(
                 f"{FAILURES_IN_A_ROW} trials failed one after another; the reasons stand in `hpo status`. "
                 "Mend the cause, then start again: the study goes on where it is"
             )
-    return tally.finished
+    return Shift(tally.finished, over=False)
+
+
+def _next_claim(shop: Workshop, clock: Clock) -> Claim | None:
+    """A trial to train; None when there will be none, or when a stop is asked for, or the database is not back then.
+
+    While others train the last trials, or the study is paused, it waits: one of those may have to be taken over.
+    """
+    standing_by: NoTrial | None = None
+    while not shop.asked_to_stop():
+        try:
+            shop.patience.run(clock.read)
+            found = shop.patience.run(lambda: claim_trial(shop.db, shop.study, shop.worker))
+        except DatabaseUnavailableError:
+            if shop.asked_to_stop():
+                return None
+            raise
+        if isinstance(found, Claim):
+            return found
+        if found is not standing_by:
+            log.info("study %s: %s", shop.study.study_name, found.value)
+            standing_by = found
+        if found in (NoTrial.SPENT, NoTrial.STOPPED):
+            return None
+        Patience(should_stop=shop.asked_to_stop).sleep(min(STANDBY, shop.worker.seconds / RENEWALS))
+    return None
 
 
 def failures_at_the_end(study: optuna.Study) -> int:
@@ -169,26 +189,37 @@ def failures_at_the_end(study: optuna.Study) -> int:
 
 
 def _workshop(
-    study: optuna.Study,
-    spec: StudySpec,
-    options: WorkerOptions,
-    clock: Clock,
-    should_stop: Callable[[], bool],
+    db: Database, study: optuna.Study, spec: StudySpec, options: WorkerOptions, clock: Clock, stop: StopSignal
 ) -> Workshop:
     space = _localised(SearchSpace.from_dict(spec.space), spec, options.weights)
     study.pruner = make_pruner(spec.pruner, max(possible(space, "epochs")))
+    quota = None if options.quota is None else Quota(options.quota, lambda: evictable(study))
 
     @cache
     def dataset(image_size: int) -> Dataset:
         return open_study_data(options.data, spec, image_size, options.cache)
 
-    dataset(max(possible(space, "image_size")))  # other data must be refused before a trial is claimed
+    store = open_store(options.artifacts, spec.id, quota=quota)
+    # What is wrong is said before a trial is spent on it: other data, a bucket that is not there.
+    dataset(max(possible(space, "image_size")))
+    store.usage()
     return Workshop(
-        study=study, space=space, metric=spec.metric, seed=spec.seed,
-        store=CheckpointStore(options.artifacts, spec.id), keep=options.keep,
-        dataset=dataset, device=options.device, cache=options.cache,
-        should_stop=should_stop, out_of_time=clock.is_up,
-    )  # fmt: skip
+        db=db,
+        study=study,
+        worker=Worker(device=options.device, seconds=options.lease),
+        sampler=sampler_for_trial(spec.sampler, spec.seed),
+        space=space,
+        metric=spec.metric,
+        seed=spec.seed,
+        store=store,
+        keep=options.keep,
+        dataset=dataset,
+        device=options.device,
+        cache=options.cache,
+        asked_to_stop=lambda: stop.received is not None,
+        out_of_time=clock.is_up,
+        patience=Patience(options.db_grace, lambda: stop.received is not None),
+    )
 
 
 def _localised(space: SearchSpace, spec: StudySpec, weights: Path | None) -> SearchSpace:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 import storage.persistence
 from storage import (
@@ -14,14 +14,13 @@ from storage import (
     DatabaseUnavailableError,
     StudyError,
     StudySpec,
+    Worker,
     claim_trial,
     create_study,
     open_database,
     open_study,
     read_limits,
     read_spec,
-    reported_steps,
-    requeue,
     write_limits,
 )
 from storage.errors import ConflictError
@@ -122,13 +121,11 @@ Use = Callable[[Database, optuna.Study, optuna.Trial], object]
 @pytest.mark.parametrize(
     "use",
     [
-        lambda db, study, trial: claim_trial(db, study),
-        lambda db, study, trial: claim_trial(db, study, Limits(trials=3)),
-        lambda db, study, trial: requeue(study, trial),
+        lambda db, study, trial: claim_trial(db, study, Worker()),
+        lambda db, study, trial: claim_trial(db, study, Worker(), Limits(trials=3)),
         lambda db, study, trial: read_limits(study),
         lambda db, study, trial: read_spec(study),
         lambda db, study, trial: write_limits(study, Limits(trials=3)),
-        lambda db, study, trial: reported_steps(study, trial),
         lambda db, study, trial: study.get_trials(),
         lambda db, study, trial: study.tell(trial, 0.5),
         lambda db, study, trial: trial.report(0.5, step=1),
@@ -140,8 +137,7 @@ Use = Callable[[Database, optuna.Study, optuna.Trial], object]
 def test_a_study_that_was_deleted_meanwhile_is_gone_though_another_has_its_name(
     database: Database, database_url: str, spec: StudySpec, study: optuna.Study, use: Use, again: bool
 ) -> None:
-    trial = claim_trial(database, study)
-    assert trial is not None
+    trial = study.ask()
     with open_database(database_url, home=Path("unused")) as other:
         optuna.delete_study(study_name="cells", storage=other.storage)
         if again:
@@ -157,3 +153,34 @@ def test_optunas_own_errors_for_a_missing_study_stay(database: Database) -> None
         database.storage.get_study_id_from_name("nothing")
     with pytest.raises(KeyError):
         database.storage.delete_study(99)
+
+
+def test_a_transaction_holds_all_that_optuna_writes_in_it_or_nothing(database: Database, study: optuna.Study) -> None:
+    with database.storage.transaction():
+        kept = study.ask()
+        kept.suggest_float("x", 0, 1)
+        study.tell(kept, 0.5)
+
+    def ask_and_fail() -> None:
+        with database.storage.transaction():
+            study.ask().suggest_float("x", 0, 1)
+            raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        ask_and_fail()
+    stored = database.storage.get_all_trials(study._study_id)  # optuna's cache above it knows nothing of a rollback
+    assert [(trial.number, trial.state.name) for trial in stored] == [(0, "COMPLETE")]
+
+
+def test_a_transaction_that_met_a_conflict_is_run_again_as_a_whole(
+    database: Database, study: optuna.Study, no_pause: None
+) -> None:
+    conflicts(database, times=2)
+
+    def write(_: Connection) -> int:
+        trial = study.ask()
+        trial.set_user_attr("seed", 7)
+        return trial.number
+
+    assert database.storage.atomically(write) == 0
+    assert [trial.user_attrs for trial in study.trials] == [{"seed": 7}]

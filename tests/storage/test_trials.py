@@ -1,6 +1,7 @@
+"""The one door to trials: exact under the cap, in one transaction, and the same trial again after an interruption."""
+
 from __future__ import annotations
 
-import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -8,20 +9,24 @@ from typing import Any
 import optuna
 import pytest
 from optuna.samplers import TPESampler
-from sqlalchemy import text
+from optuna.trial import TrialState
 
 from storage import (
+    Claim,
+    Control,
     Database,
-    DatabaseUnavailableError,
+    LeaseKeeper,
     Limits,
+    NoTrial,
     StudyError,
     StudySpec,
+    Worker,
     claim_trial,
     create_study,
     open_database,
     open_study,
     read_limits,
-    requeue,
+    set_control,
     write_limits,
 )
 
@@ -37,14 +42,36 @@ def states(study: optuna.Study) -> list[str]:
     return [trial.state.name for trial in study.trials]
 
 
+def claimed(database: Database, study: optuna.Study, limits: Limits | None = None) -> Claim:
+    claim = claim_trial(database, study, Worker(), limits)
+    assert isinstance(claim, Claim), claim
+    return claim
+
+
+def trial_of(study: optuna.Study, claim: Claim) -> optuna.Trial:
+    study.get_trials(deepcopy=False)
+    return optuna.Trial(study, claim.lease.trial_id)
+
+
+def put_back(database: Database, claim: Claim) -> None:
+    with LeaseKeeper(database.storage, claim.lease) as keeper:
+        trial = claim.lease.trial_id
+        entry = keeper.submit(
+            lambda _: database.storage.set_trial_state_values(trial, TrialState.WAITING), ending="free"
+        )
+        assert entry.wait(10)
+
+
 def claim_all(url: str) -> list[int]:
     taken = []
     with open_database(url, home=Path("unused")) as database:
-        study = open_study(database, "cells")
-        while (trial := claim_trial(database, study)) is not None:
+        study, worker = open_study(database, "cells"), Worker()
+        while isinstance(claim := claim_trial(database, study, worker), Claim):
+            trial = trial_of(study, claim)
             trial.suggest_float("x", 0, 1)
-            study.tell(trial, 0.5)
-            taken.append(trial.number)
+            with LeaseKeeper(database.storage, claim.lease) as keeper:
+                assert keeper.submit(lambda _: study.tell(trial, 0.5), ending="ended").wait(30)  # noqa: B023
+            taken.append(claim.number)
     return taken
 
 
@@ -61,31 +88,31 @@ def test_the_cap_is_the_studys_and_exact_though_four_processes_take_from_it(
 def test_the_points_come_first_and_count(database: Database, spec: StudySpec) -> None:
     study = create_study(database, "cells", spec, [{"x": 0.25}, {"x": 0.75}])
     limits = Limits(trials=3)
-    trials = [claim_trial(database, study, limits) for _ in range(4)]
-    assert [trial.number for trial in trials if trial] == [0, 1, 2]
-    assert trials[3] is None
-    assert [trial.suggest_float("x", 0, 1) for trial in trials[:2] if trial] == [0.25, 0.75]
+    claims = [claimed(database, study, limits) for _ in range(3)]
+    assert [claim.number for claim in claims] == [0, 1, 2]
+    assert claim_trial(database, study, Worker(), limits) is NoTrial.OTHERS
+    assert [trial_of(study, claim).suggest_float("x", 0, 1) for claim in claims[:2]] == [0.25, 0.75]
 
 
 def test_a_raised_cap_lets_the_study_go_on_and_a_lowered_one_ends_it(database: Database, study: optuna.Study) -> None:
     write_limits(study, Limits(trials=1))
-    assert claim_trial(database, study) is not None
-    assert claim_trial(database, study) is None
+    claimed(database, study)
+    assert claim_trial(database, study, Worker()) is NoTrial.OTHERS
     write_limits(study, Limits(trials=2))
-    assert claim_trial(database, study) is not None
+    claimed(database, study)
     write_limits(study, Limits(trials=0))
-    assert claim_trial(database, study) is None
+    assert claim_trial(database, study, Worker()) is NoTrial.OTHERS
 
 
 def test_no_trial_is_given_out_after_the_deadline(database: Database, study: optuna.Study) -> None:
     past, future = database.now() - timedelta(seconds=1), database.now() + timedelta(hours=1)
-    assert claim_trial(database, study, Limits(deadline=past)) is None
-    assert claim_trial(database, study, Limits(deadline=future)) is not None
+    assert claim_trial(database, study, Worker(), Limits(deadline=past)) is NoTrial.SPENT
+    claimed(database, study, Limits(deadline=future))
 
 
 def test_without_limits_none_hold(database: Database, study: optuna.Study) -> None:
     assert read_limits(study) == Limits()
-    assert claim_trial(database, study) is not None
+    claimed(database, study)
 
 
 def test_limits_are_read_as_written(study: optuna.Study) -> None:
@@ -104,76 +131,29 @@ def test_a_study_of_the_same_database_has_a_budget_of_its_own(
     database: Database, study: optuna.Study, spec: StudySpec
 ) -> None:
     other = create_study(database, "other", spec)
-    assert claim_trial(database, study, Limits(trials=1)) is not None
-    assert claim_trial(database, other, Limits(trials=1)) is not None
+    claimed(database, study, Limits(trials=1))
+    claimed(database, other, Limits(trials=1))
     assert states(study) == states(other) == ["RUNNING"]
 
 
-def test_the_sampler_of_a_trial_follows_from_how_many_were_asked(database: Database, study: optuna.Study) -> None:
-    seen: list[int] = []
+@pytest.mark.parametrize(("control", "answer"), [(Control.PAUSE, NoTrial.PAUSED), (Control.STOP, NoTrial.STOPPED)])
+def test_a_study_that_is_paused_or_stopped_gives_out_nothing_until_it_is_resumed(
+    database: Database, study: optuna.Study, control: Control, answer: NoTrial
+) -> None:
+    assert set_control(database, study, control) is Control.RUN
+    assert claim_trial(database, study, Worker()) is answer
+    assert states(study) == []
+    assert set_control(database, study, Control.RUN) is control
+    claimed(database, study)
 
-    def sampler(asked: int) -> TPESampler:
-        seen.append(asked)
-        return TPESampler(seed=asked)
 
-    samplers = [claim_trial(database, study, sampler=sampler) and study.sampler for _ in range(3)]
-    assert seen == [0, 1, 2]
-    assert len(set(map(id, samplers))) == 3
-
-
-def test_a_claimed_trial_has_its_owner_and_one_that_was_put_back_has_none(
+def test_a_claim_whose_answer_was_lost_is_found_again_by_its_worker_and_by_nobody_else(
     database: Database, study: optuna.Study
 ) -> None:
-    trial = claim_trial(database, study, owner="host:1")
-    assert trial is not None
-    assert study.trials[0].user_attrs == {"worker": "host:1"}
-    assert requeue(study, trial)
-    assert study.trials[0].user_attrs == {"worker": None}
-    again = claim_trial(database, study, owner="host:2")
-    assert again is not None
-    assert again.number == trial.number
-    assert study.trials[0].user_attrs == {"worker": "host:2"}
-
-
-def lose_connection(database: Database) -> None:
-    """End the session that holds an advisory lock, as a fault of the network or a restart does."""
-    url = database.url.render_as_string(hide_password=False)
-    with open_database(url, home=Path("unused")) as other, other.engine.connect() as connection:
-        statement = text(
-            "SELECT bool_and(pg_terminate_backend(l.pid, 5000)) FROM pg_locks l "
-            "JOIN pg_database d ON d.oid = l.database "
-            "WHERE l.locktype = 'advisory' AND d.datname = current_database()"
-        )
-        assert connection.execute(statement).scalar_one()
-
-
-def test_the_cap_holds_though_the_lock_is_lost_between_count_and_ask(
-    database: Database, database_url: str, study: optuna.Study
-) -> None:
-    write_limits(study, Limits(trials=1))
-
-    def another_is_faster(_: int) -> TPESampler:
-        lose_connection(database)
-        with open_database(database_url, home=Path("unused")) as other:
-            assert claim_trial(other, open_study(other, "cells")) is not None
-        return TPESampler()
-
-    with pytest.raises(DatabaseUnavailableError, match="the connection was cut"):
-        claim_trial(database, study, sampler=another_is_faster, owner="late")
-    assert states(study) == ["RUNNING", "WAITING"]
-    assert study.trials[1].user_attrs == {"worker": None}
-    assert claim_trial(database, study) is None
-
-
-def test_a_trial_beyond_the_cap_is_put_back(database: Database, study: optuna.Study) -> None:
-    """Somebody asked past the door: optuna's own `ask`, or a worker that lost the lock and died."""
-
-    def past_the_door(_: int) -> TPESampler:
-        study.ask()
-        return TPESampler()
-
-    assert claim_trial(database, study, Limits(trials=1), sampler=past_the_door) is None
-    assert states(study) == ["RUNNING", "WAITING"]
+    worker = Worker()
+    first = claim_trial(database, study, worker)
+    assert claim_trial(database, study, worker) == first
+    assert claimed(database, study).number == 1
 
 
 def test_an_interrupted_trial_is_given_out_again_as_it_was(
@@ -184,59 +164,47 @@ def test_an_interrupted_trial_is_given_out_again_as_it_was(
         trial.suggest_float("x", 0, 1)
         study.tell(trial, value)
     study.sampler = TPESampler(n_startup_trials=1, seed=1)
-    first = claim_trial(database, study)
-    assert first is not None
+    claim = claimed(database, study)
+    first = trial_of(study, claim)
     x, kind = first.suggest_float("x", 0, 1), first.suggest_categorical("kind", ["a", "b"])
     first.report(0.3, step=1)
     first.set_user_attr("seed", 7)
-    assert requeue(study, first)
+    put_back(database, claim)
     assert states(study).count("WAITING") == 1
 
     with open_database(database_url, home=Path("unused")) as other:
         elsewhere = open_study(other, "cells", sampler=TPESampler(n_startup_trials=1, seed=99))
-        again = claim_trial(other, elsewhere, Limits(trials=4))
-        assert again is not None
-        assert again.number == first.number
-        assert again.suggest_float("x", 0, 1) == x
-        assert again.suggest_categorical("kind", ["a", "b"]) == kind
-        assert 0 <= again.suggest_float("new", 0, 1) <= 1
-        assert again.user_attrs == {"seed": 7, "worker": None}
-        again.report(0.6, step=2)
-        elsewhere.tell(again, 0.6)
-        finished = elsewhere.trials[first.number]
+        again = claimed(other, elsewhere, Limits(trials=4))
+        assert again.number == claim.number
+        assert again.lease.token > claim.lease.token
+        trial = trial_of(elsewhere, again)
+        assert trial.suggest_float("x", 0, 1) == x
+        assert trial.suggest_categorical("kind", ["a", "b"]) == kind
+        assert 0 <= trial.suggest_float("new", 0, 1) <= 1
+        assert trial.user_attrs == {"seed": 7}
+        trial.report(0.6, step=2)
+        elsewhere.tell(trial, 0.6)
+        finished = elsewhere.trials[claim.number]
     assert finished.intermediate_values == {1: 0.3, 2: 0.6}
     assert finished.params["x"] == x
     assert states(study) == ["COMPLETE"] * 4
 
 
-def test_an_interrupted_point_keeps_the_values_that_it_was_enqueued_with(database: Database, spec: StudySpec) -> None:
-    study = create_study(database, "cells", spec, [{"x": 0.25}])
-    trial = claim_trial(database, study)
-    assert trial is not None
-    assert requeue(study, trial)
-    again = claim_trial(database, study)
-    assert again is not None
-    assert again.suggest_float("x", 0, 1) == 0.25
-
-
-def test_a_trial_that_has_finished_or_waits_already_is_not_put_back(database: Database, study: optuna.Study) -> None:
-    finished, waiting = study.ask(), study.ask()
-    study.tell(finished, 0.5)
-    assert not requeue(study, finished)
-    assert requeue(study, waiting)
-    assert not requeue(study, waiting)
-    assert states(study) == ["COMPLETE", "WAITING"]
+def test_an_interrupted_trial_goes_before_enqueued_ones_and_keeps_its_point(
+    database: Database, spec: StudySpec
+) -> None:
+    study = create_study(database, "cells", spec, [{"x": 0.25}, {"x": 0.5}, {"x": 0.75}])
+    claims = [claimed(database, study) for _ in range(2)]
+    put_back(database, claims[1])
+    again = claimed(database, study)
+    assert again.number == 1
+    with LeaseKeeper(database.storage, again.lease):
+        assert trial_of(study, again).suggest_float("x", 0, 1) == 0.5
 
 
 def test_pruning_sees_the_reports_of_before_the_interruption(database: Database, study: optuna.Study) -> None:
     study.pruner = optuna.pruners.ThresholdPruner(lower=0.5)
-    trial = claim_trial(database, study)
-    assert trial is not None
-    trial.report(0.2, step=1)
-    requeue(study, trial)
-    again = claim_trial(database, study)
-    assert again is not None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # optuna says that step 1 is reported already: the first value stays
-        again.report(0.9, step=1)
-    assert again.should_prune()
+    claim = claimed(database, study)
+    trial_of(study, claim).report(0.2, step=1)
+    put_back(database, claim)
+    assert trial_of(study, claimed(database, study)).should_prune()

@@ -11,10 +11,10 @@ import torch
 from hpo.data import Dataset, SplitOptions, open_dataset
 from hpo.data.synthetic import write_cells
 from hpo.search.plan import Plan, found_study, set_budget
-from hpo.search.strategy import make_pruner
-from hpo.search.trial import Workshop
+from hpo.search.strategy import make_pruner, sampler_for_trial
+from hpo.search.workshop import Workshop
 from search_spaces import SearchSpace
-from storage import CheckpointStore, Database, read_spec
+from storage import Claim, Database, Patience, Worker, claim_trial, open_store, read_spec
 
 SPACE = {
     "name": "tiny",
@@ -61,14 +61,26 @@ class Bench:
     folder: Path
 
     def shop(
-        self, space: SearchSpace, *, should_stop: Callable[[], bool] = lambda: False, up: bool = False
+        self,
+        space: SearchSpace,
+        *,
+        stop: Callable[[], bool] = lambda: False,
+        up: Callable[[], bool] = lambda: False,
+        lease: float = 60.0,
     ) -> Workshop:
         return Workshop(
-            study=self.study, space=space, metric="accuracy", seed=0,
-            store=CheckpointStore(self.folder / "artifacts", read_spec(self.study).id), keep=2,
+            db=self.db, study=self.study, worker=Worker(device="cpu", seconds=lease),
+            sampler=sampler_for_trial("random", 0), space=space, metric="accuracy", seed=0,
+            store=open_store(self.folder / "artifacts", read_spec(self.study).id), keep=2,
             dataset=lambda _: self.dataset, device="cpu", cache=self.folder / "cache",
-            should_stop=should_stop, out_of_time=lambda: up,
+            asked_to_stop=stop, out_of_time=up, patience=Patience(grace=5.0, should_stop=stop),
         )  # fmt: skip
+
+    def claim(self, lease: float = 60.0) -> Claim:
+        """The next trial, for a worker of its own."""
+        claim = claim_trial(self.db, self.study, Worker(device="cpu", seconds=lease))
+        assert isinstance(claim, Claim), claim
+        return claim
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-from hpo.cli.view import clock, draw, plain_line, sparkline
+from hpo.cli.view import clock, draw, lease_state, plain_line, sparkline
 from hpo.search.overview import Overview, Survey, TrialLine
-from storage import Limits, requeue
+from storage import Control, Holding, Limits, Worker, expire_leases, reap, set_control
 from tests.hpo.search.conftest import Bench
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -29,6 +29,14 @@ def line(number: int, state: str = "complete", value: float | None = 0.5, **more
 
 def overview(*lines: TrialLine, best: TrialLine | None = None, limits: Limits | None = None) -> Overview:
     return Overview("cells", "accuracy", "quick", limits or Limits(trials=20), NOW, lines, best)
+
+
+def holding(number: int, **more: object) -> Holding:
+    whole = Holding(
+        number=number, state="held", owner="node-7:4711", device="cuda:1", claimed_at=NOW, age=3.0, left=117.0,
+        deaths=0, position=1.5, redone=0.0, takings=1, note=None,
+    )  # fmt: skip
+    return replace(whole, **more)  # type: ignore[arg-type]
 
 
 def drawn(shown: Overview, width: int = 120) -> str:
@@ -47,7 +55,7 @@ def test_a_study_is_read_as_it_stands(bench: Bench) -> None:
     bench.study.tell(first, 0.8)
     second.set_user_attr("reason", "the loss is NaN")
     bench.study.tell(second, state=TrialState.FAIL)
-    requeue(bench.study, third)
+    bench.study._storage.set_trial_state_values(third._trial_id, TrialState.WAITING)
     running = bench.study.ask()
 
     look = Survey(bench.db, bench.study)
@@ -89,6 +97,83 @@ def test_the_running_trials_and_the_newest_others_are_drawn_where_there_is_not()
     text = drawn(overview(*lines))
     rows = [int(row.split()[0]) for row in text.splitlines() if row[:5].strip().isdigit()]
     assert rows == [0, *range(29, 40)]
+
+
+@pytest.mark.postgres
+def test_who_trains_and_what_was_trained_again(bench: Bench) -> None:
+    bench.claim()
+    lost = bench.claim()
+    with bench.db.engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"UPDATE hpo_leases SET redone = 1.5, host = 'gone', pid = 1 WHERE trial_id = {lost.lease.trial_id}"
+        )
+    expire_leases(bench.db, bench.study, Worker(host="gone", pid=1))
+    reap(bench.db, bench.study)
+    set_control(bench.db, bench.study, Control.PAUSE)
+    document = json.loads(json.dumps(Survey(bench.db, bench.study)().to_dict(), allow_nan=False))
+    (lease,) = document["leases"]
+    assert lease.keys() >= {"trial", "owner", "device", "age", "left", "position", "redone", "takings", "note"}
+    assert (lease["trial"], lease["owner"], lease["device"]) == (0, str(Worker()), "cpu")
+    assert 0 <= lease["age"] < 60 - lease["left"] + 1
+    assert (document["redone"], document["control"]) == (1.5, "pause")
+
+
+@pytest.mark.postgres
+def test_a_trial_that_waits_costs_no_time(bench: Bench) -> None:
+    bench.claim()
+    with bench.db.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE trials SET state = 'WAITING', datetime_start = now() - interval '1 day'")
+        connection.exec_driver_sql("UPDATE hpo_leases SET state = 'free', renewed_at = now() - interval '23 hours'")
+    assert 3500 < Survey(bench.db, bench.study)().lines[0].seconds < 3700
+
+
+@pytest.mark.postgres
+def test_what_has_finished_is_reckoned_once(bench: Bench) -> None:
+    bench.study.tell(bench.study.ask(), 0.5)
+    look = Survey(bench.db, bench.study)
+    assert look().lines[0] is look().lines[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ({}, "renewed 3s ago"),
+        ({"left": -40.0}, "expired 40s ago: the next worker takes it over"),
+        ({"takings": 3, "note": "waits for room"}, "renewed 3s ago, taken up 3 times, waits for room"),
+    ],
+)
+def test_a_lease_in_words(more: dict[str, object], text: str) -> None:
+    assert lease_state(holding(0, **more)) == text
+
+
+def test_workers_are_drawn_within_a_hundred_columns() -> None:
+    lines = [line(0, "running"), line(1, "running")]
+    long_name = "a-pod-with-a-name-as-kubernetes-makes-them-7d9f8b6c5-x2x9z:4711"
+    seen = replace(overview(*lines), leases=(holding(0, takings=2), holding(1, owner=long_name, left=-40.0)))
+    rows = drawn(seen, 100).splitlines()
+    assert "    0  node-7:4711                       cuda:1  renewed 3s ago, taken up 2 times" in [
+        r.rstrip() for r in rows
+    ]
+    assert any("expired 40s ago: the next worker takes it over" in row for row in rows)
+    assert max(len(row) for row in rows) <= 100
+
+
+def test_workers_take_their_lines_from_the_finished_trials() -> None:
+    lines = [line(n) for n in range(20)] + [line(20, "running"), line(21, "running")]
+    alone = overview(*lines)
+    with_leases = replace(alone, leases=(holding(20), holding(21)))
+    assert len(drawn(with_leases).splitlines()) <= len(drawn(alone).splitlines()) + 1
+
+
+@pytest.mark.parametrize(
+    ("control", "told"), [(Control.RUN, None), (Control.PAUSE, "paused: "), (Control.STOP, "stopped: ")]
+)
+def test_what_the_workers_are_told_is_drawn(control: Control, told: str | None) -> None:
+    text = drawn(replace(overview(line(0)), control=control, redone=2.25))
+    assert ("`hpo resume --study cells`" in text) is (told is not None)
+    assert told is None or told in text
+    assert "2.2 epochs were trained again after interruptions" in text
+    assert "trained again" not in drawn(overview(line(0)))
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])

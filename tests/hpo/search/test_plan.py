@@ -114,15 +114,13 @@ def test_trial_after_trial_failing_ends_the_worker(
 
     import hpo.search.worker as worker_module
     from hpo.search.trial import Outcome
-    from storage import read_spec
+    from storage import Claim
 
-    def fail(shop: object, trial: object) -> Outcome:
-        bench.study.tell(trial, state=TrialState.FAIL)  # type: ignore[arg-type]
+    def fail(shop: object, claim: Claim) -> Outcome:
+        bench.db.storage.set_trial_state_values(claim.lease.trial_id, TrialState.FAIL)
         return Outcome.FAILED
 
     monkeypatch.setattr(worker_module, "run_trial", fail)
     with pytest.raises(HpoError, match="5 trials failed one after another"):
-        worker_module._take_trials(
-            bench.db, bench.shop(tiny_space), read_spec(bench.study), Clock(bench.db, bench.study)
-        )
+        worker_module._take_trials(bench.shop(tiny_space), Clock(bench.db, bench.study))
     assert len([t for t in bench.study.get_trials() if t.state == TrialState.FAIL]) == 5

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.postgres
 
 def test_a_complete_trial_carries_all_that_the_readme_promises(bench: Bench, tiny_space: SearchSpace) -> None:
     shop = bench.shop(tiny_space)
-    assert run_trial(shop, bench.study.ask()) is Outcome.COMPLETE
+    assert run_trial(shop, bench.claim()) is Outcome.COMPLETE
     (trial,) = bench.study.get_trials()
     assert trial.state == TrialState.COMPLETE
     assert trial.params == {"learning_rate": pytest.approx(3e-3)}, "the known-good point comes first"
@@ -29,7 +29,7 @@ def test_a_complete_trial_carries_all_that_the_readme_promises(bench: Bench, tin
     assert trial.value == max(trial.intermediate_values.values())
     attrs = trial.user_attrs
     wanted = {
-        "config", "seed", "versions", "best_epoch", "best_metrics", "seconds", "images_per_second",
+        "config", "seed", "worker", "versions", "best_epoch", "best_metrics", "seconds", "images_per_second",
         "peak_memory", "device", "precision", "parameters", "trainable_parameters", "facts",
     }  # fmt: skip
     assert wanted <= set(attrs)
@@ -48,22 +48,24 @@ def test_an_interrupted_trial_goes_on_as_the_same_trial_and_ends_as_if_nothing_h
     bench: Bench, tiny_space: SearchSpace
 ) -> None:
     steps = itertools.count()
-    # 80 images, 56 of them for training: 4 steps an epoch at most, so the sixth question falls into the second epoch.
-    interrupted = bench.shop(tiny_space, should_stop=lambda: next(steps) >= 6)
-    assert run_trial(interrupted, bench.study.ask()) is Outcome.INTERRUPTED
+    # Asked before each step and each batch of validation, and while the number format is measured: this falls into
+    # the second epoch.
+    interrupted = bench.shop(tiny_space, stop=lambda: next(steps) >= 15)
+    assert run_trial(interrupted, bench.claim()) is Outcome.INTERRUPTED
     (trial,) = bench.study.get_trials()
     assert trial.state == TrialState.WAITING
     first = dict(trial.intermediate_values)
     assert list(first) == [1]
 
-    again = bench.study.ask()
+    again = bench.claim()
     assert again.number == 0
+    assert again.lease.position > 1
     assert run_trial(bench.shop(tiny_space), again) is Outcome.COMPLETE
     (trial,) = bench.study.get_trials()
     assert trial.intermediate_values[1] == first[1]
 
     bench.study.enqueue_trial({"learning_rate": trial.params["learning_rate"]})
-    other = bench.study.ask()
+    other = bench.claim()
     with pytest.MonkeyPatch.context() as patch:  # the same seed as trial 0, uninterrupted
         patch.setattr(trial_module, "derive_seed", lambda *_: trial.user_attrs["seed"])
         run_trial(bench.shop(tiny_space), other)
@@ -72,8 +74,8 @@ def test_an_interrupted_trial_goes_on_as_the_same_trial_and_ends_as_if_nothing_h
 
 def test_a_trial_that_the_deadline_ends_is_worth_what_it_reached(bench: Bench, tiny_space: SearchSpace) -> None:
     steps = itertools.count()
-    shop = bench.shop(tiny_space, should_stop=lambda: next(steps) >= 6, up=True)
-    assert run_trial(shop, bench.study.ask()) is Outcome.COMPLETE
+    shop = bench.shop(tiny_space, up=lambda: next(steps) >= 15)
+    assert run_trial(shop, bench.claim()) is Outcome.COMPLETE
     (trial,) = bench.study.get_trials()
     assert trial.value == trial.intermediate_values[1]
     assert trial.user_attrs["reason"] == "the time was up after epoch 1"
@@ -81,8 +83,8 @@ def test_a_trial_that_the_deadline_ends_is_worth_what_it_reached(bench: Bench, t
 
 
 def test_a_deadline_before_the_first_epoch_puts_the_trial_back(bench: Bench, tiny_space: SearchSpace) -> None:
-    shop = bench.shop(tiny_space, should_stop=lambda: True, up=True)
-    assert run_trial(shop, bench.study.ask()) is Outcome.INTERRUPTED
+    shop = bench.shop(tiny_space, up=lambda: True)
+    assert run_trial(shop, bench.claim()) is Outcome.INTERRUPTED
     assert [t.state for t in bench.study.get_trials()] == [TrialState.WAITING]
 
 
@@ -107,7 +109,7 @@ def test_what_ends_a_trial_is_written_in_it(
     error: Exception, outcome: Outcome, state: TrialState, reason: str,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(trial_module, "fit", _broken_fit(error))
-    assert run_trial(bench.shop(tiny_space), bench.study.ask()) is outcome
+    assert run_trial(bench.shop(tiny_space), bench.claim()) is outcome
     (trial,) = bench.study.get_trials()
     assert (trial.state, trial.user_attrs["reason"]) == (state, reason)
 
@@ -117,14 +119,14 @@ def test_a_fault_of_the_disk_is_raised_and_the_trial_is_put_back(
 ) -> None:
     monkeypatch.setattr(trial_module, "fit", _broken_fit(CheckpointError("no space left")))
     with pytest.raises(CheckpointError, match="no space left"):
-        run_trial(bench.shop(tiny_space), bench.study.ask())
+        run_trial(bench.shop(tiny_space), bench.claim())
     assert [t.state for t in bench.study.get_trials()] == [TrialState.WAITING]
 
 
 def test_only_the_best_trials_keep_their_checkpoints(bench: Bench, tiny_space: SearchSpace) -> None:
     shop = bench.shop(tiny_space)
     for _ in range(4):
-        run_trial(shop, bench.study.ask())
+        run_trial(shop, bench.claim())
     ranked = sorted(bench.study.get_trials(), key=lambda t: (-t.value, t.number))  # type: ignore[operator]
     kept = {n for n in range(4) if shop.store.has(n, "best")}
     assert kept == {t.number for t in ranked[:2]}
@@ -136,7 +138,7 @@ def test_the_pruner_ends_a_lagging_trial(bench: Bench, tiny_space: SearchSpace) 
             return True
 
     bench.study.pruner = Always()
-    assert run_trial(bench.shop(tiny_space), bench.study.ask()) is Outcome.PRUNED
+    assert run_trial(bench.shop(tiny_space), bench.claim()) is Outcome.PRUNED
     (trial,) = bench.study.get_trials()
     assert list(trial.intermediate_values) == [1], "it ends after the first report"
     assert not bench.shop(tiny_space).store.has(0, "best")

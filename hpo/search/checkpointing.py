@@ -1,0 +1,77 @@
+"""The checkpoints of one trial: what is written after an epoch or at a stop, and what the next owner goes on from."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hpo.data import Labels
+from hpo.search.record import Progress
+from hpo.training import EpochResult, Snapshot
+from storage import CheckpointError, CheckpointStore, StoreUnavailableError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class TrialFiles:
+    """Reads and writes the checkpoints of trial `number`, under the fencing token of its present owner."""
+
+    store: CheckpointStore
+    number: int
+    token: int
+    reference: dict[str, Any] = field(default_factory=dict)
+    """Names of the newest versions: what the lease says of them."""
+
+    def keep_best(self, result: EpochResult, weights: bytes, labels: Labels) -> None:
+        """Write the weights of the best epoch so far, with its predictions on the validation part."""
+        files = {"model.safetensors": weights, **_predictions(labels, result)}
+        self._write("best", files, {"epoch": result.epoch, "metrics": dict(result.metrics)})
+
+    def keep_latest(self, snapshot: Snapshot, progress: Progress, position: float) -> None:
+        """Write the state to go on from, `position` epochs into the run."""
+        files = {"resume.safetensors": snapshot.resume, "state.json": json.dumps(dict(snapshot.state)).encode()}
+        notes = {"position": position, "value": progress.last_value, "progress": progress.to_dict()}
+        self._write("latest", files, notes)
+        self.reference |= {"epoch": progress.epochs, "position": position}
+
+    def latest(self) -> tuple[Snapshot, Mapping[str, Any]] | None:
+        """The state that an interrupted run of the trial left, and its notes; None where there is none."""
+        if not self.store.has(self.number, "latest"):
+            return None
+        try:
+            checkpoint = self.store.read(self.number, "latest")
+        except StoreUnavailableError:
+            raise
+        except CheckpointError as error:
+            # Raised from here it would meet every worker that takes the trial up, for ever; epochs can be done again.
+            log.warning("trial %d starts anew: %s", self.number, error)
+            return None
+        for damage in checkpoint.damaged:
+            log.warning("trial %d goes on from an older checkpoint: %s", self.number, damage)
+        self.reference |= {"latest": checkpoint.name}
+        state = json.loads(checkpoint.files["state.json"])
+        return Snapshot(checkpoint.files["resume.safetensors"], state), checkpoint.info
+
+    def _write(self, kind: Any, files: Mapping[str, bytes], notes: Mapping[str, Any]) -> None:
+        self.reference[kind] = self.store.write(self.number, kind, files, notes, token=self.token)
+
+
+def _predictions(labels: Labels, result: EpochResult) -> dict[str, bytes]:
+    """Validation logits and labels as .npy beside the weights: what reports, calibration and ensembles start from."""
+    if result.logits is None:
+        return {}
+    return {"logits.npy": _npy(result.logits), "labels.npy": _npy(labels)}
+
+
+def _npy(array: npt.NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

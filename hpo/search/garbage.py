@@ -1,0 +1,110 @@
+"""What `hpo gc` frees: checkpoints that no kept trial needs, and the files of studies that are not there any more."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+
+from hpo.errors import HpoError
+from hpo.search.ranking import best_first
+from storage import (
+    CheckpointStore,
+    Database,
+    ObjectStore,
+    StudyError,
+    open_objects,
+    open_study,
+    read_spec,
+    stray_studies,
+    study_names,
+)
+
+_KINDS = {"best": "weights of its best epoch", "latest": "state to go on from"}
+_LEFT_OVER = "left by a killed writer"
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What goes of one trial."""
+
+    trial: int
+    what: str
+    size: int
+    """Bytes."""
+
+
+class Witness:
+    """An ObjectStore over `inner` that notes what is removed; with `dry_run` nothing is."""
+
+    def __init__(self, inner: ObjectStore, *, dry_run: bool) -> None:
+        self.place, self.put, self.get, self.list = inner.place, inner.put, inner.get, inner.list
+        self._inner, self._dry_run = inner, dry_run
+        self.removed: list[str] = []
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Note the keys, and remove the objects unless nothing is to be removed."""
+        keys = list(keys)
+        if not self._dry_run:
+            self._inner.delete(keys)
+        self.removed += keys
+
+
+def free(study: optuna.Study, store: CheckpointStore, keep: int, *, dry_run: bool = False) -> list[Removal]:
+    """Remove the checkpoints of finished trials but the weights of the best `keep`, and what killed writers left.
+
+    Nothing that a trial which runs or waits can go on from is touched: of a trial that is not finished *now* only
+    versions that were never completed go. Raises CheckpointError when the place cannot be read or written.
+    """
+    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    kept = {trial.number for trial in best_first(finished)[:keep]}
+    objects = open_objects(store.place)
+    sizes = {found.key: found.size for found in objects.list()}
+    witness = Witness(objects, dry_run=dry_run)
+    CheckpointStore(witness).collect({trial.number for trial in finished}, kept)
+    return _removals({key: sizes.get(key, 0) for key in witness.removed})
+
+
+def orphans(db: Database, root: Path | str) -> list[tuple[str, int]]:
+    """Folder and bytes of each study under `root` that is not in `db`; a study made while we look is none."""
+    before = dict(stray_studies(root, _ids(db)))
+    return [(folder, size) for folder, size in stray_studies(root, _ids(db)) if folder in before]
+
+
+def _ids(db: Database) -> set[str]:
+    """Ids of all studies that hpo made. Raises HpoError where one cannot be read: its files would look ownerless."""
+    ids = set()
+    for name in study_names(db):
+        study = open_study(db, name)
+        try:
+            ids.add(read_spec(study).id)
+        except StudyError as error:
+            if any(key.startswith("hpo:") for key in study.user_attrs):
+                raise HpoError(f"--orphans cannot tell whose files are whose: {error}") from error
+    return ids
+
+
+def _removals(removed: dict[str, int]) -> list[Removal]:
+    """By trial: what the removed keys were of, and their bytes."""
+    trials: defaultdict[int, dict[str, int]] = defaultdict(dict)
+    for key, size in removed.items():
+        trial, _, inside = key.partition("/")
+        trials[int(trial)][inside] = size
+    return [Removal(trial, _what(inside), sum(inside.values())) for trial, inside in sorted(trials.items())]
+
+
+def _what(keys: Iterable[str]) -> str:
+    """`weights of its best epoch, state to go on from`; a version without its manifest was never completed."""
+    versions: defaultdict[str, set[str]] = defaultdict(set)
+    for key in keys:
+        version, _, file = key.partition("/")
+        versions[version].add(file)
+    parts = [
+        _KINDS.get(version.partition("-")[0], _LEFT_OVER) if _MANIFEST in files else _LEFT_OVER
+        for version, files in sorted(versions.items())
+    ]
+    return ", ".join(dict.fromkeys(parts))

@@ -1,0 +1,74 @@
+"""What asks a worker to stop: signals, the notice of a preemption, the end of the parent that started it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+log = logging.getLogger(__name__)
+
+LOOK = 1.0
+"""Seconds between two looks for the file that announces a preemption."""
+
+
+class StopSignal:
+    """SIGTERM, SIGINT and SIGHUP ask for a stop at the next step; a second one ends the process at once.
+
+    SIGUSR1 and SIGXCPU, which Slurm sends ahead of a time limit (`--signal=USR1@60`), and the appearance of the file
+    `notice`, which the shutdown hooks of spot machines can make, ask once: those who send them may send them again.
+    """
+
+    _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    _NOTICES = (signal.SIGUSR1, signal.SIGXCPU)
+
+    def __init__(self, notice: Path | None = None) -> None:
+        self._received: str | None = None
+        self._notice = notice
+        self._next_look = 0.0
+
+    @property
+    def received(self) -> str | None:
+        """What asked for a stop; None while nobody did."""
+        if self._received is None and self._notice is not None and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK
+            if self._notice.exists():
+                self._ask(f"notice of preemption {self._notice}")
+        return self._received
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        """Signal handler."""
+        if self._received and number in self._STOPS:
+            os._exit(128 + number)
+        self._ask(signal.Signals(number).name)
+
+    @contextmanager
+    def installed(self) -> Iterator[StopSignal]:
+        """Handle the signals inside the block, and restore the former handlers after it."""
+        former = {number: signal.signal(number, self) for number in (*self._STOPS, *self._NOTICES)}
+        try:
+            yield self
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def _ask(self, what: str) -> None:
+        self._received = what
+        log.info("%s: stopping at the next step; SIGTERM or Ctrl-C once more leaves at once", what)
+
+
+def stop_with_parent() -> None:
+    """Send this process SIGTERM when its standard input ends: the parent that held the other end is gone."""
+
+    def wait() -> None:
+        while os.read(0, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()

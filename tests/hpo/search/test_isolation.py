@@ -1,0 +1,156 @@
+"""Workers as real processes, stopped, frozen, killed: through the command, each trial in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from search_spaces import SearchSpace
+from storage import Control, Holding, holdings, set_control
+from tests.hpo.search.conftest import Bench
+
+pytestmark = pytest.mark.postgres
+
+SOON = 60.0
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def tiny_space(tiny_space: SearchSpace) -> SearchSpace:
+    """Enough epochs to be met in the middle."""
+    return tiny_space.with_fixed({"epochs": 400})
+
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start(bench: Bench, cells: Path) -> Iterator[Start]:
+    """Start a worker; its log lies in worker.log."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*options: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "hpo", "worker", str(cells), "--study", "tiny", "--home", str(bench.folder)]
+        environment = {**os.environ, "HPO_STORAGE": bench.db.url.render_as_string(hide_password=False)}
+        with (bench.folder / "worker.log").open("ab") as log:
+            worker = subprocess.Popen(
+                [*command, "--lease", "2s", "--threads", "1", "--device", "cpu", *options],
+                env=environment, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        started.append(worker)
+        return worker
+
+    yield start
+    for worker in started:
+        if worker.poll() is None:
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
+
+
+def holding(bench: Bench) -> Holding | None:
+    return next((h for h in holdings(bench.db, bench.study) if h.state == "held"), None)
+
+
+def under_way(bench: Bench) -> Holding:
+    """The running trial, once it is in its second epoch."""
+
+    def begun() -> bool:
+        held = holding(bench)
+        return held is not None and held.position > 1
+
+    eventually(begun)
+    held = holding(bench)
+    assert held is not None
+    return held
+
+
+def state(bench: Bench) -> TrialState:
+    return bench.db.storage.get_all_trials(bench.study._study_id)[0].state
+
+
+@pytest.mark.parametrize("isolation", ["--isolate", "--no-isolate"])
+def test_sigterm_puts_the_trial_back_in_the_middle_of_an_epoch_and_ends_with_0(
+    bench: Bench, start: Start, isolation: str
+) -> None:
+    worker = start(isolation)
+    under_way(bench)
+    begun = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(SOON) == 0
+    assert time.monotonic() - begun < 10
+    assert state(bench) == TrialState.WAITING
+    (left,) = holdings(bench.db, bench.study)
+    assert left.state == "free"
+    assert left.position > 1
+
+
+def test_a_killed_trial_goes_on_in_another_process_of_the_same_worker_as_the_same_trial(
+    bench: Bench, start: Start
+) -> None:
+    worker = start("--isolate", "--lease", "10m")
+    held = under_way(bench)
+    pid = int(held.owner.rpartition(":")[2])
+    assert pid != worker.pid
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: (now := holding(bench)) is not None and now.takings == 2 and now.position >= held.position)
+    assert worker.poll() is None
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(SOON) == 0
+
+
+def test_a_worker_that_slept_longer_than_its_lease_drops_its_trial(bench: Bench, start: Start) -> None:
+    sleeper = start("--no-isolate")
+    held = under_way(bench)
+    sleeper.send_signal(signal.SIGSTOP)
+    other = start("--no-isolate")
+    eventually(lambda: (now := holding(bench)) is not None and now.owner != held.owner)
+    sleeper.send_signal(signal.SIGCONT)
+    eventually(lambda: b"trial 0 is dropped" in (bench.folder / "worker.log").read_bytes())
+    for worker in (sleeper, other):
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(SOON) == 0
+    log = (bench.folder / "worker.log").read_bytes()
+    assert b"failed" not in log
+
+
+def test_a_pause_is_obeyed_and_ended_and_a_stop_ends_the_worker(bench: Bench, start: Start) -> None:
+    worker = start("--no-isolate")
+    under_way(bench)
+    set_control(bench.db, bench.study, Control.PAUSE)
+    eventually(lambda: state(bench) == TrialState.WAITING)
+    assert worker.poll() is None
+    set_control(bench.db, bench.study, Control.RUN)
+    eventually(lambda: state(bench) == TrialState.RUNNING)
+    set_control(bench.db, bench.study, Control.STOP)
+    assert worker.wait(SOON) == 0
+    assert state(bench) == TrialState.WAITING
+
+
+def test_the_notice_of_a_preemption_is_obeyed(bench: Bench, start: Start, tmp_path: Path) -> None:
+    notice = tmp_path / "preempted"
+    worker = start("--no-isolate", "--preempt-file", str(notice))
+    under_way(bench)
+    notice.touch()
+    assert worker.wait(SOON) == 0
+    assert state(bench) == TrialState.WAITING
+
+
+def test_a_trial_ends_with_its_worker(bench: Bench, start: Start) -> None:
+    worker = start("--isolate")
+    under_way(bench)
+    worker.kill()
+    eventually(lambda: state(bench) == TrialState.WAITING)
