@@ -15,7 +15,7 @@ from storage.errors import (
     StudyError,
 )
 from storage.garbage import Freed
-from storage.holders import Holding, Reaped, expire_leases, holdings, reap
+from storage.holders import Holding, Reaped, expire_dead_neighbours, expire_leases, holdings, reap
 from storage.keeper import LeaseKeeper
 from storage.leases import RENEWALS, Lease, Worker, advance, count_redone, set_checkpoint
 from storage.leases import SECONDS as LEASE_SECONDS
@@ -61,6 +61,7 @@ __all__ = [
     "claim_trial",
     "count_redone",
     "create_study",
+    "expire_dead_neighbours",
     "expire_leases",
     "format_size",
     "get_control",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,7 +12,7 @@ from sqlalchemy import Connection, text
 
 from storage import leases
 from storage.database import Database
-from storage.leases import Worker
+from storage.leases import Worker, this_place
 from storage.persistence import PersistentStorage
 from storage.trials import fail_poison, is_poison, settle_finished
 
@@ -26,8 +27,12 @@ _HOLDINGS = text(
 _EXPIRE = text(
     """
     UPDATE hpo_leases SET deadline = clock_timestamp(), seconds = 0
-    WHERE study_id = :study AND state = 'held' AND host = :host AND pid = :pid
+    WHERE study_id = :study AND state = 'held' AND host = :host AND pid = :pid AND (:place = '' OR place = :place)
     """
+)
+_NEIGHBOURS = text(
+    "SELECT DISTINCT host, pid FROM hpo_leases "
+    "WHERE study_id = :study AND state = 'held' AND place = :place AND place <> ''"
 )
 _STRAY = text(
     """
@@ -85,10 +90,34 @@ def holdings(db: Database, study: optuna.Study) -> list[Holding]:
 
 
 def expire_leases(db: Database, study: optuna.Study, worker: Worker) -> int:
-    """End the leases of a process that is gone for certain, so that its trials wait for nobody; how many there were."""
-    values = {"study": study._study_id, "host": worker.host, "pid": worker.pid}
+    """End the leases of a process that is gone for certain, so that its trials wait for nobody; how many there were.
+
+    Only those of `worker.place`, where a place is given: another container may have the same name and number.
+    """
+    values = {"study": study._study_id, "host": worker.host, "pid": worker.pid, "place": worker.place}
     with db.engine.begin() as connection:
         return connection.execute(_EXPIRE, values).rowcount
+
+
+def expire_dead_neighbours(db: Database, study: optuna.Study) -> int:
+    """End the leases of processes of this machine that are dead, as after a kill or a crash of a whole run.
+
+    A number that the system has given to another process by now is taken for alive; that lease expires by itself.
+    """
+    with db.engine.connect() as connection:
+        rows = connection.execute(_NEIGHBOURS, {"study": study._study_id, "place": this_place()}).all()
+    dead = [Worker(host=row.host, pid=row.pid) for row in rows if not _lives(row.pid)]
+    return sum(expire_leases(db, study, worker) for worker in dead)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def reap(db: Database, study: optuna.Study) -> Reaped:

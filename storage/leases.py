@@ -17,6 +17,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
@@ -34,6 +35,18 @@ DEATHS = 3
 """A trial whose holders are lost so often, one after another without an epoch between, is not given out again."""
 
 
+def this_place() -> str:
+    """This boot of this machine, and this namespace of processes: within it a pid that is not there is dead.
+
+    Containers may share a host name, and hosts one too; neither is enough to call a process dead.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # no Linux: nobody is called dead
+        return ""
+
+
 @dataclass(frozen=True)
 class Worker:
     """A process that may hold leases."""
@@ -43,6 +56,8 @@ class Worker:
     pid: int = field(default_factory=os.getpid)
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     """Unlike any other's, so that a process with the same pid later is not taken for this one."""
+    place: str = field(default_factory=this_place)
+    """Within which its pid means something."""
     seconds: float = SECONDS
     """How long its leases last without a renewal."""
 
@@ -100,12 +115,13 @@ _EXPIRED = text(
 )
 _GIVE = text(
     """
-    INSERT INTO hpo_leases AS l (trial_id, study_id, state, worker, host, pid, device, token,
+    INSERT INTO hpo_leases AS l (trial_id, study_id, state, worker, host, pid, place, device, token,
                                  claimed_at, renewed_at, deadline, seconds)
-    VALUES (:trial, :study, 'held', :worker, :host, :pid, :device, nextval('hpo_tokens'),
+    VALUES (:trial, :study, 'held', :worker, :host, :pid, :place, :device, nextval('hpo_tokens'),
             clock_timestamp(), clock_timestamp(), clock_timestamp() + make_interval(secs => :seconds), :seconds)
     ON CONFLICT (trial_id) DO UPDATE SET
-        state = 'held', worker = excluded.worker, host = excluded.host, pid = excluded.pid, device = excluded.device,
+        state = 'held', worker = excluded.worker, host = excluded.host, pid = excluded.pid,
+        place = excluded.place, device = excluded.device,
         token = excluded.token, claimed_at = excluded.claimed_at, renewed_at = excluded.renewed_at,
         deadline = excluded.deadline, seconds = excluded.seconds,
         deaths = :deaths, takings = l.takings + 1, note = NULL
@@ -157,7 +173,13 @@ def next_expired(connection: Connection, study_id: int) -> Lease | None:
 
 def give(connection: Connection, study_id: int, trial_id: int, worker: Worker, deaths: int = 0) -> Lease:
     """Make the trial `worker`'s, under a new token. Whoever held it before cannot write for it any more."""
-    who = {"worker": worker.name, "host": worker.host, "pid": worker.pid, "device": worker.device}
+    who = {
+        "worker": worker.name,
+        "host": worker.host,
+        "pid": worker.pid,
+        "place": worker.place,
+        "device": worker.device,
+    }
     values = {"trial": trial_id, "study": study_id, "seconds": worker.seconds, "deaths": deaths, **who}
     return _lease(connection.execute(_GIVE, values).one())
 

@@ -24,6 +24,7 @@ CREATE TABLE hpo_leases (
     worker text NOT NULL,                    -- the process, by a name that no other ever has
     host text NOT NULL,
     pid integer NOT NULL,
+    place text NOT NULL,                     -- where process numbers mean the same: this boot, this pid namespace
     device text NOT NULL,
     token bigint NOT NULL,                   -- grows with every change of hands
     claimed_at timestamptz NOT NULL,
@@ -43,9 +44,9 @@ CREATE INDEX hpo_trials_of_study ON trials (study_id, state);
 
 _ADOPT = """
 -- What an earlier version left running is taken over at once: nobody can say whether its worker lives.
-INSERT INTO hpo_leases (trial_id, study_id, state, worker, host, pid, device, token,
+INSERT INTO hpo_leases (trial_id, study_id, state, worker, host, pid, place, device, token,
                         claimed_at, renewed_at, deadline, seconds)
-SELECT t.trial_id, t.study_id, 'held', 'an earlier version', '', 0, '', nextval('hpo_tokens'),
+SELECT t.trial_id, t.study_id, 'held', 'an earlier version', '', 0, '', '', nextval('hpo_tokens'),
        clock_timestamp(), clock_timestamp(), clock_timestamp(), 0
 FROM trials t JOIN study_user_attributes a ON a.study_id = t.study_id AND a.key = 'hpo:spec'
 WHERE t.state = 'RUNNING'

@@ -110,6 +110,10 @@ artifacts_option = click.option(
     "--artifacts", envvar="HPO_ARTIFACTS", type=Location(), default=None, metavar="PATH|URL",
     help="Folder or s3://bucket/prefix for checkpoints, shared by all workers.  [default: HOME/artifacts]",
 )  # fmt: skip
+keep_option = click.option(
+    "--keep", envvar="HPO_KEEP", type=click.IntRange(1), default=5, show_default=True,
+    help="How many of the study's best trials keep their checkpoints.",
+)  # fmt: skip
 quota_option = click.option(
     "--checkpoint-quota", envvar="HPO_CHECKPOINT_QUOTA", type=Size(), default=None, metavar="SIZE",
     help="Most that the study's checkpoints may take, as 20GB: the worst trials' go first.  [default: no limit]",

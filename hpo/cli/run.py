@@ -183,10 +183,13 @@ def watch(team: Team, look: Callable[[], Overview]) -> None:
 def _watch_lines(team: Team, look: Callable[[], Overview]) -> None:
     from hpo.cli.view import plain_line
 
-    told = {line.number for line in look().lines if line.state in ("complete", "pruned", "failed")}
+    overview = look()
+    told = {line.number for line in overview.lines if line.state in ("complete", "pruned", "failed")}
     while True:
         team.poll(timeout=INTERVAL / max(1, team.working))
-        overview = look()
+        before, overview = overview, look()
+        if overview.control != before.control:
+            click.echo(f"study {overview.study} is told to {overview.control}")
         for line in overview.lines:
             if line.number not in told and line.state in ("complete", "pruned", "failed"):
                 told.add(line.number)
@@ -207,8 +210,13 @@ def summarise(overview: Overview, team: Team) -> int:
     if team.stopping:
         click.echo("\nstopped; the same command goes on from here", err=True)
         return 130
+    if overview.control == "stop":
+        click.echo(f"\nstopped by `hpo stop`; `hpo resume --study {overview.study}` or `hpo run` goes on", err=True)
+        return 0
     if overview.best is not None:
         click.echo(f"\nnext: hpo export-best --study {overview.study} --out best/")
     if team.died and not overview.counts["finished"]:
         raise HpoError("no worker stayed alive; their logs say why")
-    return 1 if team.died else 0
+    # A worker that died is no failure where others have gone on with its trial.
+    spent = overview.limits.trials is not None and overview.counts["finished"] >= overview.limits.trials
+    return 1 if team.died and not spent else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from datetime import timedelta
 from math import isfinite
@@ -14,6 +15,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from hpo.search.overview import Overview, TrialLine
+    from storage import Holding
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _STYLES = {"complete": "green", "pruned": "yellow", "failed": "red", "running": "cyan", "waiting": "dim"}
@@ -22,8 +24,13 @@ SHOWN = 12
 
 
 def draw(overview: Overview, shown: int = SHOWN) -> RenderableType:
-    """A head line with a bar, the trials, the best so far."""
-    return Group(_head(overview), Text(), _table(overview, shown), Text(), best_line(overview))
+    """A head line with a bar, what the workers are told, the trials, who trains, the best so far."""
+    leases = [lease_table(overview.leases), Text()] if overview.leases else []
+    # Who trains takes its lines from the finished trials: a live view is cut at the end of the screen.
+    trials = _table(overview, shown - len(overview.leases) - 2 if leases else shown)
+    return Group(
+        _head(overview), *_told(overview), Text(), trials, Text(), *leases, *_redone(overview), best_line(overview)
+    )
 
 
 def _head(overview: Overview) -> RenderableType:
@@ -36,6 +43,22 @@ def _head(overview: Overview) -> RenderableType:
     )
     grid.add_row(Text(overview.study, style="bold"), bar, f"{done} trials", states, _time_left(overview))
     return grid
+
+
+def _told(overview: Overview) -> list[Text]:
+    """What a study that does not run needs; nothing where it runs."""
+    resume = f"`hpo resume --study {shlex.quote(overview.study)}`"
+    lines = {
+        "pause": f"paused: its workers wait, {resume} lets them go on",
+        "stop": f"stopped: no trial is given out, {resume} allows workers again",
+    }
+    return [Text(lines[overview.control], style="yellow")] if overview.control in lines else []
+
+
+def _redone(overview: Overview) -> list[Text]:
+    if overview.redone < 0.05:
+        return []
+    return [Text(f"{overview.redone:.1f} epochs were trained again after interruptions", style="dim")]
 
 
 def _time_left(overview: Overview) -> str:
@@ -66,6 +89,29 @@ def _table(overview: Overview, shown: int) -> RenderableType:
     if not table.row_count:
         return Text("no trial has started yet", style="dim")
     return table
+
+
+def lease_table(leases: Sequence[Holding]) -> RenderableType:
+    """Who holds which trial, and whether anything was heard of them lately."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("trial", justify="right", no_wrap=True)
+    table.add_column("worker", max_width=32, no_wrap=True, overflow="ellipsis")
+    table.add_column("device", no_wrap=True)
+    table.add_column("lease")
+    for lease in leases:
+        style = "red" if lease.left < 0 else "yellow" if lease.note else ""
+        table.add_row(str(lease.number), lease.owner, lease.device, Text(lease_state(lease), style=style))
+    return table
+
+
+def lease_state(lease: Holding) -> str:
+    """`renewed 3s ago, taken up 2 times, waits for room: …`."""
+    if lease.left < 0:
+        heard = f"expired {clock(-lease.left)} ago: the next worker takes it over"
+    else:
+        heard = f"renewed {clock(lease.age)} ago"
+    takings = f"taken up {lease.takings} times" if lease.takings > 1 else ""
+    return ", ".join(part for part in (heard, takings, lease.note) if part)
 
 
 def _latest(lines: Sequence[TrialLine], shown: int) -> list[TrialLine]:

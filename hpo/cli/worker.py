@@ -17,6 +17,7 @@ from hpo.cli.options import (
     data_argument,
     debug_option,
     device_option,
+    keep_option,
     quota_option,
     storage_options,
     study_option,
@@ -27,10 +28,7 @@ from hpo.cli.options import (
 from hpo.logs import log_to_stderr
 
 working_options = together(
-    click.option(
-        "--keep", envvar="HPO_KEEP", type=click.IntRange(1), default=5, show_default=True,
-        help="How many of the study's best trials keep their checkpoints.",
-    ),
+    keep_option,
     quota_option,
     click.option(
         "--lease", envvar="HPO_LEASE", type=Duration(), default="2m", show_default=True, metavar="TIME",

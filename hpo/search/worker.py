@@ -35,6 +35,7 @@ from storage import (
     StudySpec,
     Worker,
     claim_trial,
+    expire_dead_neighbours,
     open_store,
     open_study,
     read_limits,
@@ -134,6 +135,7 @@ def work_shift(db: Database, options: WorkerOptions, most: int | None = None) ->
     db.require_schema()
     clock, stop = Clock(db, study), StopSignal(options.preempt_file)
     shop = _workshop(db, study, spec, options, clock, stop)
+    expire_dead_neighbours(db, study)
     db.patience = BETWEEN_ATTEMPTS  # from now on the worker itself waits, and can be stopped while it does
     # Only now: until a trial is claimed, a signal may simply end the process.
     with stop.installed():

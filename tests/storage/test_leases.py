@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import optuna
@@ -21,6 +23,7 @@ from storage import (
     advance,
     claim_trial,
     create_study,
+    expire_dead_neighbours,
     expire_leases,
     holdings,
     open_database,
@@ -207,3 +210,15 @@ def test_deleting_a_study_deletes_its_leases(database: Database, study: optuna.S
     optuna.delete_study(study_name="cells", storage=database.storage)
     with database.engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM hpo_leases")).scalar_one() == 0
+
+
+def test_dead_processes_of_this_machine_are_known_as_such_and_nobody_elses(
+    database: Database, study: optuna.Study
+) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    claimed(database, study, Worker(pid=dead.pid))
+    claimed(database, study, Worker(pid=dead.pid, place="another boot or another container of the same name"))
+    claimed(database, study, Worker())
+    assert expire_dead_neighbours(database, study) == 1
+    assert [holding.left > 0 for holding in holdings(database, study)] == [False, True, True]

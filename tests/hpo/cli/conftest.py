@@ -8,10 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+from click.testing import CliRunner, Result
 
+from hpo.cli import main
 from hpo.data.synthetic import write_cells
-from storage import Database
+from search_spaces import SearchSpace
+from storage import Database, Limits, StudySpec, create_study
 
 TINY = (
     "--backbone", "mobilenetv2_035", "--set", "pretrained=false", "--set", "image_size=32", "--set", "epochs=2",
@@ -61,12 +65,39 @@ def command(database: Database, tmp_path: Path) -> Command:
 
 
 @pytest.fixture
+def here(command: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """`hpo` inside this process, with the database and the home of `command`."""
+    for key in [key for key in os.environ if key.startswith("HPO_")]:
+        monkeypatch.delenv(key)
+    for key in ("HPO_STORAGE", "HPO_HOME"):
+        monkeypatch.setenv(key, command.environment[key])
+    monkeypatch.chdir(command.home)
+
+    def call(*arguments: str) -> Result:
+        return CliRunner().invoke(main, list(arguments))
+
+    return call
+
+
+@pytest.fixture
+def bare_study(database: Database) -> optuna.Study:
+    """A study `bare` of 10 trials, made from no data: to claim and finish trials of by hand."""
+    database.initialise()
+    rate = {"type": "float", "low": 1e-3, "high": 1e-2}
+    space = SearchSpace.from_dict(
+        {"name": "bare", "summary": "", "fixed": {}, "dimensions": {"learning_rate": rate}, "points": []}
+    )
+    data = {"seed": 0, "val_fraction": 0.1, "test_fraction": 0.1, "max_unreadable": 0.05}
+    spec = StudySpec(
+        space=space.to_dict(), space_fingerprint=space.fingerprint, data=data, data_fingerprint="0", metric="accuracy",
+        seed=0, weights_digest=None, sampler="random", pruner="none",
+    )  # fmt: skip
+    return create_study(database, "bare", spec, limits=Limits(trials=10))
+
+
+@pytest.fixture
 def refused(command: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], str]:
     """Run `hpo` inside this process; the one line with which it refuses. No traceback, exit code 2."""
-    from click.testing import CliRunner
-
-    from hpo.cli import main
-
     for key in [key for key in os.environ if key.startswith("HPO_")]:
         monkeypatch.delenv(key)
     for key in ("HPO_STORAGE", "HPO_HOME"):

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import click
 import pytest
 
-from hpo.cli.options import Duration
+from hpo.cli.options import Duration, Location, Size
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,26 @@ def test_a_span_of_time_is_read(text: str, seconds: float) -> None:
 def test_what_is_no_time_above_zero_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter, match="write 90s, 30m, 1h30m or 2d"):
         Duration().convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1", 1), ("500", 500), ("500MB", 500_000_000), ("20GB", 20 * 10**9), (" 20 gb ", 20 * 10**9),
+        ("1.5GiB", 3 * 2**29), ("2TB", 2 * 10**12), ("64KiB", 65_536), (7, 7),
+    ],
+)  # fmt: skip
+def test_a_size_is_read(text: str, size: int) -> None:
+    assert Size().convert(text, None, None) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5GB", "GB", "5 gigabytes", "1.5.2GB", "0.5B", "20G B"])
+def test_what_is_no_size_above_zero_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"write 20GB, 500MB or 1\.5GiB"):
+        Size().convert(text, None, None)
+
+
+def test_a_location_is_a_path_or_a_url(tmp_path: Path) -> None:
+    assert Location().convert("s3://bucket/a//b", None, None) == "s3://bucket/a//b"
+    assert Location().convert("~/x", None, None) == Path.home() / "x"
+    assert Location().convert(tmp_path, None, None) == tmp_path

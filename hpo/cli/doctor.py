@@ -1,0 +1,74 @@
+"""`hpo doctor`: whether this machine, the database and a study are fit to work, and the fix for what is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hpo.cli.connect import artifacts_folder, cache_folder, with_password
+from hpo.cli.options import UserPath, artifacts_option, debug_option, device_option, storage_options
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from hpo.health import Check
+
+_WIDTH = 13
+"""Of the column that says what was looked at."""
+
+
+@click.command("doctor")
+@click.argument("data", envvar="HPO_DATA", type=UserPath(), required=False)
+@click.option("--study", envvar="HPO_STUDY", default=None, help="Name of a study to look at too.")
+@device_option
+@storage_options
+@artifacts_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@debug_option
+@click.pass_context
+def doctor_command(
+    ctx: click.Context, data: Path | None, study: str | None, device: str,
+    storage: str | None, home: Path, artifacts: Path | str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Check libraries, device, disk, database and, where they are given, a study and its DATA.
+
+    Each line is OK or !! with the fix; the exit code is 1 when anything is to be mended. Images of a study that this
+    host has not seen before are decoded once.
+    """
+    from hpo.health import Subject, examine
+    from storage import quiet_optuna
+
+    quiet_optuna()
+    subject = Subject(
+        home=home, artifacts=artifacts_folder(artifacts, home), cache=cache_folder(home), device=device,
+        storage=with_password(storage), study=study, data=data,
+    )  # fmt: skip
+    found = list(examine(subject)) if as_json else _printed(examine(subject))
+    well = all(check.ok for check in found)
+    if as_json:
+        click.echo(json.dumps({"ok": well, "checks": [check.to_dict() for check in found]}, indent=2))
+    ctx.exit(0 if well else 1)
+
+
+def _printed(checks: Iterable[Check]) -> list[Check]:
+    """Print each as it comes: some take seconds."""
+    from rich.console import Console
+
+    console, found = Console(), []
+    for check in checks:
+        console.print(check_line(check), soft_wrap=True)
+        found.append(check)
+    return found
+
+
+def check_line(check: Check) -> Text:
+    """`OK  device       cpu (2 cores) computes, …`, or `!!` with the fix."""
+    from rich.text import Text
+
+    sign = Text("OK", style="green") if check.ok else Text("!!", style="bold red")
+    fix = Text(f"; {check.fix}" if check.fix else "", style="bold")
+    return Text.assemble(sign, "  ", (check.what.ljust(_WIDTH), "dim" if check.ok else ""), check.detail, fix)

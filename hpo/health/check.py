@@ -1,0 +1,34 @@
+"""What a look at one thing found: that it is well, or how to mend it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of `hpo doctor`."""
+
+    what: str
+    ok: bool
+    detail: str
+    """What was found, with its values."""
+    fix: str = ""
+    """The way out, where something is to be mended and the detail does not name it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"what": self.what, "ok": self.ok, "detail": self.detail, "fix": self.fix or None}
+
+
+def well(what: str, detail: str) -> Check:
+    """Nothing to mend."""
+    return Check(what, True, detail)
+
+
+def amiss(what: str, detail: str | Exception, fix: str = "") -> Check:
+    """Something to mend; an error's line names the way out itself, after a semicolon."""
+    if isinstance(detail, Exception):
+        detail, _, fix = str(detail).partition("; ")
+    return Check(what, False, detail, fix)

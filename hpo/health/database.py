@@ -1,0 +1,101 @@
+"""The database: reachable, of our schema, with room for workers, and its clock against this host's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
+from statistics import median
+from typing import TYPE_CHECKING
+
+from hpo import __version__
+from hpo.health.check import Check, amiss, well
+from storage import StorageError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from storage import Database
+
+PER_WORKER = 2
+"""Connections that a worker keeps open."""
+SKEW = 5.0
+"""Seconds that a host's clock may differ from the database's before it is worth a line."""
+_PINGS = 5
+
+_FACTS = """
+SELECT current_setting('server_version') AS version, pg_is_in_recovery() AS replica,
+    current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int AS most,
+    (SELECT sum(numbackends) FROM pg_stat_database)::int AS used,
+    to_regclass('alembic_version') IS NOT NULL AS filled
+"""
+
+
+def check_database(db: Database) -> Iterator[Check]:
+    """What a connection shows, one line after another."""
+    from sqlalchemy import text
+
+    try:
+        with db.engine.connect() as connection:
+            facts = connection.execute(text(_FACTS)).one()
+            milliseconds = 1000 * _latency(connection)
+        answers = f"PostgreSQL {facts.version}, {db.where}, answers in {milliseconds:.1f} ms"
+        if facts.replica:
+            yield amiss("database", f"{answers}, but is a replica", "give --storage the URL of the primary")
+        else:
+            yield well("database", answers)
+        yield _schema(db, bool(facts.filled))
+        yield connections(facts.most, facts.used)
+        yield clock(_skew(db))
+    except StorageError as error:
+        yield amiss("database", error)
+
+
+def connections(most: int, used: int) -> Check:
+    """Whether one more worker finds its connections; `used` of `most` are taken now, ours among them."""
+    free = most - used
+    detail = f"{free} of {most} connections are free: room for {max(0, free) // PER_WORKER} more workers"
+    if free < PER_WORKER:
+        return amiss("connections", detail, "raise max_connections there, or end sessions that nobody needs")
+    return well("connections", detail)
+
+
+def clock(skew: float) -> Check:
+    """This host's clock against the database's: `skew` seconds ahead of it."""
+    direction = "ahead of" if skew > 0 else "behind"
+    detail = f"this host is {abs(skew):.1f} s {direction} the database"
+    if abs(skew) <= SKEW:
+        return well("clock", detail)
+    return amiss(
+        "clock", f"{detail}; leases go by the database's clock and do not suffer, times of trials and logs do",
+        "let NTP set the clock of this host",
+    )  # fmt: skip
+
+
+def _schema(db: Database, filled: bool) -> Check:
+    if not filled:
+        return well("schema", "no study yet: the first `hpo run` or `hpo init` makes the tables")
+    try:
+        db.require_schema()
+        _ = db.storage
+    except StorageError as error:
+        return amiss("schema", error)
+    return well("schema", f"the tables are of hpo {__version__} and optuna {version('optuna')}")
+
+
+def _latency(connection: Connection) -> float:
+    """Seconds of one question and its answer, the median of a few."""
+    times = []
+    for _ in range(_PINGS):
+        start = time.perf_counter()
+        connection.exec_driver_sql("SELECT 1")
+        times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def _skew(db: Database) -> float:
+    before = datetime.now(UTC)
+    theirs = db.now()
+    after = datetime.now(UTC)
+    return (before + (after - before) / 2 - theirs).total_seconds()

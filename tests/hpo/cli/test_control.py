@@ -1,0 +1,88 @@
+"""`hpo pause`, `stop`, `resume`: one word to all workers, said in one line, the same word twice as good as once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import optuna
+import pytest
+from click.testing import Result
+
+from storage import Claim, Control, Database, NoTrial, Worker, claim_trial, get_control
+
+pytestmark = pytest.mark.postgres
+Here = Callable[..., Result]
+
+
+def claim(database: Database, study: optuna.Study) -> Claim:
+    found = claim_trial(database, study, Worker(device="cpu", seconds=60))
+    assert isinstance(found, Claim)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("word", "control", "answer"),
+    [("pause", Control.PAUSE, NoTrial.PAUSED), ("stop", Control.STOP, NoTrial.STOPPED)],
+)
+def test_a_word_holds_for_workers_to_come_until_resume(
+    here: Here, database: Database, bare_study: optuna.Study, word: str, control: Control, answer: NoTrial
+) -> None:
+    first, again = here(word, "--study", "bare"), here(word, "--study", "bare")
+    assert (first.exit_code, again.exit_code) == (0, 0)
+    assert "already" not in first.stdout
+    assert "already" in again.stdout
+    assert "`hpo resume --study bare`" in first.stdout
+    assert get_control(database, bare_study) is control
+    assert claim_trial(database, bare_study, Worker()) is answer
+    assert here("resume", "--study", "bare").exit_code == 0
+    assert here("resume", "--study", "bare").stdout.startswith("study bare is running already: nobody trains")
+    claim(database, bare_study)
+
+
+@pytest.mark.parametrize(
+    ("workers", "told"),
+    [
+        (0, "nobody trains, and workers that come wait"),
+        (1, "1 worker puts its trial back within a renewal (10 s) and waits"),
+        (3, "3 workers put their trials back within a renewal (10 s) and wait"),
+    ],
+)
+def test_it_is_said_who_hears_it_and_when(
+    here: Here, database: Database, bare_study: optuna.Study, workers: int, told: str
+) -> None:
+    for _ in range(workers):
+        claim(database, bare_study)
+    said = here("pause", "--study", "bare").stdout
+    assert said == f"study bare is paused: {told}; `hpo resume --study bare` lets them go on\n"
+
+
+def test_another_word_replaces_the_one_before(here: Here, database: Database, bare_study: optuna.Study) -> None:
+    here("pause", "--study", "bare")
+    assert here("stop", "--study", "bare").stdout.startswith("study bare is stopped, no longer paused: ")
+    assert "workers that have left stay away" in here("resume", "--study", "bare").stdout
+
+
+def test_interrupted_trials_are_counted(here: Here, database: Database, bare_study: optuna.Study) -> None:
+    lease = claim_trial(database, bare_study, Worker(host="gone", pid=1))
+    assert isinstance(lease, Claim)
+    here("reap", "--study", "bare", "--owner", "gone:1")
+    assert "nobody trains, 1 interrupted trial waits to be gone on with" in here("stop", "--study", "bare").stdout
+
+
+@pytest.mark.parametrize("word", ["pause", "stop", "resume", "reap", "gc"])
+def test_a_study_that_is_not_there(here: Here, bare_study: optuna.Study, word: str) -> None:
+    result = here(word, "--study", "other")
+    assert result.exit_code == 2
+    assert "no study 'other'" in result.stderr
+    assert "the studies are bare" in result.stderr
+
+
+@pytest.mark.parametrize("word", ["status", "pause", "reap"])
+def test_tables_of_an_earlier_version_are_named_as_such(
+    here: Here, database: Database, bare_study: optuna.Study, word: str
+) -> None:
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE hpo_leases, hpo_studies, hpo_schema")
+    result = here(word, "--study", "bare")
+    assert result.exit_code == 2
+    assert "are of an earlier version of hpo" in result.stderr

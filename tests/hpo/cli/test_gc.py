@@ -1,0 +1,112 @@
+"""`hpo gc`: what no kept trial needs goes, and nothing that somebody may go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from click.testing import Result
+
+from storage import CheckpointStore, Claim, Database, Worker, claim_trial, open_store, read_spec
+
+pytestmark = pytest.mark.postgres
+Here = Callable[..., Result]
+VALUES = (0.5, 0.9, 0.7)
+
+
+@pytest.fixture(params=["folder", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    return request.getfixturevalue("s3_root") if request.param == "s3" else tmp_path / "artifacts"
+
+
+@pytest.fixture
+def store(database: Database, bare_study: optuna.Study, root: Path | str) -> CheckpointStore:
+    """Checkpoints of three finished trials, one that runs and one that waits."""
+    store = open_store(root, read_spec(bare_study).id)
+    for value in VALUES:
+        number = claimed(database, bare_study)
+        write(store, number)
+        bare_study.tell(number, value)
+    for _ in range(2):
+        write(store, claimed(database, bare_study))
+    last = bare_study.get_trials(deepcopy=False)[-1]
+    bare_study._storage.set_trial_state_values(last._trial_id, optuna.trial.TrialState.WAITING)
+    return store
+
+
+def claimed(database: Database, study: optuna.Study) -> int:
+    found = claim_trial(database, study, Worker())
+    assert isinstance(found, Claim)
+    return found.number
+
+
+def write(store: CheckpointStore, trial: int) -> None:
+    store.write(trial, "best", {"model.safetensors": bytes(1000)}, {})
+    store.write(trial, "latest", {"resume.safetensors": bytes(3000)}, {})
+
+
+def has(store: CheckpointStore) -> dict[int, str]:
+    """`bl`, `b` or `l` of each trial of which anything is there."""
+    return {
+        trial: "".join(kind[0] for kind in ("best", "latest") if store.has(trial, kind))  # type: ignore[arg-type]
+        for trial in sorted(store.trials())
+    }
+
+
+def test_the_best_keep_their_weights_and_the_unfinished_everything(
+    here: Here, store: CheckpointStore, root: Path | str
+) -> None:
+    arguments = ("gc", "--study", "bare", "--keep", "1", "--artifacts", str(root))
+    before = has(store)
+    said = here(*arguments, "--dry-run")
+    assert said.exit_code == 0, said.output
+    assert "would be freed" in said.stdout
+    assert has(store) == before == dict.fromkeys(range(5), "bl")
+
+    done = here(*arguments)
+    assert done.exit_code == 0, done.output
+    rows = [line.split() for line in done.stdout.splitlines() if line.strip()[0].isdigit()]
+    assert [row[0] for row in rows] == ["0", "1", "2"]
+    assert " ".join(rows[0][1:-2]) == "weights of its best epoch, state to go on from"
+    assert " ".join(rows[1][1:-2]) == "state to go on from"
+    assert has(store) == {1: "b", 3: "bl", 4: "bl"}
+    assert here(*arguments).stdout.startswith("nothing to free: ")
+
+
+def test_the_total_is_what_the_place_gains(here: Here, store: CheckpointStore, root: Path | str) -> None:
+    before = store.usage()
+    done = here("gc", "--study", "bare", "--keep", "1", "--artifacts", str(root))
+    freed = float(done.stdout.splitlines()[-1].split()[-2])  # in kB, to two figures
+    assert freed == pytest.approx((before - store.usage()) / 1000, abs=0.01)
+
+
+def test_folders_of_other_studies_go_only_when_it_is_said_twice(
+    here: Here, store: CheckpointStore, root: Path | str
+) -> None:
+    other = open_store(root, "other-0123abcd")
+    write(other, 0)
+    arguments = ("gc", "--study", "bare", "--artifacts", str(root), "--orphans")
+    asked = here(*arguments)
+    assert asked.exit_code == 2
+    assert "--yes removes them" in asked.stderr
+    assert "other-0123abcd" in asked.stdout
+    assert here(*arguments, "--yes", "--dry-run").exit_code == 0
+    assert other.trials() == {0}
+    assert here(*arguments, "--yes").exit_code == 0
+    assert other.trials() == set()
+    assert 3 in store.trials(), "the study's own folder stays"
+    assert "is in this database" in here(*arguments).stdout
+
+
+def test_a_study_that_cannot_be_read_keeps_its_files(
+    here: Here, store: CheckpointStore, root: Path | str, database: Database
+) -> None:
+    later = optuna.create_study(study_name="later", storage=database.storage)
+    later.set_user_attr("hpo:spec", {"version": 99})
+    write(open_store(root, "later-0123abcd"), 0)
+    result = here("gc", "--study", "bare", "--artifacts", str(root), "--orphans", "--yes")
+    assert result.exit_code == 2
+    assert "cannot tell whose files are whose" in result.stderr
+    assert open_store(root, "later-0123abcd").trials() == {0}

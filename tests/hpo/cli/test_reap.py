@@ -1,0 +1,73 @@
+"""`hpo reap`: what workers that are gone have left waits again, and whoever lives keeps what is his."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import optuna
+import pytest
+from click.testing import Result
+from optuna.trial import TrialState
+
+from storage import Claim, Database, Worker, claim_trial
+
+pytestmark = pytest.mark.postgres
+Here = Callable[..., Result]
+
+
+def claim(database: Database, study: optuna.Study, pid: int) -> int:
+    found = claim_trial(database, study, Worker(device="cuda:1", host="node-7", pid=pid, seconds=60))
+    assert isinstance(found, Claim)
+    return found.number
+
+
+def states(study: optuna.Study) -> list[TrialState]:
+    return [trial.state for trial in study.get_trials(deepcopy=False)]
+
+
+def test_who_is_known_to_be_dead_loses_his_trial_and_nobody_else(
+    here: Here, database: Database, bare_study: optuna.Study
+) -> None:
+    assert here("reap", "--study", "bare").stdout == "nothing to put back\n"
+    claim(database, bare_study, 1)
+    claim(database, bare_study, 2)
+    result = here("reap", "--study", "bare", "--owner", "node-7:1")
+    assert result.exit_code == 0
+    ended, put_back, held = result.stdout.splitlines()
+    assert ended == "node-7:1: 1 lease ended"
+    assert put_back == "trial 0 is put back; the next worker goes on with it"
+    assert held.startswith("trial 1 is held by node-7:2 (cuda:1), renewed 0 s ago; its lease lasts ")
+    assert states(bare_study) == [TrialState.WAITING, TrialState.RUNNING]
+    again = here("reap", "--study", "bare", "--owner", "node-7:1").stdout
+    assert again.startswith("node-7:1 holds no trial of this study\nnothing to put back\n")
+
+
+def test_a_trial_that_kills_worker_after_worker_fails(here: Here, database: Database, bare_study: optuna.Study) -> None:
+    for pid in (1, 2, 3):
+        assert claim(database, bare_study, pid) == 0
+        last = here("reap", "--study", "bare", "--owner", f"node-7:{pid}").stdout
+    assert "trial 0 has failed: worker after worker died of it" in last
+    assert states(bare_study) == [TrialState.FAIL]
+
+
+def test_a_trial_without_a_lease_is_put_back(here: Here, bare_study: optuna.Study) -> None:
+    bare_study.ask()
+    assert "trial 0 is put back" in here("reap", "--study", "bare").stdout
+    assert states(bare_study) == [TrialState.WAITING]
+
+
+def test_an_expired_lease_is_not_called_living(here: Here, database: Database, bare_study: optuna.Study) -> None:
+    claim(database, bare_study, 1)
+    with database.engine.begin() as connection:  # as after a start of the server, which gives every holder his time
+        connection.exec_driver_sql("UPDATE hpo_leases SET deadline = now() - interval '5 s', seconds = 1e6")
+    result = here("reap", "--study", "bare")
+    assert "whose lease expired" in result.stdout
+    assert "`--owner node-7:1` puts the trial back now" in result.stdout
+    assert states(bare_study) == [TrialState.RUNNING]
+
+
+@pytest.mark.parametrize("owner", ["node-7", "node-7:", ":7", "node-7:x"])
+def test_what_is_no_owner_is_refused(here: Here, bare_study: optuna.Study, owner: str) -> None:
+    result = here("reap", "--study", "bare", "--owner", owner)
+    assert result.exit_code == 2
+    assert "write HOST:PID" in result.stderr
