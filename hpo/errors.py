@@ -2,7 +2,8 @@
 
 HpoError
 ├── DataError       the data set cannot be used as it is
-├── ModelError      an unknown backbone, weights that do not fit, a hub that cannot be reached
+├── ModelError      an unknown backbone, weights that do not fit
+│   └── HubError      a hub that cannot be reached
 ├── BundleError     a folder is not a bundle, or does not fit the data
 └── UsageError      options that contradict each other
 
@@ -29,6 +30,10 @@ class DataError(HpoError):
 
 class ModelError(HpoError):
     """A backbone is unknown, or its weights do not fit or cannot be had."""
+
+
+class HubError(ModelError):
+    """The hub of pretrained weights cannot be reached: no configuration is to blame."""
 
 
 class BundleError(HpoError):

@@ -1,6 +1,7 @@
 """What is remembered: a PostgreSQL, studies and their trials in it, checkpoints beside it."""
 
 from storage.artifacts import is_url, open_objects, open_store, remove_stray_study, stray_studies
+from storage.attributes import write_attributes
 from storage.checkpoints import Checkpoint, CheckpointStore
 from storage.control import Control, get_control, set_control
 from storage.database import Database, open_database
@@ -16,20 +17,22 @@ from storage.errors import (
 )
 from storage.garbage import Freed
 from storage.holders import Holding, Reaped, expire_dead_neighbours, expire_leases, holdings, reap
-from storage.keeper import LeaseKeeper
-from storage.leases import RENEWALS, Lease, Worker, advance, count_redone, set_checkpoint
-from storage.leases import SECONDS as LEASE_SECONDS
+from storage.keeper import Entry, LeaseKeeper
+from storage.leases import RENEWALS, Lease, advance, count_redone, renew, set_checkpoint
 from storage.limits import Limits, read_limits, write_limits
 from storage.objects import ObjectStore
-from storage.patience import GRACE, Patience
+from storage.patience import GRACE, LEAVING, Patience
 from storage.quota import Quota, format_size
 from storage.spec import StudySpec, read_spec
 from storage.studies import check_study_name, create_study, open_study, quiet_optuna, study_names
-from storage.trials import Claim, NoTrial, claim_trial
+from storage.trials import Claim, NoTrial, claim_trial, reported_epochs, take_up
+from storage.workers import SECONDS as LEASE_SECONDS
+from storage.workers import Worker
 
 __all__ = [
     "GRACE",
     "LEASE_SECONDS",
+    "LEAVING",
     "RENEWALS",
     "Checkpoint",
     "CheckpointError",
@@ -40,6 +43,7 @@ __all__ = [
     "DatabaseUnavailableError",
     "DiskFullError",
     "EmbeddedServer",
+    "Entry",
     "Freed",
     "Holding",
     "Lease",
@@ -76,10 +80,14 @@ __all__ = [
     "read_spec",
     "reap",
     "remove_stray_study",
+    "renew",
+    "reported_epochs",
     "set_checkpoint",
     "set_control",
     "stop_embedded",
     "stray_studies",
     "study_names",
+    "take_up",
+    "write_attributes",
     "write_limits",
 ]

@@ -103,6 +103,11 @@ class CheckpointStore:
         """Remove every version of one kind, where there is any: the `latest` of a trial that nobody goes on with."""
         self._shelf.remove(version for version in self._shelf.versions(trial) if version.kind == kind)
 
+    def discard_damaged(self, trial: int, kind: Kind) -> None:
+        """Remove the versions that cannot be used, so that they do not count among the two that are kept."""
+        found = (version for version in self._shelf.versions(trial) if version.kind == kind and version.whole)
+        self._shelf.remove(version for version in found if not self._shelf.is_sound(version))
+
     def usage(self) -> int:
         """Bytes of all files of the study."""
         return sum(found.size for found in self._shelf.objects.list())

@@ -17,7 +17,7 @@ from storage.embedded import EmbeddedServer
 from storage.errors import StorageError
 from storage.persistence import PersistentStorage
 from storage.schema import is_current, migrate
-from storage.sessions import LOCK_TIMEOUT, Sessions
+from storage.sessions import LOCK_TIMEOUT, BoundedPool, Sessions
 from storage.translation import root, unavailable
 from storage.urls import parse_url, place, safe_url
 
@@ -138,6 +138,9 @@ class Database:
         except (SQLAlchemyError, StorageInternalError) as error:  # its engine is not watched before it is made
             raise unavailable(root(error), self.url) from error
         self._sessions.watched(storage.engine)
+        # Optuna takes two to look at its tables, and one ever after. A worker shall have two in all.
+        assert isinstance(storage.engine.pool, BoundedPool)
+        storage.engine.pool.hold_one()
         return storage
 
     def __repr__(self) -> str:

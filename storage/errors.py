@@ -20,6 +20,9 @@ class StorageError(Exception):
 class DatabaseUnavailableError(StorageError):
     """The database server cannot be reached, refuses us, or cannot do what was asked now."""
 
+    passes = True
+    """Whether it may pass by itself, so that it is worth asking again."""
+
 
 class ConflictError(DatabaseUnavailableError):
     """PostgreSQL ended a transaction for a deadlock or a serialisation failure, and nothing of it was done."""

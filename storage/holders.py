@@ -12,9 +12,9 @@ from sqlalchemy import Connection, text
 
 from storage import leases
 from storage.database import Database
-from storage.leases import Worker, this_place
 from storage.persistence import PersistentStorage
 from storage.trials import fail_poison, is_poison, settle_finished
+from storage.workers import Worker, this_place
 
 _HOLDINGS = text(
     """
@@ -26,7 +26,7 @@ _HOLDINGS = text(
 # A lease of 0 seconds has expired for certain, whenever the server was started.
 _EXPIRE = text(
     """
-    UPDATE hpo_leases SET deadline = clock_timestamp(), seconds = 0
+    UPDATE hpo_leases SET deadline = clock_timestamp(), seconds = 0, deaths = deaths - :pardon
     WHERE study_id = :study AND state = 'held' AND host = :host AND pid = :pid AND (:place = '' OR place = :place)
     """
 )
@@ -89,14 +89,15 @@ def holdings(db: Database, study: optuna.Study) -> list[Holding]:
     ]  # fmt: skip
 
 
-def expire_leases(db: Database, study: optuna.Study, worker: Worker) -> int:
+def expire_leases(db: Database, study: optuna.Study, worker: Worker, *, blame: bool = True) -> int:
     """End the leases of a process that is gone for certain, so that its trials wait for nobody; how many there were.
 
-    Only those of `worker.place`, where a place is given: another container may have the same name and number.
+    Only those of `worker.place`, where a place is given: another container may have the same name and number. Without
+    `blame` the loss does not count against the trial: the process was ended by somebody who meant to.
     """
     values = {"study": study._study_id, "host": worker.host, "pid": worker.pid, "place": worker.place}
     with db.engine.begin() as connection:
-        return connection.execute(_EXPIRE, values).rowcount
+        return connection.execute(_EXPIRE, {**values, "pardon": int(not blame)}).rowcount
 
 
 def expire_dead_neighbours(db: Database, study: optuna.Study) -> int:

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 PAUSE = (0.1, 5.0)
 """Seconds between two attempts at a database that fails: at first, and at most."""
 
+SILENCE = 10.0
+"""Seconds after which a statement that is not answered counts as a fault of the database."""
+
 Write = Callable[[Connection], None]
 Ending = Literal["free", "ended"]
 
@@ -41,11 +44,12 @@ class Entry:
     question: Callable[[], Any] | None = None
     ending: Ending | None = None
     """How the lease is closed in the same transaction: the last entry."""
+    written: bool = False
     answer: Any = None
     done: threading.Event = field(default_factory=threading.Event)
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it is written and the question answered; False when that takes longer."""
+        """Wait until it is written and the question answered, or never will be; False when that takes longer."""
         return self.done.wait(seconds)
 
 
@@ -69,6 +73,7 @@ class LeaseKeeper:
         self._changed = threading.Condition()
         self._closed = False
         self._failing_since: float | None = None
+        self._attempt_since: float | None = None
         self._attempts = 0
         self._next_renewal = time.monotonic() + lease.interval
         self._thread = threading.Thread(target=self._run, name=f"lease-{lease.trial_id}", daemon=True)
@@ -76,8 +81,11 @@ class LeaseKeeper:
     @property
     def failing(self) -> float:
         """Seconds since the database began to fail; 0 while it answers."""
-        since = self._failing_since
-        return 0.0 if since is None else time.monotonic() - since
+        since, now = self._failing_since, time.monotonic()
+        if since is not None:
+            return now - since
+        attempt = self._attempt_since  # a server may be silent rather than away
+        return now - attempt if attempt is not None and now - attempt > SILENCE else 0.0
 
     @property
     def over(self) -> bool:
@@ -112,6 +120,7 @@ class LeaseKeeper:
     def _run(self) -> None:
         while not self._closed and not self.over:
             entry = self._next()
+            self._attempt_since = time.monotonic()
             try:
                 if entry is not None:
                     self._write(entry)
@@ -125,14 +134,18 @@ class LeaseKeeper:
                 self.error = error
             else:
                 self._recover()
-        for entry in self._entries:
+            finally:
+                self._attempt_since = None
+        with self._changed:
+            left = list(self._entries)
+        for entry in left:
             entry.done.set()
 
     def _next(self) -> Entry | None:
         """The entry to write now; None when it is time to renew, or to end."""
         with self._changed:
             if self._failing_since is not None:
-                pause = min(PAUSE[0] * 2**self._attempts, PAUSE[1]) * random.uniform(0.5, 1)  # noqa: S311
+                pause = min(PAUSE[0] * 2**self._attempts, PAUSE[1], self.lease.interval) * random.uniform(0.5, 1)  # noqa: S311
                 self._changed.wait_for(lambda: self._closed, pause)
             else:
                 due = self._next_renewal - time.monotonic()
@@ -149,6 +162,7 @@ class LeaseKeeper:
             if entry.ending is None or not self._was_closed(entry.ending):
                 raise
         self._renewed()
+        entry.written = True
         if entry.question is not None and len(self._entries) == 1:  # a later report asks anew
             entry.answer = self._answer(entry.question)
         with self._changed:

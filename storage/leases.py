@@ -11,58 +11,22 @@ token first, and finds none when the trial is another's by now.
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from storage.errors import LeaseLostError
-
-SECONDS = 120.0
-"""How long a lease lasts unless told otherwise: the time for which a dead worker's trial waits for another."""
+from storage.workers import Worker
 
 RENEWALS = 6
 """How often a lease is renewed before it would expire."""
 
 DEATHS = 3
 """A trial whose holders are lost so often, one after another without an epoch between, is not given out again."""
-
-
-def this_place() -> str:
-    """This boot of this machine, and this namespace of processes: within it a pid that is not there is dead.
-
-    Containers may share a host name, and hosts one too; neither is enough to call a process dead.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
-    except OSError:  # no Linux: nobody is called dead
-        return ""
-
-
-@dataclass(frozen=True)
-class Worker:
-    """A process that may hold leases."""
-
-    device: str = ""
-    host: str = field(default_factory=socket.gethostname)
-    pid: int = field(default_factory=os.getpid)
-    name: str = field(default_factory=lambda: secrets.token_hex(8))
-    """Unlike any other's, so that a process with the same pid later is not taken for this one."""
-    place: str = field(default_factory=this_place)
-    """Within which its pid means something."""
-    seconds: float = SECONDS
-    """How long its leases last without a renewal."""
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.pid}"
 
 
 @dataclass(frozen=True)
@@ -76,6 +40,8 @@ class Lease:
     """Holders lost before this one, without an epoch between."""
     position: float = 0.0
     """Epochs that were done when it was last renewed, by whoever held it then."""
+    redone: float = 0.0
+    """Epochs trained again so far, by all holders."""
     checkpoint: Mapping[str, Any] | None = None
     """What the last holder wrote down of its last checkpoint."""
 
@@ -87,7 +53,11 @@ class Lease:
     def fence(self, connection: Connection) -> None:
         """Take the row lock of the token; LeaseLostError when the trial is not the holder's any more."""
         if connection.execute(_FENCE, {"trial": self.trial_id, "token": self.token}).one_or_none() is None:
-            raise LeaseLostError(f"trial (id {self.trial_id}) was given to another worker, or is finished")
+            raise self.lost()
+
+    def lost(self) -> LeaseLostError:
+        """The error of a holder that is none any more."""
+        return LeaseLostError(f"it (id {self.trial_id}) was given to another worker, or finished by somebody else")
 
 
 @dataclass(frozen=True)
@@ -124,14 +94,15 @@ _GIVE = text(
         place = excluded.place, device = excluded.device,
         token = excluded.token, claimed_at = excluded.claimed_at, renewed_at = excluded.renewed_at,
         deadline = excluded.deadline, seconds = excluded.seconds,
-        deaths = :deaths, takings = l.takings + 1, note = NULL
+        deaths = l.deaths + :lost, takings = l.takings + 1, note = NULL
     RETURNING l.*
     """
 )
 _RENEW = text(
     """
     UPDATE hpo_leases l SET renewed_at = clock_timestamp(),
-        deadline = clock_timestamp() + make_interval(secs => :seconds), position = :position, note = :note
+        deadline = clock_timestamp() + make_interval(secs => :seconds), seconds = :seconds,
+        position = :position, note = :note
     WHERE l.trial_id = :trial AND l.token = :token AND l.state = 'held'
     RETURNING l.deadline,
         coalesce((SELECT s.control FROM hpo_studies s WHERE s.study_id = l.study_id), 'run') AS control
@@ -140,19 +111,19 @@ _RENEW = text(
 _ADVANCE = text(
     """
     UPDATE hpo_leases l SET renewed_at = clock_timestamp(),
-        deadline = clock_timestamp() + make_interval(secs => :seconds), position = :position, deaths = 0,
+        deadline = clock_timestamp() + make_interval(secs => :seconds), seconds = :seconds,
+        position = :position, deaths = 0,
         checkpoint = :checkpoint
     WHERE l.trial_id = :trial AND l.token = :token AND l.state = 'held'
     RETURNING l.deadline,
         coalesce((SELECT s.control FROM hpo_studies s WHERE s.study_id = l.study_id), 'run') AS control
     """
 ).bindparams(bindparam("checkpoint", type_=JSONB(none_as_null=True)))
-_RESUME = text("UPDATE hpo_leases SET redone = redone + :redone WHERE trial_id = :trial AND token = :token")
+_RESUME = text("UPDATE hpo_leases SET redone = :redone WHERE trial_id = :trial AND token = :token")
 _CLOSE = text("UPDATE hpo_leases SET state = :state, position = :position, note = NULL WHERE trial_id = :trial")
 _PUT_BACK = text(
     "UPDATE hpo_leases SET state = 'free', token = nextval('hpo_tokens'), deaths = deaths + 1 WHERE trial_id = :trial"
 )
-_DEATHS = text("SELECT deaths FROM hpo_leases WHERE trial_id = :trial")
 _STATE = text("SELECT state FROM hpo_leases WHERE trial_id = :trial AND token = :token")
 _CLOSE_FOR_ANOTHER = text("UPDATE hpo_leases SET state = :state, token = nextval('hpo_tokens') WHERE trial_id = :trial")
 _SET_CHECKPOINT = text("UPDATE hpo_leases SET checkpoint = :checkpoint, position = :position WHERE trial_id = :trial"
@@ -171,8 +142,11 @@ def next_expired(connection: Connection, study_id: int) -> Lease | None:
     return None if row is None else _lease(row)
 
 
-def give(connection: Connection, study_id: int, trial_id: int, worker: Worker, deaths: int = 0) -> Lease:
-    """Make the trial `worker`'s, under a new token. Whoever held it before cannot write for it any more."""
+def give(connection: Connection, study_id: int, trial_id: int, worker: Worker, *, orphaned: bool = False) -> Lease:
+    """Make the trial `worker`'s, under a new token. Whoever held it before cannot write for it any more.
+
+    An orphaned trial has lost one more holder; one that was put back, or is new, has not.
+    """
     who = {
         "worker": worker.name,
         "host": worker.host,
@@ -180,13 +154,8 @@ def give(connection: Connection, study_id: int, trial_id: int, worker: Worker, d
         "place": worker.place,
         "device": worker.device,
     }
-    values = {"trial": trial_id, "study": study_id, "seconds": worker.seconds, "deaths": deaths, **who}
+    values = {"trial": trial_id, "study": study_id, "seconds": worker.seconds, "lost": int(orphaned), **who}
     return _lease(connection.execute(_GIVE, values).one())
-
-
-def deaths_of(connection: Connection, trial_id: int) -> int:
-    """Deaths counted so far for a trial that is given out again after it was put back; 0 for a new one."""
-    return int(connection.execute(_DEATHS, {"trial": trial_id}).scalar_one_or_none() or 0)
 
 
 def renew(connection: Connection, lease: Lease, position: float, note: str | None) -> Tidings:
@@ -204,7 +173,7 @@ def advance(connection: Connection, lease: Lease, position: float, checkpoint: M
 
 def count_redone(connection: Connection, lease: Lease, epochs: float) -> None:
     """Add the epochs, or the part of one, that this holder trains again since they were in no checkpoint."""
-    connection.execute(_RESUME, {"trial": lease.trial_id, "token": lease.token, "redone": epochs})
+    connection.execute(_RESUME, {"trial": lease.trial_id, "token": lease.token, "redone": lease.redone + epochs})
 
 
 def set_checkpoint(connection: Connection, lease: Lease, position: float, checkpoint: Mapping[str, Any] | None) -> None:
@@ -239,10 +208,10 @@ def _json(checkpoint: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _lease(row: Any) -> Lease:
-    return Lease(row.trial_id, row.token, row.seconds, row.deaths, row.position, row.checkpoint)
+    return Lease(row.trial_id, row.token, row.seconds, row.deaths, row.position, row.redone, row.checkpoint)
 
 
 def _tidings(lease: Lease, row: Any) -> Tidings:
     if row is None:
-        raise LeaseLostError(f"trial (id {lease.trial_id}) was given to another worker, or is finished")
+        raise lease.lost()
     return Tidings(row.control, row.deadline)

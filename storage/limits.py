@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import optuna
 
 from storage.errors import StudyError
 
-_KEY = "hpo:limits"
+LIMITS = "hpo:limits"
+"""The user attribute of a study that holds them."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,17 @@ class Limits:
 
 def read_limits(study: optuna.Study) -> Limits:
     """The limits of `study`; none were written, none hold."""
-    stored = study.user_attrs.get(_KEY, {})
-    deadline = stored.get("deadline")
-    return Limits(stored.get("trials"), datetime.fromisoformat(deadline) if deadline else None)
+    return limits_from(study.user_attrs.get(LIMITS))
 
 
 def write_limits(study: optuna.Study, limits: Limits) -> None:
     """Write the limits into `study`, where every worker reads them before its next trial."""
     deadline = limits.deadline.isoformat() if limits.deadline else None
-    study.set_user_attr(_KEY, {"trials": limits.trials, "deadline": deadline})
+    study.set_user_attr(LIMITS, {"trials": limits.trials, "deadline": deadline})
+
+
+def limits_from(stored: Mapping[str, Any] | None) -> Limits:
+    """The limits that are stored so; without any, none hold."""
+    stored = stored or {}
+    deadline = stored.get("deadline")
+    return Limits(stored.get("trials"), datetime.fromisoformat(deadline) if deadline else None)

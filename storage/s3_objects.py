@@ -39,7 +39,7 @@ class S3Objects:
 
     def put(self, key: str, content: bytes, *, settled: bool = True) -> None:
         """Upload an object; it is durable then, `settled` or not."""
-        with self._explained(CheckpointError, key, "written"):
+        with self._explained(StoreUnavailableError, key, "written"):
             self._store.write(self._prefix + key, io.BytesIO(content))
 
     def get(self, key: str) -> bytes:

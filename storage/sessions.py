@@ -33,6 +33,10 @@ _NO_ENDLESS_WAIT = (
 class BoundedPool(QueuePool):
     """A pool whose own fault, that no connection came free in time, is raised as ours too."""
 
+    def hold_one(self) -> None:
+        """From now on have one connection and no second: whoever wants it meanwhile waits."""
+        self._max_overflow = 0
+
     def connect(self) -> PoolProxiedConnection:
         """A connection of the pool."""
         try:

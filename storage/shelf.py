@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from storage.errors import CheckpointError
+from storage.errors import CheckpointError, StoreUnavailableError
 from storage.manifest import MANIFEST, Manifest
 from storage.objects import ObjectStore
 from storage.versions import Version, found_versions
@@ -33,6 +33,8 @@ class Shelf:
         """Whether a version can be loaded."""
         try:
             self.load(version)
+        except StoreUnavailableError:
+            raise
         except CheckpointError:
             return False
         return True

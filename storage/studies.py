@@ -65,7 +65,7 @@ def study_names(db: Database) -> list[str]:
 
 
 def study_lock(name: str) -> str:
-    """The key of the advisory lock under which a study is created and its trials are given out."""
+    """The key of the advisory lock under which a study is created."""
     return f"hpo:study:{name}"
 
 

@@ -17,8 +17,27 @@ from sqlalchemy.engine import ExceptionContext
 from storage.errors import ConflictError, DatabaseUnavailableError
 from storage.urls import passwords, place
 
-# The first pattern that is found counts.
-_TABLE = (
+# The first pattern that is found counts: of what passes by itself, so that it is worth asking again, and then of what
+# somebody has to mend.
+_PASSING = (
+    (r"Connection refused|No such file or directory", "no server listens there; start it, or check --storage"),
+    (r"starting up|shutting down|recovery mode|not yet accepting", "the server is starting or stopping; try again"),
+    (r"could not translate host name", "no such host; check --storage"),
+    (r"statement timeout", "a statement took too long and was ended; see what the server is busy with"),
+    (r"lock timeout", "another session held a lock too long; see what it is doing, then try again"),
+    (
+        r"terminating connection|closed the connection|already closed|closed unexpectedly|SYSCALL|Connection reset"
+        r"|Broken pipe",
+        "the connection was cut",
+    ),
+    (r"[Tt]imed out|timeout expired", "no answer in time; check host, port and firewall"),
+    (r"No route to host|Network is unreachable", "the host cannot be reached; check the network and --storage"),
+    (r"too many (clients|connections)|connection slots", "all its connections are taken; raise max_connections there"),
+    (r"deadlock detected|could not serialize", "other sessions were in the way again and again; try again"),
+    (r"read-only transaction|during recovery", "it can only be read, as a replica; give --storage the primary's URL"),
+    (r"No space left on device|could not extend file", "the server's disk is full; free space there"),
+)
+_LASTING = (
     (r"password authentication failed|no password supplied", "wrong user or password; check both in --storage"),
     (
         r"(Peer|Ident) authentication failed",
@@ -29,24 +48,15 @@ _TABLE = (
     (r'database "[^"]*" does not exist', "no such database there; create it (createdb), or check --storage"),
     (r'relation "[^"]*" does not exist', "it holds no studies yet; make one with `hpo run` or `hpo init`"),
     (r"pg_hba\.conf", "the server does not admit this host, user or database; see its pg_hba.conf"),
-    (r"could not translate host name", "no such host; check --storage"),
-    (r"Connection refused|No such file or directory", "no server listens there; start it, or check --storage"),
-    (r"starting up|shutting down|recovery mode|not yet accepting", "the server is starting or stopping; try again"),
-    (r"statement timeout", "a statement took too long and was ended; see what the server is busy with"),
-    (r"lock timeout", "another session held a lock too long; see what it is doing, then try again"),
-    (r"[Tt]imed out|timeout expired", "no answer in time; check host, port and firewall"),
-    (r"No route to host|Network is unreachable", "the host cannot be reached; check the network and --storage"),
-    (r"too many (clients|connections)|connection slots", "all its connections are taken; raise max_connections there"),
-    (r"deadlock detected|could not serialize", "other sessions were in the way again and again; try again"),
-    (r"read-only transaction|during recovery", "it can only be read, as a replica; give --storage the primary's URL"),
     (r"permission denied", "the user lacks a permission; grant it CONNECT, and CREATE on the schema"),
-    (r"No space left on device|could not extend file", "the server's disk is full; free space there"),
-    (r"terminating connection|closed the connection|already closed|SYSCALL|Connection reset", "the connection was cut"),
     (r"SSL|certificate", "no secure connection; check sslmode and the certificates in --storage"),
     (r"invalid (dsn|connection option|URI)|invalid .* value", "--storage has an option that PostgreSQL does not know"),
     (r"expected authentication request|invalid response", "what listens there is not PostgreSQL; check host and port"),
 )
-_STARTING = re.compile(r"Connection refused|No such file|starting up|shutting down|recovery mode|not yet accepting")
+_STARTING = re.compile(
+    "Connection refused|No such file|starting up|shutting down|recovery mode|not yet accepting"
+    "|closed the connection|closed unexpectedly|Connection reset|Broken pipe|terminating connection"
+)
 _FAULTS = (
     psycopg2.OperationalError,
     psycopg2.InterfaceError,
@@ -59,9 +69,15 @@ _FAULTS = (
 def unavailable(error: BaseException, url: URL) -> DatabaseUnavailableError:
     """Our error for the driver's: where, the rule, the way out. Never the password."""
     text = str(error)
-    way_out = next((way_out for pattern, way_out in _TABLE if re.search(pattern, text)), None)
     kind = ConflictError if isinstance(error, TransactionRollbackError) else DatabaseUnavailableError
-    return kind(f"database {place(url)}: {way_out or _quoted(text, url)}")
+    passing, lasting = _way_out(_PASSING, text), _way_out(_LASTING, text)
+    translated = kind(f"database {place(url)}: {passing or lasting or _quoted(text, url)}")
+    translated.passes = passing is not None or lasting is None
+    return translated
+
+
+def _way_out(table: tuple[tuple[str, str], ...], text: str) -> str | None:
+    return next((way_out for pattern, way_out in table if re.search(pattern, text)), None)
 
 
 def root(error: BaseException) -> BaseException:
@@ -82,7 +98,9 @@ def translate(context: ExceptionContext, url: URL) -> None:
     The ping of the pool passes too: it opens another connection.
     """
     error = context.original_exception
-    if isinstance(error, _FAULTS) and not context.is_pre_ping:
+    # libpq's own faults in the middle of a statement come as the base class, without a code.
+    fault = isinstance(error, _FAULTS) or type(error) is psycopg2.DatabaseError or context.is_disconnect
+    if fault and not context.is_pre_ping:
         raise unavailable(error, url)
 
 

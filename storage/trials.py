@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
 import optuna
+from optuna.storages._cached_storage import _CachedStorage
 from optuna.trial import TrialState
 from sqlalchemy import Connection, text
 
@@ -14,9 +16,10 @@ from storage import leases
 from storage.control import Control, control_of
 from storage.database import Database
 from storage.errors import study_gone
-from storage.leases import DEATHS, Lease, Worker
-from storage.limits import Limits, read_limits
+from storage.leases import DEATHS, Lease
+from storage.limits import LIMITS, Limits, limits_from
 from storage.persistence import PersistentStorage
+from storage.workers import Worker
 
 REASON = "reason"
 """The user attribute of a trial that says why it failed."""
@@ -40,10 +43,24 @@ class NoTrial(Enum):
 
 
 _STUDY = text("SELECT 1 FROM studies WHERE study_id = :study FOR UPDATE")
-_TAKEN_UP = text("SELECT count(*), clock_timestamp() FROM trials WHERE study_id = :study AND state <> 'WAITING'")
+_VIEW = text(
+    """
+    SELECT count(*) AS trials, count(*) FILTER (WHERE t.state <> 'WAITING') AS taken_up, clock_timestamp() AS now,
+           (SELECT CAST(a.value_json AS jsonb) FROM study_user_attributes a
+            WHERE a.study_id = :study AND a.key = :limits) AS limits
+    FROM trials t WHERE t.study_id = :study
+    """
+)
+# As optuna numbers and writes it, which takes four statements, while all other workers wait for the study's lock.
+_NEW = text(
+    """
+    INSERT INTO trials (study_id, number, state, datetime_start) VALUES (:study, :number, 'RUNNING', :start)
+    RETURNING trial_id
+    """
+)
 _WAITING = text(
     """
-    SELECT t.trial_id FROM trials t LEFT JOIN hpo_leases l ON l.trial_id = t.trial_id
+    SELECT t.trial_id, t.number FROM trials t LEFT JOIN hpo_leases l ON l.trial_id = t.trial_id
     WHERE t.study_id = :study AND t.state = 'WAITING'
     ORDER BY (l.trial_id IS NULL), t.trial_id LIMIT 1
     """
@@ -64,6 +81,26 @@ def claim_trial(db: Database, study: optuna.Study, worker: Worker, limits: Limit
     return db.storage.atomically(lambda connection: door.open(connection, limits))
 
 
+def take_up(study: optuna.Study, claim: Claim) -> optuna.Trial:
+    """The claimed trial as optuna's own, to suggest and tell; does what `study.ask` does after it has one.
+
+    Optuna keeps what its samplers saw of the study in this thread until the next `ask` or `tell`; a trial that is
+    claimed here, and told by another thread, would be proposed from what was seen before the first. And it writes
+    parameters for trials only that it has read: of all that run, this one alone is read for that.
+    """
+    study._thread_local.cached_all_trials = None
+    _ = study.directions  # where optuna has not met the study yet
+    trial = optuna.Trial(study, claim.lease.trial_id)
+    if isinstance(study._storage, _CachedStorage):
+        study._storage._add_trials_to_cache(study._study_id, [copy(trial._cached_frozen_trial)])
+    return trial
+
+
+def reported_epochs(trial: optuna.Trial) -> set[int]:
+    """The steps for which a value was reported before `trial` was taken up."""
+    return set(trial._cached_frozen_trial.intermediate_values)
+
+
 @dataclass(frozen=True)
 class _Door:
     storage: PersistentStorage
@@ -79,9 +116,9 @@ class _Door:
             return Claim(_number(connection, held.trial_id), held)
         if connection.execute(_STUDY, {"study": self.study_id}).one_or_none() is None:
             raise study_gone()
-        taken_up, now = self._taken_up(connection)
-        if (limits or read_limits(self.study)).allow(taken_up, now):
-            return self._next(connection)
+        view = connection.execute(_VIEW, {"study": self.study_id, "limits": LIMITS}).one()
+        if (limits or limits_from(view.limits)).allow(view.taken_up, view.now):
+            return self._next(connection, view.trials, view.trials - view.taken_up)
         others = connection.execute(_HELD, {"study": self.study_id}).scalar_one()
         return NoTrial.OTHERS if others else NoTrial.SPENT
 
@@ -93,7 +130,8 @@ class _Door:
         """A trial that is the worker's already: the COMMIT of its claim went through, but not the answer."""
         while (held := leases.mine(connection, self.study_id, self.worker)) is not None:
             if not settle_finished(connection, held):
-                return held
+                # Under a new token: what a thread of this process still tries under the old one is refused.
+                return leases.give(connection, self.study_id, held.trial_id, self.worker)
         return None
 
     def _orphan(self, connection: Connection) -> Lease | None:
@@ -102,27 +140,27 @@ class _Door:
             if settle_finished(connection, expired):
                 continue
             if not is_poison(expired):
-                return leases.give(connection, self.study_id, expired.trial_id, self.worker, expired.deaths + 1)
+                return leases.give(connection, self.study_id, expired.trial_id, self.worker, orphaned=True)
             fail_poison(self.storage, connection, expired)
         return None
 
-    def _taken_up(self, connection: Connection) -> tuple[int, datetime]:
-        """How many trials do not wait, and the time."""
-        number, now = connection.execute(_TAKEN_UP, {"study": self.study_id}).one()
-        return number, now
+    def _next(self, connection: Connection, trials: int, waiting: int) -> Claim:
+        """A trial of a study that has so many, and so many of them wait."""
+        found = self._waiting(connection) if waiting else None
+        trial_id, number = found or (self._new(connection, trials), trials)
+        return Claim(number, leases.give(connection, self.study_id, trial_id, self.worker))
 
-    def _next(self, connection: Connection) -> Claim:
-        trial_id = self._waiting(connection)
-        if trial_id is None:
-            trial_id = self.storage.create_new_trial(self.study_id)
-        lease = leases.give(connection, self.study_id, trial_id, self.worker, leases.deaths_of(connection, trial_id))
-        return Claim(_number(connection, trial_id), lease)
+    def _new(self, connection: Connection, number: int) -> int:
+        """The id of a new trial, running; under the study's lock nobody else gives out its number."""
+        start = datetime.now()  # noqa: DTZ005 - as optuna's, which are naive and local
+        values = {"study": self.study_id, "number": number, "start": start}
+        return int(connection.execute(_NEW, values).scalar_one())
 
-    def _waiting(self, connection: Connection) -> int | None:
-        """A waiting trial, set running; None where there is none, or a stranger was first."""
-        while (trial_id := connection.execute(_WAITING, {"study": self.study_id}).scalar_one_or_none()) is not None:
-            if self.storage.set_trial_state_values(trial_id, state=TrialState.RUNNING):
-                return int(trial_id)
+    def _waiting(self, connection: Connection) -> tuple[int, int] | None:
+        """Id and number of a waiting trial, set running; None where there is none, or a stranger was first."""
+        while (found := connection.execute(_WAITING, {"study": self.study_id}).one_or_none()) is not None:
+            if self.storage.set_trial_state_values(found.trial_id, state=TrialState.RUNNING):
+                return found.trial_id, found.number
         return None
 
 

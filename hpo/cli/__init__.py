@@ -95,14 +95,17 @@ _ENVIRONMENT = {
 }
 
 
+_ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)  # the last two are Slurm's notices
+
+
 @contextmanager
 def _unwinding() -> Iterator[None]:
-    """SIGTERM and SIGHUP unwind as Ctrl-C does: files are removed, connections closed, the embedded server is left."""
+    """SIGTERM and its like unwind as Ctrl-C does: files are removed, connections closed, the server is left."""
 
     def leave(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    former = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    former = {number: signal.signal(number, leave) for number in _ENDS}
     try:
         yield
     finally:

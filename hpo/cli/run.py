@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NOTICES = (signal.SIGUSR1, signal.SIGXCPU)
+
 INTERVAL = 1.0
 """Seconds between two readings of the study."""
 
@@ -91,9 +94,9 @@ def run_command(
             _environment(storage, home, artifacts_folder(artifacts, home), ctx),
             home / "logs" / read_spec(opened).id / "worker.log",
         )
-        look = Survey(db, opened)
+        look = steady(Survey(db, opened))
         with Team(db, opened, make_jobs(base, workers, device, threads)) as team, forwarding(team):
-            watch(team, steady(look))
+            watch(team, look)
         code = summarise(look(), team)
     ctx.exit(code)
 
@@ -149,14 +152,16 @@ def steady(look: Callable[[], Overview]) -> Callable[[], Overview]:
 
 @contextmanager
 def forwarding(team: Team) -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP stop the team; a second one makes it leave at once."""
+    """SIGINT, SIGTERM and SIGHUP stop the team; a second one makes it leave at once. Slurm's notices stop it too."""
 
-    def handle(_: int, __: object) -> None:
+    def handle(number: int, _: object) -> None:
+        if number in NOTICES and team.stopping:
+            return
         hint = "leaving at once" if team.stopping else "stopping at the next step; once more to leave at once"
         click.echo(f"hpo: {hint}", err=True)
         team.stop()
 
-    former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    former = {number: signal.signal(number, handle) for number in (*STOPS, *NOTICES)}
     try:
         yield
     finally:

@@ -11,35 +11,42 @@ import optuna
 from optuna.trial import TrialState
 from sqlalchemy import Connection
 
-from hpo.search.record import Progress, close_record, open_record, write_reason
+from hpo.search.record import Progress, close_record, open_record
 from hpo.search.workshop import Workshop
 from search_spaces import TrialConfig
 from storage import (
+    LEAVING,
     Claim,
     DatabaseUnavailableError,
+    Entry,
     LeaseKeeper,
-    LeaseLostError,
     advance,
     count_redone,
+    renew,
+    reported_epochs,
     set_checkpoint,
+    take_up,
+    write_attributes,
 )
 
 log = logging.getLogger(__name__)
 
 VERDICT = 2.0
 """Seconds that the end of an epoch waits for the pruner's word at most; a later word counts at the next epoch."""
-LEAVING = 4.0
-"""Seconds that a worker which was asked to stop waits for the database at most; then its lease expires instead."""
 
 
 class TrialBook:
     """Opened once, then told of epochs, then closed: as told, failed or put back."""
 
     def __init__(self, shop: Workshop, claim: Claim, keeper: LeaseKeeper) -> None:
-        self._shop, self._number, self._keeper = shop, claim.number, keeper
+        self._shop, self._claim, self._keeper = shop, claim, keeper
+        self._number = claim.number
         self._storage = shop.db.storage
         self._trial_id = claim.lease.trial_id
         self._trial: optuna.Trial | None = None
+        self._reported: set[int] = set()
+        self._asked: Entry | None = None
+        self._ending = False
 
     def open(self, seed: int) -> TrialConfig:
         """Suggest and record the configuration: all of it in one transaction, so that a kill leaves none of it.
@@ -47,10 +54,13 @@ class TrialBook:
         What was suggested to an earlier owner of the trial stays as it was.
         """
 
-        def suggest(_: Connection) -> TrialConfig:
+        def suggest(connection: Connection) -> TrialConfig:
             self._trial = self._take_up()
             config = self._shop.space.suggest(self._trial)
-            open_record(self._trial, config, seed, str(self._shop.worker))
+            write_attributes(connection, self._trial_id, open_record(config, seed, str(self._shop.worker)))
+            self._reported = reported_epochs(self._trial)
+            # Sampling may take long, and the keeper cannot renew meanwhile: the row is locked.
+            renew(connection, self._keeper.lease, self._keeper.position, None)
             return config
 
         return self._shop.patience.run(lambda: self._storage.atomically(suggest, self._keeper.lease.fence))
@@ -59,20 +69,30 @@ class TrialBook:
         """Record the epochs, or the part of one, that were in no checkpoint and are trained again."""
         self._keeper.submit(lambda connection: count_redone(connection, self._keeper.lease, epochs))
 
-    def report(self, epoch: int, value: float, reference: Mapping[str, Any], *, last: bool) -> bool:
-        """Report an epoch together with its checkpoint, and whether the pruner ends the trial there.
+    def report(self, curve: Mapping[str, float], reference: Mapping[str, Any], *, last: bool) -> bool:
+        """Report what of `curve` is not yet, with its checkpoint; gives whether the pruner ends the trial there.
 
-        Without an answer of the database the trial goes on: the pruner is asked again after the next epoch.
+        An earlier owner may have written checkpoints while the database was away, and died before it could report.
+        Without an answer in time the trial goes on, and a late one counts after the next epoch.
         """
-        assert self._trial is not None
-        reference = dict(reference)
+        missing = {int(epoch): value for epoch, value in curve.items() if int(epoch) not in self._reported}
+        self._reported |= missing.keys()
+        done, reference = float(max(int(epoch) for epoch in curve)), dict(reference)
 
         def write(connection: Connection) -> None:
-            self._storage.set_trial_intermediate_value(self._trial_id, epoch, value)
-            self._keeper.hear(advance(connection, self._keeper.lease, float(epoch), reference))
+            for epoch, value in sorted(missing.items()):
+                self._storage.set_trial_intermediate_value(self._trial_id, epoch, value)
+            self._keeper.hear(advance(connection, self._keeper.lease, done, reference))
 
-        entry = self._keeper.submit(write, question=None if last else self._trial.should_prune)
-        return not last and entry.wait(0 if self._keeper.failing else VERDICT) and bool(entry.answer)
+        if self._asked is not None and self._asked.answer:
+            return not last
+        self._asked = self._keeper.submit(write, question=None if last else self._is_lagging)
+        return not last and self._asked.wait(0 if self._keeper.failing else VERDICT) and bool(self._asked.answer)
+
+    def _is_lagging(self) -> bool:
+        """What the pruner says of the trial as stored: `Trial.should_prune` knows only what it reported itself."""
+        study = self._shop.study
+        return study.pruner.prune(study, study._storage.get_trial(self._trial_id))
 
     def tell(self, progress: Progress, state: TrialState, reason: str | None, violation: float | None) -> None:
         """Record what training gave and tell the trial; a complete one is worth its best epoch.
@@ -80,11 +100,11 @@ class TrialBook:
         `violation` above 0 says by how much the trial was infeasible, which the sampler models.
         """
 
-        def write(_: Connection) -> None:
+        def write(connection: Connection) -> None:
             assert self._trial is not None
             if violation is not None:
                 self._trial.set_constraint("memory", violation)
-            close_record(self._trial, progress, reason)
+            write_attributes(connection, self._trial_id, close_record(progress, reason))
             self._shop.study.tell(self._trial, progress.best_value if state == TrialState.COMPLETE else None, state)
 
         self._end(write)
@@ -92,9 +112,9 @@ class TrialBook:
     def fail(self, reason: str) -> None:
         """Tell the trial as failed."""
 
-        def write(_: Connection) -> None:
+        def write(connection: Connection) -> None:
             trial = self._trial or self._take_up()
-            write_reason(trial, reason)
+            write_attributes(connection, self._trial_id, {"reason": reason})
             self._shop.study.tell(trial, state=TrialState.FAIL)
 
         self._end(write)
@@ -102,13 +122,16 @@ class TrialBook:
     def put_back(self, reference: Mapping[str, Any]) -> None:
         """Have the trial wait for the next taking, with its checkpoint; where the database is away, until the lease
         expires."""
+        if self._ending:  # it may be told yet; if it is not, the lease expires
+            return
         position = self._keeper.position
 
         def write(connection: Connection) -> None:
             self._storage.set_trial_state_values(self._trial_id, TrialState.WAITING)
             set_checkpoint(connection, self._keeper.lease, position, dict(reference))
 
-        if self._keeper.submit(write, ending="free").wait(LEAVING) and not self._keeper.over:
+        entry = self._keeper.submit(write, ending="free")
+        if entry.wait(LEAVING) and entry.written:
             log.info("trial %d is put back after %.4g epochs", self._number, position)
         else:
             log.warning("trial %d could not be put back; others take it when its lease expires", self._number)
@@ -118,7 +141,7 @@ class TrialBook:
         if self._keeper.error is not None:
             raise self._keeper.error
         if self._keeper.lost:
-            raise LeaseLostError("it was given to another worker, or finished by somebody else")
+            raise self._keeper.lease.lost()
 
     def refuse_absence(self) -> None:
         """Raise DatabaseUnavailableError once the database has been away for longer than the worker waits."""
@@ -128,11 +151,11 @@ class TrialBook:
     def _take_up(self) -> optuna.Trial:
         """The trial for optuna, with its own sampler: what that draws depends on the number, not on the taking."""
         self._shop.study.sampler = self._shop.sampler(self._number)
-        self._shop.study.get_trials(deepcopy=False)  # optuna's cache must know the trial
-        return optuna.Trial(self._shop.study, self._trial_id)
+        return take_up(self._shop.study, self._claim)
 
     def _end(self, write: Callable[[Connection], None]) -> None:
         """Have the trial told and its lease ended in one transaction, however long the database is away."""
+        self._ending = True
         entry = self._keeper.submit(write, ending="ended")
         asked: float | None = None
         while not entry.wait(0.2):

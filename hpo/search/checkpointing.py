@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from hpo.data import Labels
 from hpo.search.record import Progress
-from hpo.training import EpochResult, Snapshot
+from hpo.training import SNAPSHOT_VERSION, EpochResult, Snapshot
 from storage import CheckpointError, CheckpointStore, StoreUnavailableError
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class TrialFiles:
     def keep_latest(self, snapshot: Snapshot, progress: Progress, position: float) -> None:
         """Write the state to go on from, `position` epochs into the run."""
         files = {"resume.safetensors": snapshot.resume, "state.json": json.dumps(dict(snapshot.state)).encode()}
-        notes = {"position": position, "value": progress.last_value, "progress": progress.to_dict()}
+        notes = {"position": position, "progress": progress.to_dict()}
         self._write("latest", files, notes)
         self.reference |= {"epoch": progress.epochs, "position": position}
 
@@ -56,8 +56,13 @@ class TrialFiles:
             return None
         for damage in checkpoint.damaged:
             log.warning("trial %d goes on from an older checkpoint: %s", self.number, damage)
-        self.reference |= {"latest": checkpoint.name}
+        if checkpoint.damaged:
+            self.store.discard_damaged(self.number, "latest")
         state = json.loads(checkpoint.files["state.json"])
+        if state["version"] != SNAPSHOT_VERSION:
+            log.warning("trial %d starts anew: its checkpoint was written by another version of hpo", self.number)
+            return None
+        self.reference |= {"latest": checkpoint.name}
         return Snapshot(checkpoint.files["resume.safetensors"], state), checkpoint.info
 
     def _write(self, kind: Any, files: Mapping[str, bytes], notes: Mapping[str, Any]) -> None:

@@ -20,12 +20,16 @@ from pathlib import Path
 from hpo.errors import HpoError
 from hpo.logs import log_to_stderr
 from hpo.search.device import resolve_device, use_threads
-from hpo.search.signals import StopSignal
-from hpo.search.worker import Shift, WorkerOptions, work_shift
+from hpo.search.signals import NOTICE, StopSignal
+from hpo.search.worker import BETWEEN_ATTEMPTS, Shift, WorkerOptions, work_shift
 from search_spaces import SpaceError
-from storage import StorageError, Worker, expire_leases, open_database, open_study, quiet_optuna
+from storage import Database, Patience, StorageError, Worker, expire_leases, open_database, open_study, quiet_optuna
 
 log = logging.getLogger(__name__)
+
+
+EARLY_DEATHS = 3
+"""After so many processes in a row that die before they have a trial, the fault is no trial's."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +53,24 @@ class _Fault:
 
 def work_isolated(surroundings: Surroundings, options: WorkerOptions) -> int:
     """Like `work`, each trial in a process of its own."""
-    finished = 0
+    finished = early = 0
     with StopSignal(options.preempt_file).installed() as stop:
         while stop.received is None:
             shift = _in_a_process(surroundings, options, stop)
+            if shift is None:
+                early += 1
+                if early == EARLY_DEATHS:
+                    raise HpoError(f"{EARLY_DEATHS} processes in a row died before they had a trial; the log says more")
+                continue
+            early = 0
             finished += shift.finished
             if shift.over:
                 break
     return finished
 
 
-def _in_a_process(surroundings: Surroundings, options: WorkerOptions, stop: StopSignal) -> Shift:
+def _in_a_process(surroundings: Surroundings, options: WorkerOptions, stop: StopSignal) -> Shift | None:
+    """What came of one process; None where it died without a trial."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hpo.search.isolation"])
     answer, theirs = context.Pipe(duplex=False)
@@ -75,8 +86,7 @@ def _in_a_process(surroundings: Surroundings, options: WorkerOptions, stop: Stop
         return told
     if isinstance(told, _Fault):
         raise HpoError(told.message)
-    _bury(surroundings, options, process)
-    return Shift(0, over=False)
+    return Shift(0, over=False) if _bury(surroundings, options, process) else None
 
 
 def _answer(answer: Connection, process: multiprocessing.process.BaseProcess, stop: StopSignal) -> object:
@@ -84,7 +94,7 @@ def _answer(answer: Connection, process: multiprocessing.process.BaseProcess, st
     handed_on = False
     while not answer.poll(0.2):
         if stop.received is not None and not handed_on and process.pid is not None:
-            os.kill(process.pid, signal.SIGTERM)
+            os.kill(process.pid, NOTICE)
             handed_on = True
     try:
         return answer.recv()
@@ -92,11 +102,15 @@ def _answer(answer: Connection, process: multiprocessing.process.BaseProcess, st
         return None
 
 
-def _bury(surroundings: Surroundings, options: WorkerOptions, process: multiprocessing.process.BaseProcess) -> None:
-    """The process of a trial died: its lease ends now, since it is gone for certain."""
-    log.warning("the process of a trial died (%s); the trial goes on in another", _cause(process.exitcode))
-    with open_database(surroundings.storage, home=surroundings.home) as db:
-        expire_leases(db, open_study(db, options.study), Worker(pid=process.pid or 0))
+def _bury(surroundings: Surroundings, options: WorkerOptions, process: multiprocessing.process.BaseProcess) -> bool:
+    """The process of a trial died: its lease ends now, since it is gone for certain. Whether it may have had one."""
+    log.warning("the process of a trial died (%s)", _cause(process.exitcode))
+    try:
+        with open_database(surroundings.storage, home=surroundings.home, patience=BETWEEN_ATTEMPTS) as db:
+            return expire_leases(db, open_study(db, options.study), Worker(pid=process.pid or 0)) > 0
+    except StorageError as error:
+        log.warning("its trial goes on when its lease expires: %s", error)
+        return True
 
 
 def _cause(code: int | None) -> str:
@@ -113,21 +127,28 @@ def _trial_process(
     with answer, _ending_with(orphaned):
         try:
             there = replace(options, device=resolve_device(options.device))
-            with open_database(surroundings.storage, home=surroundings.home) as db:
+            with _patiently(surroundings, options) as db:
                 answer.send(work_shift(db, there, most=1))
         except (HpoError, StorageError, SpaceError, OSError) as error:
             answer.send(_Fault(str(error)))
 
 
+def _patiently(surroundings: Surroundings, options: WorkerOptions) -> Database:
+    """The database, which may be away between two trials as it may be during one."""
+    return Patience(options.db_grace).run(
+        lambda: open_database(surroundings.storage, home=surroundings.home, patience=BETWEEN_ATTEMPTS)
+    )
+
+
 @contextmanager
 def _ending_with(lifeline: Connection) -> Iterator[None]:
-    """Inside, SIGTERM comes when the other end of `lifeline` is closed: the worker is gone."""
+    """Inside, NOTICE comes when the other end of `lifeline` is closed: the worker is gone."""
     done = threading.Event()
 
     def watch() -> None:
         while not done.is_set():
             if lifeline.poll(0.5):
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), NOTICE)
                 return
 
     thread = threading.Thread(target=watch, name="lifeline", daemon=True)

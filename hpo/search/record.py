@@ -6,8 +6,8 @@
     facts           all that the engine said of the run   versions                   python, torch, timm, optuna, hpo
     reason          why it ended early or failed
 
-A trial costs the database a fixed, small number of statements: one per key at its start and its end, and one
-transaction with the report of each epoch.
+A trial costs the database a fixed, small number of statements: one for all of these at its start, one at its end, and
+one transaction with the report of each epoch.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import optuna
-
     from hpo.training import EpochResult
     from search_spaces import TrialConfig
 
@@ -35,9 +33,9 @@ def versions() -> dict[str, str]:
     return {"hpo": __version__, "python": platform.python_version()} | {name: version(name) for name in libraries}
 
 
-def open_record(trial: optuna.Trial, config: TrialConfig, seed: int, worker: str) -> None:
-    """Write what is known before training."""
-    _write(trial, {"config": config.to_dict(), "seed": seed, "worker": worker, "versions": versions()})
+def open_record(config: TrialConfig, seed: int, worker: str) -> dict[str, Any]:
+    """What is known before training."""
+    return {"config": config.to_dict(), "seed": seed, "worker": worker, "versions": versions()}
 
 
 @dataclass
@@ -48,8 +46,8 @@ class Progress:
     best_epoch: int = 0
     best_metrics: dict[str, float] = field(default_factory=dict)
     epochs: int = 0
-    last_value: float | None = None
-    """The metric after the last epoch."""
+    curve: dict[str, float] = field(default_factory=dict)
+    """The metric after each epoch so far; keys are epochs, as JSON has them."""
     seconds: float = 0.0
     images_per_second: float = 0.0
     peak_memory: int = 0
@@ -71,7 +69,8 @@ class Progress:
 
     def add(self, result: EpochResult) -> bool:
         """Count one more epoch; True when it is the best so far (the first of equals stays)."""
-        self.epochs, self.last_value = result.epoch, result.metrics[self.metric]
+        self.epochs = result.epoch
+        self.curve[str(result.epoch)] = result.metrics[self.metric]
         self.seconds += result.seconds
         # Mean over epochs: every epoch shows the same number of images.
         self.images_per_second += (result.images_per_second - self.images_per_second) / result.epoch
@@ -83,18 +82,9 @@ class Progress:
         return better
 
 
-def close_record(trial: optuna.Trial, progress: Progress, reason: str | None = None) -> None:
-    """Write what training gave, and why it ended early if it did; before `tell`: a finished trial is immutable."""
+def close_record(progress: Progress, reason: str | None = None) -> dict[str, Any]:
+    """What training gave, and why it ended early if it did; written before `tell`: a finished trial is immutable."""
     shown = ("device", "precision", "parameters", "trainable_parameters")
-    values = progress.to_dict() | {key: progress.facts[key] for key in shown if key in progress.facts}
-    _write(trial, values | ({"reason": reason} if reason else {}))
-
-
-def write_reason(trial: optuna.Trial, reason: str) -> None:
-    """Write why a trial failed."""
-    _write(trial, {"reason": reason})
-
-
-def _write(trial: optuna.Trial, values: Mapping[str, Any]) -> None:
-    for key, value in values.items():
-        trial.set_user_attr(key, value)
+    told = {key: value for key, value in progress.to_dict().items() if key != "curve"}  # optuna has it already
+    values = told | {key: progress.facts[key] for key in shown if key in progress.facts}
+    return values | ({"reason": reason} if reason else {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -12,24 +11,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-log = logging.getLogger(__name__)
-
 LOOK = 1.0
 """Seconds between two looks for the file that announces a preemption."""
+
+
+NOTICE = signal.SIGUSR1
+"""What asks for a stop and may come any number of times: a worker hands on its own stop with it."""
 
 
 class StopSignal:
     """SIGTERM, SIGINT and SIGHUP ask for a stop at the next step; a second one ends the process at once.
 
     SIGUSR1 and SIGXCPU, which Slurm sends ahead of a time limit (`--signal=USR1@60`), and the appearance of the file
-    `notice`, which the shutdown hooks of spot machines can make, ask once: those who send them may send them again.
+    `notice`, which the shutdown hooks of spot machines can make, ask too, and never count as the second.
     """
 
     _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    _NOTICES = (signal.SIGUSR1, signal.SIGXCPU)
+    _NOTICES = (NOTICE, signal.SIGXCPU)
 
     def __init__(self, notice: Path | None = None) -> None:
         self._received: str | None = None
+        self._stopped = False
         self._notice = notice
         self._next_look = 0.0
 
@@ -44,8 +46,10 @@ class StopSignal:
 
     def __call__(self, number: int, _: FrameType | None) -> None:
         """Signal handler."""
-        if self._received and number in self._STOPS:
-            os._exit(128 + number)
+        if number in self._STOPS:
+            if self._stopped:
+                os._exit(128 + number)
+            self._stopped = True
         self._ask(signal.Signals(number).name)
 
     @contextmanager
@@ -59,16 +63,18 @@ class StopSignal:
                 signal.signal(number, handler)
 
     def _ask(self, what: str) -> None:
-        self._received = what
-        log.info("%s: stopping at the next step; SIGTERM or Ctrl-C once more leaves at once", what)
+        if self._received is None:
+            self._received = what
+            # Not through `logging`: a handler may interrupt a line that is just being written.
+            os.write(2, f"{what}: stopping at the next step; SIGTERM or Ctrl-C once more leaves at once\n".encode())
 
 
 def stop_with_parent() -> None:
-    """Send this process SIGTERM when its standard input ends: the parent that held the other end is gone."""
+    """Ask this process to stop when its standard input ends: the parent that held the other end is gone."""
 
     def wait() -> None:
         while os.read(0, 1024):
             pass
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), NOTICE)
 
     threading.Thread(target=wait, name="lifeline", daemon=True).start()

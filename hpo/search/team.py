@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import optuna
 
 from hpo.search.job import Job
+from hpo.search.signals import NOTICE
 from storage import Database, StorageError, Worker, expire_leases
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Team:
 
     def stop(self) -> None:
         """Ask every worker to stop: the first time it puts its trial back, the second time it is killed."""
-        number = signal.SIGKILL if self.stopping else signal.SIGTERM
+        number = signal.SIGKILL if self.stopping else NOTICE
         self.stopping = True
         for _, process in self._members.values():
             process.send_signal(number)
@@ -93,13 +94,13 @@ class Team:
             )  # fmt: skip
         self._members[process.pid] = (job, process)
         if self.stopping:  # a signal came while we started a replacement
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(NOTICE)
 
     def _ended(self, job: Job, pid: int, code: int) -> None:
         """A worker that died leaves its trial under a lease; its process is gone for certain, so the lease ends now."""
         if code == 0:
             return
-        self._expire(pid)
+        self._expire(pid, blame=not self.stopping)
         if self.stopping:
             return
         cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
@@ -107,9 +108,9 @@ class Team:
         if code < 0 and len(self.died) <= REPLACEMENTS:
             self._start(job)
 
-    def _expire(self, pid: int) -> None:
+    def _expire(self, pid: int, *, blame: bool = True) -> None:
         try:
-            expire_leases(self.db, self.study, Worker(pid=pid))
+            expire_leases(self.db, self.study, Worker(pid=pid), blame=blame)
         except StorageError as error:
             log.debug("the lease of worker %d expires by itself: %s", pid, error)
 

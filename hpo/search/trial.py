@@ -6,6 +6,7 @@ thread makes no database call: what the trial reports goes through its book to t
 
 from __future__ import annotations
 
+import copy
 import logging
 import traceback
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from hpo.data import Dataset
-from hpo.errors import DataError, InfeasibleError, TrainingInterrupted, TrialEnded
+from hpo.errors import DataError, HubError, InfeasibleError, TrainingInterrupted, TrialEnded
 from hpo.search.book import TrialBook
 from hpo.search.checkpointing import TrialFiles
 from hpo.search.record import Progress
@@ -29,6 +30,7 @@ from storage import (
     CheckpointError,
     Claim,
     Control,
+    DatabaseUnavailableError,
     DiskFullError,
     LeaseKeeper,
     LeaseLostError,
@@ -75,7 +77,7 @@ class _TrialRun:
     def __init__(self, shop: Workshop, claim: Claim, keeper: LeaseKeeper) -> None:
         self._shop, self._keeper, self._number = shop, keeper, claim.number
         self._book = TrialBook(shop, claim, keeper)
-        self._files = TrialFiles(shop.store, claim.number, claim.lease.token)
+        self._files = TrialFiles(shop.store, claim.number, claim.lease.token, dict(claim.lease.checkpoint or {}))
         self._progress = Progress(shop.metric)
 
     def settle(self, train: Callable[[], Outcome]) -> Outcome:
@@ -91,8 +93,9 @@ class _TrialRun:
             return self._tell(TrialState.PRUNED, ended.reason)
         except (LeaseLostError, UpdateFinishedTrialError):
             raise
-        except (StorageError, DataError, OSError, KeyboardInterrupt):
+        except (StorageError, DataError, HubError, OSError, KeyboardInterrupt):
             self._book.put_back(self._files.reference)
+            self._book.refuse_lost()  # what failed may be no fault: another has finished the trial and tidied up
             raise
         except Exception as error:  # noqa: BLE001 - the one broad except: whatever a configuration breaks, the next one may work
             return self._failed(error)
@@ -136,12 +139,14 @@ class _TrialRun:
         return found[0] if found is not None else None
 
     def _keep(self, result: EpochResult, data: Dataset) -> None:
-        """Write the checkpoints of one epoch: `best` when it is, `latest` to go on from."""
-        if self._progress.add(result):
+        """Write the checkpoints of one epoch, `best` and `latest`; the epoch counts once they are there."""
+        progress = copy.deepcopy(self._progress)
+        if progress.add(result):
             weights = result.weights()
             self._stored(lambda: self._files.keep_best(result, weights, data.val.labels))
         snapshot = result.snapshot()
-        self._stored(lambda: self._files.keep_latest(snapshot, self._progress, float(result.epoch)))
+        self._stored(lambda: self._files.keep_latest(snapshot, progress, float(result.epoch)))
+        self._progress = progress
 
     def _stored(self, access: Callable[[], T]) -> T:
         """`access` to the checkpoints, waiting while there is no room or no store; TrainingInterrupted when a stop is
@@ -164,11 +169,11 @@ class _TrialRun:
         self._keeper.note = f"waits: {want}"
 
     def _pruned(self, config: TrialConfig) -> bool:
-        """Report the last epoch, and whether the pruner ends the trial there."""
-        epoch, value = self._progress.epochs, self._progress.last_value
-        if value is None:
+        """Report what is not reported yet, and whether the pruner ends the trial after the last epoch."""
+        epoch = self._progress.epochs
+        if not epoch:
             return False
-        return self._book.report(epoch, value, self._files.reference, last=epoch >= config.epochs)
+        return self._book.report(self._progress.curve, self._files.reference, last=epoch >= config.epochs)
 
     def _tell(self, state: TrialState, reason: str | None = None, violation: float | None = None) -> Outcome:
         self._book.tell(self._progress, state, reason, violation)
@@ -196,16 +201,25 @@ class _TrialRun:
     def _interrupted(self, snapshot: Snapshot | None) -> Outcome:
         """A stop puts the trial back, to be gone on with; at the end of the budget what it has reached counts."""
         self._book.refuse_lost()
-        if self._shop.out_of_time() and self._progress.epochs:
+        if self._progress.epochs and self._time_is_up():
             return self._tell(TrialState.COMPLETE, f"the time was up after epoch {self._progress.epochs}")
         if snapshot is not None:
             try:
                 self._files.keep_latest(snapshot, self._progress, self._keeper.position)
-            except (DiskFullError, StoreUnavailableError) as want:
-                log.warning("trial %d keeps its last checkpoint: %s", self._number, want)
+            except CheckpointError as error:
+                log.warning("trial %d keeps its last checkpoint: %s", self._number, error)
         self._book.put_back(self._files.reference)
         self._book.refuse_absence()
         return Outcome.INTERRUPTED
+
+    def _time_is_up(self) -> bool:
+        """Whether the budget's time is over still: somebody may have given it more since the trial began."""
+        if self._shop.out_of_time():
+            try:
+                self._shop.patience.run(self._shop.read_clock)
+            except DatabaseUnavailableError as error:
+                log.debug("the deadline stays as it was: %s", error)
+        return self._shop.out_of_time()
 
     def _should_stop(self) -> bool:
         keeper, shop = self._keeper, self._shop

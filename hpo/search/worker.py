@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from itertools import takewhile
@@ -16,11 +15,12 @@ from optuna.trial import TrialState
 
 from hpo.data import Dataset
 from hpo.errors import HpoError, UsageError
+from hpo.search.clock import Clock
 from hpo.search.plan import open_study_data, possible
 from hpo.search.signals import StopSignal
 from hpo.search.strategy import make_pruner, sampler_for_trial
 from hpo.search.trial import Outcome, run_trial
-from hpo.search.workshop import Workshop, evictable
+from hpo.search.workshop import Standing, Workshop
 from search_spaces import SearchSpace
 from storage import (
     GRACE,
@@ -38,7 +38,6 @@ from storage import (
     expire_dead_neighbours,
     open_store,
     open_study,
-    read_limits,
     read_spec,
 )
 
@@ -52,27 +51,6 @@ STANDBY = 2.0
 
 BETWEEN_ATTEMPTS = 2.0
 """Seconds that one attempt to reach the database may wait for a server that starts."""
-
-
-@dataclass
-class Clock:
-    """The time that is left of the study's budget: the database's clock, then counted on this host's steady one."""
-
-    db: Database
-    study: optuna.Study
-    _end: float | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        self.read()
-
-    def read(self) -> None:
-        """Read the deadline again: another run may have set or lifted it."""
-        deadline = read_limits(self.study).deadline
-        self._end = None if deadline is None else time.monotonic() + (deadline - self.db.now()).total_seconds()
-
-    def is_up(self) -> bool:
-        """True once the study's deadline has passed."""
-        return self._end is not None and time.monotonic() >= self._end
 
 
 @dataclass(frozen=True)
@@ -130,47 +108,59 @@ def work_shift(db: Database, options: WorkerOptions, most: int | None = None) ->
     Raises StudyError for a missing study, DataError for other data, HpoError when trial after trial fails, and
     DatabaseUnavailableError when the database was away for longer than `db_grace`.
     """
-    study = open_study(db, options.study)
-    spec = read_spec(study)
-    db.require_schema()
-    clock, stop = Clock(db, study), StopSignal(options.preempt_file)
-    shop = _workshop(db, study, spec, options, clock, stop)
-    expire_dead_neighbours(db, study)
+    stop = StopSignal(options.preempt_file)
+    shop, clock = Patience(options.db_grace).run(lambda: _prepared(db, options, stop))
     db.patience = BETWEEN_ATTEMPTS  # from now on the worker itself waits, and can be stopped while it does
     # Only now: until a trial is claimed, a signal may simply end the process.
     with stop.installed():
         return _take_trials(shop, clock, most)
 
 
+def _prepared(db: Database, options: WorkerOptions, stop: StopSignal) -> tuple[Workshop, Clock]:
+    """What can be had, and can be wrong, before the first trial is claimed."""
+    study = open_study(db, options.study)
+    spec = read_spec(study)
+    db.require_schema()
+    expire_dead_neighbours(db, study)
+    clock = Clock(db, study)
+    return _workshop(db, study, spec, options, clock, stop), clock
+
+
 def _take_trials(shop: Workshop, clock: Clock, most: int | None = None) -> Shift:
-    tally = Tally(failed_in_a_row=shop.patience.run(lambda: failures_at_the_end(shop.study)))
-    for _ in itertools.count() if most is None else range(most):
-        claim = _next_claim(shop, clock)
-        if claim is None:
-            return Shift(tally.finished, over=True)
-        tally.add(run_trial(shop, claim))
-        if tally.failed_in_a_row >= FAILURES_IN_A_ROW:
-            raise HpoError(
-                f"{FAILURES_IN_A_ROW} trials failed one after another; the reasons stand in `hpo status`. "
-                "Mend the cause, then start again: the study goes on where it is"
-            )
+    tally = Tally()
+    try:
+        tally.failed_in_a_row = shop.patience.run(lambda: failures_at_the_end(shop.study))
+        for _ in itertools.count() if most is None else range(most):
+            claim = _next_claim(shop, clock)
+            if claim is None:
+                return Shift(tally.finished, over=True)
+            tally.add(run_trial(shop, claim))
+            _refuse_failures(tally)
+    except DatabaseUnavailableError as error:
+        if not shop.asked_to_stop():
+            raise
+        log.warning("%s", error)  # a stop was asked for, and is obeyed: what could not be written others take over
+        return Shift(tally.finished, over=True)
     return Shift(tally.finished, over=False)
 
 
+def _refuse_failures(tally: Tally) -> None:
+    if tally.failed_in_a_row >= FAILURES_IN_A_ROW:
+        raise HpoError(
+            f"{FAILURES_IN_A_ROW} trials failed one after another; the reasons stand in `hpo status`. "
+            "Mend the cause, then start again: the study goes on where it is"
+        )
+
+
 def _next_claim(shop: Workshop, clock: Clock) -> Claim | None:
-    """A trial to train; None when there will be none, or when a stop is asked for, or the database is not back then.
+    """A trial to train; None when there will be none, or when a stop is asked for.
 
     While others train the last trials, or the study is paused, it waits: one of those may have to be taken over.
     """
     standing_by: NoTrial | None = None
     while not shop.asked_to_stop():
-        try:
-            shop.patience.run(clock.read)
-            found = shop.patience.run(lambda: claim_trial(shop.db, shop.study, shop.worker))
-        except DatabaseUnavailableError:
-            if shop.asked_to_stop():
-                return None
-            raise
+        shop.patience.run(clock.read)
+        found = shop.patience.run(lambda: claim_trial(shop.db, shop.study, shop.worker))
         if isinstance(found, Claim):
             return found
         if found is not standing_by:
@@ -195,7 +185,8 @@ def _workshop(
 ) -> Workshop:
     space = _localised(SearchSpace.from_dict(spec.space), spec, options.weights)
     study.pruner = make_pruner(spec.pruner, max(possible(space, "epochs")))
-    quota = None if options.quota is None else Quota(options.quota, lambda: evictable(study))
+    standing = Standing(study.get_trials(deepcopy=False))
+    quota = None if options.quota is None else Quota(options.quota, standing.evictable)
 
     @cache
     def dataset(image_size: int) -> Dataset:
@@ -220,6 +211,8 @@ def _workshop(
         cache=options.cache,
         asked_to_stop=lambda: stop.received is not None,
         out_of_time=clock.is_up,
+        read_clock=clock.read,
+        standing=standing,
         patience=Patience(options.db_grace, lambda: stop.received is not None),
     )
 

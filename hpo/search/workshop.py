@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
 
 from hpo.data import Dataset
 from hpo.search.ranking import best_first
@@ -41,6 +42,9 @@ class Workshop:
     """True once a signal came."""
     out_of_time: Callable[[], bool]
     """True once the budget's time is over."""
+    read_clock: Callable[[], None]
+    """Learns whether the budget's time has been changed since."""
+    standing: Standing
     patience: Patience
     """With a database that is away."""
 
@@ -48,19 +52,28 @@ class Workshop:
 def keep_best(shop: Workshop) -> None:
     """Free the checkpoints of finished trials but the best `keep` complete ones."""
     try:
-        finished = [t for t in shop.study.get_trials(deepcopy=False) if t.state.is_finished()]
+        trials = shop.patience.run(lambda: shop.study.get_trials(deepcopy=False))
     except DatabaseUnavailableError as error:
         log.debug("what can be freed is not known: %s", error)
         return
+    finished = [t for t in trials if t.state.is_finished()]
+    shop.standing.learn(finished)
     kept = best_first(finished)[: shop.keep]
     shop.store.drop({t.number for t in finished} - {t.number for t in kept})
 
 
-def evictable(study: optuna.Study) -> Sequence[int]:
-    """Finished trials, the first to give up its checkpoints for want of room first: all but the best of them."""
-    try:
-        finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
-    except DatabaseUnavailableError:
-        return []
-    ranked = [t.number for t in best_first(finished)]
-    return [t.number for t in finished if t.number not in ranked] + ranked[:0:-1]
+class Standing:
+    """Which finished trial is how good, as of the last look: known without the database, while it is away too."""
+
+    def __init__(self, trials: Iterable[FrozenTrial]) -> None:
+        self.learn(trials)
+
+    def learn(self, trials: Iterable[FrozenTrial]) -> None:
+        """Look again."""
+        finished = [trial for trial in trials if trial.state.is_finished()]
+        ranked = [trial.number for trial in best_first(finished)]
+        self._order = [t.number for t in finished if t.number not in ranked] + ranked[:0:-1]
+
+    def evictable(self) -> Sequence[int]:
+        """Those that may give up their checkpoints for want of room, the first to do so first: all but the best."""
+        return self._order

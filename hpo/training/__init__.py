@@ -5,10 +5,12 @@ from hpo.training.inference import predict_logits
 from hpo.training.loop import fit
 from hpo.training.model import BuiltModel, Trainability, build_model, check_trainable
 from hpo.training.result import EpochResult, Snapshot
+from hpo.training.run import VERSION as SNAPSHOT_VERSION
 from hpo.training.runtime import FitData, Runtime
 from hpo.training.weights import WeightsReport
 
 __all__ = [
+    "SNAPSHOT_VERSION",
     "BuiltModel",
     "EpochResult",
     "FitData",

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from timm.models import is_model_pretrained
 
-from hpo.errors import ModelError
+from hpo.errors import HubError, ModelError
 
 PATIENCE = 5.0
 """Seconds to wait for the hub's first answer."""
@@ -22,14 +22,14 @@ WAY_OUT = "give --weights FILE, --set pretrained=false, or HF_HOME with a filled
 
 @contextmanager
 def hub(backbone: str) -> Iterator[None]:
-    """Download weights inside; raises ModelError for a backbone that has none and for a hub that cannot be reached."""
+    """Download weights inside; ModelError for a backbone that has none, HubError for a hub that cannot be reached."""
     if not is_model_pretrained(backbone):
         raise ModelError(f"timm has no pretrained weights of {backbone}: give --weights FILE or --set pretrained=false")
     try:
         with _offline_unless(_reachable()):
             yield
     except (OSError, EntryNotFoundError, HfHubHTTPError) as error:
-        raise ModelError(
+        raise HubError(
             f"the pretrained weights of {backbone} cannot be had from {constants.ENDPOINT} "
             f"({type(error).__name__}), nor are they in the cache: {WAY_OUT}"
         ) from error

@@ -17,7 +17,7 @@ from hpo.training.interruption import ShouldStop, never, until_stopped
 from hpo.training.numerics import DTYPES, NumberFormat
 from hpo.training.pieces import with_fewer
 from hpo.training.randomness import seeded
-from hpo.training.speed_cache import recall, remember
+from hpo.training.speed_cache import recall, settle
 from search_spaces import TrialConfig
 
 GAIN = 1.1
@@ -52,8 +52,8 @@ def choose_format(
     if known is not None:
         return NumberFormat.from_dict(known)
     chosen = fastest(config, model, device, should_stop)
-    remember(cache, key, chosen.to_dict())
-    return chosen
+    # Of two workers that measured at once the second takes the first one's: a trial that moves goes on as it began.
+    return NumberFormat.from_dict(settle(cache, key, chosen.to_dict()))
 
 
 def fastest(

@@ -33,6 +33,15 @@ def remember(cache: Path, key: str, value: Any) -> None:
         log.warning("%s is not remembered: %s cannot be written: %s", key, cache / NAME, error.strerror)
 
 
+def settle(cache: Path, key: str, value: Any) -> Any:
+    """`value`, remembered under `key`; or what another process has put there meanwhile, so that all go the same way."""
+    known = recall(cache, key)
+    if known is not None:
+        return known
+    remember(cache, key, value)
+    return value
+
+
 def _replace(path: Path, content: str) -> None:
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=NAME, delete=False, encoding="utf-8") as file:
         try:

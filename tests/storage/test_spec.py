@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from storage import StudySpec
-from storage.checkpoints import study_folder
+from storage.artifacts import study_folder
 from storage.spec import first_difference, make_id
 
 json_values = st.recursive(

@@ -12,7 +12,7 @@ from hpo.data import Dataset, SplitOptions, open_dataset
 from hpo.data.synthetic import write_cells
 from hpo.search.plan import Plan, found_study, set_budget
 from hpo.search.strategy import make_pruner, sampler_for_trial
-from hpo.search.workshop import Workshop
+from hpo.search.workshop import Standing, Workshop
 from search_spaces import SearchSpace
 from storage import Claim, Database, Patience, Worker, claim_trial, open_store, read_spec
 
@@ -73,7 +73,8 @@ class Bench:
             sampler=sampler_for_trial("random", 0), space=space, metric="accuracy", seed=0,
             store=open_store(self.folder / "artifacts", read_spec(self.study).id), keep=2,
             dataset=lambda _: self.dataset, device="cpu", cache=self.folder / "cache",
-            asked_to_stop=stop, out_of_time=up, patience=Patience(grace=5.0, should_stop=stop),
+            asked_to_stop=stop, out_of_time=up, read_clock=lambda: None, standing=Standing(()),
+            patience=Patience(grace=5.0, should_stop=stop),
         )  # fmt: skip
 
     def claim(self, lease: float = 60.0) -> Claim:

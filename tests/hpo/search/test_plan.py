@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from hpo.errors import HpoError, UsageError
+from hpo.search.clock import Clock
 from hpo.search.device import devices, resolve_device
 from hpo.search.plan import possible, resolve_space, set_budget
-from hpo.search.worker import Clock, failures_at_the_end
+from hpo.search.worker import failures_at_the_end
 from search_spaces import SearchSpace
 from storage import read_limits
 from tests.hpo.search.conftest import Bench

@@ -8,9 +8,11 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy import text
 
 import hpo.search.trial as trial_module
-from hpo.errors import TrialEnded
+from hpo.errors import HubError, TrialEnded
+from hpo.search.strategy import make_pruner
 from hpo.search.trial import Outcome, run_trial
 from search_spaces import SearchSpace
 from storage import CheckpointError
@@ -142,3 +144,51 @@ def test_the_pruner_ends_a_lagging_trial(bench: Bench, tiny_space: SearchSpace) 
     (trial,) = bench.study.get_trials()
     assert list(trial.intermediate_values) == [1], "it ends after the first report"
     assert not bench.shop(tiny_space).store.has(0, "best")
+
+
+def test_successive_halving_ends_a_trial_that_lags_behind_others(bench: Bench, tiny_space: SearchSpace) -> None:
+    bench.study.pruner = make_pruner("successive-halving", 2)
+    for _ in range(4):
+        other = bench.study.ask()
+        for step in (1, 2):
+            other.report(0.999, step=step)
+            assert not other.should_prune()
+        bench.study.tell(other, 0.999)
+    assert run_trial(bench.shop(tiny_space), bench.claim()) is Outcome.PRUNED
+    trial = bench.study.get_trials()[-1]
+    assert list(trial.intermediate_values) == [1]
+    assert "completed_rung_0" in trial.system_attrs, "the next ones are judged by it too"
+
+
+def test_what_an_earlier_owner_could_not_report_is_reported_by_the_next(bench: Bench, tiny_space: SearchSpace) -> None:
+    steps = itertools.count()
+    claim = bench.claim()
+    interrupted = bench.shop(tiny_space, stop=lambda: next(steps) >= 15)
+    assert run_trial(interrupted, claim) is Outcome.INTERRUPTED
+    (before,) = bench.study.get_trials()
+    with bench.db.engine.begin() as connection:  # as if the database had been away for all of the first epoch
+        connection.execute(text("DELETE FROM trial_intermediate_values"))
+    assert run_trial(bench.shop(tiny_space), bench.claim()) is Outcome.COMPLETE
+    (after,) = bench.study.get_trials()
+    assert sorted(after.intermediate_values) == [1, 2]
+    assert after.intermediate_values[1] == before.intermediate_values[1]
+
+
+def test_a_checkpoint_of_another_version_is_not_gone_on_from(bench: Bench, tiny_space: SearchSpace) -> None:
+    steps = itertools.count()
+    assert run_trial(bench.shop(tiny_space, stop=lambda: next(steps) >= 15), bench.claim()) is Outcome.INTERRUPTED
+    shop = bench.shop(tiny_space)
+    old = shop.store.read(0, "latest")
+    files = {**old.files, "state.json": b'{"version": 1}'}
+    shop.store.write(0, "latest", files, {}, token=old.token)
+    assert run_trial(shop, bench.claim()) is Outcome.COMPLETE
+    assert sorted(bench.study.get_trials()[0].intermediate_values) == [1, 2]
+
+
+def test_a_hub_that_is_away_fails_no_trial(
+    bench: Bench, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_module, "fit", _broken_fit(HubError("the hub cannot be reached")))
+    with pytest.raises(HubError):
+        run_trial(bench.shop(tiny_space), bench.claim())
+    assert [t.state for t in bench.study.get_trials()] == [TrialState.WAITING]

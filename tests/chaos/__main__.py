@@ -1,0 +1,48 @@
+"""`python -m tests.chaos`: the full form of the proof. Exit code 1 when any promise was not kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from tests.chaos.campaign import Size, campaign_folder, run_campaign
+from tests.chaos.schedule import Schedule
+from tests.chaos.table import as_json, show
+
+
+@click.command()
+@click.option("--workers", type=click.IntRange(1), default=8, show_default=True, help="Worker processes.")
+@click.option("--trials", type=click.IntRange(1), default=200, show_default=True, help="Cap of the study.")
+@click.option("--faults", type=click.IntRange(1), default=300, show_default=True, help="Faults that have to strike.")
+@click.option("--seed", type=int, default=7, show_default=True, help="Of the schedule: the same seed, the same faults.")
+@click.option("--epochs", type=click.IntRange(2), default=5, show_default=True, help="Of each trial.")
+@click.option("--lease", type=float, default=3.0, show_default=True, help="Seconds a lease lasts.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Keep logs, diary and checkpoints here.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table to this file as well.")
+@click.option("--show-schedule", is_flag=True, help="Print the schedule of this seed, and do nothing.")
+def main(*, folder: Path | None, json_file: Path | None, show_schedule: bool, **options: Any) -> None:
+    """Kill, stop, cut, fill and restart whatever a search consists of, and count what was lost."""
+    size = Size(**options)
+    if show_schedule:
+        for fault in Schedule(size.seed, size.faults, size.workers):
+            click.echo(fault)
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaving no server, no worker and no mount behind
+    with campaign_folder(folder) as place:
+        outcome = run_campaign(size, place, click.echo)
+    show(outcome, Console())
+    if json_file is not None:
+        json_file.write_text(json.dumps(as_json(outcome), indent=2) + "\n")
+    sys.exit(1 if outcome.failures else 0)
+
+
+if __name__ == "__main__":
+    main()

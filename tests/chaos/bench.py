@@ -1,0 +1,83 @@
+"""The search that a campaign disturbs: tiny networks on synthetic cells, whose curves follow from a trial's number.
+
+The sampler is `random`, seeded by the number, and nothing is pruned: who trains a trial, when, and after which others
+decides nothing. What is reported is the validation loss, to the last bit: an accuracy of some forty images could hide
+a difference in the weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+
+from hpo.data import Dataset, SplitOptions, open_dataset
+from hpo.data.synthetic import write_cells
+from hpo.search.plan import Plan, found_study, set_budget
+from hpo.search.strategy import derive_seed
+from search_spaces import SearchSpace, TrialConfig
+from storage import open_database, read_spec
+
+STUDY = "chaos"
+SEED = 7
+IMAGE_SIZE = 32
+SPLIT = SplitOptions(seed=SEED, val_fraction=0.2, test_fraction=0.1)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every study of a campaign is made from."""
+
+    folder: Path
+    trials: int
+    epochs: int
+    images: int
+
+    @property
+    def cells(self) -> Path:
+        return self.folder / "cells"
+
+    @property
+    def cache(self) -> Path:
+        return self.folder / "cache"
+
+    def prepare(self) -> None:
+        """Draw the images and pack them, once for all workers."""
+        write_cells(self.cells, self.images, size=IMAGE_SIZE, seed=SEED)
+        open_dataset(self.cells, image_size=IMAGE_SIZE, cache=self.cache, split=SPLIT)
+
+    def found(self, url: str) -> str:
+        """Make the study in the database at `url`; the id that its files lie under."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        plan = Plan(self.cells, STUDY, self._space(), None, "loss", "random", "none", SPLIT, 0.05)
+        dataset = open_dataset(self.cells, image_size=IMAGE_SIZE, cache=self.cache, split=SPLIT)
+        with open_database(url, home=self.folder / "unused") as db:
+            db.initialise()
+            study = found_study(db, plan, dataset)
+            set_budget(db, study, self.trials, None)
+            return read_spec(study).id
+
+    def sample(self) -> tuple[TrialConfig, Dataset]:
+        """Some configuration of the space, and the data."""
+        dataset = open_dataset(self.cells, image_size=IMAGE_SIZE, cache=self.cache, split=SPLIT)
+        return TrialConfig.from_dict(self._space().fixed), dataset
+
+    def numbers(self) -> dict[int, int]:
+        """From the seed of a trial's training to its number, for every number that could be there."""
+        return {derive_seed(SEED, "trial", number): number for number in range(2 * self.trials + 50)}
+
+    def _space(self) -> SearchSpace:
+        fixed = {
+            "backbone": "test_byobnet", "pretrained": False, "image_size": IMAGE_SIZE, "epochs": self.epochs,
+            "batch_size": 16, "augmentation": "geometric", "precision": "fp32", "warmup": 0.1,
+        }  # fmt: skip
+        dimensions = {
+            "learning_rate": {"type": "float", "low": 1e-4, "high": 3e-3, "log": True},
+            "dropout": {"type": "float", "low": 0.0, "high": 0.3},
+            "optimiser": {"type": "choice", "choices": ["adamw", "sgd", "rmsprop", "lion", "nadam"]},
+            "schedule": {"type": "choice", "choices": ["cosine", "constant", "plateau"]},
+            "ema": {"type": "choice", "choices": [0.0, 0.9]},
+        }
+        values = {"name": "chaos", "summary": "tiny", "fixed": fixed, "dimensions": dimensions, "points": []}
+        return SearchSpace.from_dict(values)

@@ -1,0 +1,201 @@
+"""Campaign: a study by real workers, a schedule of faults upon it, and what came of it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.chaos import audit
+from tests.chaos.bench import Bench
+from tests.chaos.crew import Crew
+from tests.chaos.disk import SmallDisk, scratch, small_disk
+from tests.chaos.proxy import Proxy
+from tests.chaos.redone import Redone, redone
+from tests.chaos.reference import fault_free
+from tests.chaos.scene import Progress, Scene
+from tests.chaos.schedule import Fault, Kind, Schedule
+from tests.chaos.server import Server, running_server
+from tests.chaos.steps import read_steps
+from tests.chaos.strikes import strikes_on
+from tests.chaos.verify import Verdict, judge
+from tests.chaos.worker import Orders
+
+_DATABASE = "chaos"
+_TICK = 0.05  # seconds
+_STUCK = 60.0
+"""Seconds without a step, a report or an end of a trial after which the study counts as stuck."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a campaign is."""
+
+    workers: int
+    trials: int
+    faults: int
+    seed: int
+    epochs: int = 5
+    images: int = 160
+    lease: float = 3.0
+    """Seconds."""
+    pause: float = 0.4
+    """Seconds at least between two faults."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a campaign."""
+
+    size: Size
+    verdict: Verdict
+    redone: Redone
+    faults: Mapping[str, int]
+    """Those that struck, by kind."""
+    wrong_exits: tuple[str, ...]
+    notes: tuple[str, ...]
+    seconds: float
+    epochs: int
+    """In all, without those redone."""
+
+    @property
+    def struck(self) -> int:
+        return sum(self.faults.values())
+
+    @property
+    def failures(self) -> list[str]:
+        """Every promise that was not kept, in words; none is a campaign passed."""
+        counts = [f"{name}: {count}" for name, count in self.verdict.counts().items() if count]
+        if self.redone.most > 1 + 1e-9:
+            counts.append(f"epochs redone by one fault: {self.redone.most:.2f}, but at most 1")
+        if self.redone.unexplained:
+            counts.append(f"epochs redone without a fault: {self.redone.unexplained:.2f}, {self.redone.unexplained_of}")
+        if self.struck < self.size.faults:
+            counts.append(f"only {self.struck} of {self.size.faults} faults found a victim")
+        return [*counts, *self.wrong_exits]
+
+
+def run_campaign(size: Size, folder: Path, say: Say = print) -> Outcome:
+    """Run the study without faults, then under fire, and compare. Logs and checkpoints lie in `folder`."""
+    started = time.monotonic()
+    bench = Bench(folder, size.trials, size.epochs, size.images)
+    bench.prepare()
+    with running_server() as server:
+        expected, steps_of_epoch = fault_free(bench, server, workers=2)
+        say(f"{size.trials} trials without a fault: {time.monotonic() - started:.0f} s")
+        with small_disk(folder / "disk") as disk, _scene(bench, server, size, disk) as scene:
+            attack = Attack(scene, size, say)
+            attack.run()
+            verdict = judge(scene.sql, expected)
+            costs = redone(read_steps(scene.crew.orders.diary), scene.ledger.struck, steps_of_epoch)
+            return Outcome(
+                size=size, verdict=verdict, redone=costs, faults=dict(scene.ledger.by_kind()),
+                wrong_exits=tuple(ended.wrong for ended in scene.crew.exits if ended.wrong),
+                notes=(*(f"{count} times {text}" for text, count in scene.ledger.notes.items()), *attack.notes),
+                seconds=time.monotonic() - started, epochs=sum(len(curve.reports) for curve in expected.values()),
+            )  # fmt: skip
+
+
+@contextmanager
+def _scene(bench: Bench, server: Server, size: Size, disk: SmallDisk | None) -> Iterator[Scene]:
+    server.create_database(_DATABASE)
+    study = bench.found(server.url(_DATABASE))
+    audit.install(server.sql(_DATABASE))
+    proxy = Proxy(server.port)
+    artifacts = disk.artifacts if disk else bench.folder / "artifacts"
+    orders = Orders(
+        bench, server.url(_DATABASE, proxy.port), artifacts, bench.folder / "workers.log",
+        bench.folder / "diary", lease=size.lease,
+    )  # fmt: skip
+    crew = Crew(orders, size.workers)
+    try:
+        yield Scene(bench, server, _DATABASE, proxy, disk, crew, artifacts / study, size.lease)
+    finally:
+        crew.end()
+        proxy.close()
+
+
+class Attack:
+    """Faults as they become due, until all trials are finished or nothing moves any more."""
+
+    def __init__(self, scene: Scene, size: Size, say: Say) -> None:
+        self._scene, self._size, self._say = scene, size, say
+        self._strikes = strikes_on(scene)
+        without = frozenset() if scene.disk else frozenset({Kind.DISK})
+        self._faults = iter(Schedule(size.seed, size.faults, size.workers, without))
+        self._next: Fault | None = next(self._faults)
+        self._quiet_until = 0.0
+        self._moved = (Progress(), time.monotonic())
+        self.notes: list[str] = ["no file system can be mounted here: the disk was never full"] if without else []
+        self.missed = 0
+
+    def run(self) -> None:
+        self._scene.crew.start()
+        while not self._finished() and not self._stuck():
+            self._scene.crew.tend()
+            self._scene.timers.run_due()
+            self._strike_if_due()
+            time.sleep(_TICK)
+        self._let_them_go()
+
+    def _finished(self) -> bool:
+        return self._scene.progress().finished >= self._size.trials
+
+    def _stuck(self) -> bool:
+        progress, since = self._scene.progress(), self._moved[1]
+        if progress != self._moved[0]:
+            self._moved = (progress, time.monotonic())
+            return False
+        return time.monotonic() - since > _STUCK
+
+    def _strike_if_due(self) -> None:
+        fault = self._next
+        done = self._scene.progress().reports / (self._size.trials * self._size.epochs)
+        enough = len(self._scene.ledger.struck) >= self._size.faults
+        if fault is None or enough or fault.due > done or time.monotonic() < self._quiet_until:
+            return
+        struck = self._strikes[fault.kind](fault)
+        self.missed += not struck
+        self._chronicle(f"{fault}{'' if struck else '  (no victim)'}")
+        self._next = next(self._faults, None)
+        self._quiet_until = time.monotonic() + self._size.pause
+        if fault.number % 25 == 0:
+            self._say(f"fault {fault.number}, {self._scene.progress().finished} trials finished")
+
+    def _chronicle(self, text: str) -> None:
+        """Note what happened, by the clock of the diary."""
+        with (self._scene.bench.folder / "faults.log").open("a") as file:
+            file.write(f"{time.monotonic():.3f} {text}\n")
+
+    def _let_them_go(self) -> None:
+        """Every worker is to leave by itself now; whatever still lasts (a stop, an outage) ends first."""
+        crew, deadline = self._scene.crew, time.monotonic() + 30
+        crew.nobody_follows()
+        while (crew.members or self._scene.timers.waiting) and time.monotonic() < deadline:
+            crew.tend()
+            self._scene.timers.run_due()
+            time.sleep(_TICK)
+        if self.missed:
+            self.notes.append(f"{self.missed} faults found no victim, and are not counted")
+        if crew.members:
+            self.notes.append(f"{len(crew.members)} workers had not left 30 s after the last trial, and were killed")
+
+
+@contextmanager
+def campaign_folder(keep: Path | None) -> Iterator[Path]:
+    """`keep`, or a folder that is removed in the end."""
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        yield keep
+        return
+    folder = Path(tempfile.mkdtemp(prefix="hpo-chaos-", dir=scratch()))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

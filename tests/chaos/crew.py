@@ -1,0 +1,163 @@
+"""Crew: the worker processes, each in a slot, started again when they end, and what they ended with."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from multiprocessing.process import BaseProcess
+
+from tests.chaos.worker import Orders, run_worker
+
+_SHORTEST_LIFE = 3.0
+"""Seconds: a worker that ends sooner by itself found nothing left to do, and is not started again at once."""
+
+
+@dataclass
+class Member:
+    """One worker process."""
+
+    slot: int
+    process: BaseProcess
+    started: float
+    stopped: bool = False
+    """By SIGSTOP."""
+    told_to_leave: float | None = None
+    """When SIGTERM was sent."""
+    killed: bool = False
+    absence: float = 0.0
+    """Seconds for which its slot stays empty after it; infinite where nobody follows."""
+
+    @property
+    def pid(self) -> int:
+        pid = self.process.pid
+        assert pid is not None
+        return pid
+
+    @property
+    def alive(self) -> bool:
+        return self.process.exitcode is None
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a worker ended."""
+
+    pid: int
+    code: int
+    lived: float
+    """Seconds."""
+    leaving: float | None
+    """Seconds between SIGTERM and the end; None where it was sent none."""
+    killed: bool
+
+    @property
+    def wrong(self) -> str | None:
+        """What is wrong with it: hpo promises 0, within ten seconds of a SIGTERM."""
+        if self.killed:
+            return None
+        if self.leaving is not None and self.leaving > 10.0:
+            return f"worker {self.pid} took {self.leaving:.1f} s to leave after SIGTERM"
+        # Before its handlers stand there is nothing to put back, and the signal may simply end it.
+        allowed = (0,) if self.leaving is None else (0, -signal.SIGTERM)
+        return None if self.code in allowed else f"worker {self.pid} ended with {self.code}"
+
+
+@dataclass
+class Crew:
+    """As many workers as `size`, and guests beyond that."""
+
+    orders: Orders
+    size: int
+    members: dict[int, Member] = field(default_factory=dict)
+    exits: list[Exit] = field(default_factory=list)
+    _due: dict[int, float] = field(default_factory=dict)
+    _guests: int = 0
+
+    def start(self) -> None:
+        self._due = dict.fromkeys(range(self.size), 0.0)
+        self.tend()
+
+    def tend(self) -> None:
+        """Note who has ended, and start who is due."""
+        for member in [member for member in self.members.values() if not member.alive]:
+            self._note_end(member)
+        for slot in [slot for slot, due in self._due.items() if due <= time.monotonic()]:
+            del self._due[slot]
+            self._start(slot, self.orders)
+
+    def invite(self, clock_off: float = 0.0) -> Member:
+        """One more worker, beyond the slots; nobody follows it."""
+        self._guests += 1
+        guest = self._start(self.size + self._guests - 1, replace(self.orders, clock_off=clock_off))
+        guest.absence = float("inf")
+        return guest
+
+    def from_slot(self, slot: int) -> Iterator[Member]:
+        """All living workers that run, the one in `slot` first."""
+        order = sorted(self.members, key=lambda other: ((other - slot) % self.size, other))
+        return (m for m in [self.members[i] for i in order] if m.alive and not m.stopped and m.told_to_leave is None)
+
+    def kill(self, member: Member) -> None:
+        member.killed = True
+        _signal(member, signal.SIGKILL)
+
+    def tell_to_leave(self, member: Member, absence: float | None = None) -> None:
+        member.told_to_leave = time.monotonic()
+        member.absence = member.absence if absence is None else absence
+        _signal(member, signal.SIGTERM)
+
+    def freeze(self, member: Member) -> None:
+        member.stopped = True
+        _signal(member, signal.SIGSTOP)
+
+    def thaw(self, member: Member) -> None:
+        member.stopped = False
+        _signal(member, signal.SIGCONT)
+
+    def nobody_follows(self) -> None:
+        """Start nobody from now on: there is nothing left to do."""
+        self._due.clear()
+        for member in self.members.values():
+            member.absence = float("inf")
+
+    def end(self) -> None:
+        """End all that still live, and forget them."""
+        for member in self.members.values():
+            if member.alive:
+                self.kill(member)
+            member.process.join()
+
+    def _start(self, slot: int, orders: Orders) -> Member:
+        process = forked(run_worker, orders)
+        member = Member(slot, process, time.monotonic())
+        self.members[slot] = member
+        return member
+
+    def _note_end(self, member: Member) -> None:
+        now, code = time.monotonic(), member.process.exitcode
+        leaving = None if member.told_to_leave is None else now - member.told_to_leave
+        self.exits.append(Exit(member.pid, code or 0, now - member.started, leaving, member.killed))
+        del self.members[member.slot]
+        if member.absence < float("inf"):
+            idle = now - member.started < _SHORTEST_LIFE and not member.killed
+            self._due[member.slot] = now + max(member.absence, 1.0 if idle else 0.0)
+
+
+def forked(target: Callable[..., None], *arguments: object) -> BaseProcess:
+    """A process that runs `target`, forked from one that has imported all that a worker needs, and started nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.chaos.worker"])
+    process = context.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def _signal(member: Member, number: signal.Signals) -> None:
+    if member.alive:  # else the number may be another process's by now
+        with suppress(ProcessLookupError):  # it ended a moment ago
+            os.kill(member.pid, number)

@@ -1,0 +1,142 @@
+"""Kills itself between two statements: the n-th moment of one operation of a worker, enumerated by the test beside.
+
+A moment is before a statement, before a COMMIT or after it, of any engine and any thread of the process. To the
+database the moment after a statement is the same as that before the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from sqlalchemy import Engine, event
+from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
+
+import hpo.search.trial as trial_module
+from hpo.data import Dataset
+from hpo.data.dataset import Part
+from hpo.errors import TrainingInterrupted
+from hpo.search.strategy import sampler_for_trial
+from hpo.search.trial import run_trial
+from hpo.search.workshop import Workshop
+from hpo.training import EpochResult, Snapshot
+from search_spaces import SearchSpace
+from storage import Claim, Database, Patience, Worker, claim_trial, open_database, open_store, open_study, read_spec
+
+STUDY = "kills"
+EPOCHS = 2
+Operation = Literal["claim", "train", "release"]
+
+
+@dataclass(frozen=True)
+class Order:
+    """Do `operation`, and die at its moment number `moment`, from 1."""
+
+    url: str
+    artifacts: Path
+    operation: Operation
+    moment: int
+
+
+class Trap:
+    """Counts moments once it is set, and kills the process at the one that it waits for."""
+
+    def __init__(self, moment: int) -> None:
+        self._left = moment
+        self._set = False
+        self._lock = threading.Lock()
+        event.listen(Engine, "before_cursor_execute", lambda *_: self.passed())
+        commit = PGDialect_psycopg2.do_commit
+
+        def watched(dialect: Any, connection: Any) -> None:
+            self.passed()
+            commit(dialect, connection)
+            self.passed()
+
+        PGDialect_psycopg2.do_commit = watched  # type: ignore[method-assign]
+
+    def set(self) -> None:
+        self._set = True
+
+    def passed(self) -> None:
+        with self._lock:
+            self._left -= self._set
+            if self._set and self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def carry_out(order: Order) -> None:
+    """The process of a worker that dies in the midst of an operation; it ends with 0 when it survives that."""
+    trap = Trap(order.moment)
+    stopping = threading.Event()
+
+    def stop() -> None:
+        trap.set()
+        stopping.set()
+
+    with open_database(order.url, home=order.artifacts / "unused") as db:
+        shop = workshop(db, order.artifacts, stopping.is_set)
+        if order.operation == "claim":
+            trap.set()
+        claim = claim_trial(db, shop.study, shop.worker)
+        assert isinstance(claim, Claim), claim
+        if order.operation == "train":
+            trap.set()
+        if order.operation != "claim":
+            train(shop, claim, stop if order.operation == "release" else None)
+    os._exit(0)
+
+
+def train(shop: Workshop, claim: Claim, after_first: Callable[[], None] | None = None) -> None:
+    """The real `run_trial` with a body that computes nothing: its values follow from number and epoch."""
+    trial_module.fit = _body(claim.number, after_first)
+    run_trial(shop, claim)
+
+
+def value(number: int, epoch: int) -> float:
+    """What trial `number` reports after `epoch`."""
+    return number + epoch / 7
+
+
+def _body(number: int, after_first: Callable[[], None] | None) -> Any:
+    def fit(config: Any, data: Any, runtime: Any, resume: Snapshot | None = None) -> Any:
+        for epoch in range(resume.state["epoch"] + 1 if resume else 1, EPOCHS + 1):
+            if runtime.should_stop():
+                raise TrainingInterrupted("stopped between two epochs")
+            yield _result(number, epoch)
+            if after_first is not None:
+                after_first()
+
+    return fit
+
+
+def _result(number: int, epoch: int) -> EpochResult:
+    return EpochResult(
+        epoch=epoch, train_loss=0.0, metrics={"accuracy": value(number, epoch)},
+        logits=None, learning_rate=0.1, seconds=1.0, images_per_second=1.0, peak_memory=1, facts={},
+        weights=lambda: b"weights", snapshot=lambda: Snapshot(b"resume", {"epoch": epoch}),
+    )  # fmt: skip
+
+
+def workshop(db: Database, artifacts: Path, stopping: Callable[[], bool] = lambda: False) -> Workshop:
+    """What a worker holds, with a data set of one image."""
+    opened = open_study(db, STUDY)
+    spec = read_spec(opened)
+    return Workshop(
+        db=db, study=opened, worker=Worker(device="cpu"), sampler=sampler_for_trial("random", spec.seed),
+        space=SearchSpace.from_dict(spec.space), metric="accuracy", seed=spec.seed,
+        store=open_store(artifacts, spec.id), keep=5, dataset=lambda _: one_image(), device="cpu", cache=artifacts,
+        asked_to_stop=stopping, out_of_time=lambda: False, patience=Patience(grace=5.0),
+    )  # fmt: skip
+
+
+def one_image() -> Dataset:
+    image, rows, labels = np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int64), np.zeros(1, np.int64)
+    part = Part(image, rows, labels, ("image.png",))
+    return Dataset(train=part, val=part, classes=("one",), image_size=32, fingerprint="0" * 64, split="made")

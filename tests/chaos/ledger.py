@@ -1,0 +1,64 @@
+"""Ledger: the faults that struck, and the timers of those that end later."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Struck:
+    """A fault that hit something."""
+
+    name: str
+    at: float
+    """Seconds of the monotonic clock."""
+    pid: int | None = None
+    """The worker that it hit; None where it hit all, or the surroundings."""
+    loses: bool = False
+    """Whether what was trained since the last checkpoint may have to be trained again."""
+    lasts: float = 0.0
+    """Seconds."""
+
+
+@dataclass
+class Ledger:
+    """What has struck so far."""
+
+    struck: list[Struck] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, name: str, pid: int | None = None, *, loses: bool = False) -> None:
+        """Something that struck now."""
+        self.struck.append(Struck(name, time.monotonic(), pid, loses))
+
+    def add_lasting(self, name: str, since: float, seconds: float, *, loses: bool) -> None:
+        """Something that struck all, and lasts until `seconds` from now."""
+        self.struck.append(Struck(name, since, None, loses, time.monotonic() + seconds - since))
+
+    def by_kind(self) -> Counter[str]:
+        return Counter(fault.name for fault in self.struck)
+
+
+@dataclass
+class Timers:
+    """Actions to come."""
+
+    _heap: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
+    _order: itertools.count[int] = field(default_factory=itertools.count)
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._heap, (time.monotonic() + seconds, next(self._order), action))
+
+    def run_due(self) -> None:
+        """Do what is due; an action may set others."""
+        while self._heap and self._heap[0][0] <= time.monotonic():
+            heapq.heappop(self._heap)[2]()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._heap)

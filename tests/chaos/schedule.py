@@ -1,0 +1,86 @@
+"""Schedule: which fault strikes when, whom and for how long. The seed decides all of it.
+
+A fault is due when a given part of all epochs is reported, so that a slow machine meets the same faults in the same
+places as a fast one. What the seed cannot decide is where exactly between two steps or statements a signal arrives:
+those places are enumerated elsewhere (`test_statement_kills.py`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What can happen; the value is what the table calls it."""
+
+    KILL = "SIGKILL"
+    TERM = "SIGTERM"
+    STOP = "SIGSTOP beyond the lease, then SIGCONT"
+    LEAVE = "worker leaves for good, another joins later"
+    JOIN = "one more worker joins for a while"
+    CLOCK = "worker whose clock is an hour off"
+    CORRUPT = "latest checkpoint corrupted, its worker killed"
+    DISK = "disk full"
+    FAST = "server restarted, fast"
+    IMMEDIATE = "server restarted, immediate"
+    BACKEND = "backend terminated"
+    CUT = "all connections cut"
+    BEFORE_COMMIT = "connection cut before COMMIT arrives"
+    AFTER_COMMIT = "connection cut after COMMIT, before its answer"
+    BEFORE_WRITE = "connection cut in mid-transaction"
+    REFUSED = "connections refused for seconds"
+    SILENT = "network silent for seconds, then cut"
+
+
+_SHARES = {
+    Kind.KILL: 22, Kind.TERM: 12, Kind.STOP: 9, Kind.LEAVE: 4, Kind.JOIN: 3, Kind.CLOCK: 3, Kind.CORRUPT: 7,
+    Kind.DISK: 3, Kind.FAST: 3, Kind.IMMEDIATE: 3, Kind.BACKEND: 7, Kind.CUT: 3, Kind.BEFORE_COMMIT: 7,
+    Kind.AFTER_COMMIT: 7, Kind.BEFORE_WRITE: 4, Kind.REFUSED: 3, Kind.SILENT: 2,
+}  # fmt: skip
+_LAST = 0.8
+"""The part of all epochs by which the last fault is due."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One entry."""
+
+    number: int
+    due: float
+    """The part of all epochs that is reported before it strikes, in [0, 1]."""
+    kind: Kind
+    slot: int
+    """The worker it is meant for; where that one has no trial, the next that has one."""
+    strength: float
+    """In [0, 1): how long it lasts, or which of several forms it takes."""
+
+    def __str__(self) -> str:
+        return f"{self.number:4d}  at {self.due:6.1%}  slot {self.slot}  strength {self.strength:.2f}  {self.kind}"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """`count` faults, and as many more in reserve for those that find no victim."""
+
+    seed: int
+    count: int
+    workers: int
+    without: frozenset[Kind] = frozenset()
+    """Kinds that this machine does not allow."""
+
+    def __iter__(self) -> Iterator[Fault]:
+        """Every kind at least once, where there is room for it, then by their shares; the reserve is due at the end."""
+        draw = random.Random(self.seed)
+        for number, kind in enumerate(self._kinds(draw), start=1):
+            due = min(1.0, (number - draw.random()) / self.count) * _LAST
+            yield Fault(number, due, kind, draw.randrange(self.workers), draw.random())
+
+    def _kinds(self, draw: random.Random) -> list[Kind]:
+        kinds = [kind for kind in Kind if kind not in self.without]
+        shares = [_SHARES[kind] for kind in kinds]
+        deck = [*draw.sample(kinds, len(kinds)), *draw.choices(kinds, shares, k=self.count)][: self.count]
+        draw.shuffle(deck)
+        return [*deck, *draw.choices(kinds, shares, k=self.count)]

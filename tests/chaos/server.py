@@ -1,0 +1,92 @@
+"""Server: a real PostgreSQL on 127.0.0.1 that a campaign may restart, and whose sessions it may end."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Literal
+
+from storage.programs import run_program
+from storage.server_account import ServerAccount
+from tests.chaos.sql import Sql
+
+Mode = Literal["fast", "immediate"]
+
+
+class Server:
+    """The PostgreSQL of the wheel under `folder`. Its superuser is `chaos`; over TCP nobody is asked for a password."""
+
+    def __init__(self, folder: Path) -> None:
+        self._data = folder / "data"
+        self._account = ServerAccount.of(self._data)
+        self.port = free_port()
+        self._data.mkdir(mode=0o700)
+        self._account.owns(folder)
+        self._account.owns(self._data)
+        self._run("initdb", "-U", "chaos", "--auth-host=trust", "--auth-local=trust", "--no-locale", "-E", "UTF8", "-N")
+        self.start()
+
+    def url(self, database: str, port: int | None = None) -> str:
+        """`database` on this server, or through a proxy that listens on `port`."""
+        return f"postgresql://chaos@127.0.0.1:{port or self.port}/{database}?sslmode=disable&gssencmode=disable"
+
+    def start(self) -> None:
+        # Nothing needs to survive a loss of power; what was committed survives the death of every process all the same.
+        options = f"-h 127.0.0.1 -p {self.port} -k . -c fsync=off -c full_page_writes=off -c max_connections=300"
+        self._run("pg_ctl", "-l", "server.log", "-o", options, "-w", "start")
+
+    def restart(self, mode: Mode) -> None:
+        """End every session, `immediate`ly as in a crash, and start again. It keeps its port and its settings."""
+        self._run("pg_ctl", "-w", "-m", mode, "-l", "server.log", "restart")
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-w", "-m", "immediate", "stop")
+
+    def terminate_backends(self, database: str, count: int | None = None) -> int:
+        """End `count` sessions with `database`, those in the middle of a transaction first; how many it were."""
+        return len(
+            self.sql("postgres")(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = %s ORDER BY xact_start NULLS LAST, state_change DESC LIMIT %s",
+                database,
+                count,
+            )
+        )
+
+    def sql(self, database: str) -> Sql:
+        """Statements straight to the server, beside any proxy."""
+        return Sql(self.url(database))
+
+    def create_database(self, name: str, template: str = "template1") -> None:
+        self.sql("postgres")(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+
+    def drop_database(self, name: str) -> None:
+        self.sql("postgres")(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done, output = run_program(program, "-D", ".", *arguments, within=self._data, account=self._account)
+        if not done:
+            raise RuntimeError(f"{program} {' '.join(arguments)}: {output}")
+
+
+@contextmanager
+def running_server() -> Iterator[Server]:
+    """A server that lives as long as the block."""
+    folder = Path(tempfile.mkdtemp(prefix="hpo-chaos-pg-"))
+    try:
+        server = Server(folder)
+        yield server
+    finally:
+        with suppress(RuntimeError, UnboundLocalError):
+            server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,188 @@
+"""Kills between every two statements: `python -m tests.chaos.statement_kills` enumerates them, one line for each case.
+
+    claim-new, claim-waiting, claim-expired    from the beginning of a claim to the answer of its COMMIT
+    train                                      parameters, two reports, and the telling of a trial
+    release                                    putting a trial back
+
+For each case and n = 1, 2, … a worker of its own dies at the n-th moment of it, on a fresh copy of the same database,
+until one gets through. Then another worker takes over what expired, and finishes the study; the outcome is
+held against that of a study in which nobody died.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+
+from search_spaces import SearchSpace
+from storage import Claim, Limits, StudySpec, claim_trial, create_study, open_database, quiet_optuna
+from tests.chaos import audit
+from tests.chaos.deadly_statements import EPOCHS, STUDY, Operation, Order, carry_out, train, workshop
+from tests.chaos.disk import scratch
+from tests.chaos.server import Server, running_server
+from tests.chaos.sql import Sql
+from tests.chaos.verify import Curve, judge, read_curves
+
+TRIALS = 1
+_MOST = 400
+"""Moments of an operation, at most: more would mean that it never ends."""
+_EXPIRE = "UPDATE hpo_leases SET deadline = clock_timestamp() - interval '1 s', seconds = 0 WHERE state = 'held'"
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operation, and what the database is like before."""
+
+    name: str
+    operation: Operation
+    before: Callable[[Server, str], None]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of one case."""
+
+    case: str
+    moments: int
+    """At which a worker died."""
+    broken: tuple[str, ...]
+    """Promises that were not kept, with the moment."""
+
+
+class Bench:
+    """A server with a template for each case, and the outcome without a death."""
+
+    def __init__(self, server: Server, folder: Path) -> None:
+        self.server, self.folder = server, folder
+        self._copies = count()
+        server.create_database("fresh")
+        _found(server.url("fresh"))
+        audit.install(server.sql("fresh"))
+        self.expected = self._without_a_death()
+
+    def enumerate(self, case: Case) -> Finding:
+        """Let a worker die at each moment of `case`."""
+        template = f"case_{next(self._copies)}"
+        self.server.create_database(template, "fresh")
+        case.before(self.server, template)
+        broken: list[str] = []
+        for moment in range(1, _MOST):
+            died, found = self._one(case, template, moment)
+            broken += [f"moment {moment}: {text}" for text in found]
+            if not died:
+                return Finding(case.name, moment - 1, tuple(broken))
+        return Finding(case.name, _MOST, (*broken, "the operation does not end"))
+
+    def _one(self, case: Case, template: str, moment: int) -> tuple[bool, list[str]]:
+        """Whether the worker died, and what was wrong afterwards."""
+        name, artifacts = self._copy(template)
+        # Forked from here, where every statement has been compiled before: a start is to cost next to nothing.
+        order = Order(self.server.url(name), artifacts, case.operation, moment)
+        worker = multiprocessing.get_context("fork").Process(target=carry_out, args=(order,))
+        worker.start()
+        worker.join()
+        wrong = [] if worker.exitcode in (0, -signal.SIGKILL) else [f"the worker ended with {worker.exitcode}"]
+        sql = self.server.sql(name)
+        sql(_EXPIRE)
+        self._finish(name, artifacts)
+        verdict = judge(sql, self.expected)
+        self.server.drop_database(name)
+        return worker.exitcode == -signal.SIGKILL, [*wrong, *verdict.details]
+
+    def _finish(self, name: str, artifacts: Path) -> None:
+        """Another worker takes every trial that is left."""
+        with open_database(self.server.url(name), home=self.folder) as db:
+            shop = workshop(db, artifacts)
+            while isinstance(claim := claim_trial(db, shop.study, shop.worker), Claim):
+                train(shop, claim)
+
+    def _without_a_death(self) -> Mapping[int, Curve]:
+        name, artifacts = self._copy("fresh")
+        self._finish(name, artifacts)
+        curves = {curve.number: curve for curve in read_curves(self.server.sql(name))}
+        assert [curve.state for curve in curves.values()] == ["COMPLETE"] * TRIALS, curves
+        return curves
+
+    def _copy(self, template: str) -> tuple[str, Path]:
+        """A copy of a database, and an empty folder for its checkpoints."""
+        name = f"copy_{next(self._copies)}"
+        self.server.create_database(name, template)
+        return name, self.folder / name
+
+
+def _found(url: str) -> None:
+    space = SearchSpace.from_dict(
+        {
+            "name": "kills", "summary": "", "points": [],
+            "fixed": {"backbone": "none", "pretrained": False, "epochs": EPOCHS, "image_size": 32},
+            "dimensions": {
+                "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
+                "dropout": {"type": "float", "low": 0.0, "high": 0.5},
+            },
+        }
+    )  # fmt: skip
+    spec = StudySpec(
+        space=space.to_dict(), space_fingerprint=space.fingerprint, data={}, data_fingerprint="0", metric="accuracy",
+        seed=7, sampler="random", pruner="none",
+    )  # fmt: skip
+    with open_database(url, home=Path("unused")) as db:
+        db.initialise()
+        create_study(db, STUDY, spec, limits=Limits(trials=TRIALS))
+
+
+def _as_it_is(server: Server, database: str) -> None:
+    """Nobody has claimed anything yet."""
+
+
+def _held(server: Server, database: str) -> Sql:
+    with open_database(server.url(database), home=Path("unused")) as db:
+        shop = workshop(db, Path("unused"))
+        assert isinstance(claim_trial(db, shop.study, shop.worker), Claim)
+    return server.sql(database)
+
+
+def _waiting(server: Server, database: str) -> None:
+    """A trial was put back before its first epoch."""
+    _held(server, database)("BEGIN; UPDATE trials SET state = 'WAITING'; UPDATE hpo_leases SET state = 'free'; COMMIT")
+
+
+def _expired(server: Server, database: str) -> None:
+    """The worker of a trial has died before its first epoch."""
+    _held(server, database)(_EXPIRE)
+
+
+CASES = (
+    Case("claim-new", "claim", _as_it_is),
+    Case("claim-waiting", "claim", _waiting),
+    Case("claim-expired", "claim", _expired),
+    Case("train", "train", _as_it_is),
+    Case("release", "release", _as_it_is),
+)
+
+
+def main() -> None:
+    """Run every case; a JSON line for each, and exit code 1 when a promise was not kept."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaving no server behind
+    logging.disable(logging.WARNING)
+    quiet_optuna()
+    failed = False
+    with tempfile.TemporaryDirectory(prefix="hpo-kills-", dir=scratch()) as folder, running_server() as server:
+        bench = Bench(server, Path(folder))
+        for case in CASES:
+            finding = bench.enumerate(case)
+            failed = failed or bool(finding.broken)
+            sys.stdout.write(json.dumps(asdict(finding)) + "\n")
+            sys.stdout.flush()
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Steps: the diary of every training step that any worker took, kept apart from what hpo says of itself.
+
+Each worker appends a line to one file as it takes up a trial, and after every step: `O_APPEND` and one `write` a line,
+so that neither a kill nor another worker tears it. The time is the machine's monotonic clock, the same for all.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of the diary."""
+
+    at: float
+    """Seconds of the monotonic clock."""
+    pid: int
+    trial: int
+    position: float | None
+    """Epochs done after the step, with the fraction of the one under way; None where a worker takes up the trial."""
+
+
+class Diary:
+    """Appends to the file at `path`; `numbers` leads from the seed of a training to the trial's number."""
+
+    def __init__(self, path: Path, numbers: Mapping[int, int]) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._numbers = numbers
+
+    def kept_by(self, fit: Callable[..., Any]) -> Callable[..., Any]:
+        """`fit`, of whose steps each is written down before the caller hears of it."""
+
+        def fit_and_note(config: Any, data: Any, runtime: Any, *rest: Any) -> Any:
+            trial, told = self._numbers[runtime.seed], runtime.on_step
+            self._note(trial, None)
+
+            def on_step(position: float) -> None:
+                self._note(trial, position)
+                told(position)
+
+            return fit(config, data, replace(runtime, on_step=on_step), *rest)
+
+        return fit_and_note
+
+    def _note(self, trial: int, position: float | None) -> None:
+        where = "-" if position is None else f"{position:.6f}"
+        os.write(self._file, f"{time.monotonic():.6f} {os.getpid()} {trial} {where}\n".encode())
+
+
+def read_steps(path: Path) -> list[Step]:
+    """Every line, in the order of time."""
+    if not path.exists():
+        return []
+    lines = (line.split() for line in path.read_text().splitlines())
+    steps = [Step(float(at), int(pid), int(t), None if p == "-" else float(p)) for at, pid, t, p in lines]
+    return sorted(steps, key=lambda step: step.at)

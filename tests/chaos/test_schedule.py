@@ -1,0 +1,24 @@
+"""A schedule is a value of its seed."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from tests.chaos.schedule import Kind, Schedule
+
+
+def test_the_same_seed_gives_the_same_schedule_and_another_another() -> None:
+    assert list(Schedule(7, 300, 8)) == list(Schedule(7, 300, 8))
+    assert list(Schedule(7, 300, 8)) != list(Schedule(8, 300, 8))
+
+
+def test_every_kind_strikes_and_a_reserve_follows() -> None:
+    faults = list(Schedule(3, 40, 8))
+    assert {fault.kind for fault in faults[:40]} == set(Kind)
+    assert len(faults) == 80
+    assert all(0 <= fault.due <= 1 and 0 <= fault.slot < 8 and 0 <= fault.strength < 1 for fault in faults)
+    assert all(one.due <= other.due for one, other in pairwise(faults))
+
+
+def test_what_a_machine_does_not_allow_is_left_out() -> None:
+    assert Kind.DISK not in {fault.kind for fault in Schedule(3, 40, 8, frozenset({Kind.DISK}))}

@@ -1,0 +1,44 @@
+"""The short form of `make chaos`, and the enumerated kills: each a program of its own, as a person would start it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.postgres, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[2]
+
+
+def _run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_small_campaign_with_every_kind_of_fault_loses_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "table.json"
+    size = ("--workers", "4", "--trials", "16", "--epochs", "4", "--faults", "20", "--lease", "2", "--seed", "7")
+    done = _run("tests.chaos", *size, "--json", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    table: dict[str, Any] = json.loads(file.read_text())
+    assert not any(table["counts"].values())
+    assert table["faults_struck"] >= 20
+    assert table["epochs_redone"]["most"] <= 1
+
+
+def test_nothing_is_lost_whatever_statement_a_worker_dies_at() -> None:
+    done = _run("tests.chaos.statement_kills")
+    assert done.returncode == 0, done.stdout + done.stderr
+    findings = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [finding["case"] for finding in findings] == [
+        "claim-new", "claim-waiting", "claim-expired", "train", "release",
+    ]  # fmt: skip
+    # Each has a statement and a COMMIT at least.
+    assert all(finding["moments"] >= 3 and not finding["broken"] for finding in findings), findings

@@ -1,0 +1,155 @@
+"""Verify: what a study under fire came to, held against a run without a fault.
+
+lost              numbers below the cap that no trial has
+duplicated        numbers, or parameters, that two trials have; trials finished twice; reports written twice
+stuck             trials that are not finished
+wrongly failed    failed trials that did not fail without faults
+differing         reports that are missing, too many or different in any bit; and final values, states and
+                  parameters that are different (of failed and unfinished trials only what they reported)
+beyond the cap    trials more than the cap
+unleased          commits that left a trial RUNNING with no lease to expire
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tests.chaos.audit import Note, notes
+from tests.chaos.sql import Sql
+
+FINISHED = ("COMPLETE", "PRUNED", "FAIL")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A trial as the database has it."""
+
+    number: int
+    state: str
+    value: float | None
+    parameters: Mapping[str, float]
+    reports: Mapping[int, float]
+
+    @property
+    def finished(self) -> bool:
+        return self.state in FINISHED
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The counts; each has to be 0. `details` says which trials they are of."""
+
+    lost: int
+    duplicated: int
+    stuck: int
+    wrongly_failed: int
+    differing: int
+    beyond_cap: int
+    unleased: int
+    details: Sequence[str] = field(default=())
+
+    def counts(self) -> dict[str, int]:
+        return {
+            "lost": self.lost,
+            "duplicated": self.duplicated,
+            "stuck": self.stuck,
+            "wrongly failed": self.wrongly_failed,
+            "reports differing from the fault-free run": self.differing,
+            "trials beyond the cap": self.beyond_cap,
+            "running without a lease": self.unleased,
+        }
+
+
+def read_curves(sql: Sql) -> list[Curve]:
+    """Every trial of the one study in the database, in the order of numbers."""
+    reports: dict[int, dict[int, float]] = {}
+    for trial, step, value in sql("SELECT trial_id, step, intermediate_value FROM trial_intermediate_values"):
+        reports.setdefault(trial, {})[step] = value
+    parameters: dict[int, dict[str, float]] = {}
+    for trial, name, value in sql("SELECT trial_id, param_name, param_value FROM trial_params"):
+        parameters.setdefault(trial, {})[name] = value
+    rows = sql(
+        "SELECT trial_id, number, state::text, value "
+        "FROM trials LEFT JOIN trial_values USING (trial_id) ORDER BY number, trial_id"
+    )
+    return [Curve(n, state, value, parameters.get(i, {}), reports.get(i, {})) for i, n, state, value in rows]
+
+
+def judge(sql: Sql, expected: Mapping[int, Curve]) -> Verdict:
+    """Hold the study in a database, which was watched by `audit`, against the curves of a run without faults."""
+    return compare(read_curves(sql), notes(sql), expected)
+
+
+def compare(found: Sequence[Curve], seen: Sequence[Note], expected: Mapping[int, Curve]) -> Verdict:
+    """As `judge`, of what was read."""
+    numbers = Counter(curve.number for curve in found)
+    lost = sorted(set(expected) - set(numbers))
+    twice = _twice(found, seen)
+    stuck = [c.number for c in found if not c.finished]
+    failed = [c.number for c in found if c.state == "FAIL" and _state(expected, c.number) != "FAIL"]
+    different = [text for c in found if c.number in expected for text in _differences(c, expected[c.number])]
+    unleased = [
+        f"trial {note.trial} ran without a lease, by a write to {note.what}" for note in seen if note.kind == "unleased"
+    ]
+    return Verdict(
+        lost=len(lost),
+        duplicated=len(twice),
+        stuck=len(stuck),
+        wrongly_failed=len(failed),
+        differing=len(different),
+        beyond_cap=max(0, len(found) - len(expected)),
+        unleased=len(unleased),
+        details=(
+            *(f"trial {number} is lost" for number in lost),
+            *twice,
+            *(f"trial {number} is stuck" for number in stuck),
+            *(f"trial {number} failed wrongly" for number in failed),
+            *different,
+            *unleased,
+        ),
+    )
+
+
+def _twice(found: Sequence[Curve], seen: Sequence[Note]) -> list[str]:
+    """What there is more than once, in words."""
+    numbers = Counter(curve.number for curve in found)
+    drawn = Counter(tuple(sorted(curve.parameters.items())) for curve in found if curve.parameters)
+    ends = Counter(note.trial for note in seen if note.kind == "state" and note.what in FINISHED)
+    written = Counter((note.trial, note.what) for note in seen if note.kind == "report")
+    return [
+        *(f"number {number} is that of {count} trials" for number, count in numbers.items() if count > 1),
+        *(f"{count} trials have the parameters {dict(values)}" for values, count in drawn.items() if count > 1),
+        *(f"trial {number} was finished {count} times" for number, count in ends.items() if count > 1),
+        *(f"trial {n}, epoch {step} was reported {count} times" for (n, step), count in written.items() if count > 1),
+    ]
+
+
+def _differences(found: Curve, expected: Curve) -> list[str]:
+    """Where a trial is not as it was without faults, in words."""
+    whole = found.state in ("COMPLETE", "PRUNED")
+    steps = {*found.reports, *(expected.reports if whole else ())}
+    differences = [
+        f"trial {found.number}, epoch {step}: {found.reports.get(step)!r}, not {expected.reports.get(step)!r}"
+        for step in sorted(steps)
+        if not same_bits(found.reports.get(step), expected.reports.get(step))
+    ]
+    if whole and (found.state != expected.state or not same_bits(found.value, expected.value)):
+        ends = f"{found.state} {found.value!r}, not {expected.state} {expected.value!r}"
+        differences.append(f"trial {found.number} ended {ends}")
+    if whole and found.parameters != expected.parameters:
+        differences.append(f"trial {found.number} has other parameters: {dict(found.parameters)}")
+    return differences
+
+
+def same_bits(one: float | None, other: float | None) -> bool:
+    """Whether two numbers are the same in every bit; NaN is equal to itself then."""
+    if one is None or other is None:
+        return one is other
+    return struct.pack("d", one) == struct.pack("d", other)
+
+
+def _state(expected: Mapping[int, Curve], number: int) -> str | None:
+    return expected[number].state if number in expected else None
