@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
+from optuna.pruners import NopPruner
 from optuna.trial import TrialState
 from sqlalchemy import Connection
 
@@ -86,8 +87,9 @@ class TrialBook:
 
         if self._asked is not None and self._asked.answer:
             return not last
-        self._asked = self._keeper.submit(write, question=None if last else self._is_lagging)
-        return not last and self._asked.wait(0 if self._keeper.failing else VERDICT) and bool(self._asked.answer)
+        undoubted = last or isinstance(self._shop.study.pruner, NopPruner)
+        self._asked = self._keeper.submit(write, question=None if undoubted else self._is_lagging)
+        return not undoubted and self._asked.wait(0 if self._keeper.failing else VERDICT) and bool(self._asked.answer)
 
     def _is_lagging(self) -> bool:
         """What the pruner says of the trial as stored: `Trial.should_prune` knows only what it reported itself."""

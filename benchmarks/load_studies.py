@@ -1,0 +1,162 @@
+"""One trial with a trivial objective, step by step and timed: through hpo's leases, and through plain optuna."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import optuna
+from optuna.trial import TrialState
+from sqlalchemy import Engine, event
+
+from hpo.search.book import TrialBook
+from hpo.search.record import Progress
+from hpo.search.strategy import derive_seed, make_pruner, sampler_for_trial
+from hpo.search.workshop import Standing, Workshop
+from search_spaces import SearchSpace
+from storage import Claim, Database, LeaseKeeper, NoTrial, Patience, StudySpec, Worker, claim_trial, open_store
+
+EPOCHS = 5
+STEPS = ("claim", "open", "report", "tell")
+SPACE: dict[str, Any] = {
+    "name": "load",
+    "summary": "three parameters",
+    "fixed": {"epochs": EPOCHS},
+    "dimensions": {
+        "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
+        "weight_decay": {"type": "float", "low": 1e-6, "high": 1e-2, "log": True},
+        "dropout": {"type": "float", "low": 0.0, "high": 0.5},
+    },
+    "points": [],
+}
+
+
+def objective(number: int, epoch: int) -> float:
+    """The value of trial `number` after `epoch`: known beforehand, so that each report can be checked."""
+    return (number * 31 + epoch) % 1009 / 1009
+
+
+def spec(pruner: str) -> StudySpec:
+    """What a study of this benchmark is made with."""
+    return StudySpec(
+        space=SPACE, space_fingerprint="0" * 64, data={}, data_fingerprint="0" * 64, metric="accuracy", seed=0,
+        weights_digest=None, sampler="random", pruner=pruner,
+    )  # fmt: skip
+
+
+class Stopwatch:
+    """Seconds of each step, and the statements that it sent where an engine is watched."""
+
+    def __init__(self, engine: Engine | None = None) -> None:
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.statements: dict[str, list[int]] = defaultdict(list)
+        self._sent = 0
+        if engine is not None:
+            event.listen(engine, "before_cursor_execute", self._count)
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Note what the body takes, unless it raises."""
+        sent, start = self._sent, time.perf_counter()
+        yield
+        self.seconds[step].append(time.perf_counter() - start)
+        self.statements[step].append(self._sent - sent)
+
+    def forget(self) -> None:
+        """Drop what was noted so far."""
+        self.seconds.clear()
+        self.statements.clear()
+
+    def _count(self, *_: Any) -> None:
+        self._sent += 1
+
+
+class Study(Protocol):
+    """A study that trials are taken from."""
+
+    study: optuna.Study
+    engine: Engine
+    watch: Stopwatch
+
+    def run_trial(self, pause: float = 0.0) -> int | NoTrial:
+        """One trial from start to end, `pause` seconds an epoch; its number."""
+
+
+class LeasedStudy:
+    """What `hpo worker` does for a trial, but for training and checkpoints: the same claim, book and keeper."""
+
+    def __init__(self, db: Database, study: optuna.Study, watch: Stopwatch, folder: Path, pruner: str) -> None:
+        self.study, self.watch, self.engine = study, watch, db.engine
+        study.pruner = make_pruner(pruner, EPOCHS)
+        self._shop = Workshop(
+            db=db, study=study, worker=Worker(device="cpu"), sampler=sampler_for_trial("random", 0),
+            space=SearchSpace.from_dict(SPACE), metric="accuracy", seed=0, store=open_store(folder, "load"), keep=1,
+            dataset=_no_data, device="cpu", cache=folder, asked_to_stop=_never, out_of_time=_never,
+            read_clock=lambda: None, standing=Standing(()), patience=Patience(),
+        )  # fmt: skip
+
+    def run_trial(self, pause: float = 0.0) -> int | NoTrial:
+        """See Study. The pruner is asked after each epoch but the last, as in training."""
+        with self.watch.timed("claim"):
+            claim = claim_trial(self._shop.db, self.study, self._shop.worker)
+        if not isinstance(claim, Claim):
+            return claim
+        with LeaseKeeper(self._shop.db.storage, claim.lease) as keeper:
+            book = TrialBook(self._shop, claim, keeper)
+            with self.watch.timed("open"):
+                book.open(derive_seed(0, "trial", claim.number))
+            for epoch in range(1, EPOCHS + 1):
+                time.sleep(pause)
+                self._report(book, claim, epoch)
+            with self.watch.timed("tell"):
+                book.tell(_progress(claim.number), TrialState.COMPLETE, None, None)
+        return claim.number
+
+    def _report(self, book: TrialBook, claim: Claim, epoch: int) -> None:
+        reference = {"latest": f"latest-{claim.lease.token}-{epoch}", "epoch": epoch, "position": float(epoch)}
+        curve = {str(done): objective(claim.number, done) for done in range(1, epoch + 1)}
+        with self.watch.timed("report"):
+            book.report(curve, reference, last=False)
+
+
+class PlainStudy:
+    """The loop of optuna's tutorial: `ask`, `suggest`, `report` and `should_prune`, `tell`."""
+
+    def __init__(self, storage: optuna.storages.RDBStorage, watch: Stopwatch, pruner: str) -> None:
+        self.watch, self.engine = watch, storage.engine
+        sampler, chosen = optuna.samplers.RandomSampler(seed=0), make_pruner(pruner, EPOCHS)
+        self.study = optuna.create_study(study_name="load", storage=storage, sampler=sampler, pruner=chosen)
+
+    def run_trial(self, pause: float = 0.0) -> int | NoTrial:
+        """See Study."""
+        with self.watch.timed("claim"):
+            trial = self.study.ask()
+        with self.watch.timed("open"):
+            for name, dimension in SPACE["dimensions"].items():
+                trial.suggest_float(name, dimension["low"], dimension["high"], log=dimension.get("log", False))
+        for epoch in range(1, EPOCHS + 1):
+            time.sleep(pause)
+            with self.watch.timed("report"):
+                trial.report(objective(trial.number, epoch), step=epoch)
+                trial.should_prune()
+        with self.watch.timed("tell"):
+            self.study.tell(trial, objective(trial.number, EPOCHS))
+        return trial.number
+
+
+def _progress(number: int) -> Progress:
+    metrics = {"accuracy": objective(number, EPOCHS), "macro_f1": 0.5, "loss": 0.5}
+    facts = {"device": "cpu", "precision": "fp32", "parameters": 1_000_000, "trainable_parameters": 1_000_000}
+    return Progress("accuracy", EPOCHS, metrics, EPOCHS, metrics["accuracy"], 60.0, 100.0, 0, facts)
+
+
+def _no_data(_: int) -> Any:
+    raise AssertionError("nothing is trained here")
+
+
+def _never() -> bool:
+    return False

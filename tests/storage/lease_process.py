@@ -1,0 +1,68 @@
+"""A worker of the lease protocol's test: what it was ever given, and what it is just writing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from sqlalchemy import Connection
+
+from storage import Database, Lease, LeaseKeeper, LeaseLostError, Worker
+from storage.keeper import Ending
+from tests.storage.lease_model import Verdict
+
+Write = Callable[[Database, Lease, Connection], None]
+
+
+@dataclass
+class Process:
+    """A worker, and whoever was one here before it died, and may not be as dead as it seemed."""
+
+    db: Database
+    study: optuna.Study
+    pids: Iterator[int]
+    worker: Worker = field(init=False)
+    leases: list[tuple[int, Lease]] = field(default_factory=list)
+    """All that were ever given to it, by the trial's number."""
+    writes_for: int | None = None
+    """The trial for which it has written, the COMMIT aside."""
+    _transaction: AbstractContextManager[Connection] | None = None
+    _committed: Callable[[], None] | None = None
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        self.worker = Worker(pid=next(self.pids))
+
+    def begin(self, number: int, lease: Lease, write: Write, committed: Callable[[], None]) -> None:
+        self._transaction = self.db.storage.transaction(lease.fence)
+        write(self.db, lease, self._transaction.__enter__())
+        self.writes_for, self._committed = number, committed
+
+    def commit(self) -> None:
+        if self._transaction is not None and self._committed is not None:
+            self._transaction.__exit__(None, None, None)
+            self._committed()
+        self._transaction = self._committed = self.writes_for = None
+
+    def abort(self) -> None:
+        if self._transaction is not None:
+            undone = KeyboardInterrupt()
+            self._transaction.__exit__(type(undone), undone, None)
+        self._transaction = self._committed = self.writes_for = None
+
+    def attempt(self, lease: Lease, write: Write, ending: Ending | None) -> Verdict:
+        """What a keeper does with an entry, without its thread."""
+        keeper = LeaseKeeper(self.db.storage, lease)
+        entry = keeper.submit(lambda connection: write(self.db, lease, connection), ending=ending)
+        try:
+            keeper._write(entry)
+        except LeaseLostError:
+            return Verdict.LOST
+        except UpdateFinishedTrialError:
+            return Verdict.FINISHED
+        return Verdict.WRITTEN

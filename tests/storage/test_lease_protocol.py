@@ -1,0 +1,364 @@
+"""The lease protocol against a model: any interleaving of workers, the dead and the undead among them, and of people.
+
+Three workers, each with connections of its own, and somebody at a command line act on one study. Nothing sleeps and no
+thread runs: a lease expires when the machine says so, a transaction that is under way stays so until it is ended, and a
+call whose answer is lost is made again. A lease that was ever given is never forgotten: those who lost it write on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
+from sqlalchemy import Connection, text
+
+from storage import (
+    Claim,
+    Control,
+    Database,
+    Lease,
+    LeaseLostError,
+    Limits,
+    NoTrial,
+    advance,
+    claim_trial,
+    expire_leases,
+    open_database,
+    open_study,
+    reap,
+    set_checkpoint,
+    set_control,
+    take_up,
+    write_attributes,
+    write_limits,
+)
+from storage.keeper import Ending
+from storage.leases import renew
+from tests.storage.lease_model import Model, Row, Verdict
+from tests.storage.lease_process import Process, Write
+
+pytestmark = pytest.mark.postgres
+
+WORKERS = 3
+_NAMES = itertools.count()
+
+_SHOWN = text(
+    """
+    SELECT t.number, t.state::text, l.state, l.worker, l.token, coalesce(l.deaths, 0),
+           l.state = 'held' AND l.deadline < clock_timestamp() AS expired,
+           (SELECT coalesce(jsonb_object_agg(p.param_name, p.param_value), '{}')
+            FROM trial_params p WHERE p.trial_id = t.trial_id) AS params,
+           (SELECT coalesce(jsonb_object_agg(v.step, v.intermediate_value), '{}')
+            FROM trial_intermediate_values v WHERE v.trial_id = t.trial_id) AS reports,
+           (SELECT v.value FROM trial_values v WHERE v.trial_id = t.trial_id) AS value,
+           l.checkpoint, t.datetime_start, t.datetime_complete,
+           (SELECT jsonb_object_agg(a.key, a.value_json)
+            FROM trial_user_attributes a WHERE a.trial_id = t.trial_id) AS attributes
+    FROM trials t LEFT JOIN hpo_leases l ON l.trial_id = t.trial_id WHERE t.study_id = :study ORDER BY t.number
+    """
+)
+_SHOWN_OF_ROW = 11
+_EXPIRE = text(
+    "UPDATE hpo_leases SET deadline = clock_timestamp(), seconds = 0 WHERE trial_id = :trial AND state = 'held'"
+)
+
+
+class Protocol(RuleBasedStateMachine):
+    """Rules are what workers, a reaper and people do; what must hold is asked after each."""
+
+    processes = st.integers(0, WORKERS - 1)
+    back = st.sampled_from([0, 0, 0, 1, 2])
+    """Which of a process' leases it writes under: mostly the latest, at times one that it lost long ago."""
+    values = st.sampled_from([0.125, 0.25, 0.5])
+    steps = st.integers(1, 3)
+    indices = st.integers(0, 5)
+
+    def __init__(self, databases: list[Database]) -> None:
+        super().__init__()
+        *own, self.people = databases
+        self.study = optuna.create_study(study_name=f"cells-{next(_NAMES)}", storage=self.people.storage)
+        pids = itertools.count(1_000_000)
+        name, seeds = self.study.study_name, itertools.count()
+        self.all = [Process(db, open_study(db, name, RandomSampler(seed=next(seeds))), pids) for db in own]
+        self.model = Model()
+        self.tokens: set[int] = set()
+        self.ids: dict[int, int] = {}
+        self.finished: dict[int, tuple[Any, ...]] = {}
+
+    @initialize(cap=st.sampled_from([None, 1, 2, 3]), points=st.integers(0, 5))
+    def start(self, cap: int | None, points: int) -> None:
+        self.change_cap(cap)
+        for _ in range(points):
+            self.enqueue(0.5)
+        for which in range(WORKERS):
+            self.claim(which)
+
+    # What workers do.
+
+    @rule(which=processes)
+    def claim(self, which: int) -> None:
+        """The next trial, or the same again under a new token where the answer to an earlier call was lost."""
+        process = self.all[which]
+        process.commit()
+        before = self.model.taken_up
+        expected = self.model.claim(process.worker.name, self._under_way())
+        found = claim_trial(process.db, process.study, process.worker)
+        if isinstance(expected, NoTrial):
+            assert found is expected
+            return
+        assert isinstance(found, Claim), found
+        assert found.number == expected.number
+        assert found.lease.checkpoint == expected.checkpoint
+        assert self.model.cap is None or self.model.taken_up <= max(before, self.model.cap)
+        assert found.lease.token not in self.tokens
+        self.tokens.add(found.lease.token)
+        expected.token = found.lease.token
+        process.leases.append((found.number, found.lease))
+        self.ids[found.number] = found.lease.trial_id
+
+    @rule(which=processes, back=back)
+    def suggest(self, which: int, back: int) -> None:
+        """What was once suggested stays, whoever asks."""
+        seen: list[float] = []
+
+        study = self.all[which].study
+
+        def write(_: Database, lease: Lease, connection: Connection) -> None:
+            seen.append(take_up(study, Claim(0, lease)).suggest_float("x", 0, 1))
+            write_attributes(connection, lease.trial_id, {"seed": 7})
+
+        def happened(row: Row) -> None:
+            row.x = seen[0] if row.x is None else row.x
+            row.params = {"x": row.x}
+            assert set(seen) == {row.x}
+
+        self._write(which, back, write, happened)
+
+    @rule(which=processes, back=back, step=steps, value=values)
+    def report(self, which: int, back: int, step: int, value: float) -> None:
+        self._write(which, back, _reporting(step, value), lambda row: _reported(row, step, value))
+
+    @rule(which=processes, back=back, step=steps, value=values)
+    def begin_report(self, which: int, back: int, step: int, value: float) -> None:
+        """The first half of a report: others go on, and its COMMIT comes when the process does anything else."""
+        if (found := self._lease(which, back)) is None:
+            return
+        process, lease, row = found
+        if self.model.judge(lease.token, row) is Verdict.WRITTEN:
+            process.begin(row.number, lease, _reporting(step, value), lambda: _reported(row, step, value))
+
+    @rule(which=processes, back=back)
+    def renew(self, which: int, back: int) -> None:
+        if (found := self._lease(which, back)) is None:
+            return
+        process, lease, row = found
+        try:
+            tidings = process.db.storage.atomically(lambda connection: renew(connection, lease, 0.5, None))
+        except LeaseLostError:
+            assert self.model.judge(lease.token, row) is Verdict.LOST
+        else:
+            assert self.model.judge(lease.token, row) is not Verdict.LOST
+            assert tidings.control == self.model.control.value
+            row.expired = None
+
+    @rule(which=processes, back=back, ending=st.sampled_from([TrialState.COMPLETE, TrialState.FAIL]), value=values)
+    def tell(self, which: int, back: int, ending: TrialState, value: float) -> None:
+        told = value if ending is TrialState.COMPLETE else None
+
+        def write(db: Database, lease: Lease, connection: Connection) -> None:
+            write_attributes(connection, lease.trial_id, {"seconds": 1.0})
+            db.storage.set_trial_state_values(lease.trial_id, ending, None if told is None else [told])
+
+        def happened(row: Row) -> None:
+            row.state, row.value, row.lease, row.expired = ending.name, told, "ended", None
+
+        self._write(which, back, write, happened, "ended")
+
+    @rule(which=processes, back=back)
+    def put_back(self, which: int, back: int) -> None:
+        def write(db: Database, lease: Lease, connection: Connection) -> None:
+            db.storage.set_trial_state_values(lease.trial_id, TrialState.WAITING)
+            set_checkpoint(connection, lease, 1.5, {"stopped by": lease.token})
+
+        def happened(row: Row) -> None:
+            row.state, row.lease, row.expired, row.checkpoint = "WAITING", "free", None, {"stopped by": row.token}
+
+        self._write(which, back, write, happened, "free")
+
+    @rule(which=processes, times=st.integers(1, 3))
+    def fall(self, which: int, times: int) -> None:
+        """It dies and is replaced, again and again: a trial may be to blame."""
+        for _ in range(times):
+            self.die(which, noticed=True)
+            self.claim(which)
+
+    @rule(which=processes, noticed=st.booleans())
+    def die(self, which: int, *, noticed: bool) -> None:
+        """It forgets everything; what it had begun is undone. Whoever watches over it may have noticed."""
+        process, gone = self.all[which], self.all[which].worker
+        process.abort()
+        process.start()
+        held = [row for row in self.model.rows if row.lease == "held" and row.worker == gone.name]
+        if noticed:
+            assert expire_leases(self.people, self.study, gone) == len(held)
+            for row in held:
+                self.model.expire(row)
+
+    # What time and people do.
+
+    @rule(index=indices)
+    def expire(self, index: int) -> None:
+        held = [row for row in self.model.rows if row.lease == "held"]
+        if held:
+            row = held[index % len(held)]
+            self._let_commit(row.number)
+            self.model.expire(row)
+            with self.people.engine.begin() as connection:
+                connection.execute(_EXPIRE, {"trial": self.ids[row.number]})
+
+    @rule(index=indices, which=processes, step=steps, value=values)
+    def take_over(self, index: int, which: int, step: int, value: float) -> None:
+        """What mostly comes after: another worker goes on with the trial."""
+        self.expire(index)
+        self.claim(which)
+        self.report(which, 0, step, value)
+
+    @rule()
+    def reap(self) -> None:
+        put_back, failed = self.model.reap(self._under_way())
+        reaped = reap(self.people, self.study)
+        assert (reaped.put_back, reaped.failed) == (put_back, failed)
+
+    @rule(index=indices, value=values)
+    def finish_by_hand(self, index: int, value: float) -> None:
+        """Somebody ends a running trial in a dashboard, which knows no leases."""
+        running = [row for row in self.model.rows if row.state == "RUNNING"]
+        if running:
+            row = running[index % len(running)]
+            self._let_commit(row.number)
+            self.people.storage.set_trial_state_values(self.ids[row.number], TrialState.COMPLETE, [value])
+            row.state, row.value = "COMPLETE", value
+
+    @rule(x=values)
+    def enqueue(self, x: float) -> None:
+        self.study.enqueue_trial({"x": x})
+        self.model.rows.append(Row(len(self.model.rows), x=x))
+
+    @rule(cap=st.sampled_from([None, 0, 1, 2, 3, 4]))
+    def change_cap(self, cap: int | None) -> None:
+        write_limits(self.study, Limits(trials=cap))
+        self.model.cap = cap
+
+    @rule(control=st.sampled_from([Control.PAUSE, Control.STOP]), which=processes)
+    def hold(self, control: Control, which: int) -> None:
+        """Told to pause or to stop, a worker gets nothing and those who renew hear of it; then all goes on."""
+        assert set_control(self.people, self.study, control) is Control.RUN
+        self.model.control = control
+        self.claim(which)
+        self.renew(which, 0)
+        self.model.control = Control.RUN
+        assert set_control(self.people, self.study, Control.RUN) is control
+
+    # What must hold.
+
+    @invariant()
+    def the_database_shows_the_model(self) -> None:
+        with self.people.engine.connect() as connection:
+            rows = connection.execute(_SHOWN, {"study": self.study._study_id}).all()
+        assert len(rows) == len(self.model.rows)
+        for row, expected in zip(rows, self.model.rows, strict=True):
+            shown = (*row[:7], row.params, {int(step): value for step, value in row.reports.items()}, *row[9:11])
+            if expected.lease in ("free", "ended") and expected.token is None:
+                assert row.token not in self.tokens, "whoever held it must not be able to write"
+                self.tokens.add(row.token)
+                expected.token = row.token
+            assert (*shown[:6], bool(shown[6]), *shown[7:]) == expected.shown()
+            assert expected.state != "RUNNING" or row[2] == "held", "a trial that runs without a lease to expire"
+            if expected.finished:
+                lasting = (*row[:2], *row[7:10], *row[_SHOWN_OF_ROW:])
+                assert self.finished.setdefault(expected.number, lasting) == lasting, "a finished trial changed"
+
+    def teardown(self) -> None:
+        for process in self.all:
+            process.abort()
+
+    def _lease(self, which: int, back: int) -> tuple[Process, Lease, Row] | None:
+        """A process that has ended whatever it had under way, and a lease that it was given."""
+        process = self.all[which]
+        process.commit()
+        if not process.leases:
+            return None
+        number, lease = process.leases[max(-len(process.leases), -1 - back)]
+        return process, lease, self.model.rows[number]
+
+    def _write(
+        self, which: int, back: int, write: Write, happened: Callable[[Row], None], ending: Ending | None = None
+    ) -> None:
+        """Write, and then again: the answer to the first COMMIT was lost."""
+        if (found := self._lease(which, back)) is None:
+            return
+        process, lease, row = found
+        for _ in range(2):
+            verdict = self.model.judge(lease.token, row, ending)
+            seen = process.attempt(lease, write, ending)
+            assert seen is (Verdict.WRITTEN if verdict is Verdict.KNOWN else verdict)
+            if verdict is Verdict.WRITTEN:
+                happened(row)
+
+    def _under_way(self) -> set[int]:
+        return {process.writes_for for process in self.all if process.writes_for is not None}
+
+    def _let_commit(self, number: int) -> None:
+        """Whoever is about to touch the rows of a trial waits for those who write for it."""
+        for process in self.all:
+            if process.writes_for == number:
+                process.commit()
+
+
+def _reporting(step: int, value: float) -> Write:
+    def write(db: Database, lease: Lease, connection: Connection) -> None:
+        db.storage.set_trial_intermediate_value(lease.trial_id, step, value)
+        advance(connection, lease, float(step), {"epoch": step, "of": lease.token})
+
+    return write
+
+
+def _reported(row: Row, step: int, value: float) -> None:
+    row.reports[step] = value
+    row.deaths, row.expired, row.checkpoint = 0, None, {"epoch": step, "of": row.token}
+
+
+@pytest.fixture
+def databases(database_url: str) -> Iterator[list[Database]]:
+    """Connections to the same database, for each worker and for people."""
+    with ExitStack() as opened:
+        paths = [Path("unused")] * (WORKERS + 1)
+        yield [opened.enter_context(open_database(database_url, home=path)) for path in paths]
+
+
+_MANY = pytest.param(1000, 60, marks=[pytest.mark.slow, pytest.mark.timeout(1800)], id="many")
+
+
+@pytest.mark.parametrize(("examples", "steps"), [pytest.param(60, 40, id="few"), _MANY])
+def test_every_interleaving_keeps_to_the_model(
+    databases: list[Database], caplog: pytest.LogCaptureFixture, examples: int, steps: int
+) -> None:
+    caplog.set_level(logging.WARNING, "optuna")
+    run_state_machine_as_test(
+        lambda: Protocol(databases),
+        settings=settings(
+            max_examples=examples, stateful_step_count=steps, deadline=None, database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )  # fmt: skip
