@@ -56,6 +56,7 @@ class TrialFiles:
             return None
         for damage in checkpoint.damaged:
             log.warning("trial %d goes on from an older checkpoint: %s", self.number, damage)
+        self.reference["latest"] = checkpoint.name
         if checkpoint.damaged:  # two that are whole again, before another is damaged
             self.store.discard_damaged(self.number, "latest")
             self._write("latest", checkpoint.files, checkpoint.info)
@@ -63,7 +64,6 @@ class TrialFiles:
         if state["version"] != SNAPSHOT_VERSION:
             log.warning("trial %d starts anew: its checkpoint was written by another version of hpo", self.number)
             return None
-        self.reference.setdefault("latest", checkpoint.name)
         return Snapshot(checkpoint.files["resume.safetensors"], state), checkpoint.info
 
     def _write(self, kind: Any, files: Mapping[str, bytes], notes: Mapping[str, Any]) -> None:
