@@ -1,6 +1,8 @@
 """Epochs redone: counted from the diary that the workers' steps leave, not from what hpo says of itself.
 
-A step is redone when the trial had taken it before, by whichever worker. The faults that may cost a trial what it did
+A step is redone when the trial had taken it before, by whichever worker. What a worker does between waking from a sleep
+longer than its lease and noticing that its trial is another's (a renewal or a step, whichever is later) is nobody's
+progress: those steps neither count as taken nor as redone. The faults that may cost a trial what it did
 since its last checkpoint (SIGKILL, SIGSTOP beyond the lease, a corrupted checkpoint, a full disk, an outage longer than
 half a lease) count together until the first redone step after them; the steps redone from there until the next such
 fault are theirs, in epochs, shared evenly. Steps redone with no such fault before them are redone without a fault: that
@@ -81,8 +83,12 @@ def _costs(taken: Sequence[Step], blows: list[float], steps_of_epoch: int) -> tu
     groups: list[tuple[float, int]] = []
     unexplained = 0.0
     waiting = list(blows)
+    owner: int | None = None
     for step in taken:
         if step.position is None:
+            owner = step.pid
+            continue
+        if step.pid != owner:
             continue
         if step.position not in seen:
             seen.add(step.position)

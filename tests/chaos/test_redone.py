@@ -64,3 +64,11 @@ def test_a_fault_that_lasts_may_cost_a_trial_that_began_meanwhile() -> None:
     late = [*_steps(3, 10.5, None, 0.25, trial=5), *_steps(4, 11.5, None, 0.25, trial=5)]
     assert redone(late, [Struck("disk full", at=10.0, loses=True)], 4).unexplained == 0.25
     assert redone(late, [Struck("disk full", at=10.0, loses=True, lasts=1.0)], 4).unexplained == 0.0
+
+
+def test_what_a_sleeper_does_before_it_notices_is_nobodys_progress() -> None:
+    slept = Struck("SIGSTOP", at=10.0, pid=1, loses=True)
+    successor = _steps(2, 11.0, None, 1.25, 1.5, 1.75)
+    awake = [Step(11.005, 1, 0, 1.75), Step(11.015, 1, 0, 2.0)]
+    counted = redone(sorted([*FIRST, *successor, *awake], key=lambda step: step.at), [slept], 4)
+    assert (counted.total, counted.most) == (0.5, 0.5)
