@@ -41,7 +41,7 @@ check: install ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-chaos: install ## kill, stop, cut and fill everything, and count what is lost: 8 workers, 200 trials, 300 faults; 20 minutes
+chaos: install ## kill, stop, cut and fill everything, and count what is lost: 8 workers, 200 trials, 300 faults; 5 minutes
 	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
 test-compose: install ## the image and docker-compose.yml in a real container engine
