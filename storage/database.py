@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from storage.embedded import EmbeddedServer
 from storage.errors import StorageError
+from storage.patience import Patience
 from storage.persistence import PersistentStorage
 from storage.schema import is_current, migrate
 from storage.sessions import LOCK_TIMEOUT, BoundedPool, Sessions
@@ -167,7 +168,7 @@ def open_database(url: str | None, *, home: Path, patience: float = 30.0) -> Dat
     else:
         database = Database(parse_url(url), patience=patience)
     try:
-        database.now()
+        Patience(patience).run(database.now)  # what was reached may be cut again while a server starts
     except BaseException:
         database.close()
         raise

@@ -1,22 +1,27 @@
 """Epochs redone: counted from the diary that the workers' steps leave, not from what hpo says of itself.
 
-A step is redone when the trial had taken it before, by whichever worker. What a worker does between waking from a sleep
-longer than its lease and noticing that its trial is another's (a renewal or a step, whichever is later) is nobody's
-progress: those steps neither count as taken nor as redone. The faults that may cost a trial what it did
-since its last checkpoint (SIGKILL, SIGSTOP beyond the lease, a corrupted checkpoint, a full disk, an outage longer than
-half a lease) count together until the first redone step after them; the steps redone from there until the next such
-fault are theirs, in epochs, shared evenly. Steps redone with no such fault before them are redone without a fault: that
-is never allowed.
+Each time a trial is taken up again, what its last owner had reached and the next one begins behind is redone: it is
+the cost of those faults since that owner's first step that may cost a trial what it did since its last checkpoint
+(SIGKILL, SIGSTOP beyond the lease, a corrupted checkpoint, a full disk, an outage longer than half a lease), shared
+evenly among them. Without such a fault it is redone without a fault: that is never allowed.
+
+What a worker does between waking from a sleep longer than its lease and noticing that its trial is another's (a renewal
+or a step, whichever is later) is nobody's progress: those steps count neither as taken nor as redone.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.chaos.ledger import Struck
 from tests.chaos.steps import Step
+
+
+Blow = tuple[float, float]
+"""When a fault began and ended."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ def redone(steps: Sequence[Step], struck: Sequence[Struck], steps_of_epoch: int)
     for step in steps:
         of_trial[step.trial].append(step)
     blows = _blows(steps, struck)
-    costs = {trial: _costs(taken, sorted(blows[trial]), steps_of_epoch) for trial, taken in of_trial.items()}
+    costs = {trial: _costs(taken, blows[trial], steps_of_epoch) for trial, taken in of_trial.items()}
     groups = [group for groups, _ in costs.values() for group in groups]
     unexplained = sum(lost for _, lost in costs.values())
     return Redone(
@@ -58,14 +63,14 @@ def redone(steps: Sequence[Step], struck: Sequence[Struck], steps_of_epoch: int)
     )
 
 
-def _blows(steps: Sequence[Step], struck: Sequence[Struck]) -> dict[int, list[float]]:
-    """Trial -> the times of the faults that may have cost it something."""
-    blows: dict[int, list[float]] = defaultdict(list)
+def _blows(steps: Sequence[Step], struck: Sequence[Struck]) -> dict[int, list[Blow]]:
+    """Trial -> beginning and end of the faults that may have cost it something."""
+    blows: dict[int, list[Blow]] = defaultdict(list)
     for fault in struck:
         if not fault.loses:
             continue
         for trial in _hit(steps, fault):
-            blows[trial].append(fault.at)
+            blows[trial].append((fault.at, fault.at + fault.lasts))
     return blows
 
 
@@ -77,28 +82,33 @@ def _hit(steps: Sequence[Step], fault: Struck) -> set[int]:
     return set(under_way[-1:])
 
 
-def _costs(taken: Sequence[Step], blows: list[float], steps_of_epoch: int) -> tuple[list[tuple[float, int]], float]:
-    """Of one trial: (epochs redone, faults that cost them) for each group of faults, and epochs without any."""
-    seen: set[float] = set()
+def _costs(taken: Sequence[Step], blows: list[Blow], steps_of_epoch: int) -> tuple[list[tuple[float, int]], float]:
+    """Of one trial: (epochs redone, faults that cost them) for each time that it changed hands, and epochs without."""
     groups: list[tuple[float, int]] = []
     unexplained = 0.0
-    waiting = list(blows)
+    for before, after in itertools.pairwise(_takings(taken)):
+        cost = max(0.0, _position(before[-1]) - (_position(after[0]) - 1 / steps_of_epoch))
+        faults = [begun for begun, ended in blows if begun <= after[0].at and ended >= before[0].at]
+        if faults:
+            groups.append((cost, len(faults)))
+        else:
+            unexplained += cost
+    return groups, unexplained
+
+
+def _takings(taken: Sequence[Step]) -> list[list[Step]]:
+    """The steps of each owner, those left out that an owner took after it was none; owners that took none left out."""
+    takings: list[list[Step]] = []
     owner: int | None = None
     for step in taken:
         if step.position is None:
             owner = step.pid
-            continue
-        if step.pid != owner:
-            continue
-        if step.position not in seen:
-            seen.add(step.position)
-            continue
-        fresh = [at for at in waiting if at <= step.at]
-        if fresh:
-            waiting = waiting[len(fresh) :]
-            groups.append((0.0, len(fresh)))
-        if groups:
-            groups[-1] = (groups[-1][0] + 1 / steps_of_epoch, groups[-1][1])
-        else:
-            unexplained += 1 / steps_of_epoch
-    return groups, unexplained
+            takings.append([])
+        elif step.pid == owner:
+            takings[-1].append(step)
+    return [steps for steps in takings if steps]
+
+
+def _position(step: Step) -> float:
+    assert step.position is not None
+    return step.position
