@@ -72,11 +72,11 @@ class Patience:
             try:
                 result = action()
             except DatabaseUnavailableError as error:
+                if not error.passes or (time.monotonic() - since if since is not None else 0.0) >= self.grace:
+                    raise
                 if since is None:
                     since = time.monotonic()
-                    log.warning("%s%s", error, f"; trying again for {self.grace:.0f} s" if error.passes else "")
-                if not error.passes or time.monotonic() - since >= self.grace:
-                    raise
+                    log.warning("%s; trying again for %.0f s", error, self.grace)
                 if not self.sleep(pause * random.uniform(0.5, 1)):  # noqa: S311 - only to part those who wait
                     raise
                 pause = min(2 * pause, LONGEST)

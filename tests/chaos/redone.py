@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from tests.chaos.ledger import Struck
 from tests.chaos.steps import Step
 
-
 Blow = tuple[float, float]
 """When a fault began and ended."""
 
