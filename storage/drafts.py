@@ -64,6 +64,11 @@ class Drafts:
         return draft
 
     def _make_room(self, draft: Version, quota: Quota) -> None:
+        if draft.size > quota.limit:
+            raise CheckpointError(
+                f"one checkpoint of trial {draft.trial} takes {format_size(draft.size)}, more than the whole quota of "
+                f"{format_size(quota.limit)}; raise --checkpoint-quota"
+            )
         for _ in range(_ROUNDS):
             objects = self._shelf.objects.list()
             excess = used(objects) - quota.limit
@@ -76,9 +81,9 @@ class Drafts:
                 break
             self._shelf.remove(chosen)
         raise DiskFullError(
-            f"the checkpoint of trial {draft.trial} needs {format_size(draft.size)}, {format_size(excess)} more than "
-            f"the quota of {format_size(quota.limit)} leaves in {self._shelf.objects.place}; raise --checkpoint-quota, "
-            "lower --keep, or run fewer workers"
+            f"a checkpoint of {format_size(draft.size)} does not fit into the quota of {format_size(quota.limit)} "
+            f"beside what has to stay, {format_size(excess)} are wanting; raise --checkpoint-quota, lower --keep, or run "
+            "fewer workers"
         )
 
     def _tidy(self, draft: Version) -> None:

@@ -19,6 +19,8 @@ def parse_url(text: str) -> URL:
         shown = f"the scheme {scheme!r}" if separator else "text without a scheme"
         raise DatabaseUnavailableError(f"{shown} is no storage URL; {_RULE}")
     try:
+        if text.partition("?")[0].count("@") > 1:
+            raise ValueError("a password that is not encoded")
         url = make_url(text)
     except (ArgumentError, ValueError):
         raise DatabaseUnavailableError(

@@ -37,6 +37,8 @@ def gc_command(
     A trial that runs or waits keeps what it goes on from. Workers do the same after every trial.
     """
     root = artifacts_folder(artifacts, home)
+    if isinstance(root, Path) and not root.is_dir():
+        raise UsageError(f"{root}: no such folder; give the --artifacts of the workers")
     with existing(storage, home, study) as (db, found):
         from hpo.search.garbage import free
         from storage import open_store, read_spec

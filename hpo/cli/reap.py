@@ -43,11 +43,12 @@ def reap_command(study: str, owner: tuple[str, int] | None, storage: str | None,
     Workers do this by themselves whenever they look for a trial: it is for a study that nobody works on.
     """
     with existing(storage, home, study) as (db, found):
-        from storage import Worker, expire_leases, holdings, reap
+        from storage import Worker, expire_dead_neighbours, expire_leases, holdings, reap
 
         if owner is not None:
             worker = Worker(host=owner[0], pid=owner[1], place="")
             click.echo(ended_line(worker, expire_leases(db, found, worker)))
+        expire_dead_neighbours(db, found)
         lines = reaped_lines(reap(db, found))
         held = [lease for lease in holdings(db, found) if lease.state == "held"]
     for line in lines or ["nothing to put back"]:

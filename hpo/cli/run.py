@@ -186,15 +186,23 @@ def watch(team: Team, look: Callable[[], Overview]) -> None:
 
 
 def _watch_lines(team: Team, look: Callable[[], Overview]) -> None:
+    """A line for each trial that finishes, for each that waits for something, and for each worker that dies."""
     from hpo.cli.view import plain_line
 
     overview = look()
     told = {line.number for line in overview.lines if line.state in ("complete", "pruned", "failed")}
+    noted: set[str] = set()
+    control, died = "run", 0
     while True:
         team.poll(timeout=INTERVAL / max(1, team.working))
-        before, overview = overview, look()
-        if overview.control != before.control:
-            click.echo(f"study {overview.study} is told to {overview.control}")
+        overview = look()
+        if overview.control != control:
+            control = overview.control
+            click.echo(f"study {overview.study} is told to {control}")
+        news = [f"trial {lease.number} {lease.note}" for lease in overview.leases if lease.note]
+        for text in [*team.died[died:], *(text for text in news if text not in noted)]:
+            click.echo(f"hpo: {text}", err=True)
+        died, noted = len(team.died), set(news)
         for line in overview.lines:
             if line.number not in told and line.state in ("complete", "pruned", "failed"):
                 told.add(line.number)
@@ -210,18 +218,24 @@ def summarise(overview: Overview, team: Team) -> int:
     from hpo.cli.view import draw
 
     Console().print(draw(overview, shown=len(overview.lines)))
+    spent = overview.limits.trials is not None and overview.counts["finished"] >= overview.limits.trials
     for line in team.died:
         click.echo(f"hpo: {line}", err=True)
     if team.stopping:
-        click.echo("\nstopped; the same command goes on from here", err=True)
+        paused = f", after `hpo resume --study {overview.study}`" if overview.control == "pause" else ""
+        click.echo(f"\nstopped; the same command goes on from here{paused}", err=True)
         return 130
     if overview.control == "stop":
         click.echo(f"\nstopped by `hpo stop`; `hpo resume --study {overview.study}` or `hpo run` goes on", err=True)
         return 0
+    left = sum(line.state == "waiting" and line.epoch > 0 for line in overview.lines)
+    if left and spent:
+        click.echo(
+            f"\n{left} interrupted trials stay as they are: --trials {overview.limits.trials} is reached", err=True
+        )
     if overview.best is not None:
         click.echo(f"\nnext: hpo export-best --study {overview.study} --out best/")
     if team.died and not overview.counts["finished"]:
         raise HpoError("no worker stayed alive; their logs say why")
     # A worker that died is no failure where others have gone on with its trial.
-    spent = overview.limits.trials is not None and overview.counts["finished"] >= overview.limits.trials
     return 1 if team.died and not spent else 0

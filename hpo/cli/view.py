@@ -36,6 +36,8 @@ def draw(overview: Overview, shown: int = SHOWN) -> RenderableType:
 def _head(overview: Overview) -> RenderableType:
     counts, limit = overview.counts, overview.limits.trials
     grid = Table.grid(padding=(0, 2))
+    for _ in range(5):
+        grid.add_column(no_wrap=True)
     done = f"{counts['finished']}" + (f" of {limit}" if limit else "")
     bar = ProgressBar(total=limit or max(1, counts["finished"]), completed=counts["finished"], width=24)
     states = Text("  ").join(
@@ -52,13 +54,16 @@ def _told(overview: Overview) -> list[Text]:
         "pause": f"paused: its workers wait, {resume} lets them go on",
         "stop": f"stopped: no trial is given out, {resume} allows workers again",
     }
-    return [Text(lines[overview.control], style="yellow")] if overview.control in lines else []
+    if overview.control in lines:
+        return [Text(lines[overview.control], style="yellow")]
+    idle = not overview.leases and any(line.state == "waiting" and line.epoch for line in overview.lines)
+    return [Text("nobody trains: `hpo run` or `hpo worker` goes on", style="yellow")] if idle else []
 
 
 def _redone(overview: Overview) -> list[Text]:
     if overview.redone < 0.05:
         return []
-    return [Text(f"{overview.redone:.1f} epochs were trained again after interruptions", style="dim")]
+    return [Text(f"{overview.redone:.1f} epochs were trained again after interruptions", style="dim"), Text()]
 
 
 def _time_left(overview: Overview) -> str:

@@ -85,11 +85,13 @@ class TrialBook:
                 self._storage.set_trial_intermediate_value(self._trial_id, epoch, value)
             self._keeper.hear(advance(connection, self._keeper.lease, done, reference))
 
-        if self._asked is not None and self._asked.answer:
-            return not last
+        before = self._asked
         undoubted = last or isinstance(self._shop.study.pruner, NopPruner)
         self._asked = self._keeper.submit(write, question=None if undoubted else self._is_lagging)
-        return not undoubted and self._asked.wait(0 if self._keeper.failing else VERDICT) and bool(self._asked.answer)
+        if undoubted:
+            return False
+        answered = self._asked.wait(0 if self._keeper.failing else VERDICT) and bool(self._asked.answer)
+        return answered or (before is not None and bool(before.answer))
 
     def _is_lagging(self) -> bool:
         """What the pruner says of the trial as stored: `Trial.should_prune` knows only what it reported itself."""
@@ -134,7 +136,9 @@ class TrialBook:
 
         entry = self._keeper.submit(write, ending="free")
         if entry.wait(LEAVING) and entry.written:
-            log.info("trial %d is put back after %.4g epochs", self._number, position)
+            kept = float(reference.get("position", 0))
+            lost = f"; {position - kept:.3g} epochs could not be kept" if position > kept else ""
+            log.info("trial %d is put back, to go on after %.4g epochs%s", self._number, kept, lost)
         else:
             log.warning("trial %d could not be put back; others take it when its lease expires", self._number)
 

@@ -45,6 +45,13 @@ class TrialFiles:
     def latest(self) -> tuple[Snapshot, Mapping[str, Any]] | None:
         """The state that an interrupted run of the trial left, and its notes; None where there is none."""
         if not self.store.has(self.number, "latest"):
+            if "latest" in self.reference:
+                log.warning(
+                    "trial %d starts anew: its checkpoint after %.4g epochs is not in %s; is --artifacts the place that "
+                    "all workers share?",
+                    self.number, self.reference.get("position", 0), self.store.place,
+                )  # fmt: skip
+                self.reference.clear()
             return None
         try:
             checkpoint = self.store.read(self.number, "latest")

@@ -150,7 +150,7 @@ def _line(trial: FrozenTrial, space: SearchSpace, until: datetime) -> TrialLine:
         epochs=int(config.get("epochs", space.fixed.get("epochs", 0))),
         curve=curve,
         params=space.searched(trial.params),
-        seconds=_seconds(trial, until),
+        seconds=attrs.get("seconds") or _seconds(trial, until),
         reason=attrs.get("reason"),
         worker=attrs.get("worker"),
     )

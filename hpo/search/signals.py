@@ -50,7 +50,7 @@ class StopSignal:
             if self._stopped:
                 os._exit(128 + number)
             self._stopped = True
-        self._ask(signal.Signals(number).name)
+        self._ask("asked to stop" if number == NOTICE else signal.Signals(number).name)
 
     @contextmanager
     def installed(self) -> Iterator[StopSignal]:
@@ -66,7 +66,8 @@ class StopSignal:
         if self._received is None:
             self._received = what
             # Not through `logging`: a handler may interrupt a line that is just being written.
-            os.write(2, f"{what}: stopping at the next step; SIGTERM or Ctrl-C once more leaves at once\n".encode())
+            now = time.strftime("%H:%M:%S")
+            os.write(2, f"{now} {what}: stopping at the next step, a second SIGTERM leaves at once\n".encode())
 
 
 def stop_with_parent() -> None:
