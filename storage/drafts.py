@@ -82,8 +82,8 @@ class Drafts:
             self._shelf.remove(chosen)
         raise DiskFullError(
             f"a checkpoint of {format_size(draft.size)} does not fit into the quota of {format_size(quota.limit)} "
-            f"beside what has to stay, {format_size(excess)} are wanting; raise --checkpoint-quota, lower --keep, or run "
-            "fewer workers"
+            f"beside what has to stay, {format_size(excess)} are wanting; raise --checkpoint-quota, lower --keep, or "
+            "run fewer workers"
         )
 
     def _tidy(self, draft: Version) -> None:

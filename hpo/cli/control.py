@@ -32,7 +32,7 @@ def pause_command(study: str, storage: str | None, home: Path) -> None:
 @storage_options
 @debug_option
 def stop_command(study: str, storage: str | None, home: Path) -> None:
-    """Let all workers of STUDY put their trials back and leave; none starts again before `hpo resume`."""
+    """Let all workers of STUDY put their trials back and leave; none starts before `hpo resume` or `hpo run`."""
     _tell(study, storage, home, "stop")
 
 

@@ -230,9 +230,8 @@ def summarise(overview: Overview, team: Team) -> int:
         return 0
     left = sum(line.state == "waiting" and line.epoch > 0 for line in overview.lines)
     if left and spent:
-        click.echo(
-            f"\n{left} interrupted trials stay as they are: --trials {overview.limits.trials} is reached", err=True
-        )
+        reached = f"--trials {overview.limits.trials} is reached"
+        click.echo(f"\n{left} interrupted trials stay as they are: {reached}", err=True)
     if overview.best is not None:
         click.echo(f"\nnext: hpo export-best --study {overview.study} --out best/")
     if team.died and not overview.counts["finished"]:

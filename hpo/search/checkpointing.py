@@ -47,8 +47,8 @@ class TrialFiles:
         if not self.store.has(self.number, "latest"):
             if "latest" in self.reference:
                 log.warning(
-                    "trial %d starts anew: its checkpoint after %.4g epochs is not in %s; is --artifacts the place that "
-                    "all workers share?",
+                    "trial %d starts anew: its checkpoint after %.4g epochs is not in %s; is that the --artifacts of "
+                    "all workers?",
                     self.number, self.reference.get("position", 0), self.store.place,
                 )  # fmt: skip
                 self.reference.clear()
