@@ -37,12 +37,12 @@ def gc_command(
     A trial that runs or waits keeps what it goes on from. Workers do the same after every trial.
     """
     root = artifacts_folder(artifacts, home)
-    if isinstance(root, Path) and not root.is_dir():
-        raise UsageError(f"{root}: no such folder; give the --artifacts of the workers")
     with existing(storage, home, study) as (db, found):
         from hpo.search.garbage import free
         from storage import open_store, read_spec
 
+        if isinstance(root, Path) and not root.is_dir():
+            raise UsageError(f"{root}: no such folder; give the --artifacts of the workers")
         removals = free(found, open_store(root, read_spec(found).id), keep, dry_run=dry_run)
         rows = [(str(one.trial), one.what, one.size) for one in removals]
         _print("trial", rows, dry_run, "every checkpoint is of a kept or an unfinished trial")

@@ -54,7 +54,7 @@ def test_a_worker_stops_when_its_parent_is_gone() -> None:
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:
         printed, _ = child.communicate(timeout=60)  # closes its standard input, as our death would
-    assert (child.returncode, printed.strip()) == (0, "SIGUSR1")
+    assert (child.returncode, printed.strip()) == (0, "asked to stop")
 
 
 def test_a_second_signal_ends_a_worker_at_once() -> None:
