@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage import CheckpointStore, DiskFullError, Quota, open_objects
+from storage import CheckpointError, CheckpointStore, DiskFullError, Quota, open_objects
 from storage.folder_objects import FolderObjects
 from storage.objects import ObjectStore, StoredObject
 from storage.quota import format_size
