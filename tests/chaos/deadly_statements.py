@@ -24,8 +24,8 @@ from hpo.data.dataset import Part
 from hpo.errors import TrainingInterrupted
 from hpo.search.strategy import sampler_for_trial
 from hpo.search.trial import run_trial
-from hpo.search.workshop import Workshop
-from hpo.training import EpochResult, Snapshot
+from hpo.search.workshop import Standing, Workshop
+from hpo.training import SNAPSHOT_VERSION, EpochResult, Snapshot
 from search_spaces import SearchSpace
 from storage import Claim, Database, Patience, Worker, claim_trial, open_database, open_store, open_study, read_spec
 
@@ -120,7 +120,7 @@ def _result(number: int, epoch: int) -> EpochResult:
     return EpochResult(
         epoch=epoch, train_loss=0.0, metrics={"accuracy": value(number, epoch)},
         logits=None, learning_rate=0.1, seconds=1.0, images_per_second=1.0, peak_memory=1, facts={},
-        weights=lambda: b"weights", snapshot=lambda: Snapshot(b"resume", {"epoch": epoch}),
+        weights=lambda: b"weights", snapshot=lambda: Snapshot(b"resume", {"version": SNAPSHOT_VERSION, "epoch": epoch}),
     )  # fmt: skip
 
 
@@ -132,7 +132,8 @@ def workshop(db: Database, artifacts: Path, stopping: Callable[[], bool] = lambd
         db=db, study=opened, worker=Worker(device="cpu"), sampler=sampler_for_trial("random", spec.seed),
         space=SearchSpace.from_dict(spec.space), metric="accuracy", seed=spec.seed,
         store=open_store(artifacts, spec.id), keep=5, dataset=lambda _: one_image(), device="cpu", cache=artifacts,
-        asked_to_stop=stopping, out_of_time=lambda: False, patience=Patience(grace=5.0),
+        asked_to_stop=stopping, out_of_time=lambda: False, read_clock=lambda: None, standing=Standing(()),
+        patience=Patience(grace=5.0),
     )  # fmt: skip
 
 
