@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 from storage import leases
 from storage.control import Control
 from storage.errors import DatabaseUnavailableError, LeaseLostError
-from storage.leases import Lease, Tidings
+from storage.leases import Lease
 from storage.persistence import PersistentStorage
 
 log = logging.getLogger(__name__)
@@ -161,10 +161,9 @@ class LeaseKeeper:
         except LeaseLostError:
             if entry.ending is None or not self._was_closed(entry.ending):
                 raise
-        self._renewed()
         entry.written = True
         if entry.question is not None and len(self._entries) == 1:  # a later report asks anew
-            entry.answer = self._answer(entry.question)
+            entry.answer = _answer(entry.question)
         with self._changed:
             self._entries.popleft()
             self._closed = self._closed or entry.ending is not None
@@ -179,25 +178,10 @@ class LeaseKeeper:
         """Whether an earlier attempt went through whose COMMIT was not answered."""
         return self._storage.atomically(lambda connection: leases.is_closed(connection, self.lease, ending))
 
-    def _answer(self, question: Callable[[], Any]) -> Any:
-        """The answer, or None where the database fails just now: what it was asked for can do without."""
-        try:
-            return question()
-        except DatabaseUnavailableError:
-            return None
-
     def _renew(self) -> None:
-        self.hear(
-            self._storage.atomically(lambda connection: leases.renew(connection, self.lease, self.position, self.note))
+        self.control = self._storage.atomically(
+            lambda connection: leases.renew(connection, self.lease, self.position, self.note)
         )
-        self._renewed()
-
-    def hear(self, tidings: Tidings) -> None:
-        """Take note of what a renewal told."""
-        self.control = Control(tidings.control)
-
-    def _renewed(self) -> None:
-        self._next_renewal = time.monotonic() + self.lease.interval
 
     def _suffer(self, error: DatabaseUnavailableError) -> None:
         if self._failing_since is None:
@@ -209,3 +193,12 @@ class LeaseKeeper:
         if self._failing_since is not None:
             log.warning("the database is back after %.0f s", self.failing)
         self._failing_since, self._attempts = None, 0
+        self._next_renewal = time.monotonic() + self.lease.interval
+
+
+def _answer(question: Callable[[], Any]) -> Any:
+    """The answer, or None where the database fails just now: what it was asked for can do without."""
+    try:
+        return question()
+    except DatabaseUnavailableError:
+        return None

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 
+from storage.control import Control
 from storage.errors import LeaseLostError
 from storage.workers import Worker
 
@@ -60,15 +60,6 @@ class Lease:
         return LeaseLostError(f"it (id {self.trial_id}) was given to another worker, or finished by somebody else")
 
 
-@dataclass(frozen=True)
-class Tidings:
-    """What a renewal tells the holder."""
-
-    control: str
-    """`run`, `pause` or `stop`: what all workers of the study are told."""
-    deadline: datetime
-
-
 _FENCE = text("SELECT 1 FROM hpo_leases WHERE trial_id = :trial AND token = :token AND state = 'held' FOR UPDATE")
 _MINE = text(
     "SELECT l.* FROM hpo_leases l WHERE l.study_id = :study AND l.worker = :worker AND l.state = 'held' "
@@ -104,19 +95,18 @@ _RENEW = text(
         deadline = clock_timestamp() + make_interval(secs => :seconds), seconds = :seconds,
         position = :position, note = :note
     WHERE l.trial_id = :trial AND l.token = :token AND l.state = 'held'
-    RETURNING l.deadline,
-        coalesce((SELECT s.control FROM hpo_studies s WHERE s.study_id = l.study_id), 'run') AS control
+    RETURNING coalesce((SELECT s.control FROM hpo_studies s WHERE s.study_id = l.study_id), 'run') AS control
     """
 )
 _ADVANCE = text(
     """
     UPDATE hpo_leases l SET renewed_at = clock_timestamp(),
         deadline = clock_timestamp() + make_interval(secs => :seconds), seconds = :seconds,
-        position = :position, deaths = 0,
+        position = :position,
+        deaths = CASE WHEN :further THEN 0 ELSE l.deaths END,
         checkpoint = :checkpoint
     WHERE l.trial_id = :trial AND l.token = :token AND l.state = 'held'
-    RETURNING l.deadline,
-        coalesce((SELECT s.control FROM hpo_studies s WHERE s.study_id = l.study_id), 'run') AS control
+    RETURNING coalesce((SELECT s.control FROM hpo_studies s WHERE s.study_id = l.study_id), 'run') AS control
     """
 ).bindparams(bindparam("checkpoint", type_=JSONB(none_as_null=True)))
 _RESUME = text("UPDATE hpo_leases SET redone = :redone WHERE trial_id = :trial AND token = :token")
@@ -158,17 +148,22 @@ def give(connection: Connection, study_id: int, trial_id: int, worker: Worker, *
     return _lease(connection.execute(_GIVE, values).one())
 
 
-def renew(connection: Connection, lease: Lease, position: float, note: str | None) -> Tidings:
-    """Put the deadline off, and hear what the study is told. LeaseLostError when the trial is another's by now."""
+def renew(connection: Connection, lease: Lease, position: float, note: str | None) -> Control:
+    """Put the deadline off; gives what the study's workers are told. LeaseLostError when the trial is another's."""
     values = {"trial": lease.trial_id, "token": lease.token, "seconds": lease.seconds, "position": position}
-    return _tidings(lease, connection.execute(_RENEW, {**values, "note": note}).one_or_none())
+    return _told(lease, connection.execute(_RENEW, {**values, "note": note}).one_or_none())
 
 
-def advance(connection: Connection, lease: Lease, position: float, checkpoint: Mapping[str, Any] | None) -> Tidings:
-    """Renew after an epoch whose checkpoint is written: its holders so far were not lost to the trial itself."""
-    values = {"trial": lease.trial_id, "token": lease.token, "seconds": lease.seconds, "position": position}
-    row = connection.execute(_ADVANCE, {**values, "checkpoint": _json(checkpoint)}).one_or_none()
-    return _tidings(lease, row)
+def advance(
+    connection: Connection, lease: Lease, position: float, checkpoint: Mapping[str, Any] | None, *, further: bool = True
+) -> Control:
+    """Renew after an epoch whose checkpoint is written.
+
+    When it goes `further` than where the holder took the trial up, those lost before were not lost to the trial itself.
+    """
+    values: dict[str, Any] = {"trial": lease.trial_id, "token": lease.token, "seconds": lease.seconds}
+    values |= {"position": position, "checkpoint": _json(checkpoint), "further": further}
+    return _told(lease, connection.execute(_ADVANCE, values).one_or_none())
 
 
 def count_redone(connection: Connection, lease: Lease, epochs: float) -> None:
@@ -211,7 +206,7 @@ def _lease(row: Any) -> Lease:
     return Lease(row.trial_id, row.token, row.seconds, row.deaths, row.position, row.redone, row.checkpoint)
 
 
-def _tidings(lease: Lease, row: Any) -> Tidings:
+def _told(lease: Lease, row: Any) -> Control:
     if row is None:
         raise lease.lost()
-    return Tidings(row.control, row.deadline)
+    return Control(row.control)

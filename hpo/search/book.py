@@ -70,11 +70,14 @@ class TrialBook:
         """Record the epochs, or the part of one, that were in no checkpoint and are trained again."""
         self._keeper.submit(lambda connection: count_redone(connection, self._keeper.lease, epochs))
 
-    def report(self, curve: Mapping[str, float], reference: Mapping[str, Any], *, last: bool) -> bool:
+    def report(
+        self, curve: Mapping[str, float], reference: Mapping[str, Any], *, last: bool, further: bool = True
+    ) -> bool:
         """Report what of `curve` is not yet, with its checkpoint; gives whether the pruner ends the trial there.
 
         An earlier owner may have written checkpoints while the database was away, and died before it could report.
-        Without an answer in time the trial goes on, and a late one counts after the next epoch.
+        It is not `further` where the trial was only just taken up. Without an answer in time the trial goes on, and a
+        late one counts after the next epoch.
         """
         missing = {int(epoch): value for epoch, value in curve.items() if int(epoch) not in self._reported}
         self._reported |= missing.keys()
@@ -83,7 +86,7 @@ class TrialBook:
         def write(connection: Connection) -> None:
             for epoch, value in sorted(missing.items()):
                 self._storage.set_trial_intermediate_value(self._trial_id, epoch, value)
-            self._keeper.hear(advance(connection, self._keeper.lease, done, reference))
+            self._keeper.control = advance(connection, self._keeper.lease, done, reference, further=further)
 
         before = self._asked
         undoubted = last or isinstance(self._shop.study.pruner, NopPruner)

@@ -111,7 +111,7 @@ class _TrialRun:
             should_stop=self._should_stop, on_step=self._at,
         )  # fmt: skip
         resume = self._resume()
-        if resume is not None and self._pruned(config):
+        if resume is not None and self._pruned(config, further=False):
             return self._tell(TrialState.PRUNED)
         with closing(fit(config, FitData(data.train, data.val, len(data.classes)), runtime, resume)) as epochs:
             for result in epochs:
@@ -168,12 +168,13 @@ class _TrialRun:
             log.warning("trial %d waits: %s", self._number, want)
         self._keeper.note = f"waits: {want}"
 
-    def _pruned(self, config: TrialConfig) -> bool:
+    def _pruned(self, config: TrialConfig, *, further: bool = True) -> bool:
         """Report what is not reported yet, and whether the pruner ends the trial after the last epoch."""
         epoch = self._progress.epochs
         if not epoch:
             return False
-        return self._book.report(self._progress.curve, self._files.reference, last=epoch >= config.epochs)
+        last = epoch >= config.epochs
+        return self._book.report(self._progress.curve, self._files.reference, last=last, further=further)
 
     def _tell(self, state: TrialState, reason: str | None = None, violation: float | None = None) -> Outcome:
         self._book.tell(self._progress, state, reason, violation)

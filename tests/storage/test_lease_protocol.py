@@ -164,12 +164,12 @@ class Protocol(RuleBasedStateMachine):
             return
         process, lease, row = found
         try:
-            tidings = process.db.storage.atomically(lambda connection: renew(connection, lease, 0.5, None))
+            told = process.db.storage.atomically(lambda connection: renew(connection, lease, 0.5, None))
         except LeaseLostError:
             assert self.model.judge(lease.token, row) is Verdict.LOST
         else:
             assert self.model.judge(lease.token, row) is not Verdict.LOST
-            assert tidings.control == self.model.control.value
+            assert told is self.model.control
             row.expired = None
 
     @rule(which=processes, back=back, ending=st.sampled_from([TrialState.COMPLETE, TrialState.FAIL]), value=values)

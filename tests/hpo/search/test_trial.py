@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import optuna
@@ -12,10 +14,12 @@ from sqlalchemy import text
 
 import hpo.search.trial as trial_module
 from hpo.errors import HubError, TrialEnded
+from hpo.search.plan import set_budget
 from hpo.search.strategy import make_pruner
 from hpo.search.trial import Outcome, run_trial
+from hpo.training import EpochResult, fit
 from search_spaces import SearchSpace
-from storage import CheckpointError
+from storage import CheckpointError, NoTrial, Worker, claim_trial, expire_leases
 from tests.hpo.search.conftest import Bench
 
 pytestmark = pytest.mark.postgres
@@ -192,3 +196,28 @@ def test_a_hub_that_is_away_fails_no_trial(
     with pytest.raises(HubError):
         run_trial(bench.shop(tiny_space), bench.claim())
     assert [t.state for t in bench.study.get_trials()] == [TrialState.WAITING]
+
+
+def test_a_trial_that_kills_its_worker_always_at_the_same_epoch_is_failed(
+    bench: Bench, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is taken up after its first epoch each time: that epoch, reported again, is none further."""
+
+    def deadly(*arguments: Any) -> Iterator[EpochResult]:
+        with closing(fit(*arguments)) as epochs:
+            if arguments[3] is None:
+                yield next(epochs)
+            raise SystemExit  # as a kill does, it passes everything that would put the trial back
+
+    monkeypatch.setattr(trial_module, "fit", deadly)
+    set_budget(bench.db, bench.study, 1, None)
+    for death in range(3):
+        claim = bench.claim()
+        assert claim.lease.deaths == death
+        with pytest.raises(SystemExit):
+            run_trial(bench.shop(tiny_space), claim)
+        assert expire_leases(bench.db, bench.study, Worker()) == 1
+    assert claim_trial(bench.db, bench.study, Worker()) is NoTrial.SPENT
+    (trial,) = bench.study.get_trials()
+    assert trial.state == TrialState.FAIL
+    assert "died 3 times" in trial.user_attrs["reason"]
