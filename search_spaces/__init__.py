@@ -9,9 +9,8 @@ from search_spaces.config import (
     AugmentationFamily,
     ClassWeights,
     Loss,
-    Optimiser,
+    Normalisation,
     Precision,
-    Schedule,
     TrialConfig,
 )
 from search_spaces.dimensions import Choice, Dimension, Float, Int, Trial, dimension_from_dict
@@ -19,6 +18,7 @@ from search_spaces.errors import SpaceError
 from search_spaces.explain import Row, describe, rows
 from search_spaces.fields import parse_value
 from search_spaces.loader import catalog, load_space
+from search_spaces.phases import Optimiser, Phase, Schedule, Unfreezing
 from search_spaces.space import SearchSpace
 
 __all__ = [
@@ -30,7 +30,9 @@ __all__ = [
     "Float",
     "Int",
     "Loss",
+    "Normalisation",
     "Optimiser",
+    "Phase",
     "Precision",
     "Row",
     "Schedule",
@@ -38,6 +40,7 @@ __all__ = [
     "SpaceError",
     "Trial",
     "TrialConfig",
+    "Unfreezing",
     "catalog",
     "describe",
     "dimension_from_dict",

@@ -1,24 +1,24 @@
 """TrialConfig: every choice of one training run, in one frozen, typed value.
 
 The names of its fields are the names of the dimensions of a search space, of the keys under `fixed:` in a space
-file, and of `--set key=value`. Values enter through `TrialConfig(...)` or `TrialConfig.from_dict(...)` and are
-validated there.
+file, and of `--set key=value`; those of its phases are written `phase1.learning_rate`, `phase2.unfreeze_depth`, ….
+Values enter through `TrialConfig(...)` or `TrialConfig.from_dict(...)` and are validated there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
 
 from search_spaces.errors import SpaceError
+from search_spaces.phases import Optimiser, Phase, Schedule, Unfreezing, folded, scaled
 
-Optimiser = Literal["adamw", "rmsprop", "lion", "sgd", "adam", "nadam"]
-Schedule = Literal["constant", "cosine", "cosine-restarts", "plateau"]
-Loss = Literal["cross-entropy", "focal"]
+Loss = Literal["cross-entropy", "focal", "balanced-softmax"]
 ClassWeights = Literal["none", "inverse", "effective"]
 AugmentationFamily = Literal["none", "flips", "geometric", "colour", "geometric-colour", "randaugment", "corruption"]
+Normalisation = Literal["native", "frozen-batch", "group", "layer"]
 Activation = Literal["relu", "gelu", "silu"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -32,6 +32,10 @@ class TrialConfig(BaseModel):
     backbone: str = Field("mobilenetv2_100", min_length=1, description="name of a timm model")
     pretrained: bool = Field(True, description="start from timm's weights, or from `weights` when given")
     weights: str | None = Field(None, description="path of a .safetensors or tensors-only .pth file")
+    normalisation: Normalisation = Field(
+        "native",
+        description="what the backbone's BatchNorm becomes: stays, frozen statistics, GroupNorm or LayerNorm",
+    )
     image_size: int = Field(224, ge=16, le=1024, description="side of the square input, in pixels")
     head_layers: int = Field(0, ge=0, le=3, description="hidden layers between pooled features and logits")
     head_units: int = Field(256, ge=8, le=8192, description="units of each hidden layer")
@@ -43,6 +47,9 @@ class TrialConfig(BaseModel):
         ge=0,
         le=1,
         description="fraction of backbone blocks that train, counted from the head: 0 head only, 1 all",
+    )
+    unfreezing: Unfreezing = Field(
+        "at-once", description="gradual reaches unfreeze_depth block by block, evenly over the epochs"
     )
 
     # How it is optimised
@@ -56,12 +63,16 @@ class TrialConfig(BaseModel):
     layer_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate per block, going down")
     weight_decay: float = Field(0.05, ge=0, le=10, description="weight decay (decoupled where the optimiser is)")
     l1: float = Field(0.0, ge=0, le=1, description="L1 penalty on the head's weights")
+    l2: float = Field(0.0, ge=0, le=1, description="L2 penalty on the head's weights, in the loss")
     gradient_clip: float = Field(0.0, ge=0, description="largest norm of the gradient; 0 clips nothing")
     schedule: Schedule = Field(
         "cosine", description="learning-rate schedule, stepped per optimiser step (plateau: per epoch)"
     )
     warmup: float = Field(0.0, ge=0, lt=1, description="fraction of all steps spent in linear warm-up")
     restarts: int = Field(1, ge=1, le=20, description="warm restarts of `cosine-restarts`")
+    patience: int = Field(
+        0, ge=0, description="epochs of the last phase without a better score that end the run; 0 never does"
+    )
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average; 0 keeps none")
     precision: Precision = Field("auto", description="auto measures on this machine which is faster")
 
@@ -75,8 +86,49 @@ class TrialConfig(BaseModel):
     balanced_sampling: bool = Field(False, description="draw every class equally often")
     augmentation: AugmentationFamily = Field("geometric", description="family of image transformations")
     augmentation_strength: float = Field(0.5, ge=0, le=1, description="0 is none, 1 the strongest of the family")
+    randaugment_operations: int = Field(2, ge=1, le=8, description="operations per image of `randaugment`")
+    augmix: float = Field(
+        0.0, ge=0, le=1, description="strength of AugMix (Hendrycks et al. 2020), after the family; 0 is off"
+    )
+    augmix_consistency: float = Field(
+        0.0, ge=0, le=100, description="weight of AugMix's Jensen-Shannon consistency loss; the paper's is 12"
+    )
+    channel_shuffle: float = Field(0.0, ge=0, le=1, description="share of images whose channels are permuted")
+    gridmask: float = Field(0.0, ge=0, le=1, description="strength of GridMask (Chen et al. 2020); 0 is off")
+    cutout: float = Field(0.0, ge=0, le=1, description="strength of CutOut (DeVries and Taylor 2017); 0 is off")
+    masking: float = Field(
+        0.0, ge=0, le=1, description="strength of masking what lies outside a circle about the centre; 0 is off"
+    )
     mixup: float = Field(0.0, ge=0, le=10, description="alpha of MixUp (Zhang et al. 2018); 0 is off")
     cutmix: float = Field(0.0, ge=0, le=10, description="alpha of CutMix (Yun et al. 2019); 0 is off")
+
+    # How it is judged
+    validation_augmented: float = Field(
+        0.0, ge=0, le=1, description="share of the validation images that are augmented as well, once and for all"
+    )
+
+    # Where the values change on the way
+    phases: tuple[Phase, ...] = Field(
+        (), description="phases one after the other, each with its epochs and what it changes; none: one phase"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _phased(cls, values: Any) -> Any:
+        """`phase1.epochs` and its like folded into `phases`; the phases' epochs add up to `epochs`."""
+        return scaled(folded(values)) if isinstance(values, Mapping) else values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.augmix_consistency and not self.augmix:
+            raise ValueError("augmix_consistency needs augmix > 0: it compares an image with its AugMix views")
+        if self.augmix_consistency and (self.mixup or self.cutmix):
+            raise ValueError("augmix_consistency excludes mixup and cutmix: mixed images have no views to compare")
+        return self
+
+    @field_serializer("phases")
+    def _set_values(self, phases: tuple[Phase, ...]) -> list[dict[str, Any]]:
+        return [phase.model_dump(mode="json", exclude_none=True) for phase in phases]
 
     def to_dict(self) -> dict[str, Any]:
         """Every field as JSON-ready values, in declaration order."""
@@ -90,6 +142,13 @@ class TrialConfig(BaseModel):
         except ValidationError as error:
             raise SpaceError(_first_rule(error), source=source) from None
 
+    def phase_configs(self) -> tuple[TrialConfig, ...]:
+        """The run as one configuration per phase, in order: the phase's values in place, its epochs, no phases."""
+        if not self.phases:
+            return (self,)
+        run = {key: value for key, value in self.to_dict().items() if key != "phases"}
+        return tuple(self.from_dict({**run, **phase.model_dump(exclude_none=True)}) for phase in self.phases)
+
     def replace(self, **changes: Any) -> TrialConfig:
         """A validated copy with some fields changed."""
         return self.from_dict({**self.to_dict(), **changes})
@@ -98,8 +157,17 @@ class TrialConfig(BaseModel):
 def _first_rule(error: ValidationError) -> str:
     """The first broken rule of a pydantic error, in one line: key, value, rule."""
     first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = _key(first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{key}: no such key; the keys are {', '.join(TrialConfig.model_fields)}"
-    rule = first["msg"].replace("Input should be", "must be", 1)
+    rule = first["msg"].replace("Input should be", "must be", 1).removeprefix("Value error, ")
+    if first["type"] == "value_error":  # of several fields together, or of the phases: it names them itself
+        return rule
     return f"{key} is {first['input']!r}, but {rule}"
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    """`learning_rate`, or `phase2.learning_rate` of a phase."""
+    if location[:1] == ("phases",) and len(location) > 1 and isinstance(location[1], int):
+        return ".".join([f"phase{location[1] + 1}", *(str(part) for part in location[2:])])
+    return ".".join(str(part) for part in location)

@@ -32,7 +32,7 @@ def test_a_configuration_cannot_be_changed() -> None:
     [
         ({"epochs": 0}, "cells.json: epochs is 0, but must be greater than or equal to 1"),
         ({"epoch": 1}, "cells.json: epoch: no such key; the keys are backbone, "),
-        ({"loss": "l2"}, "cells.json: loss is 'l2', but must be 'cross-entropy' or 'focal'"),
+        ({"loss": "l2"}, "cells.json: loss is 'l2', but must be 'cross-entropy', 'focal' or 'balanced-softmax'"),
     ],
 )
 def test_a_broken_rule_names_source_key_and_value(values: dict[str, object], message: str) -> None:
