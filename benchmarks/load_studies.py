@@ -15,7 +15,7 @@ from sqlalchemy import Engine, event
 
 from hpo.search.book import TrialBook
 from hpo.search.record import Progress
-from hpo.search.strategy import derive_seed, make_pruner, sampler_for_trial
+from hpo.search.strategy import make_pruner, sampler_for_trial
 from hpo.search.workshop import Standing, Workshop
 from search_spaces import SearchSpace
 from storage import Claim, Database, LeaseKeeper, NoTrial, Patience, StudySpec, Worker, claim_trial, open_store
@@ -108,7 +108,7 @@ class LeasedStudy:
         with LeaseKeeper(self._shop.db.storage, claim.lease) as keeper:
             book = TrialBook(self._shop, claim, keeper)
             with self.watch.timed("open"):
-                book.open(derive_seed(0, "trial", claim.number))
+                book.open()
             for epoch in range(1, EPOCHS + 1):
                 time.sleep(pause)
                 self._report(book, claim, epoch)

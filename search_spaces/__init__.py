@@ -19,6 +19,7 @@ from search_spaces.explain import Row, describe, rows
 from search_spaces.fields import parse_value
 from search_spaces.loader import catalog, load_space
 from search_spaces.phases import Optimiser, Phase, Schedule, Unfreezing
+from search_spaces.roster import Entry, Roster, Space, read_space, trial_seed, with_weights
 from search_spaces.space import SearchSpace
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Choice",
     "ClassWeights",
     "Dimension",
+    "Entry",
     "Float",
     "Int",
     "Loss",
@@ -34,9 +36,11 @@ __all__ = [
     "Optimiser",
     "Phase",
     "Precision",
+    "Roster",
     "Row",
     "Schedule",
     "SearchSpace",
+    "Space",
     "SpaceError",
     "Trial",
     "TrialConfig",
@@ -47,5 +51,8 @@ __all__ = [
     "load_space",
     "parameter_name",
     "parse_value",
+    "read_space",
     "rows",
+    "trial_seed",
+    "with_weights",
 ]

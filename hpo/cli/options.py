@@ -111,7 +111,7 @@ artifacts_option = click.option(
     help="Folder or s3://bucket/prefix for checkpoints, shared by all workers.  [default: HOME/artifacts]",
 )  # fmt: skip
 keep_option = click.option(
-    "--keep", envvar="HPO_KEEP", type=click.IntRange(1), default=5, show_default=True,
+    "--keep", envvar="HPO_KEEP", type=click.IntRange(1), default=10, show_default=True,
     help="How many of the study's best trials keep their checkpoints.",
 )  # fmt: skip
 quota_option = click.option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hpo.errors import HpoError
 from hpo.health.check import Check, amiss, well
-from search_spaces import SearchSpace, SpaceError
+from search_spaces import SpaceError, read_space
 from storage import Control, StorageError, get_control, holdings, open_study, read_spec
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _same_images(data: Path, study: optuna.Study, cache: Path) -> None:
     from hpo.search.plan import open_study_data, possible
 
     spec = read_spec(study)
-    open_study_data(data, spec, min(possible(SearchSpace.from_dict(spec.space), "image_size")), cache)
+    open_study_data(data, spec, min(possible(read_space(spec.space), "image_size")), cache)
 
 
 def _running(study: optuna.Study) -> set[int]:

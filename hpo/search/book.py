@@ -13,8 +13,9 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection
 
 from hpo.search.record import Progress, close_record, open_record
+from hpo.search.strategy import derive_seed
 from hpo.search.workshop import Workshop
-from search_spaces import TrialConfig
+from search_spaces import TrialConfig, trial_seed
 from storage import (
     LEAVING,
     Claim,
@@ -49,20 +50,23 @@ class TrialBook:
         self._asked: Entry | None = None
         self._ending = False
 
-    def open(self, seed: int) -> TrialConfig:
-        """Suggest and record the configuration: all of it in one transaction, so that a kill leaves none of it.
+    def open(self) -> tuple[TrialConfig, int]:
+        """Suggest and record the configuration, and the seed of its training.
 
+        All of it in one transaction, so that a kill leaves none of it.
         What was suggested to an earlier owner of the trial stays as it was.
         """
 
-        def suggest(connection: Connection) -> TrialConfig:
+        def suggest(connection: Connection) -> tuple[TrialConfig, int]:
             self._trial = self._take_up()
             config = self._shop.space.suggest(self._trial)
+            stream = trial_seed(self._shop.space, self._trial.params, self._number)
+            seed = derive_seed(self._shop.seed, "trial", stream)
             write_attributes(connection, self._trial_id, open_record(config, seed, str(self._shop.worker)))
             self._reported = reported_epochs(self._trial)
             # Sampling may take long, and the keeper cannot renew meanwhile: the row is locked.
             renew(connection, self._keeper.lease, self._keeper.position, None)
-            return config
+            return config, seed
 
         return self._shop.patience.run(lambda: self._storage.atomically(suggest, self._keeper.lease.fence))
 

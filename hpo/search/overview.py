@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.ranking import best_first
-from search_spaces import SearchSpace
+from search_spaces import Space, read_space
 from storage import Control, Database, Holding, Limits, get_control, holdings, read_limits, read_spec
 
 _STATES = {
@@ -100,7 +100,7 @@ class Survey:
         db.require_schema()
         self._db, self._study = db, study
         self._spec = read_spec(study)
-        self._space = SearchSpace.from_dict(self._spec.space)
+        self._space = read_space(self._spec.space)
         self._finished: dict[int, TrialLine] = {}
 
     def __call__(self) -> Overview:
@@ -138,7 +138,7 @@ def _lease_to_dict(lease: Holding) -> dict[str, Any]:
     return {"trial": lease.number, "claimed_at": lease.claimed_at.isoformat(), **kept}
 
 
-def _line(trial: FrozenTrial, space: SearchSpace, until: datetime) -> TrialLine:
+def _line(trial: FrozenTrial, space: Space, until: datetime) -> TrialLine:
     attrs = trial.user_attrs
     curve = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
     config = attrs.get("config", {})

@@ -15,7 +15,7 @@ import optuna
 
 from hpo.data import Dataset, Progress, SplitOptions, open_dataset
 from hpo.errors import DataError, UsageError
-from search_spaces import Choice, SearchSpace, SpaceError, TrialConfig, load_space, parse_value
+from search_spaces import Choice, Roster, SearchSpace, Space, SpaceError, TrialConfig, load_space, parse_value
 from storage import Database, Limits, StudySpec, create_study, read_limits, write_limits
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Plan:
 
     data: Path
     study: str
-    space: SearchSpace
+    space: Space
     weights_digest: str | None
     metric: str
     sampler: str
@@ -77,8 +77,10 @@ def _agree(option: str, value: Any, values: dict[str, Any], key: str) -> None:
         raise UsageError(f"{option} {value} contradicts --set {key}={values[key]}; give one of them")
 
 
-def possible(space: SearchSpace, field: str) -> list[Any]:
+def possible(space: Space, field: str) -> list[Any]:
     """Every value that a discrete field can take in `space`."""
+    if isinstance(space, Roster):
+        return space.values(field)
     if field in space.fixed:
         return [space.fixed[field]]
     variants = space.dimensions.get(field, ())
@@ -92,13 +94,15 @@ def possible(space: SearchSpace, field: str) -> list[Any]:
     return sorted(set(values))
 
 
-def check_models(space: SearchSpace) -> dict[str, Trainability]:
+def check_models(space: Space) -> dict[str, Trainability]:
     """Build every backbone of the space once and load its weights: {backbone: what was found}.
 
     Raises ModelError for the first that cannot be had, before a study exists or a trial is spent on it.
     """
     from hpo.training import check_trainable
 
+    if isinstance(space, Roster):
+        return {entry.name: check_trainable(entry.config, classes=2) for entry in space.entries}
     base = TrialConfig.from_dict({k: v for k, v in space.fixed.items() if k not in ("backbone", "image_size")})
     size = max(possible(space, "image_size"))
     return {
@@ -133,7 +137,7 @@ def found_study(db: Database, plan: Plan, dataset: Dataset) -> optuna.Study:
         sampler=plan.sampler,
         pruner=plan.pruner,
     )
-    limits = Limits(trials=DEFAULT_TRIALS)
+    limits = Limits(trials=len(plan.space.entries) if isinstance(plan.space, Roster) else DEFAULT_TRIALS)
     return create_study(db, plan.study, spec, points=plan.space.enqueue_points(), limits=limits)
 
 

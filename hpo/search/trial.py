@@ -22,7 +22,6 @@ from hpo.errors import DataError, HubError, InfeasibleError, TrainingInterrupted
 from hpo.search.book import TrialBook
 from hpo.search.checkpointing import TrialFiles
 from hpo.search.record import Progress
-from hpo.search.strategy import derive_seed
 from hpo.search.workshop import Workshop, keep_best
 from hpo.training import EpochResult, FitData, Runtime, Snapshot, fit
 from search_spaces import TrialConfig
@@ -103,8 +102,7 @@ class _TrialRun:
     def train(self) -> Outcome:
         """Suggest, and train to the end or to the pruner's."""
         shop = self._shop
-        seed = derive_seed(shop.seed, "trial", self._number)
-        config = self._book.open(seed)
+        config, seed = self._book.open()
         data = shop.dataset(config.image_size)
         runtime = Runtime(
             device=shop.device, seed=seed, cache=shop.cache, metric=shop.metric,

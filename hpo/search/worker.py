@@ -21,7 +21,7 @@ from hpo.search.signals import StopSignal
 from hpo.search.strategy import make_pruner, sampler_for_trial
 from hpo.search.trial import Outcome, run_trial
 from hpo.search.workshop import Standing, Workshop
-from search_spaces import SearchSpace
+from search_spaces import Roster, Space, read_space, with_weights
 from storage import (
     GRACE,
     LEASE_SECONDS,
@@ -63,7 +63,7 @@ class WorkerOptions:
     artifacts: Path | str
     device: str
     weights: Path | None = None
-    keep: int = 5
+    keep: int = 10
     quota: int | None = None
     """Bytes that the study's checkpoints may take; None is no limit."""
     lease: float = LEASE_SECONDS
@@ -183,7 +183,7 @@ def failures_at_the_end(study: optuna.Study) -> int:
 def _workshop(
     db: Database, study: optuna.Study, spec: StudySpec, options: WorkerOptions, clock: Clock, stop: StopSignal
 ) -> Workshop:
-    space = _localised(SearchSpace.from_dict(spec.space), spec, options.weights)
+    space = _localised(read_space(spec.space), spec, options.weights)
     study.pruner = make_pruner(spec.pruner, max(possible(space, "epochs")))
     standing = Standing(study.get_trials(deepcopy=False))
     quota = None if options.quota is None else Quota(options.quota, standing.evictable)
@@ -205,7 +205,8 @@ def _workshop(
         metric=spec.metric,
         seed=spec.seed,
         store=store,
-        keep=options.keep,
+        # What is compared is measured afterwards, the worst too.
+        keep=len(space.entries) if isinstance(space, Roster) else options.keep,
         dataset=dataset,
         device=options.device,
         cache=options.cache,
@@ -217,7 +218,7 @@ def _workshop(
     )
 
 
-def _localised(space: SearchSpace, spec: StudySpec, weights: Path | None) -> SearchSpace:
+def _localised(space: Space, spec: StudySpec, weights: Path | None) -> Space:
     """The space with the weights' path on this host; the file must be the one that the study was made with."""
     path = weights or space.fixed.get("weights")
     if spec.weights_digest is None and weights is not None:
@@ -229,4 +230,4 @@ def _localised(space: SearchSpace, spec: StudySpec, weights: Path | None) -> Sea
     file = Path(str(path)).resolve()
     if weights_digest(file) != spec.weights_digest:
         raise HpoError(f"{path} is not the weights file of the study; give the same one with --weights")
-    return space.with_fixed({"weights": str(file)})
+    return with_weights(space, str(file))

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.data import Dataset
 from hpo.search.ranking import best_first
-from search_spaces import SearchSpace
+from search_spaces import Space
 from storage import CheckpointStore, Database, DatabaseUnavailableError, Patience, Worker
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class Workshop:
     worker: Worker
     sampler: Callable[[int], BaseSampler]
     """From the number of a trial to the sampler that proposes it."""
-    space: SearchSpace
+    space: Space
     metric: str
     seed: int
     store: CheckpointStore

@@ -53,7 +53,7 @@ def run_trial(shop: Workshop, counter: Counter) -> None:
     with LeaseKeeper(shop.db.storage, claim.lease) as keeper:
         book = TrialBook(shop, claim, keeper)
         with counter.counted("open"):
-            book.open(7)
+            book.open()
         with counter.counted("report"):
             assert not book.report({"1": 0.25}, {"epoch": 1}, last=False)
         with counter.counted("tell"):

@@ -12,6 +12,7 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy import text
 
+import hpo.search.book as book_module
 import hpo.search.trial as trial_module
 from hpo.errors import HubError, TrialEnded
 from hpo.search.plan import set_budget
@@ -73,7 +74,7 @@ def test_an_interrupted_trial_goes_on_as_the_same_trial_and_ends_as_if_nothing_h
     bench.study.enqueue_trial({"learning_rate": trial.params["learning_rate"]})
     other = bench.claim()
     with pytest.MonkeyPatch.context() as patch:  # the same seed as trial 0, uninterrupted
-        patch.setattr(trial_module, "derive_seed", lambda *_: trial.user_attrs["seed"])
+        patch.setattr(book_module, "derive_seed", lambda *_: trial.user_attrs["seed"])
         run_trial(bench.shop(tiny_space), other)
     assert bench.study.get_trials()[1].intermediate_values == trial.intermediate_values
 
