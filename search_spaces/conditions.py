@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from search_spaces.dimensions import Dimension, Float
 from search_spaces.errors import SpaceError, within
-from search_spaces.fields import FIELDS, Scalar, plain
+from search_spaces.fields import Scalar, in_order, plain, rank
 from search_spaces.rules import Condition, either
 
 Values: TypeAlias = Mapping[str, Scalar]
@@ -58,8 +58,8 @@ def variant_key(field: str, index: int, count: int) -> str:
 def ordered(dimensions: Dimensions) -> dict[str, tuple[Dimension, ...]]:
     """Parents before children, otherwise in the order of the fields; SpaceError names a cycle."""
     graph = {
-        field: [parent for parent in FIELDS if any(parent in variant.when for variant in dimensions[field])]
-        for field in sorted(dimensions, key=FIELDS.index)
+        field: sorted({parent for variant in variants for parent in variant.when}, key=rank)
+        for field, variants in in_order(dimensions).items()
     }
     try:
         order = tuple(TopologicalSorter(graph).static_order())

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
 
-from search_spaces.errors import SpaceError
+from search_spaces.errors import SpaceError, rule_in_words
 from search_spaces.phases import Optimiser, Phase, Schedule, Unfreezing, folded, scaled
 
 Loss = Literal["cross-entropy", "focal", "balanced-softmax"]
@@ -160,7 +160,7 @@ def _first_rule(error: ValidationError) -> str:
     key = _key(first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{key}: no such key; the keys are {', '.join(TrialConfig.model_fields)}"
-    rule = first["msg"].replace("Input should be", "must be", 1).removeprefix("Value error, ")
+    rule = rule_in_words(first)
     if first["type"] == "value_error":  # of several fields together, or of the phases: it names them itself
         return rule
     return f"{key} is {first['input']!r}, but {rule}"

@@ -5,8 +5,9 @@
 A message gives the value, then the rule, then the way out; `source` names the file and key it came from.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 
 class SpaceError(ValueError):
@@ -24,3 +25,9 @@ def within(key: str) -> Iterator[None]:
         yield
     except SpaceError as error:
         raise SpaceError(f"{key}.{error}", source=error.source) from None
+
+
+def rule_in_words(detail: Mapping[str, Any]) -> str:
+    """The rule that one of pydantic's errors tells of, as in «must be greater than 0»."""
+    message: str = detail["msg"]
+    return message.replace("Input should be", "must be", 1).removeprefix("Value error, ")

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from search_spaces.config import TrialConfig
 from search_spaces.dimensions import Dimension
-from search_spaces.fields import FIELDS, plain
+from search_spaces.fields import PHASE_FIELDS, RUN_FIELDS, default, meaning, phase_of, plain
 from search_spaces.rules import in_words
 from search_spaces.space import SearchSpace
 
@@ -26,10 +25,20 @@ class Row:
     meaning: str
     """What the field is."""
 
+    @property
+    def phase(self) -> int:
+        """Number of the phase that the field belongs to, 0 for the run."""
+        return phase_of(self.field)
+
 
 def rows(space: SearchSpace) -> list[Row]:
-    """Every field of TrialConfig in its order: open ones by variant, fixed ones, and the rest with their defaults."""
-    return [row for name in FIELDS for row in _rows(space, name)]
+    """Every field of the run in its order: open ones by variant, fixed ones, and the rest with their defaults.
+
+    Then, phase by phase, what the space sets there; all else a phase has from the run.
+    """
+    of_phases = [f"phase{number}.{field}" for number in space.phases for field in PHASE_FIELDS]
+    named = [*RUN_FIELDS, *(name for name in of_phases if name in space.fixed or name in space.dimensions)]
+    return [row for name in named for row in _rows(space, name)]
 
 
 def describe(space: SearchSpace) -> dict[str, Any]:
@@ -48,11 +57,9 @@ def _in_words(variant: Dimension) -> str:
 
 
 def _rows(space: SearchSpace, name: str) -> Iterator[Row]:
-    info = TrialConfig.model_fields[name]
-    meaning = info.description or ""
     for variant in space.dimensions.get(name, ()):
-        yield Row(name, "open", str(variant), in_words(variant.when), meaning)
+        yield Row(name, "open", str(variant), in_words(variant.when), meaning(name))
     if name in space.fixed:
-        yield Row(name, "fixed", plain(space.fixed[name]), "", meaning)
+        yield Row(name, "fixed", plain(space.fixed[name]), "", meaning(name))
     elif name not in space.dimensions:
-        yield Row(name, "default", plain(info.default), "", meaning)
+        yield Row(name, "default", plain(default(name)), "", meaning(name))

@@ -1,28 +1,76 @@
-"""The fields of TrialConfig as a space sees them: which there are, what kind of value each holds, what a text means."""
+"""The fields of a space: which there are, in which order, what kind of value each holds, what a text means.
+
+They are those of TrialConfig, but for `phases`, and in its place those of each phase: `phase1.learning_rate`,
+`phase2.unfreeze_depth`, …. A field of a phase holds what the run's field of that name holds, or None: what the run has.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
-from typing import TypeAlias, cast
+from functools import cache
+from typing import Any, TypeAlias, TypeVar, cast
+
+from pydantic import BaseModel, ValidationError, create_model
 
 from search_spaces.config import TrialConfig
-from search_spaces.errors import SpaceError
+from search_spaces.errors import SpaceError, rule_in_words
+from search_spaces.phases import PHASE_KEY, Phase
 
 Scalar: TypeAlias = str | int | float | bool | None
+Value = TypeVar("Value")
 
-FIELDS: tuple[str, ...] = tuple(TrialConfig.model_fields)
-"""Names of the fields in order of declaration; the order in which a space lists and suggests its dimensions."""
+RUN_FIELDS: tuple[str, ...] = tuple(name for name in TrialConfig.model_fields if name != "phases")
+"""The fields of the run as a whole, in order of declaration."""
+
+PHASE_FIELDS: tuple[str, ...] = tuple(Phase.model_fields)
+"""What a phase may set, in order of declaration."""
+
+
+def known(name: object, key: str, noun: str = "key") -> str:
+    """`name`, when it is a field of the run or of a phase; else SpaceError at `key`, which suggests the nearest."""
+    if isinstance(name, str) and (name in RUN_FIELDS or _is_phase_field(name)):
+        return name
+    raise SpaceError(f"{key}: {_why_unknown(str(name), noun)}")
+
+
+def phase_of(field: str) -> int:
+    """Number of the phase that the field belongs to, 0 for the run."""
+    match = PHASE_KEY.fullmatch(field)
+    return int(match[1]) if match else 0
+
+
+def rank(field: str) -> tuple[int, int]:
+    """Where the field stands: those of the run first, then phase by phase, each as declared."""
+    names = PHASE_FIELDS if phase_of(field) else RUN_FIELDS
+    return phase_of(field), names.index(_bare(field))
+
+
+def in_order(values: Mapping[str, Value]) -> dict[str, Value]:
+    """The same, by the rank of the fields."""
+    return {name: values[name] for name in sorted(values, key=rank)}
 
 
 def kind(field: str) -> type[int] | type[float] | None:
     """`int` or `float` for a numeric field, None for every other: only a choice can vary those."""
-    annotation = TrialConfig.model_fields[field].annotation
+    annotation = TrialConfig.model_fields[_bare(field)].annotation
     if annotation is int:
         return int
     return float if annotation is float else None
+
+
+def default(field: str) -> Scalar:
+    """What a field that is neither fixed nor open holds; None in a phase: what the run has."""
+    return None if phase_of(field) else TrialConfig.model_fields[field].default
+
+
+def meaning(field: str) -> str:
+    """What the field is, in a few words."""
+    fields = Phase.model_fields if phase_of(field) else TrialConfig.model_fields
+    return fields[_bare(field)].description or ""
 
 
 def one_of(name: object, names: Iterable[str], key: str, noun: str = "key") -> str:
@@ -30,23 +78,25 @@ def one_of(name: object, names: Iterable[str], key: str, noun: str = "key") -> s
     names = list(names)
     if isinstance(name, str) and name in names:
         return name
-    close = get_close_matches(str(name), names, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names) or 'none'}"
+    hint = _near(str(name), names) or f"there are {', '.join(names) or 'none'}"
     raise SpaceError(f"{key}: no such {noun}; {hint}")
 
 
 def canonical(field: str, value: object, key: str) -> Scalar:
-    """`value` in the type of the field; SpaceError at `key` when TrialConfig refuses it.
+    """`value` in the type of the field; SpaceError at `key` when TrialConfig refuses it in any configuration.
 
     Stricter than TrialConfig in one way: a bool is not taken for a number, nor is anything but a finite number.
     """
+    if value is None and _may_be_none(field):
+        return None
     if isinstance(value, bool) and kind(field):
         raise SpaceError(f"{key} is {value!r}, but must be a number")
     try:
-        config = TrialConfig.from_dict({field: value})
-    except SpaceError as error:
-        raise SpaceError(f"{key}{str(error).removeprefix(field)}") from None
-    typed = cast(Scalar, getattr(config, field))
+        holder = _holder(_bare(field)).model_validate({"value": value})
+    except ValidationError as error:
+        rule = rule_in_words(error.errors(include_url=False)[0])
+        raise SpaceError(f"{key} is {value!r}, but {rule}") from None
+    typed = cast(Scalar, vars(holder)["value"])
     if isinstance(typed, float) and not math.isfinite(typed):
         raise SpaceError(f"{key} is {value!r}, but must be finite")
     return typed
@@ -59,7 +109,55 @@ def plain(value: Scalar) -> str:
 
 def parse_value(field: str, text: str) -> Scalar:
     """The value that `text` means for `field`, as in `--set field=text`; `null` is None where the field may be None."""
-    one_of(field, FIELDS, field)
-    if text == "null" and TrialConfig.model_fields[field].default is None:
+    known(field, field)
+    if text == "null" and _may_be_none(field):
         return None
     return canonical(field, text, field)
+
+
+@cache
+def _holder(name: str) -> type[BaseModel]:
+    """A model of one field, `value`, with the rules of a field of TrialConfig and none of those between fields."""
+    info = TrialConfig.model_fields[name]
+    fields: dict[str, Any] = {"value": (info.annotation, info)}
+    return create_model("Holder", **fields)
+
+
+def _may_be_none(field: str) -> bool:
+    if phase_of(field):
+        return _bare(field) != "epochs"
+    return TrialConfig.model_fields[field].default is None
+
+
+def _bare(field: str) -> str:
+    """`learning_rate`, of the run and of a phase."""
+    return field.rpartition(".")[2]
+
+
+def _is_phase_field(name: str) -> bool:
+    phase, field = phase_of(name), _bare(name)
+    return phase > 0 and field in PHASE_FIELDS and name == f"phase{phase}.{field}"
+
+
+def _why_unknown(name: str, noun: str) -> str:
+    if name == "phases":
+        return f"no such {noun}; give the fields of each phase, as phase1.epochs and phase1.learning_rate"
+    phase, _, field = name.partition(".")
+    if re.fullmatch(r"phase[0-9]+", phase):
+        return f"no such {noun}; {_hint_in_phase(phase, field)}"
+    names = [*RUN_FIELDS, *(f"phase{n}.{field}" for n in range(1, 10) for field in PHASE_FIELDS)]
+    rest = f"there are {', '.join(RUN_FIELDS)}, and those of phases, as phase1.epochs"
+    return f"no such {noun}; {_near(name, names) or rest}"
+
+
+def _hint_in_phase(phase: str, field: str) -> str:
+    if not phase_of(f"{phase}.epochs"):
+        return "phases are numbered from 1 to 99"
+    close = get_close_matches(field, PHASE_FIELDS, n=1)
+    return f"did you mean {phase}.{close[0]}?" if close else f"a phase has {', '.join(PHASE_FIELDS)}"
+
+
+def _near(text: str, names: Collection[str]) -> str:
+    """The nearest of the names as a question, or nothing."""
+    close = get_close_matches(text, names, n=1)
+    return f"did you mean {close[0]}?" if close else ""

@@ -3,7 +3,11 @@
     extends: standard                      # another space, by name or by path; optional
     summary: one line
     seed: "002"                            # the seed system that it reproduces; optional
-    fixed: {epochs: 12, image_size: 128}
+    fixed:
+      image_size: 128
+      phase1.epochs: 2                     # head only, then everything; without `epochs` the run has the phases' sum
+      phase1.unfreeze_depth: 0
+      phase2.epochs: 10
     dimensions:
       optimiser: {type: choice, choices: [adamw, sgd]}
       learning_rate:                       # several variants, of which one exists at a time

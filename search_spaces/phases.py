@@ -16,7 +16,7 @@ Optimiser = Literal["adamw", "rmsprop", "lion", "sgd", "adam", "nadam"]
 Schedule = Literal["constant", "cosine", "cosine-restarts", "plateau"]
 Unfreezing = Literal["at-once", "gradual"]
 
-PHASE_KEY = re.compile(r"phase([1-9]\d?)\.(\w+)")
+PHASE_KEY = re.compile(r"phase([1-9][0-9]?)\.(\w+)")
 """The flat name of a phase's field: `phase2.learning_rate`; phases count from 1, up to 99."""
 
 
@@ -25,19 +25,21 @@ class Phase(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    epochs: int = Field(ge=1, le=10_000, description="epochs of this phase; a share where `epochs` is given too")
-    unfreeze_depth: float | None = Field(None, ge=0, le=1, description="as in the run, in this phase")
+    epochs: int = Field(ge=1, le=10_000, description="epochs; a share where those of the run are given too")
+    unfreeze_depth: float | None = Field(None, ge=0, le=1, description="fraction of backbone blocks that train")
     unfreezing: Unfreezing | None = Field(
-        None, description="gradual goes from the depth of the phase before to its own, block by block"
+        None, description="gradual goes block by block from the depth of the phase before"
     )
-    optimiser: Optimiser | None = Field(None, description="as in the run; its state is kept where it stays the same")
-    learning_rate: float | None = Field(None, gt=0, le=100, description="peak learning rate of the head in this phase")
-    backbone_lr_ratio: float | None = Field(None, gt=0, le=10, description="as in the run, in this phase")
-    layer_decay: float | None = Field(None, gt=0, le=1, description="as in the run, in this phase")
-    weight_decay: float | None = Field(None, ge=0, le=10, description="as in the run, in this phase")
-    schedule: Schedule | None = Field(None, description="as in the run; it begins anew with the phase")
+    optimiser: Optimiser | None = Field(None, description="optimiser; keeps its state where it stays the same")
+    learning_rate: float | None = Field(None, gt=0, le=100, description="peak learning rate of the head")
+    backbone_lr_ratio: float | None = Field(
+        None, gt=0, le=10, description="learning rate of the backbone over that of the head"
+    )
+    layer_decay: float | None = Field(None, gt=0, le=1, description="factor on the learning rate per block, going down")
+    weight_decay: float | None = Field(None, ge=0, le=10, description="weight decay")
+    schedule: Schedule | None = Field(None, description="learning-rate schedule; it begins anew with the phase")
     warmup: float | None = Field(None, ge=0, lt=1, description="fraction of the phase's steps spent in warm-up")
-    restarts: int | None = Field(None, ge=1, le=20, description="warm restarts of `cosine-restarts` in this phase")
+    restarts: int | None = Field(None, ge=1, le=20, description="warm restarts of `cosine-restarts`")
 
 
 def folded(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,12 +63,10 @@ def scaled(values: Mapping[str, Any]) -> dict[str, Any]:
 
     What pydantic refuses anyway (an `epochs` that is no number) is left to it.
     """
-    phases = values.get("phases")
-    if not phases or not all(isinstance(phase["epochs"], int) and phase["epochs"] > 0 for phase in phases):
-        return dict(values)
-    shares = [phase["epochs"] for phase in phases]
-    total = values.get("epochs", sum(shares))
-    if not isinstance(total, int) or total < 1:
+    phases = values.get("phases") or []
+    shares = [_count(phase["epochs"]) for phase in phases]
+    total = _count(values.get("epochs", sum(shares)))
+    if not shares or not all(shares) or not total:
         return dict(values)
     if total < len(shares):
         raise ValueError(f"epochs is {total}, but must be at least {len(shares)}: one for each phase")
@@ -87,6 +87,15 @@ def apportioned(total: int, shares: Sequence[int]) -> list[int]:
         nearest = max(able, key=lambda i: step * (exact[i] - parts[i]))
         parts[nearest] += step
     return parts
+
+
+def _count(value: Any) -> int:
+    """A whole number above 0 as pydantic reads it, from text and floats too; 0 for what it refuses."""
+    try:
+        count = int(value)
+    except (TypeError, ValueError):
+        return 0
+    return count if count > 0 and float(value) == count else 0
 
 
 def _plain(phase: Any) -> dict[str, Any]:

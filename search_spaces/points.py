@@ -8,7 +8,7 @@ from typing import Any
 from search_spaces.conditions import Dimensions, Values, existing, parameter_name
 from search_spaces.dimensions import Dimension
 from search_spaces.errors import SpaceError
-from search_spaces.fields import FIELDS, Scalar, canonical, one_of
+from search_spaces.fields import Scalar, canonical, known
 from search_spaces.rules import in_words
 
 
@@ -20,7 +20,7 @@ def checked(point: object, key: str, dimensions: Dimensions, fixed: Values) -> d
     """
     if not isinstance(point, Mapping):
         raise SpaceError(f"{key} is {point!r}, but must be a mapping of dimensions to values")
-    given = {one_of(name, FIELDS, f"{key}.{name}"): value for name, value in point.items()}
+    given = {known(name, f"{key}.{name}"): value for name, value in point.items()}
     typed = {name: canonical(name, value, f"{key}.{name}") for name, value in given.items()}
     for name, value in typed.items():
         if name not in dimensions:

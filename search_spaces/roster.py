@@ -88,7 +88,8 @@ class Roster:
 
     def values(self, field: str) -> list[Any]:
         """Every value that a field of TrialConfig has in an entry, sorted."""
-        return sorted({getattr(entry.config, field) for entry in self.entries})
+        found = {getattr(entry.config, field) for entry in self.entries}
+        return sorted(found, key=lambda value: (value is not None, value))
 
     def enqueue_points(self) -> list[dict[str, Any]]:
         """The entries as optuna parameters, for `study.enqueue_trial`."""

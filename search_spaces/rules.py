@@ -6,13 +6,13 @@ Every message of a SpaceError begins with the key that broke the rule.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from search_spaces.errors import SpaceError
-from search_spaces.fields import FIELDS, Scalar, canonical, one_of, plain
+from search_spaces.fields import Scalar, canonical, in_order, known, plain
 
 Condition: TypeAlias = Mapping[str, tuple[Scalar, ...]]
 """Parent field -> the values of which it must hold one; every parent must. Empty: always."""
@@ -75,17 +75,15 @@ def condition(when: object) -> Condition:
     """The condition in its one form: parents in the order of the fields, values sorted and in the parent's type."""
     if not isinstance(when, Mapping):
         raise SpaceError(f"when is {when!r}, but must be a mapping of dimensions to values")
-    for parent in when:
-        one_of(parent, FIELDS, f"when.{parent}", "dimension")
-    parents = sorted(when, key=FIELDS.index)
-    return MappingProxyType({parent: _allowed(parent, when[parent]) for parent in parents})
+    parents = in_order({known(parent, f"when.{parent}", "dimension"): values for parent, values in when.items()})
+    return MappingProxyType({parent: _allowed(parent, values) for parent, values in parents.items()})
 
 
 def _allowed(parent: str, values: object) -> tuple[Scalar, ...]:
     key = f"when.{parent}"
     several = values if isinstance(values, list | tuple) else [values]
     typed = {canonical(parent, value, key) for value in listed(several, key)}
-    return tuple(sorted(typed, key=_rank))
+    return ranked(typed)
 
 
 def in_words(when: Condition) -> str:
@@ -99,6 +97,10 @@ def either(values: Sequence[Scalar]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def _rank(value: Scalar) -> tuple[bool, Any]:
-    """None before everything else; the values of one field can otherwise be compared."""
+def ranked(values: Iterable[Scalar]) -> tuple[Scalar, ...]:
+    """Values of one field in ascending order, None before everything else."""
+    return tuple(sorted(values, key=_none_first))
+
+
+def _none_first(value: Scalar) -> tuple[bool, Any]:
     return value is not None, value

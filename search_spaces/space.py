@@ -12,18 +12,22 @@ from typing import Any
 from search_spaces import conditions
 from search_spaces.conditions import Dimensions, Values, existing, parameter_name, settled, variant_key
 from search_spaces.config import TrialConfig
+from search_spaces.corners import check_corners, filled, highest
 from search_spaces.dimensions import Dimension, Trial, dimension_from_dict
 from search_spaces.errors import SpaceError, within
-from search_spaces.fields import FIELDS, Scalar, canonical, one_of
+from search_spaces.fields import Scalar, canonical, in_order, known, one_of
+from search_spaces.phased import phase_numbers, with_sum, without_sum
 from search_spaces.points import checked, contradicted, distinct, moved, parameters
+from search_spaces.reach import reach
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Fixed values, open dimensions and known-good points over the fields of TrialConfig.
+    """Fixed values, open dimensions and known-good points over the fields of TrialConfig and of its phases.
 
-    A field that is neither fixed nor open has TrialConfig's default. The parts are checked and brought into one form:
-    values typed, dimensions parents first, conditions on fixed fields decided, points without what they restate.
+    A field that is neither fixed nor open has TrialConfig's default, one of a phase what the run has. The parts are
+    checked and brought into one form: values typed, dimensions parents first, conditions on fixed fields decided,
+    points without what they restate, epochs that follow from the phases fixed.
     Raises SpaceError, whose message begins with the key.
     """
 
@@ -37,9 +41,11 @@ class SearchSpace:
     points: tuple[Values, ...] = ()
 
     def __post_init__(self) -> None:
-        fixed = fixed_values(self.fixed)
-        dimensions = _checked(self.dimensions, fixed)
+        fitted = {name: _fitted(name, variants) for name, variants in self.dimensions.items()}
+        fixed = with_sum(fixed_values(self.fixed), fitted)
+        dimensions = _checked(fitted, fixed)
         points = [checked(p, f"points[{i}]", dimensions, fixed) for i, p in enumerate(self.points)]
+        check_corners(dimensions, fixed, points)
         for name, value in {
             "fixed": MappingProxyType(fixed),
             "dimensions": MappingProxyType(dimensions),
@@ -51,6 +57,11 @@ class SearchSpace:
     def open(self) -> tuple[str, ...]:
         """Names of the open dimensions, parents first."""
         return tuple(self.dimensions)
+
+    @property
+    def phases(self) -> tuple[int, ...]:
+        """Numbers of the phases of which a field is fixed or open."""
+        return tuple(phase_numbers([*self.fixed, *self.dimensions]))
 
     @property
     def fingerprint(self) -> str:
@@ -71,6 +82,14 @@ class SearchSpace:
             if variant is not None:
                 values[name] = variant.suggest(trial, parameter_name(name, variant, variants))
         return TrialConfig.from_dict(values, source=f"space {self.name}")
+
+    def largest(self, wanted: Values | None = None) -> TrialConfig:
+        """The configuration with every dimension at its highest, but for the `wanted` values that it can take."""
+        return TrialConfig.from_dict(filled(self.dimensions, self.fixed, wanted or {}, highest))
+
+    def values(self, field: str) -> list[Scalar]:
+        """Every value that `field` can have in a trial, in ascending order; of a range of floats both ends."""
+        return reach(known(field, field), self.dimensions, self.fixed)
 
     def searched(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The values of a trial's optuna parameters under the names of their fields."""
@@ -102,12 +121,13 @@ class SearchSpace:
     ) -> SearchSpace:
         """This space with fields fixed or opened anew, and other points; without `points`, what still holds of its own.
 
-        What is inherited gives way: conditions that can no longer hold go, and so does what depended on them.
-        Points that contradict no fixed value come first.
+        What is inherited gives way: conditions that can no longer hold go, and so does what depended on them;
+        epochs that are the sum of the phases' follow these. Points that contradict no fixed value come first.
         """
         own = dimensions or {}
         conditions.check_dependants(self.dimensions, fixed, own)
-        all_fixed = {n: v for n, v in {**self.fixed, **fixed}.items() if n in fixed or n not in own}
+        known_so_far = without_sum(self.fixed, self.dimensions, changed={*fixed, *own})
+        all_fixed = {n: v for n, v in {**known_so_far, **fixed}.items() if n in fixed or n not in own}
         inherited = {n: v for n, v in self.dimensions.items() if n not in all_fixed and n not in own}
         possible = settled({**inherited, **own}, all_fixed)
         merged = {**{n: possible[n] for n in inherited if n in possible}, **own}
@@ -139,14 +159,14 @@ class SearchSpace:
 def fixed_values(values: Mapping[str, Any], key: str = "fixed") -> dict[str, Scalar]:
     """Field -> typed value in the order of the fields; SpaceError at `key` for an unknown field or a wrong value."""
     prefix = f"{key}." if key else ""
-    known = {one_of(name, FIELDS, f"{prefix}{name}"): value for name, value in values.items()}
-    return {name: canonical(name, known[name], f"{prefix}{name}") for name in FIELDS if name in known}
+    ours = in_order({known(name, f"{prefix}{name}"): value for name, value in values.items()})
+    return {name: canonical(name, value, f"{prefix}{name}") for name, value in ours.items()}
 
 
 def dimensions_from_dict(values: Mapping[str, Any]) -> dict[str, tuple[Dimension, ...]]:
     """Field -> variants from `{field: {…} or [{…}, …]}`, each valid for its field; SpaceError names the key."""
-    known = {one_of(name, FIELDS, f"dimensions.{name}", "dimension"): given for name, given in values.items()}
-    return {name: _fitted(name, _variants(name, given)) for name, given in known.items()}
+    ours = {known(name, f"dimensions.{name}", "dimension"): given for name, given in values.items()}
+    return {name: _fitted(name, _variants(name, given)) for name, given in ours.items()}
 
 
 def _variants(name: str, given: object) -> tuple[Dimension, ...]:
@@ -163,7 +183,7 @@ def _variants(name: str, given: object) -> tuple[Dimension, ...]:
 
 def _fitted(name: str, variants: tuple[Dimension, ...]) -> tuple[Dimension, ...]:
     """The variants with their values in the field's own type, or SpaceError."""
-    one_of(name, FIELDS, f"dimensions.{name}", "dimension")
+    known(name, f"dimensions.{name}", "dimension")
     if not variants:
         raise SpaceError(f"dimensions.{name} is empty, but must hold at least one variant")
     fitted: list[Dimension] = []
@@ -174,13 +194,12 @@ def _fitted(name: str, variants: tuple[Dimension, ...]) -> tuple[Dimension, ...]
 
 
 def _checked(dimensions: Dimensions, fixed: Values) -> dict[str, tuple[Dimension, ...]]:
-    """The dimensions in their one form, or SpaceError."""
+    """Fitted dimensions in their one form, or SpaceError."""
     for name in dimensions.keys() & fixed.keys():
         raise SpaceError(f"dimensions.{name} is open, but {name} is fixed to {fixed[name]!r} as well")
-    fitted = {name: _fitted(name, variants) for name, variants in dimensions.items()}
-    conditions.check(fitted, fixed)
-    in_order = settled(fitted, fixed)
-    return {name: tuple(sorted(variants, key=_form)) for name, variants in in_order.items()}
+    conditions.check(dimensions, fixed)
+    parents_first = settled(dimensions, fixed)
+    return {name: tuple(sorted(variants, key=_form)) for name, variants in parents_first.items()}
 
 
 def _form(variant: Dimension) -> str:

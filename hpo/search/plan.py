@@ -5,9 +5,11 @@ The order is cheap first: names, space, database, weights, and only then the ima
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ import optuna
 
 from hpo.data import Dataset, Progress, SplitOptions, open_dataset
 from hpo.errors import DataError, UsageError
-from search_spaces import Choice, Roster, SearchSpace, Space, SpaceError, TrialConfig, load_space, parse_value
+from search_spaces import Roster, SearchSpace, Space, SpaceError, TrialConfig, load_space, parse_value
 from storage import Database, Limits, StudySpec, create_study, read_limits, write_limits
 
 if TYPE_CHECKING:
@@ -78,37 +80,35 @@ def _agree(option: str, value: Any, values: dict[str, Any], key: str) -> None:
 
 
 def possible(space: Space, field: str) -> list[Any]:
-    """Every value that a discrete field can take in `space`."""
-    if isinstance(space, Roster):
-        return space.values(field)
-    if field in space.fixed:
-        return [space.fixed[field]]
-    variants = space.dimensions.get(field, ())
-    # Where every variant has a condition, none may exist, and the default stands in.
-    values: list[Any] = [] if any(not v.when for v in variants) else [TrialConfig.model_fields[field].default]
-    for dimension in variants:
-        if isinstance(dimension, Choice):
-            values += dimension.choices
-        else:
-            values += range(int(dimension.low), int(dimension.high) + 1, int(dimension.step or 1))
-    return sorted(set(values))
+    """Every value that a discrete field can take in `space`, in ascending order."""
+    return space.values(field)
 
 
 def check_models(space: Space) -> dict[str, Trainability]:
-    """Build every backbone of the space once and load its weights: {backbone: what was found}.
+    """Build every backbone of the space once in each normalisation, load its weights: {which: what was found}.
 
-    Raises ModelError for the first that cannot be had, before a study exists or a trial is spent on it.
+    The rest is at its largest: image, head, and depth of the phase that trains most. Raises ModelError for the first
+    that cannot be had, before a study exists or a trial is spent on it.
     """
     from hpo.training import check_trainable
 
+    # How many classes there are is not known yet.
+    return {which: check_trainable(_deepest(config), classes=2) for which, config in _models(space).items()}
+
+
+def _models(space: Space) -> dict[str, TrialConfig]:
+    """What is to be built, by entry, or by backbone (with its normalisation where that varies)."""
     if isinstance(space, Roster):
-        return {entry.name: check_trainable(entry.config, classes=2) for entry in space.entries}
-    base = TrialConfig.from_dict({k: v for k, v in space.fixed.items() if k not in ("backbone", "image_size")})
-    size = max(possible(space, "image_size"))
-    return {
-        name: check_trainable(base.replace(backbone=name, image_size=size), classes=2)  # how many is not known yet
-        for name in possible(space, "backbone")
-    }
+        return {entry.name: entry.config for entry in space.entries}
+    pairs = product(possible(space, "backbone"), possible(space, "normalisation"))
+    configs = [space.largest({"backbone": backbone, "normalisation": kind}) for backbone, kind in pairs]
+    ways = Counter(backbone for backbone, _ in {(c.backbone, c.normalisation) for c in configs})
+    return {c.backbone if ways[c.backbone] == 1 else f"{c.backbone} ({c.normalisation})": c for c in configs}
+
+
+def _deepest(config: TrialConfig) -> TrialConfig:
+    """The configuration of the phase in which most of the backbone trains."""
+    return max(config.phase_configs(), key=lambda phase: phase.unfreeze_depth)
 
 
 def open_data(plan: Plan, cache: Path, progress: Progress | None = None) -> Dataset:

@@ -17,6 +17,8 @@ CHOICES: dict[str, list[Any]] = {
     "pretrained": [True, False],
     "batch_size": [16, 32, 64, 128],
     "ema": [0.0, 0.9, 0.99],
+    "phase1.optimiser": ["adamw", "lion", None],
+    "phase2.schedule": ["cosine", "plateau", None],
 }
 FLOATS = {
     "learning_rate": (1e-6, 100.0),
@@ -24,8 +26,16 @@ FLOATS = {
     "dropout": (0.0, 0.9),
     "focal_gamma": (0.0, 10.0),
     "mixup": (0.0, 10.0),
+    "phase1.unfreeze_depth": (0.0, 1.0),
+    "phase2.learning_rate": (1e-6, 100.0),
 }
-INTS = {"head_layers": (0, 3), "head_units": (8, 8192), "restarts": (1, 20), "epochs": (1, 1000)}
+INTS = {
+    "head_layers": (0, 3),
+    "head_units": (8, 8192),
+    "restarts": (1, 20),
+    "epochs": (1, 1000),
+    "phase3.restarts": (1, 20),
+}
 PARENTS = {**{name: tuple(values) for name, values in CHOICES.items()}, "head_layers": (0, 1, 2, 3)}
 
 
@@ -111,9 +121,27 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
         if name in CHOICES or name == "head_layers":
             parents[name] = takeable(opened[name])
     fixed = draw(st.fixed_dictionaries({}, optional={"image_size": st.integers(16, 1024), "backbone": st.just("x")}))
+    if phases := max(int(name[5]) if name.startswith("phase") else 0 for name in [*opened, ""]):
+        fixed |= draw(epochs_of(phases, opened))
     space = SearchSpace("any", "a space", fixed=fixed, dimensions=opened)
     points = draw(st.lists(st.builds(lambda trial: point(space, trial), trials()), max_size=3))
     return SearchSpace("any", "a space", fixed=fixed, dimensions=opened, points=tuple(points))
+
+
+@st.composite
+def epochs_of(draw: st.DrawFn, phases: int, opened: dict[str, tuple[Dimension, ...]]) -> dict[str, int]:
+    """Epochs for every phase, fixed or put among the `opened`; those of the run too, or left to be their sum."""
+    fixed: dict[str, int] = {}
+    for phase in range(1, phases + 1):
+        if draw(st.booleans()):
+            fixed[f"phase{phase}.epochs"] = draw(st.integers(1, 50))
+        else:
+            opened[f"phase{phase}.epochs"] = (Int(draw(st.integers(1, 9)), draw(st.integers(10, 20))),)
+    if opened.pop("epochs", None) and draw(st.booleans()):
+        opened["epochs"] = (Int(phases, draw(st.integers(10, 100))),)
+    elif draw(st.booleans()):
+        fixed["epochs"] = draw(st.integers(phases, 100))
+    return fixed
 
 
 def point(space: SearchSpace, trial: DrawnTrial) -> dict[str, Any]:

@@ -22,7 +22,9 @@ SPACE = SearchSpace(
 
 def test_every_field_has_its_row_and_every_variant_its_own() -> None:
     table = rows(SPACE)
-    assert list(dict.fromkeys(row.field for row in table)) == list(TrialConfig.model_fields)
+    assert list(dict.fromkeys(row.field for row in table)) == [
+        name for name in TrialConfig.model_fields if name != "phases"
+    ]
     assert {(row.state, row.values, row.condition) for row in table if row.field == "warmup"} == {
         ("open", "0 to 0.2", "schedule is constant"),
         ("open", "0 to 0.4 by 0.1", "schedule is cosine or plateau, and loss is focal"),
@@ -37,6 +39,20 @@ def test_a_row_says_what_is_open_fixed_and_left_alone() -> None:
     assert states["optimiser"] == ("fixed", "adamw", "")
     assert states["pretrained"] == ("default", "true", "")
     assert all(row.meaning for row in rows(SPACE))
+
+
+def test_what_a_phase_sets_has_its_row_after_those_of_the_run() -> None:
+    fixed = {"phase1.epochs": 2, "phase2.epochs": 8, "phase2.unfreezing": "gradual"}
+    rate = (Choice((None, 1e-3)),)
+    table = rows(SearchSpace("phased", fixed=fixed, dimensions={"phase2.learning_rate": rate}))
+    assert [(row.phase, row.field, row.state, row.values) for row in table if row.phase] == [
+        (1, "phase1.epochs", "fixed", "2"),
+        (2, "phase2.epochs", "fixed", "8"),
+        (2, "phase2.unfreezing", "fixed", "gradual"),
+        (2, "phase2.learning_rate", "open", "null | 0.001"),
+    ]
+    assert table[-1].phase == 2
+    assert all(row.meaning for row in table)
 
 
 def test_a_description_says_of_each_variant_when_it_exists() -> None:

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from search_spaces import Float, SearchSpace, SpaceError, load_space
+from search_spaces import Float, SearchSpace, SpaceError, catalog, load_space
 from tests.search_spaces.strategies import spaces
 
 CELLS = """
@@ -28,6 +28,8 @@ points:
   - {optimiser: adamw, learning_rate: 4e-3, epochs: 12}
   - {optimiser: sgd, learning_rate: 1e-1, dropout: 0.2}
 """
+
+SHIPPED = ", ".join(space.name for space in catalog())
 
 Write = Callable[..., Path]
 
@@ -211,6 +213,28 @@ RATE = "type: float, low: 1e-4, high: 1e-1"
         (f"dimensions: {{{OPTIMISER}, learning_rate: {{{RATE}, when: {{optimiser: adamw}}}}}}\n"
          "points: [{learning_rate: 0.01}]",
          "points[0].learning_rate exists only when optimiser is adamw; the point must say so"),
+        ("fixed: {phases: [{epochs: 3}]}", "fixed.phases: no such key; give the fields of each phase"),
+        ("fixed: {phase1.epoch: 3}", "fixed.phase1.epoch: no such key; did you mean phase1.epochs?"),
+        ("fixed: {phase1.epochs: 0}", "fixed.phase1.epochs is 0, but must be greater than or equal to 1"),
+        ("fixed: {phase1.epochs: true}", "fixed.phase1.epochs is True, but must be a number"),
+        ("fixed: {phase1.epochs: null}", "fixed.phase1.epochs is None, but must be a valid integer"),
+        ("fixed: {phase2.epochs: 3}", "phase1.epochs is missing, but every phase up to the last has its epochs"),
+        ("fixed: {phase1.epochs: 3, phase2.warmup: 0.1}", "phase2.epochs is missing, but every phase up to the last"),
+        ("fixed: {epochs: 1, phase1.epochs: 3, phase2.epochs: 3}", "epochs is 1, but must be at least 2: one for each"),
+        ("fixed: {augmix_consistency: 12}", "augmix_consistency needs augmix > 0"),
+        ("dimensions: {phase1.schedul: {type: choice, choices: [cosine]}}",
+         "dimensions.phase1.schedul: no such dimension; did you mean phase1.schedule?"),
+        ("dimensions: {phase1.schedule: {type: int, low: 1, high: 2}}",
+         "dimensions.phase1.schedule.type is 'int', but phase1.schedule needs choice"),
+        ("dimensions: {phase1.epochs: {type: float, low: 1, high: 2}}",
+         "dimensions.phase1.epochs.type is 'float', but phase1.epochs needs int or choice"),
+        (f"dimensions: {{phase1.learning_rate: {{{RATE}, when: {{phase1.optimizer: adamw}}}}}}",
+         "dimensions.phase1.learning_rate.when.phase1.optimizer: no such dimension; did you mean phase1.optimiser?"),
+        (f"fixed: {{phase1.epochs: 2}}\ndimensions: {{phase1.learning_rate: {{{RATE}}}}}\n"
+         "points: [{phase1.learning_rate: 1}]",
+         "points[0].phase1.learning_rate is 1.0, but must be in 0.0001 to 0.1"),
+        ("fixed: {phase1.epochs: 2}\npoints: [{phase1.rate: 1}]",
+         "points[0].phase1.rate: no such key; "),
         ("summary: [a]", "summary is ['a'], but must be text"),
         ("seed: 2", "seed is 2, but must be text; put it in quotes"),
         ("- epochs", "is ['epochs'], but must be a mapping with extends, summary, seed, fixed, dimensions, points"),
@@ -245,11 +269,11 @@ def test_files_that_extend_each_other(write: Write) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("no/such.yaml", "no/such.yaml: no such file; the spaces that ship are quick, standard, thorough"),
+        ("no/such.yaml", f"no/such.yaml: no such file; the spaces that ship are {SHIPPED}"),
         ("such.yml", "such.yml: no such file"),
         ("quik", "quik: no such space; did you mean quick? (or give the path of a .yaml file)"),
-        ("xyz", "xyz: no such space; there are quick, standard, thorough (or give the path of a .yaml file)"),
-        ("", ": no such space; there are quick"),
+        ("xyz", f"xyz: no such space; there are {SHIPPED} (or give the path of a .yaml file)"),
+        ("", f": no such space; there are {SHIPPED}"),
     ],
 )
 def test_a_space_that_is_not_there(name: str, message: str) -> None:

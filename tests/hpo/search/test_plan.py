@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hpo.errors import HpoError, UsageError
+from hpo.errors import HpoError, ModelError, UsageError
 from hpo.search.clock import Clock
 from hpo.search.device import devices, resolve_device
-from hpo.search.plan import possible, resolve_space, set_budget
+from hpo.search.plan import check_models, possible, resolve_space, set_budget
 from hpo.search.worker import failures_at_the_end
-from search_spaces import SearchSpace
+from search_spaces import SearchSpace, SpaceError
 from storage import read_limits
 from tests.hpo.search.conftest import Bench
 
@@ -69,6 +70,51 @@ def test_every_value_of_a_discrete_field_is_possible() -> None:
     assert possible(space, "backbone") == ["resnet18", "resnet34"]
     assert possible(space, "image_size") == [64, 96, 128, 224], "with resnet34 it is the default"
     assert possible(space, "batch_size") == [64]
+
+
+PHASED: dict[str, Any] = {
+    "name": "phased",
+    "fixed": {"pretrained": False, "image_size": 32, "unfreeze_depth": 0.0, "phase1.epochs": 2, "phase2.epochs": 4},
+    "dimensions": {
+        "backbone": {"type": "choice", "choices": ["test_resnet", "test_vit"]},
+        "normalisation": {"type": "choice", "choices": ["native", "group"], "when": {"backbone": ["test_resnet"]}},
+        "phase2.unfreeze_depth": {"type": "float", "low": 0.5, "high": 1.0, "step": 0.1},
+        "phase2.schedule": {"type": "choice", "choices": ["plateau", None]},
+    },
+    "points": [],
+}
+
+
+def test_every_value_of_a_field_of_a_phase_is_possible_and_the_epochs_are_their_sum() -> None:
+    space = SearchSpace.from_dict(PHASED)
+    assert possible(space, "epochs") == [6]
+    assert possible(space, "phase2.schedule") == [None, "plateau"]
+    assert possible(space, "phase1.schedule") == [None], "what the run has"
+    head = {"phase1.epochs": {"type": "int", "low": 1, "high": 3}}
+    opened = SearchSpace.from_dict({**PHASED, "fixed": {"phase2.epochs": 4}, "dimensions": head})
+    assert possible(opened, "epochs") == [5, 6, 7]
+
+
+def test_each_backbone_is_built_in_each_of_its_normalisations_in_the_deepest_phase() -> None:
+    found = check_models(SearchSpace.from_dict(PHASED))
+    assert set(found) == {"test_resnet (native)", "test_resnet (group)", "test_vit"}
+    assert all(check.trainable == check.parameters for check in found.values())
+
+
+def test_a_normalisation_that_one_backbone_cannot_have_is_told_before_a_study_exists() -> None:
+    anywhere = {**PHASED["dimensions"], "normalisation": {"type": "choice", "choices": ["native", "group"]}}
+    with pytest.raises(ModelError, match="normalisation is 'group'"):
+        check_models(SearchSpace.from_dict({**PHASED, "dimensions": anywhere}))
+
+
+def test_epochs_that_leave_a_phase_without_any_are_refused_before_a_study_exists(tmp_path: Path) -> None:
+    (tmp_path / "phased.yaml").write_text("fixed: {phase1.epochs: 2, phase2.epochs: 4}")
+    path = str(tmp_path / "phased.yaml")
+    assert possible(resolve_space(path, fixed=["epochs=2", "phase2.warmup=0.1"]), "epochs") == [2]
+    with pytest.raises(SpaceError, match=r"^epochs is 1, but must be at least 2: one for each phase$"):
+        resolve_space(path, fixed=["epochs=1"])
+    with pytest.raises(SpaceError, match=r"^phase2.learning_rat: no such key; did you mean phase2.learning_rate\?$"):
+        resolve_space(path, fixed=["phase2.learning_rat=1e-3"])
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "auto:1", "cuda:99", "cpu:0"])

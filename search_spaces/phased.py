@@ -1,0 +1,40 @@
+"""What the epochs of a space's phases add up to.
+
+A run that does not say its epochs has those of its phases. Where all of these are fixed their sum is known, and the
+space fixes it as `epochs`; such a sum follows its phases when one of them is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import cast
+
+from search_spaces.conditions import Values
+from search_spaces.fields import Scalar, in_order, phase_of
+
+
+def phase_numbers(fields: Iterable[str]) -> list[int]:
+    """Numbers of the phases that the fields belong to, in order."""
+    return sorted({phase_of(field) for field in fields} - {0})
+
+
+def with_sum(fixed: Values, open_fields: Collection[str]) -> dict[str, Scalar]:
+    """`fixed` with `epochs`: what it or a dimension says, else the sum of the phases' epochs where all are fixed."""
+    total = _sum(fixed, open_fields)
+    if total is None or "epochs" in fixed or "epochs" in open_fields:
+        return dict(fixed)
+    return in_order({**fixed, "epochs": total})
+
+
+def without_sum(fixed: Values, open_fields: Collection[str], changed: Iterable[str]) -> dict[str, Scalar]:
+    """`fixed` without `epochs`, where these are the sum of phases and the epochs of one are among the `changed`."""
+    follows = any(phase_of(field) and field.endswith(".epochs") for field in changed)
+    if not follows or _sum(fixed, open_fields) != fixed.get("epochs"):
+        return dict(fixed)
+    return {name: value for name, value in fixed.items() if name != "epochs"}
+
+
+def _sum(fixed: Values, open_fields: Iterable[str]) -> int | None:
+    """The sum of the phases' epochs; None where there are no phases, or one whose epochs are not fixed."""
+    epochs = [fixed.get(f"phase{number}.epochs") for number in phase_numbers([*fixed, *open_fields])]
+    return sum(cast("list[int]", epochs)) if epochs and None not in epochs else None
