@@ -5,18 +5,19 @@ Batch b of epoch e is augmented from the seed (seed, e, b), so the number of thr
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
 from hpo.data.dataset import Images, Part
-from hpo.training.augment import Augmenter, build_augmenter
+from hpo.training.augment import Augmenter, PerThread, build_augmenter
+from hpo.training.families import EXTRAS
 from hpo.training.interruption import ShouldStop, never, until_stopped
 from hpo.training.randomness import derive
 from hpo.training.runtime import Runtime
@@ -31,11 +32,15 @@ ImageBatches = Generator[Tensor, None, None]
 """Close it when leaving it early: threads that prepare batches end with it."""
 
 
+Make = Callable[[Rows, int, int], Images]
+"""(rows, epoch, number of the batch) to uint8 images; called by several threads at once."""
+
+
 class Feed(Protocol):
     """Images of one part."""
 
     def epoch(self, batches: Sequence[Rows], epoch: int, done: int = 0) -> ImageBatches:
-        """Each batch of rows but the first `done`, as (b, S, S, 3) uint8 on the device."""
+        """Each batch of rows but the first `done`, as (b, S, S, 3) or (b, 3, S, S, 3) uint8 on the device."""
 
 
 class ResidentFeed:
@@ -55,25 +60,20 @@ class ResidentFeed:
 
 
 class StreamedFeed:
-    """Batches read from the memory map and augmented by threads, a few ahead of the step."""
+    """Batches made by threads, a few ahead of the step: read from the memory map and, where told so, augmented."""
 
-    def __init__(
-        self, part: Part, augmenter: Augmenter | None, device: torch.device, *, seed: int, threads: int
-    ) -> None:
-        self._part = part
-        self._augmenter = augmenter
+    def __init__(self, make: Make, device: torch.device, *, threads: int) -> None:
+        self._make = make
         self._device = device
-        self._seed = seed
         self._threads = threads
-        self._own = threading.local()
 
     def epoch(self, batches: Sequence[Rows], epoch: int, done: int = 0) -> ImageBatches:
-        """Each batch of rows but the first `done`, as (b, S, S, 3) uint8 on the device."""
+        """Each batch of rows but the first `done`, as uint8 on the device."""
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="batches")
         ahead: deque[Future[Tensor]] = deque()
         try:
             for number, rows in enumerate(batches[done:], start=done):
-                ahead.append(pool.submit(self._prepared, rows, derive(self._seed, "augment", epoch, number)))
+                ahead.append(pool.submit(self._made, rows, epoch, number))
                 if len(ahead) > 2 * self._threads:
                     yield self._moved(ahead.popleft().result())
             while ahead:
@@ -81,42 +81,82 @@ class StreamedFeed:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _prepared(self, rows: Rows, seed: int) -> Tensor:
-        images = torch.from_numpy(self._augmented(self._part.batch(rows), seed))
+    def _made(self, rows: Rows, epoch: int, number: int) -> Tensor:
+        images = torch.from_numpy(self._make(rows, epoch, number))
         return images.pin_memory() if self._device.type == "cuda" else images
-
-    def _augmented(self, images: Images, seed: int) -> Images:
-        """Augmented by the thread's own clone, since an augmenter is not to be shared."""
-        if self._augmenter is None:
-            return images
-        if not hasattr(self._own, "augmenter"):
-            self._own.augmenter = self._augmenter.clone()
-        augmented: Images = self._own.augmenter(images, seed)
-        return augmented
 
     def _moved(self, images: Tensor) -> Tensor:
         return images.to(self._device, non_blocking=True)
 
 
+class Augmented:
+    """Batches of a part, augmented anew in every epoch."""
+
+    def __init__(self, part: Part, augmenter: Augmenter, seed: int) -> None:
+        self._part = part
+        self._augment = PerThread(augmenter)
+        self._seed = seed
+
+    def __call__(self, rows: Rows, epoch: int, number: int) -> Images:
+        """What the augmenter makes of the rows, from the seed of this batch."""
+        return self._augment(self._part.batch(rows), derive(self._seed, "augment", epoch, number))
+
+
+class AugmentedOnce:
+    """Batches of a part of which a share is augmented, the same images in the same way in every epoch.
+
+    Which ones, and from which seeds, depends on the part and the share alone: neither on the trial's seed nor on how
+    the rows are batched. A larger share takes in those of a smaller one.
+    """
+
+    def __init__(self, part: Part, augmenter: Augmenter, share: float) -> None:
+        self._part = part
+        self._augment = PerThread(augmenter)
+        chosen = np.random.default_rng(derive(0, "validation")).permutation(len(part))[: round(share * len(part))]
+        self._chosen = np.isin(np.arange(len(part)), chosen)
+
+    def __call__(self, rows: Rows, epoch: int, number: int) -> Images:
+        """The rows, those chosen augmented one by one."""
+        images = self._part.batch(rows)
+        for place in np.flatnonzero(self._chosen[rows]):
+            images[place] = self._augment(images[place : place + 1], derive(0, "validation", int(rows[place])))[0]
+        return images
+
+
 def augments(config: TrialConfig) -> bool:
-    """Whether the configuration changes training images at all."""
-    return config.augmentation != "none" and config.augmentation_strength > 0
+    """Whether the configuration changes training images one by one: by its family or an extra, not by mixing."""
+    family = config.augmentation != "none" and config.augmentation_strength > 0
+    return family or any(getattr(config, name) for name in EXTRAS)
 
 
 def training_feed(config: TrialConfig, part: Part, device: torch.device, runtime: Runtime) -> Feed:
-    """The training part: resident where it fits and nothing is augmented on the CPU, else streamed."""
+    """The training part: resident where it fits and nothing is augmented on the CPU, else streamed.
+
+    Batches are (b, 3, S, S, 3), the image and two AugMix views, where the configuration has a consistency loss.
+    """
     if not augments(config):
         return plain_feed(part, device, runtime.should_stop)
+    return _streamed(Augmented(part, build_augmenter(config), runtime.seed), device, runtime)
+
+
+def validation_feed(config: TrialConfig, part: Part, device: torch.device, runtime: Runtime) -> Feed:
+    """The validation part: as it is, or a share of its images augmented as in training, once and for all."""
+    if not augments(config) or not config.validation_augmented:
+        return plain_feed(part, device, runtime.should_stop)
+    augmenter = build_augmenter(config.replace(augmix_consistency=0))
+    return _streamed(AugmentedOnce(part, augmenter, config.validation_augmented), device, runtime)
+
+
+def _streamed(make: Make, device: torch.device, runtime: Runtime) -> StreamedFeed:
     cv2.setNumThreads(0)  # OpenCV's own threads would fight with ours and torch's
-    augmenter = build_augmenter(config.augmentation, config.augmentation_strength, config.image_size)
-    return StreamedFeed(part, augmenter, device, seed=runtime.seed, threads=runtime.preparing)
+    return StreamedFeed(make, device, threads=runtime.preparing)
 
 
 def plain_feed(part: Part, device: torch.device, should_stop: ShouldStop = never) -> Feed:
     """A part as it is: resident on a GPU where it fits, else streamed. TrainingInterrupted when stopped meanwhile."""
     if device.type == "cuda" and _fits(part, device):
         return ResidentFeed(part, device, should_stop)
-    return StreamedFeed(part, None, device, seed=0, threads=1)
+    return StreamedFeed(lambda rows, epoch, number: part.batch(rows), device, threads=1)
 
 
 def _fits(part: Part, device: torch.device) -> bool:

@@ -1,6 +1,7 @@
 """What each family of augmentation does at a strength: the one place where a strength becomes magnitudes.
 
-A family is a function `(strength, image_size) -> steps`; FAMILIES names them all, and a new one is a new row.
+A family is a function of the configuration that gives its steps; FAMILIES names them all, and a new one is a new row.
+EXTRAS are the steps that may follow whatever the family, each with a strength of its own.
 The largest magnitudes keep the subject in the picture and its label true. Magnitudes and shares grow with
 strength in proportion, from nothing.
 """
@@ -13,40 +14,44 @@ from typing import Any
 
 import cv2
 
-from hpo.training.augment_steps import Dihedral, PerImage, Step, Warp, albumentations
+from hpo.training.augment_steps import ChannelShuffle, Dihedral, PerImage, Step, Warp, albumentations
+from hpo.training.augmix import AugMix
+from hpo.training.masks import CircleMask, CutOut, GridMask
+from search_spaces import TrialConfig
 
-Family = Callable[[float, int], tuple[Step, ...]]
-
-RANDAUGMENT_OPERATIONS = 2
-"""N of RandAugment (Cubuk et al. 2020): operations per image."""
+Family = Callable[[TrialConfig], tuple[Step, ...]]
+Extra = Callable[[TrialConfig], Step]
 
 
-def _none(strength: float, size: int) -> tuple[Step, ...]:
+def _none(config: TrialConfig) -> tuple[Step, ...]:
     return ()
 
 
-def _flips(strength: float, size: int) -> tuple[Step, ...]:
-    return (Dihedral(strength),)
+def _flips(config: TrialConfig) -> tuple[Step, ...]:
+    return (Dihedral(config.augmentation_strength),)
 
 
-def _geometric(strength: float, size: int) -> tuple[Step, ...]:
-    return (_warp(strength),)
+def _geometric(config: TrialConfig) -> tuple[Step, ...]:
+    return (_warp(config.augmentation_strength),)
 
 
-def _colour(strength: float, size: int) -> tuple[Step, ...]:
-    return (PerImage(_colour_transforms(strength)),)
+def _colour(config: TrialConfig) -> tuple[Step, ...]:
+    return (PerImage(_colour_transforms(config.augmentation_strength)),)
 
 
-def _geometric_colour(strength: float, size: int) -> tuple[Step, ...]:
-    return (_warp(strength), PerImage(_colour_transforms(strength)))
+def _geometric_colour(config: TrialConfig) -> tuple[Step, ...]:
+    return (*_geometric(config), *_colour(config))
 
 
-def _randaugment(strength: float, size: int) -> tuple[Step, ...]:
+def _randaugment(config: TrialConfig) -> tuple[Step, ...]:
+    """Cubuk et al. 2020: N operations of one magnitude per image."""
+    strength = config.augmentation_strength
     pool = [*_moving_operations(strength), *_shading_operations(strength)]
-    return (PerImage([albumentations().SomeOf(pool, n=RANDAUGMENT_OPERATIONS)]),)
+    return (PerImage([albumentations().SomeOf(pool, n=config.randaugment_operations)]),)
 
 
-def _corruption(strength: float, size: int) -> tuple[Step, ...]:
+def _corruption(config: TrialConfig) -> tuple[Step, ...]:
+    strength, size = config.augmentation_strength, config.image_size
     damage = [_exposure(strength), _blur(strength, size), _noise(strength), _masks(strength, size), _jpeg(strength)]
     return (_warp(strength), PerImage([*_colour_transforms(strength), *damage]))
 
@@ -63,6 +68,48 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     }
 )
 """Every family by the name it has in `TrialConfig.augmentation`."""
+
+
+def _augmix(config: TrialConfig) -> Step:
+    return AugMix(config.augmix, beside=config.augmix_consistency > 0)
+
+
+def _channel_shuffle(config: TrialConfig) -> Step:
+    return ChannelShuffle(config.channel_shuffle)
+
+
+def _gridmask(config: TrialConfig) -> Step:
+    """Four images in five, as in the paper; at strength 0.8 its r of 0.6."""
+    return GridMask(share=0.8 * config.gridmask, hidden=0.5 * config.gridmask)
+
+
+def _cutout(config: TrialConfig) -> Step:
+    """Half the side at most, as in the paper."""
+    return CutOut(0.5 * config.cutout)
+
+
+def _masking(config: TrialConfig) -> Step:
+    """Half of the image stays in the smallest circle."""
+    corner = 0.5**0.5
+    return CircleMask(share=config.masking, radius=corner - (corner - 0.4) * config.masking)
+
+
+EXTRAS: Mapping[str, Extra] = MappingProxyType(
+    {
+        "augmix": _augmix,
+        "channel_shuffle": _channel_shuffle,
+        "gridmask": _gridmask,
+        "cutout": _cutout,
+        "masking": _masking,
+    }
+)
+"""What may follow the family, in this order, by the name of its strength in `TrialConfig`."""
+
+
+def steps_of(config: TrialConfig) -> tuple[Step, ...]:
+    """The steps of the configuration's family and of its extras; those of strength 0 are left out."""
+    family = FAMILIES[config.augmentation](config) if config.augmentation_strength else ()
+    return (*family, *(extra(config) for name, extra in EXTRAS.items() if getattr(config, name)))
 
 
 def _warp(strength: float) -> Warp:
@@ -119,7 +166,7 @@ def _shading_operations(strength: float) -> list[Any]:
 def _exposure(strength: float) -> Any:
     """Far too dark or too bright."""
     a = albumentations()
-    return a.RandomBrightnessContrast(0.5 * strength, 0.4 * strength, p=0.5 * strength)
+    return a.RandomBrightnessContrast(0.4 * strength, 0.4 * strength, p=0.5 * strength)
 
 
 def _blur(strength: float, size: int) -> Any:

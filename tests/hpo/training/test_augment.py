@@ -5,20 +5,19 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import pairwise, permutations
 from typing import get_args
 
 import numpy as np
 import pytest
 
 from hpo.data.synthetic import cells_arrays
-from hpo.errors import UsageError
-from hpo.training.augment import NoAugmentation, build_augmenter
-from hpo.training.augment_steps import Dihedral, PerImage, Warp, _variable
-from hpo.training.families import FAMILIES, _masks
-from search_spaces import AugmentationFamily
+from hpo.training.augment import NoAugmentation, PerThread, build_augmenter
+from hpo.training.augment_steps import ChannelShuffle, Dihedral, PerImage, Warp, _variable
+from hpo.training.families import EXTRAS, FAMILIES, _masks
+from search_spaces import AugmentationFamily, TrialConfig
 
-CHANGING = sorted(set(FAMILIES) - {"none"})
+CHANGING = [*sorted(set(FAMILIES) - {"none"}), *EXTRAS]
 STRENGTHS = (0, 0.25, 0.5, 0.75, 1)
 SIZE = 48
 
@@ -29,6 +28,16 @@ def cells():
     images, _ = cells_arrays(96, SIZE, seed=11)
     images.flags.writeable = False
     return images
+
+
+def configured(name, strength, size=SIZE, **changes):
+    """A configuration that does nothing but a family, or an extra, at a strength."""
+    chosen = {"augmentation": name, "augmentation_strength": strength} if name in FAMILIES else {name: strength}
+    return TrialConfig.from_dict({"augmentation": "none", "image_size": size, **chosen, **changes})
+
+
+def augmenter_of(name, strength, size=SIZE, **changes):
+    return build_augmenter(configured(name, strength, size, **changes))
 
 
 def symmetries(images):
@@ -52,33 +61,33 @@ def test_every_family_of_the_configuration_is_built():
     assert set(FAMILIES) == set(get_args(AugmentationFamily))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *EXTRAS])
 def test_strength_zero_gives_the_very_same_array(family, cells):
-    augmenter = build_augmenter(family, 0, SIZE)
+    augmenter = augmenter_of(family, 0)
     assert augmenter(cells, 1) is cells
     assert augmenter.clone()(cells, 1) is cells
 
 
 def test_family_none_is_the_identity_at_any_strength(cells):
-    assert build_augmenter("none", 1, SIZE) == NoAugmentation()
-    assert build_augmenter("none", 1, SIZE)(cells, 1) is cells
+    assert augmenter_of("none", 1) == NoAugmentation()
+    assert augmenter_of("none", 1)(cells, 1) is cells
 
 
 @pytest.mark.parametrize("family", CHANGING)
 def test_more_strength_changes_more(family, cells):
-    changes = [distance(family, cells, build_augmenter(family, s, SIZE)(cells, 3)) for s in STRENGTHS]
+    changes = [distance(family, cells, augmenter_of(family, s)(cells, 3)) for s in STRENGTHS]
     assert changes[0] == 0
     assert all(weaker < stronger for weaker, stronger in pairwise(changes)), changes
 
 
 @pytest.mark.parametrize("family", CHANGING)
 def test_the_least_strength_changes_next_to_nothing(family, cells):
-    assert distance(family, cells, build_augmenter(family, 0.002, SIZE)(cells, 3)) < 1.5
+    assert distance(family, cells, augmenter_of(family, 0.002)(cells, 3)) < 1.5
 
 
 @pytest.mark.parametrize("family", CHANGING)
 def test_the_result_is_a_new_batch_of_the_same_kind(family, cells):
-    result = build_augmenter(family, 0.5, SIZE)(cells, 0)
+    result = augmenter_of(family, 0.5)(cells, 0)
     assert result.shape == cells.shape
     assert result.dtype == np.uint8
     assert not np.shares_memory(result, cells)
@@ -86,24 +95,24 @@ def test_the_result_is_a_new_batch_of_the_same_kind(family, cells):
 
 @pytest.mark.parametrize("family", CHANGING)
 def test_the_seed_decides_alone(family, cells):
-    augmenter = build_augmenter(family, 0.7, SIZE)
+    augmenter = augmenter_of(family, 0.7)
     first = augmenter(cells, 5)
     assert not np.array_equal(first, augmenter(cells, 6))
     np.random.seed(0)
     assert np.array_equal(first, augmenter(cells, 5)), "a call before it changed the result"
-    assert np.array_equal(first, build_augmenter(family, 0.7, SIZE)(cells, 5)), "an equal augmenter gave another result"
+    assert np.array_equal(first, augmenter_of(family, 0.7)(cells, 5)), "an equal augmenter gave another result"
 
 
 @pytest.mark.parametrize("family", CHANGING)
 def test_images_of_a_batch_are_changed_differently(family, cells):
-    result = build_augmenter(family, 1, SIZE)(np.repeat(cells[:1], 32, axis=0), 0)
+    result = augmenter_of(family, 1)(np.repeat(cells[:1], 32, axis=0), 0)
     different = len({image.tobytes() for image in result})
-    assert different == 8 if family == "flips" else different >= 24
+    assert different >= {"flips": 8, "channel_shuffle": 5, "gridmask": 20}.get(family, 24)
 
 
 @pytest.mark.parametrize("family", CHANGING)
 def test_clones_in_threads_give_what_one_thread_gives(family, cells):
-    augmenter = build_augmenter(family, 0.8, SIZE)
+    augmenter = augmenter_of(family, 0.8)
     alone = [augmenter(cells[:16], seed) for seed in range(8)]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda seed: augmenter.clone()(cells[:16], seed), range(8)))
@@ -116,25 +125,78 @@ def test_no_size_or_strength_draws_a_warning(family, size):
     images, _ = cells_arrays(8, size)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        results = [build_augmenter(family, s, size)(images, 0) for s in (1e-6, 0.01, 0.1, 0.33, 0.9, 1)]
+        results = [augmenter_of(family, s, size)(images, 0) for s in (1e-6, 0.01, 0.1, 0.33, 0.9, 1)]
     assert all(result.shape == images.shape for result in results)
 
 
 @pytest.mark.parametrize("family", CHANGING)
 def test_an_empty_batch_stays_empty(family):
     empty = np.empty((0, SIZE, SIZE, 3), np.uint8)
-    assert build_augmenter(family, 0.5, SIZE)(empty, 0).shape == empty.shape
+    assert augmenter_of(family, 0.5)(empty, 0).shape == empty.shape
 
 
-def test_an_unknown_family_is_refused_with_the_list():
-    with pytest.raises(UsageError, match="augmentation is 'twirl', but must be one of none, flips, geometric"):
-        build_augmenter("twirl", 0.5, SIZE)
+def test_extras_follow_the_family_one_after_the_other(cells):
+    config = configured("flips", 1, gridmask=1, cutout=1, channel_shuffle=1, masking=1, augmix=1)
+    steps = [type(step).__name__ for step in build_augmenter(config).steps]
+    assert steps == ["Dihedral", "AugMix", "ChannelShuffle", "GridMask", "CutOut", "CircleMask"]
 
 
-@pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
-def test_a_strength_outside_its_range_is_refused(strength):
-    with pytest.raises(UsageError, match="but must be between 0 and 1"):
-        build_augmenter("flips", strength, SIZE)
+@pytest.mark.parametrize("operations", [1, 3, 8])
+def test_randaugment_applies_as_many_operations_as_it_is_told(operations, cells):
+    (step,) = augmenter_of("randaugment", 0.5, randaugment_operations=operations).steps
+    assert step._compose.transforms[0].n == operations
+
+
+def test_more_operations_change_more(cells):
+    changes = [
+        difference(cells, augmenter_of("randaugment", 0.5, randaugment_operations=n)(cells, 0)).mean()
+        for n in (1, 3, 8)
+    ]
+    assert changes == sorted(changes)
+
+
+def test_threads_may_share_an_augmenter_behind_per_thread(cells):
+    shared, augmenter = PerThread(augmenter_of("colour", 0.8)), augmenter_of("colour", 0.8)
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda seed: shared(cells[:16], seed), range(8)))
+    assert all(np.array_equal(augmenter(cells[:16], seed), one) for seed, one in enumerate(together))
+
+
+def test_a_consistency_loss_gets_the_image_and_two_views_of_it(cells):
+    result = augmenter_of("augmix", 0.7, augmix_consistency=12)(cells, 0)
+    assert result.shape == (96, 3, SIZE, SIZE, 3)
+    assert np.array_equal(result[:, 0], cells)
+    assert difference(result[:, 1], result[:, 2]).min() > 0
+
+
+def test_views_are_of_the_image_that_the_family_gives(cells):
+    flipped = augmenter_of("flips", 1)(cells, 4)
+    result = augmenter_of("flips", 1, augmix=0.1, augmix_consistency=1)(cells, 4)
+    assert np.array_equal(result[:, 0], flipped)
+    assert difference(result[:, 1], flipped).mean() < 10
+
+
+def test_what_follows_augmix_is_drawn_anew_for_each_view(cells):
+    result = augmenter_of("cutout", 1, augmix=0.5, augmix_consistency=1)(cells, 4)
+    assert difference(result[:, 0], cells).min() > 0
+    hidden = (result == np.uint8([124, 116, 104])).all(axis=-1)
+    assert (hidden[:, 0] != hidden[:, 1]).any(axis=(1, 2)).mean() > 0.9
+
+
+def test_channels_are_reordered_and_nothing_else(cells):
+    result = ChannelShuffle(1.0)(cells, np.random.default_rng(0))
+    assert np.array_equal(np.sort(result, axis=3), np.sort(cells, axis=3))
+    orders = [np.take(cells, order, axis=3) for order in permutations(range(3))]
+    seen = {
+        next(i for i, other in enumerate(orders) if np.array_equal(one, other[row])) for row, one in enumerate(result)
+    }
+    assert seen == {1, 2, 3, 4, 5}
+
+
+def test_channels_of_the_share_asked_for_are_reordered(cells):
+    images = np.repeat(cells, 10, axis=0)
+    changed = difference(images, ChannelShuffle(0.4)(images, np.random.default_rng(0))) > 0
+    assert changed.mean() == pytest.approx(0.4, abs=0.05)
 
 
 def test_dihedral_reaches_the_eight_symmetries_and_nothing_else(cells):
@@ -174,7 +236,7 @@ def test_the_strongest_warp_keeps_the_subject_in_the_picture():
     row, column = np.indices((96, 96)) - 47.5
     disc = np.hypot(row, column) < 0.3 * 96
     images = np.repeat((disc * np.uint8(255))[None, ..., None].repeat(3, axis=3), 300, axis=0)
-    kept = (build_augmenter("geometric", 1, 96)(images, 0)[..., 0] > 127).sum(axis=(1, 2)) / disc.sum()
+    kept = (augmenter_of("geometric", 1, 96)(images, 0)[..., 0] > 127).sum(axis=(1, 2)) / disc.sum()
     assert kept.min() > 0.6, "less than the smallest zoom explains: the disc has left the picture"
     assert kept.max() < 1.7
 
@@ -194,7 +256,8 @@ def refuse(*arguments, **options):
     raise SystemExit("albumentations asked the network")
 urllib.request.OpenerDirector.open = refuse
 from hpo.training.augment import build_augmenter
-build_augmenter("colour", 0.5, 32)
+from search_spaces import TrialConfig
+build_augmenter(TrialConfig(augmentation="colour"))
 print(os.environ.get("NO_ALBUMENTATIONS_UPDATE"))
 """
 

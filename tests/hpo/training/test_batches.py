@@ -10,9 +10,23 @@ import torch
 
 from hpo.data.dataset import Part
 from hpo.errors import TrainingInterrupted
-from hpo.training.batches import ResidentFeed, StreamedFeed, plain_feed
+from hpo.training.augment import Augmenter
+from hpo.training.batches import (
+    Augmented,
+    AugmentedOnce,
+    Feed,
+    ResidentFeed,
+    StreamedFeed,
+    augments,
+    plain_feed,
+    training_feed,
+    validation_feed,
+)
+from hpo.training.families import EXTRAS
 from hpo.training.normalise import Normaliser
 from hpo.training.numerics import NumberFormat
+from hpo.training.runtime import Runtime
+from search_spaces import TrialConfig
 
 CPU = torch.device("cpu")
 BATCHES = [np.array([3, 0]), np.array([5, 1, 4])]
@@ -62,6 +76,10 @@ def part() -> Part:
     return Part(images, np.array([7, 6, 5, 4, 3, 2]), np.zeros(6, dtype=np.int64), ["x"] * 6)
 
 
+def augmented(part: Part, augmenter: Augmenter, *, seed: int = 1, threads: int = 1) -> StreamedFeed:
+    return StreamedFeed(Augmented(part, augmenter, seed), CPU, threads=threads)
+
+
 @pytest.mark.parametrize("feed", [plain_feed, ResidentFeed], ids=["streamed", "resident"])
 def test_a_feed_gives_the_rows_asked_for(part: Part, feed: Callable[..., StreamedFeed | ResidentFeed]) -> None:
     batches = list(feed(part, CPU).epoch(BATCHES, 0))
@@ -81,8 +99,8 @@ def test_batches_that_are_done_are_left_out(
 
 def test_batches_that_are_left_out_are_not_augmented_and_the_others_as_ever(part: Part) -> None:
     seeds: list[int] = []
-    whole = list(StreamedFeed(part, Recording(seeds), CPU, seed=1, threads=1).epoch([np.array([0])] * 5, 3))
-    rest = list(StreamedFeed(part, Recording(seeds), CPU, seed=1, threads=1).epoch([np.array([0])] * 5, 3, 4))
+    whole = list(augmented(part, Recording(seeds)).epoch([np.array([0])] * 5, 3))
+    rest = list(augmented(part, Recording(seeds)).epoch([np.array([0])] * 5, 3, 4))
     assert len(rest) == 1
     assert torch.equal(rest[0], whole[4])
     assert seeds[5:] == seeds[4:5]
@@ -95,7 +113,7 @@ def test_the_copy_to_the_device_can_be_stopped(part: Part) -> None:
 
 def test_augmentation_depends_on_seed_epoch_and_batch_but_on_no_thread(part: Part) -> None:
     def epoch(threads: int, number: int, seed: int = 1) -> np.ndarray:
-        feed = StreamedFeed(part, Noise(), CPU, seed=seed, threads=threads)
+        feed = augmented(part, Noise(), seed=seed, threads=threads)
         return np.stack([batch.numpy() for batch in feed.epoch([np.array([0])] * 12, number)])
 
     alone = epoch(1, 0)
@@ -106,15 +124,93 @@ def test_augmentation_depends_on_seed_epoch_and_batch_but_on_no_thread(part: Par
 
 
 def test_a_fault_in_a_thread_reaches_the_step(part: Part) -> None:
-    feed = StreamedFeed(part, Broken(), CPU, seed=0, threads=2)
+    feed = augmented(part, Broken(), threads=2)
     with pytest.raises(ValueError, match="cannot be augmented"):
         list(feed.epoch(BATCHES, 0))
 
 
 def test_an_epoch_left_early_leaves_no_thread(part: Part) -> None:
-    with closing(StreamedFeed(part, Noise(), CPU, seed=0, threads=3).epoch([np.array([0])] * 40, 0)) as batches:
+    with closing(augmented(part, Noise(), threads=3).epoch([np.array([0])] * 40, 0)) as batches:
         next(batches)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+
+@pytest.fixture
+def hundred() -> Part:
+    """100 images of 32 pixels, in an order of their own."""
+    images = np.random.default_rng(0).integers(0, 255, (120, 32, 32, 3), dtype=np.uint8)
+    return Part(images, np.arange(119, 19, -1), np.zeros(100, dtype=np.int64), ["x"] * 100)
+
+
+def everything(feed: Feed, rows: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([batch.numpy() for batch in feed.epoch(rows, 0)])
+
+
+def changed(feed: Feed, part: Part) -> np.ndarray:
+    """(n,) bool: rows that the feed gives otherwise than they lie in the part."""
+    return (everything(feed, [np.arange(len(part))]) != part.batch(np.arange(len(part)))).any(axis=(1, 2, 3))
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_an_extra_alone_augments(config: Callable[..., TrialConfig], name: str) -> None:
+    assert augments(config(**{name: 0.1}))
+    assert not augments(config(**{name: 0.0}))
+
+
+def test_families_augment_at_a_strength_and_mixing_is_not_augmenting(config: Callable[..., TrialConfig]) -> None:
+    assert augments(config(augmentation="flips", augmentation_strength=0.1))
+    assert not augments(config(augmentation="flips", augmentation_strength=0))
+    assert not augments(config(mixup=1.0, cutmix=1.0))
+
+
+def test_training_batches_carry_the_views_of_a_consistency_loss(
+    hundred: Part, config: Callable[..., TrialConfig]
+) -> None:
+    feed = training_feed(config(augmix=0.5, augmix_consistency=12), hundred, CPU, Runtime())
+    images = everything(feed, [np.arange(6), np.arange(6, 10)])
+    assert images.shape == (10, 3, 32, 32, 3)
+    assert np.array_equal(images[:, 0], hundred.batch(np.arange(10)))
+
+
+def test_validation_is_left_as_it_is_unless_told(hundred: Part, config: Callable[..., TrialConfig]) -> None:
+    assert not changed(validation_feed(config(augmentation="flips"), hundred, CPU, Runtime()), hundred).any()
+    assert not changed(validation_feed(config(validation_augmented=0.7), hundred, CPU, Runtime()), hundred).any()
+
+
+def test_the_share_of_validation_is_exact_and_a_larger_one_holds_a_smaller(
+    hundred: Part, config: Callable[..., TrialConfig]
+) -> None:
+    some, more = (
+        changed(validation_feed(config(cutout=1.0, validation_augmented=s), hundred, CPU, Runtime()), hundred)
+        for s in (0.3, 0.7)
+    )
+    assert some.sum() == 30
+    assert more.sum() == 70
+    assert more[some].all()
+
+
+def test_augmented_validation_is_the_same_for_any_seed_epoch_batching_and_number_of_threads(
+    hundred: Part, config: Callable[..., TrialConfig]
+) -> None:
+    chosen = config(augmentation="randaugment", validation_augmented=0.5)
+    feeds = [
+        validation_feed(chosen, hundred, CPU, Runtime(seed=seed, threads=threads)) for seed, threads in ((0, 1), (9, 3))
+    ]
+    whole = everything(feeds[0], [np.arange(100)])
+    assert np.array_equal(whole, everything(feeds[1], np.array_split(np.arange(100), 7)))
+    assert np.array_equal(whole, np.concatenate([batch.numpy() for batch in feeds[0].epoch([np.arange(100)], 5)]))
+
+
+def test_validation_has_no_views(hundred: Part, config: Callable[..., TrialConfig]) -> None:
+    chosen = config(augmix=0.5, augmix_consistency=12, validation_augmented=1.0)
+    feed = validation_feed(chosen, hundred, CPU, Runtime())
+    assert everything(feed, [np.arange(100)]).shape == (100, 32, 32, 3)
+
+
+def test_the_part_itself_is_never_changed(hundred: Part) -> None:
+    before = hundred.images.copy()
+    AugmentedOnce(hundred, Noise(), 1.0)(np.arange(5), 0, 0)
+    assert np.array_equal(hundred.images, before)
 
 
 @pytest.mark.parametrize("number_format", [NumberFormat(), NumberFormat("bf16", channels_last=False)], ids=str)

@@ -1,0 +1,66 @@
+"""`hpo show`: pictures of what a choice does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hpo.cli.options import UserPath, debug_option, together
+
+sheet_options = together(
+    click.argument("data", required=False, metavar="[DATA|IMAGE]", type=UserPath()),
+    click.option("--image-size", type=click.IntRange(16, 1024), default=96, show_default=True, help="Side, in pixels."),
+    click.option(
+        "--samples", type=click.IntRange(1, 16), default=4, show_default=True, help="Images in each cell of the sheet."
+    ),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which images and draws."),
+    debug_option,
+)
+"""What every sheet takes: `data`, `image_size`, `samples`, `seed`."""
+
+
+@click.group("show")
+def show_command() -> None:
+    """Draw what a choice does to images, as a contact sheet."""
+
+
+@show_command.command("augmentation", short_help="Families of augmentation by strength.")
+@sheet_options
+@click.option(
+    "--operations",
+    type=click.IntRange(1, 8),
+    default=2,
+    show_default=True,
+    help="Operations of RandAugment, per image.",
+)
+@click.option(
+    "--out", type=UserPath(), default=Path("augmentation.png"), show_default=True, help="The sheet, a PNG."
+)  # fmt: skip
+def augmentation_command(
+    data: Path | None, image_size: int, samples: int, seed: int, operations: int, out: Path
+) -> None:
+    """Draw each family of augmentation at strengths 0, 0.25 … 1, on images of DATA, on IMAGE, or on drawn cells."""
+    from hpo.sheets.augmentation import augmentation_sheet
+    from hpo.sheets.drawing import write_png
+    from hpo.sheets.samples import sample_images
+
+    images = sample_images(data, samples, image_size, seed)
+    write_png(out, augmentation_sheet(images, draws=samples, operations=operations, seed=seed))
+    click.echo(str(out))
+
+
+@show_command.command("corruptions", short_help="What robustness is measured with, by severity.")
+@sheet_options
+@click.option(
+    "--out", type=UserPath(), default=Path("corruptions.png"), show_default=True, help="The sheet, a PNG."
+)  # fmt: skip
+def corruptions_command(data: Path | None, image_size: int, samples: int, seed: int, out: Path) -> None:
+    """Draw what robustness is measured with, at severities 1 to 5, on images of DATA, on IMAGE, or on drawn cells."""
+    from hpo.sheets.corruptions import corruption_sheet
+    from hpo.sheets.drawing import write_png
+    from hpo.sheets.samples import sample_images
+
+    images = sample_images(data, samples, image_size, seed)
+    write_png(out, corruption_sheet(images, draws=samples, seed=seed))
+    click.echo(str(out))
