@@ -46,6 +46,8 @@ class Progress:
     best_epoch: int = 0
     best_metrics: dict[str, float] = field(default_factory=dict)
     epochs: int = 0
+    last: bool = False
+    """Whether no epoch follows: all are done, or the patience is over."""
     curve: dict[str, float] = field(default_factory=dict)
     """The metric after each epoch so far; keys are epochs, as JSON has them."""
     seconds: float = 0.0
@@ -69,7 +71,7 @@ class Progress:
 
     def add(self, result: EpochResult) -> bool:
         """Count one more epoch; True when it is the best so far (the first of equals stays)."""
-        self.epochs = result.epoch
+        self.epochs, self.last = result.epoch, result.last
         self.curve[str(result.epoch)] = result.metrics[self.metric]
         self.seconds += result.seconds
         # Mean over epochs: every epoch shows the same number of images.
@@ -85,6 +87,8 @@ class Progress:
 def close_record(progress: Progress, reason: str | None = None) -> dict[str, Any]:
     """What training gave, and why it ended early if it did; written before `tell`: a finished trial is immutable."""
     shown = ("device", "precision", "parameters", "trainable_parameters")
-    told = {key: value for key, value in progress.to_dict().items() if key != "curve"}  # optuna has it already
+    told = {
+        key: value for key, value in progress.to_dict().items() if key not in ("curve", "last")
+    }  # optuna has them already
     values = told | {key: progress.facts[key] for key in shown if key in progress.facts}
     return values | ({"reason": reason} if reason else {})

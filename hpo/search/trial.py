@@ -24,7 +24,6 @@ from hpo.search.checkpointing import TrialFiles
 from hpo.search.record import Progress
 from hpo.search.workshop import Workshop, keep_best
 from hpo.training import EpochResult, FitData, Runtime, Snapshot, fit
-from search_spaces import TrialConfig
 from storage import (
     CheckpointError,
     Claim,
@@ -109,7 +108,7 @@ class _TrialRun:
             should_stop=self._should_stop, on_step=self._at,
         )  # fmt: skip
         resume = self._resume()
-        if resume is not None and self._pruned(config, further=False):
+        if resume is not None and self._pruned(further=False):
             return self._tell(TrialState.PRUNED)
         with closing(fit(config, FitData(data.train, data.val, len(data.classes)), runtime, resume)) as epochs:
             for result in epochs:
@@ -119,7 +118,7 @@ class _TrialRun:
                     self._number, result.epoch, config.epochs, shop.metric, result.metrics[shop.metric],
                     self._progress.best_value, result.images_per_second,
                 )  # fmt: skip
-                if self._pruned(config):
+                if self._pruned():
                     return self._tell(TrialState.PRUNED)
         return self._tell(TrialState.COMPLETE)
 
@@ -166,13 +165,12 @@ class _TrialRun:
             log.warning("trial %d waits: %s", self._number, want)
         self._keeper.note = f"waits: {want}"
 
-    def _pruned(self, config: TrialConfig, *, further: bool = True) -> bool:
+    def _pruned(self, *, further: bool = True) -> bool:
         """Report what is not reported yet, and whether the pruner ends the trial after the last epoch."""
-        epoch = self._progress.epochs
-        if not epoch:
+        if not self._progress.epochs:
             return False
-        last = epoch >= config.epochs
-        return self._book.report(self._progress.curve, self._files.reference, last=last, further=further)
+        reached = self._progress
+        return self._book.report(reached.curve, self._files.reference, last=reached.last, further=further)
 
     def _tell(self, state: TrialState, reason: str | None = None, violation: float | None = None) -> Outcome:
         self._book.tell(self._progress, state, reason, violation)

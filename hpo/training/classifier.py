@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Self
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor, nn
 
 from search_spaces import TrialConfig
@@ -20,6 +22,16 @@ class Classifier(nn.Module):
         self.head = head
         self.frozen: tuple[nn.Module, ...] = ()
         """Modules without a trainable parameter; `train()` leaves them in evaluation mode."""
+        self.fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
+        """Names of the parameters that never train, whatever is unfrozen: the backbone came with them like that."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether it has parameters to train; a baseline has none."""
+        return any(name not in self.fixed for name, _ in self.named_parameters())
+
+    def learn_priors(self, labels: npt.NDArray[np.int64]) -> None:
+        """Learn from the labels (n,) of the training part what takes no step: nothing, but for a baseline."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (b, classes)."""

@@ -13,6 +13,7 @@ from hpo.training.inference import outputs
 from hpo.training.interruption import ShouldStop, until_stopped
 from hpo.training.normalise import Normaliser
 from hpo.training.numerics import NumberFormat
+from hpo.training.phases import deepest
 from hpo.training.sampling import rows_in_order
 from search_spaces import TrialConfig
 
@@ -21,13 +22,21 @@ LARGEST = 2 * 2**30
 
 
 def backbone_frozen(config: TrialConfig) -> bool:
-    """Whether the head alone trains, so that the features of an image never change."""
-    return config.unfreeze_depth == 0
+    """Whether the head alone trains, in all phases, so that the features of an image never change."""
+    return deepest(config) == 0
 
 
 def inputs_repeat(config: TrialConfig) -> bool:
     """Whether every epoch shows the head the same features: a frozen backbone, and images that nothing alters."""
     return backbone_frozen(config) and not augments(config) and not config.mixup and not config.cutmix
+
+
+def validation_repeats(config: TrialConfig) -> bool:
+    """Whether the features of the validation images never change: a frozen backbone, and images that are as they are.
+
+    Where some of them are augmented, they never change either, but then they come from a feed of their own.
+    """
+    return backbone_frozen(config) and not (config.validation_augmented and augments(config))
 
 
 def storable(part: Part, width: int) -> bool:

@@ -6,13 +6,13 @@ not move and its dropout and drop path are off, so what it computes depends on t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from timm.models import group_parameters
 from torch import nn
 
 from hpo.training.classifier import Classifier
+from hpo.training.phases import trainable_blocks
 
 
 def blocks(backbone: nn.Module) -> list[list[str]]:
@@ -27,18 +27,20 @@ def blocks(backbone: nn.Module) -> list[list[str]]:
     return merged
 
 
-def trainable_blocks(count: int, depth: float) -> int:
-    """How many of `count` blocks train at an unfreeze depth of 0..1: none at 0, at least one above it, all at 1."""
-    return math.ceil(depth * count - 1e-9)
-
-
 def freeze(model: Classifier, depth: float) -> None:
-    """Leave the head and the upper `depth` (0..1) of the backbone's blocks trainable, and freeze the rest."""
+    """Let the head and the upper `depth` (0..1) of the backbone's blocks train, and freeze the rest."""
+    train_upper(model, trainable_blocks(len(blocks(model.backbone)), depth))
+
+
+def train_upper(model: Classifier, count: int) -> None:
+    """Let the head and the last `count` blocks of the backbone train, and freeze the rest.
+
+    What was frozen before may train again, but for the parameters that are fixed for good (`Classifier.fixed`).
+    """
     groups = blocks(model.backbone)
-    parameters = dict(model.backbone.named_parameters())
-    for names in groups[: len(groups) - trainable_blocks(len(groups), depth)]:
-        for name in names:
-            parameters[name].requires_grad_(False)
+    frozen = {name for names in groups[: len(groups) - count] for name in names}
+    for name, parameter in model.backbone.named_parameters():
+        parameter.requires_grad_(name not in frozen and f"backbone.{name}" not in model.fixed)
     model.frozen = tuple(_frozen_roots(model))
     model.train(model.training)
 

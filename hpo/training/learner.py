@@ -1,4 +1,4 @@
-"""Learner: all that a training step changes. Weights, optimiser, learning rate, moving average, gradient scale."""
+"""Learner: all that training changes. Weights, their moving average, the gradient scale, and how they are optimised."""
 
 from __future__ import annotations
 
@@ -11,54 +11,47 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from hpo.training.classifier import Classifier
-from hpo.training.gradients import Gradients
-from hpo.training.loss import ClassificationLoss
-from hpo.training.memory import infeasible_where_exhausted
-from hpo.training.microbatch import MicroBatch, workload
+from hpo.training.freeze import blocks, train_upper
+from hpo.training.microbatch import workload
 from hpo.training.numerics import NumberFormat
-from hpo.training.optim import build_optimiser, clip_gradients, l1_penalty
-from hpo.training.schedule import build_schedule
-from hpo.training.tensor_bytes import (
-    optimiser_scalars,
-    optimiser_tensors,
-    prefixed,
-    restore_optimiser,
-    under,
-)
+from hpo.training.objective import Objective
+from hpo.training.optimisation import Optimisation
+from hpo.training.phases import course, stage_at
+from hpo.training.tensor_bytes import prefixed, under
 from search_spaces import TrialConfig
 
 
 class Learner:
     """Learns one batch after another; one that does not fit into the memory, in pieces (see `Gradients`).
 
-    How many images fit at a time is remembered in the folder `cache`; None remembers nothing.
+    `per_epoch` is the number of updates of an epoch. Before each epoch it is told which one begins: what trains, and
+    how, may change between two (see `phases.course`). How many images fit into the memory at a time is remembered in
+    the folder `cache`; None remembers nothing.
     """
 
     def __init__(
         self,
         config: TrialConfig,
         model: Classifier,
-        criterion: ClassificationLoss,
+        criterion: nn.Module,
         number_format: NumberFormat,
         *,
-        updates: int,
+        per_epoch: int,
         on_features: bool = False,
         cache: Path | None = None,
     ) -> None:
-        self._config = config
+        device = next(model.parameters()).device
         self._model = model
-        self._network: nn.Module = model.head if on_features else model
-        self._device = next(model.parameters()).device
-        self._criterion = criterion.to(self._device)
         self._format = number_format
-        self._optimiser = build_optimiser(config, model)
-        self._schedule = build_schedule(config, self._optimiser, updates)
-        self._scaler = torch.amp.GradScaler(self._device.type, enabled=number_format.precision == "fp16")
+        self._on_features = on_features
+        self._per_epoch = per_epoch
+        self._cache = cache
+        self._objective = Objective(config, model, criterion, number_format, device=device, on_features=on_features)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=number_format.precision == "fp16")
         self._average = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
-        work = workload(config, model, number_format, on_features=on_features)
-        self._step = f"the optimiser's step of {work}"
-        self._micro_batch = MicroBatch(work, cache)
-        self._gradients = Gradients(self._network, self._loss, self._optimiser, self._scaler, self._micro_batch)
+        self._course = course(config, len(blocks(model.backbone)))
+        self._stage = 0
+        self._optimisation = self._optimised()
         self.updates = 0
         """Updates done so far, in all epochs."""
 
@@ -73,51 +66,55 @@ class Learner:
     @property
     def learning_rate(self) -> float:
         """Of the head, in the last update."""
-        last = list(self._model.head.parameters())[-1]
-        groups = self._optimiser.param_groups
-        return next(float(group["lr"]) for group in groups if any(p is last for p in group["params"]))
+        return self._optimisation.learning_rate
 
     @property
     def micro_batch(self) -> int | None:
         """Images that go through the network at a time; None while every batch fits whole."""
-        return self._micro_batch.size
+        return self._optimisation.micro_batch
+
+    def begin(self, epoch: int) -> None:
+        """Let train what trains in epoch number `epoch`, from 0: nothing changes but where a stage begins."""
+        stage = stage_at(self._course, epoch)
+        if stage != self._stage:
+            before = self._optimisation
+            self._enter(stage)
+            self._optimisation.follow(before)
 
     def training(self) -> None:
         """Put the model into training mode, all but its frozen parts."""
         self._model.train()
-        self._gradients.modes_changed()
+        self._optimisation.modes_changed()
 
     def learn(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One update from one batch; gives its loss, a scalar on the device that no gradient hangs on.
 
-        Raises InfeasibleError where the memory is enough neither for the smallest piece of the batch, nor for the
-        update itself, which no cut makes smaller.
+        Raises InfeasibleError where the memory is not enough (see `Optimisation.step`).
         """
-        self._schedule.before_update(self.updates)
-        loss = self._gradients(inputs, targets)
-        with infeasible_where_exhausted(self._step):
-            self._update()
+        loss = self._optimisation.step(inputs, targets, self.updates)
+        self.updates += 1
+        if self._average is not None:
+            self._average.update(self._model, step=self.updates)
         return loss
 
     def epoch_scored(self, score: float) -> None:
         """Tell the schedule the score of the epoch; larger is better."""
-        self._schedule.after_epoch(score)
+        self._optimisation.epoch_scored(score)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors to go on from."""
         return {
             **prefixed("model", self._model.state_dict()),
             **(prefixed("average", self.evaluated.state_dict()) if self._average is not None else {}),
-            **prefixed("optimiser", optimiser_tensors(self._optimiser)),
+            **prefixed("optimiser", self._optimisation.tensors()),
         }
 
     def to_dict(self) -> dict[str, Any]:
         """All the rest to go on from, JSON-ready."""
         return {
             "updates": self.updates,
-            "micro_batch": self.micro_batch,
-            "optimiser": optimiser_scalars(self._optimiser),
-            "schedule": self._schedule.to_dict(),
+            "stage": self._stage,
+            "optimisation": self._optimisation.to_dict(),
             "scaler": self._scaler.state_dict(),
         }
 
@@ -126,24 +123,20 @@ class Learner:
         self._model.load_state_dict(under("model", tensors))
         if self._average is not None:
             self.evaluated.load_state_dict(under("average", tensors))
-        restore_optimiser(self._optimiser, under("optimiser", tensors), state["optimiser"])
-        self._schedule.restore(state["schedule"])
+        self._enter(int(state["stage"]))
+        self._optimisation.restore(under("optimiser", tensors), state["optimisation"])
         self._scaler.load_state_dict(dict(state["scaler"]))
         self.updates = int(state["updates"])
-        self._micro_batch.resume(state["micro_batch"])
 
-    def _update(self) -> None:
-        """One update of all that trains, from the gradients that are there."""
-        self._scaler.unscale_(self._optimiser)
-        clip_gradients(self._optimiser, self._config.gradient_clip)
-        self._scaler.step(self._optimiser)
-        self._scaler.update()
-        self.updates += 1
-        if self._average is not None:
-            self._average.update(self._model, step=self.updates)
+    def _enter(self, stage: int) -> None:
+        self._stage = stage
+        self._optimisation = self._optimised()
 
-    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        with self._format.autocast(self._device):
-            logits = self._network(inputs)
-        loss: Tensor = self._criterion(logits.float(), targets)
-        return loss + self._config.l1 * l1_penalty(self._model.head) if self._config.l1 else loss
+    def _optimised(self) -> Optimisation:
+        """Freeze what the stage freezes, and optimise the rest."""
+        stage = self._course[self._stage]
+        train_upper(self._model, stage.blocks)
+        work = workload(stage.settings, self._model, self._format, on_features=self._on_features)
+        return Optimisation(
+            stage, self._model, self._objective, self._scaler, work, per_epoch=self._per_epoch, cache=self._cache
+        )

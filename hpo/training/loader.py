@@ -52,7 +52,7 @@ class Loader(Protocol):
 
 
 class ImageLoader:
-    """Images, augmented, normalised and mixed."""
+    """Images, or views of each, augmented, normalised and mixed."""
 
     def __init__(self, order: Order, feed: Feed, normalise: Normaliser, mixer: Mixer | None, seed: int) -> None:
         self._order = order

@@ -34,6 +34,9 @@ Epochs = Generator[EpochResult, None, None]
 def fit(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapshot | None = None) -> Epochs:
     """Train `config` on `data`, an epoch for each result; or go on where `resume` was taken, be it within an epoch.
 
+    The last result says so: early stopping may end the run before `config.epochs`, and a baseline, which has nothing
+    to train, gives one result.
+
     On a CPU with the same number of threads the same seed gives the same results, and a resumed run equals an
     uninterrupted one bit for bit; on a GPU cuDNN is deterministic, but other kernels (attention's backward) need not
     be. Global random generators are left alone between two results.
@@ -49,23 +52,24 @@ def fit(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapshot |
     with infeasible_where_exhausted(f"{config.backbone} at {config.image_size} px on {runtime.device}"):
         run = prepare(config, data, runtime, resume)
         reset_peak(run.device)
-        while run.position.epoch < config.epochs:
+        while not run.over:
             yield _one_epoch(run)
 
 
 def _one_epoch(run: Run) -> EpochResult:
     """Train, validate, look for collapse, and advance the run."""
     position = run.position
+    run.learner.begin(position.epoch)
     with seeded(derive(run.runtime.seed, "epoch", position.epoch), run.device), _resumable(run):
         with position.timed("training"):
             train_loss = _train(run)
         with position.timed("validation"):
             logits = run.validation.logits(run.learner.evaluated) if run.validation else None
             metrics = _judge(run, logits)
-    run.learner.epoch_scored(_score(run, metrics, train_loss))
-    run.position = Position.start(position.epoch + 1, run.device)
+    run.epoch_scored(_score(run, metrics, train_loss))
     return EpochResult(
         epoch=run.position.epoch,
+        last=run.over,
         train_loss=train_loss,
         metrics=metrics,
         logits=logits,
@@ -93,7 +97,7 @@ def _resumable(run: Run) -> Iterator[None]:
 
 
 def _score(run: Run, metrics: Mapping[str, float], train_loss: float) -> float:
-    """What the schedule is told of the epoch; larger is better."""
+    """What the schedule and early stopping are told of the epoch; larger is better."""
     if metrics:
         return metrics[run.runtime.metric]
     epoch, known = run.position.epoch, run.runtime.scores

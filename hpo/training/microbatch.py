@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from hpo.errors import InfeasibleError
+from hpo.training.backbone import network_name
 from hpo.training.classifier import Classifier
 from hpo.training.freeze import blocks
 from hpo.training.memory import free_memory, total_memory
@@ -32,7 +33,7 @@ class Workload:
     backbone: str
     image_size: int
     trained: str
-    """Which part of the backbone trains, in words."""
+    """Which part of the backbone trains, in words, and on how many views of an image."""
     number_format: NumberFormat
     device: torch.device
     machine: str
@@ -53,8 +54,9 @@ def workload(config: TrialConfig, model: Classifier, number_format: NumberFormat
     """The workload of a step of `model`; `on_features` when its head alone computes."""
     device = next(model.parameters()).device
     trained = "head on features" if on_features else trained_part(model)
+    trained += ", with views" if config.augmix_consistency else ""
     machine = f"{device_name(device)} with {total_memory(device) / 2**30:.1f} GiB"
-    return Workload(config.backbone, config.image_size, trained, number_format, device, machine)
+    return Workload(network_name(config), config.image_size, trained, number_format, device, machine)
 
 
 def trained_part(model: Classifier) -> str:

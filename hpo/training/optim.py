@@ -54,9 +54,19 @@ def parameter_groups(config: TrialConfig, model: Classifier) -> list[dict[str, A
     return list(groups.values())
 
 
-def l1_penalty(head: nn.Module) -> torch.Tensor:
-    """Sum of the absolute weights of the head's linear layers, biases left out."""
-    return torch.stack([layer.weight.abs().sum() for layer in head.modules() if isinstance(layer, nn.Linear)]).sum()
+def carry_over(before: torch.optim.Optimizer, now: torch.optim.Optimizer) -> None:
+    """Give `now` the state (moments, counts) that `before` has of the parameters of both.
+
+    Parameters that are new in `now` begin without any, and all of them do where the two are of different kinds.
+    """
+    if type(before) is not type(now):
+        return
+    for parameter in (parameter for group in now.param_groups for parameter in group["params"]):
+        if parameter in before.state:
+            now.state[parameter] = before.state[parameter]
+        elif isinstance(now, torch.optim.SGD):
+            # Its fused kernel wants a buffer of every parameter or of none. With zeros a first step is a first step.
+            now.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def clip_gradients(optimiser: torch.optim.Optimizer, largest: float) -> None:

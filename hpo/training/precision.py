@@ -12,9 +12,11 @@ from pathlib import Path
 
 import torch
 
+from hpo.training.backbone import network_name
 from hpo.training.classifier import Classifier
 from hpo.training.interruption import ShouldStop, never, until_stopped
 from hpo.training.numerics import DTYPES, NumberFormat
+from hpo.training.phases import deepest
 from hpo.training.pieces import with_fewer
 from hpo.training.randomness import seeded
 from hpo.training.speed_cache import recall, settle
@@ -119,9 +121,9 @@ def _key(config: TrialConfig, device: torch.device) -> str:
     that measured each of their combinations would spend seconds on every trial."""
     return " | ".join(
         [
-            config.backbone,
+            network_name(config),
             f"{config.image_size} px",
-            "frozen" if config.unfreeze_depth == 0 else "trained",
+            "frozen" if deepest(config) == 0 else "trained",
             config.precision,
             device_name(device),
             f"torch {torch.__version__}",

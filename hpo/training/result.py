@@ -17,7 +17,7 @@ class Snapshot:
     resume: bytes
     """safetensors: raw weights, optimiser tensors, moving average; within an epoch the loss so far and generators."""
     state: Mapping[str, Any]
-    """JSON-ready rest: epochs and steps done, number format, optimiser scalars, schedule, guard."""
+    """JSON-ready rest: epochs and steps done, number format, stage, optimiser scalars, schedule, guard, patience."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class EpochResult:
 
     epoch: int
     """Epochs finished so far, from 1."""
+    last: bool
+    """Whether no epoch follows: all are done, or the patience is over."""
     train_loss: float
     metrics: Mapping[str, float]
     """On the validation part: accuracy, balanced_accuracy, macro_f1, loss. Empty when there is none."""
@@ -40,7 +42,8 @@ class EpochResult:
     peak_memory: int
     """Bytes: of the device on a GPU, of the process on a CPU."""
     facts: Mapping[str, Any]
-    """What stays: device, precision, parameters, trainable_parameters, weights loaded, normalisation."""
+    """What stays: device, precision, parameters, weights loaded, normalisation, number of phases, and
+    trainable_parameters, those of the phase with the most."""
     weights: Callable[[], bytes]
     """Gives safetensors of the weights that were evaluated (the moving average, when there is one); raises RuntimeError
     once the generator has been advanced."""

@@ -10,8 +10,10 @@ import torch
 
 from hpo.data.dataset import Part
 from hpo.errors import DataError, ModelError
-from hpo.training.batches import plain_feed, training_feed
-from hpo.training.features import FeatureExtractor, backbone_frozen, inputs_repeat, storable
+from hpo.training.batches import training_feed, validation_feed
+from hpo.training.classifier import Classifier
+from hpo.training.features import FeatureExtractor, inputs_repeat, storable, validation_repeats
+from hpo.training.freeze import freeze
 from hpo.training.guard import Guard
 from hpo.training.learner import Learner
 from hpo.training.loader import FeatureLoader, ImageLoader, Loader, Order
@@ -20,6 +22,9 @@ from hpo.training.mix import build_mixer
 from hpo.training.model import BuiltModel, build_model, count_parameters
 from hpo.training.normalise import Normaliser
 from hpo.training.numerics import NumberFormat
+from hpo.training.objective import Objective
+from hpo.training.patience import Standstill
+from hpo.training.phases import deepest, last_phase
 from hpo.training.position import Position
 from hpo.training.precision import choose_format, device_name
 from hpo.training.randomness import derive, seeded
@@ -27,10 +32,11 @@ from hpo.training.result import Snapshot
 from hpo.training.runtime import FitData, Runtime
 from hpo.training.sampling import rows_in_order
 from hpo.training.tensor_bytes import pack, unpack
+from hpo.training.untrained import Untrained
 from hpo.training.validation import FeatureValidation, Validation
 from search_spaces import TrialConfig
 
-VERSION = 2
+VERSION = 3
 """Of the layout of `Snapshot.state` and of the names in `Snapshot.resume`."""
 
 
@@ -38,11 +44,12 @@ VERSION = 2
 class Run:
     """A run wherever it stands: between two epochs, or within one."""
 
+    config: TrialConfig
     data: FitData
     runtime: Runtime
     device: torch.device
     number_format: NumberFormat
-    learner: Learner
+    learner: Learner | Untrained
     loader: Loader
     validation: Validation | FeatureValidation | None
     updates: int
@@ -50,6 +57,22 @@ class Run:
     facts: Mapping[str, Any]
     position: Position
     guard: Guard = field(default_factory=Guard)
+    standstill: Standstill = field(default_factory=Standstill)
+    """Of the score, in the last phase."""
+
+    @property
+    def over(self) -> bool:
+        """Whether no epoch follows: a baseline has one, and patience may end the others."""
+        epochs = 1 if isinstance(self.learner, Untrained) else self.config.epochs
+        impatient = 0 < self.config.patience <= self.standstill.epochs
+        return self.position.epoch >= epochs or impatient
+
+    def epoch_scored(self, score: float) -> None:
+        """Count the epoch that is done, its score being larger where it is better."""
+        self.learner.epoch_scored(score)
+        if self.position.epoch in last_phase(self.config):
+            self.standstill = self.standstill.after(score)
+        self.position = Position.start(self.position.epoch + 1, self.device)
 
     def weights(self) -> bytes:
         """safetensors of the weights to evaluate and keep: the moving average, where there is one."""
@@ -64,6 +87,7 @@ class Run:
                 "position": self.position.to_dict(),
                 "format": self.number_format.to_dict(),
                 "guard": self.guard.to_dict(),
+                "standstill": self.standstill.to_dict(),
                 "learner": self.learner.to_dict(),
             },
         )
@@ -84,10 +108,12 @@ def prepare(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapsh
     device = torch.device(runtime.device)
     with seeded(derive(runtime.seed, "init"), device):
         built = build_model(config, data.classes)
+    built.model.learn_priors(data.train.labels)
+    freeze(built.model, deepest(config))
     number_format = (
         NumberFormat.from_dict(resume.state["format"])
         if resume is not None
-        else choose_format(config, built.model, device, runtime.cache, runtime.should_stop)
+        else _number_format(config, built.model, device, runtime)
     )
     number_format.placed(built.model, device)
     run = _Assembly(config, data, runtime, built, number_format).run(device)
@@ -96,11 +122,19 @@ def prepare(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapsh
     return run
 
 
+def _number_format(config: TrialConfig, model: Classifier, device: torch.device, runtime: Runtime) -> NumberFormat:
+    """The format to train in; a baseline, which is not trained, computes in the plain one."""
+    if not model.learns:
+        return NumberFormat()
+    return choose_format(config, model, device, runtime.cache, runtime.should_stop)
+
+
 def _restore(run: Run, resume: Snapshot) -> None:
     tensors = unpack(resume.resume)
     run.learner.restore(tensors, resume.state["learner"])
     run.position = Position.restored(tensors, resume.state["position"], run.device)
     run.guard = Guard(**resume.state["guard"])
+    run.standstill = Standstill.from_dict(resume.state["standstill"])
 
 
 @dataclass(frozen=True)
@@ -116,26 +150,34 @@ class _Assembly:
     def run(self, device: torch.device) -> Run:
         order = Order(self.config, self.data.train, device, self.runtime.seed)
         on_features = inputs_repeat(self.config) and self._storable(self.data.train)
-        learner = Learner(
-            self.config,
-            self.built.model,
-            build_loss(self.config, self.data.train.labels, self.data.classes),
-            self.number_format,
-            updates=order.updates * self.config.epochs,
-            on_features=on_features,
-            cache=self.runtime.cache,
-        )
+        facts = self._facts(device)  # before the learner freezes what does not train in the first phase
         return Run(
+            config=self.config,
             data=self.data,
             runtime=self.runtime,
             device=device,
             number_format=self.number_format,
-            learner=learner,
+            learner=self._learner(device, order.updates, on_features=on_features),
             loader=self._feature_loader(order, device) if on_features else self._image_loader(order, device),
             validation=self._validation(device),
             updates=order.updates,
-            facts=self._facts(device),
+            facts=facts,
             position=Position.start(0, device),
+        )
+
+    def _learner(self, device: torch.device, per_epoch: int, *, on_features: bool) -> Learner | Untrained:
+        config, model = self.config, self.built.model
+        loss = build_loss(config, self.data.train.labels, self.data.classes)
+        if not model.learns:
+            return Untrained(model, Objective(config, model, loss, self.number_format, device=device))
+        return Learner(
+            config,
+            model,
+            loss,
+            self.number_format,
+            per_epoch=per_epoch,
+            on_features=on_features,
+            cache=self.runtime.cache,
         )
 
     def _image_loader(self, order: Order, device: torch.device) -> ImageLoader:
@@ -150,11 +192,11 @@ class _Assembly:
         part = self.data.val
         if part is None:
             return None
-        batch_size, should_stop = self._batch_size, self.runtime.should_stop
-        if backbone_frozen(self.config) and self._storable(part):
-            return FeatureValidation(part, self._extractor(device), self.number_format, batch_size)
-        feed, rows = plain_feed(part, device, should_stop), rows_in_order(len(part), batch_size)
-        return Validation(rows, feed, self._normaliser(device), self.number_format, should_stop)
+        if validation_repeats(self.config) and self._storable(part):
+            return FeatureValidation(part, self._extractor(device), self.number_format, self._batch_size)
+        feed = validation_feed(self.config, part, device, self.runtime)
+        rows = rows_in_order(len(part), self._batch_size)
+        return Validation(rows, feed, self._normaliser(device), self.number_format, self.runtime.should_stop)
 
     @property
     def _batch_size(self) -> int:
@@ -162,7 +204,7 @@ class _Assembly:
         return 2 * self.config.batch_size
 
     def _storable(self, part: Part) -> bool:
-        return storable(part, self.built.features)
+        return self.built.model.learns and storable(part, self.built.features)
 
     def _normaliser(self, device: torch.device) -> Normaliser:
         return Normaliser(self.built.mean, self.built.std, device, self.number_format)
@@ -178,6 +220,7 @@ class _Assembly:
             **self.number_format.to_dict(),
             "parameters": parameters,
             "trainable_parameters": trainable,
+            "phases": len(self.config.phase_configs()),
             "origin": self.built.origin,
             "weights": self.built.weights.to_dict() if self.built.weights else None,
             "mean": list(self.built.mean),

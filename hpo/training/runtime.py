@@ -31,10 +31,11 @@ class Runtime:
     """Folder that remembers the measured precision, and how many images fit into the memory at a time; None measures
     and remembers nothing."""
     metric: str = "accuracy"
-    """Key of `EpochResult.metrics` that the plateau schedule watches."""
+    """Key of `EpochResult.metrics` that the plateau schedule and early stopping watch."""
     scores: Sequence[float] = ()
     """Without a validation part: the metric of each epoch as another run of the same configuration saw it, so that a
-    plateau schedule steps where it stepped there. Beyond its end the training loss stands in."""
+    plateau schedule steps where it stepped there, and early stopping ends where it ended there. Beyond its end the
+    training loss stands in."""
     should_stop: ShouldStop = never
     """Asked between two steps, between two batches of validation or of feature extraction, and while the number format
     is measured; True ends the run with TrainingInterrupted."""

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.scheduler.step_lr import StepLRScheduler
 
+from hpo.training.patience import Standstill
 from search_spaces import TrialConfig
 
 FACTOR = 0.5
 """What the plateau schedule multiplies the learning rate by."""
 PATIENCE = 2
 """Epochs without a better score before it does."""
-BETTER = 1e-4
-"""Least gain in score that counts as better."""
 
 
 class Schedule(Protocol):
@@ -72,8 +72,7 @@ class PlateauSchedule:
         self._peaks = [float(group["lr"]) for group in optimiser.param_groups]
         self._warmup = warmup_updates
         self._factor = 1.0
-        self._best = -math.inf
-        self._stale = 0
+        self._standstill = Standstill()
 
     def before_update(self, update: int) -> None:
         """Set the rates of update number `update`, from 0."""
@@ -83,26 +82,23 @@ class PlateauSchedule:
 
     def after_epoch(self, score: float) -> None:
         """Learn the epoch's score; larger is better."""
-        if score > self._best + BETTER:
-            self._best, self._stale = score, 0
-            return
-        self._stale += 1
-        if self._stale >= PATIENCE:
-            self._factor, self._stale = self._factor * FACTOR, 0
+        self._standstill = self._standstill.after(score)
+        if self._standstill.epochs >= PATIENCE:
+            self._factor *= FACTOR
+            self._standstill = replace(self._standstill, epochs=0)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready state."""
-        best = None if math.isinf(self._best) else self._best
-        return {"factor": self._factor, "best": best, "stale": self._stale}
+        return {"factor": self._factor, "standstill": self._standstill.to_dict()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `to_dict()`."""
-        self._factor, self._stale = float(state["factor"]), int(state["stale"])
-        self._best = -math.inf if state["best"] is None else float(state["best"])
+        self._factor = float(state["factor"])
+        self._standstill = Standstill.from_dict(state["standstill"])
 
 
 def build_schedule(config: TrialConfig, optimiser: torch.optim.Optimizer, updates: int) -> Schedule:
-    """The configuration's schedule over `updates` optimiser updates, those of all its epochs."""
+    """The configuration's schedule over `updates` optimiser updates: those of all epochs of the run or phase."""
     warmup = min(round(config.warmup * updates), updates - 1)
     if config.schedule == "plateau":
         return PlateauSchedule(optimiser, warmup)

@@ -118,7 +118,7 @@ def _body(number: int, after_first: Callable[[], None] | None) -> Any:
 
 def _result(number: int, epoch: int) -> EpochResult:
     return EpochResult(
-        epoch=epoch, train_loss=0.0, metrics={"accuracy": value(number, epoch)},
+        epoch=epoch, last=epoch == EPOCHS, train_loss=0.0, metrics={"accuracy": value(number, epoch)},
         logits=None, learning_rate=0.1, seconds=1.0, images_per_second=1.0, peak_memory=1, facts={},
         weights=lambda: b"weights", snapshot=lambda: Snapshot(b"resume", {"version": SNAPSHOT_VERSION, "epoch": epoch}),
     )  # fmt: skip

@@ -7,7 +7,7 @@ import pytest
 
 from hpo.training import EpochResult, FitData, Runtime, fit
 from hpo.training import features as features_module
-from hpo.training.features import inputs_repeat
+from hpo.training.features import inputs_repeat, validation_repeats
 from search_spaces import TrialConfig
 
 Make = Callable[..., TrialConfig]
@@ -48,9 +48,31 @@ def test_kept_features_change_no_result(
         ({"mixup": 0.1}, False),
         ({"cutmix": 0.1}, False),
         ({"unfreeze_depth": 0.1}, False),
+        ({"cutout": 0.1}, False),
+        ({"augmix": 0.1, "augmix_consistency": 1.0}, False),
+        ({"validation_augmented": 0.5}, True),
+        ({"phases": [{"epochs": 1}, {"epochs": 2, "learning_rate": 0.1}]}, True),
+        ({"phases": [{"epochs": 1}, {"epochs": 2, "unfreeze_depth": 0.5}]}, False),
+        ({"unfreeze_depth": 1.0, "phases": [{"epochs": 3, "unfreeze_depth": 0.0}]}, True),
     ],
 )
 def test_features_repeat_only_where_nothing_alters_them(
     config: Make, choices: dict[str, object], expected: bool
 ) -> None:
     assert inputs_repeat(config(**{"unfreeze_depth": 0.0, **choices})) is expected
+
+
+@pytest.mark.parametrize(
+    ("choices", "expected"),
+    [
+        ({}, True),
+        ({"augmentation": "flips"}, True),
+        ({"augmentation": "flips", "validation_augmented": 0.5}, False),
+        ({"validation_augmented": 0.5}, True),
+        ({"phases": [{"epochs": 1}, {"epochs": 2, "unfreeze_depth": 0.5}]}, False),
+    ],
+)
+def test_features_of_the_validation_part_repeat_where_its_images_are_as_they_are(
+    config: Make, choices: dict[str, object], expected: bool
+) -> None:
+    assert validation_repeats(config(**{"unfreeze_depth": 0.0, **choices})) is expected

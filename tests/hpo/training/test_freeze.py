@@ -9,7 +9,7 @@ from torch import nn
 
 from hpo.training import build_model
 from hpo.training.classifier import Classifier
-from hpo.training.freeze import blocks, layer_scales, trainable_blocks
+from hpo.training.freeze import blocks, freeze, layer_scales, train_upper
 from search_spaces import TrialConfig
 
 Make = Callable[..., TrialConfig]
@@ -70,9 +70,29 @@ def test_a_frozen_block_drops_no_path(config: Make) -> None:
     assert model.backbone(images).equal(model.backbone(images))
 
 
-@pytest.mark.parametrize(("count", "depth", "expected"), [(18, 0.0, 0), (18, 0.001, 1), (18, 0.5, 9), (10, 0.3, 3)])
-def test_the_number_of_blocks(count: int, depth: float, expected: int) -> None:
-    assert trainable_blocks(count, depth) == expected
+def test_what_was_frozen_trains_again(config: Make) -> None:
+    model = classifier(config(backbone="resnet18", unfreeze_depth=0.0))
+    model.train()
+    for depth in (0.5, 1.0, 0.2, 0.0):
+        freeze(model, depth)
+        expected = classifier(config(backbone="resnet18", unfreeze_depth=depth)).train()
+        assert trains(model) == trains(expected)
+        modes = [{name: part.training for name, part in each.named_modules()} for each in (model, expected)]
+        assert modes[0] == modes[1]
+
+
+def test_what_the_backbone_has_fixed_stays_fixed_and_in_evaluation_mode(config: Make) -> None:
+    backbone = classifier(config(backbone="resnet18")).backbone
+    norms = {name for name, part in backbone.named_modules() if isinstance(part, nn.BatchNorm2d)}
+    for name in norms:
+        backbone.get_submodule(name).requires_grad_(False)
+    model = Classifier(backbone, nn.Linear(512, 3))
+    for count in (0, 3, len(blocks(backbone))):
+        train_upper(model, count)
+        model.train()
+        assert not any(model.backbone.get_submodule(name).training for name in norms)
+        assert not {name.rpartition(".")[0].removeprefix("backbone.") for name in trains(model)} & norms
+    assert trains(model) | model.fixed == {name for name, _ in model.named_parameters()}
 
 
 def test_layer_scales_fall_by_the_decay_from_block_to_block(config: Make) -> None:

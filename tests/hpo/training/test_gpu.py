@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ import torch
 from hpo.errors import TrainingInterrupted
 from hpo.training import EpochResult, FitData, Runtime, fit
 from hpo.training.batches import ResidentFeed, plain_feed
-from search_spaces import TrialConfig
+from search_spaces import Optimiser, TrialConfig
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 
@@ -60,3 +60,37 @@ def test_a_resumed_run_goes_on_where_it_stopped(config: Make, data: FitData) -> 
     resumed = list(fit(settings, data, Runtime(device="cuda"), whole[0][1]))
     assert resumed[-1].logits is not None
     np.testing.assert_allclose(resumed[-1].logits, whole[-1][0].logits, rtol=1e-2, atol=1e-2)
+
+
+PHASES = [
+    {"epochs": 1, "unfreeze_depth": 0.0},
+    {"epochs": 3, "unfreezing": "gradual", "schedule": "cosine-restarts", "learning_rate": 3e-4},
+]
+
+
+@pytest.mark.parametrize("optimiser", get_args(Optimiser))
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_phases_go_on_with_every_optimiser(config: Make, data: FitData, optimiser: str, precision: str) -> None:
+    settings = config(
+        epochs=4,
+        phases=PHASES,
+        optimiser=optimiser,
+        learning_rate=1e-4,
+        precision=precision,
+        ema=0.9,
+        gradient_clip=1.0,
+    )
+    whole = [(result, result.snapshot()) for result in fit(settings, data, Runtime(device="cuda"))]
+    resumed = list(fit(settings, data, Runtime(device="cuda"), whole[1][1]))
+    assert resumed[-1].last
+    assert resumed[-1].logits is not None
+    np.testing.assert_allclose(resumed[-1].logits, whole[-1][0].logits, rtol=3e-2, atol=3e-2)
+
+
+def test_views_are_learnt_as_on_a_cpu(config: Make, data: FitData) -> None:
+    settings = config(
+        precision="fp32", epochs=1, optimiser="sgd", augmix=0.3, augmix_consistency=12.0, l1=1e-3, l2=1e-3,
+        loss="balanced-softmax",
+    )  # fmt: skip
+    (there,), (here,) = train(settings, data), fit(settings, data, Runtime())
+    assert there.train_loss == pytest.approx(here.train_loss, rel=1e-3)

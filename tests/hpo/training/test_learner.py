@@ -72,7 +72,7 @@ class Pupil:
         if self.memory is not None:
             self.memory.of(self.model)
         criterion = build_loss(self.config, LABELS, CLASSES)
-        self.learner = Learner(self.config, self.model, criterion, NumberFormat(), updates=20, cache=self.cache)
+        self.learner = Learner(self.config, self.model, criterion, NumberFormat(), per_epoch=20, cache=self.cache)
         self.learner.training()
 
     def learn(self, steps: int = 1) -> list[float]:
@@ -87,7 +87,8 @@ class Pupil:
 
 def batch(config: TrialConfig, number: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(number)
-    images = torch.randn(BATCH, 3, config.image_size, config.image_size, generator=generator)
+    shape = (BATCH, 3, 3) if config.augmix_consistency else (BATCH, 3)
+    images = torch.randn(*shape, config.image_size, config.image_size, generator=generator)
     mixer = build_mixer(config, CLASSES)
     labels = torch.from_numpy(LABELS)
     return (images, labels) if mixer is None else mixer(images, labels, derive(0, number))
@@ -121,6 +122,8 @@ LOSSES: dict[str, dict[str, Any]] = {
     "mixed": {"mixup": 0.4, "cutmix": 1.0},
     "mixed-focal-inverse": {"mixup": 0.4, "loss": "focal", "class_weights": "inverse", "label_smoothing": 0.1},
     "l1": {"l1": 0.01, "head_layers": 1},
+    "l2": {"l2": 0.01, "head_layers": 1},
+    "balanced": {"loss": "balanced-softmax", "label_smoothing": 0.1},
 }
 
 
@@ -131,6 +134,16 @@ def test_the_gradient_of_the_pieces_is_that_of_the_batch(config: Make, choices: 
     assert cut.learn() == pytest.approx(whole.learn(), rel=1e-6)
     assert (whole.learner.micro_batch, cut.learner.micro_batch) == (None, 2)
     assert distance(cut.gradient(), whole.gradient()) < 1e-6
+
+
+def test_the_views_of_an_image_stay_in_one_piece(config: Make) -> None:
+    settings = config(backbone=WITHOUT_BATCH_STATISTICS, augmix=1.0, augmix_consistency=12.0)
+    memory = Memory(9)
+    whole, cut = Pupil(settings), Pupil(settings, memory)
+    assert cut.learn() == pytest.approx(whole.learn(), rel=1e-5)
+    assert memory.failures == [3 * 8, 3 * 4]
+    assert cut.learner.micro_batch == 2
+    assert distance(cut.gradient(), whole.gradient()) < 1e-5
 
 
 @pytest.mark.parametrize("optimiser", ["adamw", "rmsprop", "lion", "sgd", "adam", "nadam"])
@@ -280,7 +293,7 @@ torch.set_num_threads(1)
 torch.manual_seed(0)
 config = TrialConfig(backbone="test_efficientnet_ln", pretrained=False, image_size=64)
 model, criterion = build_model(config, 3).model, build_loss(config, np.arange(3), 3)
-learner = Learner(config, model, criterion, NumberFormat(channels_last=False), updates=9)
+learner = Learner(config, model, criterion, NumberFormat(channels_last=False), per_epoch=9)
 images, labels = torch.randn(128, 3, 64, 64), torch.arange(128) % 3
 learner.learn(images[:4], labels[:4])
 with torch.no_grad():
@@ -309,7 +322,7 @@ def test_a_gpu_that_has_no_more_memory(config: Make, data: FitData, tmp_path: Pa
     settings = config(backbone="mobilenetv2_100", image_size=128, batch_size=512, precision="fp32")
     model = build_model(settings, CLASSES).model.to("cuda")
     criterion = build_loss(settings, LABELS, CLASSES)
-    learner = Learner(settings, model, criterion, NumberFormat(), updates=9, cache=tmp_path)
+    learner = Learner(settings, model, criterion, NumberFormat(), per_epoch=9, cache=tmp_path)
     images, labels = torch.randn(512, 3, 128, 128, device="cuda"), torch.arange(512, device="cuda") % CLASSES
     torch.cuda.set_per_process_memory_fraction(2 * 2**30 / torch.cuda.get_device_properties(0).total_memory)
     try:

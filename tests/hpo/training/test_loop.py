@@ -99,6 +99,82 @@ def test_global_generators_are_left_alone(config: Make, data: FitData) -> None:
     assert (between[0] + after[0], between[1] + after[1]) == expected
 
 
+def test_the_last_result_says_so(config: Make, data: FitData) -> None:
+    assert [result.last for result in train(config(epochs=3), data)] == [False, False, True]
+
+
+STILL = {"learning_rate": 1e-9, "unfreeze_depth": 0.0}
+
+
+def test_patience_ends_a_run_that_stands_still(config: Make, data: FitData) -> None:
+    results = train(config(epochs=9, patience=2, **STILL), data)
+    assert [result.last for result in results] == [False, False, True]
+    assert results[0].metrics["accuracy"] == results[2].metrics["accuracy"]
+
+
+def test_a_run_that_gets_better_is_not_ended(config: Make, data: FitData) -> None:
+    alone = dataclasses.replace(data, val=None)
+    assert len(train(config(epochs=4, patience=1), alone, scores=[0.1, 0.2, 0.3, 0.4])) == 4
+
+
+def test_patience_counts_in_the_last_phase_only(config: Make, data: FitData) -> None:
+    phases = [{"epochs": 4}, {"epochs": 5}]
+    results = train(config(epochs=9, patience=2, phases=phases, **STILL), data)
+    assert [result.epoch for result in results if result.last] == [4 + 3]
+
+
+def test_without_a_validation_part_patience_goes_by_the_scores_that_are_known(config: Make, data: FitData) -> None:
+    alone = dataclasses.replace(data, val=None)
+    results = train(config(epochs=9, patience=2, **STILL), alone, scores=[0.1, 0.2, 0.3, 0.2, 0.1, 0.9])
+    assert results[-1].epoch == 5
+
+
+def test_facts_tell_of_the_phases_and_of_the_deepest_of_them(config: Make, data: FitData) -> None:
+    depths = (0.0, 1.0, 0.5)
+    phases = [{"epochs": 1, "unfreeze_depth": depth} for depth in depths]
+    facts = [result.facts for result in train(config(epochs=3, phases=phases), data)]
+    (deepest,) = train(config(epochs=1, unfreeze_depth=1.0), data)
+    assert {known["phases"] for known in facts} == {3}
+    assert {known["trainable_parameters"] for known in facts} == {deepest.facts["trainable_parameters"]}
+    assert deepest.facts["phases"] == 1
+
+
+def test_phases_train_what_they_say(config: Make, data: FitData) -> None:
+    phases = [{"epochs": 1, "unfreeze_depth": 0.0}, {"epochs": 1, "unfreeze_depth": 1.0}]
+    settings = config(epochs=2, augmentation="flips", augmentation_strength=1.0, phases=phases)
+    first, second = (unpack(result.weights()) for result in fit(settings, data, Runtime()))
+    moved = {name for name in first if not torch.equal(first[name], second[name])}
+    start = build_model(settings, data.classes).model.state_dict()
+    assert first.keys() == start.keys()
+    assert {name for name in moved if name.startswith("backbone.")} == {
+        name for name in first if name.startswith("backbone.")
+    }
+
+
+def test_a_head_alone_leaves_the_backbone_as_it_was(config: Make, data: FitData) -> None:
+    phases = [{"epochs": 1, "unfreeze_depth": 0.0}, {"epochs": 1, "unfreeze_depth": 0.0, "learning_rate": 1e-2}]
+    first, second = (unpack(result.weights()) for result in fit(config(epochs=2, phases=phases), data, Runtime()))
+    assert all(torch.equal(first[name], second[name]) for name in first if name.startswith("backbone."))
+    assert not torch.equal(first["head.1.weight"], second["head.1.weight"])
+
+
+def test_a_validation_part_may_be_augmented(config: Make, data: FitData) -> None:
+    choices = {"epochs": 1, "augmentation": "flips", "augmentation_strength": 1.0, "unfreeze_depth": 0.0}
+    (plain,), (altered,) = (
+        train(config(validation_augmented=share, **choices), data) for share in (0.0, 0.5)
+    )  # fmt: skip
+    assert plain.weights() == altered.weights()
+    same = (plain.logits == altered.logits).all(axis=1)
+    assert data.val is not None
+    assert len(data.val) / 2 <= same.sum() < len(data.val)
+
+
+def test_it_learns_with_augmix_and_its_consistency(config: Make, data: FitData) -> None:
+    choices = {"augmix": 0.3, "augmix_consistency": 1.0, "ema": 0.5}
+    results = train(config(**{**LEARNING, "epochs": 6}, **choices), data)
+    assert results[-1].metrics["accuracy"] > 0.9
+
+
 def test_a_run_that_diverges_ends_and_says_where(config: Make, data: FitData) -> None:
     settings = config(optimiser="sgd", learning_rate=100.0, weight_decay=10.0, epochs=20)
     where = r"loss is not finite: (nan|inf) in epoch \d+, by step \d of 4|logits of epoch \d+ are not finite"

@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hpo.training.loss import BETA, ClassificationLoss, class_weights, smoothed
+from hpo.training.consistency import ConsistencyLoss
+from hpo.training.loss import BETA, ClassificationLoss, build_loss, class_weights, log_priors, smoothed
+from search_spaces import TrialConfig
 
 LABELS = torch.tensor([0, 2, 1, 2, 2])
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0])
@@ -71,3 +73,37 @@ def test_weights_are_in_the_ratios_of_their_formulas() -> None:
     assert inverse[1] / inverse[0] == pytest.approx(9.0)
     assert effective[1] / effective[0] == pytest.approx((1 - BETA**90) / (1 - BETA**10), rel=1e-5)
     assert class_weights(labels, 2, "none") is None
+
+
+def test_balanced_softmax_is_the_paper_s(logits: torch.Tensor) -> None:
+    counts = np.array([90, 9, 1])
+    loss = build_loss(TrialConfig(loss="balanced-softmax"), np.repeat([0, 1, 2], counts), 3)
+    expected = 0.0
+    for row, label in zip(logits.double(), LABELS, strict=True):
+        weighted = torch.from_numpy(counts) * row.exp()
+        expected -= np.log(weighted[label].item() / weighted.sum().item()) / 5
+    assert loss(logits, LABELS).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("choices", [{}, {"label_smoothing": 0.1}, {"class_weights": "inverse"}])
+def test_balanced_softmax_of_equal_classes_is_cross_entropy(logits: torch.Tensor, choices: dict[str, object]) -> None:
+    labels = np.arange(9) % 3
+    balanced, plain = (
+        build_loss(TrialConfig.from_dict({"loss": loss, **choices}), labels, 3)
+        for loss in ("balanced-softmax", "cross-entropy")
+    )
+    torch.testing.assert_close(balanced(logits, LABELS), plain(logits, LABELS))
+
+
+def test_a_class_without_an_image_counts_as_one() -> None:
+    priors = log_priors(np.array([0, 0, 0, 1]), 3)
+    assert priors.dtype == np.float32
+    np.testing.assert_allclose(np.exp(priors), np.array([3, 1, 1]) / 5, rtol=1e-6)
+
+
+def test_consistency_is_added_to_the_loss_that_is_configured() -> None:
+    config = TrialConfig(augmix=1.0, augmix_consistency=12.0, loss="focal", focal_gamma=1.5)
+    loss = build_loss(config, np.arange(3), 3)
+    assert isinstance(loss, ConsistencyLoss)
+    assert isinstance(loss.classification, ClassificationLoss)
+    assert (loss.weight, loss.classification.gamma) == (12.0, 1.5)

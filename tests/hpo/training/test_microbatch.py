@@ -144,3 +144,10 @@ def test_the_blocks_that_train_are_counted(config: Make, depth: float, on_featur
     assert work.trained == trained
     assert "GiB" in work.machine
     assert work.key.startswith("micro-batch | test_resnet | 32 px | ")
+
+
+def test_views_of_an_image_are_another_workload(config: Make) -> None:
+    plain, views = config(augmix=1.0), config(augmix=1.0, augmix_consistency=12.0)
+    model = build_model(plain, 3).model
+    keys = {workload(settings, model, NumberFormat(), on_features=False).key for settings in (plain, views)}
+    assert len(keys) == 2

@@ -81,3 +81,10 @@ def test_the_architecture_alone_needs_no_weights(config: Make) -> None:
 def test_normalisation_is_timm_s_for_the_backbone(config: Make) -> None:
     assert build_model(config(backbone="vit_tiny_patch16_224"), 3).mean == (0.5, 0.5, 0.5)
     assert build_model(config(backbone="resnet18"), 3).mean == (0.485, 0.456, 0.406)
+
+
+def test_what_trains_is_what_trains_in_the_deepest_phase(config: Make) -> None:
+    phased = config(epochs=3, **{"phase1.epochs": 1, "phase1.unfreeze_depth": 0.0, "phase2.epochs": 2})
+    deepest, whole = phased.replace(phases=[{"epochs": 3, "unfreeze_depth": 0.5}]), check_trainable(phased, 4)
+    assert whole.trainable == whole.parameters
+    assert 0 < check_trainable(deepest, 4).trainable < whole.trainable

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hpo.training import build_model
-from hpo.training.optim import build_optimiser, clip_gradients, l1_penalty, parameter_groups
+from hpo.training.optim import build_optimiser, clip_gradients, parameter_groups
 from search_spaces import TrialConfig
 
 Make = Callable[..., TrialConfig]
@@ -76,10 +76,3 @@ def test_clipping_bounds_the_norm_of_all_gradients_together() -> None:
     clip_gradients(optimiser, 1.0)
     norm = torch.cat([parameter.grad.flatten() for parameter in parameters]).norm()
     assert norm.item() == pytest.approx(1.0, rel=1e-4)
-
-
-def test_l1_counts_the_weights_of_the_head_and_not_its_biases() -> None:
-    head = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
-    for parameter in head.parameters():
-        nn.init.constant_(parameter, -0.5)
-    assert l1_penalty(head).item() == pytest.approx(0.5 * 6)

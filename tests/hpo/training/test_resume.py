@@ -15,8 +15,7 @@ import pytest
 
 from hpo.errors import ModelError, TrainingInterrupted
 from hpo.training import EpochResult, FitData, Runtime, Snapshot, fit
-from search_spaces import TrialConfig
-from search_spaces.config import Optimiser, Schedule
+from search_spaces import Optimiser, Schedule, TrialConfig
 
 Make = Callable[..., TrialConfig]
 
@@ -42,11 +41,43 @@ FEATURES: list[dict[str, Any]] = [
     {"warmup": 0.3, "restarts": 2, "ema": 0.9, "dropout": 0.1},
 ]  # fmt: skip
 
+PLATEAU = {"epochs": 2, "unfreeze_depth": 0.0, "schedule": "plateau", "learning_rate": 1e-3, "weight_decay": 0.0}
+RESTARTS = {"epochs": 2, "schedule": "cosine-restarts", "learning_rate": 1e-4, "backbone_lr_ratio": 0.5, "warmup": 0.2}
+
+PHASED: dict[str, dict[str, Any]] = {
+    "plateau then restarts": {"phases": [PLATEAU, RESTARTS], "ema": 0.9, "dropout": 0.2, "epochs": 4},
+    "gradual": {"unfreezing": "gradual", "epochs": 4, "optimiser": "nadam", "drop_path": 0.2, "schedule": "plateau"},
+    "gradual after the head": {
+        "phases": [PLATEAU, {**RESTARTS, "unfreezing": "gradual", "layer_decay": 0.7, "epochs": 3}],
+        "epochs": 4, "ema": 0.9, "optimiser": "sgd",
+    },
+    "other optimisers": {
+        "phases": [{"epochs": 1, "optimiser": kind} for kind in ("lion", "rmsprop", "rmsprop")],
+        "epochs": 3, "learning_rate": 1e-4, "mixup": 0.3, "gradient_clip": 1.0,
+    },
+    "up and down": {
+        "phases": [{"epochs": 1, "unfreeze_depth": depth} for depth in (1.0, 0.0, 0.5)],
+        "epochs": 3, "precision": "bf16", "loss": "balanced-softmax", "l2": 1e-3,
+    },
+    "head alone": {
+        "phases": [PLATEAU, {**RESTARTS, "unfreeze_depth": 0.0}], "epochs": 3, "dropout": 0.3, "ema": 0.9,
+    },
+    "patience": {
+        "phases": [PLATEAU, {**RESTARTS, "epochs": 6, "learning_rate": 1e-9}], "epochs": 6, "unfreeze_depth": 0.0,
+        "patience": 2, "ema": 0.5, "augmentation": "flips",
+    },
+    "consistency": {
+        "phases": [PLATEAU, RESTARTS], "epochs": 3, "augmix": 0.5, "augmix_consistency": 12.0,
+        "augmentation": "flips", "augmentation_strength": 1.0, "validation_augmented": 0.5,
+    },
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Epoch:
     """All that a run says of an epoch, but for the time it took."""
 
+    last: bool
     numbers: tuple[float, float, dict[str, float]]
     logits: bytes
     weights: bytes
@@ -58,6 +89,7 @@ def told(result: EpochResult) -> Epoch:
     assert result.logits is not None
     snapshot = carried(result.snapshot())
     return Epoch(
+        result.last,
         (result.train_loss, result.learning_rate, dict(result.metrics)),
         result.logits.tobytes(),
         result.weights(),
@@ -139,6 +171,35 @@ def test_wherever_an_epoch_is_stopped_it_goes_on_from_there(
         assert in_pieces(settings, data, patience, begun) == ([last], 1)
 
 
+@pytest.mark.parametrize("choices", PHASED.values(), ids=PHASED)
+def test_phases_in_pieces_equal_whole_ones_bit_for_bit(config: Make, data: FitData, choices: dict[str, Any]) -> None:
+    settings = config(batch_size=5, **choices)
+    expected = whole(settings, data)
+    generator = np.random.default_rng(len(choices))
+    pieces, dropped = in_pieces(settings, data, (int(generator.integers(1, 10)) for _ in itertools.count()))
+    assert pieces == expected
+    assert dropped >= len(expected) - 1
+    assert [epoch.last for epoch in expected] == [False] * (len(expected) - 1) + [True]
+
+
+@pytest.mark.parametrize("name", ["plateau then restarts", "gradual", "gradual after the head", "consistency"])
+def test_phases_may_be_stopped_after_every_single_step(config: Make, data: FitData, name: str) -> None:
+    """And before every first step of an epoch, hence between two phases."""
+    settings = config(batch_size=5, **{**PHASED[name], "epochs": 3})
+    one_step_each = itertools.cycle([1] * STEPS + [QUESTIONS - STEPS])
+    assert in_pieces(settings, data, one_step_each) == (whole(settings, data), 3 * (STEPS + 1) - 1)
+
+
+@pytest.mark.parametrize("questions", [None, 3])
+def test_a_run_that_patience_has_ended_stays_ended(config: Make, data: FitData, questions: int | None) -> None:
+    settings = config(batch_size=5, **PHASED["patience"])
+    results = whole(settings, data)
+    assert len(results) < settings.epochs
+    end = Snapshot(results[-1].resume, results[-1].state)
+    runtime = Runtime(seed=7) if questions is None else Runtime(seed=7, should_stop=after(questions))
+    assert list(fit(settings, data, runtime, end)) == []
+
+
 def test_plateau_halves_the_rate_where_it_would_have(config: Make, data: FitData) -> None:
     settings = config(schedule="plateau", learning_rate=1e-9, **{**SMALL, "epochs": 4})
     expected = whole(settings, data)
@@ -211,5 +272,5 @@ def test_the_time_of_an_epoch_is_that_of_all_its_pieces(config: Make, data: FitD
 
 def test_a_snapshot_of_another_layout_is_refused(config: Make, data: FitData) -> None:
     first = next(fit(config(), data, Runtime())).snapshot()
-    with pytest.raises(ModelError, match="of layout 1, but must be of 2"):
+    with pytest.raises(ModelError, match="of layout 1, but must be of 3"):
         list(fit(config(), data, Runtime(), replace(first, state={**first.state, "version": 1})))

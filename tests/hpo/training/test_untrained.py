@@ -1,0 +1,74 @@
+"""A classifier without parameters takes part in a run, and nothing trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from hpo.training import FitData, Runtime, fit
+from hpo.training.classifier import Classifier
+from hpo.training.loss import ClassificationLoss
+from hpo.training.numerics import NumberFormat
+from hpo.training.objective import Objective
+from hpo.training.untrained import Untrained
+from search_spaces import TrialConfig
+
+Make = Callable[..., TrialConfig]
+
+
+class Constant(Classifier):
+    """Answers what it was told, whatever it is shown."""
+
+    def __init__(self, answer: list[float]) -> None:
+        super().__init__(nn.Identity(), nn.Identity())
+        self.answer: torch.Tensor
+        self.register_buffer("answer", torch.tensor(answer))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.answer.expand(len(images), -1)
+
+
+def untrained(config: TrialConfig, model: Constant) -> Untrained:
+    return Untrained(model, Objective(config, model, ClassificationLoss(), NumberFormat(), device=torch.device("cpu")))
+
+
+def test_it_tells_the_loss_and_changes_nothing(config: Make) -> None:
+    model = Constant([1.0, 0.0, -1.0])
+    learner = untrained(config(), model)
+    assert not model.learns
+    images, labels = torch.zeros(4, 3, 32, 32), torch.tensor([0, 1, 2, 2])
+    learner.begin(0)
+    learner.training()
+    loss = learner.learn(images, labels)
+    assert loss.item() == pytest.approx(functional.cross_entropy(model(images), labels).item())
+    assert (learner.updates, learner.learning_rate, learner.micro_batch) == (1, 0.0, None)
+    assert torch.equal(learner.evaluated.answer, torch.tensor([1.0, 0.0, -1.0]))
+
+
+def test_it_goes_on_from_its_state(config: Make) -> None:
+    first, second = untrained(config(), Constant([1.0, 2.0])), untrained(config(), Constant([0.0, 0.0]))
+    first.learn(torch.zeros(1, 3, 32, 32), torch.tensor([0]))
+    second.restore(first.tensors(), first.to_dict())
+    assert second.evaluated.answer.tolist() == [1.0, 2.0]
+    assert second.to_dict() == first.to_dict()
+
+
+@pytest.mark.parametrize("name", ["random-guess", "majority-class"])
+def test_a_baseline_has_one_epoch_whatever_is_asked_for(config: Make, data: FitData, name: str) -> None:
+    settings = config(backbone=name, epochs=5, unfreeze_depth=0.0, ema=0.9, patience=2, l2=0.1)
+    (result,) = fit(settings, data, Runtime())
+    assert (result.epoch, result.last, result.facts["trainable_parameters"]) == (1, True, 0)
+    assert np.isfinite(result.train_loss)
+    assert list(fit(settings, data, Runtime(), result.snapshot())) == []
+
+
+def test_the_majority_class_reaches_its_share_of_the_images(config: Make, data: FitData) -> None:
+    (result,) = fit(config(backbone="majority-class"), data, Runtime())
+    assert data.val is not None
+    largest = int(np.bincount(data.train.labels).argmax())
+    assert result.metrics["accuracy"] == pytest.approx(float((data.val.labels == largest).mean()))
