@@ -1,0 +1,81 @@
+"""`hpo explain`: where in an image a bundle looks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hpo.cli.connect import cache_folder
+from hpo.cli.options import Location, UserPath, debug_option, device_option, home_option, threads_option
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from hpo.explain.attribution import Method
+    from hpo.explain.card import Explanation
+
+
+@click.command("explain")
+@click.argument("bundle", type=Location())
+@click.argument("images", nargs=-1, required=True, type=UserPath(), metavar="IMAGE...")
+@click.option("--out", required=True, type=UserPath(), metavar="FILE.png", help="Picture to write.")
+@click.option(
+    "--target", default=None, metavar="CLASS", help="Show what speaks for this class.  [default: the predicted one]",
+)  # fmt: skip
+@click.option(
+    "--method", type=click.Choice(["auto", "grad-cam", "rollout"]), default="auto", show_default=True,
+    help="Grad-CAM for feature maps, gradient rollout for class tokens.",
+)  # fmt: skip
+@click.option(
+    "--limit", type=click.IntRange(1, 400), default=16, show_default=True, help="Images at most: the first ones.",
+)  # fmt: skip
+@device_option
+@threads_option
+@home_option
+@debug_option
+def explain_command(
+    bundle: Path | str, images: tuple[Path, ...], out: Path, target: str | None, method: Method, limit: int,
+    device: str, threads: int | None, home: Path,
+) -> None:  # fmt: skip
+    """Draw where in each IMAGE the evidence for its class lies, with the class and its calibrated probability.
+
+    An IMAGE is an image, a folder with all below it, a zip or an .npz.
+    """
+    from hpo.delivery.bundle import load
+    from hpo.delivery.remote import fetched
+    from hpo.explain.card import explain
+    from hpo.explain.sheet import check_png, draw_sheet, write_png
+    from hpo.search.device import use_threads
+
+    check_png(out)
+    use_threads(threads)
+    with fetched(bundle, cache_folder(home)) as folder:
+        model = load(folder, device)
+    names, pixels = _read(images, model.image_size, limit)
+    found = explain(model, names, pixels, target=target, method=method)
+    write_png(draw_sheet(found.cards, f"{bundle}: {found.method}"), out)
+    _say(out, found)
+
+
+def _read(paths: tuple[Path, ...], size: int, limit: int) -> tuple[list[str], npt.NDArray[np.uint8]]:
+    """Names and pixels (n, S, S, 3) of the first `limit` images; those that cannot be read are told on the way."""
+    from hpo.data import iter_images
+    from hpo.errors import DataError
+
+    names, pixels, unreadable = next(iter_images(paths, size, limit))
+    for image in unreadable:
+        click.echo(f"unreadable: {image.name}: {image.reason}", err=True)
+    if not names:
+        raise DataError(f"none of the {len(unreadable)} images could be read; give images that can")
+    return names, pixels
+
+
+def _say(out: Path, found: Explanation) -> None:
+    empty = [card.title for card in found.cards if card.empty]
+    if empty:
+        more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
+        click.echo(f"no heat: nothing speaks for the class in {empty[0]}{more}", err=True)
+    click.echo(f"{out}: {len(found.cards)} images, {found.method}")
