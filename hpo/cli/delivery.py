@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,14 +21,13 @@ from hpo.cli.options import (
     threads_option,
     weights_option,
 )
-from hpo.cli.progress import SILENT_SECONDS, counting
+from hpo.cli.progress import counting
+from hpo.cli.ticker import say, ticker
 
 if TYPE_CHECKING:
-    from hpo.data import PartName, Unreadable
+    from hpo.data import PartName
     from hpo.delivery.evaluate import Evaluation
-
-_START_OF_LINE = "\r\033[K"
-"""Goes back to the start of the terminal's line and clears it."""
+    from hpo.delivery.tta import Tta
 
 bundle_argument = click.argument("bundle", type=Location())
 data_option = click.option(
@@ -44,6 +40,10 @@ out_option = click.option(
 force_option = click.option("--force", is_flag=True, help="Replace the bundle that is there.")
 batch_size_option = click.option(
     "--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Images in memory at a time.",
+)  # fmt: skip
+tta_option = click.option(
+    "--tta", type=click.Choice(["none", "flips", "dihedral"]), default="none", show_default=True,
+    help="Average over views of an image: its 4 flips, or all 8 symmetries of a square.",
 )  # fmt: skip
 
 
@@ -59,7 +59,11 @@ def export_best_command(
     study: str, out: Path | str, trial: int | None, force: bool,
     storage: str | None, home: Path, artifacts: Path | str | None,
 ) -> None:  # fmt: skip
-    """Write the best trial of a study, with its weights of the best epoch, as a bundle."""
+    """Write the best trial of a study, with its weights of the best epoch, as a bundle.
+
+    Its probabilities are calibrated: one temperature, fitted to the trial's predictions on the validation part.
+    """
+    from hpo.cli.delivery_text import calibration_line
     from hpo.delivery.export import export_best
     from hpo.delivery.remote import delivered
     from hpo.evaluation.table import accuracy_line
@@ -72,6 +76,7 @@ def export_best_command(
         f"{out}: trial {manifest.trial} of study {study}, epoch {manifest.best_epoch}, {manifest.config.backbone}"
     )
     click.echo(f"validation accuracy {accuracy_line(found.accuracy, found.interval, found.n)}")
+    click.echo(calibration_line(manifest))
 
 
 @click.command("retrain")
@@ -112,7 +117,7 @@ def retrain_command(
     with fetched(bundle, options.cache) as source, delivered(out, options.cache, force=force) as target:
         before = read_bundle(source)
         result = retrain(before, data, target, options, watch)
-    for line in retrain_lines(out, before.metrics.get("validation"), result):
+    for line in retrain_lines(out, before, result):
         click.echo(line)
 
 
@@ -123,6 +128,7 @@ def retrain_command(
     "--split", type=click.Choice(["train", "val", "test"]), default=None,
     help="Part to evaluate on, where the data has parts.  [default: test]",
 )  # fmt: skip
+@tta_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
 @batch_size_option
 @device_option
@@ -130,13 +136,14 @@ def retrain_command(
 @home_option
 @debug_option
 def evaluate_command(
-    bundle: Path | str, data: Path, split: PartName | None, as_json: bool, batch_size: int,
+    bundle: Path | str, data: Path, split: PartName | None, tta: Tta, as_json: bool, batch_size: int,
     device: str, threads: int | None, home: Path,
 ) -> None:  # fmt: skip
-    """Measure BUNDLE on labelled images: accuracy with its 95 % interval, scores per class, confusion matrix.
+    """Measure BUNDLE on labelled images: accuracy with its 95 % interval, scores per class, confusion, calibration.
 
-    Data that the bundle was trained on is split again as it was then; a look at its test part is recorded in the
-    bundle. Other data is taken by its own parts or, having none, whole.
+    With --tta also by the mean over several views of each image, and what that gains. Data that the bundle was trained
+    on is split again as it was then; a look at its test part is recorded in the bundle. Other data is taken by its own
+    parts or, having none, whole.
     """
     from hpo.cli.delivery_text import selection_lines
     from hpo.delivery.bundle import load
@@ -148,7 +155,7 @@ def evaluate_command(
     cache = cache_folder(home)
     with fetched(bundle, cache) as folder, counting("images") as progress:
         model = load(folder, device)
-        found = evaluate(model, data, cache=cache, split=split, batch_size=batch_size, progress=progress)
+        found = evaluate(model, data, cache=cache, split=split, tta=tta, batch_size=batch_size, progress=progress)
     for line in selection_lines(data, found.selection, split):
         click.echo(line, err=True)
     if as_json:
@@ -163,18 +170,30 @@ def evaluate_command(
 @click.option(
     "--out", default="-", show_default=True, metavar="FILE", help="A .json or .csv file; - is JSON on stdout.",
 )  # fmt: skip
+@click.option(
+    "--accuracy",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=None,
+    help="Abstain where the model is not sure enough for this accuracy, by its validation images.",
+)
+@tta_option
 @batch_size_option
 @device_option
 @threads_option
 @home_option
 @debug_option
 def predict_command(
-    bundle: Path | str, images: Path, out: str, batch_size: int, device: str, threads: int | None, home: Path
-) -> None:
-    """Classify IMAGES with BUNDLE: a folder with all below it, an image, a zip or an .npz."""
+    bundle: Path | str, images: Path, out: str, accuracy: float | None, tta: Tta, batch_size: int, device: str,
+    threads: int | None, home: Path,
+) -> None:  # fmt: skip
+    """Classify IMAGES with BUNDLE: a folder with all below it, an image, a zip or an .npz.
+
+    Probabilities are calibrated; with --accuracy the model abstains where it is not sure enough.
+    """
+    from hpo.cli.delivery_text import abstention_line, predicted_line
     from hpo.delivery.bundle import load
     from hpo.delivery.output import check_output
-    from hpo.delivery.predict import predict
+    from hpo.delivery.predict import Answering, predict
     from hpo.delivery.remote import fetched
     from hpo.search.device import use_threads
 
@@ -182,42 +201,33 @@ def predict_command(
     use_threads(threads)
     with fetched(bundle, cache_folder(home)) as folder:
         model = load(folder, device)
-    counts = predict(model, images, out, batch_size=batch_size, progress=_ticker(), on_unreadable=_say_unreadable)
-    unread = f", {counts.unreadable:,} could not be read" if counts.unreadable else ""
-    _say(f"{counts.predicted:,} images predicted{unread}")
+    answering = Answering(tta)
+    if accuracy is not None:
+        abstention = model.abstention(accuracy)
+        answering = Answering(tta, abstention.threshold)
+        say(abstention_line(abstention, model.bundle.manifest, tta))
+    counts = predict(
+        model, images, out, answering=answering, batch_size=batch_size, progress=ticker(),
+        on_unreadable=lambda image: say(f"unreadable: {image.name}: {image.reason}"),
+    )  # fmt: skip
+    say(predicted_line(counts))
 
 
 def _print_evaluation(bundle: Path | str, data: Path, found: Evaluation) -> None:
     from rich.console import Console
 
-    from hpo.cli.delivery_text import openings_line
-    from hpo.evaluation.table import print_report
+    from hpo.cli.delivery_text import openings_line, tta_line
+    from hpo.evaluation.table import print_reliability, print_report
 
     images = f"the {found.selection.name} part of {data}" if found.selection.name else f"all of {data}"
+    measured = found.measurement
     print_report(Console(), found.report, f"{bundle} on {images}")
+    if measured.temperature is None:
+        print_reliability(Console(), measured.before)
+        click.echo("not calibrated: the bundle knows no temperature")
+    else:
+        print_reliability(Console(), measured.before, measured.after, measured.temperature)
+    if measured.averaged:
+        click.echo(f"\n{tta_line(measured.averaged, measured.report)}")
     if found.openings is not None:
         click.echo(f"\n{openings_line(found.openings)}")
-
-
-def _ticker() -> Callable[[int], None]:
-    """Progress of work whose end nobody knows: one changing line on a terminal, a line now and then elsewhere."""
-    said = time.monotonic()
-
-    def update(done: int) -> None:
-        nonlocal said
-        if sys.stderr.isatty():
-            click.echo(f"{_START_OF_LINE}{done:,} images", nl=False, err=True)
-        elif time.monotonic() - said >= SILENT_SECONDS:
-            said = time.monotonic()
-            click.echo(f"{done:,} images", err=True)
-
-    return update
-
-
-def _say_unreadable(image: Unreadable) -> None:
-    _say(f"unreadable: {image.name}: {image.reason}")
-
-
-def _say(line: str) -> None:
-    """A line on stderr, in place of the ticker's where there is one."""
-    click.echo(f"{_START_OF_LINE if sys.stderr.isatty() else ''}{line}", err=True)

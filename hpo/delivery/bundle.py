@@ -1,9 +1,11 @@
 """A bundle: a folder that holds a trained classifier and all that is known about it.
 
-    model.safetensors   weights
-    config.json         the manifest, the version of this layout, digests of the weights
-    metrics.json        {"validation": report or null, "test": report or null, "test_openings": [opening, …]};
-                        an opening is {date, command, data, n, accuracy}
+    model.safetensors   weights; of an ensemble those of member i as `members.<i>.<tensor>`
+    config.json         the manifest, the version of this layout, SHA-256 of the other files but metrics.json
+    metrics.json        {"validation": report or null, "test": report or null, "test_openings": [opening, …], …};
+                        an opening is {date, command, data, n, accuracy}; it grows, so no digest is kept of it
+    classes.json        {"0": name, "1": name, …}
+    validation.npz      labels (n,) int64 and logits (n, C) float32 in the order of the validation part; where known
 
 Tensors and JSON only, no code. The folder appears whole or not at all, and is checked when read.
 """
@@ -23,12 +25,16 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.delivery.folder import write_file, write_folder
 from hpo.delivery.manifest import FORMAT, Manifest
+from hpo.delivery.validation import Validation
 from hpo.errors import BundleError
 
 if TYPE_CHECKING:
     from hpo.delivery.model import Model
 
 MODEL, CONFIG, METRICS = "model.safetensors", "config.json", "metrics.json"
+CLASSES, VALIDATION = "classes.json", "validation.npz"
+FILES = frozenset({MODEL, CONFIG, METRICS, CLASSES, VALIDATION})
+"""All that a bundle may hold."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,9 @@ class Bundle:
     """What metrics.json held when it was read."""
     model: bytes
     """safetensors."""
+    validation: Validation | None = None
+    """Predictions on the validation part, before calibration; of a retrained bundle those of the trial it comes from,
+    as its own model has trained on these images. None where they are not known."""
 
     @property
     def model_file(self) -> Path:
@@ -70,20 +79,30 @@ def check_out(out: Path, *, force: bool) -> None:
     names = {entry.name for entry in out.iterdir()}
     if not names:
         return
-    if names - {MODEL, CONFIG, METRICS} or not _is_manifest(out / CONFIG):
+    if names - FILES or not _is_manifest(out / CONFIG):
         raise BundleError(f"{out} exists and is not a bundle alone; name a folder that is not there yet")
     if not force:
         raise BundleError(f"{out} is a bundle already; give --force to replace it, or name another folder")
 
 
 def write_bundle(
-    out: Path, manifest: Manifest, model: bytes, metrics: Mapping[str, Any], *, force: bool = False
+    out: Path,
+    manifest: Manifest,
+    model: bytes,
+    metrics: Mapping[str, Any],
+    *,
+    validation: Validation | None = None,
+    force: bool = False,
 ) -> None:
     """Write a bundle to `out`, whole or not at all; raises BundleError as `check_out` does."""
     check_out(out, force=force)
-    digests = {MODEL: hashlib.sha256(model).hexdigest()}
+    names = {str(index): name for index, name in enumerate(manifest.classes)}
+    files = {MODEL: model, CLASSES: _to_json(names).encode()}
+    if validation is not None:
+        files[VALIDATION] = validation.to_bytes()
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     config = {"bundle_format": FORMAT, **manifest.to_dict(), "sha256": digests}
-    write_folder(out, {MODEL: model, CONFIG: _to_json(config).encode(), METRICS: _to_json(metrics).encode()})
+    write_folder(out, {**files, CONFIG: _to_json(config).encode(), METRICS: _to_json(metrics).encode()})
 
 
 def read_bundle(path: str | Path) -> Bundle:
@@ -97,12 +116,30 @@ def read_bundle(path: str | Path) -> Bundle:
         raise BundleError(f"{path / CONFIG}: bundle_format is {version!r}, but must be a number; not a bundle")
     if version > FORMAT:
         raise BundleError(f"{path}: bundle format {version} is newer than this hpo reads ({FORMAT}); upgrade hpo")
-    digests = values.pop("sha256", None)
-    model = _read(path / MODEL)
-    if digests != {MODEL: hashlib.sha256(model).hexdigest()}:
-        raise BundleError(f"{path / MODEL}: its checksum is not the one in {CONFIG}; copy or export it again")
+    files = _read_files(path, values.pop("sha256", None))
     manifest = Manifest.from_dict(values, source=str(path / CONFIG))
-    return Bundle(path, manifest, _read_json(path / METRICS), model)
+    stored = files.get(VALIDATION)
+    validation = Validation.from_bytes(stored, source=path / VALIDATION) if stored is not None else None
+    return Bundle(path, manifest, _read_json(path / METRICS), files[MODEL], validation)
+
+
+def files_of(config: bytes) -> tuple[str, ...]:
+    """The files whose digests a config.json holds: what makes the bundle whole beside it and metrics.json."""
+    try:
+        digests = json.loads(config)["sha256"]
+    except (ValueError, KeyError, TypeError):
+        return (MODEL,)
+    return tuple(sorted(FILES.intersection(digests) | {MODEL})) if isinstance(digests, dict) else (MODEL,)
+
+
+def _read_files(path: Path, digests: Any) -> dict[str, bytes]:
+    """The files that `digests` names, the weights among them, each as it was written."""
+    known = digests if isinstance(digests, dict) else {}
+    files = {name: _read(path / name) for name in sorted(FILES.intersection(known) | {MODEL})}
+    for name, content in files.items():
+        if known.get(name) != hashlib.sha256(content).hexdigest():
+            raise BundleError(f"{path / name}: its checksum is not the one in {CONFIG}; copy or export it again")
+    return files
 
 
 def new_opening(command: str, fingerprint: str, n: int) -> dict[str, Any]:

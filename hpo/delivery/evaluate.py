@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hpo.data import Dataset, Part, PartName, Progress, SplitOptions, Unreadable, open_dataset, open_whole
 from hpo.delivery.bundle import new_opening, record_opening, record_result
 from hpo.delivery.manifest import Manifest
-from hpo.delivery.model import BATCH_SIZE, Images, Model
-from hpo.evaluation.metrics import Report, report
+from hpo.delivery.measurement import Measurement, examine
+from hpo.delivery.model import BATCH_SIZE, Model
+from hpo.delivery.tta import Tta
+from hpo.evaluation.metrics import Report
 
 
 @dataclass(frozen=True)
@@ -32,17 +31,22 @@ class Selection:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A report and what it is about."""
+    """A measurement and what it is about."""
 
-    report: Report
+    measurement: Measurement
     selection: Selection
     openings: int | None
     """How often this test part has been opened with this bundle, this time included; None for other parts."""
 
+    @property
+    def report(self) -> Report:
+        """Of the images as they are, without test-time augmentation."""
+        return self.measurement.report
+
     def to_dict(self) -> dict[str, Any]:
-        """The report's dictionary, and which images it is about."""
+        """The measurement's dictionary, and which images it is about."""
         return {
-            **self.report.to_dict(),
+            **self.measurement.to_dict(),
             "split": self.selection.name or "all",
             "own_data": self.selection.own,
             "unreadable": len(self.selection.unreadable),
@@ -56,20 +60,23 @@ def evaluate(
     *,
     cache: Path,
     split: PartName | None = None,
+    tta: Tta = "none",
     batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a loaded bundle on the images that `select` chooses; a look at a test part is recorded in the bundle.
 
-    Images are packed into `cache` first; `progress` hears of that and then of the evaluation. DataError as in `select`.
+    With `tta` also by the mean over its views. Images are packed into `cache` first; `progress` hears of that and then
+    of the evaluation. DataError as in `select`.
     """
     selection = select(model.bundle.manifest, data, cache=cache, split=split, progress=progress)
     if selection.name != "test":
-        return Evaluation(measure(model, selection.part, batch_size=batch_size, progress=progress), selection, None)
+        found = examine(model, selection.part, tta=tta, batch_size=batch_size, progress=progress)
+        return Evaluation(found, selection, None)
     opening = new_opening("evaluate", selection.fingerprint, len(selection.part))
     openings = record_opening(model.bundle.path, opening)
-    found = measure(model, selection.part, batch_size=batch_size, progress=progress)
-    record_result(model.bundle.path, opening, found.accuracy)
+    found = examine(model, selection.part, tta=tta, batch_size=batch_size, progress=progress)
+    record_result(model.bundle.path, opening, found.report.accuracy)
     return Evaluation(found, selection, openings)
 
 
@@ -116,13 +123,4 @@ def part_of(dataset: Dataset, name: PartName) -> Part:
 
 def measure(model: Model, part: Part, *, batch_size: int = BATCH_SIZE, progress: Progress | None = None) -> Report:
     """The report on all images of `part`, `batch_size` in memory at a time."""
-    heard: Callable[[int, int], None] = progress or (lambda done, total: None)
-    logits = model.logits_of(_batches(part, batch_size, heard))
-    return report(part.labels, logits, model.classes)
-
-
-def _batches(part: Part, size: int, progress: Progress) -> Iterator[Images]:
-    for start in range(0, len(part), size):
-        rows = np.arange(start, min(start + size, len(part)))
-        yield part.batch(rows)
-        progress(int(rows[-1]) + 1, len(part))
+    return examine(model, part, batch_size=batch_size, progress=progress).report

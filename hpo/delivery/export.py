@@ -12,7 +12,9 @@ import numpy.typing as npt
 from optuna.trial import TrialState
 
 from hpo.delivery.bundle import MODEL, check_out, write_bundle
+from hpo.delivery.calibrate import altered_validation, calibration_of
 from hpo.delivery.manifest import RESIZE_RULE, DataOrigin, Manifest, Preprocessing, Weights
+from hpo.delivery.validation import Validation
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import Report, report
 from hpo.search.ranking import best_first
@@ -60,15 +62,19 @@ def export_trial(
 ) -> tuple[Manifest, Report]:
     """Write one trial's best checkpoint as a bundle to `out`; returns and raises as `export_best` does."""
     spec = read_spec(study)
-    checkpoint = _read_checkpoint(store, study.study_name, trial.number)
-    manifest = _manifest(study.study_name, spec, trial)
-    validation = report(_array(checkpoint, "labels.npy"), _array(checkpoint, "logits.npy"), manifest.classes)
-    metrics: dict[str, Any] = {"validation": validation.to_dict(), "test": None, "test_openings": []}
-    write_bundle(out, manifest, checkpoint.files[MODEL], metrics, force=force)
-    return manifest, validation
+    checkpoint = read_best(store, study.study_name, trial.number)
+    manifest = trial_manifest(study.study_name, spec, trial)
+    validation = validation_of(checkpoint)
+    if not altered_validation(manifest.config):
+        manifest = manifest.model_copy(update={"calibration": calibration_of(validation)})
+    found = report(*validation, manifest.classes)
+    metrics: dict[str, Any] = {"validation": found.to_dict(), "test": None, "test_openings": []}
+    write_bundle(out, manifest, checkpoint.files[MODEL], metrics, validation=validation, force=force)
+    return manifest, found
 
 
-def _read_checkpoint(store: CheckpointStore, study: str, number: int) -> Checkpoint:
+def read_best(store: CheckpointStore, study: str, number: int) -> Checkpoint:
+    """The weights of a trial's best epoch and its predictions; BundleError where they are not there any more."""
     try:
         return store.read(number, "best")
     except CheckpointError as error:
@@ -78,7 +84,15 @@ def _read_checkpoint(store: CheckpointStore, study: str, number: int) -> Checkpo
         ) from None
 
 
-def _manifest(study: str, spec: StudySpec, trial: FrozenTrial) -> Manifest:
+def validation_of(checkpoint: Checkpoint) -> Validation:
+    """What the weights of a checkpoint gave on the validation part; BundleError where that was not stored."""
+    if "logits.npy" not in checkpoint.files:
+        raise BundleError(f"checkpoint {checkpoint.name} holds no predictions on validation images; name another trial")
+    return Validation(_array(checkpoint, "labels.npy"), _array(checkpoint, "logits.npy"))
+
+
+def trial_manifest(study: str, spec: StudySpec, trial: FrozenTrial) -> Manifest:
+    """What is known of a complete trial, not yet calibrated; BundleError where it recorded too little."""
     source = f"trial {trial.number} of study {study!r}"
     known = _Recorded(trial.user_attrs, source)
     facts = _Recorded(known["facts"], source)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hpo.errors import BundleError
 from search_spaces import TrialConfig
 
-FORMAT = 1
-"""Version of the bundle's layout; a reader takes its own and older ones."""
+FORMAT = 2
+"""Version of the bundle's layout; a reader takes its own and older ones. 2 adds calibration, validation and members."""
 
 RESIZE_RULE = "upright by EXIF; centre square; antialiased bicubic; over white where transparent"
 """What `hpo.data.decode` does to an image."""
@@ -55,10 +55,49 @@ class Weights(_Section):
     digest: str | None = None
 
 
+class Scores(_Section):
+    """Calibration in numbers, without the bins: see `hpo.evaluation.calibration.Reliability`."""
+
+    ece: float
+    chance_ece: float
+    brier: float
+    nll: float
+
+
+class Calibration(_Section):
+    """The temperature that the model's logits are divided by, and what that does to its probabilities."""
+
+    temperature: float = Field(gt=0)
+    fitted_on: Literal["validation", "trial"]
+    """`trial`: on the predictions of the trial whose configuration these weights were trained with once more."""
+    n: int = Field(ge=1)
+    """Images that it was fitted on."""
+    before: Scores
+    after: Scores
+    """On the images that it was fitted on, so it flatters a little."""
+    held_out: Scores | None = None
+    """Cross-validated: each image under a temperature fitted without it; None where there are too few images."""
+
+
+class Member(_Section):
+    """One model of an ensemble."""
+
+    trial: int = Field(ge=0)
+    weight: float = Field(gt=0, le=1)
+    """Its share of the ensemble's probabilities."""
+    temperature: float = Field(gt=0)
+    """Its own; the ensemble's is in `calibration`."""
+    best_epoch: int = Field(ge=1)
+    mean: Triple
+    std: Triple
+    config: TrialConfig
+
+
 class Manifest(_Section):
     """Everything in config.json but the layout's version and the digests of the other files."""
 
-    stage: Literal["exported", "retrained"]
+    stage: Literal["exported", "retrained", "ensemble", "soup"]
+    """The last two join trials: `trial`, `config` and what follows from them are then those of the best of them."""
     study: str
     trial: int = Field(ge=0)
     metric: str
@@ -78,6 +117,25 @@ class Manifest(_Section):
     data: DataOrigin
     weights: Weights
     versions: dict[str, str]
+    calibration: Calibration | None = None
+    """None where it is not known: bundles of format 1, and models without predictions on plain validation images."""
+    members: tuple[Member, ...] = ()
+    """Of an ensemble, heaviest first."""
+    ingredients: tuple[int, ...] = ()
+    """Trials whose weights were averaged into a soup."""
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by; 1 without calibration."""
+        return self.calibration.temperature if self.calibration else 1.0
+
+    @model_validator(mode="after")
+    def _joined(self) -> Self:
+        if (self.stage == "ensemble") != bool(self.members):
+            raise ValueError("an ensemble has members, and nothing else does")
+        if self.members and abs(sum(member.weight for member in self.members) - 1) > 1e-6:
+            raise ValueError("the weights of the members must add up to 1")
+        return self
 
     @field_validator("classes")
     @classmethod

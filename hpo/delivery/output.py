@@ -1,9 +1,10 @@
 """Where predictions go: JSON or CSV, row by row, so that their number does not matter.
 
-    JSON   [{"name", "label", "index", "probability", "probabilities": {class: p}}, …]
-    CSV    name,label,index,probability,error,probability_<class>,…
+    JSON   [{"name", "label", "index", "probability", "probabilities": {class: p}, "abstained"}, …]
+    CSV    name,label,index,probability,abstained,error,probability_<class>,…
 
-An image that could not be read has a name and an `error` alone.
+`index` is the class's number, as classes.json of the bundle has it. Where the model abstained, `label` and `index` are
+null or empty. An image that could not be read has a name and an `error` alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from hpo.errors import UsageError
 
 if TYPE_CHECKING:
     from hpo.data import Unreadable
-    from hpo.delivery.model import Prediction
+    from hpo.delivery.prediction import Prediction
 
 STDOUT = "-"
 UNDECODABLE = "backslashreplace"
@@ -52,7 +53,8 @@ class JsonWriter:
 
     def write(self, prediction: Prediction) -> None:
         """Write one prediction."""
-        self._add(asdict(prediction))
+        unsaid = {"label": None, "index": None} if prediction.abstained else {}
+        self._add(asdict(prediction) | unsaid)
 
     def write_unreadable(self, image: Unreadable) -> None:
         """Write an image that could not be read."""
@@ -73,17 +75,18 @@ class CsvWriter:
     def __init__(self, file: IO[str], classes: Sequence[str]) -> None:
         self._rows = csv.writer(file, lineterminator="\n")
         probabilities = (f"probability_{name}" for name in classes)
-        self._rows.writerow(["name", "label", "index", "probability", "error", *probabilities])
+        self._rows.writerow(["name", "label", "index", "probability", "abstained", "error", *probabilities])
         self._blank = [""] * len(classes)
 
     def write(self, prediction: Prediction) -> None:
         """Write one prediction."""
-        chosen = (prediction.name, prediction.label, prediction.index, prediction.probability, "")
-        self._rows.writerow([*chosen, *prediction.probabilities.values()])
+        said = ("", "") if prediction.abstained else (prediction.label, prediction.index)
+        sure = (prediction.probability, str(prediction.abstained).lower(), "")
+        self._rows.writerow([prediction.name, *said, *sure, *prediction.probabilities.values()])
 
     def write_unreadable(self, image: Unreadable) -> None:
         """Write an image that could not be read."""
-        self._rows.writerow([image.name, "", "", "", image.reason, *self._blank])
+        self._rows.writerow([image.name, "", "", "", "", image.reason, *self._blank])
 
     def close(self) -> None:
         """Nothing ends a CSV."""

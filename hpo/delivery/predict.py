@@ -6,22 +6,39 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpo.data import Unreadable, iter_images
+from hpo.data import Images, Unreadable, iter_images
 from hpo.delivery.model import BATCH_SIZE, Model
 from hpo.delivery.output import open_output
+from hpo.delivery.prediction import Prediction, predictions
+from hpo.delivery.tta import Tta
 from hpo.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many images were predicted, and how many could not be read."""
+    """What became of the images."""
 
     predicted: int = 0
+    """Those that abstained among them."""
     unreadable: int = 0
+    abstained: int = 0
 
-    def plus(self, predicted: int, unreadable: int) -> Counts:
+    def plus(self, predicted: int, unreadable: int, abstained: int) -> Counts:
         """The counts after one more batch."""
-        return Counts(self.predicted + predicted, self.unreadable + unreadable)
+        return Counts(self.predicted + predicted, self.unreadable + unreadable, self.abstained + abstained)
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How an image is answered."""
+
+    tta: Tta = "none"
+    """Views over which the calibrated probabilities are averaged."""
+    threshold: float = 0.0
+    """Probability below which the model abstains."""
+
+
+PLAIN = Answering()
 
 
 def predict(
@@ -29,6 +46,7 @@ def predict(
     source: Path,
     out: str,
     *,
+    answering: Answering = PLAIN,
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int], None] = lambda done: None,
     on_unreadable: Callable[[Unreadable], None] = lambda _: None,
@@ -43,16 +61,21 @@ def predict(
     counts = Counts()
     with open_output(out, model.classes) as writer:
         for names, images, unreadable in iter_images(source, model.image_size, batch_size):
-            if len(names):
-                for prediction in model.name_classes(names, model.logits_of([images])):
-                    writer.write(prediction)
+            found = _answered(model, names, images, answering) if names else []
+            for prediction in found:
+                writer.write(prediction)
             for image in unreadable:
                 writer.write_unreadable(image)
                 on_unreadable(image)
-            counts = counts.plus(len(names), len(unreadable))
+            counts = counts.plus(len(found), len(unreadable), sum(one.abstained for one in found))
             progress(counts.predicted + counts.unreadable)
         _refuse_nothing(counts, source)
     return counts
+
+
+def _answered(model: Model, names: list[str], images: Images, answering: Answering) -> list[Prediction]:
+    probabilities = model.probabilities_of([images], answering.tta)
+    return predictions(names, probabilities, model.classes, answering.threshold)
 
 
 def _refuse_nothing(counts: Counts, source: Path) -> None:

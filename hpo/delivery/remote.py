@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hpo.delivery.bundle import CONFIG, METRICS, MODEL, read_bundle
+from hpo.delivery.bundle import CONFIG, FILES, METRICS, files_of, read_bundle
 from hpo.delivery.folder import write_file, write_folder
 from hpo.errors import BundleError
 from storage import ObjectStore, is_url, open_objects
@@ -63,15 +63,16 @@ def delivered(out: Path | str, cache: Path, *, force: bool) -> Iterator[Path]:
 
 def _check(objects: ObjectStore, *, force: bool) -> None:
     names = {found.key for found in objects.list()}
-    if names - {MODEL, CONFIG, METRICS}:
+    if names - FILES:
         raise BundleError(f"{objects.place} holds other things than a bundle; name a prefix that nothing lies under")
     if names and not force:
         raise BundleError(f"{objects.place} is a bundle already; give --force to replace it, or name another prefix")
 
 
 def _upload(bundle: Path, objects: ObjectStore) -> None:
-    objects.delete([CONFIG])
-    for name in (MODEL, METRICS, CONFIG):
+    present = FILES.intersection(entry.name for entry in bundle.iterdir())
+    objects.delete([CONFIG, *sorted(FILES - present)])
+    for name in (*sorted(present - {CONFIG}), CONFIG):
         objects.put(name, (bundle / name).read_bytes())
 
 
@@ -82,7 +83,8 @@ def _download(objects: ObjectStore, cache: Path) -> Path:
     if _is_whole(folder):
         write_file(folder / METRICS, metrics.decode())
     else:
-        write_folder(folder, {MODEL: _get(objects, MODEL), CONFIG: config, METRICS: metrics})
+        files = {name: _get(objects, name) for name in files_of(config)}
+        write_folder(folder, {**files, CONFIG: config, METRICS: metrics})
     return folder
 
 

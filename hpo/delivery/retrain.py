@@ -10,11 +10,11 @@ from typing import Any
 
 from hpo.data import Dataset, Part, Progress
 from hpo.delivery.bundle import Bundle, check_out, new_opening, record_opening, record_result, write_bundle
-from hpo.delivery.evaluate import measure, reopen
+from hpo.delivery.evaluate import reopen
 from hpo.delivery.manifest import DataOrigin, Manifest, Weights
+from hpo.delivery.measurement import Measurement, examine
 from hpo.delivery.model import Model
 from hpo.errors import BundleError, TrialEnded
-from hpo.evaluation.metrics import Report
 from hpo.search.record import versions
 from hpo.training import EpochResult, FitData, Runtime, fit
 from hpo.training.checkpoint import weights_digest
@@ -53,7 +53,7 @@ class Retrained:
     """What a retraining gave."""
 
     manifest: Manifest
-    test: Report | None
+    test: Measurement | None
     """None where the data set has no test part: nothing has proved the model then."""
     openings: int
     """How often this test part has been opened on the way from the trial to here."""
@@ -65,38 +65,55 @@ def retrain(bundle: Bundle, data: Path, out: Path, options: Options, watch: Watc
     """Train `bundle`'s configuration on train + val for its best number of epochs and write a new bundle to `out`.
 
     The schedule keeps its horizon (`config.epochs`), so the epochs are those that validation saw. The test part, where
-    there is one, is opened once, and that is recorded in both bundles. Raises BundleError for other data, for missing
-    or other weights, and where `out` may not be written; nothing is written then.
+    there is one, is opened once, and that is recorded in both bundles. The trial's validation predictions and their
+    temperature are kept, as the new model has trained on those images; of other data there are none. Raises BundleError
+    for other data, for missing or other weights, for a bundle of several models, and where `out` may not be written;
+    nothing is written then.
     """
     watch = watch or Watch()
+    _refuse_joined(bundle)
     check_out(out, force=options.force)
     plan = with_weights(bundle.manifest, options.weights, other=options.other_weights)
     dataset = _open(plan, data, options, watch)
     plan = plan.model_copy(update={"data": _origin(plan, dataset), "classes": dataset.classes})
     trained = _train(plan, dataset, options, watch)
-    manifest = _retrained(plan, trained)
     same = dataset.fingerprint == bundle.manifest.data.fingerprint
+    manifest = _retrained(plan, trained, same_data=same)
+    validation = bundle.validation if same else None
     metrics = {
         "validation": bundle.metrics.get("validation") if same else None,
         "test": None,
         "test_openings": bundle.metrics.get("test_openings", []),
     }
     # Written before the test: whatever happens there, the model that was trained stays.
-    write_bundle(out, manifest, trained.model, metrics, force=options.force)
+    write_bundle(out, manifest, trained.model, metrics, validation=validation, force=options.force)
     test, opened = _prove(Bundle(out, manifest, metrics, trained.model), bundle.path, dataset, options.device)
     return Retrained(manifest, test, opened, len(dataset.train) + len(dataset.val))
 
 
-def _prove(bundle: Bundle, source: Path, dataset: Dataset, device: str) -> tuple[Report | None, int]:
-    """Open the test part once, recorded in the new bundle and in the one it comes from; the report, and how often."""
+def _refuse_joined(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    if manifest.stage not in ("ensemble", "soup"):
+        return
+    kind = "an ensemble" if manifest.members else "a soup"
+    raise BundleError(
+        f"{bundle.path} is {kind} of several trials, but a retraining is of one; take the best of them: "
+        f"`hpo export-best --study {manifest.study} --trial {manifest.trial}`, then retrain that bundle"
+    )
+
+
+def _prove(bundle: Bundle, source: Path, dataset: Dataset, device: str) -> tuple[Measurement | None, int]:
+    """Open the test part once, recorded in the new bundle and in the one it comes from; what it gave, how often."""
     if not dataset.test_count:
         return None, 0
     opening = new_opening(COMMAND, dataset.fingerprint, dataset.test_count)
     opened = record_opening(bundle.path, opening)
-    test = measure(Model(bundle, device), dataset.open_test())
-    record_result(bundle.path, opening, test.accuracy, test=test.to_dict())
+    test = examine(Model(bundle, device), dataset.open_test())
+    accuracy = test.report.accuracy
+    told = {key: value for key, value in test.to_dict().items() if key != "tta"}
+    record_result(bundle.path, opening, accuracy, test=told)
     if bundle.path.resolve() != source.resolve():
-        record_opening(source, {**opening, "accuracy": test.accuracy})
+        record_opening(source, {**opening, "accuracy": accuracy})
     return test, opened
 
 
@@ -160,13 +177,15 @@ def _train(manifest: Manifest, dataset: Dataset, options: Options, watch: Watch)
     )
 
 
-def _retrained(manifest: Manifest, trained: _Trained) -> Manifest:
+def _retrained(manifest: Manifest, trained: _Trained, *, same_data: bool) -> Manifest:
     steps = manifest.preprocessing.model_copy(
         update={"mean": tuple(trained.facts["mean"]), "std": tuple(trained.facts["std"])}
     )
+    kept = manifest.calibration if same_data else None
     return manifest.model_copy(
         update={
             "stage": "retrained",
+            "calibration": kept.model_copy(update={"fitted_on": "trial"}) if kept else None,
             "epochs": manifest.best_epoch,
             "preprocessing": steps,
             "versions": versions(),

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 Labels = npt.NDArray[np.int64]
-Logits = npt.NDArray[np.float32]
+Logits = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 Ratios = npt.NDArray[np.float64]
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from hpo.evaluation.metrics import Confused, Report
+
+if TYPE_CHECKING:
+    from hpo.evaluation.calibration import Reliability
 
 WIDEST_MATRIX = 16
 """Classes beyond which a matrix no longer fits a terminal; the worst pairs then stand for it."""
@@ -21,6 +26,25 @@ def print_report(console: Console, report: Report, title: str) -> None:
         console.print(_matrix(report))
     if report.worst_pairs:
         console.print(_worst(report.worst_pairs))
+
+
+def print_reliability(
+    console: Console, before: Reliability, after: Reliability | None = None, temperature: float = 1.0
+) -> None:
+    """Print ECE, Brier score and NLL of the probabilities as they come and, where there is one, at the temperature."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("calibration", no_wrap=True)
+    table.add_column("temperature 1", justify="right")
+    if after:
+        table.add_column(f"temperature {temperature:.3g}", justify="right")
+    for heading, name in (
+        ("ECE", "ece"),
+        ("  about, by chance alone", "chance_ece"),
+        ("Brier", "brier"),
+        ("NLL", "nll"),
+    ):
+        table.add_row(heading, *(f"{getattr(column, name):.4f}" for column in (before, after) if column))
+    console.print(Group("", table))
 
 
 def accuracy_line(accuracy: float, interval: tuple[float, float], n: int) -> str:

@@ -1,18 +1,29 @@
 """A tiny untrained classifier as a bundle, and small images of three kinds that a person could tell apart."""
 
+import hashlib
+import io
+import json
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import safetensors.torch
 import torch
 from PIL import Image
 
 from hpo.data import SplitOptions, open_dataset
+from hpo.delivery import bundle as layout
 from hpo.delivery.bundle import write_bundle
 from hpo.delivery.manifest import RESIZE_RULE, DataOrigin, Manifest, Preprocessing, Weights
+from hpo.training import FitData, Runtime, fit
 from hpo.training.model import build_model
 from search_spaces import TrialConfig
+from storage import StudySpec, open_store
+from storage.spec import write_spec
 
 CLASSES = ("blue", "green", "red")
 SIZE = 32
@@ -34,6 +45,17 @@ def weights() -> bytes:
     torch.manual_seed(0)
     network = build_model(CONFIG, len(CLASSES)).model
     return safetensors.torch.save(network.state_dict())
+
+
+def write_format_1(path: Path, manifest: Manifest, weights: bytes) -> None:
+    """A bundle as the first version of the layout had it."""
+    path.mkdir()
+    (path / layout.MODEL).write_bytes(weights)
+    added = ("calibration", "members", "ingredients")
+    values = {key: value for key, value in manifest.to_dict().items() if key not in added}
+    digests = {layout.MODEL: hashlib.sha256(weights).hexdigest()}
+    (path / layout.CONFIG).write_text(json.dumps({"bundle_format": 1, **values, "sha256": digests}))
+    (path / layout.METRICS).write_text(json.dumps({"validation": None, "test": None, "test_openings": []}))
 
 
 def draw(folder: Path, per_class: int, seed: int, size: int = 40) -> Path:
@@ -84,3 +106,78 @@ def bundle(tmp_path, manifest, weights) -> Path:
     path = tmp_path / "bundle"
     write_bundle(path, manifest, weights, {"validation": None, "test": None, "test_openings": []})
     return path
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a trial leaves in its checkpoint."""
+
+    config: TrialConfig
+    weights: bytes
+    logits: np.ndarray
+    facts: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def trained(dataset, tmp_path_factory) -> list[Trained]:
+    """Three trials of the tiny network from one set of weights, each with a learning rate of its own."""
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    start = tmp_path_factory.mktemp("start") / "start.safetensors"
+    safetensors.torch.save_file(build_model(CONFIG, len(CLASSES)).model.backbone.state_dict(), start)
+    common = CONFIG.replace(pretrained=True, weights=str(start), epochs=2)
+    configs = [common.replace(learning_rate=rate) for rate in (2e-3, 1e-3, 3e-3)]
+    return [_train(config, dataset, seed) for seed, config in enumerate(configs)]
+
+
+def _train(config: TrialConfig, dataset, seed: int) -> Trained:
+    data, runtime = FitData(dataset.train, dataset.val, len(CLASSES)), Runtime(seed=seed)
+    with closing(fit(config, data, runtime)) as epochs:
+        *_, last = ((result.weights(), result.logits, dict(result.facts)) for result in epochs)
+    return Trained(config, *last)
+
+
+@pytest.fixture
+def study(dataset, trained):
+    """A study of these trials, the first the best by its value."""
+    study = optuna.create_study(study_name="colours", direction="maximize")
+    data = {
+        "classes": list(CLASSES), "split": dataset.split, "seed": SPLIT.seed, "val_fraction": SPLIT.val_fraction,
+        "test_fraction": SPLIT.test_fraction, "max_unreadable": 0.05,
+    }  # fmt: skip
+    spec = StudySpec(
+        space={}, space_fingerprint="s", data=data, data_fingerprint=dataset.fingerprint, metric="accuracy", seed=3,
+        sampler="tpe", pruner="none",
+    )  # fmt: skip
+    write_spec(study, spec)
+    for number, one in enumerate(trained):
+        add_trial(study, one.config, one.facts, value=0.9 - number / 100)
+    return study
+
+
+def add_trial(study, config: TrialConfig, facts: dict[str, Any], value: float) -> int:
+    """A complete trial without a checkpoint; its number."""
+    known = {"config": config.to_dict(), "best_epoch": 2, "seed": 1, "facts": facts, "versions": {"torch": "2"}}
+    study.add_trial(optuna.trial.create_trial(value=value, user_attrs=known))
+    return len(study.trials) - 1
+
+
+@pytest.fixture
+def store(tmp_path, trained, dataset):
+    """The checkpoints of these trials."""
+    store = open_store(tmp_path / "artifacts", "colours")
+    for number, one in enumerate(trained):
+        keep(store, number, one, dataset.val.labels)
+    return store
+
+
+def keep(store, number: int, one: Trained, labels: np.ndarray) -> None:
+    """Write the checkpoint of a trial."""
+    files = {"model.safetensors": one.weights, "logits.npy": npy(one.logits), "labels.npy": npy(labels)}
+    store.write(number, "best", files, {"epoch": 2, "metrics": {}})
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()

@@ -1,5 +1,6 @@
 """A bundle comes back as it was written, or says in one line why not."""
 
+import io
 import json
 import threading
 
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 
 import hpo
+from hpo.delivery import bundle as module
 from hpo.delivery.bundle import (
     CONFIG,
     METRICS,
     MODEL,
+    VALIDATION,
     check_out,
     new_opening,
     read_bundle,
@@ -19,9 +22,12 @@ from hpo.delivery.bundle import (
     write_bundle,
 )
 from hpo.delivery.manifest import FORMAT, Manifest
+from hpo.delivery.validation import Validation
 from hpo.errors import BundleError
 
-from .conftest import CLASSES, SIZE
+from .conftest import CLASSES, SIZE, write_format_1
+
+PREDICTIONS = Validation(np.array([0, 2, 1, 1]), np.eye(3, dtype=np.float32)[[0, 2, 1, 0]])
 
 
 def edit(path, **changes):
@@ -32,7 +38,53 @@ def edit(path, **changes):
 def test_a_bundle_comes_back_as_it_was_written(bundle, manifest, weights):
     found = read_bundle(bundle)
     assert (found.manifest, found.model) == (manifest, weights)
-    assert sorted(entry.name for entry in bundle.iterdir()) == [CONFIG, METRICS, MODEL]
+    assert sorted(entry.name for entry in bundle.iterdir()) == [module.CLASSES, CONFIG, METRICS, MODEL]
+    assert found.validation is None
+
+
+def test_classes_have_their_numbers_in_a_file_of_their_own(bundle):
+    assert json.loads((bundle / module.CLASSES).read_text()) == {"0": "blue", "1": "green", "2": "red"}
+
+
+def test_predictions_come_back_as_they_were(tmp_path, manifest, weights):
+    write_bundle(tmp_path / "some", manifest, weights, {}, validation=PREDICTIONS)
+    labels, logits = read_bundle(tmp_path / "some").validation
+    assert np.array_equal(labels, PREDICTIONS.labels)
+    assert np.array_equal(logits, PREDICTIONS.logits)
+    assert (labels.dtype, logits.dtype) == (np.int64, np.float32)
+
+
+@pytest.mark.parametrize("name", [module.CLASSES, VALIDATION])
+@pytest.mark.parametrize("damage", ["changed", "gone"])
+def test_damage_to_any_file_with_a_digest_is_noticed(tmp_path, manifest, weights, name, damage):
+    path = tmp_path / "some"
+    write_bundle(path, manifest, weights, {}, validation=PREDICTIONS)
+    if damage == "gone":
+        (path / name).unlink()
+    else:
+        (path / name).write_bytes((path / name).read_bytes()[:-2] + b"??")
+    with pytest.raises(BundleError, match=name) as caught:
+        read_bundle(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_predictions_that_are_none_are_named(tmp_path):
+    buffer = io.BytesIO()
+    np.savez(buffer, labels=np.zeros(3, np.int64), logits=np.zeros((2, 3), np.float32))
+    for content in (b"PK", b"", buffer.getvalue()):
+        with pytest.raises(BundleError, match="export the bundle again"):
+            Validation.from_bytes(content, source=tmp_path / VALIDATION)
+
+
+def test_a_bundle_of_format_1_is_read_and_answers_uncalibrated(tmp_path, manifest, weights):
+    write_format_1(tmp_path / "old", manifest, weights)
+    found = read_bundle(tmp_path / "old")
+    assert (found.manifest, found.model, found.validation) == (manifest, weights, None)
+    model = hpo.load(tmp_path / "old", device="cpu")
+    assert model.temperature == 1
+    with pytest.raises(BundleError, match="no validation predictions"):
+        model.abstention(0.9)
+    write_bundle(tmp_path / "old", manifest, weights, {}, force=True)
 
 
 def test_a_manifest_survives_its_dictionary(manifest):
@@ -94,6 +146,7 @@ def test_a_newer_format_asks_for_an_upgrade(bundle):
         ({"config": {"epochs": 0}}, r"config\.epochs"),
         ({"bundle_format": None}, "bundle_format is None"),
         ({"sha256": None}, "checksum"),
+        ({"stage": "ensemble"}, "an ensemble has members"),
     ],
 )
 def test_a_broken_rule_of_the_manifest_is_named(bundle, changes, said):
@@ -121,6 +174,18 @@ def test_a_bundle_is_replaced_only_by_force(bundle, manifest, weights):
         write_bundle(bundle, manifest, weights, {})
     write_bundle(bundle, manifest, weights, {"new": True}, force=True)
     assert read_bundle(bundle).metrics == {"new": True}
+
+
+def test_the_weights_of_members_add_up_to_one(manifest):
+    half = {
+        "trial": 1, "weight": 0.5, "temperature": 1, "best_epoch": 1, "mean": [0] * 3, "std": [1] * 3,
+        "config": manifest.config.to_dict(),
+    }  # fmt: skip
+    values = manifest.to_dict() | {"stage": "ensemble", "members": [half, half]}
+    found = Manifest.from_dict(values, source="here")
+    assert Manifest.from_dict(found.to_dict(), source="here") == found
+    with pytest.raises(BundleError, match="must add up to 1"):
+        Manifest.from_dict(values | {"members": [half]}, source="here")
 
 
 def test_a_torn_bundle_is_still_a_bundle_to_replace(bundle):

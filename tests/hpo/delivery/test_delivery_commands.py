@@ -3,11 +3,13 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from hpo.cli import main
 from hpo.delivery.bundle import read_bundle, write_bundle
+from hpo.delivery.validation import Validation
 
 from .conftest import draw
 
@@ -36,6 +38,15 @@ def test_evaluate_prints_a_table_and_counts_the_looks(run, bundle, images):
     said = run("evaluate", bundle, "--data", images)
     for part in ("accuracy", "95 % interval", "precision", "true \\ predicted", "opened 2 times"):
         assert part in said.stdout
+
+
+def test_evaluate_shows_calibration_and_what_views_gain(run, bundle, images):
+    said = run("evaluate", bundle, "--data", images, "--split", "val", "--tta", "dihedral")
+    assert said.exit_code == 0, said.output
+    for part in ("ECE", "Brier", "not calibrated", "with --tta dihedral, the mean of 8 views", "points ("):
+        assert part in said.stdout
+    told = json.loads(run("evaluate", bundle, "--data", images, "--split", "val", "--tta", "flips", "--json").stdout)
+    assert (told["calibration"]["temperature"], told["tta"]["views"]) == (None, 4)
 
 
 def test_evaluate_says_when_all_of_other_data_is_taken(run, bundle, tmp_path):
@@ -67,6 +78,18 @@ def test_predict_prints_json_and_names_the_unreadable_on_stderr(run, bundle, tmp
     assert "1 could not be read" in said.stderr
 
 
+def test_predict_says_what_the_threshold_is_worth_and_how_many_abstain(run, manifest, weights, images, tmp_path):
+    validation = Validation(np.array([0, 1, 2, 2]), 9 * np.eye(3, dtype=np.float32)[[0, 1, 2, 0]])
+    write_bundle(tmp_path / "known", manifest, weights, {}, validation=validation)
+    out = tmp_path / "predictions.csv"
+    said = run("predict", tmp_path / "known", images, "--accuracy", "0.7", "--tta", "flips", "--out", out)
+    assert said.exit_code == 0, said.output
+    assert "100.0% of the validation images reach it, and 0.7500 of those are right" in said.stderr
+    assert "measured without --tta" in said.stderr
+    assert "30 images predicted, 30 of them abstained" in said.stderr
+    assert {row["label"] for row in csv.DictReader(out.read_text().splitlines())} == {""}
+
+
 def test_retrain_shows_validation_beside_test(run, manifest, weights, images, tmp_path, bundle):
     validation = {"accuracy": 0.75, "interval": [0.5, 0.9], "n": 12}
     write_bundle(tmp_path / "best", manifest, weights, {"validation": validation, "test": None, "test_openings": []})
@@ -93,6 +116,7 @@ def test_retrain_says_when_nothing_has_proved_the_model(run, manifest, weights, 
         ("evaluate", "{images}", "--data", "{images}"),
         ("predict", "{bundle}", "{nowhere}"),
         ("predict", "{bundle}", "{images}", "--out", "predictions.xml"),
+        ("predict", "{bundle}", "{images}", "--accuracy", "0.9"),
         ("retrain", "{bundle}", "--data", "{images}", "--out", "{images}"),
         ("retrain", "{bundle}", "--data", "{images}", "--out", "{bundle}"),
     ],

@@ -8,9 +8,11 @@ import pytest
 
 import hpo
 from hpo.data import open_dataset
-from hpo.delivery.bundle import read_bundle
+from hpo.delivery.bundle import read_bundle, write_bundle
 from hpo.delivery.evaluate import evaluate
+from hpo.delivery.manifest import Calibration, Scores
 from hpo.errors import DataError
+from hpo.evaluation.calibration import probabilities, reliability
 from hpo.evaluation.metrics import report
 
 from .conftest import CLASSES, SIZE, SPLIT, draw
@@ -95,9 +97,50 @@ def test_batches_and_progress_cover_every_image_once(model, images, cache):
     assert [done for done, _ in heard[-2:]] == [4 * ((n - 1) // 4), n]
 
 
+@pytest.fixture
+def calibrated(tmp_path, manifest, weights):
+    """The bundle with a temperature of 0.5."""
+    scores = Scores(ece=0, chance_ece=0, brier=0, nll=0)
+    calibration = Calibration(temperature=0.5, fitted_on="validation", n=6, before=scores, after=scores)
+    write_bundle(tmp_path / "calibrated", manifest.model_copy(update={"calibration": calibration}), weights, {})
+    return hpo.load(tmp_path / "calibrated", device="cpu")
+
+
+def test_calibration_is_measured_before_and_after_on_the_evaluated_part(calibrated, images, cache, dataset):
+    measured = evaluate(calibrated, images, cache=cache, split="train").measurement
+    labels, logits = dataset.train.labels, calibrated.logits(dataset.train.batch(np.arange(len(dataset.train))))
+    assert measured.before.nll == pytest.approx(reliability(labels, probabilities(logits)).nll, abs=1e-5)
+    assert measured.after.brier == pytest.approx(reliability(labels, probabilities(logits, 0.5)).brier, abs=1e-5)
+    told = measured.to_dict()["calibration"]
+    assert told["temperature"] == 0.5
+    assert sum(one["n"] for one in told["after"]["bins"]) == len(labels)
+
+
+def test_without_a_temperature_nothing_changes(model, images, cache):
+    measured = evaluate(model, images, cache=cache, split="val").measurement
+    assert (measured.temperature, measured.averaged) == (None, None)
+    assert measured.before == measured.after
+
+
+@pytest.mark.parametrize("tta", ["flips", "dihedral"])
+def test_views_are_reported_beside_the_images_as_they_are(calibrated, images, cache, dataset, tta):
+    plain = evaluate(calibrated, images, cache=cache, split="train").report
+    found = evaluate(calibrated, images, cache=cache, split="train", tta=tta, batch_size=5).measurement
+    assert found.report.confusion == plain.confusion
+    averaged, n = found.averaged, found.report.n
+    rows = calibrated.probabilities_of([dataset.train.batch(np.arange(n))], tta)
+    assert averaged.report.accuracy == (rows.argmax(axis=1) == dataset.train.labels).mean()
+    assert averaged.gained - averaged.lost == round(n * (averaged.report.accuracy - plain.accuracy))
+    assert averaged.reliability.nll == pytest.approx(reliability(dataset.train.labels, rows).nll, abs=1e-5)
+    told = json.loads(json.dumps(found.to_dict()))["tta"]
+    assert (told["tta"], told["views"]) == (tta, 4 if tta == "flips" else 8)
+    assert told["gain"] == pytest.approx(averaged.report.accuracy - plain.accuracy)
+
+
 def test_the_dictionary_is_what_people_script_against(model, images, cache):
     found = evaluate(model, images, cache=cache, split="val").to_dict()
     assert json.loads(json.dumps(found)) == found
     keys = {"accuracy", "n", "balanced_accuracy", "macro_f1", "interval", "loss", "classes", "confusion", "labels"}
+    keys |= {"calibration", "tta"}
     assert keys <= set(found)
     assert (found["split"], found["own_data"]) == ("val", True)

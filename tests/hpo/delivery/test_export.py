@@ -7,7 +7,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+import hpo
+from hpo.cli.delivery_text import calibration_line
 from hpo.delivery.bundle import read_bundle
+from hpo.delivery.calibrate import calibration_of
 from hpo.delivery.export import choose_trial, export_trial
 from hpo.delivery.manifest import RESIZE_RULE
 from hpo.errors import BundleError
@@ -99,6 +102,31 @@ def test_a_bundle_holds_all_that_is_known(study, store, weights, dataset, tmp_pa
         "test": None,
         "test_openings": [],
     }
+
+
+def test_a_bundle_is_calibrated_on_the_predictions_that_it_carries(study, store, weights, tmp_path):
+    keep(store, 0, weights)
+    export_trial(study, choose_trial(study), store, tmp_path / "best")
+    found = read_bundle(tmp_path / "best")
+    assert np.array_equal(found.validation.labels, LABELS)
+    assert np.array_equal(found.validation.logits, LOGITS)
+    calibration = found.manifest.calibration
+    assert calibration == calibration_of(found.validation)
+    assert (calibration.n, calibration.fitted_on, calibration.held_out) == (4, "validation", None)
+    assert calibration.before.nll == pytest.approx(report(LABELS, LOGITS, CLASSES).loss)
+    assert calibration.after.nll < calibration.before.nll
+
+
+def test_predictions_on_augmented_images_calibrate_nothing(study, store, weights, tmp_path):
+    config = CONFIG.replace(augmentation="flips", validation_augmented=0.3)
+    known = {"config": config.to_dict(), "best_epoch": 2, "seed": 11, "facts": FACTS, "versions": {"torch": "2"}}
+    study.add_trial(optuna.trial.create_trial(value=0.95, user_attrs=known))
+    keep(store, 4, weights)
+    manifest, _ = export_trial(study, choose_trial(study), store, tmp_path / "best")
+    assert manifest.calibration is None
+    assert "not calibrated: its trial was validated on augmented images" in calibration_line(manifest)
+    with pytest.raises(BundleError, match=r"augmented images \(validation_augmented is 0.3\)"):
+        hpo.load(tmp_path / "best", device="cpu").abstention(0.9)
 
 
 def test_a_checkpoint_that_is_gone_is_named(study, store, tmp_path):

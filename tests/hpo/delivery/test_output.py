@@ -2,12 +2,13 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 
 from hpo.data import Unreadable
-from hpo.delivery.model import Prediction
 from hpo.delivery.output import check_output, open_output
+from hpo.delivery.prediction import Prediction
 from hpo.errors import UsageError
 
 CLASSES = ("a,b", 'c"d')
@@ -26,7 +27,7 @@ def test_json_holds_predictions_and_errors(tmp_path):
     assert json.loads((tmp_path / "out.json").read_text()) == [
         {
             "name": "é,\n.jpg", "label": "a,b", "index": 0, "probability": 0.75,
-            "probabilities": {"a,b": 0.75, 'c"d': 0.25},
+            "probabilities": {"a,b": 0.75, 'c"d': 0.25}, "abstained": False,
         },
         {"name": "torn.jpg", "error": "empty file"},
     ]  # fmt: skip
@@ -37,10 +38,21 @@ def test_csv_holds_the_same(tmp_path):
     with (tmp_path / "out.CSV").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows[0] == {
-        "name": "é,\n.jpg", "label": "a,b", "index": "0", "probability": "0.75", "error": "",
+        "name": "é,\n.jpg", "label": "a,b", "index": "0", "probability": "0.75", "abstained": "false", "error": "",
         "probability_a,b": "0.75", 'probability_c"d': "0.25",
     }  # fmt: skip
     assert (rows[1]["name"], rows[1]["label"], rows[1]["error"]) == ("torn.jpg", "", "empty file")
+
+
+@pytest.mark.parametrize("name", ["out.json", "out.csv"])
+def test_a_model_that_abstained_says_neither_label_nor_index(tmp_path, name):
+    with open_output(str(tmp_path / name), CLASSES) as writer:
+        writer.write(replace(PREDICTION, abstained=True))
+    with (tmp_path / name).open(newline="") as file:
+        row = (json.load(file) if name.endswith("json") else list(csv.DictReader(file)))[0]
+    assert (row["label"], row["index"]) == ((None, None) if name.endswith("json") else ("", ""))
+    assert str(row["abstained"]).lower() == "true"
+    assert float(row["probability"]) == 0.75, "how sure it was is said"
 
 
 def test_json_goes_to_stdout(capsys):

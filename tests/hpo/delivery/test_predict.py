@@ -9,7 +9,7 @@ from PIL import Image
 
 import hpo
 from hpo.delivery import predict as module
-from hpo.delivery.predict import Counts, predict
+from hpo.delivery.predict import Answering, Counts, predict
 from hpo.errors import DataError, UsageError
 
 from .conftest import CLASSES, draw
@@ -29,6 +29,16 @@ def test_a_folder_with_all_below_it_is_predicted_as_one_by_one(model, images, tm
     for row in rows:
         assert row["probabilities"] == pytest.approx(alone[row["name"]].probabilities, abs=1e-5)
         assert row["label"] == CLASSES[row["index"]]
+
+
+def test_those_below_the_threshold_abstain_and_are_counted(model, images, tmp_path):
+    sure = sorted(one.probability for one in model.predict(sorted(images.rglob("*.png")), tta="flips"))
+    answering = Answering(tta="flips", threshold=(sure[9] + sure[10]) / 2)
+    counts = predict(model, images, str(tmp_path / "out.json"), answering=answering, batch_size=30)
+    rows = json.loads((tmp_path / "out.json").read_text())
+    assert counts == Counts(predicted=30, abstained=10)
+    assert sum(row["label"] is None for row in rows) == sum(row["abstained"] for row in rows) == 10
+    assert all(row["abstained"] == (row["probability"] < answering.threshold) for row in rows)
 
 
 def test_no_more_than_a_batch_is_in_memory(model, tmp_path, monkeypatch):

@@ -4,14 +4,18 @@ from contextlib import suppress
 from pathlib import Path
 
 import boto3
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from hpo.cli import main
-from hpo.delivery.bundle import CONFIG, METRICS, MODEL, read_bundle
+from hpo.delivery.bundle import CLASSES, CONFIG, METRICS, MODEL, VALIDATION, read_bundle, write_bundle
 from hpo.delivery.remote import delivered, fetched
+from hpo.delivery.validation import Validation
 from hpo.errors import BundleError
 from storage import open_objects
+
+from .conftest import write_format_1
 
 
 @pytest.fixture
@@ -41,7 +45,28 @@ def test_a_bundle_comes_back_as_it_went(uploaded, tmp_path, manifest, weights):
     with fetched(uploaded, tmp_path / "cache") as folder:
         found = read_bundle(folder)
         assert (found.manifest, found.model) == (manifest, weights)
-    assert {one.key for one in open_objects(uploaded).list()} == {MODEL, CONFIG, METRICS}
+    assert {one.key for one in open_objects(uploaded).list()} == {MODEL, CONFIG, METRICS, CLASSES}
+
+
+def test_validation_predictions_travel_and_go_with_the_bundle_that_had_them(url, manifest, weights, tmp_path):
+    labels, logits = np.zeros(4, np.int64), np.ones((4, 3), np.float32)
+    with delivered(url, tmp_path / "cache", force=False) as folder:
+        write_bundle(folder, manifest, weights, {}, validation=Validation(labels, logits))
+    with fetched(url, tmp_path / "cache") as folder:
+        found = read_bundle(folder).validation
+        assert found is not None
+        assert np.array_equal(found.logits, logits)
+    with delivered(url, tmp_path / "cache", force=True) as folder:
+        write_bundle(folder, manifest, weights, {})
+    assert VALIDATION not in {one.key for one in open_objects(url).list()}
+
+
+def test_a_bundle_of_format_1_is_read_from_s3(url, manifest, weights, tmp_path):
+    write_format_1(tmp_path / "old", manifest, weights)
+    with delivered(url, tmp_path / "cache", force=False) as folder:
+        (tmp_path / "old").rename(folder)
+    with fetched(url, tmp_path / "cache") as folder:
+        assert read_bundle(folder).manifest == manifest
 
 
 def test_a_folder_is_taken_as_it_is(bundle, tmp_path):
@@ -76,8 +101,6 @@ def test_a_bundle_that_is_there_is_replaced_only_with_force(uploaded, bundle_aga
 
 @pytest.fixture
 def bundle_again(tmp_path, manifest, weights):
-    from hpo.delivery.bundle import write_bundle
-
     write_bundle(tmp_path / "again", manifest, weights, {"validation": None, "test": None, "test_openings": []})
     return tmp_path / "again"
 
@@ -129,4 +152,4 @@ def test_config_is_the_last_to_come(url, bundle, tmp_path, monkeypatch):
     with delivered(url, tmp_path, force=False) as folder:
         bundle.rename(folder)
     assert order[-1] == CONFIG
-    assert boto3.client("s3").list_objects_v2(Bucket=url.split("/")[2])["KeyCount"] == 3
+    assert boto3.client("s3").list_objects_v2(Bucket=url.split("/")[2])["KeyCount"] == 4

@@ -7,9 +7,11 @@ import safetensors.torch
 import hpo
 from hpo.data import SplitOptions, open_dataset
 from hpo.delivery.bundle import read_bundle, write_bundle
+from hpo.delivery.calibrate import calibration_of
 from hpo.delivery.evaluate import evaluate
-from hpo.delivery.manifest import Weights
+from hpo.delivery.manifest import Member, Weights
 from hpo.delivery.retrain import Options, Watch, retrain, with_weights
+from hpo.delivery.validation import Validation
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import report
 from hpo.training import FitData, Runtime, fit, weights_digest
@@ -47,9 +49,10 @@ def test_the_test_part_is_opened_once_and_proves_the_written_model(bundle, image
     result = retrain(read_bundle(bundle), images, tmp_path / "final", options)
     locked = dataset.open_test()
     logits = hpo.load(tmp_path / "final", device="cpu").logits(locked.batch(np.arange(len(locked))))
-    assert result.test == report(locked.labels, logits, dataset.classes)
+    assert result.test.report == report(locked.labels, logits, dataset.classes)
     final = read_bundle(tmp_path / "final").metrics
-    assert final["test"] == result.test.to_dict()
+    assert final["test"].items() >= result.test.report.to_dict().items()
+    assert final["test"]["calibration"]["before"]["nll"] == pytest.approx(result.test.report.loss)
     assert [(one["command"], one["n"]) for one in final["test_openings"]] == [("retrain", len(locked))]
     assert read_bundle(bundle).metrics["test_openings"] == final["test_openings"]
 
@@ -99,6 +102,38 @@ def test_a_training_that_diverges_is_named_and_writes_nothing(tmp_path, manifest
     assert not (tmp_path / "final").exists()
 
 
+def test_the_trials_predictions_and_temperature_are_kept_as_the_trials(tmp_path, manifest, weights, images, options):
+    validation = Validation(np.array([0, 1, 2, 2]), np.eye(3, dtype=np.float32)[[0, 1, 2, 0]])
+    fitted = manifest.model_copy(update={"calibration": calibration_of(validation)})
+    write_bundle(tmp_path / "best", fitted, weights, {}, validation=validation)
+    retrain(read_bundle(tmp_path / "best"), images, tmp_path / "final", options)
+    final = read_bundle(tmp_path / "final")
+    assert final.manifest.calibration == fitted.calibration.model_copy(update={"fitted_on": "trial"})
+    assert np.array_equal(final.validation.logits, validation.logits)
+
+
+def test_other_data_leaves_neither_temperature_nor_predictions(tmp_path, manifest, weights, cache):
+    validation = Validation(np.array([0, 1, 2, 2]), np.eye(3, dtype=np.float32)[[0, 1, 2, 0]])
+    fitted = manifest.model_copy(update={"calibration": calibration_of(validation)})
+    write_bundle(tmp_path / "best", fitted, weights, {}, validation=validation)
+    other = draw(tmp_path / "other", 8, seed=9)
+    retrain(read_bundle(tmp_path / "best"), other, tmp_path / "final", Options(cache=cache, other_data=True))
+    final = read_bundle(tmp_path / "final")
+    assert (final.manifest.calibration, final.validation) == (None, None)
+
+
+@pytest.mark.parametrize("kind", ["ensemble", "soup"])
+def test_what_several_trials_make_is_refused_with_the_way_out(manifest, weights, images, options, tmp_path, kind):
+    changes = {"stage": kind}
+    if kind == "ensemble":
+        member = Member(trial=4, weight=1, temperature=1, best_epoch=2, mean=(0,) * 3, std=(1,) * 3, config=CONFIG)
+        changes["members"] = (member,)
+    write_bundle(tmp_path / "joined", manifest.model_copy(update=changes), weights, {})
+    with pytest.raises(BundleError, match=rf"is an? {kind} of several trials.*export-best --study colours --trial 4"):
+        retrain(read_bundle(tmp_path / "joined"), images, tmp_path / "final", options)
+    assert not (tmp_path / "final").exists()
+
+
 def test_out_is_checked_before_any_work(bundle, images, options, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "photo.jpg").write_text("")
@@ -133,7 +168,7 @@ def test_a_test_that_fails_loses_neither_the_model_nor_the_record_of_the_look(
     def out_of_memory(*_):
         raise MemoryError
 
-    monkeypatch.setattr("hpo.delivery.retrain.measure", out_of_memory)
+    monkeypatch.setattr("hpo.delivery.retrain.examine", out_of_memory)
     with pytest.raises(MemoryError):
         retrain(read_bundle(bundle), images, tmp_path / "final", options)
     final = read_bundle(tmp_path / "final")

@@ -6,8 +6,9 @@ import re
 import numpy as np
 from rich.console import Console
 
+from hpo.evaluation.calibration import probabilities, reliability
 from hpo.evaluation.metrics import report
-from hpo.evaluation.table import accuracy_line, print_report
+from hpo.evaluation.table import accuracy_line, print_reliability, print_report
 
 
 def printed(classes: list[str], width: int = 100) -> str:
@@ -42,3 +43,16 @@ def test_the_matrix_of_eight_long_names_fits_eighty_columns():
 
 def test_accuracy_comes_with_interval_and_n():
     assert accuracy_line(0.98, (0.97, 0.99), 1710) == "0.9800 (95 % interval 0.9700 to 0.9900, n 1,710)"
+
+
+def test_calibration_shows_what_the_temperature_changes():
+    labels = np.array([0, 1, 1, 0])
+    logits = np.array([[4.0, 0], [4, 0], [0, 4], [3, 0]])
+    before, after = (reliability(labels, probabilities(logits, temperature)) for temperature in (1, 2.5))
+    stream = io.StringIO()
+    print_reliability(Console(file=stream, width=80), before, after, 2.5)
+    print_reliability(Console(file=stream, width=80), before)
+    text = stream.getvalue()
+    assert text.count("temperature 2.5") == 1
+    assert re.search(rf"NLL +{before.nll:.4f} +{after.nll:.4f}", text)
+    assert re.search(rf"Brier +{before.brier:.4f} *\n", text)

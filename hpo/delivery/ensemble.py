@@ -1,0 +1,113 @@
+"""Several trials of one study as one bundle whose probabilities are the weighted mean of theirs.
+
+Each member is calibrated by its own temperature and chosen by `greedy_ensemble` on the validation predictions that the
+search has stored; the ensemble is calibrated once more as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hpo.delivery.bundle import check_out, write_bundle
+from hpo.delivery.calibrate import calibration_of
+from hpo.delivery.candidates import Candidate, Candidates
+from hpo.delivery.export import export_trial
+from hpo.delivery.joined import Joined
+from hpo.delivery.manifest import Manifest, Member
+from hpo.delivery.networks import pack_members
+from hpo.delivery.selection import Rows, compare, cross_checked, greedy_ensemble, mean_of, ranked, weights_of
+from hpo.delivery.validation import Validation
+from hpo.evaluation.calibration import Probabilities, fit_temperature, log_probabilities, probabilities
+from hpo.evaluation.metrics import report
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the predictions on some images choose, as probabilities of all images."""
+
+    temperatures: list[float]
+    members: Probabilities
+    """(k, n, C), each under its temperature."""
+    best: int
+    """The member that is best alone."""
+    picks: tuple[int, ...]
+    """Members, as often as they were picked."""
+
+    @property
+    def mean(self) -> Probabilities:
+        """(n, C) of the ensemble."""
+        return mean_of(self.members, self.picks)
+
+
+def ensemble(candidates: Candidates, out: Path, *, force: bool = False) -> Joined:
+    """Write the best ensemble of `candidates` to `out`, or the best trial alone where no combination is better.
+
+    Raises BundleError where a checkpoint has gone meanwhile, or `out` may not be written.
+    """
+    check_out(out, force=force)
+    return join(candidates, choose(candidates), out, force=force)
+
+
+def choose(candidates: Candidates, rows: Rows | None = None) -> Choice:
+    """Temperatures, best member and ensemble by the validation images `rows`, (n,) bool, or by all."""
+    labels, metric = candidates.labels, candidates.spec.metric
+    seen = np.ones(len(labels), dtype=np.bool_) if rows is None else rows
+    logits = [candidate.validation.logits for candidate in candidates.found]
+    temperatures = [fit_temperature(labels[seen], member[seen]) for member in logits]
+    members = np.stack([probabilities(*pair) for pair in zip(logits, temperatures, strict=True)])
+    picks = greedy_ensemble(labels[seen], members[:, seen], metric)
+    return Choice(temperatures, members, ranked(labels[seen], members[:, seen], metric)[0], picks)
+
+
+def join(candidates: Candidates, choice: Choice, out: Path, *, force: bool = False) -> Joined:
+    """Write the ensemble that was chosen to `out`, and measure it beside the best trial alone."""
+    labels, metric = candidates.labels, candidates.spec.metric
+    validation = Validation(labels, log_probabilities(choice.mean).astype(np.float32))
+
+    def by_half(rows: Rows) -> tuple[Probabilities, Probabilities]:
+        chosen = choose(candidates, rows)
+        return chosen.members[chosen.best], chosen.mean
+
+    joined = Joined(
+        manifest=_manifest(candidates.found, choice, validation),
+        best=candidates.found[choice.best].trial.number,
+        validation=compare(labels, choice.members[choice.best], choice.mean, metric),
+        held_out=cross_checked(labels, metric, by_half),
+    )
+    _write(candidates, choice, joined, validation, out, force=force)
+    return joined
+
+
+def _manifest(found: Sequence[Candidate], choice: Choice, validation: Validation) -> Manifest:
+    """Of the ensemble; of the one trial that it consists of, where there is only one."""
+    base, weights = found[choice.best].manifest, weights_of(choice.picks)
+    if len(weights) == 1:
+        return base.model_copy(update={"calibration": calibration_of(found[choice.best].validation)})
+    members = tuple(_member(found[pick], weight, choice.temperatures[pick]) for pick, weight in weights.items())
+    changes = {"stage": "ensemble", "members": members, "calibration": calibration_of(validation)}
+    return base.model_copy(update=changes)
+
+
+def _member(candidate: Candidate, weight: float, temperature: float) -> Member:
+    manifest = candidate.manifest
+    steps = manifest.preprocessing
+    return Member(
+        trial=manifest.trial, weight=weight, temperature=temperature, best_epoch=manifest.best_epoch,
+        mean=steps.mean, std=steps.std, config=manifest.config,
+    )  # fmt: skip
+
+
+def _write(
+    candidates: Candidates, choice: Choice, joined: Joined, validation: Validation, out: Path, *, force: bool
+) -> None:
+    if not joined.manifest.members:
+        trial = candidates.found[choice.best].trial
+        export_trial(candidates.study, trial, candidates.store, out, force=force)
+        return
+    model = pack_members([candidates.weights(candidates.found[pick]) for pick in weights_of(choice.picks)])
+    metrics = joined.metrics(report(*validation, joined.manifest.classes))
+    write_bundle(out, joined.manifest, model, metrics, validation=validation, force=force)

@@ -1,0 +1,135 @@
+"""An ensemble is a bundle like any other, as good as the numbers that it was chosen by."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import hpo
+from hpo.cli.delivery_text import calibration_line, joined_lines
+from hpo.delivery.bundle import read_bundle
+from hpo.delivery.candidates import candidates
+from hpo.delivery.ensemble import choose, ensemble, join
+from hpo.delivery.evaluate import evaluate
+from hpo.delivery.predict import predict
+from hpo.errors import BundleError
+from hpo.evaluation.calibration import probabilities
+
+from .conftest import CLASSES, CONFIG, SIZE, add_trial, keep
+
+PIXELS = np.random.default_rng(5).integers(0, 256, (6, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def joined(study, store, tmp_path):
+    """An ensemble of trials 1, 0 and 2, two parts of 1, whatever their predictions would choose."""
+    found = candidates(study, store, 10)
+    join(found, replace(choose(found), picks=(1, 0, 1, 2)), tmp_path / "joined")
+    return tmp_path / "joined"
+
+
+def test_members_are_weighed_calibrated_and_fed_as_they_are(joined, trained):
+    model = hpo.load(joined, device="cpu")
+    members = model.bundle.manifest.members
+    assert [(member.trial, member.weight) for member in members] == [(1, 0.5), (0, 0.25), (2, 0.25)]
+    assert [network.weight for network in model.networks] == [0.5, 0.25, 0.25]
+    assert model.network is model.networks[0].module
+    total = np.zeros((len(PIXELS), len(CLASSES)))
+    for member in members:
+        total += member.weight * probabilities(alone(model, trained[member.trial]), member.temperature)
+    assert np.allclose(np.exp(model.logits_of([PIXELS])), total, atol=1e-5)
+    assert np.allclose(model.probabilities_of([PIXELS]), probabilities(np.log(total), model.temperature), atol=1e-5)
+
+
+def alone(model, one):
+    import safetensors.torch
+
+    from hpo.training.inference import predict_logits
+    from hpo.training.model import build_model
+
+    network = build_model(one.config, len(CLASSES), initialise=False).model
+    network.load_state_dict(safetensors.torch.load(one.weights))
+    return predict_logits(network, [PIXELS], mean=one.facts["mean"], std=one.facts["std"])
+
+
+def test_what_was_stored_is_what_evaluating_gives(joined, images, cache, dataset):
+    found = read_bundle(joined)
+    measured = evaluate(hpo.load(joined, device="cpu"), images, cache=cache, split="val", tta="flips")
+    assert measured.report.confusion == tuple(map(tuple, found.metrics["validation"]["confusion"]))
+    assert measured.report.loss == pytest.approx(found.metrics["validation"]["loss"], abs=1e-4)
+    assert measured.measurement.after.nll == pytest.approx(found.manifest.calibration.after.nll, abs=1e-4)
+    assert np.array_equal(found.validation.labels, dataset.val.labels)
+
+
+def test_an_ensemble_predicts_from_the_command_and_batches_do_not_matter(joined, images, tmp_path):
+    model = hpo.load(joined, device="cpu")
+    predict(model, images, str(tmp_path / "out.json"), batch_size=7)
+    rows = {row["name"]: row for row in json.loads((tmp_path / "out.json").read_text())}
+    assert len(rows) == 30
+    for one in model.predict(sorted(images.rglob("*.png")), batch_size=30):
+        assert rows[one.name]["probabilities"] == pytest.approx(one.probabilities, abs=1e-5)
+    assert model.logits([]).shape == (0, len(CLASSES))
+    assert model.predict([], tta="dihedral") == []
+
+
+def test_the_result_is_never_worse_than_the_best_trial_and_says_what_is_honest(study, store, tmp_path):
+    result = ensemble(candidates(study, store, 10), tmp_path / "out")
+    assert result.validation.joined >= result.validation.best
+    assert result.held_out.n == result.validation.n
+    lines = [*joined_lines("out", result), calibration_line(result.manifest)]
+    assert "each half of it, chosen by the other" in lines[2]
+    assert lines[3].startswith("calibration: temperature ")
+
+
+def test_the_same_trials_give_the_same_bundle(study, store, tmp_path):
+    for name in ("first", "second"):
+        ensemble(candidates(study, store, 10), tmp_path / name)
+    first, second = ({f.name: f.read_bytes() for f in (tmp_path / name).iterdir()} for name in ("first", "second"))
+    assert first == second
+
+
+def test_one_trial_that_nothing_improves_is_exported_as_it_is(study, store, tmp_path):
+    members = candidates(study, store, 10)
+    choice = choose(members)
+    result = join(members, replace(choice, picks=(choice.best,) * 3), tmp_path / "out")
+    found = read_bundle(tmp_path / "out").manifest
+    assert (found.stage, found.trial, found.members) == ("exported", result.best, ())
+    assert found == result.manifest
+    assert f"trial {found.trial} of study colours alone" in joined_lines("out", result)[0]
+
+
+def test_what_cannot_join_is_left_out_with_a_reason(study, store, trained, dataset):
+    first, labels = trained[0], dataset.val.labels
+    for value in (0.99, 0.98):  # 3 and 4 have no checkpoint
+        add_trial(study, CONFIG, first.facts, value)
+    augmented = first.config.replace(augmentation="flips", validation_augmented=0.5)
+    others = ((augmented, labels), (CONFIG.replace(image_size=64), labels), (CONFIG, labels[::-1]))
+    for config, theirs in others:
+        keep(store, add_trial(study, config, first.facts, value=0.5), first, theirs)
+    found = candidates(study, store, 10)
+    assert [one.trial.number for one in found.found] == [0, 1, 2]
+    reasons = (
+        "trials 3, 4: checkpoint not kept",
+        "trial 5: its trial was validated on augmented images",
+        "trial 6: image size 64, but 32",
+        "trial 7: validated on other images",
+    )
+    for line, reason in zip(found.left_out, reasons, strict=True):
+        assert line.startswith(reason)
+
+
+def test_fewer_than_two_is_one_line_with_the_way_out(study, store):
+    with pytest.raises(BundleError, match=r"1 of its 1 best trials can be joined, but it takes two"):
+        candidates(study, store, 1)
+    store.drop([0, 1])
+    with pytest.raises(BundleError, match=r"trials 0, 1: checkpoint not kept.*--keep") as caught:
+        candidates(study, store, 10)
+    assert "\n" not in str(caught.value)
+
+
+def test_out_is_checked_before_anything_is_chosen(study, store, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "photo.jpg").write_text("")
+    with pytest.raises(BundleError, match="not a bundle"):
+        ensemble(candidates(study, store, 10), tmp_path / "mine", force=True)

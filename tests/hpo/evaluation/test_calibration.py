@@ -1,0 +1,145 @@
+"""Calibration: numbers of the definition, properties of the temperature, and a threshold that keeps its promise."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from hpo.evaluation.calibration import (
+    COLDEST,
+    HOTTEST,
+    abstention,
+    fit_temperature,
+    held_out,
+    log_probabilities,
+    probabilities,
+    reliability,
+)
+from hpo.evaluation.metrics import scores
+
+CLASSES = 4
+
+
+@st.composite
+def predictions(draw, least: int = 2):
+    """Labels (n,) and logits (n, C) of any quality."""
+    n = draw(st.integers(least, 40))
+    labels = draw(arrays(np.int64, n, elements=st.integers(0, CLASSES - 1)))
+    logits = draw(arrays(np.float32, (n, CLASSES), elements=st.floats(-20, 20, width=32)))
+    return labels, logits
+
+
+def drawn(n: int, temperature: float, seed: int = 0):
+    """Labels drawn from the softmax of logits, and these logits times `temperature`: what T must undo."""
+    generator = np.random.default_rng(seed)
+    logits = 3 * generator.standard_normal((n, CLASSES))
+    cumulative = probabilities(logits).cumsum(axis=1)
+    labels = (generator.random((n, 1)) > cumulative).sum(axis=1).clip(max=CLASSES - 1)
+    return labels.astype(np.int64), (temperature * logits).astype(np.float32)
+
+
+@pytest.mark.parametrize("temperature", [0.25, 1.0, 1.7, 6.0])
+def test_a_known_temperature_is_recovered(temperature):
+    labels, logits = drawn(20_000, temperature)
+    assert fit_temperature(labels, logits) == pytest.approx(temperature, rel=0.03)
+
+
+def test_a_calibrated_model_shows_the_error_of_chance_and_an_overconfident_one_more():
+    labels, logits = drawn(2_000, 3.0)
+    before = reliability(labels, probabilities(logits))
+    after = reliability(labels, probabilities(logits, fit_temperature(labels, logits)))
+    assert before.ece > 5 * before.chance_ece
+    assert after.ece < 2 * after.chance_ece
+    assert after.brier < before.brier
+    assert after.nll < before.nll
+
+
+@given(predictions())
+def test_a_temperature_changes_no_answer_and_never_makes_the_likelihood_worse(some):
+    labels, logits = some
+    temperature = fit_temperature(labels, logits)
+    assert COLDEST <= temperature <= HOTTEST
+    before, after = probabilities(logits), probabilities(logits, temperature)
+    assert reliability(labels, after).nll <= reliability(labels, before).nll + 1e-9
+    # Two logits that differ by less than the probabilities can tell may become equal, so the largest is looked up.
+    rows = np.arange(len(labels))
+    assert np.allclose(after[rows, logits.argmax(axis=1)], after.max(axis=1))
+
+
+@given(predictions())
+def test_scores_lie_within_their_bounds(some):
+    labels, logits = some
+    found = reliability(labels, probabilities(logits))
+    assert 0 <= found.ece <= 1
+    assert 0 <= found.brier <= 2
+    assert sum(one.n for one in found.bins) == len(labels)
+    assert all(one.low < one.confidence <= one.high + 1e-12 for one in found.bins)
+    assert found.nll == pytest.approx(scores(labels, logits)["loss"], rel=1e-6, abs=1e-9)
+    assert json.loads(json.dumps(found.to_dict()))["ece"] == found.ece
+
+
+def test_numbers_by_hand():
+    rows = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
+    labels = np.array([0, 1, 1, 0])
+    found = reliability(labels, rows, bins=2)  # all four confidences lie in (0.5, 1]
+    assert found.ece == pytest.approx(abs(0.5 - (0.9 + 0.8 + 0.7 + 0.6) / 4))
+    assert found.brier == pytest.approx(np.mean([2 * 0.1**2, 2 * 0.8**2, 2 * 0.3**2, 2 * 0.6**2]))
+    assert found.nll == pytest.approx(-np.log([0.9, 0.2, 0.7, 0.4]).mean())
+    fine = reliability(labels, rows, bins=10)  # (0.5, 0.6], (0.6, 0.7], (0.7, 0.8], (0.8, 0.9]
+    assert [one.n for one in fine.bins] == [1, 1, 1, 1]
+    assert fine.ece == pytest.approx((0.1 + 0.8 + 0.3 + 0.6) / 4)
+
+
+def test_the_chance_error_is_what_a_perfectly_calibrated_model_shows():
+    found = [reliability(labels, probabilities(logits)) for labels, logits in (drawn(300, 1.0, s) for s in range(40))]
+    shown, expected = np.mean([one.ece for one in found]), np.mean([one.chance_ece for one in found])
+    assert expected == pytest.approx(shown, rel=0.15)
+
+
+def test_where_all_is_right_the_temperature_stays_and_where_all_is_wrong_it_is_bounded():
+    logits = np.eye(3, dtype=np.float32)
+    assert fit_temperature(np.array([0, 1, 2]), logits) == 1
+    assert fit_temperature(np.array([1, 2, 0]), logits) == HOTTEST
+
+
+def test_extreme_logits_give_finite_numbers():
+    logits = np.array([[1e4, -1e4], [1e4, -1e4], [-1e4, 1e4]], dtype=np.float32)
+    labels = np.array([0, 1, 1])
+    temperature = fit_temperature(labels, logits)
+    for rows in (probabilities(logits), probabilities(logits, temperature)):
+        found = reliability(labels, rows)
+        assert np.isfinite([found.ece, found.brier, found.nll]).all()
+    assert np.isfinite(log_probabilities(np.array([0.0, 1.0]))).all()
+
+
+def test_held_out_probabilities_know_no_label_of_theirs():
+    labels, logits = drawn(200, 4.0)
+    before = held_out(labels, logits)
+    changed = labels.copy()
+    changed[7] = (labels[7] + 1) % CLASSES
+    after = held_out(changed, logits)
+    assert np.array_equal(before[7], after[7])
+    assert not np.array_equal(before, after), "but those of the other folds do"
+    assert held_out(labels[:4], logits[:4]) is None
+
+
+@given(predictions(), st.floats(0.05, 1))
+def test_the_answers_above_the_threshold_are_as_right_as_was_asked(some, accuracy):
+    labels, logits = some
+    rows = probabilities(logits)
+    confidence, right = rows.max(axis=1), rows.argmax(axis=1) == labels
+    found = abstention(labels, rows, accuracy)
+    if found is None:
+        assert not any(right[confidence >= least].mean() >= accuracy for least in confidence)
+        return
+    answered = confidence >= found.threshold
+    assert found.coverage == answered.mean()
+    assert found.accuracy == pytest.approx(right[answered].mean())
+    assert found.accuracy >= accuracy
+    assert found.interval[0] <= found.accuracy <= found.interval[1]
+    assert not any(right[confidence >= least].mean() >= accuracy for least in confidence if least < found.threshold), (
+        "no lower threshold would do"
+    )
