@@ -21,7 +21,7 @@ Image = npt.NDArray[np.uint8]
 Alteration = Callable[[Image, int, np.random.Generator], Image]
 """An image (S, S, 3) uint8, a step from 0 to 4, and the draws, to a new image of that shape."""
 
-VERSION = 1
+VERSION = 2
 """Of what the alterations give; raised with any change of them."""
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -73,9 +73,9 @@ def _jpeg(image: Image, step: int, rng: np.random.Generator) -> Image:
 
 
 def _grid_mask(image: Image, step: int, rng: np.random.Generator) -> Image:
-    """Black squares on a grid whose unit is an eighth to a sixth of the side."""
-    unit = rng.uniform(1 / 8, 1 / 6) * len(image)
-    hidden = (np.arange(len(image)) + rng.uniform(0, unit, (2, 1))) % unit < (0.3, 0.4, 0.5, 0.6, 0.7)[step] * unit
+    """Black squares on a grid whose unit is a sixth to a quarter of the side."""
+    unit = rng.uniform(1 / 6, 1 / 4) * len(image)
+    hidden = (np.arange(len(image)) + rng.uniform(0, unit, (2, 1))) % unit < (0.15, 0.25, 0.35, 0.5, 0.65)[step] * unit
     return _blackened(image, hidden[0], hidden[1])
 
 

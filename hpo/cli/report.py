@@ -1,0 +1,109 @@
+"""`hpo report`: a study or a bundle as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hpo.cli.connect import artifacts_folder, cache_folder
+from hpo.cli.delivery import batch_size_option
+from hpo.cli.existing import existing
+from hpo.cli.options import (
+    Location,
+    UserPath,
+    artifacts_option,
+    debug_option,
+    device_option,
+    storage_options,
+    threads_option,
+)
+from hpo.cli.progress import counting
+from hpo.errors import UsageError
+
+if TYPE_CHECKING:
+    from hpo.report.bench import Options
+
+SUFFIXES = (".html", ".htm")
+
+
+@click.command("report")
+@click.argument("subject", metavar="STUDY|BUNDLE", type=Location())
+@click.option(
+    "--data", envvar="HPO_DATA", type=UserPath(), default=None,
+    help="Labelled images: adds examples, mistakes, saliency and robustness.",
+)  # fmt: skip
+@click.option("--out", required=True, type=UserPath(), metavar="FILE", help="The .html file to write; replaced.")
+@batch_size_option
+@device_option
+@threads_option
+@storage_options
+@artifacts_option
+@debug_option
+def report_command(
+    subject: Path | str, data: Path | None, out: Path, batch_size: int, device: str, threads: int | None,
+    storage: str | None, home: Path, artifacts: Path | str | None,
+) -> None:  # fmt: skip
+    """Write what is known of STUDY or BUNDLE as one HTML page that opens offline and prints.
+
+    A folder with a config.json, or an s3:// URL, is a bundle; everything else is the name of a study. The locked test
+    part is not looked at.
+    """
+    check_out(out)
+    from hpo.delivery.folder import open_whole_file
+    from hpo.report.bench import Options
+    from hpo.search.device import use_threads
+
+    use_threads(threads)
+    options = Options(cache_folder(home), device, batch_size, counting)
+    if is_bundle(subject):
+        text = _of_bundle(subject, data, options)
+    else:
+        text = _of_study(str(subject), data, options, (storage, home, artifacts))
+    with open_whole_file(out, errors="replace") as file:
+        file.write(text)
+    click.echo(f"{out}: {len(text.encode(errors='replace')) / 1e6:.1f} MB, opens in any browser")
+
+
+def check_out(out: Path) -> None:
+    """UsageError unless `out` can become a page; said before the work."""
+    if out.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"--out is {out}, but must end in .html")
+    if out.is_dir():
+        raise UsageError(f"--out is {out}, but that is a folder; name a file in it")
+    if not out.parent.is_dir():
+        raise UsageError(f"--out is {out}, but there is no folder {out.parent}; make it first")
+
+
+def is_bundle(subject: Path | str) -> bool:
+    """Whether `subject` means a bundle; names of studies are everything else."""
+    return isinstance(subject, str) or (subject / "config.json").is_file()
+
+
+def _of_bundle(bundle: Path | str, data: Path | None, options: Options) -> str:
+    from hpo.delivery.remote import fetched
+    from hpo.report.build import report_bundle
+
+    with fetched(bundle, options.cache) as folder:
+        return report_bundle(folder, data, options, place=str(bundle))
+
+
+def _of_study(
+    study: str, data: Path | None, options: Options, places: tuple[str | None, Path, Path | str | None]
+) -> str:  # fmt: skip
+    from hpo.errors import HpoError
+    from storage import StudyError
+
+    storage, home, artifacts = places
+    try:
+        with existing(storage, home, study) as (db, found):
+            from hpo.report.build import report_study
+            from storage import open_store, read_spec
+
+            store = open_store(artifacts_folder(artifacts, home), read_spec(found).id)
+            return report_study(db, found, store, data, options)
+    except StudyError as error:
+        if not Path(study).is_dir():
+            raise
+        raise HpoError(f"{error}; and the folder {study} is no bundle: it has no config.json") from None

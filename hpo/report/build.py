@@ -1,0 +1,149 @@
+"""The two doors: a study, or a bundle, to the HTML of its report."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from hpo.data import Dataset
+from hpo.delivery.bundle import read_bundle
+from hpo.delivery.export import choose_trial, export_trial
+from hpo.errors import BundleError
+from hpo.report.bench import Bench, Options
+from hpo.report.model_facts import ModelFacts
+from hpo.report.page import Page, render
+from hpo.report.section import Section
+from hpo.report.sections_data import data_section
+from hpo.report.sections_images import robustness_section, saliency_section
+from hpo.report.sections_model import calibration_section, class_section, confusion_section, origin_section
+from hpo.report.sections_search import best_configuration, cost, search_sections
+from hpo.report.study_facts import StudyFacts, read_study
+from hpo.report.summary import model_tiles, study_tiles
+from storage import CheckpointStore, Database
+
+MODEL_SECTIONS = (
+    ("classes", "Scores by class"),
+    ("confusion", "What is confused"),
+    ("calibration", "Calibration"),
+    ("saliency", "Where the model looks"),
+    ("robustness", "Robustness"),
+)
+
+
+def report_study(
+    db: Database, study: optuna.Study, store: CheckpointStore, data: Path | None, options: Options
+) -> str:  # fmt: skip
+    """The report of `study` as it stands; its best trial is taken from `store`, images from `data`.
+
+    Without a trial that can be exported the sections about the model say why. Raises StudyError where the study is
+    none of ours, DataError where `data` is not its data, ModelError for a backbone that is unknown here.
+    """
+    facts = read_study(db, study)
+    with tempfile.TemporaryDirectory(prefix="hpo-report-") as folder:
+        try:
+            export_trial(study, choose_trial(study), store, Path(folder, "best"))
+            bundle = read_bundle(Path(folder, "best"))
+        except BundleError as error:
+            return render(study_page(facts, None, None, str(error)))
+        bench = Bench.of(bundle, data, options) if data is not None else None
+        return render(study_page(facts, ModelFacts(bundle), bench, ""))
+
+
+def report_bundle(folder: Path, data: Path | None, options: Options, *, place: str = "") -> str:
+    """The report of the bundle in `folder`; BundleError where it is none, otherwise as in `report_study`.
+
+    `place` is how its user calls it, where that is not the folder: an s3:// URL.
+    """
+    bundle = read_bundle(folder)
+    bench = Bench.of(bundle, data, options) if data is not None else None
+    return render(bundle_page(ModelFacts(bundle, place or str(folder)), bench))
+
+
+def study_page(facts: StudyFacts, model: ModelFacts | None, bench: Bench | None, reason: str) -> Page:
+    """The page of a study; without a `model`, `reason` says in one line why there is none."""
+    how = f"hpo report {shlex.quote(facts.name)} --data DATA --out report.html"
+    if model is not None:
+        about = model_sections(model, bench, how)
+    else:
+        about = [Section(key, title, missing=f"No model to show: {reason}.") for key, title in MODEL_SECTIONS]
+    sections = [
+        _data(facts.spec.data, model, bench),
+        *search_sections(facts),
+        best_configuration(facts),
+        *about,
+        cost(facts),
+    ]
+    return Page(
+        title=facts.name, kind="study", subtitle=_study_line(facts), tiles=study_tiles(facts, model),
+        sections=sections, made=_now(), notes=_notes(facts),
+    )  # fmt: skip
+
+
+def _study_line(facts: StudyFacts) -> str:
+    best = facts.best_trial
+    searched = f"space {facts.spec.space.get('name')}, {facts.spec.metric} on the validation part"
+    if best is None:
+        return f"Searched in {searched}; no complete trial yet."
+    config = best.attrs.get("config", {})
+    return (
+        f"Best: trial {best.number}, {config.get('backbone', 'unknown backbone')} at {config.get('image_size', '?')} "
+        f"pixels. Searched in {searched}."
+    )
+
+
+def _notes(facts: StudyFacts) -> list[str]:
+    notes = []
+    running = facts.counts.get("running", 0)
+    if running:
+        notes.append(f"The search goes on: {running} of its trials are running.")
+    if facts.best is not None:
+        notes.append(
+            "The best of many trials was chosen on the validation part, so its figures there are a little too good; "
+            "the locked test part, which nothing on this page has seen, says how much."
+        )
+    return notes
+
+
+def bundle_page(model: ModelFacts, bench: Bench | None) -> Page:
+    """The page of a bundle; without a `bench`, what needs images says how to get it."""
+    manifest = model.manifest
+    origin = {
+        "classes": list(manifest.classes), "counts": manifest.data.counts, "split": manifest.data.split,
+    }  # fmt: skip
+    backbones = sorted({member.config.backbone for member in manifest.members}) or [manifest.config.backbone]
+    how = f"hpo report {shlex.quote(model.place)} --data DATA --out report.html"
+    return Page(
+        title=Path(model.place).resolve().name, kind="bundle", made=_now(), tiles=model_tiles(model),
+        subtitle=f"{', '.join(backbones)} at {manifest.preprocessing.image_size} pixels, "
+        f"{manifest.stage} from study {manifest.study}.",
+        sections=[_data(origin, model, bench), origin_section(model), *model_sections(model, bench, how)],
+    )  # fmt: skip
+
+
+def model_sections(model: ModelFacts, bench: Bench | None, how: str) -> list[Section]:
+    """All sections about a model; `how` is the command that shows what needs images."""
+    return [
+        class_section(model),
+        confusion_section(model, bench),
+        calibration_section(model),
+        saliency_section(bench, how),
+        robustness_section(bench, how),
+    ]
+
+
+def _data(origin: Mapping[str, Any], model: ModelFacts | None, bench: Bench | None) -> Section:
+    scores = model.scores if model else None
+    support = {name: one["support"] for name, one in scores["classes"].items()} if scores else {}
+    classes: Sequence[str] = origin.get("classes", ())
+    dataset: Dataset | None = bench.dataset if bench else None
+    return data_section(classes, origin.get("counts", {}), str(origin.get("split", "not recorded")), support, dataset)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,56 @@
+"""The page: one HTML file without scripts and without a reference to anything outside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from hpo import __version__
+from hpo.report import palette, wording
+from hpo.report.section import Section, Tile
+
+MOST_BYTES = 8_000_000
+"""A page is smaller than this, whatever the study: figures and pictures are limited in number and size."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the page shows, from top to bottom."""
+
+    title: str
+    kind: str
+    """What the title is the name of: study, bundle."""
+    subtitle: str
+    tiles: Sequence[Tile]
+    sections: Sequence[Section]
+    made: datetime
+    notes: Sequence[str] = ()
+    """Lines under the key figures: what a reader should know before the details."""
+
+
+def render(page: Page) -> str:
+    """The page as HTML. All text is escaped; figures alone, made by `drawing`, go in as they are."""
+    return _environment().get_template("page.html").render(
+        page=page, version=__version__, light=palette.declarations(dark=False), dark=palette.declarations(dark=True),
+    )  # fmt: skip
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("hpo.report"), autoescape=select_autoescape(["html"]), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "fixed": lambda number, digits=4: f"{number:.{digits}f}",
+        "percent": wording.percent,
+        "confidence": wording.confidence,
+        "signed": lambda number, digits=3: f"{number:+.{digits}f}".replace("-", "−"),
+        "grouped": lambda number: f"{number:,}",
+        "printable": wording.printable,
+        "short": wording.shortened,
+        "counted": wording.counted,
+    }
+    return environment

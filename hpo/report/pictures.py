@@ -1,0 +1,118 @@
+"""Which images a report shows: examples of each class, the worst mistakes, where the model looks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hpo.data import Part
+from hpo.evaluation.calibration import Probabilities
+from hpo.explain import Saliency, overlay
+from hpo.report.bench import Bench
+from hpo.report.images import SIDE, SMALL, data_uri
+
+MOST_EXAMPLES = 96
+"""Images of all classes together."""
+MOST_PER_CLASS = 6
+MOST_PER_PAIR = 8
+MOST_LOOKS = 8
+"""Correct ones, and as many wrong ones."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One image on the page."""
+
+    uri: str
+    name: str
+    """Of the file, as a person would recognise it."""
+    true: str = ""
+    predicted: str = ""
+    confidence: float = 0.0
+    heat: str = ""
+    """The same image under its saliency, as a URI."""
+
+
+def examples(part: Part, classes: int) -> dict[int, list[Shown]]:
+    """Class number -> images of it, drawn at random but the same every time; few of each where classes are many."""
+    each = int(np.clip(MOST_EXAMPLES // max(1, classes), 1, MOST_PER_CLASS))
+    side = SIDE if classes <= 16 else SMALL
+    generator = np.random.default_rng(0)
+    found: dict[int, list[Shown]] = {}
+    for label in np.unique(part.labels)[:MOST_EXAMPLES].tolist():
+        rows = np.flatnonzero(part.labels == label)
+        chosen = np.sort(generator.permutation(rows)[:each])
+        found[label] = [Shown(data_uri(image, side), part.names[row]) for row, image in _images(part, chosen)]
+    return found
+
+
+def mistakes(
+    part: Part, probabilities: Probabilities, pair: tuple[int, int], classes: Sequence[str]
+) -> list[Shown]:  # fmt: skip
+    """Images of class `pair[0]` that were taken for `pair[1]`, the most confident first."""
+    rows = np.flatnonzero((part.labels == pair[0]) & (probabilities.argmax(axis=1) == pair[1]))
+    rows = rows[np.argsort(-probabilities[rows, pair[1]], kind="stable")][:MOST_PER_PAIR]
+    return [
+        Shown(data_uri(image), part.names[row], classes[pair[0]], classes[pair[1]], float(probabilities[row, pair[1]]))
+        for row, image in _images(part, rows)
+    ]
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Where a model looks in validation images; each shown with its saliency for the predicted class."""
+
+    right: list[Shown]
+    """A typical image of each class."""
+    wrong: list[Shown]
+    """The most confident mistakes."""
+    method: str
+    """In words."""
+
+
+def looks(bench: Bench) -> Looks:
+    """Saliency of some images that the model is right about, and wrong. ModelError where there is no method for it."""
+    explain = Saliency.of(bench.model.networks, bench.model.image_size, bench.model.device)
+    predicted = bench.predicted
+    confidence = bench.probabilities.max(axis=1)
+    right = predicted == bench.part.labels
+    wrong = np.flatnonzero(~right)
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST_LOOKS]
+    typical = _typical(bench.part.labels, confidence, right)
+    return Looks(_explained(bench, explain, typical), _explained(bench, explain, wrong), explain.method)
+
+
+def _typical(
+    labels: npt.NDArray[np.int64], confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int64]:
+    """Of each class the right image of median confidence; of many classes those that most images are of."""
+    present, counts = np.unique(labels[right], return_counts=True)
+    common = np.sort(present[np.argsort(-counts, kind="stable")][:MOST_LOOKS])
+    rows = []
+    for label in common.tolist():
+        inside = np.flatnonzero(right & (labels == label))
+        rows.append(int(inside[np.argsort(confidence[inside], kind="stable")[len(inside) // 2]]))
+    return np.array(rows, dtype=np.int64)
+
+
+def _explained(bench: Bench, explain: Saliency, rows: npt.NDArray[np.int64]) -> list[Shown]:
+    if not len(rows):
+        return []
+    part, predicted, names = bench.part, bench.predicted, bench.model.classes
+    images = part.batch(rows)
+    heats = explain(images, predicted[rows].tolist())
+    return [
+        Shown(
+            data_uri(image), part.names[row], names[part.labels[row]], names[predicted[row]],
+            float(bench.probabilities[row, predicted[row]]), data_uri(overlay(image, heat)),
+        )
+        for row, image, heat in zip(rows.tolist(), images, heats, strict=True)
+    ]  # fmt: skip
+
+
+def _images(part: Part, rows: npt.NDArray[np.int64]) -> list[tuple[int, Any]]:
+    return list(zip(rows.tolist(), part.batch(rows), strict=True))

@@ -1,0 +1,132 @@
+"""The exact commands that make a study, its best model and the proof of it again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from hpo.report.study_facts import StudyFacts
+from search_spaces import SearchSpace, SpaceError, load_space
+from storage import StudySpec
+
+SPACE_FILE = "space.yaml"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command and what it is for."""
+
+    purpose: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Commands, and the search space as a file where no name stands for it."""
+
+    commands: Sequence[Command]
+    space_file: str = ""
+
+
+def study_recipe(facts: StudyFacts, trial: int | None) -> Recipe:
+    """How to search again, export trial `trial` and retrain it; a study over a list of runs is only delivered."""
+    name = facts.name
+    commands, file = [], ""
+    if "entries" not in facts.spec.space:
+        words, file = _search_words(facts)
+        commands.append(Command("search again, under a name of its own", _lines("hpo run DATA", words)))
+    if trial is not None:
+        commands += delivery(name, trial)
+    return Recipe(commands, file)
+
+
+def delivery(study: str, trial: int) -> list[Command]:
+    """From a trial to a proven model."""
+    source = f"--study {shlex.quote(study)} --trial {trial}"
+    return [
+        Command("write this trial as a bundle", f"hpo export-best {source} --out best/"),
+        Command(
+            "train it on train + val, prove it on the locked test part", "hpo retrain best/ --data DATA --out final/"
+        ),
+    ]
+
+
+def joining(study: str, *, soup: bool) -> Command:
+    """How trials of a study become one model."""
+    words = " --soup --data DATA" if soup else ""
+    return Command(
+        "join the trials of the study again", f"hpo ensemble --study {shlex.quote(study)}{words} --out joint/"
+    )
+
+
+def bundle_recipe(path: str) -> Recipe:
+    """What to do with a bundle."""
+    quoted = shlex.quote(path)
+    return Recipe(
+        [
+            Command("train the configuration again and prove it", f"hpo retrain {quoted} --data DATA --out again/"),
+            Command("measure the model", f"hpo evaluate {quoted} --data DATA --split val"),
+            Command("classify images", f"hpo predict {quoted} IMAGES --out predictions.csv"),
+        ]
+    )
+
+
+def _search_words(facts: StudyFacts) -> tuple[list[str], str]:
+    spec = facts.spec
+    space, file = _space_words(spec)
+    data = spec.data
+    words = [
+        f"--study {shlex.quote(facts.name + '-again')}",
+        *space,
+        f"--metric {spec.metric} --sampler {spec.sampler} --pruner {spec.pruner} --seed {spec.seed}",
+        f"--val-fraction {data['val_fraction']:g} --test-fraction {data['test_fraction']:g}",
+        f"--max-unreadable {data['max_unreadable']:g}",
+    ]
+    return [*words, *([f"--trials {facts.limit}"] if facts.limit else [])], file
+
+
+def _space_words(spec: StudySpec) -> tuple[list[str], str]:
+    """The options that name the space, and the space as a file where they need one."""
+    stored = SearchSpace.from_dict(spec.space)
+    named = _named_space(stored)
+    base = named or stored
+    changed = {key: value for key, value in stored.fixed.items() if base.fixed.get(key) != value}
+    words = [f"--space {shlex.quote(stored.name) if named else SPACE_FILE}"]
+    weights = stored.fixed.get("weights")
+    if weights is not None:
+        words.append(f"--weights {shlex.quote(str(weights))}")
+        changed = {key: value for key, value in changed.items() if key not in ("weights", "pretrained")}
+    if "backbone" in changed:
+        words.append(f"--backbone {shlex.quote(str(changed.pop('backbone')))}")
+    words += [f"--set {shlex.quote(f'{key}={_plain(value)}')}" for key, value in changed.items()]
+    return words, "" if named else _as_file(spec.space)
+
+
+def _named_space(stored: SearchSpace) -> SearchSpace | None:
+    """The space of the catalogue that, with the same values fixed, is the stored one; None where there is none."""
+    try:
+        named = load_space(stored.name)
+        changed = {key: value for key, value in stored.fixed.items() if named.fixed.get(key) != value}
+        same = named.with_fixed(changed).fingerprint == stored.fingerprint
+    except SpaceError:
+        return None
+    return named if same else None
+
+
+def _as_file(space: Mapping[str, Any]) -> str:
+    kept = {key: value for key, value in space.items() if key != "name" and value not in (None, [], {}, "")}
+    kept["fixed"] = {key: value for key, value in space["fixed"].items() if key != "weights"}
+    return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _lines(start: str, words: Sequence[str]) -> str:
+    """One long command over several lines, as a shell takes it."""
+    return " \\\n    ".join([start, *words])

@@ -1,0 +1,105 @@
+"""Sections that need the images: where the model looks, and what throws it off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from hpo.data import Images, Part
+from hpo.errors import HpoError
+from hpo.evaluation.metrics import wilson
+from hpo.report import figures_model, pictures
+from hpo.report.bench import Bench
+from hpo.report.figures_model import Severity
+from hpo.report.section import Section
+from hpo.robustness import ALTERATIONS, CorruptedCopy, corrupted_copy
+
+MOST_IMAGES = 2_000
+"""Validation images that are altered; of more a fixed random choice."""
+SEEN = "The model has trained on these images: what it does with them flatters it."
+
+
+def saliency_section(bench: Bench | None, how: str) -> Section:
+    """Where the model looks when it is right and when it is wrong; `how` is the command that has the images."""
+    title = "Where the model looks"
+    if bench is None:
+        return Section("saliency", title, missing=f"Needs the images: {how}")
+    try:
+        found = pictures.looks(bench)
+    except HpoError as error:  # a backbone without a map that could be looked at
+        return Section("saliency", title, missing=f"Not to be had for this model: {error}.")
+    return Section("saliency", title, {"looks": found, "seen": SEEN if bench.seen else ""})
+
+
+def robustness_section(bench: Bench | None, how: str) -> Section:
+    """Accuracy by alteration and severity."""
+    title = "Robustness"
+    if bench is None:
+        return Section("robustness", title, missing=f"Needs the images: {how}")
+    part = _some(bench.part)
+    with bench.options.counting("altering images") as progress:
+        copy = corrupted_copy(part, bench.options.cache, progress=progress)
+    correct = _correct(bench, copy)
+    clean = float((bench.predicted == bench.part.labels).mean())
+    table = severities(copy, correct)
+    rows = [(name, points, _mean(points)) for name, points in table.items()]
+    return Section(
+        "robustness", title,
+        {
+            "svg": figures_model.robustness(table, clean),
+            "rows": sorted(rows, key=lambda row: row[2]),
+            "clean": clean,
+            "overall": float(correct.mean()),
+            "n": len(part),
+            "of": len(bench.part),
+            "seen": SEEN if bench.seen else "",
+        },
+    )  # fmt: skip
+
+
+def severities(copy: CorruptedCopy, correct: npt.NDArray[np.bool_]) -> dict[str, list[Severity]]:
+    """Alteration -> its severities with accuracy and interval; `correct` (m,) as the images of the copy are."""
+    table: dict[str, list[Severity]] = {}
+    for number, name in enumerate(ALTERATIONS):
+        inside = copy.alteration == number
+        for severity in np.unique(copy.severity[inside]).tolist():
+            rows = correct[inside & (copy.severity == severity)]
+            low, high = wilson(int(rows.sum()), len(rows))
+            table.setdefault(name, []).append(Severity(severity, float(rows.mean()), low, high, len(rows)))
+    return table
+
+
+def _correct(bench: Bench, copy: CorruptedCopy) -> npt.NDArray[np.bool_]:
+    """(m,) whether the model is right about each image of the copy."""
+    with bench.options.counting("altered images") as progress:
+        told = _telling(progress, len(copy.labels))
+        logits = bench.model.logits_of(told(batch) for batch in copy.batches(bench.options.batch_size))
+    right: npt.NDArray[np.bool_] = logits.argmax(axis=1) == copy.labels
+    return right
+
+
+def _telling(progress: Callable[[int, int], None] | None, total: int) -> Callable[[Images], Images]:
+    done = 0
+
+    def told(batch: Images) -> Images:
+        nonlocal done
+        done += len(batch)
+        if progress is not None:
+            progress(done, total)
+        return batch
+
+    return told
+
+
+def _mean(points: list[Severity]) -> float:
+    return sum(point.accuracy * point.n for point in points) / sum(point.n for point in points)
+
+
+def _some(part: Part) -> Part:
+    """The part, or MOST_IMAGES of it, the same every time."""
+    if len(part) <= MOST_IMAGES:
+        return part
+    rows = np.sort(np.random.default_rng(0).permutation(len(part))[:MOST_IMAGES])
+    return Part(part.images, part.indices[rows], part.labels[rows], [part.names[row] for row in rows])

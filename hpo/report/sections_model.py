@@ -1,0 +1,190 @@
+"""Sections about a model that its stored predictions suffice for: origin, classes, confusions, calibration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from hpo.delivery.calibrate import altered_validation
+from hpo.delivery.manifest import Manifest
+from hpo.evaluation.calibration import probabilities
+from hpo.evaluation.metrics import wilson
+from hpo.report import figures_model, pictures, wording
+from hpo.report.bench import Bench
+from hpo.report.model_facts import CalibrationFacts, ModelFacts
+from hpo.report.reproduce import Recipe, bundle_recipe, delivery, joining
+from hpo.report.section import Section
+from hpo.report.sections_search import configuration_groups
+
+NO_PREDICTIONS = "The bundle holds no report on a validation part; `hpo export-best` writes bundles that do."
+
+STAGES = {
+    "exported": "exported from its trial: trained on the train part alone",
+    "retrained": "retrained: trained on train + validation; what validation says is of the trial it comes from",
+    "ensemble": "an ensemble of trials: the weighted mean of their probabilities",
+    "soup": "a soup of trials: the mean of their weights",
+}
+
+
+def origin_section(facts: ModelFacts) -> Section:
+    """Where the model of a bundle comes from, what the test part has said, how to use and make it again."""
+    manifest = facts.manifest
+    curve = manifest.curve
+    return Section(
+        "origin", "The model, and how to get it again",
+        {
+            "facts": _origin_facts(manifest),
+            "trial": manifest.trial,
+            "joint": manifest.stage in ("ensemble", "soup"),
+            "svg": figures_model.trial_curve(curve, manifest.best_epoch, manifest.metric) if len(curve) > 1 else "",
+            "members": [_member(m) for m in manifest.members],
+            "joined": facts.bundle.metrics.get("joined"),
+            "openings": [dict(opening) for opening in facts.openings],
+            "groups": configuration_groups(manifest.config.to_dict(), set()),
+            "recipe": _recipe(facts),
+        },
+    )  # fmt: skip
+
+
+def _origin_facts(manifest: Manifest) -> list[tuple[str, str]]:
+    joined = [member.trial for member in manifest.members] or list(manifest.ingredients)
+    trials = f"trials {', '.join(map(str, joined))}" if joined else f"trial {manifest.trial}"
+    rows = [
+        ("stage", STAGES[manifest.stage]),
+        ("from", f"{trials} of study {manifest.study}"),
+        ("trained for", "" if joined else wording.counted(manifest.epochs, "epoch")),
+        ("input", f"{manifest.preprocessing.image_size} pixels; {manifest.preprocessing.resize}"),
+        ("data", f"fingerprint {manifest.data.fingerprint[:12]}"),
+        ("weights", _weights(manifest)),
+        ("seed", "" if joined else str(manifest.seed)),
+        ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def _weights(manifest: Manifest) -> str:
+    if not manifest.config.pretrained:
+        return "trained from scratch"
+    if manifest.weights.file is None:
+        return "timm's own"
+    return f"{manifest.weights.file}, digest {(manifest.weights.digest or 'unknown')[:12]}"
+
+
+def _member(member: Any) -> dict[str, Any]:
+    return {
+        "trial": member.trial,
+        "weight": member.weight,
+        "backbone": member.config.backbone,
+        "best_epoch": member.best_epoch,
+        "temperature": member.temperature,
+    }
+
+
+def _recipe(facts: ModelFacts) -> Recipe:
+    manifest = facts.manifest
+    again, *use = bundle_recipe(facts.place).commands
+    if manifest.stage in ("ensemble", "soup"):
+        return Recipe([joining(manifest.study, soup=manifest.stage == "soup"), *use])
+    return Recipe([delivery(manifest.study, manifest.trial)[0], again, *use])
+
+
+def class_section(facts: ModelFacts) -> Section:
+    """Precision, recall and F1 of every class."""
+    scores = facts.scores
+    if scores is None:
+        return Section("classes", "Scores by class", missing=NO_PREDICTIONS)
+    intervals = {name: _recall_interval(one) for name, one in scores["classes"].items()}
+    floor = _floor(low for low, _ in intervals.values())
+    rows = [
+        {"name": name, **one, "interval": intervals[name], "drawn": _drawn(one["recall"], intervals[name], floor)}
+        for name, one in scores["classes"].items()
+    ]
+    lowest = min((row["f1"] for row in rows if row["support"]), default=None)
+    numbered = len(rows) > figures_model.MOST_NAMED
+    values = {"rows": rows, "lowest": lowest, "scores": scores, "floor": floor, "numbered": numbered}
+    return Section("classes", "Scores by class", values)
+
+
+def _recall_interval(score: Mapping[str, Any]) -> tuple[float, float]:
+    """95 % Wilson interval of the recall; all of [0, 1] for a class without an image."""
+    n = int(score["support"])
+    return wilson(round(score["recall"] * n), n) if n else (0.0, 1.0)
+
+
+def _floor(lows: Iterable[float]) -> float:
+    """Where the axis of the intervals begins: a twentieth at or below all of them."""
+    return math.floor(20 * min(lows, default=0.0)) / 20
+
+
+def _drawn(recall: float, interval: tuple[float, float], floor: float) -> tuple[float, float, float]:
+    """Ends of the interval and the recall on the axis from `floor` to 1, as shares of its length."""
+    low, high, at = ((value - floor) / (1 - floor) for value in (*interval, recall))
+    return low, high, at
+
+
+def confusion_section(facts: ModelFacts, bench: Bench | None) -> Section:
+    """The confusion matrix, the worst pairs, and the images of these."""
+    scores = facts.scores
+    if scores is None:
+        return Section("confusion", "What is confused", missing=NO_PREDICTIONS)
+    names = list(scores["labels"])
+    shown = _pair_images(facts, bench)
+    pairs = [
+        {**pair, "images": shown(names.index(pair["true"]), names.index(pair["predicted"])) if shown else []}
+        for pair in scores["worst_pairs"]
+    ]
+    return Section(
+        "confusion", "What is confused",
+        {
+            "svg": figures_model.confusion(scores["confusion"], names),
+            "numbered": len(names) > figures_model.MOST_NAMED,
+            "pairs": pairs,
+            "with_images": shown is not None,
+            "n": scores["n"],
+        },
+    )  # fmt: skip
+
+
+def _pair_images(facts: ModelFacts, bench: Bench | None) -> Any:
+    """A function from a pair of class numbers to images, of the predictions that the matrix was counted from."""
+    if bench is None:
+        return None
+    stored = facts.bundle.validation
+    classes = facts.manifest.classes
+    if stored is not None and np.array_equal(stored.labels, bench.part.labels):
+        rows = probabilities(stored.logits, facts.manifest.temperature)
+    elif not bench.seen:
+        rows = bench.probabilities
+    else:
+        return None
+    return lambda true, predicted: pictures.mistakes(bench.part, rows, (true, predicted), classes)
+
+
+def calibration_section(facts: ModelFacts) -> Section:
+    """How far the probabilities can be believed, before and after temperature scaling."""
+    title = "Calibration"
+    if reason := altered_validation(facts.manifest.config):
+        return Section("calibration", title, missing=f"Nothing is known of plain images: {reason}.")
+    found = facts.calibration
+    if found is None:
+        missing = "The bundle holds no validation predictions; export it again with this version of hpo."
+        return Section("calibration", title, missing=missing)
+    values = {
+        "svg": figures_model.calibration(found.before, found.after),
+        "rows": _calibration_rows(found),
+        "temperature": found.temperature,
+        "n": found.n,
+        "chance": (found.after or found.before).chance_ece,
+    }
+    return Section("calibration", title, values)
+
+
+def _calibration_rows(found: CalibrationFacts) -> list[tuple[str, float, float | None]]:
+    """Name, before, after."""
+    words = (("expected calibration error", "ece"), ("Brier score", "brier"), ("negative log-likelihood", "nll"))
+    return [
+        (name, getattr(found.before, key), getattr(found.after, key) if found.after else None) for name, key in words
+    ]

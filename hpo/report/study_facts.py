@@ -1,0 +1,101 @@
+"""What a report says of a study, read once: plain values, so that figures and sections need no database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from hpo.report.importance import Importance, importances
+from hpo.search.overview import Overview, Survey, TrialLine
+from storage import Database, StudySpec, read_spec
+
+
+@dataclass(frozen=True)
+class TrialFacts:
+    """One trial."""
+
+    number: int
+    state: str
+    """complete, pruned, failed, running or waiting."""
+    value: float | None
+    """Best reported value; None before the first report."""
+    curve: Sequence[float] = ()
+    """The metric after each epoch."""
+    epochs: int = 0
+    """Epochs of a full run."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """What was searched, under the names of the fields."""
+    seconds: float = 0.0
+    """Of training, all takings together."""
+    ended: float | None = None
+    """Seconds from the study's first start to this trial's end; None where it has not ended."""
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    """What the trial remembers about itself; `hpo.search.record` names the keys."""
+
+    @property
+    def saved(self) -> int:
+        """Epochs that its pruning saved."""
+        return max(0, self.epochs - len(self.curve)) if self.state == "pruned" else 0
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """A study at one moment."""
+
+    name: str
+    spec: StudySpec
+    trials: Sequence[TrialFacts]
+    best: int | None
+    """Number of the best complete trial."""
+    limit: int | None
+    """Trials that it may have."""
+    importance: Importance | None = None
+    """None where there are too few trials to say."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Trials by state, without the states that none is in."""
+        states = ("complete", "pruned", "failed", "running", "waiting")
+        counted = {state: sum(trial.state == state for trial in self.trials) for state in states}
+        return {state: count for state, count in counted.items() if count}
+
+    @property
+    def best_trial(self) -> TrialFacts | None:
+        """The best complete trial; None before there is one."""
+        return next((trial for trial in self.trials if trial.number == self.best), None)
+
+    @property
+    def searches(self) -> bool:
+        """Whether trials differ in what was searched, rather than being runs from a list."""
+        return any(set(trial.params) - {"run"} for trial in self.trials)
+
+
+def read_study(db: Database, study: optuna.Study) -> StudyFacts:
+    """The facts of `study` as it stands; StudyError where it is none of ours."""
+    overview = Survey(db, study)()
+    frozen = study.get_trials(deepcopy=False)
+    starts = [trial.datetime_start for trial in frozen if trial.datetime_start]
+    lines = {line.number: line for line in overview.lines}
+    trials = [
+        _trial(trial, lines[trial.number], min(starts, default=None)) for trial in frozen if trial.number in lines
+    ]
+    facts = StudyFacts(study.study_name, read_spec(study), trials, _best(overview), overview.limits.trials)
+    return replace(facts, importance=importances(frozen)) if facts.searches else facts
+
+
+def _best(overview: Overview) -> int | None:
+    return overview.best.number if overview.best else None
+
+
+def _trial(trial: FrozenTrial, line: TrialLine, start: datetime | None) -> TrialFacts:
+    end = trial.datetime_complete
+    return TrialFacts(
+        number=trial.number, state=line.state, value=line.value, curve=tuple(line.curve), epochs=line.epochs,
+        params=line.params, seconds=line.seconds, attrs=trial.user_attrs,
+        ended=(end - start).total_seconds() if end and start else None,
+    )  # fmt: skip

@@ -1,0 +1,133 @@
+"""From a bundle, a study and their images to the page."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import create_trial
+
+from hpo.data.synthetic import write_cells
+from hpo.delivery.bundle import read_bundle
+from hpo.errors import BundleError, DataError
+from hpo.report.build import report_bundle, report_study
+from search_spaces import load_space
+from storage import Limits, StudySpec, create_study, open_store, read_spec
+
+from .conftest import CONFIG, SPLIT, section_of
+
+
+def test_with_images_every_section_has_something_to_show(cells):
+    page = report_bundle(cells.bundle, cells.images, cells.options)
+    assert 'class="missing"' not in page
+    for key in ("data", "confusion", "saliency"):
+        assert "data:image/png;base64," in section_of(page, key)
+    robustness = section_of(page, "robustness")
+    for name in ("noise", "grid-mask", "channel-shuffle"):
+        assert name in robustness
+    saliency = section_of(page, "saliency")
+    assert saliency.count("<img") >= 4
+    assert "Right: a typical image of each class" in saliency
+
+
+def test_images_of_a_mistake_are_those_of_the_matrix(cells):
+    section = section_of(report_bundle(cells.bundle, cells.images, cells.options), "confusion")
+    pairs = read_bundle(cells.bundle).metrics["validation"]["worst_pairs"]
+    assert section.count('<div class="pair">') == len(pairs)
+    assert section.count("<img") == sum(min(pair["count"], 8) for pair in pairs)
+
+
+def test_without_images_it_says_how_to_get_them(cells):
+    page = report_bundle(cells.bundle, None, cells.options)
+    assert "<img" not in page
+    for key in ("data", "confusion", "saliency", "robustness"):
+        assert "--data DATA" in section_of(page, key)
+
+
+def test_the_test_part_stays_locked(cells, monkeypatch):
+    from hpo.data import Dataset
+
+    before = cells.metrics()
+    monkeypatch.setattr(Dataset, "open_test", lambda self: pytest.fail("the test part was opened"))
+    report_bundle(cells.bundle, cells.images, cells.options)
+    assert cells.metrics() == before
+
+
+def test_other_images_are_refused(cells, tmp_path):
+    write_cells(tmp_path / "other", 48, size=32, seed=9)
+    with pytest.raises(DataError, match="holds other images than the model was made with"):
+        report_bundle(cells.bundle, tmp_path / "other", cells.options)
+
+
+def test_what_is_no_bundle_is_refused(cells, tmp_path):
+    with pytest.raises(BundleError, match="no such folder"):
+        report_bundle(tmp_path / "nothing", None, cells.options)
+
+
+def test_two_reports_are_the_same_but_for_the_time(cells):
+    one, two = (report_bundle(cells.bundle, cells.images, cells.options) for _ in range(2))
+    assert re.sub(r"Made on .* UTC", "", one) == re.sub(r"Made on .* UTC", "", two)
+
+
+@pytest.fixture
+def study(database, cells):
+    """A study of three trials with a checkpoint of the best in a store: made by hand, as if trained."""
+    database.initialise()
+    bundle = read_bundle(cells.bundle)
+    origin = bundle.manifest.data
+    space = load_space("quick").with_fixed({"backbone": CONFIG.backbone, "image_size": CONFIG.image_size})
+    spec = StudySpec(
+        space=space.to_dict(), space_fingerprint=space.fingerprint, metric="accuracy", seed=SPLIT.seed, sampler="tpe",
+        pruner="none", data_fingerprint=origin.fingerprint,
+        data={
+            "classes": list(bundle.manifest.classes), "counts": {"train": 57, "val": 19, "test": 20},
+            "split": origin.split, "seed": SPLIT.seed, "val_fraction": SPLIT.val_fraction,
+            "test_fraction": SPLIT.test_fraction, "max_unreadable": 0.05,
+        },
+    )  # fmt: skip
+    made = create_study(database, "by hand", spec, limits=Limits(trials=3))
+    facts = {"precision": "fp32", "mean": [0.5] * 3, "std": [0.5] * 3, "weights": None}
+    known = {"config": CONFIG.to_dict(), "best_epoch": 2, "seed": 11, "facts": facts, "versions": {"torch": "2"}}
+    rate = {"learning_rate": FloatDistribution(1e-4, 1e-1)}
+    for value in (0.5, 0.9, 0.7):
+        made.add_trial(
+            create_trial(
+                value=value, params={"learning_rate": value / 10}, distributions=rate, user_attrs=known,
+                intermediate_values={1: value / 2, 2: value},
+            )
+        )  # fmt: skip
+    return made
+
+
+def stored(study, cells, root):
+    """A store with the checkpoint of trial 1."""
+    bundle = read_bundle(cells.bundle)
+    store = open_store(root, read_spec(study).id)
+    files = {"model.safetensors": bundle.model}
+    for name, array in (("logits", bundle.validation.logits), ("labels", bundle.validation.labels)):
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        files[f"{name}.npy"] = buffer.getvalue()
+    store.write(1, "best", files, {"epoch": 2, "metrics": {}})
+    return store
+
+
+@pytest.mark.postgres
+def test_a_study_is_shown_with_its_best_trial(study, database, cells, tmp_path):
+    page = report_study(database, study, stored(study, cells, tmp_path / "artifacts"), cells.images, cells.options)
+    assert "trial 1, mobilenetv2_035 at 32 pixels" in page
+    assert "best (trial 1)" in section_of(page, "curves")
+    assert "--study &#39;by hand&#39; --trial 1" in section_of(page, "configuration")
+    assert "3 finished trials so far" in section_of(page, "importance")
+    for key in ("data", "confusion", "saliency"):
+        assert "<img" in section_of(page, key)
+
+
+@pytest.mark.postgres
+def test_a_best_trial_whose_checkpoint_is_gone_leaves_the_search(study, database, cells, tmp_path):
+    store = open_store(tmp_path / "elsewhere", read_spec(study).id)
+    page = report_study(database, study, store, None, cells.options)
+    assert "trial 1 of study &#39;by hand&#39; cannot be exported" in section_of(page, "classes")
+    assert "0.9000" in page[: page.index("<main>")]
+    assert "<svg" in section_of(page, "history")

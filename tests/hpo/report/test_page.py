@@ -1,0 +1,219 @@
+"""The whole page: sections, escaping, nothing from elsewhere, a bounded size."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from hpo.report.build import bundle_page, study_page
+from hpo.report.importance import Importance
+from hpo.report.model_facts import ModelFacts
+from hpo.report.page import MOST_BYTES, render
+
+from .conftest import make_bundle, make_study, section_of
+
+CLASSES = ("blue", "green", "red")
+SECTIONS = (
+    "data", "history", "importance", "parallel", "curves", "configuration", "classes", "confusion", "calibration",
+    "saliency", "robustness", "cost",
+)  # fmt: skip
+NASTY = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$x_1$ & '\u2028\x07")
+
+
+class Reader(HTMLParser):
+    """Tags, attributes and ids of a page, and whether every element is closed."""
+
+    VOID = ("meta", "img", "br", "link", "input", "hr")
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.open, self.attributes, self.ids = [], [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def page_of(trials=24, classes=CLASSES, *, found=None):
+    facts = replace(make_study(trials, classes=classes), importance=found)
+    return render(study_page(facts, ModelFacts(make_bundle(classes)), None, ""))
+
+
+@pytest.fixture(scope="module")
+def page():
+    return page_of(found=Importance({"learning_rate": 0.8, "dropout": 0.2}, 4, 20))
+
+
+def test_every_section_is_there_and_linked(page):
+    assert tuple(re.findall(r'<section id="(\w+)"', page)) == SECTIONS
+    assert set(re.findall(r'<a href="#(\w+)"', page)) == set(SECTIONS)
+
+
+def test_the_page_is_well_formed(page):
+    reader = Reader(page)
+    assert reader.open == []
+    assert len(reader.ids) == len(set(reader.ids))
+
+
+def test_nothing_comes_from_elsewhere_and_nothing_runs(page):
+    reader = Reader(page)
+    assert not {"script", "link", "iframe", "object", "base", "form"} & set(reader.tags)
+    assert not re.search(r"https?:|//\w|@import", page)
+    for name, value in reader.attributes:
+        assert not name.startswith("on")
+        if name in ("src", "href"):
+            assert value.startswith(("#", "data:image/png;base64,"))
+    assert all(inside.startswith("#") for inside in re.findall(r"url\(([^)]*)\)", page))
+
+
+def test_key_figures_stand_on_top(page):
+    top = page[: page.index("<main>")]
+    for words in (
+        "Validation accuracy",
+        "95 % interval",
+        "Macro F1",
+        "Calibration error",
+        "Finished trials",
+        "Training time",
+    ):
+        assert words in top
+    assert "a little too good" in top, "the best of many on the validation part flatters"
+
+
+@pytest.mark.parametrize(("key", "words"), [
+    ("data", ("110: 80 train, 20 validation, 10 test, locked", "stratified", "blue", "--data DATA")),
+    ("history", ("best complete trial so far", "The best trials", "optimiser", "complete", "pruned")),
+    ("importance", ("the best 4 of 20 finished trials", "80\N{NO-BREAK SPACE}%", "a hint")),
+    ("parallel", (">learning<", "not used", "Pruned trials count")),
+    ("curves", ("best (trial", "ends early was pruned")),
+    ("configuration", ("hpo run DATA", "--space quick", "hpo export-best --study colours", "hpo retrain best/")),
+    ("classes", ("precision", "recall", "95 % interval", "balanced accuracy")),
+    ("confusion", ("predicted", "taken for", "--data DATA")),
+    ("calibration", ("with temperature", "Brier", "log-likelihood", "fitted on 200 validation images")),
+    ("saliency", ("hpo report colours --data DATA",)),
+    ("robustness", ("hpo report colours --data DATA",)),
+    ("cost", ("per epoch", "saved by pruning", "peak memory", "1.0 GB", "500 images/s")),
+])  # fmt: skip
+def test_a_section_says_what_it_is_for(page, key, words):
+    section = section_of(page, key)
+    for word in words:
+        assert word in section
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_names_are_text(name):
+    page = page_of(6, (name, "green", "red"))
+    reader = Reader(page)
+    assert "script" not in reader.tags
+    assert not [attribute for attribute, _ in reader.attributes if attribute.startswith("on")]
+    assert "<img src=x" not in page
+    assert "\x07" not in page
+
+
+def test_a_nasty_name_of_a_study_and_of_a_setting_is_text():
+    study = replace(make_study(6), name=NASTY[0])
+    trials = [replace(t, params={NASTY[1]: i}, attrs={"reason": NASTY[0]}) for i, t in enumerate(study.trials)]
+    page = render(study_page(replace(study, trials=trials), ModelFacts(make_bundle(CLASSES)), None, ""))
+    assert "script" not in Reader(page).tags
+    assert "&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize(("trials", "classes"), [(5_000, 3), (40, 100), (1, 2)])
+def test_every_size_gives_a_page_of_bounded_size(trials, classes):
+    names = tuple(f"class number {i} with a long and winding name" for i in range(classes))
+    page = page_of(trials, names)
+    assert len(page.encode()) < MOST_BYTES / 2, "the other half is for pictures"
+    assert Reader(page).open == []
+    if trials == 5_000:
+        assert "400 of" in section_of(page, "parallel")
+        assert "1,500 of" in section_of(page, "history")
+    if classes == 100:
+        assert "numbered as in the table" in section_of(page, "confusion")
+        scores = section_of(page, "classes")
+        assert scores.count("<tr") == 101
+        assert '<td class="number faint">100</td>' in scores
+
+
+def test_a_study_without_a_trial_gives_a_page():
+    page = render(study_page(make_study(0), None, None, "study 'colours' has no complete trial among 0"))
+    assert "No trial has reported a value yet." in section_of(page, "history")
+    assert "no complete trial among 0" in section_of(page, "classes")
+    assert "there is none to export" in section_of(page, "configuration")
+    assert "no complete trial yet" in page[: page.index("<main>")]
+
+
+def test_runs_from_a_list_were_not_searched():
+    facts = make_study(4)
+    runs = [replace(trial, params={"run": f"run {trial.number}"}) for trial in facts.trials]
+    page = render(study_page(replace(facts, trials=runs), ModelFacts(make_bundle(CLASSES)), None, ""))
+    assert "nothing was searched" in section_of(page, "importance")
+    assert "nothing was searched" in section_of(page, "parallel")
+
+
+def test_a_bundle_tells_of_its_test_part():
+    bundle = make_bundle(CLASSES, stage="retrained")
+    openings = [{"date": "2026-01-02T03:04:05", "command": "retrain", "data": "f" * 64, "n": 10, "accuracy": 0.9}]
+    test = bundle.metrics["validation"] | {"accuracy": 0.9, "interval": [0.6, 0.98], "n": 10}
+    page = render(
+        bundle_page(
+            ModelFacts(
+                replace(bundle, metrics={**bundle.metrics, "test": test, "test_openings": openings}), "s3://cells/best"
+            ),
+            None,
+        )
+    )
+    top, origin = page[: page.index("<main>")], section_of(page, "origin")
+    assert "Test accuracy" in top
+    assert "Validation accuracy of the trial" in top
+    assert "2026-01-02 03:04 UTC" in origin
+    assert "0.9000" in origin
+    assert "hpo retrain s3://cells/best --data DATA" in origin
+    assert "<h1>best</h1>" in top
+    assert "history" not in Reader(page).ids
+
+
+def test_a_bundle_that_nobody_has_proved_says_so():
+    page = render(bundle_page(ModelFacts(make_bundle(CLASSES), "best"), None))
+    assert "nothing has proved this model yet" in section_of(page, "origin")
+
+
+def test_a_bundle_without_predictions_says_how_to_get_them():
+    bundle = replace(make_bundle(CLASSES), validation=None, metrics={})
+    page = render(bundle_page(ModelFacts(bundle, "best"), None))
+    for key in ("classes", "confusion", "calibration"):
+        assert 'class="missing"' in section_of(page, key)
+    assert "export" in section_of(page, "calibration")
+
+
+def test_an_ensemble_names_its_members_and_its_gain():
+    member = {
+        "temperature": 1.1, "best_epoch": 2, "mean": (0.5,) * 3, "std": (0.5,) * 3,
+        "config": make_bundle(CLASSES).manifest.config,
+    }  # fmt: skip
+    bundle = make_bundle(CLASSES, stage="ensemble", members=[member | {"trial": t, "weight": 0.5} for t in (4, 9)])
+    comparison = {"n": 200, "metric": "accuracy", "best": 0.9, "joined": 0.9375, "gained": 9, "lost": 1}
+    joined = {"best_trial": 4, "validation": comparison, "held_out": None}
+    page = render(
+        bundle_page(ModelFacts(replace(bundle, metrics={**bundle.metrics, "joined": joined}), "s3://cells/best"), None)
+    )
+    origin = section_of(page, "origin")
+    for words in ("Members", "0.500", "0.9375", "hpo ensemble --study colours"):
+        assert words in origin
+
+
+def test_predictions_on_augmented_images_calibrate_nothing():
+    config = make_bundle(CLASSES).manifest.config.replace(augmentation="flips", validation_augmented=0.5)
+    page = render(bundle_page(ModelFacts(make_bundle(CLASSES, config=config), "best"), None))
+    assert "augmented images" in section_of(page, "calibration")

@@ -1,0 +1,84 @@
+"""The commands of a report make the same again."""
+
+import shlex
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from hpo.cli.init import init_command
+from hpo.report.reproduce import SPACE_FILE, bundle_recipe, study_recipe
+from hpo.search.plan import resolve_space
+from search_spaces import SearchSpace, load_space
+
+from .conftest import make_study
+
+
+def options_of(text):
+    """The options of a command as click reads them, by name; those of a file with their list."""
+    words = shlex.split(text.replace("\\\n", " "))
+    assert words[:3] == ["hpo", "run", "DATA"]
+    context = init_command.make_context("init", [*words[2:]])
+    return context.params
+
+
+def search_of(facts):
+    recipe = study_recipe(facts, 3)
+    return options_of(recipe.commands[0].text), recipe
+
+
+def test_a_space_of_the_catalogue_with_values_fixed():
+    facts = make_study(8)
+    options, recipe = search_of(facts)
+    assert options["space"] == "quick"
+    assert not recipe.space_file
+    again = resolve_space(options["space"], backbone=options["backbone"], fixed=options["fixed"])
+    assert again.fingerprint == facts.spec.space_fingerprint
+    assert (options["metric"], options["sampler"], options["pruner"]) == ("accuracy", "tpe", "hyperband")
+    assert (options["seed"], options["val_fraction"], options["test_fraction"]) == (3, 0.25, 0.2)
+    assert (options["trials"], options["max_unreadable"]) == (8, 0.05)
+
+
+def test_a_space_of_ones_own_comes_as_a_file(tmp_path):
+    space = replace(load_space("quick"), name="mine", summary="").with_fixed({"dropout": 0.25, "image_size": 48})
+    facts = make_study(8, space=space.to_dict())
+    options, recipe = search_of(facts)
+    assert options["space"] == SPACE_FILE
+    (tmp_path / SPACE_FILE).write_text(recipe.space_file)
+    assert load_space(str(tmp_path / SPACE_FILE)).fingerprint == facts.spec.space_fingerprint
+    assert yaml.safe_load(recipe.space_file)["fixed"]["dropout"] == 0.25
+
+
+def test_backbone_and_weights_have_options_of_their_own():
+    space = load_space("quick").with_fixed(
+        {"backbone": "resnet18", "weights": "/a b/w.safetensors", "pretrained": True}
+    )
+    facts = make_study(8, space=space.to_dict())
+    options, _ = search_of(facts)
+    assert options["backbone"] == "resnet18"
+    assert str(options["weights"]) == "/a b/w.safetensors"
+    assert not [text for text in options["fixed"] if text.startswith(("weights", "backbone", "pretrained"))]
+
+
+@pytest.mark.parametrize("name", ["two words", "$(rm -rf)", "it's"])
+def test_names_are_quoted(name):
+    recipe = study_recipe(replace(make_study(4), name=name), 0)
+    assert options_of(recipe.commands[0].text)["study"] == f"{name}-again"
+    assert shlex.split(recipe.commands[1].text)[:4] == ["hpo", "export-best", "--study", name]
+    assert shlex.split(bundle_recipe(name).commands[0].text)[2] == name
+
+
+def test_a_study_over_a_list_of_runs_is_delivered_but_not_searched_again():
+    spec = make_study(4).spec.model_copy(update={"space": {"name": "list", "entries": []}})
+    recipe = study_recipe(replace(make_study(4), spec=spec), 0)
+    assert [command.text.split()[1] for command in recipe.commands] == ["export-best", "retrain"]
+
+
+def test_without_a_complete_trial_there_is_only_the_search():
+    assert len(study_recipe(make_study(4), None).commands) == 1
+
+
+def test_fixed_values_of_the_space_are_not_repeated():
+    assert SearchSpace.from_dict(make_study(4).spec.space).fixed["image_size"] == 32
+    options, _ = search_of(make_study(4))
+    assert set(options["fixed"]) <= {"image_size=32", "epochs=6"}
