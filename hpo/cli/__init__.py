@@ -29,10 +29,16 @@ COMMANDS = {
     "doctor": ("hpo.cli.doctor:doctor_command", "Check database, disk, device and libraries; say the fix."),
     "dashboard": ("hpo.cli.dashboard:dashboard_command", "Serve optuna-dashboard on 127.0.0.1."),
     "spaces": ("hpo.cli.spaces:spaces_command", "List and explain the search spaces."),
+    "show": ("hpo.cli.show:show_command", "Draw what a choice does: `hpo show augmentation`."),
     "export-best": ("hpo.cli.delivery:export_best_command", "Write the best trial as a bundle."),
     "retrain": ("hpo.cli.delivery:retrain_command", "Train a bundle on train + val; prove it on test."),
     "evaluate": ("hpo.cli.delivery:evaluate_command", "Measure a bundle on labelled images."),
     "predict": ("hpo.cli.delivery:predict_command", "Classify images with a bundle."),
+    "ensemble": ("hpo.cli.ensemble:ensemble_command", "Join a study's best trials into one bundle."),
+    "compare": ("hpo.cli.compare:compare_command", "Presets, bundles and trials in one table."),
+    "ablate": ("hpo.cli.ablate:ablate_command", "What each part of a bundle's configuration is worth."),
+    "explain": ("hpo.cli.explain:explain_command", "Where in an image a bundle looks."),
+    "report": ("hpo.cli.report:report_command", "A study or a bundle as one HTML page."),
     "make-cells": ("hpo.cli.cells:make_cells_command", "Draw synthetic blood cells to try things on."),
 }
 USER_MISTAKE = 2

@@ -150,8 +150,9 @@ def plain_line(overview: Overview, line: TrialLine) -> str:
     counts, best = overview.counts, overview.best
     value = "-" if line.value is None else f"{line.value:.4f}"
     top = f"best {best.value:.4f} (trial {best.number})" if best else "no complete trial yet"
+    run = f" ({line.params['run']})" if "run" in line.params else ""  # of a roster
     return (
-        f"trial {line.number} {line.state}, {overview.metric} {value} after {line.epoch} epochs, "
+        f"trial {line.number}{run} {line.state}, {overview.metric} {value} after {line.epoch} epochs, "
         f"{clock(line.seconds)}; "
         f"{counts['finished']} of {overview.limits.trials} finished, {top}"
         + (f"; {line.reason}" if line.reason else "")

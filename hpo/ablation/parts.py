@@ -1,0 +1,148 @@
+"""The parts of a configuration: when each is on, what switches it off, and what stands in its place then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from search_spaces import Phase, TrialConfig
+
+Changes = Mapping[str, Any]
+
+SGD_RATES = {"lion": 100.0}
+"""How much larger a good learning rate is for SGD with momentum than for another optimiser, where not 10 times."""
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that a configuration may have."""
+
+    name: str
+    without: str
+    """What there is in its place, in words."""
+    on: Callable[[TrialConfig], bool]
+    off: Callable[[TrialConfig], TrialConfig]
+    """The configuration without the part."""
+
+
+def parts_of(config: TrialConfig) -> list[Part]:
+    """The parts that are on in `config`, in the order of PARTS."""
+    return [part for part in PARTS if part.on(config)]
+
+
+def _part(
+    name: str, without: str, on: Callable[[TrialConfig], bool], changes: Callable[[TrialConfig], Changes]
+) -> Part:
+    """A part that is on where it is in one phase, and off where it is in none."""
+    return Part(
+        name,
+        without,
+        lambda config: any(on(phase) for phase in config.phase_configs()),
+        lambda config: _changed(config, on, changes),
+    )
+
+
+def _changed(
+    config: TrialConfig, on: Callable[[TrialConfig], bool], changes: Callable[[TrialConfig], Changes]
+) -> TrialConfig:
+    """`changes` in the run and in each phase that has the part; what a phase keeps it then says itself."""
+
+    def of(whole: TrialConfig) -> Changes:
+        return changes(whole) if on(whole) else {}
+
+    run, phases = of(config), []
+    for given, whole in zip(config.to_dict()["phases"], config.phase_configs(), strict=False):
+        own = of(whole)
+        keys = (run.keys() | own.keys()) & Phase.model_fields.keys()
+        phases.append({**given, **{key: own.get(key, getattr(whole, key)) for key in keys}})
+    return config.replace(**run, phases=phases)
+
+
+def _fields(**values: Any) -> Callable[[TrialConfig], Changes]:
+    return lambda config: values
+
+
+def _above(field: str, least: float = 0.0) -> Callable[[TrialConfig], bool]:
+    return lambda config: bool(getattr(config, field) > least)
+
+
+def _not(field: str, value: Any) -> Callable[[TrialConfig], bool]:
+    return lambda config: bool(getattr(config, field) != value)
+
+
+def _numeric(name: str, field: str, without: str, off: float = 0.0) -> Part:
+    """A part that is a number above `off`, which is none of it."""
+    return _part(name, without, _above(field, off), _fields(**{field: type(off)(off)}))
+
+
+def _other(name: str, field: str, without: str, off: Any) -> Part:
+    """A part that is a choice other than `off`."""
+    return _part(name, without, _not(field, off), _fields(**{field: off}))
+
+
+def _as_sgd(config: TrialConfig) -> Changes:
+    """SGD with momentum at a rate and a decay of its own: those of another optimiser would not be a fair trial.
+
+    A decoupled decay shrinks weights by rate x decay a step, SGD's by rate x decay / (1 - momentum): kept equal.
+    """
+    factor = SGD_RATES.get(config.optimiser, 10.0)
+    decoupled = config.optimiser in ("adamw", "lion")
+    decay = config.weight_decay * (1 - MOMENTUM) / factor if decoupled else config.weight_decay
+    rate = min(100.0, config.learning_rate * factor)
+    return {"optimiser": "sgd", "learning_rate": float(f"{rate:.6g}"), "weight_decay": float(f"{decay:.6g}")}
+
+
+def _one_phase(config: TrialConfig) -> TrialConfig:
+    """The last phase for the whole run."""
+    return config.phase_configs()[-1].replace(epochs=config.epochs)
+
+
+def _augmented(config: TrialConfig) -> bool:
+    return config.augmentation != "none" and config.augmentation_strength > 0
+
+
+PARTS: tuple[Part, ...] = (
+    # What is trained
+    _part(
+        "pretrained-weights", "random weights, everything trained", lambda config: config.pretrained,
+        _fields(pretrained=False, weights=None, unfreeze_depth=1.0),
+    ),
+    _other("normalisation", "normalisation", "the backbone's own", "native"),
+    _numeric("fine-tuning", "unfreeze_depth", "only the head is trained"),
+    _part("freezing", "everything is trained", lambda c: c.unfreeze_depth < 1, _fields(unfreeze_depth=1.0)),
+    _other("gradual-unfreezing", "unfreezing", "all at once", "at-once"),
+    Part("phases", "the last phase throughout", lambda config: len(config.phases) > 1, _one_phase),
+    _numeric("head-layers", "head_layers", "one linear layer", 0),
+    _numeric("dropout", "dropout", "none"),
+    _numeric("drop-path", "drop_path", "none"),
+    # How it is optimised
+    _part("optimiser", "SGD with momentum, rate and decay adapted", _not("optimiser", "sgd"), _as_sgd),
+    _other("backbone-lr-ratio", "backbone_lr_ratio", "one rate for head and backbone", 1.0),
+    _other("layer-decay", "layer_decay", "one rate for all blocks", 1.0),
+    _numeric("weight-decay", "weight_decay", "none"),
+    _numeric("l1", "l1", "none"),
+    _numeric("l2", "l2", "none"),
+    _numeric("gradient-clip", "gradient_clip", "none"),
+    _other("schedule", "schedule", "a constant rate after the warm-up", "constant"),
+    _part("restarts", "one cosine", lambda c: c.schedule == "cosine-restarts", _fields(schedule="cosine")),
+    _numeric("warm-up", "warmup", "none"),
+    _numeric("early-stopping", "patience", "all epochs", 0),
+    _numeric("ema", "ema", "the weights themselves"),
+    # What it is told
+    _other("loss", "loss", "cross-entropy", "cross-entropy"),
+    _numeric("label-smoothing", "label_smoothing", "none"),
+    _other("class-weights", "class_weights", "none", "none"),
+    _other("balanced-sampling", "balanced_sampling", "every image once an epoch", False),
+    _part("augmentation", "none of the family", _augmented, _fields(augmentation="none")),
+    _part("augmix", "none", _above("augmix"), _fields(augmix=0.0, augmix_consistency=0.0)),
+    _numeric("augmix-consistency", "augmix_consistency", "AugMix without its loss"),
+    _numeric("channel-shuffle", "channel_shuffle", "none"),
+    _numeric("gridmask", "gridmask", "none"),
+    _numeric("cutout", "cutout", "none"),
+    _numeric("masking", "masking", "none"),
+    _numeric("mixup", "mixup", "none"),
+    _numeric("cutmix", "cutmix", "none"),
+)  # fmt: skip
+"""Every part that an ablation knows. What measures a run (`validation_augmented`) is none."""

@@ -1,0 +1,123 @@
+"""An ablation as tables: for a terminal, as Markdown, as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hpo.ablation.contribution import Difference
+from hpo.ablation.outcome import Line, Outcome
+from hpo.comparison.circumstances import Circumstances
+from hpo.comparison.outputs import to_csv, to_markdown
+
+NOTHING = "–"
+_VERDICTS = {"more": "helps", "less": "costs", "open": "open"}
+_STYLES = {"more": "green", "less": "red", "open": "dim"}
+_SINGLE = ("part", "in its place", "without it", "contribution", "95 % interval", "verdict")
+_JOINT = ("pair", "joint contribution", "interaction", "95 % interval", "verdict")
+_PAIR_VERDICTS = {"more": "make up for each other", "less": "need each other", "open": "open"}
+
+
+def print_outcomes(console: Console, found: Sequence[Outcome], about: Circumstances) -> None:
+    """For each metric the parts by contribution and the pairs by interaction, then how to read them; 120 columns."""
+    for one in found:
+        console.print(Text(_whole(one), style="bold"))
+        console.print(_table(("part", "in its place", "without it", "contribution", "95 % interval", ""), one.parts))
+        console.print()
+        if one.pairs:
+            console.print(_table(("pair", "joint", "interaction", "95 % interval", ""), one.pairs))
+            console.print()
+    for line in notes(found, about):
+        console.print(Text(line, style="dim"))
+
+
+def _table(header: Sequence[str], lines: Sequence[Line]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1))
+    left = ("part", "in its place", "pair", "")
+    for heading in header:
+        table.add_column(heading, justify="left" if heading in left else "right", no_wrap=heading not in left)
+    for line in lines:
+        *cells, verdict = _cells(line)
+        told = line.interaction if len(line.parts) == 2 else line.contribution
+        table.add_row(*cells, Text(verdict, style=_STYLES[told.verdict] if told else "dim"))
+    return table
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    """The cells of a part or of a pair, the verdict last."""
+    if len(line.parts) == 2:
+        verdict = _PAIR_VERDICTS[line.interaction.verdict] if line.interaction else NOTHING
+        return line.name, _points(line.contribution), _points(line.interaction), _interval(line.interaction), verdict
+    verdict = _VERDICTS[line.contribution.verdict] if line.contribution else "no run"
+    value = NOTHING if line.value is None else f"{100 * line.value:.2f}"
+    return line.name, line.instead, value, _points(line.contribution), _interval(line.contribution), verdict
+
+
+def markdown(found: Sequence[Outcome], about: Circumstances) -> str:
+    """The same as Markdown."""
+    parts = ["# Ablation\n"]
+    for one in found:
+        parts += [f"## {_whole(one)}\n", to_markdown(_SINGLE, map(_cells, one.parts), left=2)]
+        if one.pairs:
+            parts.append(to_markdown(_JOINT, map(_cells, one.pairs)))
+    return "\n".join([*parts, *(f"{line}\n" for line in notes(found, about))])
+
+
+def csv_table(found: Sequence[Outcome]) -> bytes:
+    """A line per metric and part or pair, figures in full."""
+    return to_csv({"metric": one.metric, **_flat(line)} for one in found for line in (*one.parts, *one.pairs))
+
+
+def _flat(line: Line) -> dict[str, Any]:
+    return {
+        "parts": line.name,
+        "instead": line.instead,
+        "without": line.value,
+        **_columns("contribution", line.contribution),
+        **_columns("interaction", line.interaction),
+        "notes": "; ".join(line.notes),
+    }
+
+
+def _columns(name: str, found: Difference | None) -> dict[str, Any]:
+    low, high = found.interval if found and found.interval else (None, None)
+    seeds = len(found.values) if found else None
+    return {name: found.mean if found else None, f"{name}_low": low, f"{name}_high": high, f"{name}_seeds": seeds}
+
+
+def notes(found: Sequence[Outcome], about: Circumstances) -> list[str]:
+    """How the figures are to be read."""
+    told = dict.fromkeys(note for one in found for line in (*one.parts, *one.pairs) for note in line.notes)
+    return [*told, *_reading(found[0]), about.line]
+
+
+def _reading(found: Outcome) -> Iterator[str]:
+    yield "contribution: with the part minus without it, in points, between runs of one seed, each at its best epoch"
+    if found.seeds < 2:
+        yield "one seed gives no interval, and no contribution is shown to be more than luck; --seeds 3 gives one"
+    else:
+        yield f"interval: Student's t over {found.seeds} seeds, on the same images; 1 of 20 misses the truth"
+    if found.pairs:
+        yield "interaction: the joint contribution minus the sum of the two"
+
+
+def _whole(found: Outcome) -> str:
+    values = list(found.whole.values())
+    spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
+    seeds = "1 seed" if len(values) == 1 else f"{len(values)} seeds"
+    return f"everything: {found.metric} {100 * mean(values):.2f}{spread} ({seeds})"
+
+
+def _points(found: Difference | None) -> str:
+    return NOTHING if found is None else f"{100 * found.mean:+.2f}"
+
+
+def _interval(found: Difference | None) -> str:
+    if found is None or found.interval is None:
+        return NOTHING
+    return f"{100 * found.interval[0]:+.2f} to {100 * found.interval[1]:+.2f}"

@@ -1,0 +1,215 @@
+"""`hpo compare`: presets, bundles and trials in one table, on the same images and the same machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpo.cli.command_line import command_line
+from hpo.cli.connect import STARTING, cache_folder, connected
+from hpo.cli.delivery import data_option
+from hpo.cli.options import METRICS, UserPath, together, weights_option
+from hpo.cli.progress import counting
+from hpo.cli.roster import WIDTH, found_roster, name_option, roster_plan, train_roster
+from hpo.cli.teamwork import Staff, team_options
+from hpo.errors import HpoError
+
+if TYPE_CHECKING:
+    from hpo.comparison.bench import Bench
+    from hpo.comparison.candidate import Candidate
+    from hpo.comparison.contestant import Contestant
+    from hpo.comparison.entrants import Entrant
+    from hpo.comparison.row import Row
+    from storage import Database
+
+out_option = click.option(
+    "--out", type=UserPath(), default=None, metavar="FOLDER",
+    help="Folder for table.md, table.csv, figure.svg, figure.png and results.json.",
+)  # fmt: skip
+training_options = together(
+    click.option(
+        "--epochs", envvar="HPO_EPOCHS", type=click.IntRange(1, 10_000), default=None,
+        help="The same number of epochs for all that is trained.  [default: what each configuration has]",
+    ),
+    click.option("--seeds", type=click.IntRange(1, 100), default=1, show_default=True, help="Runs of each preset."),
+    click.option(
+        "--backbone", envvar="HPO_BACKBONE", default=None, metavar="NAME",
+        help="A timm model in place of the backbone of every preset that starts from pretrained weights.",
+    ),
+    weights_option,
+    click.option(
+        "--set", "fixed", multiple=True, metavar="KEY=VALUE",
+        help="For every preset that can take it; `NAME:key=value,key=value` is for one.  Repeatable.",
+    ),
+)  # fmt: skip
+splitting_options = together(
+    click.option(
+        "--metric", envvar="HPO_METRIC", type=click.Choice(METRICS), default="accuracy", show_default=True,
+        help="What chooses a run's best epoch on the validation part.",
+    ),
+    click.option(
+        "--seed", type=click.IntRange(0, 2**32 - 1), default=None,
+        help="Seed of the split, from which those of the runs follow.  [default: that of the bundles, else 0]",
+    ),
+    click.option(
+        "--val-fraction", type=click.FloatRange(0.01, 0.5), default=None,
+        help="Share for validation, where DATA brings no val part.  [default: as the bundles, else 0.1]",
+    ),
+    click.option(
+        "--test-fraction", type=click.FloatRange(0, 0.5), default=None,
+        help="Share locked away for the test, where DATA brings none.  [default: as the bundles, else 0.1]",
+    ),
+    click.option(
+        "--max-unreadable", type=click.FloatRange(0, 1), default=None,
+        help="Share of images that may be unreadable.  [default: as the bundles, else 0.05]",
+    ),
+)  # fmt: skip
+
+
+@click.command("compare")
+@click.argument("contestants", nargs=-1, required=True)
+@data_option
+@training_options
+@splitting_options
+@name_option
+@click.option("--no-test", is_flag=True, help="Leave the test part locked.")
+@out_option
+@team_options
+@click.pass_context
+def compare_command(ctx: click.Context, /, contestants: tuple[str, ...], **options: Any) -> None:
+    """Train what needs training under one budget, measure everything on one machine, print one table.
+
+    A contestant is a preset or space (NAME, FILE.yaml, NAME:key=value,key=value), a bundle (folder or URL) or a
+    complete trial (STUDY#NUMBER). Presets are trained by their first known-good point, in a study of their own, by any
+    number of workers; the same command goes on where an earlier one stopped.
+    """
+    from hpo.comparison.contestant import read_contestants
+    from hpo.search.device import resolve_device
+    from hpo.search.plan import check_path
+
+    staff = Staff.taken_from(options)
+    check_path(options["data"])
+    named = read_contestants(contestants)
+    entrants = _entrants(named, options)
+    device = resolve_device(staff.device)
+    with connected(staff.storage, staff.home, initialise=True, patience=STARTING) as db, ExitStack() as stack:
+        found = _existing(stack, db, named, staff)
+        bench = _bench(found, device, staff.home, options)
+        study, trained = _trained(ctx, db, entrants, bench, staff, options)
+        everything = {**found, **trained}
+        rows = _measured([everything[contestant.label] for contestant in named], bench, staff.threads)
+        missing = [candidate for candidate in everything.values() if not candidate.folders]
+        _tell(ctx, rows, missing, bench, study)
+    ctx.exit(1 if missing else 0)
+
+
+def _entrants(named: Sequence[Contestant], options: dict[str, Any]) -> list[Entrant]:
+    """The presets as they will be trained; what one of them cannot take of the options is told."""
+    from hpo.comparison.contestant import Preset
+    from hpo.comparison.entrants import Wishes, entrants
+
+    wishes = Wishes(*(options.pop(key) for key in ("backbone", "weights", "fixed", "epochs")))
+    made = entrants([contestant for contestant in named if isinstance(contestant, Preset)], wishes)
+    for entrant in made:
+        for text, reason in entrant.unused:
+            click.echo(f"--set {text} does not apply: {reason}", err=True)
+    return made
+
+
+def _existing(stack: ExitStack, db: Database, named: Sequence[Contestant], staff: Staff) -> dict[str, Candidate]:
+    """The bundles and trials among the contestants, by label."""
+    from hpo.comparison.candidate import Shelf, from_bundle, from_trial
+    from hpo.comparison.contestant import BundlePlace, TrialName
+    from hpo.delivery.remote import fetched
+
+    shelf = Shelf(db, staff.artifacts, staff.home)
+    found: dict[str, Candidate] = {}
+    for contestant in named:
+        if isinstance(contestant, BundlePlace):
+            folder = stack.enter_context(fetched(contestant.place, cache_folder(staff.home)))
+            found[contestant.label] = from_bundle(db, contestant.label, folder)
+        elif isinstance(contestant, TrialName):
+            found[contestant.label] = from_trial(shelf, contestant)
+    return found
+
+
+def _bench(found: dict[str, Candidate], device: str, home: Path, options: dict[str, Any]) -> Bench:
+    """Where everything will be measured; a bundle of other data or another split is refused here."""
+    from hpo.comparison.basis import common_basis
+    from hpo.comparison.bench import Bench
+    from hpo.delivery.bundle import read_bundle
+
+    manifests = {label: read_bundle(candidate.folders[0]).manifest for label, candidate in found.items()}
+    given = {key: options[key] for key in ("seed", "val_fraction", "test_fraction", "max_unreadable")}
+    shared = common_basis([manifest.data for manifest in manifests.values()], **given)
+    bench = Bench(
+        data=options["data"], split=shared.split, max_unreadable=shared.max_unreadable, cache=cache_folder(home),
+        device=device, test=not options["no_test"],
+    )  # fmt: skip
+    with counting("decoding images") as progress:
+        for label, manifest in manifests.items():
+            replace(bench, progress=progress).check(label, manifest)
+    return bench
+
+
+def _trained(
+    ctx: click.Context, db: Database, entrants: list[Entrant], bench: Bench, staff: Staff, options: dict[str, Any]
+) -> tuple[str | None, dict[str, Candidate]]:
+    """The name of the study that trained the presets, and what came of them by label; nothing without presets."""
+    from hpo.comparison.candidate import Shelf, trained
+    from hpo.comparison.entrants import roster
+
+    if not entrants:
+        return None, {}
+    seeds = options["seeds"]
+    plan = roster_plan(
+        bench.data, options["name"], roster(entrants, seeds), metric=options["metric"], split=bench.split,
+        max_unreadable=bench.max_unreadable,
+    )  # fmt: skip
+    plan, study = found_roster(db, plan, staff.home)
+    train_roster(ctx, db, plan, study, staff)
+    shelf = Shelf(db, staff.artifacts, staff.home)
+    return plan.study, {candidate.label: candidate for candidate in trained(shelf, study, entrants, seeds)}
+
+
+def _measured(candidates: Sequence[Candidate], bench: Bench, threads: int | None) -> list[Row]:
+    """The candidates that left a model, best on validation first; HpoError where none did."""
+    from hpo.comparison.row import measured_row
+    from hpo.search.device import use_threads
+
+    use_threads(threads)
+    rows = []
+    for candidate in candidates:
+        if not candidate.folders:
+            click.echo(f"hpo: {candidate.label} gave no model: {'; '.join(candidate.notes)}", err=True)
+            continue
+        click.echo(f"measuring {candidate.label}", err=True)
+        with counting(f"images of {candidate.label}") as progress:
+            rows.append(measured_row(candidate, replace(bench, progress=progress)))
+    if not rows:
+        raise HpoError("no contestant gave a model; mend the cause, then compare them under another --name")
+    return sorted(rows, key=lambda row: -row.validation.value if row.validation else 1.0)
+
+
+def _tell(ctx: click.Context, rows: list[Row], missing: list[Candidate], bench: Bench, study: str | None) -> None:
+    """Print the table, and write it with the figure where --out says."""
+    from rich.console import Console
+
+    from hpo.comparison.circumstances import circumstances, described
+    from hpo.comparison.outputs import write_outputs
+    from hpo.comparison.results import files
+    from hpo.comparison.table import print_comparison
+
+    command, data = command_line(ctx), described(bench.data, bench.dataset(rows[0].image_size))
+    about = circumstances(command, seed=bench.split.seed, study=study, data=data, device=bench.device)
+    print_comparison(Console(width=None if sys.stdout.isatty() else WIDTH), rows, about)
+    out = ctx.params["out"]
+    if out is not None:
+        write_outputs(out, files(rows, missing, about))
+        click.echo(f"\n{out}: table.md, table.csv, figure.svg, figure.png, results.json")

@@ -1,0 +1,126 @@
+"""Watching a team of workers at a study, stopping it with the signals that come, and saying how that ended."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from hpo.errors import HpoError
+
+if TYPE_CHECKING:
+    from hpo.search.overview import Overview
+    from hpo.search.team import Team
+
+log = logging.getLogger(__name__)
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NOTICES = (signal.SIGUSR1, signal.SIGXCPU)
+INTERRUPTED = 130
+
+INTERVAL = 1.0
+"""Seconds between two readings of the study."""
+
+
+def steady(look: Callable[[], Overview]) -> Callable[[], Overview]:
+    """`look`, but with the view before where the database does not answer: the workers go on, so does the watching."""
+    from storage import StorageError
+
+    last = look()
+
+    def again() -> Overview:
+        nonlocal last
+        try:
+            last = look()
+        except StorageError as error:
+            log.debug("the study cannot be read at the moment: %s", error)
+        return last
+
+    return again
+
+
+@contextmanager
+def forwarding(team: Team) -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP stop the team; a second one makes it leave at once. Slurm's notices stop it too."""
+
+    def handle(number: int, _: object) -> None:
+        if number in NOTICES and team.stopping:
+            return
+        hint = "leaving at once" if team.stopping else "stopping at the next step; once more to leave at once"
+        click.echo(f"hpo: {hint}", err=True)
+        team.stop()
+
+    former = {number: signal.signal(number, handle) for number in (*STOPS, *NOTICES)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def watch(team: Team, look: Callable[[], Overview]) -> None:
+    """Show the study until no worker is left: drawn on a terminal, a line per finished trial elsewhere."""
+    if not sys.stdout.isatty():
+        _watch_lines(team, look)
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    from hpo.cli.view import draw
+
+    with Live(draw(look()), console=Console(), auto_refresh=False, transient=True) as live:
+        while team.working:
+            team.poll(timeout=INTERVAL / team.working)
+            live.update(draw(look()), refresh=True)
+
+
+def _watch_lines(team: Team, look: Callable[[], Overview]) -> None:
+    """A line for each trial that finishes, for each that waits for something, and for each worker that dies."""
+    from hpo.cli.view import plain_line
+
+    overview = look()
+    told = {line.number for line in overview.lines if line.state in ("complete", "pruned", "failed")}
+    noted: set[str] = set()
+    control, died = "run", 0
+    while True:
+        team.poll(timeout=INTERVAL / max(1, team.working))
+        overview = look()
+        if overview.control != control:
+            control = overview.control
+            click.echo(f"study {overview.study} is told to {control}")
+        news = [f"trial {lease.number} {lease.note}" for lease in overview.leases if lease.note]
+        for text in [*team.died[died:], *(text for text in news if text not in noted)]:
+            click.echo(f"hpo: {text}", err=True)
+        died, noted = len(team.died), set(news)
+        for line in overview.lines:
+            if line.number not in told and line.state in ("complete", "pruned", "failed"):
+                told.add(line.number)
+                click.echo(plain_line(overview, line))
+        if not team.working:
+            return
+
+
+def stopped(overview: Overview, team: Team) -> int | None:
+    """Tell which workers died, and whether somebody stopped the work; the exit code then, None where nobody did."""
+    for line in team.died:
+        click.echo(f"hpo: {line}", err=True)
+    if team.stopping:
+        paused = f", after `hpo resume --study {overview.study}`" if overview.control == "pause" else ""
+        click.echo(f"\nstopped; the same command goes on from here{paused}", err=True)
+        return INTERRUPTED
+    if overview.control == "stop":
+        again = f"`hpo resume --study {overview.study}` or the same command goes on"
+        click.echo(f"\nstopped by `hpo stop`; {again}", err=True)
+        return 0
+    return None
+
+
+def check_alive(overview: Overview, team: Team) -> None:
+    """HpoError where every worker died before a trial was finished."""
+    if team.died and not overview.counts["finished"]:
+        raise HpoError("no worker stayed alive; their logs say why")

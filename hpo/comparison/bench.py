@@ -1,0 +1,116 @@
+"""The bench: the same images, machine and rules for every model that is measured on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from hpo.comparison.basis import check_basis
+from hpo.comparison.score import Score, clustered
+from hpo.comparison.speed import BATCHES, Timing, images_per_second
+from hpo.data import Dataset, Part, Progress, SplitOptions, open_dataset
+from hpo.delivery.bundle import new_opening, read_bundle, record_opening, record_result
+from hpo.delivery.evaluate import measure
+from hpo.delivery.manifest import Manifest
+from hpo.delivery.model import BATCH_SIZE, Model
+from hpo.robustness import CorruptedCopy, corrupted_copy
+
+COMMAND = "compare"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one model did on the bench."""
+
+    validation: Score | None
+    """None of a model that has trained on these images; `macro_f1` and `corrupted` then are too."""
+    macro_f1: float | None
+    corrupted: Score | None
+    conditions: Mapping[str, Mapping[int, float]]
+    """Accuracy on the corrupted copy by alteration and severity."""
+    test: Score | None
+    openings: int
+    """How often the model's test part has been opened by now."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where models are measured; images are packed and altered once for each size that a model takes."""
+
+    data: Path
+    split: SplitOptions
+    max_unreadable: float
+    cache: Path
+    device: str
+    test: bool = True
+    """Whether the test part is opened, once for every model."""
+    timing: Timing = field(default_factory=Timing)
+    progress: Progress | None = None
+    _datasets: dict[int, Dataset] = field(default_factory=dict)
+    _copies: dict[int, CorruptedCopy] = field(default_factory=dict)
+
+    def dataset(self, image_size: int) -> Dataset:
+        """The data, packed at `image_size` pixels."""
+        if image_size not in self._datasets:
+            self._datasets[image_size] = open_dataset(
+                self.data, image_size=image_size, cache=self.cache, split=self.split,
+                max_unreadable=self.max_unreadable, progress=self.progress,
+            )  # fmt: skip
+        return self._datasets[image_size]
+
+    def check(self, label: str, manifest: Manifest) -> None:
+        """BundleError unless the model was made with these images, split as here."""
+        check_basis(label, manifest, self.dataset(manifest.preprocessing.image_size), self.data)
+
+    def measure(self, folder: Path) -> Measured:
+        """Measure the bundle in `folder`; a look at the test part is recorded in it."""
+        model = Model(read_bundle(folder), self.device)
+        dataset = self.dataset(model.image_size)
+        unseen = model.bundle.manifest.stage != "retrained"
+        report = measure(model, dataset.val, progress=self.progress) if unseen else None
+        corrupted, conditions = self.robustness(model) if unseen else (None, {})
+        test, openings = self._test(model, dataset)
+        return Measured(
+            validation=Score.of(report.accuracy, report.n) if report else None,
+            macro_f1=report.macro_f1 if report else None,
+            corrupted=corrupted,
+            conditions=conditions,
+            test=test,
+            openings=openings,
+        )
+
+    def speed(self, folder: Path) -> dict[int, float]:
+        """Images a second by the number of images at a time."""
+        model = Model(read_bundle(folder), self.device)
+        part = self.dataset(model.image_size).val
+        images = part.batch(np.arange(min(len(part), max(BATCHES))))
+        return {batch: images_per_second(model, images, batch, self.timing) for batch in BATCHES}
+
+    def robustness(self, model: Model) -> tuple[Score, dict[str, dict[int, float]]]:
+        """Accuracy on the corrupted copy of the validation part: in all, and by alteration and severity."""
+        part = self.dataset(model.image_size).val
+        copy = self._copy(model.image_size, part)
+        correct = model.logits_of(copy.batches(BATCH_SIZE)).argmax(axis=1) == copy.labels
+        conditions: dict[str, dict[int, float]] = {}
+        for found in copy.by_condition(correct):
+            conditions.setdefault(found.alteration, {})[found.severity] = found.accuracy
+        originals = np.arange(len(copy)) % len(part)
+        return clustered(correct, originals), conditions
+
+    def _copy(self, image_size: int, part: Part) -> CorruptedCopy:
+        if image_size not in self._copies:
+            self._copies[image_size] = corrupted_copy(part, self.cache, progress=self.progress)
+        return self._copies[image_size]
+
+    def _test(self, model: Model, dataset: Dataset) -> tuple[Score | None, int]:
+        """Open the test part once for `model`, on record."""
+        if not self.test or not dataset.test_count:
+            return None, 0
+        opening = new_opening(COMMAND, dataset.fingerprint, dataset.test_count)
+        openings = record_opening(model.bundle.path, opening)
+        found = measure(model, dataset.open_test(), progress=self.progress)
+        record_result(model.bundle.path, opening, found.accuracy)
+        return Score.of(found.accuracy, found.n), openings

@@ -1,0 +1,93 @@
+"""Under which circumstances figures came to be: command, date, machine, versions; they stand beside every table."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hpo.data import Dataset
+from hpo.search.device import cores
+from hpo.search.record import versions
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What somebody needs to judge the figures, and to make them again."""
+
+    command: str
+    date: str
+    """UTC, ISO 8601."""
+    machine: str
+    device: str | None
+    """What measured, as a person calls it; None where the runs measured themselves, wherever they ran."""
+    threads: int | None
+    seed: int
+    study: str | None
+    data: Mapping[str, Any]
+    """path, fingerprint, split, counts, classes."""
+    versions: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    @property
+    def line(self) -> str:
+        """In one line, under a table."""
+        counts = ", ".join(f"{count:,} {name}" for name, count in self.data["counts"].items())
+        measured = f"; {self.device}, {self.threads} threads" if self.device else ""
+        return f"{self.data['path']}: {counts} ({self.data['split']}){measured}; {self.date[:10]}"
+
+
+def circumstances(
+    command: str, *, seed: int, study: str | None, data: Mapping[str, Any], device: str | None = None
+) -> Circumstances:
+    """Those of this process, now; `device` is what measures, where this process does."""
+    return Circumstances(
+        command=command,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=f"{platform.system()} {platform.machine()}, {cores()} cores",
+        device=device_name(device) if device else None,
+        threads=_threads() if device else None,
+        seed=seed,
+        study=study,
+        data=data,
+        versions=versions(),
+    )
+
+
+def described(path: Path, dataset: Dataset) -> dict[str, Any]:
+    """The data set, in what decides the figures."""
+    counts = {"train": len(dataset.train), "val": len(dataset.val), "test": dataset.test_count}
+    return {
+        "path": str(path),
+        "fingerprint": dataset.fingerprint,
+        "split": dataset.split,
+        "counts": counts,
+        "classes": list(dataset.classes),
+    }
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def device_name(device: str) -> str:
+    """The product behind `cpu` or `cuda:N`, as far as the machine tells."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    models = [line for line in _processors() if line.startswith("model name")]
+    return models[0].partition(":")[2].strip() if models else platform.processor() or platform.machine()
+
+
+def _processors() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []

@@ -1,0 +1,82 @@
+"""What an argument of `hpo compare` names: a preset with changes, a bundle, or a trial of a study."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from hpo.delivery.bundle import CONFIG
+from hpo.errors import UsageError
+from storage import is_url
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A search space, by name or file, of which one configuration is trained."""
+
+    label: str
+    space: str
+    changes: tuple[str, ...] = ()
+    """`key=value` texts: what differs from the space's own configuration."""
+
+
+@dataclass(frozen=True)
+class BundlePlace:
+    """A finished model: a folder, or an s3:// URL."""
+
+    label: str
+    place: Path | str
+
+
+@dataclass(frozen=True)
+class TrialName:
+    """A complete trial of a study in the database."""
+
+    label: str
+    study: str
+    number: int
+
+
+Contestant: TypeAlias = Preset | BundlePlace | TrialName
+
+_TRIAL = re.compile(r"(?P<study>.+)#(?P<number>\d+)")
+_PRESET = re.compile(r"(?P<space>.+?)(?::(?P<changes>[\w.]+=.*))?")
+
+
+def read_contestants(texts: Sequence[str]) -> list[Contestant]:
+    """The contestants that the arguments name, each under a label of its own; UsageError for one named twice."""
+    found = [read_contestant(text) for text in texts]
+    counts = Counter(contestant.label for contestant in found)
+    unique = [
+        contestant if counts[contestant.label] == 1 else _spelled_out(contestant, text)
+        for contestant, text in zip(found, texts, strict=True)
+    ]
+    label, count = Counter(contestant.label for contestant in unique).most_common(1)[0]
+    if count > 1:
+        raise UsageError(f"{label} is named {count} times; name it once, or change something: {label}:epochs=8")
+    return unique
+
+
+def read_contestant(text: str) -> Contestant:
+    """`study#7`, a bundle's folder or URL, or a preset: `NAME`, `FILE.yaml`, `NAME:key=value,key=value`."""
+    if is_url(text):
+        return BundlePlace(text.rstrip("/"), text)
+    path = Path(text).expanduser()
+    if path.is_dir() and ((path / CONFIG).is_file() or path.name != text):
+        return BundlePlace(path.resolve().name, path)
+    if match := _TRIAL.fullmatch(text):
+        return TrialName(text, match["study"], int(match["number"]))
+    match = _PRESET.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{text!r} names nothing to compare; give a preset, a bundle's folder, or study#number")
+    changes = tuple(part.strip() for part in (match["changes"] or "").split(",") if part.strip())
+    return Preset(text, match["space"], changes)
+
+
+def _spelled_out(contestant: Contestant, text: str) -> Contestant:
+    """A bundle under its whole path, where another's folder has the same name."""
+    return BundlePlace(text.rstrip("/"), contestant.place) if isinstance(contestant, BundlePlace) else contestant

@@ -1,0 +1,68 @@
+"""A comparison as a figure: accuracies with their intervals, and accuracy against parameters.
+
+Contestants are numbered: names beside their points would lie over each other where networks are of one size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hpo.comparison.drawing import BLUE, GREEN, MARKS, ORANGE, ruled, styled
+from hpo.comparison.row import Row
+from hpo.comparison.score import Score
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_SCORES = (("validation", "o", BLUE, -0.18), ("corrupted", "s", ORANGE, 0.0), ("test", "D", GREEN, 0.18))
+"""Name, marker, colour, and how far from the middle of its line."""
+
+
+def draw(rows: Sequence[Row]) -> Figure:
+    """The first contestant on top; those without parameters are left out on the right."""
+    from matplotlib.figure import Figure
+
+    with styled():
+        figure = Figure(figsize=(11, 1.6 + 0.42 * max(4, len(rows))), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[3, 2])
+        _dots(left, rows)
+        _against_parameters(right, rows)
+    return figure
+
+
+def _dots(axes: Axes, rows: Sequence[Row]) -> None:
+    for name, marker, colour, offset in _SCORES:
+        known = [(place + offset, score) for place, row in enumerate(rows) if (score := getattr(row, name))]
+        if known:
+            places, scores = zip(*known, strict=True)
+            values = [100 * score.value for score in scores]
+            axes.errorbar(values, places, xerr=_bars(scores), fmt=marker, color=colour, label=name, **MARKS)
+    axes.set_yticks(range(len(rows)), [f"{row.label}  {n}" for n, row in enumerate(rows, start=1)])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("accuracy in %, with its 95 % interval")
+    ruled(axes, axis="x")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(_SCORES), frameon=False)
+
+
+def _against_parameters(axes: Axes, rows: Sequence[Row]) -> None:
+    known = [(n, row.parameters, row.validation) for n, row in enumerate(rows, start=1)]
+    shown = [(n, size, score) for n, size, score in known if size and score]
+    if shown:
+        numbers, sizes, scores = zip(*shown, strict=True)
+        values = [100 * score.value for score in scores]
+        axes.errorbar(sizes, values, yerr=_bars(scores), fmt="o", color=BLUE, **MARKS)
+        axes.set_xscale("log")
+        for number, place in zip(numbers, zip(sizes, values, strict=True), strict=True):
+            axes.annotate(str(number), place, xytext=(5, 2), textcoords="offset points", fontsize=8)
+    axes.set_xlabel("parameters")
+    axes.set_ylabel("validation accuracy in %")
+    ruled(axes)
+
+
+def _bars(scores: Sequence[Score]) -> list[list[float]]:
+    """Distances to the ends of the intervals, as matplotlib wants them."""
+    below = [100 * (score.value - score.interval[0]) for score in scores]
+    above = [100 * (score.interval[1] - score.value) for score in scores]
+    return [below, above]

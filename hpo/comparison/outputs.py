@@ -1,0 +1,50 @@
+"""The files that a comparison or an ablation leaves: whole or not at all, beside whatever else lies in the folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpo.disk import sync_folder
+
+
+def write_outputs(out: Path, files: Mapping[str, bytes]) -> None:
+    """Write `files` into the folder `out`, which is made where it is not there; each replaces one of its name."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        with tempfile.NamedTemporaryFile(dir=out, prefix=f".{name}.", suffix=".tmp", delete=False) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh = Path(file.name)
+        fresh.chmod(0o644)
+        fresh.replace(out / name)
+    sync_folder(out)
+
+
+def to_json(values: Mapping[str, Any]) -> bytes:
+    """Indented UTF-8."""
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def to_csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """A line per row under a header with the keys of the first; None is an empty field."""
+    rows = list(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def to_markdown(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A table whose first `left` columns stand left and whose others stand right."""
+    rule = ["---" if place < left else "---:" for place in range(len(header))]
+    lines = [header, rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

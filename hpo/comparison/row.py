@@ -1,0 +1,124 @@
+"""A row of the table: a candidate as the bench has measured it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from hpo.comparison.bench import Bench, Measured
+from hpo.comparison.candidate import Candidate
+from hpo.comparison.score import Score
+from hpo.delivery.bundle import read_bundle
+from hpo.delivery.manifest import Manifest
+from hpo.delivery.networks import networks_of
+from hpo.training.model import build_model, count_parameters
+from search_spaces import TrialConfig
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contestant in figures; None where there is nothing to tell. Of several seeds the means."""
+
+    label: str
+    kind: str
+    backbone: str
+    image_size: int
+    seeds: int
+    epochs: int
+    validation: Score | None
+    corrupted: Score | None
+    test: Score | None
+    macro_f1: float | None
+    parameters: int
+    trainable_parameters: int | None
+    """In the phase that trains most; None of what joins several models."""
+    seconds_per_epoch: float | None
+    images_per_second: Mapping[int, float]
+    """By the number of images at a time."""
+    peak_memory: int | None
+    """Bytes, in training: of the device on a GPU, of the process on a CPU."""
+    conditions: Mapping[str, Mapping[int, float]]
+    """Accuracy on the corrupted copy by alteration and severity."""
+    config: Mapping[str, Any]
+    openings: int
+    folders: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        scores = {
+            name: score.to_dict() if (score := getattr(self, name)) else None
+            for name in ("validation", "corrupted", "test")
+        }
+        return {**vars(self), **scores, "folders": list(self.folders), "notes": list(self.notes)}
+
+
+def measured_row(candidate: Candidate, bench: Bench) -> Row:
+    """Put a candidate on the bench: every seed of it for the scores, its first for the speed."""
+    manifests = [read_bundle(folder).manifest for folder in candidate.folders]
+    found = [bench.measure(folder) for folder in candidate.folders]
+    first, manifest = candidate.folders[0], manifests[0]
+    costs = candidate.costs
+    recorded = costs[0].trainable_parameters if costs else None
+    return Row(
+        label=candidate.label,
+        kind=candidate.kind,
+        backbone=_backbone(manifest),
+        image_size=manifest.preprocessing.image_size,
+        seeds=len(found),
+        epochs=manifest.config.epochs,
+        **_pooled(found),
+        parameters=parameters(first),
+        trainable_parameters=recorded if recorded is not None else trainable_parameters(manifest),
+        seconds_per_epoch=median(cost.seconds_per_epoch for cost in costs) if costs else None,
+        images_per_second=bench.speed(first),
+        peak_memory=max(cost.peak_memory for cost in costs) if costs else None,
+        config=manifest.config.to_dict(),
+        folders=tuple(map(str, candidate.folders)),
+        notes=candidate.notes,
+    )
+
+
+def _pooled(found: list[Measured]) -> dict[str, Any]:
+    f1 = [one.macro_f1 for one in found if one.macro_f1 is not None]
+    return {
+        "validation": Score.pooled([one.validation for one in found]),
+        "corrupted": Score.pooled([one.corrupted for one in found]),
+        "test": Score.pooled([one.test for one in found]),
+        "macro_f1": mean(f1) if f1 else None,
+        "conditions": _mean_conditions([one.conditions for one in found]),
+        "openings": max(one.openings for one in found),
+    }
+
+
+def _mean_conditions(found: list[Mapping[str, Mapping[int, float]]]) -> dict[str, dict[int, float]]:
+    return {
+        name: {severity: mean(one[name][severity] for one in found) for severity in severities}
+        for name, severities in found[0].items()
+    }
+
+
+def _backbone(manifest: Manifest) -> str:
+    if not manifest.members:
+        return manifest.config.backbone
+    return " + ".join(sorted({member.config.backbone for member in manifest.members}))
+
+
+def parameters(folder: Path) -> int:
+    """Of all networks of a bundle."""
+    return sum(count_parameters(network.module)[0] for network in networks_of(read_bundle(folder)))
+
+
+def trainable_parameters(manifest: Manifest) -> int | None:
+    """In the phase of the configuration that trains most; None of what joins several models."""
+    if manifest.stage in ("ensemble", "soup"):
+        return None
+    deepest = max(manifest.config.phase_configs(), key=lambda config: config.unfreeze_depth)
+    return count_parameters(build_model(_at_once(deepest), len(manifest.classes), initialise=False).model)[1]
+
+
+def _at_once(config: TrialConfig) -> TrialConfig:
+    return config.replace(unfreezing="at-once")

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpo.comparison.bench import Bench
+from hpo.comparison.candidate import Candidate
+from hpo.comparison.cost import Cost
+from hpo.comparison.row import measured_row, trainable_parameters
+from hpo.comparison.speed import BATCHES
+from hpo.data import Dataset
+from hpo.delivery.bundle import load, read_bundle
+from hpo.delivery.evaluate import evaluate
+from hpo.delivery.manifest import Manifest
+from hpo.errors import BundleError
+from hpo.evaluation.metrics import wilson
+from hpo.robustness import ALTERATIONS, corrupted_copy
+from hpo.training.model import build_model, count_parameters
+
+from .conftest import CONFIG, bundled
+
+
+def test_a_model_is_measured_as_evaluate_does(bench: Bench, bundle: Path, cells: Path, cache: Path) -> None:
+    found = bench.measure(bundle)
+    expected = evaluate(load(bundle, "cpu"), cells, cache=cache, split="val").report
+    assert found.validation is not None
+    assert (found.validation.value, found.validation.interval) == (expected.accuracy, expected.interval)
+    assert found.macro_f1 == expected.macro_f1
+
+
+def test_the_corrupted_copy_is_the_validation_part_under_every_alteration(
+    bench: Bench, bundle: Path, dataset: Dataset, cache: Path
+) -> None:
+    found = bench.measure(bundle)
+    copy = corrupted_copy(dataset.val, cache)
+    right = load(bundle, "cpu").logits_of(copy.batches(64)).argmax(axis=1) == copy.labels
+    assert found.corrupted is not None
+    assert found.corrupted.value == pytest.approx(right.mean())
+    assert set(found.conditions) == set(ALTERATIONS)
+    low, high = wilson(int(right.sum()), len(right))
+    assert found.corrupted.interval[1] - found.corrupted.interval[0] >= high - low, "copies are no new images"
+
+
+def test_each_look_at_the_test_part_is_on_record(bench: Bench, bundle: Path, dataset: Dataset) -> None:
+    openings = [bench.measure(bundle).openings for _ in range(2)]
+    record = read_bundle(bundle).metrics["test_openings"]
+    assert openings == [1, 2]
+    assert [(one["command"], one["n"], one["data"]) for one in record] == [
+        ("compare", dataset.test_count, dataset.fingerprint)
+    ] * 2
+    assert all(one["accuracy"] is not None for one in record)
+
+
+def test_the_test_part_stays_locked_where_nobody_asks(bench: Bench, bundle: Path) -> None:
+    found = replace(bench, test=False).measure(bundle)
+    assert (found.test, found.openings) == (None, 0)
+    assert read_bundle(bundle).metrics["test_openings"] == []
+
+
+def test_what_has_trained_on_the_validation_part_is_not_measured_on_it(
+    bench: Bench, manifest: Manifest, weights: bytes, tmp_path: Path
+) -> None:
+    retrained = bundled(tmp_path / "final", manifest.model_copy(update={"stage": "retrained"}), weights)
+    found = bench.measure(retrained)
+    assert (found.validation, found.corrupted, found.macro_f1) == (None, None, None)
+    assert found.test is not None
+
+
+def test_other_images_and_another_split_are_refused(bench: Bench, manifest: Manifest) -> None:
+    bench.check("best", manifest)
+    other = manifest.model_copy(update={"data": manifest.data.model_copy(update={"fingerprint": "f" * 64})})
+    with pytest.raises(BundleError, match=r"best was made with other images than .*\(fingerprint ffffffffffff"):
+        bench.check("best", other)
+    resplit = replace(bench, split=replace(bench.split, seed=1), _datasets={})
+    with pytest.raises(BundleError, match=r"«stratified 60/20/20, seed 0», but here it is .*seed 1».*--seed"):
+        resplit.check("best", manifest)
+
+
+def test_a_row_pools_seeds(bench: Bench, bundle: Path, manifest: Manifest, tmp_path: Path) -> None:
+    zeros = {name: tensor * 0 for name, tensor in build_model(CONFIG, 8).model.state_dict().items()}
+    import safetensors.torch
+
+    other = bundled(tmp_path / "other", manifest, safetensors.torch.save(zeros))
+    costs = tuple(Cost(3, seconds, memory, "cpu", None) for seconds, memory in ((1.0, 10), (3.0, 30)))
+    row = measured_row(Candidate("both", "preset", (bundle, other), costs, ("a note",)), bench)
+    alone = [replace(bench, test=False).measure(folder).validation for folder in (bundle, other)]
+    assert row.validation is not None
+    assert row.validation.value == pytest.approx(np.mean([score.value for score in alone if score]))
+    assert row.validation.spread is not None
+    assert (row.seeds, row.seconds_per_epoch, row.peak_memory, row.notes) == (2, 2.0, 30, ("a note",))
+    assert set(row.images_per_second) == set(BATCHES)
+    assert all(speed > 0 for speed in row.images_per_second.values())
+    total, trainable = count_parameters(build_model(CONFIG, 8).model)
+    assert (row.parameters, row.trainable_parameters) == (total, trainable)
+    assert 0 < trainable < total
+
+
+def test_trainable_is_what_the_deepest_phase_trains(manifest: Manifest) -> None:
+    phased = CONFIG.replace(unfreeze_depth=0.0, phases=[{"epochs": 1}, {"epochs": 2, "unfreeze_depth": 1.0}])
+    found = trainable_parameters(manifest.model_copy(update={"config": phased}))
+    assert found == count_parameters(build_model(CONFIG.replace(unfreeze_depth=1.0), 8).model)[1]
+    assert trainable_parameters(manifest.model_copy(update={"stage": "soup"})) is None

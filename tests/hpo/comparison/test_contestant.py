@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpo.comparison.contestant import BundlePlace, Preset, TrialName, read_contestant, read_contestants
+from hpo.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("quick", Preset("quick", "quick")),
+        ("spaces/mine.yaml", Preset("spaces/mine.yaml", "spaces/mine.yaml")),
+        (
+            "quick:epochs=3, phase1.learning_rate=1e-3",
+            Preset("quick:epochs=3, phase1.learning_rate=1e-3", "quick", ("epochs=3", "phase1.learning_rate=1e-3")),
+        ),
+        ("cells#12", TrialName("cells#12", "cells", 12)),
+        ("a#b#0", TrialName("a#b#0", "a#b", 0)),
+        ("s3://bucket/best/", BundlePlace("s3://bucket/best", "s3://bucket/best/")),
+    ],
+)
+def test_what_a_text_names(text: str, expected: object) -> None:
+    assert read_contestant(text) == expected
+
+
+def test_a_folder_that_holds_a_bundle_is_one_even_under_the_name_of_a_preset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("quick").mkdir()
+    assert isinstance(read_contestant("quick"), Preset)
+    Path("quick/config.json").write_text("{}")
+    assert read_contestant("quick") == BundlePlace("quick", Path("quick"))
+
+
+def test_bundles_of_one_name_go_by_their_paths(tmp_path: Path) -> None:
+    for parent in "ab":
+        (tmp_path / parent / "best").mkdir(parents=True)
+    found = read_contestants([str(tmp_path / "a" / "best"), str(tmp_path / "b" / "best"), "quick"])
+    assert [one.label for one in found] == [str(tmp_path / "a" / "best"), str(tmp_path / "b" / "best"), "quick"]
+
+
+def test_one_named_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"quick is named 2 times; .* quick:epochs=8"):
+        read_contestants(["quick", "standard", "quick"])
+
+
+def test_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match="'' names nothing"):
+        read_contestant("")

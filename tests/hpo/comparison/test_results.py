@@ -1,0 +1,124 @@
+"""The table in its three forms, the figure, and the files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from hpo.comparison.candidate import Candidate
+from hpo.comparison.circumstances import Circumstances
+from hpo.comparison.outputs import to_csv, to_markdown, write_outputs
+from hpo.comparison.results import files
+from hpo.comparison.row import Row
+from hpo.comparison.score import Score
+from hpo.comparison.table import count, csv_table, markdown, memory, notes, print_comparison, speed
+
+from .conftest import row
+
+ABOUT = Circumstances(
+    command="hpo compare a b --data cells", date="2026-01-02T03:04:05+00:00", machine="Linux x86_64, 2 cores",
+    device="A Processor", threads=2, seed=0, study="comparison-1", versions={},
+    data={"path": "cells", "counts": {"train": 8, "val": 1, "test": 1}, "split": "as given"},
+)  # fmt: skip
+ROWS = [
+    row("a-preset-with-quite-a-long-name:epochs=3,batch_size=64", 0.9812, seeds=3),
+    row("retrained", None, macro_f1=None, corrupted=None, conditions={}, seconds_per_epoch=None, peak_memory=None),
+    row("majority-class", 0.24, parameters=0, trainable_parameters=0, notes=("fell ill",), openings=2),
+]
+
+
+def test_it_fits_a_terminal_of_120_columns() -> None:
+    spread = Score(0.98765, (0.98, 0.99), 1710, 0.0123)
+    seeds = replace(ROWS[0], label="seeds", validation=spread, corrupted=spread, test=spread)
+    console = Console(width=120, file=io.StringIO(), color_system=None)
+    print_comparison(console, [*ROWS, seeds], ABOUT)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= 120
+    assert "…" not in text
+    assert "98.77 ±1.2" in text
+    assert "majority-class: fell ill" in text
+
+
+def test_markdown_has_a_line_per_contestant_and_the_alterations() -> None:
+    lines = markdown(ROWS, ABOUT).splitlines()
+    (head,) = [line for line in lines if line.startswith("| contestant | model")]
+    width = head.count("|")
+    assert all(line.count("|") == width for line in lines[lines.index(head) : lines.index(head) + 5])
+    assert any("98.12 (97.4–98.7)" in line for line in lines)
+    assert "| majority-class | 80.0 | 100.0 |" in lines, "means over severities"
+    assert not any(line.startswith("| retrained |") and line.count("|") == 4 for line in lines)
+
+
+def test_csv_holds_the_figures_in_full() -> None:
+    found = list(csv.DictReader(io.StringIO(csv_table(ROWS).decode())))
+    assert [one["contestant"] for one in found] == [one.label for one in ROWS]
+    score = ROWS[0].validation
+    assert score is not None
+    assert (float(found[0]["validation"]), float(found[0]["validation_low"])) == (score.value, score.interval[0])
+    assert found[1]["validation"] == found[1]["peak_memory"] == ""
+    assert float(found[0]["images_per_second_64"]) == 1234.5
+
+
+def test_a_test_part_that_was_opened_often_is_told() -> None:
+    assert any("opened up to 2 times" in line for line in notes(ROWS, ABOUT))
+    assert not any("opened" in line for line in notes(ROWS[:2], ABOUT))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "–"), (0, "0"), (999, "999"), (12_345, "12.3 k"), (26.08e6, "26.1 M")]
+)
+def test_counts(value: Any, text: str) -> None:
+    assert count(value if value is None else int(value)) == text
+
+
+def test_speeds_and_sizes() -> None:
+    assert [speed(value) for value in (None, 8.314, 1234.5)] == ["–", "8.31", "1,234"]
+    assert [memory(value) for value in (None, 64e7, 4.2e9)] == ["–", "640 MB", "4.2 GB"]  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def written() -> dict[str, bytes]:
+    return files(ROWS, [Candidate("gone", "preset", (), notes=("failed: no memory",))], ABOUT)
+
+
+def test_the_figure_is_the_same_for_the_same_figures(written: dict[str, bytes]) -> None:
+    assert written["figure.png"].startswith(b"\x89PNG")
+    again = files(ROWS, [], ABOUT)
+    assert written["figure.svg"] == again["figure.svg"]
+    assert b"<text" not in written["figure.svg"], "no font is needed to show it"
+
+
+def test_results_hold_everything(written: dict[str, bytes]) -> None:
+    results = json.loads(written["results.json"])
+    assert results["command"] == ABOUT.command
+    assert results["missing"] == [{"label": "gone", "notes": ["failed: no memory"]}]
+    assert [one["label"] for one in results["contestants"]] == [one.label for one in ROWS]
+    assert results["contestants"][0]["conditions"]["noise"] == {"1": 0.9, "2": 0.7}
+
+
+@pytest.mark.parametrize("rows", [[ROWS[1]], [ROWS[2]]], ids=["no validation", "no parameters"])
+def test_a_figure_can_be_drawn_of_little(rows: list[Row]) -> None:
+    assert files(rows, [], ABOUT)["figure.png"]
+
+
+def test_files_are_replaced_and_what_else_lies_there_stays(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    write_outputs(out, {"table.md": b"old", "figure.png": b"1"})
+    (out / "mine.txt").write_text("mine")
+    write_outputs(out, {"table.md": b"new"})
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        "table.md": b"new", "figure.png": b"1", "mine.txt": b"mine",
+    }  # fmt: skip
+
+
+def test_markdown_and_csv_of_awkward_cells() -> None:
+    assert to_markdown(["a", "b"], [["x|y", "1"]]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 |\n"
+    assert to_csv([{"a": 'x,"y"', "b": None}]) == b'a,b\n"x,""y""",\n'
