@@ -19,10 +19,11 @@ from search_spaces.explain import Row, describe, rows
 from search_spaces.fields import parse_value
 from search_spaces.loader import catalog, load_space
 from search_spaces.phases import Optimiser, Phase, Schedule, Unfreezing
-from search_spaces.roster import Entry, Roster, Space, read_space, trial_seed, with_weights
+from search_spaces.roster import RUN, Entry, Roster, Space, read_space, trial_seed, with_weights
 from search_spaces.space import SearchSpace
 
 __all__ = [
+    "RUN",
     "Activation",
     "AugmentationFamily",
     "Choice",

@@ -17,6 +17,7 @@ from hpo.delivery.export import read_best, trial_manifest
 from hpo.delivery.folder import write_file
 from hpo.delivery.model import Model
 from hpo.robustness.alterations import VERSION
+from search_spaces import RUN
 from storage import CheckpointStore, read_spec
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Examiner:
 
     def seen(self, runs: Sequence[Seen], seeds: int, told: Callable[[int, int], None]) -> list[Seen]:
         """`runs` with the accuracy on the corrupted copy in place of the metric; `told` of runs done and in all."""
-        trials = {trial.params["run"]: trial for trial in self.study.get_trials(deepcopy=False)}
+        trials = {trial.params[RUN]: trial for trial in self.study.get_trials(deepcopy=False)}
         found: list[Seen] = []
         for one in runs:
             complete = self._complete(one, seeds, trials)

@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 
 from hpo.ablation.contribution import Values
 from hpo.ablation.variation import Variation
+from search_spaces import RUN
 
 if TYPE_CHECKING:
     import optuna
@@ -29,7 +30,7 @@ class Seen:
 
 def seen(study: optuna.Study, variations: Sequence[Variation], seeds: int) -> list[Seen]:
     """What `study` has of each variation under each seed."""
-    trials = {trial.params.get("run"): trial for trial in study.get_trials(deepcopy=False)}
+    trials = {trial.params.get(RUN): trial for trial in study.get_trials(deepcopy=False)}
     return [_seen(variation, [trials.get(variation.run(seed)) for seed in range(seeds)]) for variation in variations]
 
 

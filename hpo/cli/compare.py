@@ -93,7 +93,7 @@ def compare_command(ctx: click.Context, /, contestants: tuple[str, ...], **optio
     from hpo.search.device import resolve_device
     from hpo.search.plan import check_path
 
-    staff = Staff.taken_from(options)
+    staff = Staff.taken_from(options).isolating()  # else the peak memory of a run would be that of all before it
     check_path(options["data"])
     named = read_contestants(contestants)
     entrants = _entrants(named, options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,11 @@ class Staff:
         storage, home, artifacts = (options.pop(key) for key in ("storage", "home", "artifacts"))
         debug = bool(click.get_current_context().meta.get("hpo.debug"))
         return cls(workers, device, threads, storage, home, artifacts_folder(artifacts, home), working, debug)
+
+    def isolating(self) -> Staff:
+        """The same with each run in a process of its own, unless the options say otherwise."""
+        chosen = self.working["isolate"]
+        return replace(self, working={**self.working, "isolate": True if chosen is None else chosen})
 
     def environment(self) -> dict[str, str]:
         """What workers find in theirs. A URL may hold a password, so it is not among their arguments."""

@@ -13,6 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search_spaces import RUN
+
 if TYPE_CHECKING:
     from hpo.search.overview import Overview, TrialLine
     from storage import Holding
@@ -150,7 +152,7 @@ def plain_line(overview: Overview, line: TrialLine) -> str:
     counts, best = overview.counts, overview.best
     value = "-" if line.value is None else f"{line.value:.4f}"
     top = f"best {best.value:.4f} (trial {best.number})" if best else "no complete trial yet"
-    run = f" ({line.params['run']})" if "run" in line.params else ""  # of a roster
+    run = f" ({line.params[RUN]})" if RUN in line.params else ""  # of a roster
     return (
         f"trial {line.number}{run} {line.state}, {overview.metric} {value} after {line.epoch} epochs, "
         f"{clock(line.seconds)}; "

@@ -16,6 +16,7 @@ from hpo.comparison.entrants import Entrant, run_name
 from hpo.delivery.bundle import read_bundle
 from hpo.delivery.export import choose_trial, export_trial
 from hpo.errors import BundleError
+from search_spaces import RUN
 from storage import open_store, open_study, read_spec
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Shelf:
 
 def trained(shelf: Shelf, study: optuna.Study, entrants: Sequence[Entrant], seeds: int) -> list[Candidate]:
     """The entrants as `study` has trained them; one without a complete run has no folder and says why."""
-    runs = {trial.params["run"]: trial for trial in study.get_trials(deepcopy=False) if "run" in trial.params}
+    runs = {trial.params[RUN]: trial for trial in study.get_trials(deepcopy=False) if RUN in trial.params}
     return [
         _trained(shelf, study, entrant, [runs.get(run_name(entrant.label, s, seeds)) for s in range(seeds)])
         for entrant in entrants

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -30,6 +31,13 @@ class Circumstances:
     data: Mapping[str, Any]
     """path, fingerprint, split, counts, classes."""
     versions: Mapping[str, str]
+    load: float | None = None
+    """Processes that wanted a core in the last minute, over the cores; the own ones among them."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether others were at work on the machine, so that speeds are lower than they would be."""
+        return self.device is not None and self.load is not None and self.load > 1.5
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -57,6 +65,7 @@ def circumstances(
         study=study,
         data=data,
         versions=versions(),
+        load=os.getloadavg()[0] / cores(),
     )
 
 

@@ -127,6 +127,8 @@ def notes(rows: Sequence[Row], about: Circumstances) -> list[str]:
     opened = max((row.openings for row in rows), default=0)
     if opened > 1:
         lines.append(f"the test part was opened up to {opened} times: its accuracy flatters whoever chooses by it")
+    if about.busy:
+        lines.append(f"the machine was busy (load {about.load:.1f} a core): the speeds are lower than they could be")
     seeds = max((row.seeds for row in rows), default=1)
     spread = f"; ± is the standard deviation over {seeds} seeds" if seeds > 1 else ""
     lines.append(f"accuracy in % with its 95 % interval{spread}; memory is the peak in training")

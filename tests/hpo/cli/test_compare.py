@@ -59,7 +59,7 @@ def test_presets_are_trained_once_and_compared_with_bundles_and_trials(
     assert len(open_study(database, "three").get_trials(deepcopy=False)) == len(trials) == 6
     second = contestants(command.home / "second")
     assert {line["kind"] for line in second.values()} == {"preset", "bundle", "trial"}
-    assert second["three#1"]["seconds_per_epoch"] != ""
+    assert all(line["seconds_per_epoch"] and line["peak_memory"] for line in second.values()), "on record for all"
     assert {line["test"] for line in second.values()} == {""}
     for name in presets:
         assert second[name]["validation"] == found[name]["validation"], "measured anew, the same"

@@ -67,6 +67,12 @@ def test_csv_holds_the_figures_in_full() -> None:
     assert float(found[0]["images_per_second_64"]) == 1234.5
 
 
+def test_speeds_that_were_measured_beside_other_work_are_told() -> None:
+    assert any("busy (load 2.6 a core)" in line for line in notes(ROWS, replace(ABOUT, load=2.61)))
+    assert not any("busy" in line for line in notes(ROWS, replace(ABOUT, load=1.0)))
+    assert not replace(ABOUT, device=None, load=2.6).busy, "nothing was measured here"
+
+
 def test_a_test_part_that_was_opened_often_is_told() -> None:
     assert any("opened up to 2 times" in line for line in notes(ROWS, ABOUT))
     assert not any("opened" in line for line in notes(ROWS[:2], ABOUT))
