@@ -18,6 +18,7 @@ from search_spaces.errors import SpaceError
 from search_spaces.explain import Row, describe, rows
 from search_spaces.fields import parse_value
 from search_spaces.loader import catalog, load_space
+from search_spaces.phased import check_given
 from search_spaces.phases import Optimiser, Phase, Schedule, Unfreezing
 from search_spaces.roster import RUN, Entry, Roster, Space, read_space, trial_seed, with_weights
 from search_spaces.space import SearchSpace
@@ -47,6 +48,7 @@ __all__ = [
     "TrialConfig",
     "Unfreezing",
     "catalog",
+    "check_given",
     "describe",
     "dimension_from_dict",
     "load_space",

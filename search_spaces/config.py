@@ -71,7 +71,7 @@ class TrialConfig(BaseModel):
     warmup: float = Field(0.0, ge=0, lt=1, description="fraction of all steps spent in linear warm-up")
     restarts: int = Field(1, ge=1, le=20, description="warm restarts of `cosine-restarts`")
     patience: int = Field(
-        0, ge=0, description="epochs of the last phase without a better score that end the run; 0 never does"
+        0, ge=0, description="epochs without a better score, once all is unfrozen, that end the run; 0 never does"
     )
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average; 0 keeps none")
     precision: Precision = Field("auto", description="auto measures on this machine which is faster")
@@ -104,7 +104,7 @@ class TrialConfig(BaseModel):
 
     # How it is judged
     validation_augmented: float = Field(
-        0.0, ge=0, le=1, description="share of the validation images that are augmented as well, once and for all"
+        0.0, ge=0, le=1, description="share of the validation images under RandAugment, the same for all trials"
     )
 
     # Where the values change on the way
@@ -124,6 +124,10 @@ class TrialConfig(BaseModel):
             raise ValueError("augmix_consistency needs augmix > 0: it compares an image with its AugMix views")
         if self.augmix_consistency and (self.mixup or self.cutmix):
             raise ValueError("augmix_consistency excludes mixup and cutmix: mixed images have no views to compare")
+        if self.loss == "balanced-softmax" and (self.balanced_sampling or self.class_weights != "none"):
+            raise ValueError("loss balanced-softmax excludes balanced_sampling and class_weights: each mends the same")
+        if self.normalisation == "frozen-batch" and not self.pretrained:
+            raise ValueError("normalisation frozen-batch needs pretrained weights, whose statistics it keeps")
         return self
 
     @field_serializer("phases")

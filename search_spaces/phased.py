@@ -6,11 +6,13 @@ space fixes it as `epochs`; such a sum follows its phases when one of them is ch
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import cast
 
 from search_spaces.conditions import Values
-from search_spaces.fields import Scalar, in_order, phase_of
+from search_spaces.errors import SpaceError
+from search_spaces.fields import PHASE_FIELDS, Scalar, in_order, phase_of
+from search_spaces.phases import apportioned
 
 
 def phase_numbers(fields: Iterable[str]) -> list[int]:
@@ -32,6 +34,29 @@ def without_sum(fixed: Values, open_fields: Collection[str], changed: Iterable[s
     if not follows or _sum(fixed, open_fields) != fixed.get("epochs"):
         return dict(fixed)
     return {name: value for name, value in fixed.items() if name != "epochs"}
+
+
+def check_given(given: Iterable[str], fixed: Values, open_fields: Collection[str]) -> None:
+    """Raise SpaceError for what is given for the run and set by each phase, and for epochs that scaling would change.
+
+    `given` are names of fields that have just been fixed; `fixed` holds them all.
+    """
+    given, numbers = set(given), phase_numbers([*fixed, *open_fields])
+    for name in given & set(PHASE_FIELDS) - {"epochs"}:
+        own = [f"phase{number}.{name}" for number in numbers]
+        if own and all(field in open_fields or fixed.get(field) is not None for field in own):
+            raise SpaceError(f"{name} would change nothing, as every phase has its own; give {' or '.join(own)}")
+    shares = {f"phase{number}.epochs": fixed.get(f"phase{number}.epochs") for number in numbers}
+    if "epochs" in given and given & shares.keys() and None not in shares.values():
+        _check_epochs(given, cast("int", fixed["epochs"]), cast("dict[str, int]", shares))
+
+
+def _check_epochs(given: Collection[str], total: int, shares: Mapping[str, int]) -> None:
+    for (name, share), epochs in zip(shares.items(), apportioned(total, list(shares.values())), strict=True):
+        if name in given and share != epochs:
+            raise SpaceError(
+                f"{name} is {share}, but of {total} epochs its share is {epochs}: give those of all phases"
+            )
 
 
 def _sum(fixed: Values, open_fields: Iterable[str]) -> int | None:

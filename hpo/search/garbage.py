@@ -11,6 +11,7 @@ import optuna
 
 from hpo.errors import HpoError
 from hpo.search.ranking import best_first
+from search_spaces import Roster, read_space
 from storage import (
     CheckpointStore,
     Database,
@@ -61,7 +62,10 @@ def free(study: optuna.Study, store: CheckpointStore, keep: int, *, dry_run: boo
     versions that were never completed go. Raises CheckpointError when the place cannot be read or written.
     """
     finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    kept = {trial.number for trial in best_first(finished)[:keep]}
+    space = read_space(read_spec(study).space)
+    ranked = best_first(finished)
+    # What is compared is measured afterwards, the worst too.
+    kept = {trial.number for trial in (ranked if isinstance(space, Roster) else ranked[:keep])}
     objects = open_objects(store.place)
     sizes = {found.key: found.size for found in objects.list()}
     witness = Witness(objects, dry_run=dry_run)

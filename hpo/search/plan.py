@@ -17,7 +17,7 @@ import optuna
 
 from hpo.data import Dataset, Progress, SplitOptions, open_dataset
 from hpo.errors import DataError, UsageError
-from search_spaces import Roster, SearchSpace, Space, SpaceError, TrialConfig, load_space, parse_value
+from search_spaces import Roster, SearchSpace, Space, SpaceError, TrialConfig, check_given, load_space, parse_value
 from storage import Database, Limits, StudySpec, create_study, read_limits, write_limits
 
 if TYPE_CHECKING:
@@ -46,20 +46,46 @@ def resolve_space(
 ) -> SearchSpace:
     """The space `name` with `key=value` texts, `backbone` and `weights` fixed in it.
 
-    Weights that name their architecture (a .json beside them) choose the backbone when nothing else does.
+    Weights that name their architecture (a .json beside them) choose the backbone when nothing else does; a space that
+    names another one, or starts from random weights, is not changed by them in silence (UsageError).
     """
+    space = load_space(name)
     values = _assignments(fixed)
-    if weights is not None:
-        _agree("--weights", str(weights.resolve()), values, "weights")
-        if values.setdefault("pretrained", True) is not True:
-            raise UsageError(f"--weights {weights} contradicts --set pretrained=false; give one of them")
-        if backbone is None and "backbone" not in values:
-            from hpo.training import architecture_of
-
-            backbone = architecture_of(weights)
     if backbone is not None:
         _agree("--backbone", backbone, values, "backbone")
-    return load_space(name).with_fixed(values)
+    if weights is not None:
+        _agree("--weights", str(weights.resolve()), values, "weights")
+        _agree_to_pretrain(weights, space, values)
+        _agree_on_backbone(weights, space, values)
+    chosen = space.with_fixed(values)
+    check_given(values, chosen.fixed, chosen.dimensions)
+    return chosen
+
+
+def _agree_to_pretrain(weights: Path, space: SearchSpace, values: dict[str, Any]) -> None:
+    if values.get("pretrained", True) is not True:
+        raise UsageError(f"--weights {weights} contradicts --set pretrained=false; give one of them")
+    if "pretrained" not in values and space.fixed.get("pretrained") is False:
+        raise UsageError(
+            f"--weights {weights}: {space.name} starts from random weights; leave the option (or HPO_WEIGHTS) out, "
+            "or give --set pretrained=true too"
+        )
+    values["pretrained"] = True
+
+
+def _agree_on_backbone(weights: Path, space: SearchSpace, values: dict[str, Any]) -> None:
+    from hpo.training import architecture_of
+
+    theirs = architecture_of(weights)
+    if theirs is None or "backbone" in values:
+        return
+    named = [str(name).partition(".")[0] for name in space.values("backbone")]
+    if ("backbone" in space.fixed or "backbone" in space.open) and named != [theirs.partition(".")[0]]:
+        raise UsageError(
+            f"--weights {weights} are of {theirs}, but {space.name} names {', '.join(named)}; "
+            f"give --backbone {theirs} to train that one by this recipe"
+        )
+    values["backbone"] = theirs
 
 
 def _assignments(texts: Iterable[str]) -> dict[str, Any]:
@@ -82,6 +108,15 @@ def _agree(option: str, value: Any, values: dict[str, Any], key: str) -> None:
 def possible(space: Space, field: str) -> list[Any]:
     """Every value that a discrete field can take in `space`, in ascending order."""
     return space.values(field)
+
+
+def first_judged(space: Space) -> int:
+    """The epoch after which trials can first be compared: the first of their last phase, all being at their longest."""
+    if isinstance(space, Roster):
+        return 1
+    from hpo.training.phases import last_phase
+
+    return last_phase(space.largest()).start + 1
 
 
 def check_models(space: Space) -> dict[str, Trainability]:

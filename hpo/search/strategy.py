@@ -50,17 +50,18 @@ def sampler_for_trial(name: str, study_seed: int) -> Callable[[int], BaseSampler
     return lambda number: make_sampler(name, derive_seed(study_seed, "sampler", number))
 
 
-def make_pruner(name: str, epochs: int) -> BasePruner:
-    """The pruner `name` for runs of `epochs` epochs; one epoch is one unit of resource.
+def make_pruner(name: str, epochs: int, first: int = 1) -> BasePruner:
+    """The pruner `name` for runs of `epochs` epochs, which ends none before epoch `first`; an epoch is one resource.
 
+    Before the last phase of a run its trials may differ in nothing but their seeds: `first` lies in that phase.
     The resources are integers: with "auto", optuna waits for the first complete trial, which is unfair in parallel.
     """
     if name == "successive-halving":
-        return SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION_FACTOR)
+        return SuccessiveHalvingPruner(min_resource=first, reduction_factor=REDUCTION_FACTOR)
     if name == "hyperband":
-        return HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=REDUCTION_FACTOR)
+        return HyperbandPruner(min_resource=first, max_resource=epochs, reduction_factor=REDUCTION_FACTOR)
     if name == "median":
-        return MedianPruner(n_startup_trials=4, n_warmup_steps=1)
+        return MedianPruner(n_startup_trials=4, n_warmup_steps=first)
     if name == "none":
         return NopPruner()
     raise UsageError(f"pruner is {name!r}, but must be successive-halving, hyperband, median or none")

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from hpo.data import Dataset
 from hpo.errors import HpoError, UsageError
 from hpo.search.clock import Clock
-from hpo.search.plan import open_study_data, possible
+from hpo.search.plan import first_judged, open_study_data, possible
 from hpo.search.signals import StopSignal
 from hpo.search.strategy import make_pruner, sampler_for_trial
 from hpo.search.trial import Outcome, run_trial
@@ -184,7 +184,7 @@ def _workshop(
     db: Database, study: optuna.Study, spec: StudySpec, options: WorkerOptions, clock: Clock, stop: StopSignal
 ) -> Workshop:
     space = _localised(read_space(spec.space), spec, options.weights)
-    study.pruner = make_pruner(spec.pruner, max(possible(space, "epochs")))
+    study.pruner = make_pruner(spec.pruner, max(possible(space, "epochs")), first_judged(space))
     standing = Standing(study.get_trials(deepcopy=False))
     quota = None if options.quota is None else Quota(options.quota, standing.evictable)
 

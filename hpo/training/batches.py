@@ -102,6 +102,10 @@ class Augmented:
         return self._augment(self._part.batch(rows), derive(self._seed, "augment", epoch, number))
 
 
+_VALIDATION = TrialConfig(augmentation="randaugment", augmentation_strength=0.5, randaugment_operations=2)
+"""What alters validation images, where they are to be altered."""
+
+
 class AugmentedOnce:
     """Batches of a part of which a share is augmented, the same images in the same way in every epoch.
 
@@ -140,10 +144,14 @@ def training_feed(config: TrialConfig, part: Part, device: torch.device, runtime
 
 
 def validation_feed(config: TrialConfig, part: Part, device: torch.device, runtime: Runtime) -> Feed:
-    """The validation part: as it is, or a share of its images augmented as in training, once and for all."""
-    if not augments(config) or not config.validation_augmented:
+    """The validation part: as it is, or a share of its images under RandAugment, once and for all.
+
+    Its strength is the same whatever the trial trains on: trials that were judged on images of their own making could
+    not be compared.
+    """
+    if not config.validation_augmented:
         return plain_feed(part, device, runtime.should_stop)
-    augmenter = build_augmenter(config.replace(augmix_consistency=0))
+    augmenter = build_augmenter(_VALIDATION.replace(image_size=config.image_size))
     return _streamed(AugmentedOnce(part, augmenter, config.validation_augmented), device, runtime)
 
 

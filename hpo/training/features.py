@@ -36,7 +36,7 @@ def validation_repeats(config: TrialConfig) -> bool:
 
     Where some of them are augmented, they never change either, but then they come from a feed of their own.
     """
-    return backbone_frozen(config) and not (config.validation_augmented and augments(config))
+    return backbone_frozen(config) and not config.validation_augmented
 
 
 def storable(part: Part, width: int) -> bool:

@@ -73,6 +73,11 @@ class Learner:
         """Images that go through the network at a time; None while every batch fits whole."""
         return self._optimisation.micro_batch
 
+    @property
+    def settled(self) -> bool:
+        """Whether the last stage is under way: nothing more of the backbone will be unfrozen."""
+        return self._stage == len(self._course) - 1
+
     def begin(self, epoch: int) -> None:
         """Let train what trains in epoch number `epoch`, from 0: nothing changes but where a stage begins."""
         stage = stage_at(self._course, epoch)

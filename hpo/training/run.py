@@ -24,7 +24,7 @@ from hpo.training.normalise import Normaliser
 from hpo.training.numerics import NumberFormat
 from hpo.training.objective import Objective
 from hpo.training.patience import Standstill
-from hpo.training.phases import deepest, last_phase
+from hpo.training.phases import deepest
 from hpo.training.position import Position
 from hpo.training.precision import choose_format, device_name
 from hpo.training.randomness import derive, seeded
@@ -58,7 +58,7 @@ class Run:
     position: Position
     guard: Guard = field(default_factory=Guard)
     standstill: Standstill = field(default_factory=Standstill)
-    """Of the score, in the last phase."""
+    """Of the score, in the last stage: before that more of the network is to come."""
 
     @property
     def over(self) -> bool:
@@ -70,7 +70,7 @@ class Run:
     def epoch_scored(self, score: float) -> None:
         """Count the epoch that is done, its score being larger where it is better."""
         self.learner.epoch_scored(score)
-        if self.position.epoch in last_phase(self.config):
+        if self.learner.settled:
             self.standstill = self.standstill.after(score)
         self.position = Position.start(self.position.epoch + 1, self.device)
 

@@ -25,6 +25,8 @@ class Untrained:
         self.updates = 0
         """Batches seen so far."""
 
+    settled = True
+
     def begin(self, epoch: int) -> None:
         """Every epoch is the same."""
 

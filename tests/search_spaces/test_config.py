@@ -32,6 +32,8 @@ def test_a_configuration_cannot_be_changed() -> None:
     [
         ({"epochs": 0}, "cells.json: epochs is 0, but must be greater than or equal to 1"),
         ({"epoch": 1}, "cells.json: epoch: no such key; the keys are backbone, "),
+        ({"loss": "balanced-softmax", "balanced_sampling": True}, "cells.json: loss balanced-softmax excludes"),
+        ({"normalisation": "frozen-batch", "pretrained": False}, "cells.json: normalisation frozen-batch needs"),
         ({"loss": "l2"}, "cells.json: loss is 'l2', but must be 'cross-entropy', 'focal' or 'balanced-softmax'"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search_spaces import Choice, Float, Int, SearchSpace, SpaceError
+from search_spaces import Choice, Float, Int, SearchSpace, SpaceError, check_given
 from tests.search_spaces.strategies import DrawnTrial, spaces, trials
 
 LION, OTHERS = {"phase2.optimiser": ("lion",)}, {"phase2.optimiser": (None, "adamw")}
@@ -158,3 +158,19 @@ def test_any_number_of_phases_up_to_99(phases: int, more: int) -> None:
     assert space.phases == tuple(range(1, phases + 1))
     assert space.fixed["epochs"] == phases * (phases + 1) // 2
     assert epochs(space.with_fixed({"epochs": phases + more}))[0] == phases + more
+
+
+@pytest.mark.parametrize(
+    ("values", "rule"),
+    [
+        ({"learning_rate": 0.5}, "learning_rate would change nothing, as every phase has its own; give phase1"),
+        ({"epochs": 10, "phase1.epochs": 5}, r"phase1.epochs is 5, but of 10 epochs its share is 2"),
+    ],
+)
+def test_what_the_phases_would_override_is_not_taken_in_silence(values: dict[str, Any], rule: str) -> None:
+    rates = {"phase1.learning_rate": 1e-3, "phase2.learning_rate": 1e-4}
+    two = SearchSpace("two", fixed={"phase1.epochs": 5, "phase2.epochs": 20, **rates})
+    with pytest.raises(SpaceError, match=rule):
+        check_given(values, two.with_fixed(values).fixed, ())
+    for taken in ({"epochs": 10}, {"epochs": 10, "phase1.epochs": 4, "phase2.epochs": 6}, {"weight_decay": 0.2}):
+        check_given(taken, two.with_fixed(taken).fixed, ())

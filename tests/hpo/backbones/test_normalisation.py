@@ -41,9 +41,10 @@ def backbone(name: str) -> nn.Module:
 
 
 def built(normalisation: str, **changes: object) -> nn.Module:
-    values = {"backbone": "test_resnet", "pretrained": False, "image_size": 32, **changes}
+    """A classifier of random weights, but for `weights` among the changes."""
+    values = {"backbone": "test_resnet", "image_size": 32, **changes, "normalisation": normalisation}
     torch.manual_seed(0)
-    return build_model(TrialConfig.from_dict({**values, "normalisation": normalisation}), 3).model
+    return build_model(TrialConfig.from_dict(values), 3, initialise="weights" in changes).model
 
 
 def images(count: int) -> torch.Tensor:

@@ -12,9 +12,9 @@ import pytest
 from hpo.errors import HpoError, ModelError, UsageError
 from hpo.search.clock import Clock
 from hpo.search.device import devices, resolve_device
-from hpo.search.plan import check_models, possible, resolve_space, set_budget
+from hpo.search.plan import check_models, first_judged, possible, resolve_space, set_budget
 from hpo.search.worker import failures_at_the_end
-from search_spaces import SearchSpace, SpaceError
+from search_spaces import SearchSpace, SpaceError, load_space
 from storage import read_limits
 from tests.hpo.search.conftest import Bench
 
@@ -52,6 +52,25 @@ def test_contradictions_are_refused(backbone: str | None, fixed: list[str], told
 def test_weights_do_not_give_way_in_silence(weights: Path, fixed: str) -> None:
     with pytest.raises(UsageError, match=f"contradicts --set {fixed.split('=', maxsplit=1)[0]}"):
         resolve_space("quick", weights=weights, fixed=[fixed])
+
+
+def test_weights_of_another_network_do_not_replace_the_one_that_a_preset_names(weights: Path) -> None:
+    with pytest.raises(UsageError, match=r"names tf_efficientnetv2_l; give --backbone mobilenetv2_035"):
+        resolve_space("efficientnetv2-l-two-phase", weights=weights)
+    space = resolve_space("efficientnetv2-l-two-phase", weights=weights, backbone="mobilenetv2_035")
+    assert space.fixed["weights"] == str(weights.resolve())
+
+
+@pytest.mark.parametrize("preset", ["random-guess", "cnn3-from-scratch"])
+def test_a_preset_from_scratch_takes_no_weights(weights: Path, preset: str) -> None:
+    with pytest.raises(UsageError, match=f"{preset} starts from random weights"):
+        resolve_space(preset, weights=weights)
+
+
+def test_trials_are_judged_from_their_last_phase_on() -> None:
+    assert first_judged(load_space("quick")) == 1
+    assert first_judged(load_space("efficientnetv2-l-two-phase")) == 11
+    assert first_judged(load_space("efficientnetv2-l-two-phase").with_fixed({"epochs": 3})) == 2
 
 
 def test_every_value_of_a_discrete_field_is_possible() -> None:

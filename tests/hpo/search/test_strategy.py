@@ -62,6 +62,18 @@ def test_successive_halving_lets_the_better_half_pass_a_rung() -> None:
     assert kept == [True, False, False, True, True, True]
 
 
+@pytest.mark.parametrize("name", ["successive-halving", "hyperband", "median"])
+def test_no_trial_is_ended_before_the_epoch_that_tells_them_apart(name: str) -> None:
+    """A first phase that trains the head alone: what differs by then is the seed."""
+    study = optuna.create_study(direction="maximize", pruner=make_pruner(name, 30, 11))
+    for number in range(12):
+        trial = study.ask()
+        for epoch in range(1, 11):
+            trial.report(0.9 - number / 20, step=epoch)
+            assert not trial.should_prune()
+        study.tell(trial, 0.9 - number / 20)
+
+
 @pytest.mark.parametrize(("make", "name"), [(make_sampler, "grid"), (make_pruner, "wilcoxon")])
 def test_an_unknown_name_is_refused_with_the_known_ones(make, name: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UsageError, match=f"is '{name}', but must be"):

@@ -10,7 +10,7 @@ import torch
 
 from hpo.data.dataset import Part
 from hpo.errors import TrainingInterrupted
-from hpo.training.augment import Augmenter
+from hpo.training.augment import Augmenter, build_augmenter
 from hpo.training.batches import (
     Augmented,
     AugmentedOnce,
@@ -174,14 +174,22 @@ def test_training_batches_carry_the_views_of_a_consistency_loss(
 
 def test_validation_is_left_as_it_is_unless_told(hundred: Part, config: Callable[..., TrialConfig]) -> None:
     assert not changed(validation_feed(config(augmentation="flips"), hundred, CPU, Runtime()), hundred).any()
-    assert not changed(validation_feed(config(validation_augmented=0.7), hundred, CPU, Runtime()), hundred).any()
+
+
+def test_validation_is_altered_alike_whatever_trains(hundred: Part, config: Callable[..., TrialConfig]) -> None:
+    """Trials that were judged on images of their own making could not be compared."""
+    mild = config(augmentation="none", validation_augmented=0.7)
+    wild = config(augmentation="corruption", augmentation_strength=1.0, gridmask=1.0, validation_augmented=0.7)
+    first, second = (everything(validation_feed(c, hundred, CPU, Runtime()), [np.arange(100)]) for c in (mild, wild))
+    assert np.array_equal(first, second)
+    assert 50 < (first != hundred.batch(np.arange(100))).any(axis=(1, 2, 3)).sum() <= 70
 
 
 def test_the_share_of_validation_is_exact_and_a_larger_one_holds_a_smaller(
     hundred: Part, config: Callable[..., TrialConfig]
 ) -> None:
     some, more = (
-        changed(validation_feed(config(cutout=1.0, validation_augmented=s), hundred, CPU, Runtime()), hundred)
+        changed(StreamedFeed(AugmentedOnce(hundred, build_augmenter(config(cutout=1.0)), s), CPU, threads=1), hundred)
         for s in (0.3, 0.7)
     )
     assert some.sum() == 30

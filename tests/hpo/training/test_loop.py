@@ -14,6 +14,8 @@ import torch
 
 from hpo.errors import DataError, TrialEnded
 from hpo.training import EpochResult, FitData, Runtime, Snapshot, build_model, fit, predict_logits
+from hpo.training.freeze import blocks
+from hpo.training.phases import course
 from hpo.training.tensor_bytes import pack, unpack
 from search_spaces import TrialConfig
 
@@ -121,6 +123,15 @@ def test_patience_counts_in_the_last_phase_only(config: Make, data: FitData) -> 
     phases = [{"epochs": 4}, {"epochs": 5}]
     results = train(config(epochs=9, patience=2, phases=phases, **STILL), data)
     assert [result.epoch for result in results if result.last] == [4 + 3]
+
+
+def test_patience_waits_until_the_deepest_blocks_have_trained(config: Make, data: FitData) -> None:
+    alone = dataclasses.replace(data, val=None)
+    gradual = config(epochs=20, patience=2, unfreezing="gradual", unfreeze_depth=1.0)
+    deepest = course(gradual, len(blocks(build_model(gradual, 2).model.backbone)))[-1]
+    results = train(gradual, alone, scores=[0.5] * gradual.epochs)
+    assert results[-1].last
+    assert results[-1].epoch == deepest.epochs.start + 3 < gradual.epochs
 
 
 def test_without_a_validation_part_patience_goes_by_the_scores_that_are_known(config: Make, data: FitData) -> None:

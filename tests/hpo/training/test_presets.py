@@ -52,7 +52,6 @@ def test_a_preset_trains_from_its_first_epoch_to_its_last(name: str) -> None:
     results = list(fit(config, DATA, Runtime(seed=0)))
     assert [result.epoch for result in results] == list(range(1, config.epochs + 1))
     assert [result.last for result in results] == [False] * (len(results) - 1) + [True]
-    assert 0 <= results[-1].metrics["accuracy"] <= 1
     assert results[-1].logits is not None
     assert results[-1].logits.shape == (12, CLASSES)
     assert (results[-1].facts["trainable_parameters"] == 0) == is_baseline(config.backbone)

@@ -1,0 +1,46 @@
+"""Every preset as a study: found, worked at by a worker with its pruner, and left complete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from hpo.data import SplitOptions, open_dataset
+from hpo.search.plan import Plan, check_models, found_study, set_budget
+from hpo.search.worker import WorkerOptions, work
+from search_spaces import SearchSpace, catalog
+from storage import Database
+
+pytestmark = pytest.mark.postgres
+
+SMALL = {"image_size": 32, "batch_size": 16, "precision": "fp32"}
+PRESETS = [space for space in catalog() if space.seed or not space.open]
+
+
+def short(preset: SearchSpace) -> SearchSpace:
+    """The preset on tiny images, two epochs to a phase, what is large or needs a download exchanged."""
+    values = {**SMALL, "epochs": 2 * max(1, len(preset.phases))}
+    if preset.fixed.get("pretrained", True):
+        values |= {"backbone": "test_resnet", "pretrained": False}
+    return preset.with_fixed(values)
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda space: space.name)
+def test_a_preset_is_a_study_that_a_worker_can_end(
+    preset: SearchSpace, database: Database, cells: Path, tmp_path: Path
+) -> None:
+    database.initialise()
+    space, split = short(preset), SplitOptions(seed=0, val_fraction=0.2, test_fraction=0.1)
+    check_models(space)
+    dataset = open_dataset(cells, image_size=32, cache=tmp_path / "cache", split=split)
+    plan = Plan(cells, preset.name, space, None, "accuracy", "tpe", "successive-halving", split, 0.05)
+    study = found_study(database, plan, dataset)
+    set_budget(database, study, 1, None)
+    work(database, WorkerOptions(cells, preset.name, tmp_path / "cache", tmp_path / "artifacts", "cpu"))
+    trial, *_ = study.get_trials(deepcopy=False)  # the rest of the points wait beyond the budget
+    assert trial.state == TrialState.COMPLETE
+    epochs = space.fixed["epochs"] if trial.user_attrs["trainable_parameters"] else 1
+    assert sorted(trial.intermediate_values) == list(range(1, epochs + 1))
+    assert trial.user_attrs["facts"]["phases"] == max(1, len(preset.phases))
