@@ -8,6 +8,9 @@ from math import sqrt
 from statistics import mean, stdev
 from typing import Any
 
+_SPREAD = 1e-9
+"""Standard deviations below it are of differences that are the same but for rounding."""
+
 Values = Mapping[int, float]
 """The metric of a variation's runs, by seed."""
 
@@ -19,7 +22,8 @@ class Difference:
     values: tuple[float, ...]
     mean: float
     interval: tuple[float, float] | None
-    """95 % t interval of the mean; None for fewer than two seeds."""
+    """95 % t interval of the mean; None for fewer than two seeds, and where all differ by the same: accuracies are
+    counts of images, so that few seeds may agree by chance, and tell nothing of how far others would lie apart."""
 
     @property
     def verdict(self) -> str:
@@ -50,11 +54,14 @@ def interaction(whole: Values, one: Values, other: Values, neither: Values) -> D
 
 
 def paired(values: Sequence[float], confidence: float = 0.95) -> Difference | None:
-    """Mean of n differences with the interval of Student's t for n - 1 degrees of freedom (Student 1908)."""
+    """Mean of n differences with the interval of Student's t for n - 1 degrees of freedom (Student 1908).
+
+    None without any; see `Difference.interval` for when there is no interval.
+    """
     if not values:
         return None
     middle = mean(values)
-    if len(values) < 2:
+    if len(values) < 2 or stdev(values) < _SPREAD:
         return Difference(tuple(values), middle, None)
     from scipy.stats import t
 

@@ -32,6 +32,11 @@ class Line:
         """`mixup`, or `mixup and ema`."""
         return " and ".join(self.parts)
 
+    @property
+    def judged(self) -> Difference | None:
+        """What the verdict is about: a part's contribution, a pair's interaction."""
+        return self.interaction if len(self.parts) == 2 else self.contribution
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from hpo.delivery.bundle import MODEL, Bundle
 from hpo.delivery.export import read_best, trial_manifest
 from hpo.delivery.folder import write_file
 from hpo.delivery.model import Model
+from hpo.errors import BundleError
 from hpo.robustness.alterations import VERSION
 from search_spaces import RUN
 from storage import CheckpointStore, read_spec
@@ -38,13 +39,26 @@ class Examiner:
 
     def seen(self, runs: Sequence[Seen], seeds: int, told: Callable[[int, int], None]) -> list[Seen]:
         """`runs` with the accuracy on the corrupted copy in place of the metric; `told` of runs done and in all."""
-        trials = {trial.params[RUN]: trial for trial in self.study.get_trials(deepcopy=False)}
+        trials = {trial.params.get(RUN): trial for trial in self.study.get_trials(deepcopy=False)}
         found: list[Seen] = []
         for one in runs:
-            complete = self._complete(one, seeds, trials)
-            found.append(replace(one, values={seed: self.accuracy(trial) for seed, trial in complete.items()}))
+            found.append(self._examined(one, [trials.get(one.variation.run(seed)) for seed in range(seeds)]))
             told(len(found), len(runs))
         return found
+
+    def _examined(self, one: Seen, trials: Sequence[FrozenTrial | None]) -> Seen:
+        """The runs that count for the metric count here too, but one that diverged may have left no weights."""
+        values, gone = {}, []
+        for seed, trial in enumerate(trials):
+            if trial is None or seed not in one.values:
+                continue
+            try:
+                values[seed] = self.accuracy(trial)
+            except BundleError:
+                if trial.state == TrialState.COMPLETE:
+                    raise
+                gone.append(f"{one.variation.run(seed)}: no weights are kept of it, so none meet corrupted images")
+        return replace(one, values=values, notes=(*one.notes, *gone))
 
     def accuracy(self, trial: FrozenTrial) -> float:
         """Of the trial's best weights; BundleError where they are gone."""
@@ -60,11 +74,6 @@ class Examiner:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, json.dumps({"version": VERSION, "accuracy": score.value}))
         return score.value
-
-    @staticmethod
-    def _complete(one: Seen, seeds: int, trials: Mapping[str, FrozenTrial]) -> dict[int, FrozenTrial]:
-        runs = {seed: trials.get(one.variation.run(seed)) for seed in range(seeds)}
-        return {seed: trial for seed, trial in runs.items() if trial and trial.state == TrialState.COMPLETE}
 
 
 def _read(path: Path) -> float | None:

@@ -41,8 +41,11 @@ def _seen(variation: Variation, trials: Sequence[FrozenTrial | None]) -> Seen:
 
 
 def best_value(trial: FrozenTrial | None) -> float | None:
-    """The metric at the best epoch; of a run that ended early at the best it reached; None before the first epoch."""
-    if trial is None:
+    """The metric at the best epoch, of a run that diverged of those before.
+
+    None of a run that failed: that says nothing of its configuration, and its epochs so far are no whole run.
+    """
+    if trial is None or trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
         return None
     if trial.state == TrialState.COMPLETE:
         return trial.value

@@ -43,7 +43,7 @@ def _table(header: Sequence[str], lines: Sequence[Line]) -> Table:
         table.add_column(heading, justify="left" if heading in left else "right", no_wrap=heading not in left)
     for line in lines:
         *cells, verdict = _cells(line)
-        told = line.interaction if len(line.parts) == 2 else line.contribution
+        told = line.judged
         table.add_row(*cells, Text(verdict, style=_STYLES[told.verdict] if told else "dim"))
     return table
 
@@ -92,18 +92,32 @@ def _columns(name: str, found: Difference | None) -> dict[str, Any]:
 
 def notes(found: Sequence[Outcome], about: Circumstances) -> list[str]:
     """How the figures are to be read."""
-    told = dict.fromkeys(note for one in found for line in (*one.parts, *one.pairs) for note in line.notes)
-    return [*told, *_reading(found[0]), about.line]
+    ended = dict.fromkeys(note for one in found for line in (*one.parts, *one.pairs) for note in line.notes)
+    judged = [told for one in found for line in (*one.parts, *one.pairs) if (told := line.judged)]
+    return [*ended, *_reading(found[0]), *_certainty(found[0].seeds, judged), about.line]
 
 
 def _reading(found: Outcome) -> Iterator[str]:
     yield "contribution: with the part minus without it, in points, between runs of one seed, each at its best epoch"
-    if found.seeds < 2:
-        yield "one seed gives no interval, and no contribution is shown to be more than luck; --seeds 3 gives one"
-    else:
-        yield f"interval: Student's t over {found.seeds} seeds, on the same images; 1 of 20 misses the truth"
     if found.pairs:
         yield "interaction: the joint contribution minus the sum of the two"
+
+
+def _certainty(seeds: int, judged: Sequence[Difference]) -> Iterator[str]:
+    """What the intervals are over, and how many of them may mislead."""
+    if seeds < 2:
+        yield "one seed gives no interval, and no contribution is shown to be more than luck; --seeds 3 gives one"
+    over = sorted({len(told.values) for told in judged if told.interval})
+    count = sum(told.interval is not None for told in judged)
+    if over:
+        span = f"{over[0]} to {over[-1]}" if len(over) > 1 else str(over[0])
+        yield f"interval: Student's t over {span} seeds, on the same images; 1 of 20 misses the truth"
+    if count > 1:
+        # Sidak 1967, JASA 62:626-633: at most this for independent intervals and for correlated ones
+        chance = f"{1 - 0.95**count:.0%}"
+        yield f"{count} intervals: that at least one of them misses the truth has a chance of up to {chance}"
+    if any(len(told.values) > 1 and told.interval is None for told in judged):
+        yield "no interval where all seeds differ by exactly the same: so few images tell nothing of the spread"
 
 
 def _whole(found: Outcome) -> str:

@@ -61,11 +61,13 @@ def ablate_command(ctx: click.Context, /, bundle: Path | str, **options: Any) ->
     its own, for any number of workers; the same command goes on where an earlier one stopped. Pairs are a second study,
     as they follow from the first.
     """
+    from hpo.comparison.outputs import check_outputs
     from hpo.delivery.remote import fetched
     from hpo.search.device import resolve_device
     from hpo.search.plan import check_path
 
     staff = Staff.taken_from(options)
+    check_outputs(options["out"])
     check_path(options["data"])
     with fetched(bundle, cache_folder(staff.home)) as folder:
         task = _task(folder, staff.home, options)
@@ -154,7 +156,7 @@ def _trained(
         task.data, task.name and f"{task.name}{suffix}", roster(f"ablation{suffix}", variations, task.seeds),
         metric=task.manifest.metric, split=basis.split, max_unreadable=basis.max_unreadable,
     )  # fmt: skip
-    plan, study = found_roster(db, plan, staff.home)
+    plan, study = found_roster(db, plan, staff.home, command_line(ctx))
     train_roster(ctx, db, plan, study, staff)
     return _Stage(study, seen(study, variations, task.seeds))
 

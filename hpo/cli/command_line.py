@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import click
@@ -14,16 +15,17 @@ SECRET = ("storage",)
 
 
 def command_line(ctx: click.Context) -> str:
-    """`hpo NAME …` with what stood on the command line; what came from the environment or hpo.toml is left out."""
+    """`hpo NAME …` with all that was given: on the command line, in the environment or in hpo.toml."""
     words = [word for parameter in ctx.command.params for word in _words(ctx, parameter)]
     return shlex.join(["hpo", ctx.info_name or "", *words])
 
 
 def _words(ctx: click.Context, parameter: click.Parameter) -> Iterator[str]:
     name = parameter.name or ""
-    if name in SECRET or ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
-        return
     value: Any = ctx.params.get(name)
+    source = ctx.get_parameter_source(name)
+    if name in SECRET or value is None or source in (ParameterSource.DEFAULT, None):
+        return
     many = parameter.multiple or parameter.nargs != 1
     for one in value if many else [value]:
         yield from _spelled(parameter, one)
@@ -33,6 +35,6 @@ def _spelled(parameter: click.Parameter, value: Any) -> Iterator[str]:
     if not isinstance(parameter, click.Option):
         yield str(value)
     elif parameter.is_flag:
-        yield (parameter.opts if value else parameter.secondary_opts)[0]
+        yield from (parameter.opts if value else parameter.secondary_opts)[:1]
     else:
-        yield from (parameter.opts[0], str(value))
+        yield from (parameter.opts[0], f"{value.total_seconds():g}s" if isinstance(value, timedelta) else str(value))

@@ -90,10 +90,12 @@ def compare_command(ctx: click.Context, /, contestants: tuple[str, ...], **optio
     number of workers; the same command goes on where an earlier one stopped.
     """
     from hpo.comparison.contestant import read_contestants
+    from hpo.comparison.outputs import check_outputs
     from hpo.search.device import resolve_device
     from hpo.search.plan import check_path
 
     staff = Staff.taken_from(options).isolating()  # else the peak memory of a run would be that of all before it
+    check_outputs(options["out"])
     check_path(options["data"])
     named = read_contestants(contestants)
     entrants = _entrants(named, options)
@@ -103,9 +105,8 @@ def compare_command(ctx: click.Context, /, contestants: tuple[str, ...], **optio
         bench = _bench(found, device, staff.home, options)
         study, trained = _trained(ctx, db, entrants, bench, staff, options)
         everything = {**found, **trained}
-        rows = _measured([everything[contestant.label] for contestant in named], bench, staff.threads)
-        missing = [candidate for candidate in everything.values() if not candidate.folders]
-        _tell(ctx, rows, missing, bench, study)
+        rows, missing = measured([everything[contestant.label] for contestant in named], bench, staff.threads)
+    _tell(ctx, rows, missing, bench, study)
     ctx.exit(1 if missing else 0)
 
 
@@ -172,29 +173,39 @@ def _trained(
         bench.data, options["name"], roster(entrants, seeds), metric=options["metric"], split=bench.split,
         max_unreadable=bench.max_unreadable,
     )  # fmt: skip
-    plan, study = found_roster(db, plan, staff.home)
+    plan, study = found_roster(db, plan, staff.home, command_line(ctx))
     train_roster(ctx, db, plan, study, staff)
     shelf = Shelf(db, staff.artifacts, staff.home)
     return plan.study, {candidate.label: candidate for candidate in trained(shelf, study, entrants, seeds)}
 
 
-def _measured(candidates: Sequence[Candidate], bench: Bench, threads: int | None) -> list[Row]:
-    """The candidates that left a model, best on validation first; HpoError where none did."""
+def measured(candidates: Sequence[Candidate], bench: Bench, threads: int | None) -> tuple[list[Row], list[Candidate]]:
+    """Those that left a model and could be measured, best on validation first, and the others, each with the reason.
+
+    HpoError where none could.
+    """
     from hpo.comparison.row import measured_row
     from hpo.search.device import use_threads
 
     use_threads(threads)
-    rows = []
+    rows: list[Row] = []
+    missing: list[Candidate] = []
     for candidate in candidates:
         if not candidate.folders:
             click.echo(f"hpo: {candidate.label} gave no model: {'; '.join(candidate.notes)}", err=True)
+            missing.append(candidate)
             continue
         click.echo(f"measuring {candidate.label}", err=True)
-        with counting(f"images of {candidate.label}") as progress:
-            rows.append(measured_row(candidate, replace(bench, progress=progress)))
+        try:
+            with counting(f"images of {candidate.label}") as progress:
+                rows.append(measured_row(candidate, replace(bench, progress=progress)))
+        except (HpoError, OSError) as error:
+            # The others have had their look at the test part: their figures must not be lost with this one.
+            click.echo(f"hpo: {candidate.label} cannot be measured: {error}", err=True)
+            missing.append(replace(candidate, notes=(*candidate.notes, str(error))))
     if not rows:
-        raise HpoError("no contestant gave a model; mend the cause, then compare them under another --name")
-    return sorted(rows, key=lambda row: -row.validation.value if row.validation else 1.0)
+        raise HpoError("no contestant could be measured; mend the cause, or compare them under another --name")
+    return sorted(rows, key=lambda row: -row.validation.value if row.validation else 1.0), missing
 
 
 def _tell(ctx: click.Context, rows: list[Row], missing: list[Candidate], bench: Bench, study: str | None) -> None:

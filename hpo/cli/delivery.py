@@ -172,9 +172,9 @@ def evaluate_command(
 )  # fmt: skip
 @click.option(
     "--accuracy",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=None,
-    help="Abstain where the model is not sure enough for this accuracy, by its validation images.",
+    help="Abstain where the model is not sure enough for this accuracy, which its validation images must prove (95 %).",
 )
 @tta_option
 @batch_size_option

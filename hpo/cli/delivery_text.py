@@ -99,13 +99,12 @@ def gain(before: float, after: float, gained: int, lost: int) -> str:
 
 
 def abstention_line(found: Abstention, manifest: Manifest, tta: str) -> str:
-    """From which probability on the model answers, and what that was worth where it was chosen."""
+    """From which probability on the model answers, and what that is worth."""
     whose = "the trial's validation images" if manifest.stage == "retrained" else "the validation images"
     apart = ", measured without --tta" if tta != "none" else ""
     return (
         f"answers from a probability of {found.threshold:.4f} on: {found.coverage:.1%} of {whose} reach it, "
-        f"and {found.accuracy:.4f} of those are right "
-        f"(95 % interval {found.interval[0]:.4f} to {found.interval[1]:.4f}{apart})"
+        f"and {found.accuracy:.4f} of those are right (with 95 % confidence at least {found.at_least:.4f}{apart})"
     )
 
 

@@ -59,8 +59,12 @@ def roster_plan(
     )  # fmt: skip
 
 
-def found_roster(db: Database, plan: Plan, home: Path) -> tuple[Plan, optuna.Study]:
-    """Build each kind of network once, decode the images, create or open the study; each step is told on stderr."""
+def found_roster(db: Database, plan: Plan, home: Path, command: str) -> tuple[Plan, optuna.Study]:
+    """Build each kind of network once, decode the images, create or open the study; each step is told on stderr.
+
+    A study that is created here remembers `command`.
+    """
+    from hpo.search.command import remember_command
     from hpo.search.plan import check_models, found_study, open_data
 
     for name, check in check_models(_kinds(plan.space)).items():
@@ -72,6 +76,7 @@ def found_roster(db: Database, plan: Plan, home: Path) -> tuple[Plan, optuna.Stu
     if not plan.study:
         plan = replace(plan, study=f"{plan.space.name}-{_digest(plan, dataset)}")
     study = found_study(db, plan, dataset)
+    remember_command(study, command)
     runs = len(study.get_trials(deepcopy=False))
     click.echo(f"study {plan.study}: {runs} runs; `hpo worker` trains at it from anywhere", err=True)
     return plan, study

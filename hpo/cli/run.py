@@ -10,7 +10,7 @@ import click
 
 from hpo.cli.connect import STARTING, connected
 from hpo.cli.init import creation_options, found, make_plan
-from hpo.cli.options import data_argument
+from hpo.cli.options import data_argument, keep_option
 from hpo.cli.teamwork import Staff, employ, team_options
 from hpo.cli.watching import check_alive, stopped
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.command("run")
 @data_argument
 @creation_options
+@keep_option
 @team_options
 @click.pass_context
 def run_command(ctx: click.Context, /, trials: int | None, timeout: timedelta | None, **options: Any) -> None:

@@ -42,7 +42,7 @@ team_options = together(
     artifacts_option,
     debug_option,
 )  # fmt: skip
-"""Who works, on what, and where studies and checkpoints lie: what `Staff.taken_from` takes."""
+"""Who works, on what, and where studies and checkpoints lie: what `Staff.taken_from` takes, beside `--keep`."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Staff:
 
     @classmethod
     def taken_from(cls, options: dict[str, Any]) -> Staff:
-        """The values of `team_options`, which are taken out of `options`."""
-        working = {key: options.pop(key) for key in WORKING}
+        """The values of `team_options` and `--keep`, which are taken out of `options`."""
+        working = {key: options.pop(key) for key in WORKING if key in options}
         workers, device, threads = (options.pop(key) for key in ("workers", "device", "threads"))
         storage, home, artifacts = (options.pop(key) for key in ("storage", "home", "artifacts"))
         debug = bool(click.get_current_context().meta.get("hpo.debug"))

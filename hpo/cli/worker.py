@@ -28,7 +28,6 @@ from hpo.cli.options import (
 from hpo.logs import log_to_stderr
 
 working_options = together(
-    keep_option,
     quota_option,
     click.option(
         "--lease", envvar="HPO_LEASE", type=Duration(), default="2m", show_default=True, metavar="TIME",
@@ -48,7 +47,10 @@ working_options = together(
     ),
 )  # fmt: skip
 WORKING = ("keep", "checkpoint_quota", "lease", "db_grace", "preempt_file", "isolate")
-"""How a worker works: the names of `working_options`."""
+"""How a worker works: the names of `working_options`, and of `keep_option` where there is one.
+
+What `compare` and `ablate` train is measured afterwards, the worst too: they have none.
+"""
 
 
 @click.command("worker")
@@ -57,6 +59,7 @@ WORKING = ("keep", "checkpoint_quota", "lease", "db_grace", "preempt_file", "iso
 @weights_option
 @device_option
 @threads_option
+@keep_option
 @working_options
 @click.option("--lifeline", is_flag=True, hidden=True, help="Stop when standard input ends; `hpo run` holds it open.")
 @storage_options
@@ -98,7 +101,7 @@ def worker_command(
 
 
 def working_arguments(working: Mapping[str, Any]) -> list[str]:
-    """The options of `working_options` as arguments of `hpo worker`."""
+    """The options named in WORKING as arguments of `hpo worker`."""
     flags = [] if working["isolate"] is None else ["--isolate" if working["isolate"] else "--no-isolate"]
     given = {key: value for key, value in working.items() if value is not None and key != "isolate"}
     return flags + [text for key, value in given.items() for text in (f"--{key.replace('_', '-')}", _text(value))]

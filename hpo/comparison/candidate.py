@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from storage import Database
 
+JOINED = "its members were picked on the validation part, so its accuracy there and on the corrupted copy flatters"
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -72,7 +74,8 @@ def trained(shelf: Shelf, study: optuna.Study, entrants: Sequence[Entrant], seed
 
 def _trained(shelf: Shelf, study: optuna.Study, entrant: Entrant, runs: Sequence[FrozenTrial | None]) -> Candidate:
     complete = [trial for trial in runs if trial is not None and trial.state == TrialState.COMPLETE]
-    costs = tuple(cost for cost in map(cost_of, complete) if cost is not None)
+    trials = study.get_trials(deepcopy=False)
+    costs = tuple(cost for trial in complete if (cost := cost_of(trial, trials)) is not None)
     unused = tuple(f"{text} does not apply" for text, _ in entrant.unused)
     ended = tuple(ending(trial) for trial in runs if trial is None or trial.state != TrialState.COMPLETE)
     folders = tuple(shelf.put(study, trial) for trial in complete)
@@ -90,14 +93,16 @@ def from_trial(shelf: Shelf, name: TrialName) -> Candidate:
     """A complete trial of a study; raises StudyError or BundleError where there is none."""
     study = open_study(shelf.db, name.study)
     trial = choose_trial(study, name.number)
-    cost = cost_of(trial)
+    cost = cost_of(trial, study.get_trials(deepcopy=False))
     return Candidate(name.label, "trial", (shelf.put(study, trial),), (cost,) if cost else ())
 
 
 def from_bundle(db: Database | None, label: str, folder: Path) -> Candidate:
     """A bundle, with what its training cost where the database knows that; BundleError where it is none."""
-    cost = recorded_cost(db, read_bundle(folder).manifest) if db is not None else None
-    return Candidate(label, "bundle", (folder,), (cost,) if cost else ())
+    manifest = read_bundle(folder).manifest
+    cost = recorded_cost(db, manifest) if db is not None else None
+    notes = (JOINED,) if manifest.stage in ("ensemble", "soup") else ()
+    return Candidate(label, "bundle", (folder,), (cost,) if cost else (), notes)
 
 
 def slug(text: str) -> str:

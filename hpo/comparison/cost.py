@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,25 +25,37 @@ class Cost:
     peak_memory: int
     """Bytes: of the device on a GPU, of the process on a CPU."""
     device: str
+    """That trained, in words."""
     trainable_parameters: int | None
+    shared: bool = False
+    """Whether the process had trained others before: `peak_memory` may be theirs, and is an upper bound."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return dict(vars(self))
 
 
-def cost_of(trial: FrozenTrial) -> Cost | None:
-    """What a finished trial recorded; None where it recorded nothing."""
+def cost_of(trial: FrozenTrial, trials: Iterable[FrozenTrial]) -> Cost | None:
+    """What a finished trial among the `trials` of its study recorded; None where it recorded nothing."""
     epochs, record = len(trial.intermediate_values), trial.user_attrs
     if not epochs or "seconds" not in record:
         return None
+    device = str(record.get("device", ""))
     return Cost(
         epochs=epochs,
         seconds_per_epoch=float(record["seconds"]) / epochs,
         peak_memory=int(record.get("peak_memory", 0)),
-        device=str(record.get("device", "")),
+        device=device,
         trainable_parameters=record.get("trainable_parameters"),
+        shared=device.startswith("cpu") and any(_before(other, trial) for other in trials),
     )
+
+
+def _before(other: FrozenTrial, trial: FrozenTrial) -> bool:
+    """Whether the process of `trial` trained `other` first: a trial in a process of its own has no such other."""
+    if other.datetime_start is None or trial.datetime_start is None or other.datetime_start >= trial.datetime_start:
+        return False
+    return "worker" in trial.user_attrs and other.user_attrs.get("worker") == trial.user_attrs["worker"]
 
 
 def recorded_cost(db: Database, manifest: Manifest) -> Cost | None:
@@ -61,4 +74,4 @@ def recorded_cost(db: Database, manifest: Manifest) -> Cost | None:
     trial = trials[manifest.trial] if manifest.trial < len(trials) else None
     if trial is None or not same_data or trial.user_attrs.get("seed") != manifest.seed:
         return None
-    return cost_of(trial)
+    return cost_of(trial, trials)

@@ -12,6 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from hpo.disk import sync_folder
+from hpo.errors import UsageError
+
+
+def check_outputs(out: Path | None) -> None:
+    """UsageError unless files may be written to the folder `out`; call it before the work, not only after."""
+    if out is None:
+        return
+    there = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise UsageError(f"--out {out}: {there} is a file; name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"--out {out}: {there} may not be written to; name another folder")
 
 
 def write_outputs(out: Path, files: Mapping[str, bytes]) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+import torch
+
 from hpo.comparison.bench import Bench, Measured
 from hpo.comparison.candidate import Candidate
+from hpo.comparison.cost import Cost
 from hpo.comparison.score import Score
 from hpo.delivery.bundle import read_bundle
 from hpo.delivery.manifest import Manifest
 from hpo.delivery.networks import networks_of
 from hpo.training.model import build_model, count_parameters
+from hpo.training.precision import device_name
 from search_spaces import TrialConfig
 
 
@@ -46,6 +50,10 @@ class Row:
     openings: int
     folders: tuple[str, ...]
     notes: tuple[str, ...]
+    memory_shared: bool = False
+    """Whether `peak_memory` is an upper bound: see `Cost.shared`."""
+    trained_on: tuple[str, ...] = ()
+    """The devices of training, where they are others than what measures."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -53,7 +61,8 @@ class Row:
             name: score.to_dict() if (score := getattr(self, name)) else None
             for name in ("validation", "corrupted", "test")
         }
-        return {**vars(self), **scores, "folders": list(self.folders), "notes": list(self.notes)}
+        lists = {name: list(getattr(self, name)) for name in ("folders", "notes", "trained_on")}
+        return {**vars(self), **scores, **lists}
 
 
 def measured_row(candidate: Candidate, bench: Bench) -> Row:
@@ -79,7 +88,14 @@ def measured_row(candidate: Candidate, bench: Bench) -> Row:
         config=manifest.config.to_dict(),
         folders=tuple(map(str, candidate.folders)),
         notes=candidate.notes,
+        memory_shared=any(cost.shared for cost in costs),
+        trained_on=_elsewhere(costs, bench.device),
     )
+
+
+def _elsewhere(costs: Sequence[Cost], device: str) -> tuple[str, ...]:
+    here = device_name(torch.device(device))
+    return tuple(sorted({cost.device for cost in costs} - {here, ""}))
 
 
 def _pooled(found: list[Measured]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -28,7 +28,7 @@ _FIGURES: tuple[tuple[str, str, Callable[[Row], str]], ...] = (
         lambda row: NOTHING if row.seconds_per_epoch is None else f"{row.seconds_per_epoch:.3g}",
     ),
     *((f"img/s\n×{b}", f"images/s at {b}", lambda row, b=b: speed(row.images_per_second.get(b))) for b in BATCHES),
-    ("memory", "peak memory", lambda row: memory(row.peak_memory)),
+    ("memory", "peak memory", lambda row: memory(row.peak_memory, most=row.memory_shared)),
 )
 """Heading in a terminal, heading in Markdown, cell."""
 _SCORES = ("validation", "corrupted", "test")
@@ -105,6 +105,8 @@ def _flat(row: Row) -> Mapping[str, Any]:
         **{name: getattr(row, name) for name in plain},
         **speeds,
         "peak_memory": row.peak_memory,
+        "memory_shared": row.memory_shared,
+        "trained_on": "; ".join(row.trained_on),
         "notes": "; ".join(row.notes),
     }
 
@@ -124,15 +126,35 @@ def _parts(score: Score | None) -> dict[str, float | None]:
 def notes(rows: Sequence[Row], about: Circumstances) -> list[str]:
     """What a reader must know beside the figures."""
     lines = [f"{row.label}: {note}" for row in rows for note in row.notes]
-    opened = max((row.openings for row in rows), default=0)
-    if opened > 1:
-        lines.append(f"the test part was opened up to {opened} times: its accuracy flatters whoever chooses by it")
+    lines += [*_looks(rows), *_trainings(rows)]
     if about.busy:
         lines.append(f"the machine was busy (load {about.load:.1f} a core): the speeds are lower than they could be")
     seeds = max((row.seeds for row in rows), default=1)
     spread = f"; ± is the standard deviation over {seeds} seeds" if seeds > 1 else ""
     lines.append(f"accuracy in % with its 95 % interval{spread}; memory is the peak in training")
     return [*lines, about.line]
+
+
+def _looks(rows: Sequence[Row]) -> Iterator[str]:
+    """How often the test part was looked at: for this table, and for one of its models."""
+    models = sum(row.seeds for row in rows if row.test)
+    if models > 1:
+        yield f"{models} models were measured on one test part: the best of so many flatters, so choose by validation"
+    opened = max((row.openings for row in rows), default=0)
+    if opened > 1:
+        yield f"the test part was opened up to {opened} times with one model: its accuracy flatters whoever tuned by it"
+
+
+def _trainings(rows: Sequence[Row]) -> Iterator[str]:
+    """Whose training figures are not of this machine, or not of the run alone."""
+    places: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        places.setdefault(row.trained_on, []).append(row.label)
+    for devices, labels in places.items():
+        if devices:
+            yield f"s/epoch and memory of {', '.join(labels)}: training ran on {' and '.join(devices)}"
+    if any(row.memory_shared for row in rows):
+        yield "≤: peak of a process that had trained others before"
 
 
 def _mean(score: Score) -> str:
@@ -165,8 +187,8 @@ def speed(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def memory(value: int | None) -> str:
-    """`1.3 GB`, `640 MB`."""
+def memory(value: int | None, *, most: bool = False) -> str:
+    """`1.3 GB`, `640 MB`; `≤1.3 GB` where that is the most that it can be."""
     if not value:
         return NOTHING
-    return f"{value / 1e9:.2g} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
+    return ("≤" if most else "") + (f"{value / 1e9:.2g} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB")

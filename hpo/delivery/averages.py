@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeGuard
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -24,19 +24,25 @@ from hpo.training.numerics import NumberFormat
 STATISTICS_IMAGES = 4096
 """Training images, at most, over which the statistics of BatchNorm are taken."""
 
+VARIANCE = "running_var"
+
 Tensors = Mapping[str, torch.Tensor]
 Ingredients = tuple[int, ...]
+WeightsOf = Callable[[int], bytes]
 Tried = Callable[[Ingredients, Logits], None]
 
 
 class Averages:
-    """Means of the weights of k models, each a safetensors of the architecture that `manifest` names."""
+    """Means of the weights of models of the architecture that `manifest` names, of which one is in memory at a time.
+
+    `weights_of` gives the safetensors of an ingredient, each time it is needed.
+    """
 
     def __init__(
-        self, manifest: Manifest, models: Sequence[bytes], dataset: Dataset, device: str, tried: Tried | None = None
+        self, manifest: Manifest, weights_of: WeightsOf, dataset: Dataset, device: str, tried: Tried | None = None
     ) -> None:
         self._manifest = manifest
-        self._models: list[Tensors] = [safetensors.torch.load(model) for model in models]
+        self._weights_of = weights_of
         self._dataset = dataset
         self._device = device
         self._tried: Tried = tried or (lambda ingredients, logits: None)
@@ -61,11 +67,11 @@ class Averages:
         The mean of BatchNorm's statistics is not the statistics of the mean: those that training has moved apart are
         taken anew over training images. Frozen ones are the same in all ingredients and stay.
         """
-        chosen = [self._models[ingredient] for ingredient in ingredients]
+        found = mean_of(safetensors.torch.load(self._weights_of(ingredient)) for ingredient in ingredients)
         network = build_model(self._manifest.config, len(self._manifest.classes), initialise=False).model
-        network.load_state_dict(mean_of(chosen))
+        network.load_state_dict(found.tensors)
         network.eval()
-        moved: list[_BatchNorm] = [m for name, m in network.named_modules() if _is_moved(name, m, chosen)]
+        moved: list[_BatchNorm] = [m for name, m in network.named_modules() if _is_moved(name, m, found)]
         if moved:
             self._take_statistics(network, moved)
         return network
@@ -92,20 +98,40 @@ class Averages:
         return predict_logits(network, images, mean=steps.mean, std=steps.std, device=self._device)
 
 
-def mean_of(models: Sequence[Tensors]) -> dict[str, torch.Tensor]:
-    """The mean of each tensor; of whole numbers (how many batches were seen) the first model's."""
-    return {
-        name: torch.stack([model[name] for model in models]).mean(0) if first.is_floating_point() else first
-        for name, first in models[0].items()
-    }
+class Mean(NamedTuple):
+    """The mean of several models' weights."""
+
+    tensors: Tensors
+    moved: frozenset[str]
+    """Running variances that differ among the models."""
 
 
-def _is_moved(name: str, module: nn.Module, models: Sequence[Tensors]) -> TypeGuard[_BatchNorm]:
+def mean_of(models: Iterable[Tensors]) -> Mean:
+    """The mean of each tensor, taken model by model; of whole numbers (batches that were seen) the first model's."""
+    rest = iter(models)
+    first = next(rest)
+    total = {name: tensor.clone() for name, tensor in first.items()}
+    variances = {name: tensor.clone() for name, tensor in first.items() if name.endswith(VARIANCE)}
+    del first
+    moved: set[str] = set()
+    count = 1
+    for model in rest:
+        count += 1
+        moved.update(name for name, tensor in variances.items() if not torch.equal(tensor, model[name]))
+        for name, tensor in _floating(total):
+            tensor.add_(model[name])
+    for _, tensor in _floating(total):
+        tensor.div_(count)
+    return Mean(total, frozenset(moved))
+
+
+def _floating(tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
+    return ((name, tensor) for name, tensor in tensors.items() if tensor.is_floating_point())
+
+
+def _is_moved(name: str, module: nn.Module, mean: Mean) -> TypeGuard[_BatchNorm]:
     """Whether the module keeps running statistics that differ among the models."""
-    key = f"{name}.running_var"
-    if not isinstance(module, _BatchNorm) or key not in models[0]:
-        return False
-    return any(not torch.equal(models[0][key], model[key]) for model in models[1:])
+    return isinstance(module, _BatchNorm) and f"{name}.{VARIANCE}" in mean.moved
 
 
 def _batches(part: Part, rows: npt.NDArray[np.int64]) -> Iterator[Images]:

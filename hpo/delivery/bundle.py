@@ -16,8 +16,9 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +36,8 @@ MODEL, CONFIG, METRICS = "model.safetensors", "config.json", "metrics.json"
 CLASSES, VALIDATION = "classes.json", "validation.npz"
 FILES = frozenset({MODEL, CONFIG, METRICS, CLASSES, VALIDATION})
 """All that a bundle may hold."""
+
+_HEARERS: ContextVar[tuple[tuple[Path, Callable[[], None]], ...]] = ContextVar("hearers", default=())
 
 
 @dataclass(frozen=True)
@@ -151,25 +154,56 @@ def new_opening(command: str, fingerprint: str, n: int) -> dict[str, Any]:
 def record_opening(path: Path, opening: Mapping[str, Any]) -> int:
     """Append `opening` to the bundle's metrics.json; returns how often that test part has been opened.
 
-    Called before the look: one that fails half-way, or on a bundle that cannot be written, is not a free one.
+    Called before the look: one that fails half-way, or on a bundle that cannot be written, is not a free one. Where the
+    folder is a copy, the record is in the place it comes from too when this returns: see `heard_openings`.
     """
-    with _locked(path):
+    with locked(path):
         metrics = _read_json(path / METRICS)
         openings = [*metrics.get("test_openings", []), dict(opening)]
         write_file(path / METRICS, _to_json({**metrics, "test_openings": openings}))
-    return sum(one.get("data") == opening["data"] for one in openings)
+    for folder, hear in _HEARERS.get():
+        if folder == path:
+            hear()
+    return sum(one.get("data") == opening["data"] for one in _read_json(path / METRICS)["test_openings"])
 
 
 def record_result(path: Path, opening: Mapping[str, Any], accuracy: float, **metrics: Any) -> None:
     """Write what a recorded look gave into its record, and `metrics` beside the records."""
-    with _locked(path):
+    with locked(path):
         before = _read_json(path / METRICS)
         openings = [{**one, "accuracy": accuracy} if one == opening else one for one in before.get("test_openings", [])]
         write_file(path / METRICS, _to_json({**before, **metrics, "test_openings": openings}))
 
 
+def merge_metrics(path: Path, other: bytes) -> None:
+    """Take over `other`, the metrics.json of another copy of the bundle, and keep the looks that only this one knows.
+
+    A look that both know keeps its result, whichever of them has it; all are in the order of their dates.
+    """
+    theirs = _parsed(other, path / METRICS)
+    with locked(path):
+        ours = _read_json(path / METRICS)
+        found: dict[tuple[Any, ...], Any] = {}
+        for one in (*theirs.get("test_openings", []), *ours.get("test_openings", [])):
+            key = (one.get("date"), one.get("command"), one.get("data"))
+            if key not in found or one.get("accuracy") is not None:
+                found[key] = one
+        openings = sorted(found.values(), key=lambda one: str(one.get("date")))
+        write_file(path / METRICS, _to_json({**ours, **theirs, "test_openings": openings}))
+
+
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def heard_openings(path: Path, hear: Callable[[], None]) -> Iterator[None]:
+    """Within the block `hear` is called as soon as a look is on record in the bundle at `path`, before it happens."""
+    token = _HEARERS.set((*_HEARERS.get(), (path, hear)))
+    try:
+        yield
+    finally:
+        _HEARERS.reset(token)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
     """Hold the folder against other processes that read, change and write its files."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -191,8 +225,12 @@ def _to_json(values: Mapping[str, Any]) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    return _parsed(_read(path), path)
+
+
+def _parsed(content: bytes, path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(_read(path))
+        values = json.loads(content)
     except ValueError as error:
         raise BundleError(f"{path} is not valid JSON ({error}); copy or export the bundle again") from None
     if not isinstance(values, dict):

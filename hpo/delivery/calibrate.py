@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from hpo.delivery.validation import Validation
 
 
-def calibration_of(validation: Validation) -> Calibration:
-    """The temperature that fits these predictions best, and what it does to them."""
+def calibration_of(validation: Validation, apart: Probabilities | None = None) -> Calibration:
+    """The temperature that fits these predictions best, and what it does to them.
+
+    `apart`, (n, C), are calibrated probabilities of each image by what was chosen and fitted without it, where more
+    than the temperature was chosen by these predictions.
+    """
     labels, logits = validation
     temperature = fit_temperature(labels, logits)
 
@@ -31,7 +35,7 @@ def calibration_of(validation: Validation) -> Calibration:
         found = reliability(labels, rows)
         return Scores(ece=found.ece, chance_ece=found.chance_ece, brier=found.brier, nll=found.nll)
 
-    cross_validated = held_out(labels, logits)
+    cross_validated = held_out(labels, logits) if apart is None else apart
     return Calibration(
         temperature=temperature,
         fitted_on="validation",
@@ -52,11 +56,11 @@ def altered_validation(config: TrialConfig) -> str | None:
 def abstention_of(bundle: Bundle, accuracy: float) -> Abstention:
     """Below which calibrated confidence to abstain, so that the answers are right in `accuracy` of the cases.
 
-    Chosen on the bundle's validation predictions. Raises BundleError where it holds none on plain images, UsageError
-    for an accuracy that is none or that no threshold reaches.
+    Chosen on the bundle's validation predictions, which must prove it with 95 % confidence. Raises BundleError where it
+    holds none on plain images, UsageError for an accuracy that is none or that no threshold is sure to reach.
     """
-    if not 0 < accuracy <= 1:
-        raise UsageError(f"--accuracy is {accuracy}, but must be above 0 and at most 1")
+    if not 0 < accuracy < 1:
+        raise UsageError(f"--accuracy is {accuracy}, but must be above 0 and below 1, which no images can prove")
     manifest = bundle.manifest
     if bundle.validation is None:
         raise BundleError(f"{bundle.path} holds no validation predictions to choose a threshold on; export it again")
@@ -67,7 +71,7 @@ def abstention_of(bundle: Bundle, accuracy: float) -> Abstention:
     found = abstention(labels, probabilities(logits, manifest.temperature), accuracy)
     if found is None:
         raise UsageError(
-            f"--accuracy is {accuracy:g}, but no threshold reaches it on the {len(labels):,} validation images: "
-            "there are mistakes even among the most confident; ask for less"
+            f"--accuracy is {accuracy:g}, but no threshold reaches it with 95 % confidence by the {len(labels):,} "
+            "validation images: too few, or mistakes among the most confident; ask for less"
         )
     return found

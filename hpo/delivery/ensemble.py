@@ -19,7 +19,17 @@ from hpo.delivery.export import export_trial
 from hpo.delivery.joined import Joined
 from hpo.delivery.manifest import Manifest, Member
 from hpo.delivery.networks import pack_members
-from hpo.delivery.selection import Rows, compare, cross_checked, greedy_ensemble, mean_of, ranked, weights_of
+from hpo.delivery.selection import (
+    Chosen,
+    CrossCheck,
+    Rows,
+    compare,
+    cross_checked,
+    greedy_ensemble,
+    mean_of,
+    ranked,
+    weights_of,
+)
 from hpo.delivery.validation import Validation
 from hpo.evaluation.calibration import Probabilities, fit_temperature, log_probabilities, probabilities
 from hpo.evaluation.metrics import report
@@ -68,28 +78,33 @@ def join(candidates: Candidates, choice: Choice, out: Path, *, force: bool = Fal
     labels, metric = candidates.labels, candidates.spec.metric
     validation = Validation(labels, log_probabilities(choice.mean).astype(np.float32))
 
-    def by_half(rows: Rows) -> tuple[Probabilities, Probabilities]:
+    def by_half(rows: Rows) -> Chosen:
         chosen = choose(candidates, rows)
-        return chosen.members[chosen.best], chosen.mean
+        logits = log_probabilities(chosen.mean)
+        temperature = fit_temperature(labels[rows], logits[rows])
+        return Chosen(chosen.members[chosen.best], chosen.mean, probabilities(logits, temperature))
 
+    crossed = cross_checked(labels, metric, by_half)
     joined = Joined(
-        manifest=_manifest(candidates.found, choice, validation),
+        manifest=_manifest(candidates.found, choice, validation, crossed),
         best=candidates.found[choice.best].trial.number,
         validation=compare(labels, choice.members[choice.best], choice.mean, metric),
-        held_out=cross_checked(labels, metric, by_half),
+        held_out=crossed.comparison if crossed else None,
     )
     _write(candidates, choice, joined, validation, out, force=force)
     return joined
 
 
-def _manifest(found: Sequence[Candidate], choice: Choice, validation: Validation) -> Manifest:
+def _manifest(
+    found: Sequence[Candidate], choice: Choice, validation: Validation, crossed: CrossCheck | None
+) -> Manifest:
     """Of the ensemble; of the one trial that it consists of, where there is only one."""
     base, weights = found[choice.best].manifest, weights_of(choice.picks)
     if len(weights) == 1:
         return base.model_copy(update={"calibration": calibration_of(found[choice.best].validation)})
     members = tuple(_member(found[pick], weight, choice.temperatures[pick]) for pick, weight in weights.items())
-    changes = {"stage": "ensemble", "members": members, "calibration": calibration_of(validation)}
-    return base.model_copy(update=changes)
+    calibration = calibration_of(validation, crossed.calibrated if crossed else None)
+    return base.model_copy(update={"stage": "ensemble", "members": members, "calibration": calibration})
 
 
 def _member(candidate: Candidate, weight: float, temperature: float) -> Member:
@@ -108,6 +123,6 @@ def _write(
         trial = candidates.found[choice.best].trial
         export_trial(candidates.study, trial, candidates.store, out, force=force)
         return
-    model = pack_members([candidates.weights(candidates.found[pick]) for pick in weights_of(choice.picks)])
+    model = pack_members(candidates.weights(candidates.found[pick]) for pick in weights_of(choice.picks))
     metrics = joined.metrics(report(*validation, joined.manifest.classes))
     write_bundle(out, joined.manifest, model, metrics, validation=validation, force=force)

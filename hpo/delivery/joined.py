@@ -21,7 +21,8 @@ class Joined:
     validation: Comparison
     """On the images that the choice was made by, so it flatters."""
     held_out: Comparison | None
-    """Each half of the validation part under the choice made by the other half; None for too few images."""
+    """Each half of the validation part under the choice made by the other half; None for too few images. What there was
+    to choose from, the best trials and their best epochs, was found on all of them."""
 
     def metrics(self, report: Report) -> dict[str, Any]:
         """metrics.json of the bundle; `report` is the joint model's on the validation part."""

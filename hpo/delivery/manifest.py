@@ -76,7 +76,8 @@ class Calibration(_Section):
     after: Scores
     """On the images that it was fitted on, so it flatters a little."""
     held_out: Scores | None = None
-    """Cross-validated: each image under a temperature fitted without it; None where there are too few images."""
+    """Cross-validated: each image under a temperature fitted without it, of an ensemble or soup also by members chosen
+    without it; None where there are too few images."""
 
 
 class Member(_Section):

@@ -114,8 +114,9 @@ class Model:
     def abstention(self, accuracy: float) -> Abstention:
         """Below which confidence to abstain so that answers are right in `accuracy` of the cases.
 
-        Chosen on the bundle's validation predictions, without test-time augmentation. Raises BundleError where it
-        holds none on plain images, UsageError for an accuracy that is none or that no threshold reaches.
+        Chosen on the bundle's validation predictions, without test-time augmentation, which must prove it with 95 %
+        confidence. Raises BundleError where it holds none on plain images, UsageError for an accuracy that is none or
+        that no threshold is sure to reach.
         """
         return abstention_of(self.bundle, accuracy)
 

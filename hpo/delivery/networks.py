@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import safetensors.torch
@@ -44,8 +44,8 @@ def networks_of(bundle: Bundle) -> tuple[Network, ...]:
     )
 
 
-def pack_members(members: Sequence[bytes]) -> bytes:
-    """The weights of several models, safetensors each, as one."""
+def pack_members(members: Iterable[bytes]) -> bytes:
+    """The weights of several models, safetensors each and taken one by one, as one."""
     packed = {
         f"{_prefix(number)}{name}": tensor
         for number, model in enumerate(members)

@@ -2,6 +2,9 @@
 
 A bundle goes up as a whole, config.json last: without it nobody takes what is there for a bundle. It comes down into
 the cache, where it lies under the digest of its config.json, and the records of looks at the test part go back.
+
+Other machines, and other processes on this one, look too: records are merged, never overwritten, on the way down as on
+the way up. Only two that write within the same instant could still cost one of them a record.
 """
 
 from __future__ import annotations
@@ -10,10 +13,11 @@ import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from hpo.delivery.bundle import CONFIG, FILES, METRICS, files_of, read_bundle
-from hpo.delivery.folder import write_file, write_folder
+from hpo.delivery.bundle import CONFIG, FILES, METRICS, files_of, heard_openings, locked, merge_metrics, read_bundle
+from hpo.delivery.folder import write_folder
 from hpo.errors import BundleError
 from storage import ObjectStore, is_url, open_objects
 
@@ -22,9 +26,9 @@ from storage import ObjectStore, is_url, open_objects
 def fetched(bundle: Path | str, cache: Path) -> Iterator[Path]:
     """The folder of a bundle, brought into `cache` if `bundle` is a URL.
 
-    What the block records in its metrics.json is written back, after an exception too. Print what the block found only
-    after it, so that no look at a test part stays unrecorded. Raises BundleError where there is no bundle,
-    CheckpointError when S3 does not answer.
+    A look at the test part that the block records is recorded in S3 before it happens, and its result after the block,
+    after an exception too. Print what the block found only after it, so that no result stays unrecorded. Raises
+    BundleError where there is no bundle, CheckpointError when S3 does not answer.
     """
     if not is_url(bundle):
         yield Path(bundle)
@@ -33,11 +37,11 @@ def fetched(bundle: Path | str, cache: Path) -> Iterator[Path]:
     folder = _download(objects, cache / "bundles")
     before = (folder / METRICS).read_bytes()
     try:
-        yield folder
+        with heard_openings(folder, partial(_send, objects, folder)):
+            yield folder
     finally:
-        after = (folder / METRICS).read_bytes()
-        if after != before:
-            objects.put(METRICS, after)
+        if (folder / METRICS).read_bytes() != before:
+            _send(objects, folder)
 
 
 @contextmanager
@@ -77,15 +81,25 @@ def _upload(bundle: Path, objects: ObjectStore) -> None:
 
 
 def _download(objects: ObjectStore, cache: Path) -> Path:
-    """The bundle's folder in `cache`: its weights from there where they are whole, its records as they are now."""
+    """The bundle's folder in `cache`: its weights from there where they are whole, its records those of both places."""
     config, metrics = _get(objects, CONFIG), _get(objects, METRICS)
     folder = cache / hashlib.sha256(config).hexdigest()
-    if _is_whole(folder):
-        write_file(folder / METRICS, metrics.decode())
-    else:
+    if not _is_whole(folder):
         files = {name: _get(objects, name) for name in files_of(config)}
-        write_folder(folder, {**files, CONFIG: config, METRICS: metrics})
+        cache.mkdir(parents=True, exist_ok=True)
+        with locked(cache):
+            if not _is_whole(folder):  # Another process may have been faster, and recorded a look in it.
+                write_folder(folder, {**files, CONFIG: config, METRICS: metrics})
+    merge_metrics(folder, metrics)
     return folder
+
+
+def _send(objects: ObjectStore, folder: Path) -> None:
+    """Merge the records of `folder` and of S3 in both places, unless another bundle has replaced it there meanwhile."""
+    if hashlib.sha256(_get(objects, CONFIG)).hexdigest() != folder.name:
+        return
+    merge_metrics(folder, _get(objects, METRICS))
+    objects.put(METRICS, (folder / METRICS).read_bytes())
 
 
 def _is_whole(folder: Path) -> bool:

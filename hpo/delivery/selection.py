@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,25 @@ class Comparison:
     """Images that the joint one alone has right."""
     lost: int
     """Images that the single one alone has right."""
+
+
+class Chosen(NamedTuple):
+    """What some images choose, as (n, C) probabilities of all of them."""
+
+    best: Probabilities
+    """Of the model that is best alone."""
+    joined: Probabilities
+    """Of the joint one, as it was chosen."""
+    calibrated: Probabilities
+    """Of the joint one, under the temperature that fits the same images."""
+
+
+class CrossCheck(NamedTuple):
+    """A choice, measured on images that it was not made on."""
+
+    comparison: Comparison
+    calibrated: Probabilities
+    """(n, C) of the joint model: each image by members and under a temperature that were chosen without it."""
 
 
 def merit(labels: Labels, probabilities: Probabilities, metric: str) -> Merit:
@@ -113,20 +133,14 @@ def halves(labels: Labels, seed: int = 0) -> tuple[Rows, Rows]:
     return first, ~first
 
 
-def cross_checked(
-    labels: Labels, metric: str, choose: Callable[[Rows], tuple[Probabilities, Probabilities]]
-) -> Comparison | None:
+def cross_checked(labels: Labels, metric: str, choose: Callable[[Rows], Chosen]) -> CrossCheck | None:
     """What a choice is worth on images that it was not made on; None for fewer than two images.
 
-    `choose` gets the rows to choose by and gives (n, C) probabilities of all rows: of the best model there, and of the
-    joint one. Each half of the images is measured under the choice made by the other.
+    `choose` gets the rows to choose by. Each half of the images is measured under the choice made by the other.
     """
     first, second = halves(labels)
     if not first.any() or not second.any():
         return None
     by_first, by_second = choose(first), choose(second)
-    best, joined = (
-        np.where(second[:, None], from_first, from_second)
-        for from_first, from_second in zip(by_first, by_second, strict=True)
-    )
-    return compare(labels, best, joined, metric)
+    found = Chosen(*(np.where(second[:, None], *pair) for pair in zip(by_first, by_second, strict=True)))
+    return CrossCheck(compare(labels, found.best, found.joined, metric), found.calibrated)

@@ -24,10 +24,10 @@ from hpo.delivery.export import export_trial
 from hpo.delivery.joined import Joined
 from hpo.delivery.manifest import Manifest
 from hpo.delivery.model import Logits
-from hpo.delivery.selection import Merit, Rows, compare, cross_checked, greedy_soup, merit, ranked
+from hpo.delivery.selection import Chosen, CrossCheck, Merit, Rows, compare, cross_checked, greedy_soup, merit, ranked
 from hpo.delivery.validation import Validation
 from hpo.errors import BundleError
-from hpo.evaluation.calibration import Probabilities, probabilities
+from hpo.evaluation.calibration import Probabilities, fit_temperature, probabilities
 from hpo.evaluation.metrics import report
 
 SHAPING = ("backbone", "normalisation", "head_layers", "head_units", "head_activation")
@@ -79,16 +79,19 @@ def serve(kitchen: Kitchen, best: int, chosen: Ingredients, out: Path, *, force:
     candidates = kitchen.candidates
     labels, metric = candidates.labels, candidates.spec.metric
 
-    def by_half(rows: Rows) -> tuple[Probabilities, Probabilities]:
+    def by_half(rows: Rows) -> Chosen:
         alone, together = kitchen.choose(rows)
-        return kitchen.probabilities((alone,)), kitchen.probabilities(together)
+        logits = kitchen.logits(together)
+        temperature = fit_temperature(labels[rows], logits[rows])
+        return Chosen(kitchen.probabilities((alone,)), probabilities(logits), probabilities(logits, temperature))
 
     validation = Validation(labels, kitchen.logits(chosen))
+    crossed = cross_checked(labels, metric, by_half)
     joined = Joined(
-        manifest=_manifest(candidates.found, best, chosen, validation),
+        manifest=_manifest(candidates.found, best, chosen, validation, crossed),
         best=candidates.found[best].trial.number,
         validation=compare(labels, kitchen.probabilities((best,)), kitchen.probabilities(chosen), metric),
-        held_out=cross_checked(labels, metric, by_half),
+        held_out=crossed.comparison if crossed else None,
     )
     if len(chosen) == 1:
         export_trial(candidates.study, candidates.found[best].trial, candidates.store, out, force=force)
@@ -105,9 +108,8 @@ class Kitchen:
     def __init__(self, candidates: Candidates, dataset: Dataset, device: str, heard: Heard) -> None:
         self.candidates = candidates
         self._stored = [candidate.validation.logits for candidate in candidates.found]
-        models = [candidates.weights(candidate) for candidate in candidates.found]
         manifest = candidates.found[0].manifest
-        self.averages = Averages(manifest, models, dataset, device, tried=partial(self._say, heard))
+        self.averages = Averages(manifest, self._weights, dataset, device, tried=partial(self._say, heard))
 
     def choose(self, rows: Rows | None = None) -> tuple[int, Ingredients]:
         """The best single candidate and the soup, by the validation images `rows`, (n,) bool, or by all."""
@@ -129,6 +131,9 @@ class Kitchen:
         """(n, C) float32 on the validation part; of a single trial those that the search has stored."""
         return self._stored[ingredients[0]] if len(ingredients) == 1 else self.averages.logits(ingredients)
 
+    def _weights(self, ingredient: int) -> bytes:
+        return self.candidates.weights(self.candidates.found[ingredient])
+
     def _say(self, heard: Heard, ingredients: Ingredients, logits: Logits) -> None:
         numbers = [self.candidates.found[ingredient].trial.number for ingredient in ingredients]
         metric = self.candidates.spec.metric
@@ -136,11 +141,14 @@ class Kitchen:
         heard(f"mean of {trials_named(numbers)}: validation {metric} {value:.4f}")
 
 
-def _manifest(found: Sequence[Candidate], best: int, chosen: Ingredients, validation: Validation) -> Manifest:
+def _manifest(
+    found: Sequence[Candidate], best: int, chosen: Ingredients, validation: Validation, crossed: CrossCheck | None
+) -> Manifest:
     """Of the soup; of the one trial that it consists of, where there is only one."""
-    base, calibration = found[best].manifest, calibration_of(validation)
+    base = found[best].manifest
     if len(chosen) == 1:
-        return base.model_copy(update={"calibration": calibration})
+        return base.model_copy(update={"calibration": calibration_of(validation)})
+    calibration = calibration_of(validation, crossed.calibrated if crossed else None)
     ingredients = tuple(found[ingredient].trial.number for ingredient in chosen)
     return base.model_copy(update={"stage": "soup", "ingredients": ingredients, "calibration": calibration})
 

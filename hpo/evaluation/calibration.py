@@ -22,6 +22,8 @@ BINS = 15
 COLDEST, HOTTEST = 0.01, 100.0
 """Bounds of a fitted temperature."""
 FOLDS = 5
+ONE_SIDED = 0.90
+"""Confidence of a two-sided interval whose lower end is a bound of 95 %."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,15 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Abstention:
-    """A confidence below which a model should not answer, and what its other answers were worth where it was chosen."""
+    """A confidence below which a model should not answer, and what its other answers are worth."""
 
     threshold: float
     coverage: float
-    """Share of the images at or above the threshold."""
+    """Share of the images at or above the threshold, where it was chosen."""
     accuracy: float
     """Of those."""
-    interval: tuple[float, float]
-    """95 % Wilson interval of `accuracy`."""
+    at_least: float
+    """One-sided 95 % Wilson bound of `accuracy`: what may be counted on elsewhere."""
 
 
 def probabilities(logits: Logits, temperature: float = 1.0) -> Probabilities:
@@ -139,21 +141,23 @@ def reliability(labels: Labels, probabilities: Probabilities, bins: int = BINS) 
 
 
 def abstention(labels: Labels, probabilities: Probabilities, accuracy: float) -> Abstention | None:
-    """The lowest threshold at or above which `probabilities` (n, C) are right in at least `accuracy` of the images.
+    """The lowest threshold at or above which `probabilities` (n, C) are right in `accuracy` of the images, surely.
 
-    None where no threshold reaches that. A threshold is met by images of equal confidence together.
+    Surely: by the lower end of a one-sided 95 % Wilson interval. Chosen by the accuracy itself, on the same images, the
+    threshold would fall short on every second set of new ones. None where no threshold is sure enough, for lack of
+    accuracy or of images. A threshold is met by images of equal confidence together.
     """
     confidence, right = _confidence(labels, probabilities)
     order = np.argsort(-confidence, kind="stable")
     confidence, correct = confidence[order], right[order].cumsum()
     answered = np.arange(1, len(order) + 1)
     last_of_equals = np.append(confidence[1:] < confidence[:-1], True)
-    enough = np.flatnonzero(last_of_equals & (correct >= accuracy * answered))
-    if not len(enough):
-        return None
-    row = int(enough[-1])
-    n, hits = row + 1, int(correct[row])
-    return Abstention(float(confidence[row]), n / len(order), hits / n, wilson(hits, n))
+    for row in reversed(np.flatnonzero(last_of_equals & (correct >= accuracy * answered)).tolist()):
+        n, hits = row + 1, int(correct[row])
+        at_least, _ = wilson(hits, n, ONE_SIDED)
+        if at_least >= accuracy:
+            return Abstention(float(confidence[row]), n / len(order), hits / n, at_least)
+    return None
 
 
 def _confidence(labels: Labels, probabilities: Probabilities) -> tuple[Probabilities, npt.NDArray[np.bool_]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from hpo.delivery.bundle import Bundle
-from hpo.delivery.manifest import Manifest
+from hpo.delivery.manifest import Manifest, Scores
+from hpo.delivery.validation import Validation
 from hpo.evaluation.calibration import Reliability, fit_temperature, held_out, probabilities, reliability
 from hpo.evaluation.metrics import report
 
@@ -55,12 +56,12 @@ class ModelFacts:
         found = self.bundle.validation
         if found is None or not len(found.labels):
             return None
-        crossed = held_out(found.labels, found.logits)
+        stored = self.manifest.calibration
         return CalibrationFacts(
             temperature=fit_temperature(found.labels, found.logits),
             n=len(found.labels),
             before=reliability(found.labels, probabilities(found.logits)),
-            after=reliability(found.labels, crossed) if crossed is not None else None,
+            after=_after(found, stored.held_out if stored else None),
         )
 
 
@@ -73,3 +74,16 @@ class CalibrationFacts:
     before: Reliability
     after: Reliability | None
     """Each image under a temperature that was fitted without it; None for too few images."""
+
+
+def _after(validation: Validation, known: Scores | None) -> Reliability | None:
+    """The bins under cross-validated temperatures, with the scores that are `known` from when the model was made.
+
+    Of an ensemble or a soup those are of members chosen without the image as well, which the predictions alone cannot
+    tell.
+    """
+    crossed = held_out(*validation)
+    if crossed is None:
+        return None
+    found = reliability(validation.labels, crossed)
+    return replace(found, **known.model_dump()) if known else found

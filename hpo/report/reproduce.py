@@ -33,12 +33,14 @@ class Recipe:
 
 
 def study_recipe(facts: StudyFacts, trial: int | None) -> Recipe:
-    """How to search again, export trial `trial` and retrain it; a study over a list of runs is only delivered."""
+    """How to search again, export trial `trial` and retrain it; of a list of runs the command that founded it."""
     name = facts.name
     commands, file = [], ""
     if "entries" not in facts.spec.space:
         words, file = _search_words(facts)
         commands.append(Command("search again, under a name of its own", _lines("hpo run DATA", words)))
+    elif facts.command:
+        commands.append(Command("train the same runs: the command that founded this study", facts.command))
     if trial is not None:
         commands += delivery(name, trial)
     return Recipe(commands, file)

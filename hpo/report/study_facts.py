@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from hpo.report.importance import Importance, importances
+from hpo.search.command import founding_command
 from hpo.search.overview import Overview, Survey, TrialLine
 from storage import Database, StudySpec, read_spec
 
@@ -56,6 +57,8 @@ class StudyFacts:
     """Trials that it may have."""
     importance: Importance | None = None
     """None where there are too few trials to say."""
+    command: str = ""
+    """What founded a study over a list of runs; empty for a search."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -84,7 +87,10 @@ def read_study(db: Database, study: optuna.Study) -> StudyFacts:
     trials = [
         _trial(trial, lines[trial.number], min(starts, default=None)) for trial in frozen if trial.number in lines
     ]
-    facts = StudyFacts(study.study_name, read_spec(study), trials, _best(overview), overview.limits.trials)
+    facts = StudyFacts(
+        study.study_name, read_spec(study), trials, _best(overview), overview.limits.trials,
+        command=founding_command(study),
+    )  # fmt: skip
     return replace(facts, importance=importances(frozen)) if facts.searches else facts
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 
 import optuna
 import pytest
@@ -42,8 +43,8 @@ def found() -> Outcome:
     return outcome(
         "accuracy", 3,
         ran({
-            "": [0.90, 0.92, 0.91], "ema": [0.90, 0.93, 0.90], "mixup": [0.85, 0.87, 0.86], "augmentation": [],
-            "label-smoothing": [0.91, 0.93, 0.92], "ema mixup": [0.70, 0.72, 0.71],
+            "": [0.90, 0.92, 0.91], "ema": [0.90, 0.93, 0.90], "mixup": [0.84, 0.87, 0.87], "augmentation": [],
+            "label-smoothing": [0.91, 0.93, 0.92], "ema mixup": [0.69, 0.72, 0.72],
         }),
     )  # fmt: skip
 
@@ -86,10 +87,10 @@ def test_what_a_study_has_of_the_runs() -> None:
         )
 
     add(names[0], TrialState.COMPLETE, 0.9, {1: 0.9, 2: 0.8})
-    add(names[1], TrialState.FAIL, None, {})
+    add(names[1], TrialState.FAIL, None, {1: 0.4})
     add(names[2], TrialState.PRUNED, 0.2, {1: 0.3, 2: 0.2})
     whole, without = seen(study, [Variation((), CONFIG), Variation(("ema",), CONFIG)], seeds=2)
-    assert (whole.values, without.values) == ({0: 0.9}, {0: 0.3}), "the best epoch of each"
+    assert (whole.values, without.values) == ({0: 0.9}, {0: 0.3}), "best epochs, of no failed run"
     assert whole.notes == ("everything, seed 1: fail, it collapsed",)
     assert without.notes == ("without ema, seed 0: pruned, it collapsed", "without ema, seed 1: not trained")
 
@@ -102,14 +103,25 @@ def test_it_fits_a_terminal_of_120_columns(found: Outcome) -> None:
     assert max(map(len, text.splitlines())) <= 120
     assert "everything: accuracy 91.00 ± 1.00 (3 seeds)" in text
     mixup = next(line for line in text.splitlines() if line.startswith("mixup"))
-    assert mixup.split()[-6:] == ["86.00", "+5.00", "+5.00", "to", "+5.00", "helps"]
-    assert "make up for each other" in text
+    assert mixup.split()[-6:] == ["86.00", "+5.00", "+2.52", "to", "+7.48", "helps"]
+    assert re.search(r"ema and mixup +\+20.00 +\+15.00 .* make up for each other", text)
 
 
 def test_one_seed_says_that_it_gives_no_interval() -> None:
     one = outcome("accuracy", 1, ran({"": [0.9], "ema": [0.8]}))
     assert any("one seed gives no interval" in line for line in notes([one], ABOUT))
     assert "| ema | the weights themselves | 80.00 | +10.00 | – | open |" in markdown([one], ABOUT)
+
+
+def test_how_sure_the_intervals_are_is_told_of_what_is_shown() -> None:
+    two = outcome("accuracy", 3, ran({"": [0.9, 0.92, 0.91], "ema": [0.8, 0.85], "mixup": [0.9, 0.8, 0.7]}))
+    lines = notes([two], ABOUT)
+    assert any("Student's t over 2 to 3 seeds" in line for line in lines)
+    assert any(line.startswith("2 intervals: ") and line.endswith("up to 10%") for line in lines)
+    assert not any("exactly the same" in line for line in lines)
+    same = notes([outcome("accuracy", 2, ran({"": [0.5, 0.75], "ema": [0.25, 0.5]}))], ABOUT)
+    assert any("exactly the same" in line for line in same)
+    assert not any("Student" in line or "intervals: " in line for line in same)
 
 
 def test_csv_holds_the_figures_in_full(found: Outcome) -> None:

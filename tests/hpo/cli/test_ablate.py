@@ -13,6 +13,7 @@ import pytest
 from click.testing import Result
 
 from hpo.data.synthetic import write_cells
+from hpo.search.command import founding_command
 from storage import Database, open_study, study_names
 from tests.hpo.cli.conftest import Command
 
@@ -64,6 +65,7 @@ def test_stopped_gone_on_with_and_told(
     ]
     assert len({trial.user_attrs["seed"] for trial in runs}) == 2, "one seed of training for each of the ablation"
     assert len(open_study(database, "parts-pairs").get_trials(deepcopy=False)) == 2
+    assert founding_command(open_study(database, "parts")).startswith(f"hpo ablate {bundle} --data ")
     results = json.loads((command.home / "out/results.json").read_text())
     clean, corrupted = results["outcomes"]
     values = {trial.params["run"]: trial.value for trial in runs}
@@ -89,10 +91,13 @@ def test_what_cannot_be_ablated_is_refused(
     other = tmp_path / "other"
     write_cells(other, 60, size=32, seed=1)
     before = study_names(database)
+    (command.home / "file").touch()
     for arguments, reason in [
+        ((baseline, "--data", str(cells), "--out", "file"), "--out file: file is a file; name a folder"),
+        ((baseline, "--data", str(cells), "--keep", "1"), "No such option"),
         ((baseline, "--data", str(cells)), "is a baseline (majority-class)"),
         (("nowhere", "--data", str(cells)), "nowhere: no such folder"),
         ((baseline, "--data", "nowhere"), "nowhere: no such file or folder"),
     ]:
-        assert reason in refused(["ablate", *arguments, "--out", "out"])
+        assert reason in refused(["ablate", "--out", "out", *arguments])
     assert study_names(database) == before

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from hpo.cli.command_line import command_line
+from hpo.cli.options import Duration
 
 
 @pytest.fixture
@@ -24,6 +26,9 @@ def command(told: list[str]) -> click.Command:
     @click.option("--no-test", is_flag=True)
     @click.option("--isolate/--no-isolate", default=None)
     @click.option("--storage", envvar="TRY_STORAGE")
+    @click.option("--lease", type=Duration(), default="2m")
+    @click.option("--debug", envvar="TRY_DEBUG", is_flag=True, expose_value=False)
+    @click.option("--quiet", envvar="TRY_QUIET", is_flag=True)
     @click.pass_context
     def run(ctx: click.Context, **_: object) -> None:
         told.append(command_line(ctx))
@@ -37,6 +42,7 @@ def command(told: list[str]) -> click.Command:
         "hpo try",
         "hpo try a 'b c' --data 'my cells' --set epochs=1 --set x=2 --epochs 3 --no-test --no-isolate",
         "hpo try --isolate",
+        "hpo try --lease 90s",
     ],
 )
 def test_it_is_the_command_again(command: click.Command, told: list[str], text: str) -> None:
@@ -46,6 +52,22 @@ def test_it_is_the_command_again(command: click.Command, told: list[str], text: 
     assert told == [text]
 
 
-def test_passwords_and_surroundings_are_left_out(command: click.Command, told: list[str]) -> None:
-    CliRunner().invoke(command, ["--storage", "postgresql://me:Secret-1@host/db", "x"], env={"TRY_EPOCHS": "3"})
-    assert told == ["hpo try x"]
+URL = "postgresql://me:Secret-1@host/db"
+
+
+@pytest.mark.parametrize("given", [{"args": ["--storage", URL]}, {"env": {"TRY_STORAGE": URL}}])
+def test_passwords_are_left_out(command: click.Command, told: list[str], given: dict[str, Any]) -> None:
+    assert CliRunner().invoke(command, **given).exit_code == 0
+    assert told == ["hpo try"]
+
+
+def test_what_came_from_the_environment_and_hpo_toml_is_told(command: click.Command, told: list[str]) -> None:
+    filed = {"data": "cells", "fixed": ["x=2"], "storage": URL}
+    ended = CliRunner().invoke(command, ["y"], env={"TRY_EPOCHS": "3", "TRY_QUIET": "0"}, default_map=filed)
+    assert ended.exit_code == 0, ended.exception
+    assert told == ["hpo try y --data cells --set x=2 --epochs 3"]
+
+
+def test_switches_that_no_command_sees_are_no_part_of_it(command: click.Command, told: list[str]) -> None:
+    assert CliRunner().invoke(command, ["--debug"]).exit_code == 0
+    assert told == ["hpo try"]

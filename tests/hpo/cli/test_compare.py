@@ -13,6 +13,7 @@ from click.testing import Result
 
 from hpo.data.synthetic import write_cells
 from hpo.delivery.bundle import read_bundle
+from hpo.search.command import founding_command
 from storage import Database, open_study, study_names
 from tests.hpo.cli.conftest import Command
 
@@ -42,6 +43,10 @@ def test_presets_are_trained_once_and_compared_with_bundles_and_trials(
     common = ("--data", str(cells), *WORKER, "--set", "image_size=32")
     first = here("compare", *presets, *common, "--seeds", "2", "--epochs", "1", "--name", "three", "--out", "first")
     assert first.exit_code == 0, first.output
+    founded = founding_command(open_study(database, "three"))
+    assert founded.startswith(f"hpo compare {tiny} ")
+    assert "--name three" in founded
+    assert database.url.password is None or database.url.password not in founded
     found = contestants(command.home / "first")
     assert set(found) == set(presets)
     assert {line["epochs"] for line in found.values()} == {"1"}
@@ -57,6 +62,7 @@ def test_presets_are_trained_once_and_compared_with_bundles_and_trials(
                  "--no-test", "--out", "second")  # fmt: skip
     assert again.exit_code == 0, again.output
     assert len(open_study(database, "three").get_trials(deepcopy=False)) == len(trials) == 6
+    assert founding_command(open_study(database, "three")) == founded, "of whoever came first"
     second = contestants(command.home / "second")
     assert {line["kind"] for line in second.values()} == {"preset", "bundle", "trial"}
     assert all(line["seconds_per_epoch"] and line["peak_memory"] for line in second.values()), "on record for all"
@@ -64,7 +70,11 @@ def test_presets_are_trained_once_and_compared_with_bundles_and_trials(
     for name in presets:
         assert second[name]["validation"] == found[name]["validation"], "measured anew, the same"
         assert second[name]["corrupted"] == found[name]["corrupted"]
-    assert len(read_bundle(folder).metrics["test_openings"]) == looks
+    assert len(read_bundle(folder).metrics["test_openings"]) == looks == 1
+    third = here("compare", folder, "--data", str(cells), "--out", "third")
+    assert third.exit_code == 0, third.output
+    assert all(line["test"] for line in contestants(command.home / "third").values())
+    assert len(read_bundle(folder).metrics["test_openings"]) == 1, "the look of the first comparison serves this one"
 
 
 def test_without_a_name_the_same_command_finds_its_study_again(
@@ -97,6 +107,8 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(
         ((tiny, *data, "--backbone", "mobilenetv2_100"), "--backbone mobilenetv2_100 is for presets that"),
         ((str(tmp_path / "nowhere"), *data), "nowhere"),
         ((tiny, "--data", "nowhere"), "nowhere: no such file or folder"),
+        ((tiny, *data, "--out", tiny), f"--out {tiny}: {tiny} is a file; name a folder"),
+        ((tiny, *data, "--keep", "1"), "No such option"),
     ]:
         assert reason in refused(["compare", *arguments])
     assert study_names(database) == ["made"]

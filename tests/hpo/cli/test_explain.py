@@ -98,6 +98,16 @@ def test_an_unreadable_image_is_told_and_passed_over(explain: Explain, folder: P
     assert f"unreadable: {folder / 'a' / '1.png'}" in result.stderr
 
 
+def test_the_limit_is_of_images_that_can_be_read(explain: Explain, folder: Path) -> None:
+    (folder / "0").mkdir()
+    for number in range(5):
+        (folder / "0" / f"{number}.png").write_bytes(b"\x89PNG")
+    result = explain(folder, "--limit", "4")
+    assert result.exit_code == 0, result.output
+    assert "4 images" in result.stdout
+    assert result.stderr.count("unreadable: ") == 5
+
+
 def test_none_that_can_be_read_is_refused(explain: Explain, tmp_path: Path) -> None:
     (tmp_path / "torn.png").write_bytes(b"\x89PNG")
     assert "none of the 1 images could be read" in refusal(explain(tmp_path / "torn.png"))

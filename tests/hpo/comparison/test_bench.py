@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hpo.comparison.bench import Bench
 from hpo.comparison.candidate import Candidate
@@ -12,13 +13,14 @@ from hpo.comparison.cost import Cost
 from hpo.comparison.row import measured_row, trainable_parameters
 from hpo.comparison.speed import BATCHES
 from hpo.data import Dataset
-from hpo.delivery.bundle import load, read_bundle
+from hpo.delivery.bundle import load, new_opening, read_bundle, record_opening
 from hpo.delivery.evaluate import evaluate
 from hpo.delivery.manifest import Manifest
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import wilson
 from hpo.robustness import ALTERATIONS, corrupted_copy
 from hpo.training.model import build_model, count_parameters
+from hpo.training.precision import device_name
 
 from .conftest import CONFIG, bundled
 
@@ -44,14 +46,39 @@ def test_the_corrupted_copy_is_the_validation_part_under_every_alteration(
     assert found.corrupted.interval[1] - found.corrupted.interval[0] >= high - low, "copies are no new images"
 
 
-def test_each_look_at_the_test_part_is_on_record(bench: Bench, bundle: Path, dataset: Dataset) -> None:
-    openings = [bench.measure(bundle).openings for _ in range(2)]
-    record = read_bundle(bundle).metrics["test_openings"]
-    assert openings == [1, 2]
-    assert [(one["command"], one["n"], one["data"]) for one in record] == [
-        ("compare", dataset.test_count, dataset.fingerprint)
-    ] * 2
-    assert all(one["accuracy"] is not None for one in record)
+def test_the_look_at_the_test_part_is_on_record_and_serves_later_comparisons(
+    bench: Bench, bundle: Path, dataset: Dataset
+) -> None:
+    first, second = (bench.measure(bundle) for _ in range(2))
+    (one,) = read_bundle(bundle).metrics["test_openings"]
+    assert (first.openings, second.openings) == (1, 1)
+    assert first.test == second.test is not None
+    assert (one["command"], one["n"], one["data"]) == ("compare", dataset.test_count, dataset.fingerprint)
+    assert first.test is not None
+    assert one["accuracy"] == first.test.value
+
+
+@pytest.mark.parametrize("changes", [{"accuracy": None}, {"command": "evaluate"}, {"data": "f" * 64}, {"n": 1}])
+def test_a_look_of_another_kind_or_without_an_end_serves_nobody(
+    bench: Bench, bundle: Path, dataset: Dataset, changes: dict[str, object]
+) -> None:
+    look = new_opening("compare", dataset.fingerprint, dataset.test_count) | {"accuracy": 1.0}
+    record_opening(bundle, {**look, **changes})
+    found = bench.measure(bundle)
+    assert found.test is not None
+    assert found.test.value < 1.0, "measured"
+    assert len(read_bundle(bundle).metrics["test_openings"]) == 2
+
+
+def test_a_retrained_model_is_not_told_the_looks_of_the_one_that_it_comes_from(
+    bench: Bench, manifest: Manifest, weights: bytes, dataset: Dataset, tmp_path: Path
+) -> None:
+    final = bundled(tmp_path / "final", manifest.model_copy(update={"stage": "retrained"}), weights)
+    record_opening(final, new_opening("compare", dataset.fingerprint, dataset.test_count) | {"accuracy": 1.0})
+    first, second = (bench.measure(final) for _ in range(2))
+    assert first.test is not None
+    assert first.test.value < 1.0
+    assert (first.openings, second.openings, second.test) == (2, 2, first.test)
 
 
 def test_the_test_part_stays_locked_where_nobody_asks(bench: Bench, bundle: Path) -> None:
@@ -96,6 +123,10 @@ def test_a_row_pools_seeds(bench: Bench, bundle: Path, manifest: Manifest, tmp_p
     total, trainable = count_parameters(build_model(CONFIG, 8).model)
     assert (row.parameters, row.trainable_parameters) == (total, trainable)
     assert 0 < trainable < total
+    assert (row.trained_on, row.memory_shared) == (("cpu",), False)
+    here = Cost(3, 1.0, 10, device_name(torch.device("cpu")), None, shared=True)
+    again = measured_row(Candidate("here", "trial", (bundle,), (here,)), replace(bench, test=False))
+    assert (again.trained_on, again.memory_shared) == ((), True)
 
 
 def test_trainable_is_what_the_deepest_phase_trains(manifest: Manifest) -> None:

@@ -39,11 +39,13 @@ class TestWishes:
         tuned = made("tuned.yaml", backbone="mobilenetv2_035", fixed=("pretrained=false",))["tuned"].config
         assert (tuned.backbone, tuned.pretrained) == ("mobilenetv2_035", False)
 
-    def test_weights_bring_their_backbone_to_the_same(self, tmp_path: Path) -> None:
+    def test_weights_of_another_backbone_need_it_named_for_the_same(self, tmp_path: Path) -> None:
         file = tmp_path / "w.safetensors"
         file.write_bytes(b"")
         file.with_suffix(".json").write_text(json.dumps({"architecture": "mobilenetv2_035"}))
-        found = made("scratch.yaml", "tuned.yaml", weights=file)
+        with pytest.raises(UsageError, match="give --backbone mobilenetv2_035"):
+            made("scratch.yaml", "tuned.yaml", weights=file)
+        found = made("scratch.yaml", "tuned.yaml", weights=file, backbone="mobilenetv2_035")
         assert (found["tuned"].config.backbone, found["tuned"].config.weights) == ("mobilenetv2_035", str(file))
         assert (found["scratch"].config.backbone, found["scratch"].config.weights) == ("resnet10t", None)
 

@@ -14,11 +14,12 @@ from rich.console import Console
 
 from hpo.comparison.candidate import Candidate
 from hpo.comparison.circumstances import Circumstances
-from hpo.comparison.outputs import to_csv, to_markdown, write_outputs
+from hpo.comparison.outputs import check_outputs, to_csv, to_markdown, write_outputs
 from hpo.comparison.results import files
 from hpo.comparison.row import Row
 from hpo.comparison.score import Score
 from hpo.comparison.table import count, csv_table, markdown, memory, notes, print_comparison, speed
+from hpo.errors import UsageError
 
 from .conftest import row
 
@@ -74,8 +75,23 @@ def test_speeds_that_were_measured_beside_other_work_are_told() -> None:
 
 
 def test_a_test_part_that_was_opened_often_is_told() -> None:
-    assert any("opened up to 2 times" in line for line in notes(ROWS, ABOUT))
+    assert any("opened up to 2 times with one model" in line for line in notes(ROWS, ABOUT))
     assert not any("opened" in line for line in notes(ROWS[:2], ABOUT))
+
+
+def test_how_many_models_had_a_look_at_the_test_part_is_told() -> None:
+    assert any(line.startswith("5 models were measured on one test part") for line in notes(ROWS, ABOUT)), "3 seeds"
+    alone = [replace(ROWS[1]), replace(ROWS[2], test=None)]
+    assert not any("test part" in line for line in notes(alone, ABOUT) if "opened" not in line)
+
+
+def test_training_figures_that_are_not_of_this_machine_or_of_the_run_alone_are_told() -> None:
+    rows = [replace(ROWS[0], label=label, trained_on=("NVIDIA H200",)) for label in ("a", "b")]
+    told = notes([*rows, replace(ROWS[2], memory_shared=True)], ABOUT)
+    assert "s/epoch and memory of a, b: training ran on NVIDIA H200" in told
+    assert any(line.startswith("≤: ") for line in told)
+    assert "≤1.3 GB" in markdown([replace(ROWS[0], memory_shared=True)], ABOUT)
+    assert not any("training ran" in line or "≤" in line for line in notes(ROWS, ABOUT))
 
 
 @pytest.mark.parametrize(
@@ -123,6 +139,17 @@ def test_files_are_replaced_and_what_else_lies_there_stays(tmp_path: Path) -> No
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {
         "table.md": b"new", "figure.png": b"1", "mine.txt": b"mine",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("out", ["file", "file/out", "file/a/b"])
+def test_a_file_where_the_folder_should_be_is_told_before_the_work(tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"--out .*file is a file; name a folder"):
+        check_outputs(tmp_path / out)
+    check_outputs(tmp_path)
+    check_outputs(tmp_path / "new" / "out")
+    check_outputs(None)
+    assert not (tmp_path / "new").exists()
 
 
 def test_markdown_and_csv_of_awkward_cells() -> None:

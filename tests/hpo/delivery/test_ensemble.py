@@ -13,8 +13,9 @@ from hpo.delivery.candidates import candidates
 from hpo.delivery.ensemble import choose, ensemble, join
 from hpo.delivery.evaluate import evaluate
 from hpo.delivery.predict import predict
+from hpo.delivery.selection import halves
 from hpo.errors import BundleError
-from hpo.evaluation.calibration import probabilities
+from hpo.evaluation.calibration import fit_temperature, held_out, log_probabilities, probabilities, reliability
 
 from .conftest import CLASSES, CONFIG, SIZE, add_trial, keep
 
@@ -133,3 +134,18 @@ def test_out_is_checked_before_anything_is_chosen(study, store, tmp_path):
     (tmp_path / "mine" / "photo.jpg").write_text("")
     with pytest.raises(BundleError, match="not a bundle"):
         ensemble(candidates(study, store, 10), tmp_path / "mine", force=True)
+
+
+def test_held_out_calibration_is_of_members_chosen_without_the_image(study, store, tmp_path):
+    found = candidates(study, store, 10)
+    choice = replace(choose(found), picks=(1, 0, 1, 2))
+    told = join(found, choice, tmp_path / "joined").manifest.calibration.held_out
+    labels = found.labels
+    expected = np.empty((len(labels), len(CLASSES)))
+    for rows in halves(labels):
+        logits = log_probabilities(choose(found, rows).mean)
+        temperature = fit_temperature(labels[rows], logits[rows])
+        expected[~rows] = probabilities(logits[~rows], temperature)
+    assert told.nll == pytest.approx(reliability(labels, expected).nll)
+    chosen_with_it = held_out(*read_bundle(tmp_path / "joined").validation)
+    assert told.nll != pytest.approx(reliability(labels, chosen_with_it).nll)

@@ -92,8 +92,9 @@ def test_one_image_where_several_are_meant_is_told(model, pixels):
 @pytest.fixture
 def known(tmp_path, manifest, weights):
     """A bundle with validation predictions: 0.9 is always right, 0.6 half of the time."""
-    probabilities = np.array([[0.9, 0.05, 0.05]] * 4 + [[0.6, 0.2, 0.2]] * 4)
-    validation = Validation(np.array([0, 0, 0, 0, 0, 0, 1, 2]), np.log(probabilities).astype(np.float32))
+    probabilities = np.array([[0.9, 0.05, 0.05]] * 60 + [[0.6, 0.2, 0.2]] * 60)
+    labels = np.array([0] * 60 + [0, 0, 1, 2] * 15)
+    validation = Validation(labels, np.log(probabilities).astype(np.float32))
     calibration = calibration_of(validation)
     path = tmp_path / "known"
     write_bundle(path, manifest.model_copy(update={"calibration": calibration}), weights, {}, validation=validation)
@@ -108,25 +109,28 @@ def test_probabilities_are_those_of_the_logits_at_the_temperature(known, pixels)
     assert np.allclose(found, expected, atol=1e-6)
 
 
-def test_the_threshold_is_where_validation_was_right_often_enough(known, pixels):
+def test_the_threshold_is_where_validation_proves_the_accuracy(known, pixels):
     sure = known.abstention(0.95)
     assert (sure.coverage, sure.accuracy) == (0.5, 1)
-    assert (known.abstention(0.75).coverage, known.abstention(0.75).accuracy) == (1, 0.75)
-    assert known.abstention(0.75).threshold < sure.threshold
+    all_of_them = known.abstention(0.65)
+    assert (all_of_them.coverage, all_of_them.accuracy) == (1, 0.75)
+    assert 0.65 <= all_of_them.at_least < 0.75
+    assert all_of_them.threshold < sure.threshold
+    assert known.abstention(0.75).coverage == 0.5, "0.75 where it was chosen is not 0.75 elsewhere"
     for one in known.predict(pixels, accuracy=0.95):
         assert one.abstained == (one.probability < sure.threshold)
         assert one.label in CLASSES, "the guess is there for whoever wants it"
     assert not any(one.abstained for one in known.predict(pixels))
 
 
-@pytest.mark.parametrize("accuracy", [0.0, 1.5, -1.0])
+@pytest.mark.parametrize("accuracy", [0.0, 1.0, 1.5, -1.0])
 def test_an_accuracy_that_is_none_is_refused(known, accuracy):
-    with pytest.raises(UsageError, match="must be above 0 and at most 1"):
+    with pytest.raises(UsageError, match="must be above 0 and below 1"):
         known.abstention(accuracy)
 
 
 def test_an_accuracy_that_nothing_reaches_is_told(tmp_path, manifest, weights):
     wrong = Validation(np.array([1, 2]), np.eye(3, dtype=np.float32)[[0, 0]])
     write_bundle(tmp_path / "wrong", manifest, weights, {}, validation=wrong)
-    with pytest.raises(UsageError, match="no threshold reaches it on the 2 validation images"):
+    with pytest.raises(UsageError, match="reaches it with 95 % confidence by the 2 validation images"):
         hpo.load(tmp_path / "wrong", device="cpu").predict([np.zeros((8, 8, 3), np.uint8)], accuracy=0.5)

@@ -1,5 +1,6 @@
 """Bundles in S3: the commands take URLs where they take folders."""
 
+import json
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,7 +10,18 @@ import pytest
 from click.testing import CliRunner
 
 from hpo.cli import main
-from hpo.delivery.bundle import CLASSES, CONFIG, METRICS, MODEL, VALIDATION, read_bundle, write_bundle
+from hpo.delivery.bundle import (
+    CLASSES,
+    CONFIG,
+    METRICS,
+    MODEL,
+    VALIDATION,
+    new_opening,
+    read_bundle,
+    record_opening,
+    record_result,
+    write_bundle,
+)
 from hpo.delivery.remote import delivered, fetched
 from hpo.delivery.validation import Validation
 from hpo.errors import BundleError
@@ -126,6 +138,59 @@ def test_every_look_at_the_test_part_is_recorded_in_s3(run, uploaded, images):
         assert said.exit_code == 0, said.output
         assert ("for the first time", "opened 2 times")[count - 1] in said.stdout
     assert open_objects(uploaded).get(METRICS).count(b'"command": "evaluate"') == 2
+
+
+def recorded(url):
+    """Command and accuracy of the looks on record in S3."""
+    return [(one["command"], one["accuracy"]) for one in json.loads(open_objects(url).get(METRICS))["test_openings"]]
+
+
+def test_a_look_is_on_record_in_s3_before_it_happens(uploaded, tmp_path):
+    opening = new_opening("evaluate", "ours", 6)
+    with fetched(uploaded, tmp_path / "cache") as folder:
+        assert record_opening(folder, opening) == 1
+        assert recorded(uploaded) == [("evaluate", None)]
+        record_result(folder, opening, 0.5)
+    assert recorded(uploaded) == [("evaluate", 0.5)]
+
+
+def test_looks_of_other_machines_meanwhile_stay_on_record(uploaded, tmp_path):
+    ours, theirs = new_opening("compare", "ours", 6), new_opening("evaluate", "ours", 6)
+    with fetched(uploaded, tmp_path / "here") as folder:
+        with fetched(uploaded, tmp_path / "there") as elsewhere:
+            record_opening(elsewhere, theirs)
+            record_result(elsewhere, theirs, 0.25)
+        assert record_opening(folder, ours) == 2, "theirs is one too"
+        record_result(folder, ours, 0.5)
+    assert recorded(uploaded) == [("compare", 0.5), ("evaluate", 0.25)]
+
+
+def test_another_process_here_leaves_a_look_that_is_under_way(uploaded, tmp_path):
+    opening = new_opening("evaluate", "ours", 6)
+    with fetched(uploaded, tmp_path / "cache") as folder:
+        record_opening(folder, opening)
+        record_result(folder, opening, 0.5)  # which S3 does not know yet
+        with fetched(uploaded, tmp_path / "cache") as again:
+            assert again == folder
+        assert json.loads((folder / METRICS).read_text())["test_openings"] == [{**opening, "accuracy": 0.5}]
+    assert recorded(uploaded) == [("evaluate", 0.5)]
+
+
+def test_what_a_killed_process_could_not_send_goes_with_the_next_look(uploaded, tmp_path):
+    with fetched(uploaded, tmp_path / "cache") as folder:
+        pass
+    record_opening(folder, new_opening("compare", "ours", 6))
+    with fetched(uploaded, tmp_path / "cache") as folder:
+        assert record_opening(folder, new_opening("evaluate", "ours", 6)) == 2
+    assert recorded(uploaded) == [("compare", None), ("evaluate", None)]
+
+
+def test_a_bundle_that_has_replaced_it_gets_no_records_of_the_old_one(uploaded, manifest, weights, tmp_path):
+    with fetched(uploaded, tmp_path / "cache") as folder:
+        with delivered(uploaded, tmp_path, force=True) as out:
+            write_bundle(out, manifest.model_copy(update={"trial": 9}), weights, {"test_openings": []})
+        record_opening(folder, new_opening("evaluate", "ours", 6))
+    assert recorded(uploaded) == []
 
 
 def test_predict_and_retrain_take_urls(run, uploaded, images, s3_root, tmp_path):

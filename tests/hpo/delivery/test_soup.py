@@ -1,5 +1,7 @@
 """A soup is one model with the mean of weights, with statistics of its own, and no worse than its best ingredient."""
 
+import weakref
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -13,6 +15,7 @@ from hpo.delivery.candidates import candidates
 from hpo.delivery.evaluate import evaluate
 from hpo.delivery.soup import Kitchen, open_images, serve, soup, soupable
 from hpo.errors import BundleError
+from hpo.evaluation.calibration import held_out, reliability
 
 from .conftest import CONFIG, add_trial, draw, keep
 
@@ -25,7 +28,7 @@ def recipe(study, store):
 
 @pytest.fixture
 def averages(recipe, trained, dataset):
-    return Averages(recipe, [one.weights for one in trained], dataset, "cpu")
+    return Averages(recipe, lambda number: trained[number].weights, dataset, "cpu")
 
 
 @pytest.fixture
@@ -41,14 +44,30 @@ def test_the_mean_is_of_each_tensor_and_counts_are_the_first_models():
         {"w": torch.tensor([1.0, 3.0]), "n": torch.tensor(5)},
         {"w": torch.tensor([2.0, 5.0]), "n": torch.tensor(9)},
     ]
-    found = mean_of(some)
+    found = mean_of(some).tensors
     assert found["w"].tolist() == [1.5, 4.0]
     assert found["n"].item() == 5
+    assert some[0]["w"].tolist() == [1.0, 3.0], "the models stay as they are"
+
+
+def test_no_more_than_one_model_beside_the_mean_is_in_memory():
+    given, alive = [], []
+
+    def models():
+        for number in range(5):
+            tensor = torch.full((2,), float(number))
+            given.append(weakref.ref(tensor))
+            yield {"w": tensor}
+            del tensor
+            alive.append(sum(one() is not None for one in given))
+
+    assert mean_of(models()).tensors["w"].tolist() == [2.0, 2.0]
+    assert max(alive) == 1
 
 
 def test_the_mean_of_a_model_with_itself_is_the_model(recipe, trained, dataset):
     one = trained[0]
-    found = Averages(recipe, [one.weights, one.weights], dataset, "cpu")
+    found = Averages(recipe, lambda number: one.weights, dataset, "cpu")
     assert np.allclose(found.logits((0, 1)), one.logits, atol=1e-4)
     mine, theirs = safetensors.torch.load(found.weights((0, 1))), safetensors.torch.load(one.weights)
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
@@ -66,7 +85,7 @@ def test_statistics_are_those_of_the_mean_over_the_training_images(averages, rec
     assert torch.allclose(found["backbone.bn1.running_mean"], features.mean((0, 2, 3)), atol=1e-4)
     assert torch.allclose(found["backbone.bn1.running_var"], features.var((0, 2, 3)), rtol=1e-3)
     states = [safetensors.torch.load(one.weights) for one in trained[:2]]
-    assert torch.allclose(kernel, mean_of(states)["backbone.conv_stem.weight"])
+    assert torch.allclose(kernel, mean_of(states).tensors["backbone.conv_stem.weight"])
 
 
 def test_statistics_that_training_left_alone_stay(recipe, trained, dataset):
@@ -74,16 +93,16 @@ def test_statistics_that_training_left_alone_stay(recipe, trained, dataset):
     frozen = [name for name in first if name.startswith("backbone.bn1.")]
     second |= {name: first[name] for name in frozen}
     models = [safetensors.torch.save(state) for state in (first, second)]
-    found = safetensors.torch.load(Averages(recipe, models, dataset, "cpu").weights((0, 1)))
+    found = safetensors.torch.load(Averages(recipe, models.__getitem__, dataset, "cpu").weights((0, 1)))
     assert all(torch.equal(found[name], first[name]) for name in frozen)
     moved = "backbone.blocks.0.0.bn1.running_var"
-    assert not torch.equal(found[moved], mean_of([first, second])[moved])
+    assert not torch.equal(found[moved], mean_of([first, second]).tensors[moved])
 
 
 def test_the_order_of_ingredients_does_not_matter_and_nothing_is_tried_twice(recipe, trained, dataset):
     tried = []
     found = Averages(
-        recipe, [one.weights for one in trained], dataset, "cpu", tried=lambda which, logits: tried.append(which)
+        recipe, lambda number: trained[number].weights, dataset, "cpu", tried=lambda which, _: tried.append(which)
     )
     assert np.array_equal(found.logits((2, 0)), found.logits((0, 2)))
     assert tried == [(0, 2)]
@@ -100,6 +119,9 @@ def test_a_soup_is_a_bundle_of_one_model(written, tmp_path, images, cache):
     measured = evaluate(model, images, cache=cache, split="val")
     assert measured.report.confusion == tuple(map(tuple, found.metrics["validation"]["confusion"]))
     assert measured.report.loss == pytest.approx(found.metrics["validation"]["loss"], abs=1e-4)
+    apart = reliability(found.validation.labels, held_out(*found.validation))
+    told = result.manifest.calibration.held_out
+    assert told.nll != pytest.approx(apart.nll), "its ingredients are to be chosen without the image as well"
     assert heard[0].startswith("mean of trials 0, 2: validation accuracy ")
     assert "soup of 2 trials of study colours: 0, 2" in joined_lines("soup", result)[0]
 

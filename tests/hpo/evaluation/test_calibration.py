@@ -18,7 +18,7 @@ from hpo.evaluation.calibration import (
     probabilities,
     reliability,
 )
-from hpo.evaluation.metrics import scores
+from hpo.evaluation.metrics import scores, wilson
 
 CLASSES = 4
 
@@ -131,15 +131,41 @@ def test_the_answers_above_the_threshold_are_as_right_as_was_asked(some, accurac
     labels, logits = some
     rows = probabilities(logits)
     confidence, right = rows.max(axis=1), rows.argmax(axis=1) == labels
+
+    def sure(least):
+        """The one-sided 95 % bound of the accuracy of what is at least so confident."""
+        kept = right[confidence >= least]
+        return wilson(int(kept.sum()), len(kept), 0.9)[0]
+
     found = abstention(labels, rows, accuracy)
     if found is None:
-        assert not any(right[confidence >= least].mean() >= accuracy for least in confidence)
+        assert not any(sure(least) >= accuracy for least in confidence)
         return
     answered = confidence >= found.threshold
     assert found.coverage == answered.mean()
     assert found.accuracy == pytest.approx(right[answered].mean())
-    assert found.accuracy >= accuracy
-    assert found.interval[0] <= found.accuracy <= found.interval[1]
-    assert not any(right[confidence >= least].mean() >= accuracy for least in confidence if least < found.threshold), (
+    assert found.at_least == sure(found.threshold)
+    assert accuracy <= found.at_least <= found.accuracy
+    assert not any(sure(least) >= accuracy for least in confidence if least < found.threshold), (
         "no lower threshold would do"
     )
+
+
+def test_new_images_are_answered_as_rightly_as_was_asked():
+    new_labels, new_logits = drawn(40_000, 1.0, seed=1_000)
+    rows = probabilities(new_logits)
+    confidence, right = rows.max(axis=1), rows.argmax(axis=1) == new_labels
+    short = 0
+    for seed in range(100):
+        labels, logits = drawn(600, 1.0, seed)
+        found = abstention(labels, probabilities(logits), 0.9)
+        assert found is not None
+        short += bool(right[confidence >= found.threshold].mean() < 0.9)
+    assert short <= 12, "a threshold chosen by the accuracy itself falls short every second time"
+
+
+def test_a_handful_of_images_proves_no_high_accuracy():
+    logits = 9 * np.eye(CLASSES, dtype=np.float32)[np.arange(50) % CLASSES]
+    labels = logits.argmax(axis=1)
+    assert abstention(labels, probabilities(logits), 0.95) is None
+    assert abstention(np.tile(labels, 2), probabilities(np.tile(logits, (2, 1))), 0.95).coverage == 1

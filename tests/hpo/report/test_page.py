@@ -209,8 +209,19 @@ def test_an_ensemble_names_its_members_and_its_gain():
         bundle_page(ModelFacts(replace(bundle, metrics={**bundle.metrics, "joined": joined}), "s3://cells/best"), None)
     )
     origin = section_of(page, "origin")
-    for words in ("Members", "0.500", "0.9375", "hpo ensemble --study colours"):
+    for words in ("Members", "0.500", "0.9375", "images that it was weighed on", "hpo ensemble --study colours"):
         assert words in origin
+
+
+def test_calibration_is_told_as_the_bundle_knows_it():
+    """Of an ensemble the bundle alone knows what members that were chosen without the image are worth."""
+    bundle = make_bundle(CLASSES)
+    known = bundle.manifest.calibration
+    worse = known.held_out.model_copy(update={"ece": 0.0777, "nll": 0.7531})
+    manifest = bundle.manifest.model_copy(update={"calibration": known.model_copy(update={"held_out": worse})})
+    told = section_of(render(bundle_page(ModelFacts(replace(bundle, manifest=manifest), "best"), None)), "calibration")
+    assert "0.0777" in told
+    assert "0.7531" in told
 
 
 def test_predictions_on_augmented_images_calibrate_nothing():

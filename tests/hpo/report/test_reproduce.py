@@ -74,6 +74,14 @@ def test_a_study_over_a_list_of_runs_is_delivered_but_not_searched_again():
     assert [command.text.split()[1] for command in recipe.commands] == ["export-best", "retrain"]
 
 
+def test_a_study_over_a_list_of_runs_tells_the_command_that_founded_it():
+    spec = make_study(4).spec.model_copy(update={"space": {"name": "list", "entries": []}})
+    facts = replace(make_study(4), spec=spec, command="hpo compare a b --data 'my cells'")
+    founding, *_ = study_recipe(facts, 0).commands
+    assert founding.text == facts.command
+    assert "founded" in founding.purpose
+
+
 def test_without_a_complete_trial_there_is_only_the_search():
     assert len(study_recipe(make_study(4), None).commands) == 1
 
