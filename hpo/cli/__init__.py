@@ -90,6 +90,7 @@ class Commands(click.Group):
 
 
 _ENVIRONMENT = {
+    errno.ENOENT: "no such file or folder, and none can be made there; name another place",
     errno.ENOSPC: "no space left on the disk; free some, or name another folder (--home, --artifacts, --out)",
     errno.EROFS: "the file system is read-only; name another folder (--home, --artifacts, --out)",
     errno.EACCES: "permission denied; name another folder, or change its owner",

@@ -84,7 +84,7 @@ def found(db: Database, plan: Plan, home: Path) -> tuple[optuna.Study, Dataset]:
 
     for name, check in check_models(plan.space).items():
         start = check.weights or ("weights of timm" if plan.space.fixed.get("pretrained", True) else "random weights")
-        click.echo(f"{name}: {check.parameters:,} parameters; {start}", err=True)
+        click.echo(f"{name}: {check.parameters:,} parameters with two classes; {start}", err=True)
     with counting("decoding images") as progress:
         dataset = open_data(plan, cache_folder(home), progress)
     for line in data_lines(plan.data, dataset):

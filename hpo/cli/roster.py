@@ -68,7 +68,7 @@ def found_roster(db: Database, plan: Plan, home: Path, command: str) -> tuple[Pl
     from hpo.search.plan import check_models, found_study, open_data
 
     for name, check in check_models(_kinds(plan.space)).items():
-        click.echo(f"{name}: {check.parameters:,} parameters", err=True)
+        click.echo(f"{name}: {check.parameters:,} parameters with two classes", err=True)
     with counting("decoding images") as progress:
         dataset = open_data(plan, cache_folder(home), progress)
     for line in data_lines(plan.data, dataset):

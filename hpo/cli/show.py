@@ -8,6 +8,9 @@ import click
 
 from hpo.cli.options import UserPath, debug_option, together
 
+WIDEST = 2048
+"""Pixels of the images in one cell of a sheet, side by side."""
+
 sheet_options = together(
     click.argument("data", required=False, metavar="[DATA|IMAGE]", type=UserPath()),
     click.option("--image-size", type=click.IntRange(16, 1024), default=96, show_default=True, help="Side, in pixels."),
@@ -45,6 +48,7 @@ def augmentation_command(
     from hpo.sheets.drawing import write_png
     from hpo.sheets.samples import sample_images
 
+    _refuse_huge(samples, image_size)
     images = sample_images(data, samples, image_size, seed)
     write_png(out, augmentation_sheet(images, draws=samples, operations=operations, seed=seed))
     click.echo(str(out))
@@ -61,6 +65,15 @@ def corruptions_command(data: Path | None, image_size: int, samples: int, seed: 
     from hpo.sheets.drawing import write_png
     from hpo.sheets.samples import sample_images
 
+    _refuse_huge(samples, image_size)
     images = sample_images(data, samples, image_size, seed)
     write_png(out, corruption_sheet(images, draws=samples, seed=seed))
     click.echo(str(out))
+
+
+def _refuse_huge(samples: int, image_size: int) -> None:
+    """UsageError for a sheet that no viewer opens: at the limit it is some ten thousand pixels wide."""
+    from hpo.errors import UsageError
+
+    if samples * image_size > WIDEST:
+        raise UsageError(f"{samples} samples of {image_size} px make cells of over {WIDEST} px; give fewer or smaller")

@@ -154,8 +154,8 @@ def plain_line(overview: Overview, line: TrialLine) -> str:
     top = f"best {best.value:.4f} (trial {best.number})" if best else "no complete trial yet"
     run = f" ({line.params[RUN]})" if RUN in line.params else ""  # of a roster
     return (
-        f"trial {line.number}{run} {line.state}, {overview.metric} {value} after {line.epoch} epochs, "
-        f"{clock(line.seconds)}; "
+        f"trial {line.number}{run} {line.state}, {overview.metric} {value} after {line.epoch} "
+        f"epoch{'' if line.epoch == 1 else 's'}, {clock(line.seconds)}; "
         f"{counts['finished']} of {overview.limits.trials} finished, {top}"
         + (f"; {line.reason}" if line.reason else "")
     )

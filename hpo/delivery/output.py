@@ -120,5 +120,8 @@ def open_output(out: str, classes: Sequence[str]) -> Iterator[Writer]:
 
 
 def _closed(writer: Writer) -> Iterator[Writer]:
-    yield writer
-    writer.close()
+    """The writer, ended however it is left: what stands on stdout by then is to be whole JSON."""
+    try:
+        yield writer
+    finally:
+        writer.close()

@@ -52,6 +52,7 @@ def resolve_space(
     space = load_space(name)
     values = _assignments(fixed)
     if backbone is not None:
+        _refuse_for_baselines(backbone, space)
         _agree("--backbone", backbone, values, "backbone")
     if weights is not None:
         _agree("--weights", str(weights.resolve()), values, "weights")
@@ -60,6 +61,13 @@ def resolve_space(
     chosen = space.with_fixed(values)
     check_given(values, chosen.fixed, chosen.dimensions)
     return chosen
+
+
+def _refuse_for_baselines(backbone: str, space: SearchSpace) -> None:
+    from hpo.backbones import is_baseline
+
+    if is_baseline(str(space.fixed.get("backbone"))) and backbone != space.fixed["backbone"]:
+        raise UsageError(f"--backbone {backbone}: {space.name} is a baseline and no recipe; name another --space")
 
 
 def _agree_to_pretrain(weights: Path, space: SearchSpace, values: dict[str, Any]) -> None:

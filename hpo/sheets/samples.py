@@ -25,7 +25,10 @@ def sample_images(path: Path | None, count: int, size: int, seed: int) -> Images
         labels = rng.permutation(np.arange(max(count, len(CELL_CLASSES))) % len(CELL_CLASSES))[:count]
         return np.stack([draw_cell(int(label), seed + number, size) for number, label in enumerate(labels)])
     if existing(path).is_file() and is_image(path.name):
-        return fit(path.read_bytes(), size)[None]
+        try:
+            return fit(path.read_bytes(), size)[None]
+        except DataError as error:
+            raise DataError(f"{path}: {error}; give an image that can be read") from None
     return _of_source(path, count, size, rng)
 
 

@@ -79,3 +79,16 @@ def test_real_cells_in_a_zip_and_in_arrays(tmp_path: Path) -> None:
     for name in ("pbc96_trainval.zip", "pbc96_small800.npz"):
         result = run("corruptions", SHARED / name, "--out", tmp_path / "sheet.png")
         assert result.exit_code == 0, result.output
+
+
+def test_what_is_wrong_with_an_image_is_told_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "zero.png").write_bytes(b"")
+    result = run("augmentation", tmp_path / "zero.png", "--out", tmp_path / "sheet.png")
+    assert result.exit_code == 2
+    assert str(tmp_path / "zero.png") in result.output
+
+
+def test_a_sheet_that_nothing_could_open_is_refused(tmp_path: Path) -> None:
+    result = run("corruptions", "--image-size", 1024, "--samples", 16, "--out", tmp_path / "sheet.png")
+    assert result.exit_code == 2
+    assert "16 samples of 1024 px make cells of over 2048 px" in result.output
