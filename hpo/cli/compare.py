@@ -215,7 +215,7 @@ def _tell(ctx: click.Context, rows: list[Row], missing: list[Candidate], bench: 
     from hpo.comparison.circumstances import circumstances, described
     from hpo.comparison.outputs import write_outputs
     from hpo.comparison.results import files
-    from hpo.comparison.table import print_comparison
+    from hpo.comparison.terminal import print_comparison
 
     command, data = command_line(ctx), described(bench.data, bench.dataset(rows[0].image_size))
     about = circumstances(command, seed=bench.split.seed, study=study, data=data, device=bench.device)

@@ -70,11 +70,33 @@ def read_contestant(text: str) -> Contestant:
         return BundlePlace(path.resolve().name, path)
     if match := _TRIAL.fullmatch(text):
         return TrialName(text, match["study"], int(match["number"]))
+    return _read_preset(text)
+
+
+def _read_preset(text: str) -> Preset:
     match = _PRESET.fullmatch(text)
     if match is None:
-        raise UsageError(f"{text!r} names nothing to compare; give a preset, a bundle's folder, or study#number")
-    changes = tuple(part.strip() for part in (match["changes"] or "").split(",") if part.strip())
-    return Preset(text, match["space"], changes)
+        raise UsageError(f"{text!r} names nothing to compare; give a preset, a bundle's folder, or STUDY#NUMBER")
+    space, listed = match["space"], match["changes"] or ""
+    if not space.endswith((".yaml", ".yml")) and not Path(space).expanduser().is_file():
+        _check_name(space)
+    changes = tuple(part.strip() for part in listed.split(",") if part.strip())
+    for change in changes:
+        if not re.match(r"[\w.]+\s*=", change):
+            raise UsageError(f"{text}: {change} must be KEY=VALUE, as in {space}:epochs=8")
+    return Preset(text, space, changes)
+
+
+def _check_name(text: str) -> None:
+    """UsageError where `text` has the mark of something other than the name of a preset."""
+    name, hash_mark, _ = text.partition("#")
+    if hash_mark:
+        raise UsageError(f"{text}: a trial must be STUDY#NUMBER, as {name or 'cells'}#7")
+    name, colon, changes = text.partition(":")
+    if colon:
+        raise UsageError(f"{text}: {changes!r} after the colon must be KEY=VALUE, as in {name or 'quick'}:epochs=8")
+    if Path(text).name != text:
+        raise UsageError(f"{text}: no such bundle folder; name one that `hpo export` wrote, or a .yaml file of a space")
 
 
 def _spelled_out(contestant: Contestant, text: str) -> Contestant:

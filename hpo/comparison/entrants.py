@@ -125,7 +125,7 @@ class _Recipe:
             )
             return representative(space)
         except SpaceError as error:
-            reason = re.sub(r"^space [^:]*: ", "", str(error))
+            reason = re.sub(r"^space [^:]*: ", "", str(error)).removeprefix(f"{self.preset.space}: ")
             raise SpaceError(reason, source=self.preset.label) from None
 
 

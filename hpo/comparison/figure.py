@@ -5,6 +5,7 @@ Contestants are numbered: names beside their points would lie over each other wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -53,12 +54,23 @@ def _against_parameters(axes: Axes, rows: Sequence[Row]) -> None:
         numbers, sizes, scores = zip(*shown, strict=True)
         values = [100 * score.value for score in scores]
         axes.errorbar(sizes, values, yerr=_bars(scores), fmt="o", color=BLUE, **MARKS)
-        axes.set_xscale("log")
+        _in_decades(axes, sizes)
         for number, place in zip(numbers, zip(sizes, values, strict=True), strict=True):
             axes.annotate(str(number), place, xytext=(5, 2), textcoords="offset points", fontsize=8)
-    axes.set_xlabel("parameters")
+    without = [str(n) for n, size, score in known if score and not size]
+    axes.set_xlabel(f"parameters (not shown, having none: {', '.join(without)})" if without else "parameters")
     axes.set_ylabel("validation accuracy in %")
     ruled(axes)
+
+
+def _in_decades(axes: Axes, sizes: Sequence[int]) -> None:
+    """A logarithmic axis over whole decades, which alone are labelled: labels between them would overlap."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.set_xlim(10 ** math.floor(math.log10(min(sizes))), 10 ** (math.floor(math.log10(max(sizes))) + 1))
+    axes.xaxis.set_major_locator(LogLocator(numticks=6))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _bars(scores: Sequence[Score]) -> list[list[float]]:

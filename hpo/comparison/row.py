@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from hpo.backbones import is_baseline
 from hpo.comparison.bench import Bench, Measured
 from hpo.comparison.candidate import Candidate
 from hpo.comparison.cost import Cost
@@ -31,7 +32,8 @@ class Row:
     backbone: str
     image_size: int
     seeds: int
-    epochs: int
+    epochs: int | None
+    """None of a baseline, which takes no training."""
     validation: Score | None
     corrupted: Score | None
     test: Score | None
@@ -78,7 +80,7 @@ def measured_row(candidate: Candidate, bench: Bench) -> Row:
         backbone=_backbone(manifest),
         image_size=manifest.preprocessing.image_size,
         seeds=len(found),
-        epochs=manifest.config.epochs,
+        epochs=None if is_baseline(manifest.config.backbone) else manifest.config.epochs,
         **_pooled(found),
         parameters=parameters(first),
         trainable_parameters=recorded if recorded is not None else trainable_parameters(manifest),

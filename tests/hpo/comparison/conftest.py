@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 
 from hpo.comparison.bench import Bench
+from hpo.comparison.circumstances import Circumstances
 from hpo.comparison.row import Row
 from hpo.comparison.score import Score
 from hpo.comparison.speed import Timing
@@ -21,6 +22,12 @@ from search_spaces import TrialConfig
 
 SPLIT = SplitOptions(seed=0, val_fraction=0.2, test_fraction=0.2)
 CONFIG = TrialConfig(backbone="mobilenetv2_035", pretrained=False, image_size=32, epochs=3, unfreeze_depth=0.5)
+
+ABOUT = Circumstances(
+    command="hpo compare a b --data cells", date="2026-01-02T03:04:05+00:00", machine="Linux x86_64, 2 cores",
+    device="A Processor", threads=2, seed=0, study="comparison-1", versions={},
+    data={"path": "cells", "counts": {"train": 8, "val": 1, "test": 1}, "split": "as given"},
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

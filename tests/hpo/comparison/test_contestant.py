@@ -51,3 +51,25 @@ def test_one_named_twice_is_refused() -> None:
 def test_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match="'' names nothing"):
         read_contestant("")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("tiny#x", "tiny#x: a trial must be STUDY#NUMBER, as tiny#7"),
+        ("#3", "#3: a trial must be STUDY#NUMBER, as cells#7"),
+        ("nodir/", "nodir/: no such bundle folder"),
+        ("no/dir", "no/dir: no such bundle folder"),
+        ("quick:epochs", "quick:epochs: 'epochs' after the colon must be KEY=VALUE, as in quick:epochs=8"),
+        ("quick:", "quick:: '' after the colon must be KEY=VALUE"),
+        ("quick:epochs=3,dropout", "quick:epochs=3,dropout: dropout must be KEY=VALUE"),
+    ],
+)
+def test_what_is_not_well_formed_is_told_by_its_own_rule(text: str, reason: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        read_contestant(text)
+    assert str(raised.value).startswith(reason)
+
+
+def test_a_space_in_a_file_may_have_any_name() -> None:
+    assert read_contestant("odd#1:a/b.yaml") == Preset("odd#1:a/b.yaml", "odd#1:a/b.yaml")

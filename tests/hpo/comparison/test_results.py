@@ -10,42 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from hpo.comparison.candidate import Candidate
-from hpo.comparison.circumstances import Circumstances
+from hpo.comparison.cells import count, memory, speed
 from hpo.comparison.outputs import check_outputs, to_csv, to_markdown, write_outputs
 from hpo.comparison.results import files
 from hpo.comparison.row import Row
-from hpo.comparison.score import Score
-from hpo.comparison.table import count, csv_table, markdown, memory, notes, print_comparison, speed
+from hpo.comparison.table import csv_table, markdown, notes
 from hpo.errors import UsageError
 
-from .conftest import row
+from .conftest import ABOUT, row
 
-ABOUT = Circumstances(
-    command="hpo compare a b --data cells", date="2026-01-02T03:04:05+00:00", machine="Linux x86_64, 2 cores",
-    device="A Processor", threads=2, seed=0, study="comparison-1", versions={},
-    data={"path": "cells", "counts": {"train": 8, "val": 1, "test": 1}, "split": "as given"},
-)  # fmt: skip
 ROWS = [
     row("a-preset-with-quite-a-long-name:epochs=3,batch_size=64", 0.9812, seeds=3),
     row("retrained", None, macro_f1=None, corrupted=None, conditions={}, seconds_per_epoch=None, peak_memory=None),
-    row("majority-class", 0.24, parameters=0, trainable_parameters=0, notes=("fell ill",), openings=2),
+    row("majority-class", 0.24, parameters=0, trainable_parameters=0, notes=("fell ill",), openings=2, epochs=None),
 ]
-
-
-def test_it_fits_a_terminal_of_120_columns() -> None:
-    spread = Score(0.98765, (0.98, 0.99), 1710, 0.0123)
-    seeds = replace(ROWS[0], label="seeds", validation=spread, corrupted=spread, test=spread)
-    console = Console(width=120, file=io.StringIO(), color_system=None)
-    print_comparison(console, [*ROWS, seeds], ABOUT)
-    assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue()
-    assert max(map(len, text.splitlines())) <= 120
-    assert "…" not in text
-    assert "98.77 ±1.2" in text
-    assert "majority-class: fell ill" in text
 
 
 def test_markdown_has_a_line_per_contestant_and_the_alterations() -> None:
@@ -56,6 +36,13 @@ def test_markdown_has_a_line_per_contestant_and_the_alterations() -> None:
     assert any("98.12 (97.4–98.7)" in line for line in lines)
     assert "| majority-class | 80.0 | 100.0 |" in lines, "means over severities"
     assert not any(line.startswith("| retrained |") and line.count("|") == 4 for line in lines)
+
+
+def test_a_baseline_has_no_epochs() -> None:
+    text = markdown([replace(ROWS[2], backbone="majority-class")], ABOUT)
+    assert "| majority-class, 96 px |" in text
+    (line,) = csv.DictReader(io.StringIO(csv_table(ROWS[2:]).decode()))
+    assert line["epochs"] == ""
 
 
 def test_csv_holds_the_figures_in_full() -> None:

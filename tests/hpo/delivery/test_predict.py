@@ -106,3 +106,11 @@ def test_a_file_name_that_is_not_utf_8_is_written_escaped(model, tmp_path, suffi
     assert "caf\\udce9.png" in out.read_text()
     if suffix == "json":
         assert os.fsdecode(b"caf\xe9.png") in {row["name"].rpartition("/")[2] for row in json.loads(out.read_text())}
+
+
+def test_what_stands_on_stdout_is_json_even_where_nothing_could_be_read(model, tmp_path, capsys):
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n")
+    with pytest.raises(DataError):
+        predict(model, tmp_path, "-")
+    (row,) = json.loads(capsys.readouterr().out)
+    assert "error" in row
