@@ -16,7 +16,6 @@ from hpo.cli.options import (
     debug_option,
     device_option,
     storage_options,
-    study_option,
     threads_option,
 )
 from hpo.cli.progress import counting
@@ -29,7 +28,8 @@ if TYPE_CHECKING:
 
 
 @click.command("ensemble")
-@study_option
+@click.argument("name", metavar="[STUDY]", required=False)
+@click.option("--study", envvar="HPO_STUDY", default=None, help="Name of the study, where it is no argument.")
 @click.option("--top", type=click.IntRange(2), default=10, show_default=True, help="Best trials to choose from.")
 @out_option
 @click.option("--soup", is_flag=True, help="Average their weights into one model, not their probabilities.")
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 @threads_option
 @debug_option
 def ensemble_command(
-    study: str, top: int, out: Path | str, soup: bool, data: Path | None, force: bool, storage: str | None, home: Path,
+    name: str | None, study: str | None, top: int, out: Path | str, soup: bool, data: Path | None, force: bool,
+    storage: str | None, home: Path,
     artifacts: Path | str | None, device: str, threads: int | None,
 ) -> None:  # fmt: skip
     """Join the best trials of a study into one bundle, which evaluate and predict take like any other.
@@ -58,6 +59,7 @@ def ensemble_command(
     from hpo.delivery.remote import delivered
     from hpo.search.device import use_threads
 
+    study = _one_study(name, study)
     _check_data(data, soup=soup)
     use_threads(threads)
     with connected(storage, home) as db, delivered(out, cache_folder(home), force=force) as folder:
@@ -71,6 +73,14 @@ def ensemble_command(
     for line in joined_lines(out, joined):
         click.echo(line)
     click.echo(calibration_line(joined.manifest))
+
+
+def _one_study(argument: str | None, option: str | None) -> str:
+    """The study, named once: by the argument, which wins over HPO_STUDY and hpo.toml, or by the option."""
+    study = argument or option
+    if not study:
+        raise UsageError("no study is named; write hpo ensemble STUDY, or --study STUDY")
+    return study
 
 
 def _check_data(data: Path | None, *, soup: bool) -> None:

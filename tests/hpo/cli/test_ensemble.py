@@ -26,7 +26,7 @@ def test_from_a_study_to_an_ensemble_that_is_a_bundle_like_any_other(
     assert ran.returncode == 0, ran.stderr
     joined, soup, out = str(tmp_path / "joined"), str(tmp_path / "soup"), tmp_path / "predictions.csv"
     steps = [
-        ("ensemble", "--study", "several", "--top", "3", "--out", joined),
+        ("ensemble", "several", "--top", "3", "--out", joined),
         ("ensemble", "--study", "several", "--top", "3", "--out", soup, "--soup", "--data", str(cells)),
         ("evaluate", joined, "--data", str(cells), "--split", "val", "--json"),
         ("predict", joined, str(cells), "--out", str(out)),
@@ -62,3 +62,7 @@ def test_a_mistake_is_one_line(
     out = tmp_path / "joined"
     assert said in refused(["ensemble", "--study", bare_study.study_name, "--out", str(out), *options])
     assert not out.exists()
+
+
+def test_no_study_is_a_mistake(refused: Callable[[Sequence[str]], str], tmp_path: Path) -> None:
+    assert "no study is named; write hpo ensemble STUDY" in refused(["ensemble", "--out", str(tmp_path / "joined")])
