@@ -43,6 +43,9 @@ class Writer(Protocol):
     def close(self) -> None:
         """Write what ends the file."""
 
+    def break_off(self) -> None:
+        """End what has been begun, in place of `close`, where no more can be written."""
+
 
 class JsonWriter:
     """A JSON list with one object per line."""
@@ -63,6 +66,11 @@ class JsonWriter:
     def close(self) -> None:
         """End the list."""
         self._file.write("[]\n" if self._before == "[\n" else "\n]\n")
+
+    def break_off(self) -> None:
+        """End the list, if it has begun."""
+        if self._before != "[\n":
+            self.close()
 
     def _add(self, row: dict[str, Any]) -> None:
         self._file.write(self._before + json.dumps(row, ensure_ascii=False))
@@ -89,6 +97,9 @@ class CsvWriter:
         self._rows.writerow([image.name, "", "", "", "", image.reason, *self._blank])
 
     def close(self) -> None:
+        """Nothing ends a CSV."""
+
+    def break_off(self) -> None:
         """Nothing ends a CSV."""
 
 
@@ -123,5 +134,7 @@ def _closed(writer: Writer) -> Iterator[Writer]:
     """The writer, ended however it is left: what stands on stdout by then is to be whole JSON."""
     try:
         yield writer
-    finally:
-        writer.close()
+    except BaseException:
+        writer.break_off()
+        raise
+    writer.close()

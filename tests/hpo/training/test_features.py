@@ -68,7 +68,7 @@ def test_features_repeat_only_where_nothing_alters_them(
         ({}, True),
         ({"augmentation": "flips"}, True),
         ({"augmentation": "flips", "validation_augmented": 0.5}, False),
-        ({"validation_augmented": 0.5}, True),
+        ({"validation_augmented": 0.5}, False),
         ({"phases": [{"epochs": 1}, {"epochs": 2, "unfreeze_depth": 0.5}]}, False),
     ],
 )
