@@ -169,7 +169,9 @@ def progress(trials: Sequence[TrialFacts], metric: str) -> str:
     )
     end = max((t.ended for t in trials if t.ended is not None), default=0.0)
     unit, word = (3_600, "hours") if end > 2 * 3_600 else (60, "minutes")
-    pairs = [(seconds / unit, value) for seconds, value in ended]
+    floor = floor_of(value for _, value in ended)
+    # What lies below stands at the lower edge, as in the history: the layout makes room for all that is drawn.
+    pairs = [(seconds / unit, max(floor, value)) for seconds, value in ended]
 
     def paint(figure: Figure) -> None:
         axes = plain_axes(figure)
@@ -177,6 +179,6 @@ def progress(trials: Sequence[TrialFacts], metric: str) -> str:
         axes.plot(*zip(*pairs, strict=True), "o", color=BLUE, markersize=5, clip_on=False, alpha=0.6)
         axes.set_xlim(left=0)
         axes.set(xlabel=f"{word} since the first trial began", ylabel=f"best {metric}")
-        _begin(axes, floor_of(value for _, value in pairs))
+        _begin(axes, floor)
 
     return draw("progress", (WIDTH, 260), f"best {metric} over time", paint)

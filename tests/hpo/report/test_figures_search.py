@@ -71,6 +71,17 @@ def test_the_best_value_goes_on_to_the_end_of_the_search():
     assert "minutes since the first trial began" in figures.progress(trials[:2], "accuracy")
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_run_that_failed_to_learn_leaves_the_progress_its_room():
+    """It stands at the lower edge: drawn where it is, far below the figure, it would leave the axes no height."""
+    values = [0.98, 0.982, 0.1, 0.983, 0.981, 0.984]
+    trials = [
+        TrialFacts(number, "complete", value, (value,), 1, {}, 60.0, 60.0 * (number + 1))
+        for number, value in enumerate(values)
+    ]
+    assert "best accuracy" in figures.progress(trials, "accuracy")
+
+
 def test_scales_of_all_kinds():
     log = Scale.of("learning_rate", [1e-5, 1e-3, 1e-1])
     assert log.log
