@@ -13,7 +13,6 @@ from hpo.errors import DataError, ModelError
 from hpo.training.batches import training_feed, validation_feed
 from hpo.training.classifier import Classifier
 from hpo.training.features import FeatureExtractor, inputs_repeat, storable, validation_repeats
-from hpo.training.freeze import freeze
 from hpo.training.guard import Guard
 from hpo.training.learner import Learner
 from hpo.training.loader import FeatureLoader, ImageLoader, Loader, Order
@@ -24,7 +23,6 @@ from hpo.training.normalise import Normaliser
 from hpo.training.numerics import NumberFormat
 from hpo.training.objective import Objective
 from hpo.training.patience import Standstill
-from hpo.training.phases import deepest
 from hpo.training.position import Position
 from hpo.training.precision import choose_format, device_name
 from hpo.training.randomness import derive, seeded
@@ -109,7 +107,6 @@ def prepare(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapsh
     with seeded(derive(runtime.seed, "init"), device):
         built = build_model(config, data.classes)
     built.model.learn_priors(data.train.labels)
-    freeze(built.model, deepest(config))
     number_format = (
         NumberFormat.from_dict(resume.state["format"])
         if resume is not None

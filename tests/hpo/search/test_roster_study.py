@@ -9,6 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo.data import SplitOptions, open_dataset
+from hpo.search.garbage import free
 from hpo.search.overview import Survey
 from hpo.search.plan import Plan, found_study
 from hpo.search.worker import WorkerOptions, work
@@ -48,6 +49,8 @@ def test_each_entry_is_trained_once_and_kept(database: Database, trained: optuna
     assert read_limits(trained).trials == 3
     store = open_store(tmp_path / "artifacts", read_spec(trained).id)
     assert all(store.has(trial.number, "best") for trial in trials), "what is compared is measured, the worst too"
+    free(trained, store, 1)
+    assert all(store.has(trial.number, "best") for trial in trials), "nor are they garbage"
     assert [line.params for line in Survey(database, trained)().lines] == [trial.params for trial in trials]
 
 
