@@ -19,8 +19,8 @@ PACKAGES = ("search_spaces", "storage", "hpo")
 HEAVY = ("torch", "torchvision", "timm", "albumentations", "optuna", "sqlalchemy", "sklearn", "cv2")
 PICKLES = ("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")
 UNSAFE = {"allow_pickle": True, "weights_only": False}
-MOST_LINES_OF_A_FILE = 250
-MOST_LINES_OF_A_FUNCTION = 60
+MOST_LINES_OF_A_FILE = 400
+MOST_LINES_OF_A_FUNCTION = 40
 HELP_SECONDS = 0.5
 
 
