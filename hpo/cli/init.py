@@ -93,15 +93,8 @@ def found(db: Database, plan: Plan, home: Path) -> tuple[optuna.Study, Dataset]:
 
 
 def data_lines(path: Path, dataset: Dataset) -> list[str]:
-    """What was found in DATA, in a few lines."""
-    parts = f"{len(dataset.train)} train, {len(dataset.val)} val, {dataset.test_count} test"
-    lines = [f"{path}: {len(dataset.classes)} classes, {parts} ({dataset.split})"]
-    if dataset.duplicates:
-        leak = f", {dataset.leaking} of them on two sides of the given split" if dataset.leaking else ""
-        lines.append(f"{dataset.duplicates} images are exact duplicates{leak}")
-    if dataset.unreadable:
-        lines.append(f"{len(dataset.unreadable)} images are unreadable and skipped:")
-        lines += [f"  {image.name}: {image.reason}" for image in dataset.unreadable[:10]]
-        if len(dataset.unreadable) > 10:
-            lines.append(f"  and {len(dataset.unreadable) - 10} more")
-    return lines
+    """What was understood of DATA: a line on the whole, then what the summary tells."""
+    from hpo.data.summary import summarise
+
+    parts = f"{len(dataset.train):,} train, {len(dataset.val):,} val, {dataset.test_count:,} test"
+    return [f"{path}: {len(dataset.classes)} classes, {parts} ({dataset.split})", *summarise(dataset).lines()]

@@ -8,20 +8,24 @@ decode, pipeline           one image to (S, S, 3) uint8; many, in parallel and i
 manifest, cache, pack      the packed set on disk
 split                      who trains, who validates, who is locked away
 opening, stream            the doors: open_dataset, open_whole, iter_images
+summary                    what was understood of a data set, in lines and as JSON
 """
 
-from hpo.data.dataset import Dataset, Images, Labels, Part, PartName, Unreadable
+from hpo.data.dataset import Dataset, Images, Labels, LeftOut, Part, PartName, Unreadable
 from hpo.data.decode import decode, fit_array
 from hpo.data.opening import WholeData, open_dataset, open_whole
 from hpo.data.pack import Progress
 from hpo.data.split import SplitOptions
 from hpo.data.stream import Batch, iter_images
+from hpo.data.summary import DataSummary, summarise
 
 __all__ = [
     "Batch",
+    "DataSummary",
     "Dataset",
     "Images",
     "Labels",
+    "LeftOut",
     "Part",
     "PartName",
     "Progress",
@@ -33,4 +37,5 @@ __all__ = [
     "iter_images",
     "open_dataset",
     "open_whole",
+    "summarise",
 ]

@@ -61,6 +61,17 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Things of one kind that lie in a data set and are not read as images."""
+
+    kind: str
+    """A suffix such as «.heic», «without a suffix», «array» or «column»."""
+    count: int
+    names: tuple[str, ...] = ()
+    """Of files the first few; of arrays and columns all."""
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A packed, split data set at one image size."""
 
@@ -79,12 +90,24 @@ class Dataset:
     """Images beyond the first of each group whose pixels are exactly equal."""
     leaking: int = 0
     """Duplicates that a *given* split puts on two sides; a split of ours has none."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What lies there and is not read, by kind."""
+    notes: tuple[str, ...] = ()
+    """What was understood of the data, or is suspicious about it; one line each."""
     _test: Part | None = field(default=None, repr=False)
 
     @property
     def test_count(self) -> int:
         """Images in the locked test part; 0 when there is none. Counting them does not open it."""
         return len(self._test) if self._test is not None else 0
+
+    def class_counts(self) -> dict[str, list[int]]:
+        """Images per class, in the order of `classes`, for each part. Counting the test part does not open it."""
+        parts = {"train": self.train, "val": self.val, "test": self._test}
+        return {
+            name: np.bincount(part.labels if part else [], minlength=len(self.classes)).tolist()
+            for name, part in parts.items()
+        }
 
     def open_test(self) -> Part:
         """The locked test part. Only `retrain` and `evaluate` call this; each counts and records the opening."""

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo.data import digests
-from hpo.data.dataset import PartName, Unreadable
+from hpo.data.dataset import LeftOut, PartName, Unreadable
 from hpo.data.pipeline import Decoded
 from hpo.data.records import Record
 
-VERSION = 1
+VERSION = 2
 """Of the pack: goes up when decoding, digests or these fields change, so that older packs are made anew."""
 
 
@@ -35,6 +35,10 @@ class Manifest:
     unreadable: tuple[Unreadable, ...]
     fingerprint: str
     """Of the content of all images, the unreadable ones among them."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What lies in the data set and is not read, by kind."""
+    notes: tuple[str, ...] = ()
+    """What was understood of the data, or is suspicious about it; one line each."""
     version: int = VERSION
 
     def __len__(self) -> int:
@@ -65,7 +69,8 @@ class Manifest:
             raise ValueError(f"version is {fields['version']}, but must be {VERSION}")
         lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
         unreadable = tuple(Unreadable(**entry) for entry in fields["unreadable"])
-        manifest = cls(**{**fields, **lists, "unreadable": unreadable})
+        left_out = tuple(LeftOut(**{**entry, "names": tuple(entry["names"])}) for entry in fields["left_out"])
+        manifest = cls(**{**fields, **lists, "unreadable": unreadable, "left_out": left_out})
         columns = (manifest.labels, manifest.given, manifest.stored, manifest.pixels)
         if any(len(column) != len(manifest) for column in columns):
             raise ValueError("the columns differ in length")
@@ -75,9 +80,18 @@ class Manifest:
 class ManifestDraft:
     """A manifest in the making: images are added in the order of the listing."""
 
-    def __init__(self, image_size: int, classes: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        image_size: int,
+        classes: tuple[str, ...],
+        left_out: tuple[LeftOut, ...] = (),
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        """`left_out` and `notes` are those of the listing."""
         self._image_size = image_size
         self._classes = classes
+        self._left_out = left_out
+        self._notes = list(notes)
         self._rows: list[tuple[Record, Decoded]] = []
         self._unreadable: list[Unreadable] = []
         self._content: list[tuple[str, str, str]] = []
@@ -89,6 +103,11 @@ class ManifestDraft:
             self._unreadable.append(Unreadable(record.name, decoded.reason))
         else:
             self._rows.append((record, replace(decoded, pixels=None)))
+
+    def note(self, line: str) -> None:
+        """Add a line to what is told about the data; the same line is told once."""
+        if line not in self._notes:
+            self._notes.append(line)
 
     def finish(self) -> Manifest:
         """The manifest of what was added."""
@@ -102,4 +121,6 @@ class ManifestDraft:
             pixels=tuple(decoded.seen for _, decoded in self._rows),
             unreadable=tuple(self._unreadable),
             fingerprint=digests.fingerprint(self._content),
+            left_out=self._left_out,
+            notes=tuple(self._notes),
         )

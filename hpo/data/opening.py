@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hpo.data.dataset import Dataset, Part, PartName, Unreadable
+from hpo.data.dataset import Dataset, LeftOut, Part, PartName, Unreadable
 from hpo.data.manifest import Manifest
 from hpo.data.pack import Pack, Progress, open_pack
 from hpo.data.records import PARTS, Listing
@@ -33,6 +33,10 @@ class WholeData:
     given_parts: frozenset[PartName]
     """The parts that the data set itself names; empty where it has no split."""
     unreadable: tuple[Unreadable, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    """What lies there and is not read, by kind."""
+    notes: tuple[str, ...] = ()
+    """What was understood of the data, or is suspicious about it; one line each."""
 
 
 def open_dataset(
@@ -66,6 +70,8 @@ def open_dataset(
         unreadable=manifest.unreadable,
         duplicates=len(groups) - len(set(groups)),
         leaking=count_leaking(manifest.given, groups),
+        left_out=manifest.left_out,
+        notes=manifest.notes,
         _test=pack.part(assignment.rows("test")),
     )
 
@@ -94,6 +100,8 @@ def open_whole(
         fingerprint=pack.manifest.fingerprint,
         given_parts=frozenset(given for given in pack.manifest.given if given),
         unreadable=pack.manifest.unreadable,
+        left_out=pack.manifest.left_out,
+        notes=pack.manifest.notes,
     )
 
 

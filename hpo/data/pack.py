@@ -97,7 +97,7 @@ def _make(
     refuse_too_little_space(folder.parent, len(listing.records) * (size * size * 3 + _MANIFEST_BYTES))
 
     def fill(temporary: Path) -> None:
-        draft = ManifestDraft(size, listing.classes)
+        draft = ManifestDraft(size, listing.classes, listing.left_out, listing.notes)
         with closing(_packed(source, listing, size, draft, progress)) as pixels:
             write_synced(temporary / "images.u8", pixels)
         write_synced(temporary / "manifest.json", iter([draft.finish().to_json().encode()]))

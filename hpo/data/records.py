@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hpo.data.dataset import PartName
+from hpo.data.dataset import LeftOut, PartName
 
 Payload = bytes | npt.NDArray[Any]
 """An image as it is stored: the bytes of a file, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."""
@@ -53,6 +53,10 @@ class Listing:
     classes: tuple[str, ...]
     """Every class the source names, those without an image among them."""
     records: tuple[Record, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    """What lies there and is not read, by kind."""
+    notes: tuple[str, ...] = ()
+    """What was understood of the layout, or is suspicious about it; one line each."""
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:

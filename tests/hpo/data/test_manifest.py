@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hpo.data.dataset import Unreadable
+from hpo.data.dataset import LeftOut, Unreadable
 from hpo.data.manifest import Manifest, ManifestDraft
 from hpo.data.pipeline import Decoded
 from hpo.data.records import Record
@@ -16,7 +16,8 @@ PIXELS = np.zeros((4, 4, 3), np.uint8)
 
 @pytest.fixture
 def manifest() -> Manifest:
-    draft = ManifestDraft(4, ("a", "b"))
+    left_out = (LeftOut(".heic", 2, ("a/3.heic", "a/4.heic")), LeftOut("without a suffix", 1, ("b/5",)))
+    draft = ManifestDraft(4, ("a", "b"), left_out, ("classes are folders",))
     draft.add(Record("a/1.png", 0, None), Decoded(PIXELS, "", "s3", "p1"))
     draft.add(Record("a/2.png", 0, "val"), Decoded(None, "empty file (0 bytes)", "s0"))
     draft.add(Record("b/caf\udce9.png", 1, "train"), Decoded(PIXELS, "", "s1", "p1"))
@@ -29,6 +30,15 @@ def test_from_json_of_to_json(manifest):
     assert len(manifest) == 3
     assert manifest.label_array.tolist() == [0, 1, 1]
     assert manifest.unreadable == (Unreadable("a/2.png", "empty file (0 bytes)"),)
+
+
+def test_what_the_listing_and_the_decoder_noticed_is_kept(manifest):
+    assert [(entry.kind, entry.count) for entry in manifest.left_out] == [(".heic", 2), ("without a suffix", 1)]
+    assert manifest.notes == ("classes are folders",)
+    draft = ManifestDraft(4, ("a", "b"), notes=("first",))
+    draft.note("second")
+    draft.note("second")
+    assert draft.finish().notes == ("first", "second")
 
 
 def test_groups_are_named_by_what_is_stored(manifest):

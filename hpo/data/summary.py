@@ -1,0 +1,119 @@
+"""What was understood of a data set: one value, told to people in lines and to programs as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from hpo.data.dataset import Dataset, LeftOut, Unreadable
+
+_CLASSES = 12
+"""Classes that are listed one by one; of more, the first ones and the smallest are."""
+_FIRST = 6
+_UNREADABLE = 10
+"""Unreadable images that are named to people."""
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """Classes with counts per part, and everything that was left out, skipped or noticed."""
+
+    classes: tuple[str, ...]
+    counts: Mapping[str, Sequence[int]]
+    """Name of a part -> images per class, in the order of `classes`."""
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+    duplicates: int = 0
+    leaking: int = 0
+
+    def lines(self) -> list[str]:
+        """The whole for people: a table of the classes, then one line for each thing to know."""
+        lines = [f"  {line}" for line in self._class_lines()]
+        if self.left_out:
+            lines.append(left_out_line(self.left_out))
+        lines += self.notes
+        if self.duplicates:
+            leak = f", {self.leaking:,} of them on two sides of the given split" if self.leaking else ""
+            lines.append(f"{_images(self.duplicates)} exact duplicates{leak}")
+        if self.unreadable:
+            lines.append(f"{_images(len(self.unreadable))} unreadable and skipped:")
+            lines += [f"  {image.name}: {image.reason}" for image in self.unreadable[:_UNREADABLE]]
+            if len(self.unreadable) > _UNREADABLE:
+                lines.append(f"  and {len(self.unreadable) - _UNREADABLE:,} more")
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready; every class is in it, however many there are."""
+        return {
+            "classes": [
+                {"name": name, **{part: int(counts[number]) for part, counts in self.counts.items()}}
+                for number, name in enumerate(self.classes)
+            ],
+            "left_out": [asdict(entry) for entry in self.left_out],
+            "notes": list(self.notes),
+            "unreadable": [asdict(image) for image in self.unreadable],
+            "duplicates": self.duplicates,
+            "leaking": self.leaking,
+        }
+
+    def _class_lines(self) -> list[str]:
+        every = range(len(self.classes))
+        shown = every if len(self.classes) <= _CLASSES else every[:_FIRST]
+        lines = _table([["class", *self.counts]] + [self._row(number) for number in shown])
+        if hidden := len(every) - len(shown):
+            totals = np.sum([list(counts) for counts in self.counts.values()], axis=0)
+            smallest, largest = (int(position) for position in (np.argmin(totals), np.argmax(totals)))
+            lines.append(
+                f"… and {hidden:,} more; the smallest is {self.classes[smallest]} with {totals[smallest]:,} images, "
+                f"the largest {self.classes[largest]} with {totals[largest]:,}"
+            )
+        return lines
+
+    def _row(self, number: int) -> list[str]:
+        return [self.classes[number], *(f"{counts[number]:,}" for counts in self.counts.values())]
+
+
+def summarise(dataset: Dataset) -> DataSummary:
+    """Of a split data set."""
+    return DataSummary(
+        classes=dataset.classes,
+        counts=dataset.class_counts(),
+        left_out=dataset.left_out,
+        notes=dataset.notes,
+        unreadable=dataset.unreadable,
+        duplicates=dataset.duplicates,
+        leaking=dataset.leaking,
+    )
+
+
+def left_out_line(left_out: Iterable[LeftOut]) -> str:
+    """`left out: 2 .heic, 1 without a suffix; arrays valid_images; column patient`."""
+    files = [f"{entry.count:,} {entry.kind}" for entry in left_out if not _is_named(entry)]
+    named = [
+        f"{entry.kind}{'s' if entry.count > 1 else ''} {', '.join(entry.names)}"
+        for entry in left_out
+        if _is_named(entry)
+    ]
+    return f"left out: {'; '.join([*([', '.join(files)] if files else []), *named])}"
+
+
+def _is_named(entry: LeftOut) -> bool:
+    """Whether all things of this kind are told by name: arrays and columns are few, files are counted."""
+    return entry.kind in ("array", "column")
+
+
+def _images(count: int) -> str:
+    return "1 image is" if count == 1 else f"{count:,} images are"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]

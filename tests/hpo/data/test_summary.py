@@ -1,0 +1,59 @@
+"""What is told of a data set, to people and to programs."""
+
+import json
+
+from hpo.data import DataSummary, LeftOut, Unreadable, open_dataset, summarise
+from hpo.data.summary import left_out_line
+
+
+def test_classes_are_told_by_name_with_counts_per_part(write_classes, cache):
+    folder = write_classes({"train/cat": 20, "train/dog": 9, "test/cat": 2})
+    summary = summarise(open_dataset(folder, image_size=16, cache=cache))
+    assert summary.lines() == [
+        "  class  train  val  test",
+        "  cat       18    2     2",
+        "  dog        8    1     0",
+    ]
+    assert summary.to_json()["classes"] == [
+        {"name": "cat", "train": 18, "val": 2, "test": 2},
+        {"name": "dog", "train": 8, "val": 1, "test": 0},
+    ]
+
+
+def test_everything_that_was_noticed_is_a_line_and_a_json_entry():
+    summary = DataSummary(
+        classes=("a",),
+        counts={"train": [1200]},
+        left_out=(LeftOut(".heic", 2, ("a/1.heic",)), LeftOut("without a suffix", 1), LeftOut("column", 1, ("fold",))),
+        notes=("sub-folders are merged",),
+        unreadable=(Unreadable("a/2.png", "empty file (0 bytes)"),),
+        duplicates=3,
+        leaking=1,
+    )
+    assert summary.lines() == [
+        "  class  train",
+        "  a      1,200",
+        "left out: 2 .heic, 1 without a suffix; column fold",
+        "sub-folders are merged",
+        "3 images are exact duplicates, 1 of them on two sides of the given split",
+        "1 image is unreadable and skipped:",
+        "  a/2.png: empty file (0 bytes)",
+    ]
+    told = json.loads(json.dumps(summary.to_json()))
+    assert told["left_out"][0] == {"kind": ".heic", "count": 2, "names": ["a/1.heic"]}
+    assert (told["notes"], told["duplicates"], told["leaking"]) == (["sub-folders are merged"], 3, 1)
+    assert told["unreadable"] == [{"name": "a/2.png", "reason": "empty file (0 bytes)"}]
+
+
+def test_many_classes_are_shortened_for_people_and_whole_in_json():
+    names = tuple(f"class{number:03}" for number in range(100))
+    summary = DataSummary(classes=names, counts={"train": list(range(1, 101)), "val": [1] * 100})
+    lines = summary.lines()
+    assert len(lines) == 8
+    assert lines[-1] == "  … and 94 more; the smallest is class000 with 2 images, the largest class099 with 101"
+    assert len(summary.to_json()["classes"]) == 100
+
+
+def test_arrays_and_columns_are_told_by_name():
+    left_out = (LeftOut("array", 2, ("valid_images", "extra")), LeftOut(".txt", 1200, ("readme.txt",)))
+    assert left_out_line(left_out) == "left out: 1,200 .txt; arrays valid_images, extra"
