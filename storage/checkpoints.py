@@ -81,9 +81,13 @@ class CheckpointStore:
         why = "; ".join(damaged) or "none was written, or it was removed to save space"
         raise CheckpointError(f"trial {trial} has no {kind} checkpoint in {self.place} that can be used: {why}")
 
+    def names(self, trial: int, kind: Kind) -> list[str]:
+        """Names of the versions that are there, the newest first; reading may still find one damaged."""
+        return [v.name for v in self._shelf.versions(trial) if v.kind == kind and not v.is_draft]
+
     def has(self, trial: int, kind: Kind) -> bool:
         """Whether any version is there; reading may still find it damaged."""
-        return any(version.kind == kind and not version.is_draft for version in self._shelf.versions(trial))
+        return bool(self.names(trial, kind))
 
     def trials(self) -> set[int]:
         """Numbers of the trials of which anything is there."""

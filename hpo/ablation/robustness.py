@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -63,17 +64,23 @@ class Examiner:
     def accuracy(self, trial: FrozenTrial) -> float:
         """Of the trial's best weights; BundleError where they are gone."""
         spec = read_spec(self.study)
-        path = self.cache / "robustness" / f"{spec.id}-{trial.number}.json"
+        path = self.cache / "robustness" / f"{spec.id}-{trial.number}-{_digest(trial)}.json"
         known = _read(path)
         if known is not None:
             return known
-        checkpoint = read_best(self.store, self.study.study_name, trial.number)
+        checkpoint = read_best(self.store, self.study, trial)
         manifest = trial_manifest(self.study.study_name, spec, trial)
         model = Model(Bundle(path, manifest, {}, checkpoint.files[MODEL]), self.bench.device)
         score, _ = self.bench.robustness(model)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, json.dumps({"version": VERSION, "accuracy": score.value}))
         return score.value
+
+
+def _digest(trial: FrozenTrial) -> str:
+    """Of what the trial recorded of its training: two studies may have one id, and a trial of each one number."""
+    recorded = {key: trial.user_attrs.get(key) for key in ("config", "seed", "best_epoch", "best_metrics")}
+    return hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _read(path: Path) -> float | None:

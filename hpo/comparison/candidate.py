@@ -14,7 +14,7 @@ from hpo.comparison.contestant import TrialName
 from hpo.comparison.cost import Cost, cost_of, recorded_cost
 from hpo.comparison.entrants import Entrant, run_name
 from hpo.delivery.bundle import read_bundle
-from hpo.delivery.export import choose_trial, export_trial
+from hpo.delivery.export import choose_trial, export_trial, is_of_trial, trial_manifest
 from hpo.errors import BundleError
 from search_spaces import RUN
 from storage import open_store, open_study, read_spec
@@ -51,14 +51,19 @@ class Shelf:
     home: Path
 
     def put(self, study: optuna.Study, trial: FrozenTrial) -> Path:
-        """The trial's bundle, from an earlier comparison if it is whole there: its looks at the test are on record."""
+        """The trial's bundle; one that an earlier comparison has put there stays, with its looks at the test.
+
+        It stays only if it is whole and of this very trial: two studies may have one id.
+        """
         spec = read_spec(study)
         folder = (
             self.home / "comparisons" / spec.id / f"{trial.number:03d}-{slug(str(trial.params.get('run', 'trial')))}"
         )
         try:
-            read_bundle(folder)
+            same = is_of_trial(read_bundle(folder).manifest, trial_manifest(study.study_name, spec, trial))
         except BundleError:
+            same = False
+        if not same:
             export_trial(study, trial, open_store(self.artifacts, spec.id), folder, force=True)
         return folder
 

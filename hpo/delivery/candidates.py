@@ -53,7 +53,7 @@ class Candidates:
 
     def weights(self, candidate: Candidate) -> bytes:
         """The candidate's weights, read again: those of all at once may not fit into the memory."""
-        return read_best(self.store, self.study.study_name, candidate.trial.number).files["model.safetensors"]
+        return read_best(self.store, self.study, candidate.trial).files["model.safetensors"]
 
 
 def candidates(study: Study, store: CheckpointStore, top: int) -> Candidates:
@@ -86,7 +86,7 @@ def _read(study: Study, spec: StudySpec, store: CheckpointStore, trial: FrozenTr
     reason = altered_validation(manifest.config)
     if reason is not None:
         raise BundleError(f"{reason}, so its predictions compare with no other's")
-    return Candidate(trial, manifest, validation_of(read_best(store, study.study_name, trial.number)))
+    return Candidate(trial, manifest, validation_of(read_best(store, study, trial)))
 
 
 def _refuse_misfit(candidate: Candidate, found: list[Candidate]) -> None:

@@ -18,6 +18,7 @@ from hpo.delivery.validation import Validation
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import Report, report
 from hpo.search.ranking import best_first
+from hpo.search.record import mismatched_best
 from search_spaces import TrialConfig
 from storage import Checkpoint, CheckpointError, CheckpointStore, Database, StudySpec, open_study, read_spec
 
@@ -62,7 +63,7 @@ def export_trial(
 ) -> tuple[Manifest, Report]:
     """Write one trial's best checkpoint as a bundle to `out`; returns and raises as `export_best` does."""
     spec = read_spec(study)
-    checkpoint = read_best(store, study.study_name, trial.number)
+    checkpoint = read_best(store, study, trial)
     manifest = trial_manifest(study.study_name, spec, trial)
     validation = validation_of(checkpoint)
     if not altered_validation(manifest.config):
@@ -73,15 +74,29 @@ def export_trial(
     return manifest, found
 
 
-def read_best(store: CheckpointStore, study: str, number: int) -> Checkpoint:
-    """The weights of a trial's best epoch and its predictions; BundleError where they are not there any more."""
+def read_best(store: CheckpointStore, study: Study, trial: FrozenTrial) -> Checkpoint:
+    """The weights of a trial's best epoch and its predictions: the newest whole version that is what it recorded.
+
+    A version of another epoch, with another value or of another trial is never taken: a later one may be damaged, a
+    killed worker may have left one that its successor did not reach again, and two studies may share an id. Raises
+    BundleError, saying what is wrong with each version, where none is left.
+    """
+    metric, number = read_spec(study).metric, trial.number
+    refused: list[str] = []
     try:
-        return store.read(number, "best")
+        for name in store.names(number, "best"):
+            checkpoint = store.read(number, "best", version=name)
+            why = mismatched_best(checkpoint.info, trial.user_attrs, metric)
+            if checkpoint.name == name and why is None:
+                return checkpoint
+            refused.append(f"{name}: {why}" if checkpoint.name == name else checkpoint.damaged[0])
     except CheckpointError as error:
-        raise BundleError(
-            f"trial {number} of study {study!r} cannot be exported: {error}; give the --artifacts of its workers, "
-            "or another --trial, as only the best of a study keep their checkpoints"
-        ) from None
+        refused = [str(error)]
+    why = "; ".join(refused) or f"no best checkpoint in {store.place}: none was written, or it was removed for space"
+    raise BundleError(
+        f"trial {number} of study {study.study_name!r} cannot be exported: {why}; give the --artifacts of its workers, "
+        "or another --trial, as only the best of a study keep their checkpoints"
+    )
 
 
 def validation_of(checkpoint: Checkpoint) -> Validation:
@@ -116,6 +131,15 @@ def trial_manifest(study: str, spec: StudySpec, trial: FrozenTrial) -> Manifest:
         "versions": known["versions"],
     }
     return Manifest.from_dict(values, source=source, way_out="name another --trial")
+
+
+def is_of_trial(manifest: Manifest, trial: Manifest) -> bool:
+    """Whether an exported bundle is of the trial that gives the manifest `trial`, whatever the study is called."""
+
+    def told(one: Manifest) -> tuple[object, ...]:
+        return one.stage, one.trial, one.seed, one.best_epoch, one.curve, one.config.replace(weights=None)
+
+    return told(manifest) == told(trial)
 
 
 class _Recorded:

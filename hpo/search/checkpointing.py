@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo.data import Labels
-from hpo.search.record import Progress
+from hpo.search.record import Progress, foreign_checkpoint
 from hpo.training import SNAPSHOT_VERSION, EpochResult, Snapshot
-from storage import CheckpointError, CheckpointStore, StoreUnavailableError
+from storage import Checkpoint, CheckpointError, CheckpointStore, StoreUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ class TrialFiles:
     token: int
     reference: dict[str, Any] = field(default_factory=dict)
     """Names of the newest versions: what the lease says of them."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """`checkpoint_origin` of the trial, once its configuration is known: noted in every checkpoint."""
 
     def keep_best(self, result: EpochResult, weights: bytes, labels: Labels) -> None:
         """Write the weights of the best epoch so far, with its predictions on the validation part."""
@@ -61,6 +63,9 @@ class TrialFiles:
             # Raised from here it would meet every worker that takes the trial up, for ever; epochs can be done again.
             log.warning("trial %d starts anew: %s", self.number, error)
             return None
+        if (why := self._foreign(checkpoint)) is not None:
+            log.warning("trial %d starts anew: %s in %s: %s", self.number, checkpoint.name, self.store.place, why)
+            return None
         for damage in checkpoint.damaged:
             log.warning("trial %d goes on from an older checkpoint: %s", self.number, damage)
         self.reference["latest"] = checkpoint.name
@@ -73,8 +78,13 @@ class TrialFiles:
             return None
         return Snapshot(checkpoint.files["resume.safetensors"], state), checkpoint.info
 
+    def _foreign(self, checkpoint: Checkpoint) -> str | None:
+        """Why the checkpoint is another trial's; None where it is this one's, as far as its notes tell."""
+        return foreign_checkpoint(checkpoint.info, self.origin["config"], self.origin["seed"]) if self.origin else None
+
     def _write(self, kind: Any, files: Mapping[str, bytes], notes: Mapping[str, Any]) -> None:
-        self.reference[kind] = self.store.write(self.number, kind, files, notes, token=self.token)
+        noted = {**notes, "trial": dict(self.origin)} if self.origin else notes
+        self.reference[kind] = self.store.write(self.number, kind, files, noted, token=self.token)
 
 
 def _predictions(labels: Labels, result: EpochResult) -> dict[str, bytes]:

@@ -12,6 +12,8 @@ one transaction with the report of each epoch.
 
 from __future__ import annotations
 
+import json
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,6 +38,48 @@ def versions() -> dict[str, str]:
 def open_record(config: TrialConfig, seed: int, worker: str) -> dict[str, Any]:
     """What is known before training."""
     return {"config": config.to_dict(), "seed": seed, "worker": worker, "versions": versions()}
+
+
+def checkpoint_origin(study: str, config: TrialConfig, seed: int) -> dict[str, Any]:
+    """What a checkpoint notes of the trial that it belongs to, JSON-ready: see `foreign_checkpoint`."""
+    return {"study": study, "config": config.to_dict(), "seed": seed}
+
+
+def foreign_checkpoint(info: Mapping[str, Any], config: Mapping[str, Any], seed: Any) -> str | None:
+    """Why a checkpoint with the notes `info` is not of a trial with this configuration and seed; None where it may be.
+
+    Two studies may have one id, as after `optuna.copy_study` or where a dump was restored: their trials of one number
+    then share a folder. The path of the weights file is left out, as each machine has its own. A checkpoint from
+    before these notes were written is not told apart here.
+    """
+    origin = info.get("trial")
+    if origin is None:
+        return None
+    theirs, ours = origin["config"], json.loads(json.dumps(dict(config)))
+    for key in (theirs.keys() & ours.keys()) - {"weights"}:
+        if theirs[key] != ours[key]:
+            return f"it is of a trial of study {origin['study']!r} whose {key} is {theirs[key]!r}, not {ours[key]!r}"
+    if seed is not None and origin["seed"] != seed:
+        return f"it is of a trial of study {origin['study']!r} whose seed is {origin['seed']}, not {seed}"
+    return None
+
+
+def mismatched_best(info: Mapping[str, Any], recorded: Mapping[str, Any], metric: str) -> str | None:
+    """Why a `best` checkpoint with the notes `info` is not what a trial's attributes `recorded`; None where it is.
+
+    Compared are the configuration and the seed, the epoch and the value of `metric`, each where both sides know it.
+    """
+    foreign = foreign_checkpoint(info, recorded.get("config", {}), recorded.get("seed"))
+    if foreign is not None:
+        return foreign
+    epoch, best = info.get("epoch"), recorded.get("best_epoch")
+    if epoch is not None and best is not None and epoch != best:
+        return f"it is of epoch {epoch}, but the trial's best epoch is {best}"
+    value = info.get("metrics", {}).get(metric)
+    wanted = recorded.get("best_metrics", {}).get(metric)
+    if value is not None and wanted is not None and not math.isclose(value, wanted, rel_tol=1e-9):
+        return f"its {metric} is {value:.6g}, but the trial recorded {wanted:.6g}"
+    return None
 
 
 @dataclass

@@ -21,7 +21,7 @@ from hpo.data import Dataset
 from hpo.errors import DataError, HubError, InfeasibleError, TrainingInterrupted, TrialEnded
 from hpo.search.book import TrialBook
 from hpo.search.checkpointing import TrialFiles
-from hpo.search.record import Progress
+from hpo.search.record import Progress, checkpoint_origin
 from hpo.search.workshop import Workshop, keep_best
 from hpo.training import EpochResult, FitData, Runtime, Snapshot, fit
 from storage import (
@@ -102,6 +102,7 @@ class _TrialRun:
         """Suggest, and train to the end or to the pruner's."""
         shop = self._shop
         config, seed = self._book.open()
+        self._files.origin = checkpoint_origin(shop.study.study_name, config, seed)
         data = shop.dataset(config.image_size)
         runtime = Runtime(
             device=shop.device, seed=seed, cache=shop.cache, metric=shop.metric,

@@ -82,6 +82,12 @@ def test_the_named_version_is_read_where_it_is_whole(place: Place) -> None:
     assert "latest-0000000000-00000009 is gone" in gone.damaged[0]
 
 
+def test_versions_are_named_the_newest_first(place: Place) -> None:
+    first, second = (place.store.write(0, "latest", FILES, {"epoch": epoch}) for epoch in (1, 2))
+    assert place.store.names(0, "latest") == [second, first]
+    assert place.store.names(0, "best") == place.store.names(1, "latest") == []
+
+
 def test_latest_and_best_do_not_disturb_each_other(place: Place) -> None:
     place.store.write(0, "best", FILES, {"epoch": 1})
     for epoch in range(2, 5):

@@ -11,11 +11,12 @@ import hpo
 from hpo.cli.delivery_text import calibration_line
 from hpo.delivery.bundle import read_bundle
 from hpo.delivery.calibrate import calibration_of
-from hpo.delivery.export import choose_trial, export_trial
+from hpo.delivery.export import choose_trial, export_trial, is_of_trial, trial_manifest
 from hpo.delivery.manifest import RESIZE_RULE
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import report
-from storage import StudySpec, open_store
+from hpo.search.record import checkpoint_origin
+from storage import StudySpec, open_store, read_spec
 from storage.spec import write_spec
 
 from .conftest import CLASSES, CONFIG, SPLIT
@@ -140,3 +141,96 @@ def test_a_trial_that_recorded_too_little_is_named(study, store, weights, tmp_pa
     keep(store, 4, weights)
     with pytest.raises(BundleError, match="trial 4 of study 'colours' recorded no 'facts'"):
         export_trial(study, choose_trial(study), store, tmp_path / "best")
+
+
+def recorded(study, number, **changes):
+    """The trial with other user attributes than it has."""
+    trial = study.get_trials()[number]
+    trial.user_attrs = {**trial.user_attrs, **changes}
+    return trial
+
+
+def version(store, weights, epoch, trial=0, **notes):
+    """Write a `best` of trial 0 whose weights end in a byte of their own."""
+    files = {"model.safetensors": weights, "logits.npy": npy(LOGITS), "labels.npy": npy(LABELS)}
+    return store.write(trial, "best", files, {"epoch": epoch, "metrics": {}, **notes})
+
+
+def damage(tmp_path, name):
+    (path,) = (tmp_path / "artifacts").rglob(f"{name}/model.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_an_older_epoch_never_stands_in_for_a_damaged_one(study, store, weights, tmp_path):
+    version(store, weights, 1)
+    damage(tmp_path, version(store, weights, 2))
+    with pytest.raises(
+        BundleError, match=r"trial 0 of .*checksum.*epoch 1, but the trial's best epoch is 2"
+    ) as refused:
+        export_trial(study, choose_trial(study), store, tmp_path / "best")
+    assert "another --trial" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "best").exists()
+
+
+def test_the_version_of_the_recorded_epoch_is_taken_though_a_newer_one_is_there(study, store, weights, tmp_path):
+    version(store, weights, 2)
+    version(store, b"of an epoch that the successor did not reach again", 3)
+    manifest, _ = export_trial(study, choose_trial(study), store, tmp_path / "best")
+    assert manifest.best_epoch == 2
+    assert read_bundle(tmp_path / "best").model == weights
+
+
+def test_the_older_of_two_versions_of_the_recorded_epoch_serves_where_the_newer_is_damaged(
+    study, store, weights, tmp_path
+):
+    version(store, weights, 2)
+    damage(tmp_path, version(store, weights, 2))
+    export_trial(study, choose_trial(study), store, tmp_path / "best")
+    assert read_bundle(tmp_path / "best").model == weights
+
+
+def test_a_checkpoint_with_another_value_than_the_trial_recorded_is_refused(study, store, weights, tmp_path):
+    version(store, weights, 2, metrics={"macro_f1": 0.7})
+    trial = recorded(study, 0, best_metrics={"macro_f1": 0.9})
+    with pytest.raises(BundleError, match=r"its macro_f1 is 0\.7, but the trial recorded 0\.9"):
+        export_trial(study, trial, store, tmp_path / "best")
+    version(store, weights, 2, metrics={"macro_f1": 0.9})
+    export_trial(study, trial, store, tmp_path / "best")
+
+
+@pytest.mark.parametrize(
+    ("config", "seed", "said"),
+    [
+        (CONFIG.replace(learning_rate=0.07), 11, r"of a trial of study 'b' whose learning_rate is 0\.07"),
+        (CONFIG, 12, r"of a trial of study 'b' whose seed is 12, not 11"),
+    ],
+)
+def test_a_checkpoint_of_another_study_with_the_same_id_is_refused(study, store, weights, tmp_path, config, seed, said):
+    origin = checkpoint_origin("b", config, seed)
+    files = {"model.safetensors": weights, "logits.npy": npy(LOGITS), "labels.npy": npy(LABELS)}
+    store.write(0, "best", files, {"epoch": 2, "metrics": {}, "trial": origin})
+    with pytest.raises(BundleError, match=said):
+        export_trial(study, choose_trial(study), store, tmp_path / "best")
+
+
+def test_the_weights_file_may_lie_elsewhere_on_each_machine(study, store, weights, tmp_path):
+    here = CONFIG.replace(pretrained=True, weights="/here/w.safetensors")
+    there = here.replace(weights="/there/w.safetensors")
+    files = {"model.safetensors": weights, "logits.npy": npy(LOGITS), "labels.npy": npy(LABELS)}
+    store.write(0, "best", files, {"epoch": 2, "metrics": {}, "trial": checkpoint_origin("a", there, 11)})
+    export_trial(study, recorded(study, 0, config=here.to_dict()), store, tmp_path / "best")
+
+
+def test_a_bundle_is_of_its_trial_whatever_the_study_is_called_and_of_no_other(study, store, weights, tmp_path):
+    keep(store, 0, weights)
+    export_trial(study, choose_trial(study), store, tmp_path / "best")
+    found = read_bundle(tmp_path / "best").manifest
+    spec = read_spec(study)
+    assert is_of_trial(found, trial_manifest("renamed", spec, choose_trial(study)))
+    other = CONFIG.replace(learning_rate=0.07).to_dict()
+    assert not is_of_trial(found, trial_manifest("colours", spec, recorded(study, 0, config=other)))
+    assert not is_of_trial(found, trial_manifest("colours", spec, recorded(study, 0, seed=12)))
+    assert not is_of_trial(found, trial_manifest("colours", spec, recorded(study, 0, best_epoch=1)))

@@ -16,6 +16,7 @@ import hpo.search.book as book_module
 import hpo.search.trial as trial_module
 from hpo.errors import HubError, TrialEnded
 from hpo.search.plan import set_budget
+from hpo.search.record import mismatched_best
 from hpo.search.strategy import make_pruner
 from hpo.search.trial import Outcome, run_trial
 from hpo.training import EpochResult, fit
@@ -188,6 +189,34 @@ def test_a_checkpoint_of_another_version_is_not_gone_on_from(bench: Bench, tiny_
     shop.store.write(0, "latest", files, {}, token=old.token)
     assert run_trial(shop, bench.claim()) is Outcome.COMPLETE
     assert sorted(bench.study.get_trials()[0].intermediate_values) == [1, 2]
+
+
+def test_a_checkpoint_notes_the_trial_that_it_belongs_to(bench: Bench, tiny_space: SearchSpace) -> None:
+    shop = bench.shop(tiny_space)
+    assert run_trial(shop, bench.claim()) is Outcome.COMPLETE
+    (trial,) = bench.study.get_trials()
+    noted = shop.store.read(0, "best").info
+    assert noted["trial"] == {
+        "study": bench.study.study_name, "config": trial.user_attrs["config"], "seed": trial.user_attrs["seed"],
+    }  # fmt: skip
+    assert mismatched_best(noted, trial.user_attrs, "accuracy") is None
+    other = {**trial.user_attrs, "config": {**trial.user_attrs["config"], "learning_rate": 0.5}}
+    assert "whose learning_rate is" in (mismatched_best(noted, other, "accuracy") or "")
+
+
+def test_a_trial_does_not_go_on_from_the_checkpoint_of_another(
+    bench: Bench, tiny_space: SearchSpace, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two studies may have one id, as after `optuna.copy_study`; then their trials of one number share a folder."""
+    steps = itertools.count()
+    assert run_trial(bench.shop(tiny_space, stop=lambda: next(steps) >= 15), bench.claim()) is Outcome.INTERRUPTED
+    shop = bench.shop(tiny_space)
+    found = shop.store.read(0, "latest")
+    origin = {**found.info["trial"], "study": "the other", "seed": 1}
+    shop.store.write(0, "latest", found.files, {**found.info, "trial": origin}, token=found.token)
+    assert run_trial(shop, bench.claim()) is Outcome.COMPLETE
+    assert "starts anew" in caplog.text
+    assert "of a trial of study 'the other' whose seed is 1" in caplog.text
 
 
 def test_a_hub_that_is_away_fails_no_trial(
