@@ -1,7 +1,9 @@
 """From a stored image to (S, S, 3) uint8 RGB: the one preprocessing that training, evaluation and prediction share.
 
-The centre square of the image, upright by its EXIF orientation, is resampled to S x S with an antialiased bicubic
-filter. Transparent colours come over white; 16-bit values are scaled to 8 bits over their whole range, never clipped.
+First the image is brought to its plain form: stored size, upright by its EXIF orientation, RGB with 8 bits, over
+white where it is transparent; 16-bit values are scaled to 8 bits over their whole range, never clipped. Then the centre
+square is resampled to S x S with an antialiased bicubic filter. So a picture gives the same pixels from every lossless
+format, as a file, in an archive or as an array, and equal plain forms are duplicates at every S.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from io import BytesIO
 from typing import Any
@@ -48,38 +50,45 @@ _UPRIGHT = {
 
 
 def fit(payload: Payload, size: int) -> Images:
-    """`decode` or `fit_array`, by the kind of payload."""
-    return decode(payload, size) if isinstance(payload, bytes) else fit_array(payload, size)
+    """An image as it is stored, as (size, size, 3) uint8 RGB; DataError says why where it cannot be."""
+    with original(payload) as image:
+        return squared(image, size)
 
 
 def decode(data: bytes, size: int) -> Images:
-    """The bytes of an image file as (size, size, 3) uint8 RGB; DataError says why where they cannot be."""
-    if not data:
-        raise DataError("empty file (0 bytes)")
-    try:
-        with Image.open(BytesIO(data), formats=_FORMATS) as image:
-            refuse_large(image.width * image.height)
-            with _turn(image.width * image.height):
-                return _decode_open(image, size)
-    except UnidentifiedImageError:
-        raise DataError(f"not an image of a known format ({', '.join(SUFFIXES)})") from None
-    except Image.DecompressionBombError as error:
-        raise DataError(_too_large(int(re.findall(r"\d+", str(error))[0]))) from None
-    except _FAULTS as error:
-        raise DataError(f"truncated or damaged ({' '.join(str(error).split())})") from None
+    """`fit` of the bytes of an image file."""
+    return fit(data, size)
 
 
 def fit_array(array: npt.NDArray[Any], size: int) -> Images:
-    """Pixels (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16 or bool, as (size, size, 3) uint8 RGB."""
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or not array.size:
-        raise DataError(f"pixels have shape {array.shape}, but must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
-    refuse_large(array.shape[0] * array.shape[1])
-    pixels = _eight_bits(array)
-    if pixels.shape == (size, size, 3):
-        return pixels
-    return _squared(Image.fromarray(pixels), size)
+    """`fit` of pixels (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16 or bool."""
+    return fit(array, size)
+
+
+@contextmanager
+def original(payload: Payload) -> Iterator[Image.Image]:
+    """The image at its stored size: upright, RGB, 8 bits, over white where it is transparent.
+
+    What is packed, and what tells duplicates, is made of this image alone. So it is decoded in full: a JPEG decoded
+    at a fraction of its size would differ from the same picture in another format. A large image is held by one
+    thread at a time, so that many threads need no more memory than one. Raises DataError where there is no image.
+    """
+    with ExitStack() as held:
+        if isinstance(payload, bytes):
+            yield _from_file(payload, held)
+        else:
+            yield _from_array(payload, held)
+
+
+def squared(image: Image.Image, size: int) -> Images:
+    """The centre square of an RGB image, resampled where it must be, as (size, size, 3) uint8."""
+    if image.size != (size, size):
+        side = min(image.size)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        # The box is resampled in place of the whole, so a strip of 1 x 10^7 pixels never grows to size x 10^9.
+        box = (left, top, left + side, top + side)
+        image = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+    return np.array(image)
 
 
 def refuse_large(pixels: int) -> None:
@@ -107,48 +116,56 @@ def _too_large(pixels: int) -> str:
     return f"{megapixels:.1f} megapixels, more than the limit of {MAX_MEGAPIXELS} megapixels: scale it down"
 
 
-def _turn(pixels: int) -> AbstractContextManager[object]:
-    """Large images are decoded one at a time, so that many threads need no more memory than one."""
-    return _one_large_image if pixels > _LARGE_PIXELS else nullcontext()
+def _take_turn(pixels: int, held: ExitStack) -> None:
+    """DataError for an image that is too large; a large one waits until no other is decoded, as long as it is held."""
+    refuse_large(pixels)
+    if pixels > _LARGE_PIXELS:
+        held.enter_context(_one_large_image)
 
 
-def _decode_open(image: Image.Image, size: int) -> Images:
-    """An opened, not yet loaded image as (size, size, 3) uint8."""
-    scale = 2 * size / min(image.size)
-    image.draft(None, (int(image.width * scale), int(image.height * scale)))
-    image.load()
-    # Asked after loading: Pillow turns a TIFF upright by itself and then drops the tag.
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    pixels = _squared(_resizable(image), size)
-    if orientation not in _UPRIGHT:
-        return pixels
-    return np.array(Image.fromarray(pixels).transpose(_UPRIGHT[orientation]))
+def _from_file(data: bytes, held: ExitStack) -> Image.Image:
+    if not data:
+        raise DataError("empty file (0 bytes)")
+    try:
+        with Image.open(BytesIO(data), formats=_FORMATS) as image:
+            _take_turn(image.width * image.height, held)
+            image.load()
+            # Asked after loading: Pillow turns a TIFF upright by itself and then drops the tag.
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            return _upright(_rgb(image), orientation)
+    except UnidentifiedImageError:
+        raise DataError(f"not an image of a known format ({', '.join(SUFFIXES)})") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(_too_large(int(re.findall(r"\d+", str(error))[0]))) from None
+    except _FAULTS as error:
+        raise DataError(f"truncated or damaged ({' '.join(str(error).split())})") from None
 
 
-def _resizable(image: Image.Image) -> Image.Image:
-    """The image in a mode whose values may be averaged: L, RGB or RGBA."""
+def _from_array(array: npt.NDArray[Any], held: ExitStack) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or not array.size:
+        raise DataError(f"pixels have shape {array.shape}, but must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
+    _take_turn(array.shape[0] * array.shape[1], held)
+    return _rgb(Image.fromarray(_eight_bits(array)))
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """A loaded image with three channels of 8 bits, over white where it is transparent."""
     if image.mode in ("I", "F"):
         raise DataError(f"32-bit pixels (mode {image.mode}) without a known range: save it with 8 or 16 bits")
     if image.mode.startswith("I;16"):
-        return Image.fromarray(_eight_bits(np.asarray(image)))
-    if image.has_transparency_data:
-        return image.convert("RGBA")
-    if image.mode == "1":
-        return image.convert("L")
-    return image if image.mode in ("L", "RGB") else image.convert("RGB")
-
-
-def _squared(image: Image.Image, size: int) -> Images:
-    """The centre square of an L, RGB or RGBA image, resampled where it must be, as (size, size, 3) uint8."""
-    if image.size != (size, size):
-        side = min(image.size)
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        # The box is resampled in place of the whole, so a strip of 1 x 10^7 pixels never grows to size x 10^9.
-        box = (left, top, left + side, top + side)
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
-    if image.mode == "RGBA":
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    image = image if image.mode == "RGBA" else image.convert("RGBA")
+    over_white = Image.new("RGB", image.size, "white")
+    over_white.paste(image, mask=image)
+    return over_white
 
 
 def _eight_bits(array: npt.NDArray[Any]) -> Images:

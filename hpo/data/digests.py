@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from hpo.data.dataset import Images
 from hpo.data.records import Payload
 
 _BYTES = 16
+_STRIP_PIXELS = 100_000
 
 
 def of_payload(payload: Payload) -> str:
@@ -23,8 +25,18 @@ def of_payload(payload: Payload) -> str:
     return state.hexdigest()
 
 
+def of_image(image: Image.Image) -> str:
+    """32 hex digits of an RGB image: its values, width and height. Read in strips, so that no copy is made of it."""
+    state = hashlib.blake2b(digest_size=_BYTES)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        state.update(image.crop((0, top, image.width, min(top + rows, image.height))).tobytes())
+    state.update(f"{image.width}x{image.height}".encode())
+    return state.hexdigest()
+
+
 def of_pixels(pixels: Images) -> str:
-    """32 hex digits of decoded pixels (S, S, 3) uint8."""
+    """32 hex digits of packed pixels (S, S, 3) uint8."""
     return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=_BYTES).hexdigest()
 
 

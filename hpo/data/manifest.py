@@ -31,7 +31,7 @@ class Manifest:
     stored: tuple[str, ...]
     """Digests of the images as they are stored."""
     pixels: tuple[str, ...]
-    """Digests of the packed pixels: equal ones are duplicates."""
+    """Digests of the images at their stored size, as `decode.original` gives them: equal ones are duplicates."""
     unreadable: tuple[Unreadable, ...]
     fingerprint: str
     """Of the content of all images, the unreadable ones among them."""
@@ -51,7 +51,7 @@ class Manifest:
 
     @property
     def groups(self) -> list[str]:
-        """Per image a name of its group of duplicates, made of stored digests, so that it holds at every image size."""
+        """Per image a name of its group of duplicates: the same at every image size, as all digests are."""
         first: dict[str, str] = {}
         for pixels, stored in zip(self.pixels, self.stored, strict=True):
             first[pixels] = min(stored, first.get(pixels, stored))

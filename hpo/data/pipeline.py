@@ -11,7 +11,7 @@ from itertools import islice
 
 from hpo.data import digests
 from hpo.data.dataset import Images
-from hpo.data.decode import fit
+from hpo.data.decode import original, squared
 from hpo.data.records import Read
 from hpo.errors import DataError
 
@@ -30,7 +30,7 @@ class Decoded:
     stored: str
     """Digest of the stored bytes; empty where they could not be had."""
     seen: str = ""
-    """Digest of the pixels; empty where there are none."""
+    """Digest of the image at its stored size, whatever `size` is; empty where there is none."""
 
 
 def decode_all(reads: Iterable[Read], size: int, chunk: int) -> Generator[list[Decoded], None, None]:
@@ -75,8 +75,8 @@ def _decode_one(read: Read, size: int) -> Decoded:
     try:
         payload = read()
         stored = digests.of_payload(payload)
-        pixels = fit(payload, size)
-        return Decoded(pixels, "", stored, digests.of_pixels(pixels))
+        with original(payload) as image:
+            return Decoded(squared(image, size), "", stored, digests.of_image(image))
     except DataError as error:
         return Decoded(None, str(error), stored)
     except OSError as error:

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from hpo.data.decode import MAX_BYTES, decode, fit, fit_array, pillow_unheard, refuse_long
+from hpo.data import digests
+from hpo.data.decode import MAX_BYTES, decode, fit, fit_array, original, pillow_unheard, refuse_long, squared
 from hpo.errors import DataError
 
 
@@ -148,6 +149,63 @@ def test_arrays_and_files_are_prepared_alike(noise):
     picture = noise(0, (40, 30, 3))
     assert np.array_equal(fit_array(picture, 16), decode(stored(Image.fromarray(picture)), 16))
     assert np.array_equal(fit(picture, 16), fit(stored(Image.fromarray(picture)), 16))
+
+
+def lossless_copies(image: Image.Image) -> dict[str, bytes | np.ndarray]:
+    """The same picture, as it is after reading `image`, in every form that loses nothing."""
+    pixels = np.asarray(image.convert("RGB"))
+    upright = Image.fromarray(pixels)
+    lying = Image.Exif()
+    lying[ExifTags.Base.Orientation] = 6
+    return {
+        "array": pixels,
+        "opaque": np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]),
+        "png": stored(upright),
+        "rgba png": stored(upright.convert("RGBA")),
+        "bmp": stored(upright, "BMP"),
+        "tiff": stored(upright, "TIFF", compression="tiff_lzw"),
+        "webp": stored(upright, "WEBP", lossless=True),
+        "turned png": stored(upright.transpose(Image.Transpose.ROTATE_90), exif=lying),
+        "turned tiff": stored(upright.transpose(Image.Transpose.ROTATE_90), "TIFF", exif=lying),
+    }
+
+
+@pytest.mark.parametrize("size", [32, 64, 96, 224])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_and_its_lossless_copies_give_the_same_pixels_at_every_size(noise, mode, size):
+    picture = Image.fromarray(noise(3, (20, 15, 3))).resize((401, 300), Image.Resampling.BICUBIC).convert(mode)
+    jpeg = stored(picture, "JPEG", quality=90)
+    expected = decode(jpeg, size)
+    for form, copy in lossless_copies(Image.open(io.BytesIO(jpeg))).items():
+        assert np.array_equal(fit(copy, size), expected), form
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 60),
+    width=st.integers(1, 60),
+    size=st.sampled_from([1, 7, 16, 32, 96]),
+    channels=st.sampled_from([1, 3, 4]),
+    seed=st.integers(0, 9),
+)
+def test_a_picture_gives_the_same_pixels_and_digest_in_every_form(height, width, size, channels, seed):
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+    picture = Image.fromarray(values[:, :, 0] if channels == 1 else values)
+    with original(values) as image:
+        expected, digest = squared(image, size), digests.of_image(image)
+        copies = lossless_copies(image)
+    for form, copy in (copies | {"as it is": stored(picture)}).items():
+        with original(copy) as image:
+            assert np.array_equal(squared(image, size), expected), form
+            assert digests.of_image(image) == digest, form
+
+
+def test_the_digest_tells_shapes_and_late_rows_apart(noise):
+    picture = noise(0, (1200, 1000, 3))
+    other = picture.copy()
+    other[-1, -1, -1] ^= 1
+    images = [picture, other, picture.reshape(1000, 1200, 3), picture[:-1]]
+    assert len({digests.of_image(Image.fromarray(image)) for image in images}) == 4
 
 
 @pytest.mark.parametrize(
