@@ -1,6 +1,14 @@
 """What is remembered: a PostgreSQL, studies and their trials in it, checkpoints beside it."""
 
-from storage.artifacts import is_url, open_objects, open_store, remove_stray_study, stray_studies
+from storage.artifacts import (
+    claim_files,
+    is_url,
+    open_objects,
+    open_store,
+    refuse_foreign_files,
+    remove_stray_study,
+    stray_studies,
+)
 from storage.attributes import write_attributes
 from storage.checkpoints import Checkpoint, CheckpointStore
 from storage.control import Control, get_control, set_control
@@ -24,7 +32,15 @@ from storage.objects import ObjectStore
 from storage.patience import GRACE, LEAVING, Patience
 from storage.quota import Quota, format_size
 from storage.spec import StudySpec, read_spec
-from storage.studies import check_study_name, create_study, open_study, quiet_optuna, study_names
+from storage.studies import (
+    check_study_name,
+    create_study,
+    give_own_id,
+    open_study,
+    quiet_optuna,
+    sharers,
+    study_names,
+)
 from storage.trials import Claim, NoTrial, claim_trial, reported_epochs, take_up
 from storage.workers import SECONDS as LEASE_SECONDS
 from storage.workers import Worker
@@ -62,6 +78,7 @@ __all__ = [
     "Worker",
     "advance",
     "check_study_name",
+    "claim_files",
     "claim_trial",
     "count_redone",
     "create_study",
@@ -69,6 +86,7 @@ __all__ = [
     "expire_leases",
     "format_size",
     "get_control",
+    "give_own_id",
     "holdings",
     "is_url",
     "open_database",
@@ -79,11 +97,13 @@ __all__ = [
     "read_limits",
     "read_spec",
     "reap",
+    "refuse_foreign_files",
     "remove_stray_study",
     "renew",
     "reported_epochs",
     "set_checkpoint",
     "set_control",
+    "sharers",
     "stop_embedded",
     "stray_studies",
     "study_names",

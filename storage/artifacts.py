@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from storage import garbage
 from storage.checkpoints import CheckpointStore
+from storage.database import Database
+from storage.errors import DiskFullError, StudyError
 from storage.folder_objects import FolderObjects
 from storage.objects import ObjectStore
 from storage.quota import Quota
 from storage.s3_objects import SCHEME, S3Objects, split_location
 
+OWNER = "owner.json"
+"""The object in a study's folder that says which database the study is in."""
 _PLAIN_STUDY = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
 
@@ -24,6 +30,41 @@ def open_store(root: Path | str, study_id: str, *, quota: Quota | None = None) -
     deletion, may have another study. Raises StorageError for a URL that is none, and for S3 without boto3.
     """
     return CheckpointStore(open_objects(_below(root, study_folder(study_id))), quota=quota)
+
+
+def claim_files(db: Database, root: Path | str, study_id: str) -> None:
+    """Note in the study's folder under `root` that its checkpoints are those of the study in `db`.
+
+    Raises StudyError where another database's are there: see `refuse_foreign_files`. Where the disk is full nothing is
+    noted; the next worker does it.
+    """
+    if not refuse_foreign_files(db, root, study_id):
+        note = {"database": db.identity(), "where": db.where}
+        with suppress(DiskFullError):
+            open_objects(_below(root, study_folder(study_id))).put(OWNER, json.dumps(note, indent=2).encode())
+
+
+def refuse_foreign_files(db: Database, root: Path | str, study_id: str) -> bool:
+    """Raise StudyError where the study's checkpoints under `root` are those of a study in another database.
+
+    A dump that was restored beside its original has studies with the same ids. Returns whether they were noted to be
+    those of `db`; False where nothing is noted, as before the first worker.
+    """
+    objects = open_objects(_below(root, study_folder(study_id)))
+    try:
+        note = json.loads(objects.get(OWNER))
+        database, where = note["database"], note["where"]
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, TypeError, KeyError):
+        database, where = None, "nobody knows which"
+    if database == db.identity():
+        return True
+    raise StudyError(
+        f"the checkpoints in {objects.place} belong to a study in another database ({where}), not to the one in "
+        f"{db.where}; give --artifacts another place, or, if the study was moved here for good, remove "
+        f"{objects.place}/{OWNER}: its workers then go on from these checkpoints"
+    )
 
 
 def open_objects(place: Path | str) -> ObjectStore:

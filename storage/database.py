@@ -22,6 +22,11 @@ from storage.sessions import LOCK_TIMEOUT, BoundedPool, Sessions
 from storage.translation import root, unavailable
 from storage.urls import parse_url, place, safe_url
 
+_IDENTITY = text(
+    "SELECT c.system_identifier || '/' || d.oid FROM pg_control_system() c, pg_database d "
+    "WHERE d.datname = current_database()"
+)
+
 
 class Database:
     """A database of studies; a context manager. Two connections stay open, one of `engine` and one of `storage`.
@@ -98,6 +103,14 @@ class Database:
         with self.engine.connect() as connection:
             moment: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
         return moment
+
+    def identity(self) -> str:
+        """What tells this database from every other, one restored from a dump of it too: its cluster and its number.
+
+        A cluster keeps its identifier when its folder is moved and when a replica of it is promoted.
+        """
+        with self.engine.connect() as connection:
+            return str(connection.execute(_IDENTITY).scalar_one())
 
     @contextmanager
     def lock(self, key: str, *, timeout: float = LOCK_TIMEOUT) -> Iterator[Connection]:

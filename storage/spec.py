@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from storage.errors import StudyError
 
 _VERSION = 1
-_KEY = "hpo:spec"
+SPEC = "hpo:spec"
+"""The user attribute of a study that holds its spec."""
 
 
 class StudySpec(BaseModel):
@@ -36,7 +37,7 @@ class StudySpec(BaseModel):
 
 def read_spec(study: optuna.Study) -> StudySpec:
     """The spec of `study`. Raises StudyError where there is none, or one that this version cannot read."""
-    stored = study.user_attrs.get(_KEY)
+    stored = study.user_attrs.get(SPEC)
     if stored is None:
         raise StudyError(f"study {study.study_name!r} was not made by hpo; give another name with --study")
     if stored.get("version") != _VERSION:
@@ -55,14 +56,20 @@ def read_spec(study: optuna.Study) -> StudySpec:
         ) from None
 
 
+def id_of(attributes: Mapping[str, Any]) -> str | None:
+    """The id in the user attributes of a study; None where it was not made by hpo, or its spec is unreadable."""
+    stored = attributes.get(SPEC)
+    return stored.get("id") if isinstance(stored, Mapping) else None
+
+
 def has_spec(study: optuna.Study) -> bool:
     """Whether `study` was completely created by us."""
-    return _KEY in study.user_attrs
+    return SPEC in study.user_attrs
 
 
 def write_spec(study: optuna.Study, spec: StudySpec) -> None:
     """Write the spec: the last step of a study's creation."""
-    study.set_user_attr(_KEY, spec.model_dump(mode="json"))
+    study.set_user_attr(SPEC, spec.model_dump(mode="json"))
 
 
 def make_id(name: str) -> str:

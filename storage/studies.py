@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +16,9 @@ from sqlalchemy import text
 from storage.database import Database
 from storage.errors import StudyError
 from storage.limits import Limits, write_limits
-from storage.spec import StudySpec, check_same, has_spec, make_id, read_spec, write_spec
+from storage.spec import SPEC, StudySpec, check_same, has_spec, id_of, make_id, read_spec, write_spec
+
+_log = logging.getLogger(__name__)
 
 NAME_LENGTH = 120
 """Characters of a study's name, at most."""
@@ -37,13 +40,11 @@ def create_study(
     """
     check_study_name(name)
     with db.lock(study_lock(name)):
-        if name in study_names(db):
-            study = open_study(db, name)
-            if has_spec(study):
-                check_same(name, read_spec(study), spec)
-                return study
-            _remove_half_made(db, study)
-        return _create(db, name, spec.model_copy(update={"id": make_id(name)}), points, limits)
+        study = _existing(db, name, spec)
+        if study is None:
+            return _create(db, name, spec.model_copy(update={"id": make_id(name)}), points, limits)
+    give_own_id(db, study)
+    return study
 
 
 def open_study(
@@ -56,6 +57,41 @@ def open_study(
         names = study_names(db)
         known = f"the studies are {', '.join(names)}" if names else "there is none yet; make one with `hpo run`"
         raise StudyError(f"no study {name!r} in {db.where}: {known}") from None
+
+
+def give_own_id(db: Database, study: optuna.Study) -> StudySpec:
+    """Give `study` an id of its own where an earlier study of the database has the same one; its spec as it is then.
+
+    `optuna.copy_study` copies the id with the spec. Checkpoints lie under the id and the trial's number, so two studies
+    with one id would overwrite, resume and remove each other's. The study that was created first keeps the id and the
+    files; the checkpoints of the trials that were copied stay with it. Raises StudyError where there is no spec.
+    """
+    spec = read_spec(study)
+    if _owner_of(db, spec.id, study) is None:
+        return spec
+    with db.lock(f"hpo:id:{spec.id}"):
+        spec = read_spec(study)
+        first = _owner_of(db, spec.id, study)
+        if first is None:
+            return spec
+        own = spec.model_copy(update={"id": make_id(study.study_name)})
+        write_spec(study, own)
+    _log.warning(
+        "study %r is a copy of %r and had the same id, %s: its id is %s from now on. The checkpoints of the trials "
+        "that were copied stay with %r",
+        study.study_name, first, spec.id, own.id, first,
+    )  # fmt: skip
+    return own
+
+
+def sharers(study: optuna.Study) -> list[optuna.Study]:
+    """The other studies of the same database that have the id of `study`, and so the same checkpoints.
+
+    There are some between `optuna.copy_study` and the first worker of the copy, which gives it an id of its own.
+    """
+    own, storage = read_spec(study).id, study._storage
+    names = [one.study_name for one in storage.get_all_studies() if id_of(one.user_attrs) == own]
+    return [optuna.load_study(study_name=name, storage=storage) for name in names if name != study.study_name]
 
 
 def study_names(db: Database) -> list[str]:
@@ -81,6 +117,33 @@ def check_study_name(name: str) -> None:
             f"study name {name!r:.140} must be 1 to {NAME_LENGTH} printable characters with no blanks around them; "
             "give another with --study"
         )
+
+
+def _existing(db: Database, name: str, spec: StudySpec) -> optuna.Study | None:
+    """The study `name`, made with the same options (else StudyError); None where it is still to be made."""
+    if name not in study_names(db):
+        return None
+    study = open_study(db, name)
+    if has_spec(study):
+        check_same(name, read_spec(study), spec)
+        return study
+    _remove_half_made(db, study)
+    return None
+
+
+_FIRST_WITH = text(
+    """
+    SELECT s.study_id, s.study_name FROM study_user_attributes a JOIN studies s ON s.study_id = a.study_id
+    WHERE a.key = :key AND CAST(a.value_json AS jsonb) ->> 'id' = :id ORDER BY s.study_id LIMIT 1
+    """
+)
+
+
+def _owner_of(db: Database, study_id: str, study: optuna.Study) -> str | None:
+    """Name of the study that was created first of those with this id; None where that is `study` itself."""
+    with db.engine.connect() as connection:
+        first = connection.execute(_FIRST_WITH, {"key": SPEC, "id": study_id}).one_or_none()
+    return None if first is None or first.study_id == study._study_id else str(first.study_name)
 
 
 def _create(

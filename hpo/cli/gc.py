@@ -39,11 +39,13 @@ def gc_command(
     root = artifacts_folder(artifacts, home)
     with existing(storage, home, study) as (db, found):
         from hpo.search.garbage import free
-        from storage import open_store, read_spec
+        from storage import open_store, read_spec, refuse_foreign_files
 
         if isinstance(root, Path) and not root.is_dir():
             raise UsageError(f"{root}: no such folder; give the --artifacts of the workers")
-        removals = free(found, open_store(root, read_spec(found).id), keep, dry_run=dry_run)
+        study_id = read_spec(found).id
+        refuse_foreign_files(db, root, study_id)
+        removals = free(found, open_store(root, study_id), keep, dry_run=dry_run)
         rows = [(str(one.trial), one.what, one.size) for one in removals]
         _print("trial", rows, dry_run, "every checkpoint is of a kept or an unfinished trial")
         if orphans:

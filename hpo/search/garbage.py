@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from hpo.errors import HpoError
 from hpo.search.ranking import best_first
@@ -20,6 +21,7 @@ from storage import (
     open_objects,
     open_study,
     read_spec,
+    sharers,
     stray_studies,
     study_names,
 )
@@ -61,16 +63,33 @@ def free(study: optuna.Study, store: CheckpointStore, keep: int, *, dry_run: boo
     Nothing that a trial which runs or waits can go on from is touched: of a trial that is not finished *now* only
     versions that were never completed go. Raises CheckpointError when the place cannot be read or written.
     """
-    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    space = read_space(read_spec(study).space)
-    ranked = best_first(finished)
-    # What is compared is measured afterwards, the worst too.
-    kept = {trial.number for trial in (ranked if isinstance(space, Roster) else ranked[:keep])}
+    trials = study.get_trials(deepcopy=False)
+    finished = [trial for trial in trials if trial.state.is_finished()]
+    kept = _kept(study, trials, keep) | kept_by_copies(study, keep)
     objects = open_objects(store.place)
     sizes = {found.key: found.size for found in objects.list()}
     witness = Witness(objects, dry_run=dry_run)
     CheckpointStore(witness).collect({trial.number for trial in finished}, kept)
     return _removals({key: sizes.get(key, 0) for key in witness.removed})
+
+
+def kept_by_copies(study: optuna.Study, keep: int) -> set[int]:
+    """Numbers of the trials whose checkpoints other studies with the id of `study` need.
+
+    Those are its copies, or what it was copied from: their best `keep` trials, and all that are not finished.
+    """
+    kept: set[int] = set()
+    for other in sharers(study):
+        trials = other.get_trials(deepcopy=False)
+        kept |= _kept(other, trials, keep) | {trial.number for trial in trials if not trial.state.is_finished()}
+    return kept
+
+
+def _kept(study: optuna.Study, trials: Iterable[FrozenTrial], keep: int) -> set[int]:
+    """The best `keep` trials; all complete ones of a roster: what is compared is measured afterwards, the worst too."""
+    ranked = best_first(trials)
+    kept = ranked if isinstance(read_space(read_spec(study).space), Roster) else ranked[:keep]
+    return {trial.number for trial in kept}
 
 
 def orphans(db: Database, root: Path | str) -> list[tuple[str, int]]:

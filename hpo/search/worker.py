@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from hpo.data import Dataset
 from hpo.errors import HpoError, UsageError
 from hpo.search.clock import Clock
+from hpo.search.garbage import kept_by_copies
 from hpo.search.plan import first_judged, open_study_data, possible
 from hpo.search.signals import StopSignal
 from hpo.search.strategy import make_pruner, sampler_for_trial
@@ -34,11 +35,12 @@ from storage import (
     Quota,
     StudySpec,
     Worker,
+    claim_files,
     claim_trial,
     expire_dead_neighbours,
+    give_own_id,
     open_store,
     open_study,
-    read_spec,
 )
 
 log = logging.getLogger(__name__)
@@ -119,8 +121,8 @@ def work_shift(db: Database, options: WorkerOptions, most: int | None = None) ->
 def _prepared(db: Database, options: WorkerOptions, stop: StopSignal) -> tuple[Workshop, Clock]:
     """What can be had, and can be wrong, before the first trial is claimed."""
     study = open_study(db, options.study)
-    spec = read_spec(study)
     db.require_schema()
+    spec = give_own_id(db, study)
     expire_dead_neighbours(db, study)
     clock = Clock(db, study)
     return _workshop(db, study, spec, options, clock, stop), clock
@@ -185,7 +187,7 @@ def _workshop(
 ) -> Workshop:
     space = _localised(read_space(spec.space), spec, options.weights)
     study.pruner = make_pruner(spec.pruner, max(possible(space, "epochs")), first_judged(space))
-    standing = Standing(study.get_trials(deepcopy=False))
+    standing = Standing(study.get_trials(deepcopy=False), kept_by_copies(study, options.keep))
     quota = None if options.quota is None else Quota(options.quota, standing.evictable)
 
     @cache
@@ -196,6 +198,7 @@ def _workshop(
     # What is wrong is said before a trial is spent on it: other data, a bucket that is not there.
     dataset(max(possible(space, "image_size")))
     store.usage()
+    claim_files(db, options.artifacts, spec.id)
     return Workshop(
         db=db,
         study=study,

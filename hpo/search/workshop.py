@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from hpo.data import Dataset
+from hpo.search.garbage import kept_by_copies
 from hpo.search.ranking import best_first
 from search_spaces import Space
 from storage import CheckpointStore, Database, DatabaseUnavailableError, Patience, Worker
@@ -53,26 +54,28 @@ def keep_best(shop: Workshop) -> None:
     """Free the checkpoints of finished trials but the best `keep` complete ones."""
     try:
         trials = shop.patience.run(lambda: shop.study.get_trials(deepcopy=False))
+        spared = shop.patience.run(lambda: kept_by_copies(shop.study, shop.keep))
     except DatabaseUnavailableError as error:
         log.debug("what can be freed is not known: %s", error)
         return
-    finished = [t for t in trials if t.state.is_finished()]
-    shop.standing.learn(finished)
-    kept = best_first(finished)[: shop.keep]
-    shop.store.drop({t.number for t in finished} - {t.number for t in kept})
+    shop.standing.learn(trials, spared)
+    finished = {trial.number for trial in trials if trial.state.is_finished()}
+    shop.store.drop(finished - {trial.number for trial in best_first(trials)[: shop.keep]} - spared)
 
 
 class Standing:
     """Which finished trial is how good, as of the last look: known without the database, while it is away too."""
 
-    def __init__(self, trials: Iterable[FrozenTrial]) -> None:
-        self.learn(trials)
+    def __init__(self, trials: Sequence[FrozenTrial], spared: Collection[int] = ()) -> None:
+        self.learn(trials, spared)
 
-    def learn(self, trials: Iterable[FrozenTrial]) -> None:
-        """Look again."""
-        finished = [trial for trial in trials if trial.state.is_finished()]
-        ranked = [trial.number for trial in best_first(finished)]
-        self._order = [t.number for t in finished if t.number not in ranked] + ranked[:0:-1]
+    def learn(self, trials: Sequence[FrozenTrial], spared: Collection[int] = ()) -> None:
+        """Look again; `spared` are numbers of trials whose checkpoints other studies need."""
+        finished = [trial.number for trial in trials if trial.state.is_finished()]
+        best = [trial.number for trial in best_first(trials)]
+        ranked, spared = set(best), set(spared)
+        order = [number for number in finished if number not in ranked] + best[:0:-1]
+        self._order = [number for number in order if number not in spared]
 
     def evictable(self) -> Sequence[int]:
         """Those that may give up their checkpoints for want of room, the first to do so first: all but the best."""

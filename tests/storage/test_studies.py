@@ -16,10 +16,12 @@ from storage import (
     StudySpec,
     check_study_name,
     create_study,
+    give_own_id,
     open_database,
     open_study,
     read_limits,
     read_spec,
+    sharers,
     study_names,
 )
 from storage.spec import write_spec
@@ -192,3 +194,56 @@ def test_a_spec_of_another_version_is_not_guessed_at(database: Database, spec: S
     study.set_user_attr("hpo:spec", {"version": 1, "space": 3})
     with pytest.raises(StudyError, match="cannot be read"):
         read_spec(study)
+
+
+def copied(database: Database, spec: StudySpec) -> tuple[optuna.Study, optuna.Study]:
+    """A study and a copy of it, made with optuna: the copy has the id of the first."""
+    first = create_study(database, "first", spec)
+    optuna.copy_study(
+        from_study_name="first", from_storage=database.storage, to_storage=database.storage, to_study_name="second"
+    )
+    return first, open_study(database, "second")
+
+
+def test_a_copy_is_given_an_id_of_its_own_and_the_study_that_was_first_keeps_its_id(
+    database: Database, spec: StudySpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = copied(database, spec)
+    shared = read_spec(first).id
+    assert read_spec(second).id == shared
+    assert [study.study_name for study in sharers(first)] == ["second"]
+    assert give_own_id(database, first).id == shared
+    own = give_own_id(database, second)
+    assert own == read_spec(second)
+    assert re.fullmatch(r"second-[0-9a-f]{8}", own.id)
+    assert without_id(own) == without_id(read_spec(first))
+    assert sharers(first) == sharers(second) == []
+    assert "'second' is a copy of 'first'" in caplog.text
+    assert give_own_id(database, second) == own, "once"
+
+
+def test_init_and_run_give_a_copy_its_own_id_too(database: Database, spec: StudySpec) -> None:
+    first, second = copied(database, spec)
+    create_study(database, "second", spec)
+    assert read_spec(second).id != read_spec(first).id
+
+
+def test_a_copy_whose_original_was_deleted_keeps_the_id_and_the_files(database: Database, spec: StudySpec) -> None:
+    first, second = copied(database, spec)
+    shared = read_spec(first).id
+    optuna.delete_study(study_name="first", storage=database.storage)
+    assert give_own_id(database, second).id == shared
+
+
+def own_id(url: str, name: str) -> str:
+    with open_database(url, home=Path("unused")) as database:
+        return give_own_id(database, open_study(database, name)).id
+
+
+def test_workers_that_start_at_once_on_a_copy_agree_on_its_id(
+    database: Database, database_url: str, spec: StudySpec, at_once: Any
+) -> None:
+    first, _ = copied(database, spec)
+    ids = set(at_once(4, own_id, database_url, "second"))
+    assert len(ids) == 1
+    assert ids != {read_spec(first).id}

@@ -9,7 +9,18 @@ import optuna
 import pytest
 from click.testing import Result
 
-from storage import CheckpointStore, Claim, Database, Worker, claim_trial, open_store, read_spec
+from storage import (
+    CheckpointStore,
+    Claim,
+    Database,
+    Worker,
+    claim_files,
+    claim_trial,
+    open_database,
+    open_store,
+    read_spec,
+)
+from tests.conftest import TcpServer
 
 pytestmark = pytest.mark.postgres
 Here = Callable[..., Result]
@@ -110,3 +121,42 @@ def test_a_study_that_cannot_be_read_keeps_its_files(
     assert result.exit_code == 2
     assert "cannot tell whose files are whose" in result.stderr
     assert open_store(root, "later-0123abcd").trials() == {0}
+
+
+def copy_with_another_best(study: optuna.Study) -> optuna.Study:
+    """A copy of the study, made with optuna, in which trial 0 is the best: its checkpoints are those of the first."""
+    storage = study._storage
+    optuna.copy_study(from_study_name="bare", from_storage=storage, to_storage=storage, to_study_name="copy")
+    copy = optuna.load_study(study_name="copy", storage=storage)
+    best = copy.get_trials(deepcopy=False)[0]
+    with storage._backend.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE trial_values SET value = 0.99 WHERE trial_id = {best._trial_id}")
+    return copy
+
+
+@pytest.mark.parametrize("name", ["bare", "copy"])
+def test_gc_of_a_study_removes_nothing_that_a_copy_with_the_same_id_keeps(
+    here: Here, store: CheckpointStore, root: Path | str, bare_study: optuna.Study, name: str
+) -> None:
+    copy_with_another_best(bare_study)
+    done = here("gc", "--study", name, "--keep", "1", "--artifacts", str(root))
+    assert done.exit_code == 0, done.output
+    assert store.has(0, "best"), "the best of the copy"
+    assert store.has(1, "best"), "the best of the first"
+    assert not store.has(2, "best")
+    assert store.trials() >= {3, 4}, "what runs or waits in either"
+
+
+def test_gc_on_the_checkpoints_of_another_database_is_refused(
+    here: Here, database: Database, bare_study: optuna.Study, tmp_path: Path, tcp_server: TcpServer
+) -> None:
+    study_id = read_spec(bare_study).id
+    with open_database(tcp_server.url(), home=tmp_path) as other:
+        claim_files(other, tmp_path / "artifacts", study_id)
+    store = open_store(tmp_path / "artifacts", study_id)
+    write(store, 0)
+    bare_study.tell(claimed(database, bare_study), 0.5)
+    done = here("gc", "--study", "bare", "--keep", "1", "--artifacts", str(tmp_path / "artifacts"))
+    assert done.exit_code == 2
+    assert "belong to a study in another database" in done.stderr
+    assert has(store) == {0: "bl"}

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,18 @@ from hpo.search.plan import Plan, found_study, set_budget
 from hpo.search.strategy import make_pruner, sampler_for_trial
 from hpo.search.workshop import Standing, Workshop
 from search_spaces import SearchSpace
-from storage import Claim, Database, Patience, Worker, claim_trial, open_store, read_spec
+from storage import (
+    Claim,
+    Database,
+    Patience,
+    Worker,
+    claim_trial,
+    open_database,
+    open_store,
+    open_study,
+    read_spec,
+)
+from tests.conftest import _fresh
 
 SPACE = {
     "name": "tiny",
@@ -59,6 +70,7 @@ class Bench:
     study: optuna.Study
     dataset: Dataset
     folder: Path
+    cells: Path
 
     def shop(
         self,
@@ -93,4 +105,13 @@ def bench(database: Database, cells: Path, tiny_space: SearchSpace, tmp_path: Pa
     study = found_study(database, plan, dataset)
     study.pruner = make_pruner("none", 2)
     set_budget(database, study, 10, None)
-    return Bench(database, study, dataset, tmp_path)
+    return Bench(database, study, dataset, tmp_path, cells)
+
+
+@pytest.fixture
+def restored(bench: Bench, postgres_url: str) -> Iterator[Bench]:
+    """The same study in another database of the server, as a dump restored beside its original would have it."""
+    for url in _fresh(postgres_url, "with_tables"):
+        with open_database(url, home=bench.folder / "unused") as database:
+            optuna.copy_study(from_study_name="tiny", from_storage=bench.db.storage, to_storage=database.storage)
+            yield Bench(database, open_study(database, "tiny"), bench.dataset, bench.folder, bench.cells)

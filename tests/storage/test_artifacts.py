@@ -1,0 +1,106 @@
+"""Whose checkpoints lie in a study's folder: those of one study in one database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from storage import (
+    Database,
+    StudyError,
+    claim_files,
+    open_database,
+    open_store,
+    refuse_foreign_files,
+    remove_stray_study,
+    stray_studies,
+)
+from tests.conftest import TcpServer, _fresh
+
+pytestmark = pytest.mark.postgres
+STUDY = "cells-0123abcd"
+
+
+@pytest.fixture(params=["folder", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    return request.getfixturevalue("s3_root") if request.param == "s3" else tmp_path / "artifacts"
+
+
+@pytest.fixture
+def restored(postgres_url: str) -> Iterator[Database]:
+    """Another database of the same server, as a dump restored beside its original."""
+    for url in _fresh(postgres_url, "with_tables"):
+        with open_database(url, home=Path("unused")) as database:
+            yield database
+
+
+def test_the_database_that_came_first_keeps_the_folder_and_another_is_refused_with_the_way_out(
+    database: Database, restored: Database, root: Path | str
+) -> None:
+    assert not refuse_foreign_files(database, root, STUDY)
+    for _ in range(2):
+        claim_files(database, root, STUDY)
+    assert refuse_foreign_files(database, root, STUDY)
+    store = open_store(root, STUDY)
+    store.write(0, "best", {"model": b"1"}, {})
+    for look in (claim_files, refuse_foreign_files):
+        with pytest.raises(StudyError, match=r"belong to a study in another database.*remove .*owner\.json") as caught:
+            look(restored, root, STUDY)
+        assert "\n" not in str(caught.value)
+    assert store.trials() == {0}
+    claim_files(restored, root, "other-0123abcd")
+
+
+def test_a_study_that_was_moved_goes_on_once_the_note_is_removed(
+    database: Database, restored: Database, tmp_path: Path
+) -> None:
+    claim_files(database, tmp_path, STUDY)
+    (tmp_path / STUDY / "owner.json").unlink()
+    claim_files(restored, tmp_path, STUDY)
+    with pytest.raises(StudyError):
+        claim_files(database, tmp_path, STUDY)
+
+
+@pytest.mark.parametrize("note", [b"", b"[]", b"{}", b"\xff"])
+def test_a_damaged_note_is_nobodys(database: Database, tmp_path: Path, note: bytes) -> None:
+    claim_files(database, tmp_path, STUDY)
+    (tmp_path / STUDY / "owner.json").write_bytes(note)
+    with pytest.raises(StudyError, match="nobody knows which"):
+        claim_files(database, tmp_path, STUDY)
+
+
+def test_where_the_disk_is_full_nothing_is_noted_and_the_next_worker_does_it(
+    database: Database, tiny_disk: Path
+) -> None:
+    filler = tiny_disk / "filler"
+    with suppress(OSError):
+        filler.write_bytes(bytes(2**21))
+    claim_files(database, tiny_disk, STUDY)
+    assert not refuse_foreign_files(database, tiny_disk, STUDY)
+    filler.unlink()
+    claim_files(database, tiny_disk, STUDY)
+    assert refuse_foreign_files(database, tiny_disk, STUDY)
+
+
+def test_the_folder_of_a_study_that_is_gone_goes_with_its_note(database: Database, tmp_path: Path) -> None:
+    claim_files(database, tmp_path, STUDY)
+    open_store(tmp_path, STUDY).write(0, "best", {"model": b"1"}, {})
+    ((folder, _),) = stray_studies(tmp_path, [])
+    remove_stray_study(tmp_path, folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_user_without_rights_knows_the_database_and_databases_differ(
+    tcp_server: TcpServer, database: Database, restored: Database
+) -> None:
+    tcp_server.administer(
+        "DROP ROLE IF EXISTS identity_reader", "CREATE ROLE identity_reader LOGIN PASSWORD 'Secret-1'"
+    )
+    identities = {database.identity(), restored.identity()}
+    for user in ("admin", "identity_reader"):
+        with open_database(tcp_server.url(user=user), home=Path("unused")) as other:
+            identities.add(other.identity())
+    assert len(identities) == 3
