@@ -3,7 +3,7 @@
 records, sources           what a source gives; which kind lies at a path
 folders, archives,         the kinds: folders, zip, .npz (npy: its arrays by rows), CSV
 arrays, npy, tables
-layout                     class folders and train/ val/ test/
+names, layout              what a name means; class folders and train/ val/ test/
 decode, pipeline           one image to (S, S, 3) uint8; many, in parallel and in order
 manifest, cache, pack      the packed set on disk
 split                      who trains, who validates, who is locked away

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -13,15 +15,32 @@ from threading import Lock
 from hpo.data import digests
 from hpo.data.decode import refuse_long
 from hpo.data.layout import arrange
-from hpo.data.records import CHUNK, PART_OF, Listing, Read, is_hidden, is_image
+from hpo.data.names import readable, shortened
+from hpo.data.records import CHUNK, Listing, Read, is_hidden, is_image
 from hpo.errors import DataError
 
 _FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 """What a damaged, encrypted or strangely compressed member raises."""
+_UTF8_FLAG = 0x800
+"""Bit 11 of a member's flags: its name is in UTF-8 (APPNOTE.TXT 4.4.4); else it is in code page 437, or anything."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A visible file or folder of a zip."""
+
+    name: str
+    """Its path with `/` between the parts; bytes that are not UTF-8 are surrogates, as in the names of files."""
+    info: zipfile.ZipInfo
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is a file that is taken for an image."""
+        return not self.info.is_dir() and is_image(self.name)
 
 
 class ZipSource:
-    """A zip of class folders, or of train/ val/ test/ of them; one folder around everything is looked through."""
+    """A zip of class folders, or of train/ val/ test/ of them; the rules are those of folders."""
 
     chunk = CHUNK
 
@@ -29,7 +48,7 @@ class ZipSource:
         self.path = path
 
     @cached_property
-    def _members(self) -> list[zipfile.ZipInfo]:
+    def _members(self) -> list[Member]:
         with open_zip(self.path) as archive:
             return visible_members(archive)
 
@@ -38,19 +57,16 @@ class ZipSource:
         return digests.of_file(self.path)
 
     def listing(self) -> Listing:
-        """Classes are the folders' names, sorted; records are sorted by their path in the zip."""
-        members = self._members
-        files = [_posix(member) for member in members if not member.is_dir()]
-        folders = {parent for member in members for parent in _parents(_posix(member))}
-        around = _folder_around(files)
-        inner = [folder.removeprefix(around) for folder in folders if folder.startswith(around)]
-        return arrange([file.removeprefix(around) for file in files], inner, str(self.path), prefix=around)
+        """As `arrange` understands it; records are in the order of a walk through the same folder."""
+        files = [member.name for member in self._members if not member.info.is_dir()]
+        folders = {folder for member in self._members for folder in _folders_of(member)}
+        return arrange(files, sorted(folders), str(self.path))
 
     @contextmanager
     def reads(self) -> Iterator[Iterator[Read]]:
         """The zip is held open; its members are read one at a time, in whichever thread."""
         with open_zip(self.path) as archive:
-            yield member_reads(archive, [member for member in self._members if not member.is_dir()])
+            yield member_reads(archive, [member.info for member in self._members if member.is_image])
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
@@ -63,13 +79,41 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         raise DataError(f"{path} is not a readable zip ({error}): copy or download it again") from None
 
 
-def visible_members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """Images and folders of a zip, sorted by path; hidden ones are left out."""
-    members = [member for member in archive.infolist() if member.is_dir() or is_image(member.filename)]
-    return sorted(
-        (member for member in members if not any(map(is_hidden, _posix(member).split("/")))),
-        key=lambda member: member.filename,
-    )
+def visible_members(archive: zipfile.ZipFile) -> list[Member]:
+    """Files and folders of a zip in the order of a walk through them; hidden ones are left out.
+
+    DataError for a name that leads out of the zip and for an image that is there twice.
+    """
+    members = [Member(_name(info, str(archive.filename)), info) for info in archive.infolist()]
+    visible = [
+        member for member in members if member.name and not any(is_hidden(level) for level in member.name.split("/"))
+    ]
+    _refuse_twice([member.name for member in visible if member.is_image], str(archive.filename))
+    return sorted(visible, key=lambda member: member.name.split("/"))
+
+
+def _name(info: zipfile.ZipInfo, where: str) -> str:
+    """The path of a member without `./` and a leading `/`; some programs write `\\` between its parts.
+
+    Names without the flag for UTF-8 are tried as UTF-8 first, since many programs forget the flag. Where they are
+    not, their bytes are kept, because the zip does not say which encoding they are in.
+    """
+    name = info.filename
+    if not info.flag_bits & _UTF8_FLAG:
+        name = name.encode("cp437").decode(errors="surrogateescape")
+    levels = [level for level in name.replace("\\", "/").split("/") if level not in ("", ".")]
+    if ".." in levels:
+        raise DataError(f"{readable(name)} in {where} leads out of the zip: zip the folder again")
+    return "/".join(levels)
+
+
+def _refuse_twice(names: Sequence[str], where: str) -> None:
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise DataError(
+            f"{where} holds two files of one name ({readable(shortened(twice))}), but it cannot be known which is "
+            "meant: zip the folder again"
+        )
 
 
 def member_reads(archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo]) -> Iterator[Read]:
@@ -90,23 +134,7 @@ def member_reads(archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo]) -
     return map(reader, members)
 
 
-def _posix(member: zipfile.ZipInfo) -> str:
-    """The path of a member; some programs write `\\` between its parts."""
-    return member.filename.replace("\\", "/")
-
-
-def _parents(name: str) -> list[str]:
-    """Every folder above `name`, itself where it ends in `/`."""
-    levels = name.split("/")[:-1]
-    return ["/".join(levels[: count + 1]) for count in range(len(levels))]
-
-
-def _folder_around(files: Sequence[str]) -> str:
-    """The path, with its `/`, of the folders that hold everything and are neither a class nor a part."""
-    around = ""
-    while True:
-        rests = [file.removeprefix(around).split("/") for file in files]
-        tops = {rest[0] for rest in rests}
-        if len(tops) != 1 or min(map(len, rests)) < 3 or tops.pop().lower() in PART_OF:
-            return around
-        around += rests[0][0] + "/"
+def _folders_of(member: Member) -> list[str]:
+    """Every folder above a member, itself where it is one."""
+    levels = member.name.split("/")
+    return ["/".join(levels[:count]) for count in range(1, len(levels) + member.info.is_dir())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from hpo.data import digests
 from hpo.data.decode import refuse_long
 from hpo.data.layout import arrange
+from hpo.data.names import readable
 from hpo.data.records import CHUNK, Listing, Read, is_hidden, is_image
 from hpo.errors import DataError
 
@@ -25,6 +27,11 @@ class Found:
     is_folder: bool
     stamp: str
     """Size in bytes and time of the last change in ns; empty for a folder."""
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is a file that is taken for an image."""
+        return not self.is_folder and is_image(self.name)
 
 
 class FolderSource:
@@ -40,62 +47,87 @@ class FolderSource:
         return list(walk(self.path))
 
     @cached_property
-    def _files(self) -> list[str]:
-        return [found.name for found in self._found if not found.is_folder]
+    def _images(self) -> list[str]:
+        return [found.name for found in self._found if found.is_image]
 
     def key(self) -> str:
-        """Digest of every image's path, size and time."""
-        lines = (f"{found.name}\0{found.stamp}" for found in self._found)
-        return digests.of_lines([str(self.path.resolve()), *lines])
+        """Digest of every image's path, size and time, of the folders, and of what is left out by kind."""
+        lines = (f"{found.name}\0{found.stamp}" for found in self._found if found.is_image or found.is_folder)
+        left_out = (f"{entry.kind}\0{entry.count}" for entry in self._listing.left_out)
+        return digests.of_lines([str(self.path.resolve()), *lines, *left_out])
 
     def listing(self) -> Listing:
-        """Classes are the folders' names, sorted; records are in the order of the walk."""
+        """As `arrange` understands it; records are in the order of the walk."""
+        return self._listing
+
+    @cached_property
+    def _listing(self) -> Listing:
         folders = [found.name for found in self._found if found.is_folder]
-        return arrange(self._files, folders, str(self.path))
+        return arrange([found.name for found in self._found if not found.is_folder], folders, str(self.path))
 
     @contextmanager
     def reads(self) -> Iterator[Iterator[Read]]:
         """Each read opens one file."""
-        yield (partial(read_file, self.path / name) for name in self._files)
+        yield (partial(read_file, self.path / name) for name in self._images)
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of an image file; DataError where there are too many of them."""
-    refuse_long(path.stat().st_size)
+    """The bytes of an image file; DataError where there are too many of them, or it is no ordinary file."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError("not an ordinary file, but a folder, pipe, socket or device")
+    refuse_long(status.st_size)
     return path.read_bytes()
 
 
 def walk(folder: Path) -> Iterator[Found]:
-    """Images and folders below a folder, sorted within each; hidden ones are left out."""
+    """Files and folders below a folder, sorted within each; hidden ones are left out."""
     return _walk(folder, "", ())
 
 
 def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[Found]:
     """`above` holds (device, inode) of the folders that lead here: a link back to one of them is not followed."""
-    status = folder.stat()
-    here = (status.st_dev, status.st_ino)
+    entries, here = _visible(folder)
     if here in above:
         return
-    for entry in _visible(folder):
-        if entry.is_dir():
+    for entry in entries:
+        if _is_folder(entry):
             yield Found(prefix + entry.name, True, "")
             yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", (*above, here))
-        elif is_image(entry.name):
-            yield Found(prefix + entry.name, False, _stamp(entry))
+        else:
+            yield Found(prefix + entry.name, False, _stamp(folder, entry))
 
 
-def _visible(folder: Path) -> list[os.DirEntry[str]]:
+def _visible(folder: Path) -> tuple[list[os.DirEntry[str]], tuple[int, int]]:
+    """What lies in a folder, sorted by name, and the folder's (device, inode)."""
     try:
+        status = folder.stat()
         with os.scandir(folder) as entries:
-            return sorted((entry for entry in entries if not is_hidden(entry.name)), key=lambda entry: entry.name)
-    except PermissionError as error:
-        raise DataError(f"{folder} cannot be listed ({error.strerror}): mend its permissions") from None
+            visible = sorted((entry for entry in entries if not is_hidden(entry.name)), key=lambda entry: entry.name)
+    except OSError as error:
+        raise _not_listed(folder, error) from None
+    return visible, (status.st_dev, status.st_ino)
 
 
-def _stamp(entry: os.DirEntry[str]) -> str:
+def _not_listed(folder: Path, error: OSError) -> DataError:
+    return DataError(f"{readable(str(folder))} cannot be listed ({error.strerror}): mend its permissions")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """A link that leads to itself is a file, so that the reason comes up when it is read."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _stamp(folder: Path, entry: os.DirEntry[str]) -> str:
     """Size and time; of the link itself where it leads nowhere, so that the reason comes up when it is read."""
     try:
-        status = entry.stat()
-    except FileNotFoundError:
-        status = entry.stat(follow_symlinks=False)
+        try:
+            status = entry.stat()
+        except OSError:
+            status = entry.stat(follow_symlinks=False)
+    except OSError as error:  # the folder may be listed, but not entered
+        raise _not_listed(folder, error) from None
     return f"{status.st_size} {status.st_mtime_ns}"

@@ -1,64 +1,303 @@
-"""How paths become a listing: class folders, or train/ val/ test/ of class folders."""
+"""How paths become a listing: which folders are parts, which are classes, and what is refused because it is unclear.
+
+One set of rules for folders and zips. After one or more folders around everything, the first level holds either class
+folders, or parts (train/ val/ test/) of class folders; or every class folder holds its parts. Sub-folders of a class
+belong to it. Whatever fits no rule, or two, is refused with the way out; docs/data.md has the rules in plain words.
+"""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 
-from hpo.data.dataset import PartName
-from hpo.data.records import PART_OF, SUFFIXES, Listing, Record
+from hpo.data.dataset import LeftOut, PartName
+from hpo.data.names import Meaning, class_name, class_notes, part_in, part_of, readable, shortened
+from hpo.data.records import PART_OF, SUFFIXES, Listing, Record, is_image
+from hpo.data.summary import left_out_line
 from hpo.errors import DataError
 
+Levels = tuple[str, ...]
+"""The parts of a path."""
 
-def arrange(files: Sequence[str], folders: Iterable[str], where: str, *, prefix: str = "") -> Listing:
-    """The listing of image paths `files`, in their order, with `/` between their parts; `folders` may be empty ones.
+_NAMED = 3
+"""Files of a kind that is left out, and folders in a message, that are named."""
+_WAY_OUT = "rename to train/, val/, test/"
 
-    `where` names the data set in messages; `prefix` goes before every path to make a record's name.
+
+@dataclass(frozen=True)
+class _Place:
+    """A data set below the folders around it."""
+
+    where: str
+    images: list[Levels]
+    """Of every image; the last level is its file."""
+    folders: list[Levels]
+    """Every folder, empty ones among them."""
+
+    def tops(self) -> dict[str, list[Levels]]:
+        """Folder of the first level -> paths of its images below it. Images that lie in no folder are not in it."""
+        tops: dict[str, list[Levels]] = defaultdict(list)
+        for levels in self.images:
+            if len(levels) > 1:
+                tops[levels[0]].append(levels[1:])
+        return dict(tops)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which level is what."""
+
+    class_level: int
+    part_level: int | None = None
+    parts: dict[str, PartName] | None = None
+    """Folder name -> part."""
+    notes: tuple[str, ...] = ()
+
+    def part(self, levels: Levels) -> PartName | None:
+        """The part that a path lies in."""
+        return None if self.part_level is None else (self.parts or {}).get(levels[self.part_level])
+
+    @property
+    def depth(self) -> int:
+        """Levels before the sub-folders of a class."""
+        return max(self.class_level, self.part_level or 0) + 1
+
+
+def arrange(files: Sequence[str], folders: Iterable[str], where: str) -> Listing:
+    """The listing of the images among `files`, in their order; paths have `/` between their parts.
+
+    `folders` are all folders, empty ones among them; `where` names the data set in messages.
     """
-    if not files:
-        raise DataError(f"{where} has no images: put {', '.join(SUFFIXES)} files into one folder per class")
-    depth = 1 if _has_parts(files, where) else 0
-    _refuse_loose(files, depth, where)
-    classes = _classes(files, folders, depth)
-    number = {name: position for position, name in enumerate(classes)}
+    images = [file for file in files if is_image(file)]
+    left_out = left_out_files(file for file in files if not is_image(file))
+    if not images:
+        others = f"; {left_out_line(left_out)}" if left_out else ""
+        raise DataError(f"{where} has no images: put {', '.join(SUFFIXES)} files into one folder per class{others}")
+    place = _without_around(_Place(where, [_levels(name) for name in images], [_levels(name) for name in folders]))
+    plan, place = _understood(place)
+    raw = _raw_classes(place, plan)
+    number = {name: position for position, name in enumerate(sorted(set(raw.values())))}
     records = tuple(
-        Record(prefix + file, number[file.split("/")[depth]], _part(file) if depth else None) for file in files
+        Record(readable(file), number[raw[levels[plan.class_level]]], plan.part(levels))
+        for file, levels in zip(images, place.images, strict=True)
     )
-    return Listing(classes, records)
+    notes = (*plan.notes, *_nested(place, plan), *class_notes(tuple(number), raw))
+    return Listing(tuple(number), records, left_out, tuple(map(readable, notes)))
 
 
-def _part(file: str) -> PartName | None:
-    return PART_OF.get(file.split("/", 1)[0].lower())
+def left_out_files(files: Iterable[str]) -> tuple[LeftOut, ...]:
+    """Files that are no images of a known kind, counted by suffix, the most frequent first."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        kinds[PurePosixPath(file).suffix.lower() or "without a suffix"].append(readable(file))
+    order = sorted(kinds, key=lambda kind: (-len(kinds[kind]), kind))
+    return tuple(LeftOut(readable(kind), len(kinds[kind]), tuple(sorted(kinds[kind])[:_NAMED])) for kind in order)
 
 
-def _has_parts(files: Sequence[str], where: str) -> bool:
-    """Whether the first level is train/ val/ test/. A class may be called «train» if its images lie directly in it."""
-    inside = [file for file in files if "/" in file]
-    parted = [file for file in inside if _part(file)]
-    others = [file for file in inside if not _part(file)]
-    if parted and not others:
-        return True
-    deep = next((file for file in parted if file.count("/") > 1), None)
-    if deep and others:
+def _levels(path: str) -> Levels:
+    return tuple(path.split("/"))
+
+
+def _without_around(place: _Place) -> _Place:
+    """The data set below every folder that holds all the rest and is neither a class nor a part."""
+    while True:
+        tops = {levels[0] for levels in place.images if len(levels) > 1}
+        others = {levels[0] for levels in [*place.images, *place.folders]} - tops
+        if len(tops) != 1 or others or not _is_around(next(iter(tops)), place.images):
+            return place
+        inner = [levels[1:] for levels in place.folders if len(levels) > 1]
+        place = _Place(place.where, [levels[1:] for levels in place.images], inner)
+
+
+def _is_around(top: str, images: Sequence[Levels]) -> bool:
+    """Whether the only folder, which holds all images, is to be looked through."""
+    deep = [levels for levels in images if len(levels) > 2]
+    is_class_of_parts = (
+        len(deep) == len(images) == sum(len(levels) == 3 and bool(part_of(levels[1])) for levels in deep)
+    )
+    return bool(deep) and not part_of(top) and not is_class_of_parts
+
+
+def _understood(place: _Place) -> tuple[_Plan, _Place]:
+    """The plan, and the place with doubled folders of parts (seg_train/seg_train) written once."""
+    tops = place.tops()
+    _refuse_loose(place, 0)
+    meanings = {top: part_in(top) for top in tops}
+    if all(meanings.values()) and (len(set(meanings.values())) > 1 or all(map(part_of, tops))):
+        place, notes = _undoubled(place)
+        _refuse_loose(place, 1)
+        plan = _parts_first(meanings, place, notes)
+        _refuse_inner_parts(place, plan)
+        return plan, place
+    _refuse_mixed(tops, place.where)
+    if parted := _class_first(tops, place.where):
+        return parted, place
+    _refuse_same_folders(tops, place.where)
+    plan = _Plan(0)
+    _refuse_inner_parts(place, plan)
+    return plan, place
+
+
+def _parts_first(meanings: dict[str, Meaning | None], place: _Place, notes: Sequence[str]) -> _Plan:
+    """The plan of train/ val/ test/ of class folders. Parts under other names are told, and empty ones."""
+    parts = _decided(meanings, place.where)
+    told = list(notes)
+    if any(top.lower() not in PART_OF for top in parts) or len(set(parts.values())) < len(parts):
+        told.append(f"parts: {', '.join(f'{top}/ is {part}' for top, part in sorted(parts.items()))}")
+    empty = sorted({levels[0] for levels in place.folders if part_of(levels[0])} - set(parts))
+    told += [f"{name}/ holds no image" for name in empty]
+    return _Plan(1, 0, parts, tuple(told))
+
+
+def _decided(meanings: dict[str, Meaning | None], where: str) -> dict[str, PartName]:
+    """Part by folder name; DataError where a name stands for more than one."""
+    parts: dict[str, PartName] = {}
+    for name, meaning in meanings.items():
+        if meaning is None or meaning == "unclear":
+            raise DataError(f"{name}/ in {where} looks like a part, but may be val or test: {_WAY_OUT}")
+        parts[name] = meaning
+    return parts
+
+
+def _undoubled(place: _Place) -> tuple[_Place, list[str]]:
+    """Without the second of two folders of one part, where it is all that the first holds."""
+    doubled = {
+        top: inner
+        for top, below in place.tops().items()
+        if len(names := {levels[0] for levels in below}) == 1
+        and part_in(inner := next(iter(names))) == part_in(top)
+        and all(len(levels) > 2 for levels in below)
+    }
+
+    def undo(levels: Levels) -> Levels:
+        return levels[:1] + levels[2:] if levels[1:2] == (doubled.get(levels[0]),) else levels
+
+    return _Place(place.where, list(map(undo, place.images)), list(map(undo, place.folders))), [
+        f"{top}/{inner}/ is read as {top}/" for top, inner in sorted(doubled.items())
+    ]
+
+
+def _refuse_loose(place: _Place, depth: int) -> None:
+    """DataError for an image that lies above the class folders, which are at level `depth`."""
+    loose = next((levels for levels in place.images if len(levels) <= depth + 1), None)
+    if loose:
+        in_part = f"; if {loose[0]}/ is a class and no part, give it another name" if len(loose) > 1 else ""
         raise DataError(
-            f"{where} holds {deep.split('/')[0]}/ beside {others[0].split('/')[0]}/, but must hold "
+            f"{readable('/'.join(loose))} in {place.where} lies in no class folder, but every image must: "
+            f"move it into its class, or away{readable(in_part)}"
+        )
+
+
+def _refuse_mixed(tops: dict[str, list[Levels]], where: str) -> None:
+    """DataError for parts of class folders beside other folders; a class may be called «train», or «train_station»."""
+    deep = [top for top, below in tops.items() if any(len(levels) > 1 for levels in below)]
+    parted = sorted(top for top in deep if part_of(top))
+    mentioned = sorted(top for top in deep if part_in(top))
+    if not parted and len({part_in(top) for top in mentioned}) > 1:
+        parted = mentioned
+    others = sorted(set(tops) - set(parted))
+    if parted and others:
+        raise DataError(
+            f"{where} holds {readable(parted[0])}/ beside {readable(others[0])}/, but must hold "
             "either class folders or train/ val/ test/ of class folders: move one of the two away"
         )
-    return False
 
 
-def _refuse_loose(files: Sequence[str], depth: int, where: str) -> None:
-    loose = next((file for file in files if file.count("/") <= depth), None)
-    if loose:
+def _class_first(tops: dict[str, list[Levels]], where: str) -> _Plan | None:
+    """The plan of classes that each hold their parts; None where none does, DataError where some do."""
+    inner = {top: {levels[0] for levels in below if len(levels) > 1} for top, below in tops.items()}
+    holding = sorted(top for top in tops if _holds_parts(inner[top], tops[top]))
+    if not holding:
+        return None
+    names = sorted(set().union(*inner.values()))
+    whole = all(all(len(levels) > 1 and part_of(levels[0]) for levels in below) for below in tops.values())
+    if not whole:
+        first = holding[0]
         raise DataError(
-            f"{loose} in {where} lies in no class folder, but every image must: move it into its class, or away"
+            f"{readable(first)}/ in {where} holds {_folders(sorted(inner[first]))}, which look like parts, but not "
+            f"every class folder holds nothing but parts: {_WAY_OUT}, each with its class folders"
+        )
+    if all(len(levels) > 2 for below in tops.values() for levels in below):
+        raise DataError(
+            f"{where} holds {_folders(sorted(tops))}, each with {_folders(names)} of more folders: this looks like "
+            "several data sets; give one of them"
+        )
+    parts = _decided({name: part_of(name) for name in names}, where)
+    told = ", ".join(f"{name}/ is {part}" for name, part in parts.items())
+    return _Plan(0, 1, parts, (f"each class folder holds its parts: {told}",))
+
+
+def _holds_parts(inner: set[str], below: Sequence[Levels]) -> bool:
+    parts = {name: part for name in inner if (part := part_of(name))}
+    only = len(parts) == len(inner) and all(len(levels) > 1 for levels in below)
+    return bool(parts) and (only or len(set(parts.values())) > 1)
+
+
+def _refuse_same_folders(tops: dict[str, list[Levels]], where: str) -> None:
+    """DataError where folders that hold only folders share the names of those: parts under names that are unknown."""
+    inner = {
+        top: {class_name(levels[0], where).casefold(): levels[0] for levels in below}
+        for top, below in tops.items()
+        if all(len(levels) > 1 for levels in below)
+    }
+    tally = Counter(name for names in inner.values() for name in names)
+    if len(tally) < 2:
+        return
+    alike = sorted(
+        top
+        for top, names in inner.items()
+        if any(
+            2 * len(names.keys() & inner[other].keys()) > min(len(names), len(inner[other]))
+            for other in inner
+            if other != top
+        )
+    )
+    if alike:
+        shared = sorted(name for name in inner[alike[0]].values() if tally[name.casefold()] > 1)
+        raise DataError(
+            f"{_folders(alike)} in {where} hold the same folders ({shortened(shared)}): looks like parts called "
+            f"{shortened(alike)}: {_WAY_OUT}; or, if they are classes, move their images up into them"
         )
 
 
-def _classes(files: Sequence[str], folders: Iterable[str], depth: int) -> tuple[str, ...]:
-    """Sorted names of the class folders; without parts, every folder of the first level is one."""
-    names = {file.split("/")[depth] for file in files}
-    for folder in folders:
-        levels = folder.split("/")
-        if len(levels) == depth + 1 and (not depth or _part(folder)):
-            names.add(levels[depth])
-    return tuple(sorted(names))
+def _refuse_inner_parts(place: _Place, plan: _Plan) -> None:
+    """DataError where parts lie somewhere inside a class."""
+    found: dict[str, dict[Meaning, str]] = defaultdict(dict)
+    for levels in place.images:
+        for depth in range(plan.depth, len(levels) - 1):
+            if meaning := part_of(levels[depth]):
+                found[levels[plan.class_level]][meaning] = "/".join(levels[: depth + 1])
+    for name, parts in found.items():
+        if len(parts) > 1:
+            raise DataError(
+                f"class folder {readable(name)}/ in {place.where} holds {_folders(sorted(parts.values()))}, which look "
+                f"like parts: {_WAY_OUT}, each with its class folders"
+            )
+
+
+def _raw_classes(place: _Place, plan: _Plan) -> dict[str, str]:
+    """Name of a class folder -> name of the class, for every class folder, empty ones among them."""
+    level = plan.class_level
+    raw = {levels[level] for levels in place.images}
+    for levels in place.folders:
+        if len(levels) == level + 1 and (level == 0 or levels[0] in (plan.parts or {}) or part_of(levels[0])):
+            raw.add(levels[level])
+    return {name: class_name(name, place.where) for name in raw}
+
+
+def _nested(place: _Place, plan: _Plan) -> list[str]:
+    """One line on the sub-folders that were read as part of their class."""
+    inner: dict[str, set[str]] = defaultdict(set)
+    for levels in place.images:
+        if len(levels) > plan.depth + 1:
+            inner[levels[plan.class_level]].add(levels[plan.depth])
+    if not inner:
+        return []
+    told = [f"{name} ({shortened(sorted(names))})" for name, names in sorted(inner.items())]
+    return [f"sub-folders are read as part of their class: {shortened(told)}"]
+
+
+def _folders(names: Sequence[str]) -> str:
+    return readable(shortened([f"{name}/" for name in names]))

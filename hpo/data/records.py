@@ -90,6 +90,19 @@ def is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower().removeprefix(".") in SUFFIXES
 
 
+_SYSTEM_FILES = (
+    "__macosx",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "icon\r",
+    "@eadir",
+    "$recycle.bin",
+    "lost+found",
+    "system volume information",
+)
+
+
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is nobody's data: dot files and what macOS puts into zips."""
-    return name.startswith(".") or name == "__MACOSX"
+    """Whether a file or folder is left out unsaid: dot files, and what operating systems leave beside files."""
+    return name.startswith(".") or name.lower() in _SYSTEM_FILES

@@ -17,6 +17,7 @@ from hpo.data.arrays import ArraySource, image_members, row_reads
 from hpo.data.dataset import Images, Unreadable
 from hpo.data.decode import pillow_unheard
 from hpo.data.folders import read_file, walk
+from hpo.data.names import readable
 from hpo.data.pipeline import Decoded, decode_all
 from hpo.data.records import CHUNK, SUFFIXES, Read, is_image
 from hpo.data.sources import existing
@@ -94,14 +95,15 @@ def _next(chunks: Iterator[list[Decoded]]) -> list[Decoded] | None:
 def _named(path: Path, stack: ExitStack) -> Named:
     if path.is_dir():
         return (
-            (str(path / found.name), partial(read_file, path / found.name))
+            (readable(str(path / found.name)), partial(read_file, path / found.name))
             for found in walk(path)
-            if not found.is_folder
+            if found.is_image
         )
     if path.suffix.lower() == ".zip":
         archive = stack.enter_context(open_zip(path))
-        members = [member for member in visible_members(archive) if not member.is_dir()]
-        return zip((f"{path}:{member.filename}" for member in members), member_reads(archive, members), strict=True)
+        members = [member for member in visible_members(archive) if member.is_image]
+        reads = member_reads(archive, [member.info for member in members])
+        return zip((f"{path}:{readable(member.name)}" for member in members), reads, strict=True)
     if path.suffix.lower() == ".npz":
         return _array_rows(path, stack)
     return iter([(str(path), partial(read_file, path))])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hpo.data.dataset import Dataset, LeftOut, Unreadable
+from hpo.data.names import natural_key
 
 _CLASSES = 12
 """Classes that are listed one by one; of more, the first ones and the smallest are."""
@@ -61,7 +62,7 @@ class DataSummary:
         }
 
     def _class_lines(self) -> list[str]:
-        every = range(len(self.classes))
+        every = sorted(range(len(self.classes)), key=lambda number: natural_key(self.classes[number]))
         shown = every if len(self.classes) <= _CLASSES else every[:_FIRST]
         lines = _table([["class", *self.counts]] + [self._row(number) for number in shown])
         if hidden := len(every) - len(shown):
@@ -74,7 +75,8 @@ class DataSummary:
         return lines
 
     def _row(self, number: int) -> list[str]:
-        return [self.classes[number], *(f"{counts[number]:,}" for counts in self.counts.values())]
+        name = self.classes[number]
+        return [name if name.isprintable() else repr(name), *(f"{counts[number]:,}" for counts in self.counts.values())]
 
 
 def summarise(dataset: Dataset) -> DataSummary:

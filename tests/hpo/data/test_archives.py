@@ -50,6 +50,51 @@ def test_backslashes_separate_too(write_zip):
     assert ZipSource(write_zip(["a\\1.png", "b\\1.png"])).listing().classes == ("a", "b")
 
 
+def test_dots_and_leading_slashes_are_no_folders(write_zip):
+    names = ["./a/1.png", "/a/2.png", "b//3.png", "./"]
+    assert [record.name for record in ZipSource(write_zip(names)).listing().records] == [
+        "a/1.png",
+        "a/2.png",
+        "b/3.png",
+    ]
+
+
+def test_a_name_that_leads_out_of_the_zip_is_refused(write_zip):
+    with pytest.raises(DataError, match=r"\.\./b/1\.png in .*data\.zip leads out of the zip: zip the folder again"):
+        ZipSource(write_zip(["a/1.png", "../b/1.png"])).listing()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_image_that_is_there_twice_is_refused(write_zip):
+    with pytest.raises(DataError, match=r"holds two files of one name \(a/1\.png\)"):
+        ZipSource(write_zip(["a/1.png", "b/1.png", "a/1.png"])).listing()
+    with pytest.raises(DataError, match=r"holds two files of one name \(a/1\.png\)"):
+        ZipSource(write_zip(["a/1.png", "b/1.png", "./a/1.png"])).listing()
+
+
+def unflagged(path, raw):
+    """The same zip, with the folder \xc3\xa9\xc3\xa9 of its names written as the bytes `raw`, and no flag for UTF-8."""
+    data = path.read_bytes().replace("éé".encode(), raw)
+    for start, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        position = data.find(start)
+        while position >= 0:
+            data = data[: position + offset] + b"\0\0" + data[position + offset + 2 :]
+            position = data.find(start, position + 1)
+    path.write_bytes(data)
+    return path
+
+
+def test_names_without_the_flag_are_tried_as_utf8_first(write_zip):
+    path = unflagged(write_zip(["éé/1.png", "b/1.png"]), "éé".encode())
+    assert ZipSource(path).listing().classes == ("b", "éé")
+
+
+def test_a_class_folder_in_an_unknown_encoding_is_refused(write_zip):
+    path = unflagged(write_zip(["éé/1.png", "b/1.png"]), b"caf\xe9")
+    with pytest.raises(DataError, match=r"class folder b'caf\\xe9' in .* is not UTF-8: rename it"):
+        ZipSource(path).listing()
+
+
 def test_reads_give_the_bytes_in_any_thread(write_zip, png):
     source = ZipSource(write_zip([f"{'ab'[n % 2]}/{n:03}.png" for n in range(100)]))
     with source.reads() as reads:

@@ -1,9 +1,13 @@
 """Folders of class folders, with and without train/ val/ test/."""
 
 import os
+import socket
+import tempfile
+from pathlib import Path
 
 import pytest
 
+from hpo.data import open_dataset
 from hpo.data.folders import FolderSource
 from hpo.data.layout import arrange
 from hpo.data.sources import open_source
@@ -121,9 +125,74 @@ def test_a_file_where_a_folder_is_meant(tmp_path):
         open_source(tmp_path / "notes.txt")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
-def test_a_folder_that_may_not_be_listed(write_classes):
+@pytest.fixture
+def as_nobody():
+    """as_nobody(function) -> text of the DataError that it raises as a user without rights, in a process of its own."""
+
+    def run(function):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                if os.geteuid() == 0:
+                    os.setgroups([])
+                    os.setgid(65534)
+                    os.setuid(65534)
+                function()
+                os.write(writer, b"no error")
+            except DataError as error:
+                os.write(writer, str(error).encode())
+            finally:
+                os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as stream:
+            text = stream.read()
+        os.waitpid(child, 0)
+        return text
+
+    return run
+
+
+@pytest.fixture
+def public():
+    """A folder that every user can reach, with two classes in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("a", "b"):
+            (Path(folder) / name).mkdir()
+            (Path(folder) / name / "1.png").touch()
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o111, 0o666, 0o600])
+def test_a_folder_that_may_not_be_listed_or_entered(public, as_nobody, mode):
+    (public / "a").chmod(mode)
+    said = as_nobody(lambda: listed(public))
+    (public / "a").chmod(0o755)
+    assert said == f"{public / 'a'} cannot be listed (Permission denied): mend its permissions"
+
+
+def test_pipes_sockets_and_links_to_themselves_are_unreadable_images(write_classes, cache):
+    folder = write_classes({"a": 30, "b": 30})
+    os.mkfifo(folder / "a" / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(folder / "b" / "s.png"))
+    (folder / "a" / "self.png").symlink_to("self.png")
+    (folder / "b" / "self").symlink_to("self")
+    (folder / "b" / "folder.png").mkdir()
+    dataset = open_dataset(folder, image_size=16, cache=cache, max_unreadable=0.1)
+    reasons = {image.name: image.reason for image in dataset.unreadable}
+    assert set(reasons) == {"a/pipe.png", "a/self.png", "b/s.png"}
+    assert reasons["a/pipe.png"].startswith("not an ordinary file")
+    assert "symbolic links" in reasons["a/self.png"]
+    assert [(entry.kind, entry.names) for entry in dataset.left_out] == [("without a suffix", ("b/self",))]
+
+
+def test_key_changes_with_the_kinds_that_are_left_out_not_with_their_content(write_classes):
     folder = write_classes({"a": 1, "b": 1})
-    (folder / "a").chmod(0)
-    with pytest.raises(DataError, match="cannot be listed"):
-        listed(folder)
+    before = FolderSource(folder).key()
+    (folder / "a" / "1.heic").write_bytes(b"x")
+    key = FolderSource(folder).key()
+    assert key != before
+    (folder / "a" / "1.heic").write_bytes(b"longer")
+    assert FolderSource(folder).key() == key

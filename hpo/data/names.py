@@ -1,0 +1,182 @@
+"""What the names in a data set mean: which folder is a part, which column holds one, which classes look like one.
+
+A name is compared by its words: in any case, with accents or without, in any Unicode form, split at blanks, signs,
+digits and capitals in the middle («Train-Set», «01_train», «TestImages»).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+from hpo.data.dataset import PartName
+from hpo.errors import DataError
+
+Meaning = PartName | Literal["unclear"]
+"""A part, or a word that stands for validation in some data sets and for test in others."""
+
+_PART_WORDS: dict[Meaning, str] = {
+    "train": """
+        train training trainings trn tr trng learn learning fit entrainement apprentissage entrenamiento addestramento
+        allenamento treino treinamento trenowanie treningowy uczenie egitim egitme traening traning trening antrenare
+        обучение обучающая тренировка тренировочная навчання 训练 訓練 学习 学習 훈련 학습 प्रशिक्षण تدريب""",
+    "val": """
+        val valid validate validating validation vld dev devel development validierung validierungs validacion
+        validazione validacao validatie walidacja walidacyjny dogrulama validering validare валидация проверка
+        验证 検証 驗證 검증 تحقق""",
+    "test": """
+        test testing tests tst te ts essai prueba pruebas prova teste testowy testowanie pruefung prufung
+        тест тестирование тестовая 测试 測試 テスト 테스트 시험 परीक्षण اختبار""",
+    "unclear": """
+        eval evaluation evaluate evaluating holdout heldout trainval traintest valtest evaluierung evaluacion
+        evaluacao valutazione evaluatie оценка 评估 評価 평가""",
+}
+_FILLERS = """
+    set sets data dataset datasets image images img imgs picture pictures pics photo photos folder dir directory split
+    splits part parts file files sample samples subset daten datensatz bilder bild donnees datos 集 数据 データ 用"""
+"""Words that leave a part a part: «train_images», «valid set»."""
+_JOINED_FILLERS = "dataset datensatz images image imgs bilder daten data set split 数据集 資料集 データ 集 用"
+"""The same, written together with the word: «trainset»."""
+_SPLIT_WORDS = "fold folds kfold set subset dataset partition phase usage stage split splits cv purpose tvt"
+_GROUP_WORDS = """
+    patient subject group participant person donor individual animal specimen slide case study series session visit
+    family site center centre hospital scanner camera video clip sequence scene plate well batch cluster owner user
+    author location"""
+_MISSING = frozenset(["nan", "none", "null", "n/a", "na", "<na>", "#n/a", "nat", "undefined", "?", "-"])
+
+
+def part_of(name: str) -> Meaning | None:
+    """The part that a name stands for and nothing else: «Training», «valid_set», «01-test»; None for other names."""
+    words = [word for word in _words(name) if word not in _FILLERS.split()]
+    found = {_meaning(word) for word in [*words, "".join(words)]} - {None}
+    alone = len(words) == 1 or _meaning("".join(words)) is not None
+    return found.pop() if alone and len(found) == 1 else ("unclear" if alone and found else None)
+
+
+def part_in(name: str) -> Meaning | None:
+    """The part that a name mentions beside other words: «seg_train», «flowers-test»."""
+    own = part_of(name)
+    found = {_meaning(word) for word in _words(name)} - {None}
+    return own or (found.pop() if len(found) == 1 else "unclear" if found else None)
+
+
+def looks_like_split(column: str, values: Iterable[object] = ()) -> bool:
+    """Whether a column or array is likely to say which image is in which part, by its name or by its values."""
+    words = set(_words(column))
+    if words & set(_SPLIT_WORDS.split()) or part_in(column):
+        return True
+    distinct = {str(value).strip() for value in values} - {""}
+    return 0 < len(distinct) <= 8 and all(part_of(value) for value in distinct)
+
+
+def looks_like_group(column: str) -> bool:
+    """Whether a column or array is likely to say which images belong together, such as those of one patient."""
+    groups = _GROUP_WORDS.split()
+    return any(word in groups or word.removesuffix("s") in groups for word in _words(column))
+
+
+def class_name(text: str, where: str) -> str:
+    """The name of a class in one form: NFC, no blanks around it. DataError where it is not UTF-8, or empty."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"class folder {os.fsencode(text)!r} in {where} is not UTF-8: rename it") from None
+    name = unicodedata.normalize("NFC", text).strip()
+    if not name:
+        raise DataError(f"class {text!r} in {where} has no name: rename it")
+    return name
+
+
+def readable(path: str) -> str:
+    """A path with each byte that is not UTF-8 written as `\\xe9`, so that it can be stored and printed."""
+    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def class_notes(classes: Sequence[str], raw: Iterable[str] = ()) -> list[str]:
+    """Lines on class names that may be one class, or none; `raw` holds the names as they were written."""
+    notes = [
+        f"{_quoted(names)} are read as one class {name!r}: they differ in Unicode form or in blanks around them only"
+        for name, names in _alike(set(raw), lambda text: unicodedata.normalize("NFC", text).strip()).items()
+    ]
+    notes += [
+        f"classes {_quoted(names)} differ in case, blanks or signs only: if they are one class, give them one name"
+        for names in _alike(classes, _folded).values()
+    ]
+    notes += [
+        f"classes {_quoted(names)} are one number: if they are one class, give them one name"
+        for key, names in _alike(classes, _number).items()
+        if key
+    ]
+    missing = [name for name in classes if name.casefold() in _MISSING]
+    if missing:
+        notes.append(f"class {_quoted(missing)} looks like a missing label: leave such images out if it is one")
+    return notes
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sorts «2» before «10»; for what people read only: the numbers of the classes follow the plain order of texts."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
+
+
+def shortened(names: Sequence[str], most: int = 3) -> str:
+    """`a, b, c and 2 more`."""
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name, folded; a filler that is written together with a word is taken off it («trainset»)."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFKC", name))
+    return [_without_filler(word) for word in re.findall(r"[^\W\d_]+", _unaccented(spaced.casefold()))]
+
+
+def _unaccented(text: str) -> str:
+    """Latin letters without accents; other scripts keep their marks, which are letters there."""
+    decomposed = unicodedata.normalize("NFKD", text).replace("ı", "i")
+    return unicodedata.normalize("NFC", re.sub(r"[\u0300-\u036f]", "", decomposed))
+
+
+def _without_filler(word: str) -> str:
+    for filler in _JOINED_FILLERS.split():
+        for rest in (word.removesuffix(filler), word.removeprefix(filler)):
+            if rest != word and _meaning(rest):
+                return rest
+    return word
+
+
+def _meaning(word: str) -> Meaning | None:
+    return _MEANINGS.get(word)
+
+
+_MEANINGS: dict[str, Meaning] = {
+    _unaccented(word): meaning for meaning, words in _PART_WORDS.items() for word in words.split()
+}
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[\s._\-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
+
+
+def _number(name: str) -> str:
+    """The number that a name is, in one form; empty where it is none."""
+    try:
+        return repr(float(name))
+    except ValueError:
+        return ""
+
+
+def _alike(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+    """Names of one key, where there are several."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(names):
+        groups[key(name)].append(name)
+    return {found: group for found, group in groups.items() if len(group) > 1}
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names)
