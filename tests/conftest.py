@@ -6,12 +6,16 @@ A PostgreSQL for each test process and a database for each test, a server with p
 from __future__ import annotations
 
 import logging
+import os
+import pty
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
+import termios
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,3 +174,39 @@ def s3_root(s3_client: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     bucket = f"test-{uuid.uuid4().hex}"
     s3_client.create_bucket(Bucket=bucket)
     return f"s3://{bucket}/artifacts"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a command wrote to its terminal, byte for byte but for line ends, and its exit code."""
+
+    text: str
+    code: int
+
+
+@pytest.fixture
+def in_terminal() -> Callable[..., Shown]:
+    """Run `hpo` with stdout and stderr on one real terminal of `columns`, and stdout in the file `out` where given."""
+
+    def run(*arguments: object, columns: int = 80, out: Path | None = None, **variables: str) -> Shown:
+        ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (40, columns))
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("HPO_") and key != "COLUMNS"}
+        environment = {**clean, "TERM": "xterm", "OMP_NUM_THREADS": "1", **variables}
+        command = [sys.executable, "-m", "hpo", *map(str, arguments)]
+        stdout = out.open("wb") if out else theirs
+        with subprocess.Popen(command, stdin=theirs, stdout=stdout, stderr=theirs, env=environment) as process:
+            os.close(theirs)
+            got = b"".join(iter(lambda: _read(ours), b""))
+        os.close(ours)
+        return Shown(got.decode(variables.get("PYTHONIOENCODING", "utf-8")).replace("\r\n", "\n"), process.returncode)
+
+    return run
+
+
+def _read(terminal: int) -> bytes:
+    """What comes next; nothing once all that write to the terminal have closed it, which Linux tells by EIO."""
+    try:
+        return os.read(terminal, 65_536)
+    except OSError:
+        return b""

@@ -15,6 +15,7 @@ import click
 
 from hpo import __version__
 from hpo.cli.config_file import default_map
+from hpo.cli.terminal import prepare_streams
 
 COMMANDS = {
     "run": ("hpo.cli.run:run_command", "Search: create the study, start workers, watch, sum up."),
@@ -47,6 +48,11 @@ INTERRUPTED = 130
 
 class Commands(click.Group):
     """A group that imports a command's module only when it runs, and turns known errors into one line and a code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the streams fit for every character before the first one is written, that of --help included."""
+        prepare_streams()
+        return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands in the order in which a person meets them."""

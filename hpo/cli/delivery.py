@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +20,8 @@ from hpo.cli.options import (
     threads_option,
     weights_option,
 )
-from hpo.cli.progress import counting
-from hpo.cli.ticker import say, ticker
+from hpo.cli.progress import Ticker, counting
+from hpo.strict_json import strict_json
 
 if TYPE_CHECKING:
     from hpo.data import PartName
@@ -159,7 +158,7 @@ def evaluate_command(
     for line in selection_lines(data, found.selection, split):
         click.echo(line, err=True)
     if as_json:
-        click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+        click.echo(strict_json(found.to_dict(), indent=2))
     else:
         _print_evaluation(bundle, data, found)
 
@@ -192,7 +191,7 @@ def predict_command(
     """
     from hpo.cli.delivery_text import abstention_line, predicted_line
     from hpo.delivery.bundle import load
-    from hpo.delivery.output import check_output
+    from hpo.delivery.output import STDOUT, check_output
     from hpo.delivery.predict import Answering, predict
     from hpo.delivery.remote import fetched
     from hpo.search.device import use_threads
@@ -205,12 +204,13 @@ def predict_command(
     if accuracy is not None:
         abstention = model.abstention(accuracy)
         answering = Answering(tta, abstention.threshold)
-        say(abstention_line(abstention, model.bundle.manifest, tta))
-    counts = predict(
-        model, images, out, answering=answering, batch_size=batch_size, progress=ticker(),
-        on_unreadable=lambda image: say(f"unreadable: {image.name}: {image.reason}"),
-    )  # fmt: skip
-    say(predicted_line(counts))
+        click.echo(abstention_line(abstention, model.bundle.manifest, tta), err=True)
+    with Ticker(beside_results=out == STDOUT) as ticker:
+        counts = predict(
+            model, images, out, answering=answering, batch_size=batch_size, progress=ticker.count,
+            on_unreadable=lambda image: ticker.remark(f"unreadable: {image.name}: {image.reason}"),
+        )  # fmt: skip
+    click.echo(predicted_line(counts), err=True)
 
 
 def _print_evaluation(bundle: Path | str, data: Path, found: Evaluation) -> None:

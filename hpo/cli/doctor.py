@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import click
 
 from hpo.cli.connect import artifacts_folder, cache_folder, with_password
 from hpo.cli.options import UserPath, artifacts_option, debug_option, device_option, storage_options
+from hpo.strict_json import strict_json
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -50,7 +50,7 @@ def doctor_command(
     found = list(examine(subject)) if as_json else _printed(examine(subject))
     well = all(check.ok for check in found)
     if as_json:
-        click.echo(json.dumps({"ok": well, "checks": [check.to_dict() for check in found]}, indent=2))
+        click.echo(strict_json({"ok": well, "checks": [check.to_dict() for check in found]}, indent=2))
     ctx.exit(0 if well else 1)
 
 

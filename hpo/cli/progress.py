@@ -1,4 +1,7 @@
-"""Progress of counted work on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""Progress on stderr: a bar or a changing line on a terminal, a line now and then elsewhere.
+
+Where stdout is a terminal and gets results while the work goes on, nothing is drawn: both would share its lines.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,21 @@ from contextlib import contextmanager
 
 import click
 
+from hpo.cli.terminal import can_redraw
+
 SILENT_SECONDS = 10.0
-"""Where there is no terminal, a line at most this often."""
+"""Where nothing can be redrawn, a line at most this often."""
+_START_OF_LINE = "\r\033[K"
+"""Goes back to the start of the terminal's line and clears it."""
 
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A callback `(done, total)` that draws; nothing is drawn before the first call."""
-    if sys.stderr.isatty():
+    """A callback `(done, total)` that draws; nothing is drawn before the first call.
+
+    Results are to be printed after the block, when the bar is gone.
+    """
+    if can_redraw(sys.stderr):
         with _bar(what) as update:
             yield update
     else:
@@ -29,7 +39,8 @@ def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    # Without the redirection rich would send what is printed on stdout to stderr, also where stdout is a file.
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
         task = bar.add_task(what, visible=False)
 
         def update(done: int, total: int) -> None:
@@ -48,3 +59,44 @@ def _lines(what: str) -> Callable[[int, int], None]:
             click.echo(f"{what}: {done} of {total}", err=True)
 
     return update
+
+
+class Ticker:
+    """How many images are done, where nobody knows how many there are, and remarks beside it. A context manager.
+
+    With `beside_results`, which go to stdout meanwhile, it is silent where stdout and stderr are both terminals: the
+    results themselves show how far the work is.
+    """
+
+    def __init__(self, *, beside_results: bool) -> None:
+        self._silent = beside_results and sys.stdout.isatty() and sys.stderr.isatty()
+        self._redraws = can_redraw(sys.stderr) and not self._silent
+        self._said = time.monotonic()
+        self._drawn = False
+
+    def __enter__(self) -> Ticker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._clear()
+
+    def count(self, done: int) -> None:
+        """Show the number of images that are done."""
+        if self._redraws:
+            self._clear()
+            click.echo(f"{done:,} images", nl=False, err=True)
+            self._drawn = True
+        elif not self._silent and time.monotonic() - self._said >= SILENT_SECONDS:
+            self._said = time.monotonic()
+            click.echo(f"{done:,} images", err=True)
+
+    def remark(self, line: str) -> None:
+        """Write a line in place of the number of images, which comes again below it."""
+        self._clear()
+        if not self._silent:
+            click.echo(line, err=True)
+
+    def _clear(self) -> None:
+        if self._drawn:
+            click.echo(_START_OF_LINE, nl=False, err=True)
+            self._drawn = False

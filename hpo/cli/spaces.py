@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from hpo.cli.options import debug_option
+from hpo.strict_json import strict_json
 
 
 @click.command("spaces")
@@ -19,7 +18,7 @@ def spaces_command(name: str | None, as_json: bool) -> None:
 
     spaces = [load_space(name)] if name else catalog()
     if as_json:
-        click.echo(json.dumps([describe(space) for space in spaces], indent=2))
+        click.echo(strict_json([describe(space) for space in spaces], indent=2))
         return
     from rich.console import Console
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +10,8 @@ import click
 
 from hpo.cli.connect import connected
 from hpo.cli.options import debug_option, storage_options, study_option
+from hpo.cli.terminal import can_redraw
+from hpo.strict_json import strict_json
 
 INTERVAL = 2.0
 """Seconds between two readings of --watch."""
@@ -29,7 +31,7 @@ def status_command(study: str, storage: str | None, home: Path, watch: bool, as_
 
         look = Survey(db, open_study(db, study))
         if as_json:
-            click.echo(json.dumps(look().to_dict(), indent=2, allow_nan=False, default=str))
+            click.echo(strict_json(look().to_dict(), indent=2))
             return
         from rich.console import Console
         from rich.live import Live
@@ -37,10 +39,14 @@ def status_command(study: str, storage: str | None, home: Path, watch: bool, as_
         from hpo.cli.view import draw
 
         console = Console()
-        if not watch:
+        if not watch or not can_redraw(sys.stdout):
             console.print(draw(look()))
+            while watch:
+                time.sleep(INTERVAL)
+                console.print()
+                console.print(draw(look()))
             return
-        with Live(draw(look()), console=console, auto_refresh=False) as live:
+        with Live(draw(look()), console=console, auto_refresh=False, redirect_stderr=False) as live:
             while True:
                 time.sleep(INTERVAL)
                 live.update(draw(look()), refresh=True)

@@ -8,7 +8,8 @@ from datetime import timedelta
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _STYLES = {"complete": "green", "pruned": "yellow", "failed": "red", "running": "cyan", "waiting": "dim"}
+_UNBOUNDED = 10_000
+"""Columns of a terminal that is wide enough for everything."""
+_LEAST_TRIED = 16
+"""Columns of what a trial tries, at least, where it is shown."""
 SHOWN = 12
 """Trials in the table: the running ones and the latest finished."""
 
@@ -35,17 +40,36 @@ def draw(overview: Overview, shown: int = SHOWN) -> RenderableType:
     )
 
 
+class _Fitting:
+    """`wide` where the terminal has the columns that it needs at least, or those that it wants; else `narrow`."""
+
+    def __init__(self, wide: RenderableType, narrow: RenderableType, *, at_least: bool) -> None:
+        self._wide, self._narrow, self._at_least = wide, narrow, at_least
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        needed = Measurement.get(console, options.update(width=_UNBOUNDED), self._wide)
+        columns = needed.minimum if self._at_least else needed.maximum
+        yield self._wide if columns <= options.max_width else self._narrow
+
+
 def _head(overview: Overview) -> RenderableType:
     counts, limit = overview.counts, overview.limits.trials
-    grid = Table.grid(padding=(0, 2))
-    for _ in range(5):
-        grid.add_column(no_wrap=True)
     done = f"{counts['finished']}" + (f" of {limit}" if limit else "")
     bar = ProgressBar(total=limit or max(1, counts["finished"]), completed=counts["finished"], width=24)
     states = Text("  ").join(
         Text(f"{counts[state]} {state}", style=_STYLES[state]) for state in _STYLES if counts[state]
     )
-    grid.add_row(Text(overview.study, style="bold"), bar, f"{done} trials", states, _time_left(overview))
+    name = Text(overview.study, style="bold", overflow="fold")
+    progress = (bar, f"{done} trials")
+    narrow = Group(name, _in_line(*progress), states, *([_time_left(overview)] if _time_left(overview) else []))
+    return _Fitting(_in_line(name, *progress, states, _time_left(overview)), narrow, at_least=False)
+
+
+def _in_line(*parts: RenderableType) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for _ in parts:
+        grid.add_column(no_wrap=True)
+    grid.add_row(*parts)
     return grid
 
 
@@ -77,33 +101,51 @@ def _time_left(overview: Overview) -> str:
 
 
 def _table(overview: Overview, shown: int) -> RenderableType:
+    """The trials; without their curves and what they try where the terminal is too narrow for these."""
+    lines = _latest(overview.lines, shown)
+    if not lines:
+        return Text("no trial has started yet", style="dim")
+    return _Fitting(_wide_table(overview, lines), _narrow_table(overview, lines), at_least=True)
+
+
+def _wide_table(overview: Overview, lines: Sequence[TrialLine]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("trial", "state", "epoch", overview.metric, "curve", "time"):
         right = title in ("trial", "epoch", overview.metric, "time")
         table.add_column(title, justify="right" if right else "left", no_wrap=True)
-    table.add_column("what it tries")
-    best = overview.best
-    for line in _latest(overview.lines, shown):
-        star = " ★" if best and line.number == best.number else ""
-        table.add_row(
-            str(line.number), Text(line.state + star, style=_STYLES[line.state]),
-            f"{line.epoch}/{line.epochs}" if line.epochs else str(line.epoch or ""),
-            "" if line.value is None else f"{line.value:.4f}",
-            sparkline(line.curve), clock(line.seconds),
-            # in a column that may wrap, so that a narrow terminal takes its width first; but one line it stays
-            Text(line.reason or parameters(line), no_wrap=True, overflow="ellipsis"),
-        )  # fmt: skip
-    if not table.row_count:
-        return Text("no trial has started yet", style="dim")
+    table.add_column("what it tries", min_width=_LEAST_TRIED)
+    for line in lines:
+        number, state, epoch, value, time = _cells(overview, line)
+        # in a column that may wrap, so that a narrow terminal takes its width first; but one line it stays
+        tried = Text(line.reason or parameters(line), no_wrap=True, overflow="ellipsis")
+        table.add_row(number, state, epoch, value, sparkline(line.curve), time, tried)
     return table
+
+
+def _narrow_table(overview: Overview, lines: Sequence[TrialLine]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    for title in ("trial", "state", "epoch", overview.metric, "time"):
+        table.add_column(title, justify="left" if title == "state" else "right", overflow="fold")
+    for line in lines:
+        table.add_row(*_cells(overview, line))
+    return table
+
+
+def _cells(overview: Overview, line: TrialLine) -> tuple[str, Text, str, str, str]:
+    """Number, state, epoch, value and time of a trial."""
+    best = overview.best
+    star = " ★" if best and line.number == best.number else ""
+    epoch = f"{line.epoch}/{line.epochs}" if line.epochs else str(line.epoch or "")
+    value = "" if line.value is None else f"{line.value:.4f}"
+    return str(line.number), Text(line.state + star, style=_STYLES[line.state]), epoch, value, clock(line.seconds)
 
 
 def lease_table(leases: Sequence[Holding]) -> RenderableType:
     """Who holds which trial, and whether anything was heard of them lately."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("trial", justify="right", no_wrap=True)
-    table.add_column("worker", max_width=32, no_wrap=True, overflow="ellipsis")
-    table.add_column("device", no_wrap=True)
+    table.add_column("worker", max_width=32, overflow="fold")
+    table.add_column("device", overflow="fold")
     table.add_column("lease")
     for lease in leases:
         style = "red" if lease.left < 0 else "yellow" if lease.note else ""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hpo.cli.terminal import can_redraw
 from hpo.errors import HpoError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def forwarding(team: Team) -> Iterator[None]:
 
 def watch(team: Team, look: Callable[[], Overview]) -> None:
     """Show the study until no worker is left: drawn on a terminal, a line per finished trial elsewhere."""
-    if not sys.stdout.isatty():
+    if not can_redraw(sys.stdout):
         _watch_lines(team, look)
         return
     from rich.console import Console
@@ -73,7 +74,9 @@ def watch(team: Team, look: Callable[[], Overview]) -> None:
 
     from hpo.cli.view import draw
 
-    with Live(draw(look()), console=Console(), auto_refresh=False, transient=True) as live:
+    # What goes to stderr may go to a file: only where it shares the terminal must it be kept above the drawing.
+    shared = sys.stderr.isatty()
+    with Live(draw(look()), console=Console(), auto_refresh=False, transient=True, redirect_stderr=shared) as live:
         while team.working:
             team.poll(timeout=INTERVAL / team.working)
             live.update(draw(look()), refresh=True)

@@ -10,8 +10,6 @@ null or empty. An image that could not be read has a name and an `error` alone.
 from __future__ import annotations
 
 import csv
-import io
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from hpo.delivery.folder import open_whole_file
 from hpo.errors import UsageError
+from hpo.strict_json import strict_json
 
 if TYPE_CHECKING:
     from hpo.data import Unreadable
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 STDOUT = "-"
 UNDECODABLE = "backslashreplace"
-"""How a file name that is not UTF-8 is written: escaped, which JSON reads back as it was."""
+"""How a file name that is not UTF-8 is written into a CSV: escaped, as JSON has it too."""
 
 
 class Writer(Protocol):
@@ -73,7 +72,7 @@ class JsonWriter:
             self.close()
 
     def _add(self, row: dict[str, Any]) -> None:
-        self._file.write(self._before + json.dumps(row, ensure_ascii=False))
+        self._file.write(self._before + strict_json(row))
         self._before = ",\n"
 
 
@@ -121,8 +120,6 @@ def open_output(out: str, classes: Sequence[str]) -> Iterator[Writer]:
     """A writer to `out`; a file appears once all has been written, and not at all after an exception."""
     check_output(out)
     if out == STDOUT:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors=UNDECODABLE)
         yield from _closed(JsonWriter(sys.stdout))
         return
     path = Path(out)

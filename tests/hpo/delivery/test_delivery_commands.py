@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -129,3 +130,44 @@ def test_a_mistake_is_one_line_and_exit_code_2(run, bundle, images, tmp_path, wo
     assert said.stdout == ""
     assert len(said.stderr.strip().splitlines()) == 1
     assert "Traceback" not in said.stderr
+
+
+@pytest.mark.parametrize("batch_size", ["1", "7"])
+def test_json_on_a_terminal_is_whole(in_terminal, bundle, tmp_path, batch_size):
+    """What stderr says shares the terminal: it may come before and after the document, and nothing may wipe a line."""
+    folder = draw(tmp_path / "images", 5, seed=4)
+    (folder / "green" / "torn.jpg").write_bytes(b"\xff\xd8torn")
+    shown = in_terminal("predict", bundle, folder, "--batch-size", batch_size, "--device", "cpu")
+    assert shown.code == 0
+    document, end, after = shown.text.partition("\n]\n")
+    assert len(json.loads(document + end)) == 16
+    assert after == "15 images predicted, 1 could not be read\n"
+
+
+def test_a_terminal_shows_progress_where_results_go_to_a_file(in_terminal, bundle, images, tmp_path):
+    for arguments, out in ([], tmp_path / "piped.json"), (["--out", tmp_path / "out.json"], None):
+        shown = in_terminal("predict", bundle, images, "--batch-size", "7", "--device", "cpu", *arguments, out=out)
+        assert "7 images\r\033[K14 images\r\033[K" in shown.text
+        assert shown.text.endswith("30 images\r\033[K30 images predicted\n")
+        assert len(json.loads((out or tmp_path / "out.json").read_text())) == 30
+
+
+def test_an_error_on_a_terminal_has_a_line_of_its_own(in_terminal, bundle, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "torn.jpg").write_bytes(b"torn")
+    shown = in_terminal("predict", bundle, tmp_path / "images", "--out", tmp_path / "x.csv", "--device", "cpu")
+    assert shown.code == 2
+    assert re.search(r"(\n|\033\[K)hpo: none of the 1 images", shown.text)
+
+
+def test_json_is_not_spoilt_by_a_dumb_terminal(in_terminal, bundle, images, tmp_path):
+    shown = in_terminal("predict", bundle, images, "--out", tmp_path / "x.csv", "--device", "cpu", TERM="dumb")
+    assert shown.text == "30 images predicted\n"
+
+
+def test_evaluate_json_on_a_terminal_is_whole(in_terminal, bundle, images, cache):
+    arguments = ("--data", images, "--split", "val", "--json", "--home", cache, "--device", "cpu")
+    shown = in_terminal("evaluate", bundle, *arguments)
+    assert shown.code == 0
+    *_, document = shown.text.partition("{\n")
+    assert json.loads("{" + document)["n"] == 6
