@@ -126,7 +126,7 @@ device_option = click.option(
 )  # fmt: skip
 weights_option = click.option(
     "--weights", envvar="HPO_WEIGHTS", type=UserPath(), default=None, metavar="FILE",
-    help="Backbone weights: .safetensors, or a tensors-only .pth.",
+    help="Backbone weights: .safetensors, a tensors-only .pth, or a folder with one of them, as a bundle.",
 )  # fmt: skip
 threads_option = click.option(
     "--threads", envvar="HPO_THREADS", type=click.IntRange(1), default=None,

@@ -17,7 +17,7 @@ from hpo.delivery.model import Model
 from hpo.errors import BundleError, TrialEnded
 from hpo.search.record import versions
 from hpo.training import EpochResult, FitData, Runtime, fit
-from hpo.training.checkpoint import weights_digest
+from hpo.training.checkpoint import weights_digest, weights_file
 
 COMMAND = "retrain"
 
@@ -126,7 +126,7 @@ def with_weights(manifest: Manifest, path: Path | None, *, other: bool = False) 
     if path is None and not (config.pretrained and config.weights):
         return manifest
     found = path or Path(str(config.weights))
-    if not found.is_file():
+    if not found.exists():
         raise BundleError(f"{found}, the weights that the trial started from, is not there; name it with --weights")
     digest = weights_digest(found)
     if not other and digest != manifest.weights.digest:
@@ -135,7 +135,7 @@ def with_weights(manifest: Manifest, path: Path | None, *, other: bool = False) 
             "give that one, or --other-weights to take this one"
         )
     changed = config.replace(weights=str(found.resolve()), pretrained=True)
-    return manifest.model_copy(update={"config": changed, "weights": Weights(file=found.name, digest=digest)})
+    return manifest.model_copy(update={"config": changed, "weights": Weights(file=weights_file(found).name, digest=digest)})
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Training: a TrialConfig becomes a model, a loss, an optimiser, and `fit` yields one EpochResult after another."""
 
-from hpo.training.checkpoint import architecture_of, weights_digest
+from hpo.training.checkpoint import weights_digest, weights_file
+from hpo.training.description import architecture_of
 from hpo.training.inference import predict_logits
 from hpo.training.loop import fit
 from hpo.training.model import BuiltModel, Trainability, build_model, check_trainable
@@ -24,4 +25,5 @@ __all__ = [
     "fit",
     "predict_logits",
     "weights_digest",
+    "weights_file",
 ]

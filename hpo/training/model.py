@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from hpo.backbones import exchange_normalisation, is_baseline
 from hpo.errors import ModelError
 from hpo.training.backbone import check_known, create_backbone, feature_width
 from hpo.training.baseline import UNNORMALISED, build_baseline
-from hpo.training.checkpoint import Description, describe
 from hpo.training.classifier import Classifier, build_head
+from hpo.training.description import Description, describe
 from hpo.training.freeze import freeze
 from hpo.training.phases import deepest
 from hpo.training.weights import WeightsReport, load_weights
@@ -54,14 +54,16 @@ def build_model(config: TrialConfig, classes: int, *, initialise: bool = True) -
     _refuse_other_architecture(config, described)
     from_timm = initialise and config.pretrained and not config.weights
     backbone = create_backbone(config, pretrained=from_timm)
-    report = load_weights(backbone, config.backbone, from_file) if from_file else None
+    report = load_weights(backbone, config.backbone, from_file, config.normalisation) if from_file else None
     if config.normalisation != "native":
         exchange_normalisation(backbone, config.normalisation)
     features = feature_width(backbone)
     model = Classifier(backbone, build_head(config, features, classes))
     freeze(model, deepest(config))
     origin = "timm" if from_timm else str(from_file or "random")
-    mean, std = _preprocessing(backbone, described)
+    mean, std = _preprocessing(backbone, described, report)
+    if report is not None and described.source is not None:
+        report = replace(report, description=described.source.name)
     return BuiltModel(model, mean, std, report, features, origin)
 
 
@@ -113,9 +115,12 @@ def _refuse_other_architecture(config: TrialConfig, described: Description) -> N
         )
 
 
-def _preprocessing(backbone: nn.Module, described: Description) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _preprocessing(
+    backbone: nn.Module, described: Description, report: WeightsReport | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std that the weights were trained with: those beside the file, else timm's for the backbone."""
+    given = described.channels(grey=report is not None and report.grey)
+    if given is not None:
+        return given
     settings: dict[str, Any] = getattr(backbone, "pretrained_cfg", None) or {}
-    mean = described.mean or settings.get("mean") or IMAGENET_DEFAULT_MEAN
-    std = described.std or settings.get("std") or IMAGENET_DEFAULT_STD
-    return tuple(mean), tuple(std)
+    return tuple(settings.get("mean") or IMAGENET_DEFAULT_MEAN), tuple(settings.get("std") or IMAGENET_DEFAULT_STD)
