@@ -135,7 +135,9 @@ def with_weights(manifest: Manifest, path: Path | None, *, other: bool = False) 
             "give that one, or --other-weights to take this one"
         )
     changed = config.replace(weights=str(found.resolve()), pretrained=True)
-    return manifest.model_copy(update={"config": changed, "weights": Weights(file=weights_file(found).name, digest=digest)})
+    return manifest.model_copy(
+        update={"config": changed, "weights": Weights(file=weights_file(found).name, digest=digest)}
+    )
 
 
 @dataclass(frozen=True)
