@@ -53,7 +53,7 @@ class ZipSource:
             return visible_members(archive)
 
     def key(self) -> str:
-        """Digest of the zip's own path, size and time."""
+        """Digest of the zip's own path and stamp."""
         return digests.of_file(self.path)
 
     def listing(self) -> Listing:

@@ -38,7 +38,7 @@ class ArraySource:
             return min([CHUNK, *(member.rows_at_once for _, member in image_members(archive))])
 
     def key(self) -> str:
-        """Digest of the file's own path, size and time."""
+        """Digest of the file's own path and stamp."""
         return digests.of_file(self.path)
 
     def listing(self) -> Listing:

@@ -1,8 +1,9 @@
-"""Digests: of stored bytes, of pixels, of a listing by name and time, of a whole data set by content."""
+"""Digests: of stored bytes, of pixels, of a listing by name and stamp, of a whole data set by content."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -48,10 +49,18 @@ def of_lines(lines: Iterable[str]) -> str:
     return state.hexdigest()
 
 
+def stamp(status: os.stat_result) -> str:
+    """What tells a file from the one that lay there before: size, times and inode.
+
+    The time of the last change of content can be set by hand and is kept by copies, so the time of the last change of
+    any kind (`ctime`, which the system alone sets) and the inode go with it.
+    """
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+
+
 def of_file(path: Path) -> str:
-    """32 hex digits of a file by path, size and time of its last change, not by its content."""
-    status = path.stat()
-    return of_lines([str(path.resolve()), f"{status.st_size} {status.st_mtime_ns}"])
+    """32 hex digits of a file by path and stamp, not by its content."""
+    return of_lines([str(path.resolve()), stamp(path.stat())])
 
 
 def fingerprint(images: Iterable[tuple[str, str, str]]) -> str:

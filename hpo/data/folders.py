@@ -26,7 +26,7 @@ class Found:
     """Path relative to that folder, with `/`."""
     is_folder: bool
     stamp: str
-    """Size in bytes and time of the last change in ns; empty for a folder."""
+    """`digests.stamp` of the file; empty for a folder."""
 
     @property
     def is_image(self) -> bool:
@@ -51,7 +51,7 @@ class FolderSource:
         return [found.name for found in self._found if found.is_image]
 
     def key(self) -> str:
-        """Digest of every image's path, size and time, of the folders, and of what is left out by kind."""
+        """Digest of every image's path and stamp, of the folders, and of what is left out by kind."""
         lines = (f"{found.name}\0{found.stamp}" for found in self._found if found.is_image or found.is_folder)
         left_out = (f"{entry.kind}\0{entry.count}" for entry in self._listing.left_out)
         return digests.of_lines([str(self.path.resolve()), *lines, *left_out])
@@ -122,7 +122,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _stamp(folder: Path, entry: os.DirEntry[str]) -> str:
-    """Size and time; of the link itself where it leads nowhere, so that the reason comes up when it is read."""
+    """The stamp; of the link itself where it leads nowhere, so that the reason comes up when it is read."""
     try:
         try:
             status = entry.stat()
@@ -130,4 +130,4 @@ def _stamp(folder: Path, entry: os.DirEntry[str]) -> str:
             status = entry.stat(follow_symlinks=False)
     except OSError as error:  # the folder may be listed, but not entered
         raise _not_listed(folder, error) from None
-    return f"{status.st_size} {status.st_mtime_ns}"
+    return digests.stamp(status)

@@ -3,8 +3,8 @@
     <cache>/<name>-<size>px-<key>/images.u8       (M, S, S, 3) uint8, raw
     <cache>/<name>-<size>px-<key>/manifest.json   names, labels, digests, what was skipped
 
-The key is made of what lies at the path by name, size and time, so a later run or another worker opens the pack without
-reading an image.
+The key is made of what lies at the path by name, size, times and inode, so a later run or another worker opens the pack
+without reading an image, and a file that was exchanged for another is seen.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class Source(Protocol):
         """How many reads a thread takes at once: fewer where an image is large."""
 
     def key(self) -> str:
-        """Hex digest of what lies there by name, size and time; cheap, no image is read."""
+        """Hex digest of what lies there by name and stamp (`digests.stamp`); cheap, no image is read."""
 
     def listing(self) -> Listing:
         """Classes and records; raises DataError where the layout breaks a rule."""

@@ -43,11 +43,8 @@ class TableSource:
             raise DataError(f"{self.path} is not a CSV in UTF-8 ({error}): save it as one") from None
 
     def key(self) -> str:
-        """Digest of the table's path, size and time, and of those of every image it names."""
-        stamps = []
-        for row in self._rows:
-            status = self._locate(row).stat()
-            stamps.append(f"{row.path}\0{status.st_size} {status.st_mtime_ns}")
+        """Digest of the table's path and stamp, and of those of every image it names."""
+        stamps = [f"{row.path}\0{digests.stamp(self._locate(row).stat())}" for row in self._rows]
         return digests.of_lines([digests.of_file(self.path), *stamps])
 
     def listing(self) -> Listing:

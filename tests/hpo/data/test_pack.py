@@ -1,23 +1,28 @@
 """Packs: made once, whole or not at all, opened by everybody, bounded in memory."""
 
 import errno
+import io
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tracemalloc
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hpo.data import decode
 from hpo.data.cache import exclusive, place
 from hpo.data.folders import FolderSource
 from hpo.data.pack import open_pack
 from hpo.data.records import Listing, Record
+from hpo.data.sources import open_source
 from hpo.errors import DataError
 
 
@@ -109,6 +114,79 @@ def test_changed_files_are_packed_anew(write_classes, cache, png):
     (folder / "a" / "000.png").write_bytes(png(99, (17, 17, 3)))
     after = open_pack(FolderSource(folder), 16, cache).manifest
     assert before.fingerprint != after.fingerprint
+
+
+BEFORE = (1_000_000_000, 1_000_000_000)
+
+
+def _exchange(first, second):
+    """Swap two files and set both to the time they had."""
+    aside = first.with_name("aside")
+    first.rename(aside)
+    second.rename(first)
+    aside.rename(second)
+    for file in (first, second):
+        os.utime(file, BEFORE)
+
+
+def _write_over(first, second):
+    """Give each of two files of one size the content of the other, in place."""
+    contents = second.read_bytes(), first.read_bytes()
+    for file, content in zip((first, second), contents, strict=True):
+        file.write_bytes(content)
+        os.utime(file, BEFORE)
+
+
+def _set_of(kind, tmp_path, noise):
+    """Two data sets of one kind and size under two names, and the files that may be exchanged between them."""
+    paths = [tmp_path / f"first{kind}", tmp_path / f"second{kind}"]
+    for number, path in enumerate(paths):
+        images = [noise(4 * number + row) for row in range(4)]
+        if kind == ".npz":
+            np.savez(path, images=images, labels=[0, 0, 1, 1])
+        elif kind == ".zip":
+            with zipfile.ZipFile(path, "w") as archive:
+                for row, image in enumerate(images):
+                    archive.writestr(f"{'ab'[row // 2]}/{row}.bmp", stored(image))
+        else:
+            for row, image in enumerate(images):
+                file = tmp_path / f"images{number}" / "ab"[row // 2] / f"{row}.bmp"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(stored(image))
+    return paths
+
+
+def stored(image):
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "BMP")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("exchange", [_exchange, _write_over])
+@pytest.mark.parametrize("kind", ["folder", ".csv", ".zip", ".npz"])
+def test_files_of_one_size_and_time_that_are_exchanged_are_packed_anew(tmp_path, noise, cache, kind, exchange):
+    paths = _set_of(kind, tmp_path, noise)
+    source, files = paths[0], paths
+    if kind in ("folder", ".csv"):
+        source = tmp_path / "images0"
+        files = [source / "a" / "0.bmp", source / "b" / "2.bmp"]
+    if kind == ".csv":
+        source = tmp_path / "table.csv"
+        source.write_text("path,label\n" + "".join(f"images0/{'ab'[n // 2]}/{n}.bmp,{n // 2}\n" for n in range(4)))
+    for file in files:
+        os.utime(file, BEFORE)
+    before = open_pack(open_source(source), 16, cache)
+    exchange(*files)
+    after = open_pack(open_source(source), 16, cache)
+    assert after.manifest.fingerprint != before.manifest.fingerprint
+    assert not np.array_equal(after.images, before.images)
+
+
+def test_a_copy_of_a_data_set_is_packed_anew_with_the_same_fingerprint(write_classes, tmp_path, cache):
+    folder = write_classes({"a": 2, "b": 2})
+    shutil.copytree(folder, tmp_path / "copy")
+    packs = [open_pack(FolderSource(path), 16, cache) for path in (folder, tmp_path / "copy")]
+    assert packs[0].manifest == packs[1].manifest
 
 
 def _open_in_process(folder, cache, barrier, results):
