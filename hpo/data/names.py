@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 from hpo.data.dataset import PartName
@@ -77,6 +77,23 @@ def looks_like_group(column: str) -> bool:
     """Whether a column or array is likely to say which images belong together, such as those of one patient."""
     groups = _GROUP_WORDS.split()
     return any(word in groups or word.removesuffix("s") in groups for word in _words(column))
+
+
+def unused_notes(kind: str, values: Mapping[str, Collection[object]], *, split_known: bool) -> list[str]:
+    """Lines on columns or arrays (`kind`) that are not read, but look like a split or like groups of images."""
+    splits = [] if split_known else [name for name in values if looks_like_split(name, values[name])]
+    groups = [name for name in values if name not in splits and looks_like_group(name)]
+    notes = [
+        f"{kind} {name} looks like a split, but is not read: "
+        "a split is read from a column split (train, val, test), from folders or arrays of these names"
+        for name in splits
+    ]
+    notes += [
+        f"{kind} {name} looks like a group, but is not read: images of one group may be on both sides of the split, "
+        "unless parts are given that keep them together"
+        for name in groups
+    ]
+    return notes
 
 
 def class_name(text: str, where: str) -> str:

@@ -1,31 +1,64 @@
-"""Images named by a CSV: columns path, label and, if wanted, split."""
+"""Images named by a CSV: columns path, label and, if wanted, split. Every other column is left out by name."""
 
 from __future__ import annotations
 
+import codecs
 import csv
-from collections.abc import Iterator
+import io
+import os
+import re
+import stat
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
 
 from hpo.data import digests
-from hpo.data.dataset import PartName
+from hpo.data.dataset import LeftOut, PartName
 from hpo.data.folders import read_file
-from hpo.data.records import CHUNK, PART_OF, Listing, Read, Record
+from hpo.data.names import class_name, class_notes, part_of, shortened, unused_notes
+from hpo.data.records import CHUNK, Listing, Read, Record
 from hpo.errors import DataError
 
-_COLUMNS = ("path", "label")
+_NEEDED = ("path", "label")
+_USED = (*_NEEDED, "split")
+_OTHER_NAMES = {
+    "path": "file filename filepath file_name file_path image image_path imagepath image_file image_name image_id img "
+    "img_path name",
+    "label": "labels class classes class_name classname class_id category target y species diagnosis",
+}
+"""Column names that are often meant for ours: told where ours is missing, never taken unasked."""
+_DELIMITERS = (",", ";", "\t", "|")
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
-class _Row(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Row:
     path: str
     label: str
     given: PartName | None
+    line: int
+
+
+@dataclass(frozen=True)
+class _Table:
+    rows: list[_Row]
+    left_out: tuple[str, ...]
+    """Names of the columns that are not read."""
+    notes: tuple[str, ...]
 
 
 class TableSource:
-    """A CSV with a header; paths are relative to its folder, rows keep their order."""
+    """A CSV with a header, separated by `,` `;` `|` or tabs; paths are relative to its folder, rows keep order."""
 
     chunk = CHUNK
 
@@ -33,62 +66,172 @@ class TableSource:
         self.path = path
 
     @cached_property
-    def _rows(self) -> list[_Row]:
+    def _table(self) -> _Table:
         try:
-            with self.path.open(encoding="utf-8-sig", newline="") as stream:
-                return list(self._parse(csv.DictReader(stream)))
+            return _parsed(_text(self.path.read_bytes()), str(self.path))
         except OSError as error:
             raise DataError(f"{self.path} cannot be opened ({error.strerror}): mend its permissions") from None
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{self.path} is not a CSV in UTF-8 ({error}): save it as one") from None
 
+    @cached_property
+    def _files(self) -> list[tuple[Path, os.stat_result]]:
+        return [self._locate(row) for row in self._table.rows]
+
     def key(self) -> str:
         """Digest of the table's path and stamp, and of those of every image it names."""
-        stamps = [f"{row.path}\0{digests.stamp(self._locate(row).stat())}" for row in self._rows]
+        stamps = (f"{file}\0{digests.stamp(status)}" for file, status in self._files)
         return digests.of_lines([digests.of_file(self.path), *stamps])
 
     def listing(self) -> Listing:
-        """Classes are the labels, sorted."""
-        classes = tuple(sorted({row.label for row in self._rows}))
-        number = {name: position for position, name in enumerate(classes)}
-        return Listing(classes, tuple(Record(row.path, number[row.label], row.given) for row in self._rows))
+        """Classes are the labels, sorted. DataError where one image has two labels or lies in two parts."""
+        table, where = self._table, str(self.path)
+        names = {row.label: class_name(row.label, where) for row in table.rows}
+        number = {name: position for position, name in enumerate(sorted(set(names.values())))}
+        records = tuple(Record(row.path, number[names[row.label]], row.given) for row in table.rows)
+        left_out = (LeftOut("column", len(table.left_out), table.left_out),) if table.left_out else ()
+        notes = (*table.notes, *self._repeated(names), *class_notes(tuple(number), names))
+        return Listing(tuple(number), records, left_out, notes)
 
     @contextmanager
     def reads(self) -> Iterator[Iterator[Read]]:
         """Each read opens one file."""
-        yield (partial(read_file, self.path.parent / row.path) for row in self._rows)
+        yield (partial(read_file, file) for file, _ in self._files)
 
-    def _locate(self, row: _Row) -> Path:
-        file = self.path.parent / row.path
-        if not file.is_file():
-            raise DataError(
-                f"{row.path}, named by {self.path}, is not a file beside it: mend the path or leave the row out"
-            )
-        return file
+    def _locate(self, row: _Row) -> tuple[Path, os.stat_result]:
+        r"""The file that a row names: as written, with `/` for `\`, or in the other Unicode form."""
+        slashed = row.path.replace("\\", "/")
+        forms = (unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))
+        for name in dict.fromkeys([row.path, slashed, *forms]):
+            file = self.path.parent / name
+            try:
+                status = file.stat()
+            except (FileNotFoundError, NotADirectoryError, ValueError):
+                continue
+            except OSError as error:
+                raise DataError(
+                    f"{row.path}, named by {self.path}, cannot be opened ({error.strerror}): mend it or leave it out"
+                ) from None
+            if stat.S_ISREG(status.st_mode):
+                return file, status
+        raise DataError(
+            f"{row.path}, named by {self.path}, is not a file beside it: mend the path or leave the row out"
+        )
 
-    def _parse(self, table: csv.DictReader[str]) -> Iterator[_Row]:
-        header = [(name or "").strip().lower() for name in table.fieldnames or ()]
-        if missing := [name for name in _COLUMNS if name not in header]:
-            raise DataError(
-                f"{self.path} has the columns {', '.join(header) or 'none'}, but must have path and label: "
-                f"add {' and '.join(missing)}"
-            )
-        table.fieldnames = header
-        row = None
-        for row in table:
-            yield self._checked(row, table.line_num, "split" in header)
-        if row is None:
-            raise DataError(f"{self.path} has a header but no rows: add one row per image")
+    def _repeated(self, names: dict[str, str]) -> list[str]:
+        """A line on images that are named more than once; DataError where their rows disagree."""
+        rows: dict[str, list[_Row]] = defaultdict(list)
+        for row, (file, _) in zip(self._table.rows, self._files, strict=True):
+            rows[os.path.normpath(file)].append(row)
+        repeated = [group for group in rows.values() if len(group) > 1]
+        for group in repeated:
+            first = group[0]
+            for other in group[1:]:
+                theirs = (names[other.label], other.given)
+                if theirs != (names[first.label], first.given):
+                    raise DataError(
+                        f"{self.path} names {first.path} as {_described(first)} in line {first.line} and as "
+                        f"{_described(other)} in line {other.line}: leave one of the rows out"
+                    )
+        if not repeated:
+            return []
+        told = [f"{group[0].path} (lines {', '.join(str(row.line) for row in group)})" for group in repeated]
+        which = "1 image is" if len(repeated) == 1 else f"{len(repeated):,} images are"
+        return [f"{which} named by more than one row: {shortened(told)}"]
 
-    def _checked(self, row: dict[str, str | None], line: int, has_split: bool) -> _Row:
-        path, label = ((row[name] or "").strip() for name in _COLUMNS)
-        if not path or not label:
+
+def _described(row: _Row) -> str:
+    return f"{row.label} of {row.given}" if row.given else row.label
+
+
+def _text(data: bytes) -> str:
+    """The text of a file in UTF-8, or in what its byte order mark says."""
+    return data.decode(next((encoding for mark, encoding in _MARKS if data.startswith(mark)), "utf-8"))
+
+
+def _parsed(text: str, where: str) -> _Table:
+    delimiter, text, skipped = _delimited(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    written = [name.strip() for name in next(reader, [])]
+    header = [_folded(name) for name in written]
+    _check_header(header, written, where)
+    column = {name: header.index(name) for name in _USED if name in header}
+    rows, values = [], [set[str]() for _ in header]
+    for cells in reader:
+        if not any(cell.strip() for cell in cells):
+            continue
+        _refuse_more(cells, header, f"{where}, line {reader.line_num + skipped}", delimiter)
+        padded = [cell.strip() for cell in cells] + [""] * (len(header) - len(cells))
+        rows.append(_row({name: padded[at] for name, at in column.items()}, reader.line_num + skipped, where))
+        for at in range(len(header)):
+            values[at].add(padded[at])
+    if not rows:
+        raise DataError(f"{where} has a header but no rows: add one row per image")
+    others = {
+        written[at] or "(unnamed)": values[at]
+        for at, name in enumerate(header)
+        if name not in column and (name or values[at] - {""})
+    }
+    return _Table(rows, tuple(others), tuple(unused_notes("column", others, split_known="split" in column)))
+
+
+def _delimited(text: str) -> tuple[str, str, int]:
+    """The delimiter, the text from its header on, and the lines before it: blank ones, and Excel's `sep=;`."""
+    lines = text.splitlines(keepends=True)
+    at = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
+    said = re.fullmatch(r'"?sep=(.)"?\s*', lines[at]) if at < len(lines) else None
+    at += bool(said)
+    rest = "".join(lines[at:])
+    if said:
+        return said[1], rest, at
+    first = next(iter(lines[at:]), "")
+    cells = {mark: {_folded(cell) for cell in next(csv.reader([first], delimiter=mark), [])} for mark in _DELIMITERS}
+    fit = [mark for mark in _DELIMITERS if cells[mark].issuperset(_NEEDED)]
+    return (fit or sorted(_DELIMITERS, key=lambda mark: -len(cells[mark])))[0], rest, at
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).strip().lower()
+
+
+def _check_header(header: Sequence[str], written: Sequence[str], where: str) -> None:
+    """DataError unless each column of ours is there once."""
+    missing = [name for name in _NEEDED if name not in header]
+    if missing:
+        meant = [
+            f"{written[at]} to {name}"
+            for name in missing
+            for at, other in enumerate(header)
+            if other.replace(" ", "_") in _OTHER_NAMES[name].split()
+        ]
+        hint = f", or rename {' or '.join(meant)}" if meant else ""
+        raise DataError(
+            f"{where} has the columns {', '.join(header) or 'none'}, but must have path and label: "
+            f"add {' and '.join(missing)}{hint}"
+        )
+    for name in _USED:
+        same = [written[at] for at, other in enumerate(header) if other == name]
+        if len(same) > 1:
             raise DataError(
-                f"{self.path}, line {line}: {'path' if not path else 'label'} is empty, but every row needs one"
+                f"{where} has the columns {' and '.join(same)}, but must have one {name}: remove or rename one"
             )
-        if not has_split:
-            return _Row(path, label, None)
-        split = (row["split"] or "").strip()
-        if split.lower() not in PART_OF:
-            raise DataError(f"{self.path}, line {line}: split is {split!r}, but must be train, val or test")
-        return _Row(path, label, PART_OF[split.lower()])
+
+
+def _refuse_more(cells: Sequence[str], header: Sequence[str], where: str, delimiter: str) -> None:
+    if any(cell.strip() for cell in cells[len(header) :]):
+        raise DataError(
+            f"{where}: the row has {len(cells)} cells, but the header names {len(header)}: "
+            f"put a text that holds {delimiter!r} in quotes"
+        )
+
+
+def _row(cells: dict[str, str], line: int, where: str) -> _Row:
+    for name in _NEEDED:
+        if not cells[name]:
+            raise DataError(f"{where}, line {line}: {name} is empty, but every row needs one")
+    if "split" not in cells:
+        return _Row(cells["path"], cells["label"], None, line)
+    part = part_of(cells["split"])
+    if part is None or part == "unclear":
+        raise DataError(f"{where}, line {line}: split is {cells['split']!r}, but must be train, val or test")
+    return _Row(cells["path"], cells["label"], part, line)

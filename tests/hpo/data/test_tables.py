@@ -2,6 +2,7 @@
 
 import pytest
 
+from hpo.data.dataset import LeftOut
 from hpo.data.sources import open_source
 from hpo.data.tables import TableSource
 from hpo.errors import DataError
@@ -72,3 +73,124 @@ def test_faults_are_said_in_one_line(write_csv, text, rule):
 def test_another_encoding_is_refused(write_csv):
     with pytest.raises(DataError, match="is not a CSV in UTF-8"):
         everything(write_csv("path,label\nx.png,café\n", "latin-1"))
+
+
+TABLE = "path,label\nx.png,a\ny.png,b\nz.png,a\n"
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_delimiters_and_encodings(write_csv, delimiter, encoding):
+    listing = everything(write_csv(TABLE.replace(",", delimiter), encoding))
+    assert [(r.name, r.label) for r in listing.records] == [("x.png", 0), ("y.png", 1), ("z.png", 0)]
+    assert (listing.notes, listing.left_out) == ((), ())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n\n" + TABLE,
+        TABLE.replace("\n", "\n\n"),
+        TABLE + ",\n,,\n",
+        TABLE.replace("\n", ",\n"),
+        "sep=,\n" + TABLE,
+        TABLE.replace("\n", "\r\n"),
+        TABLE.replace("x.png,a", '"x.png","a"'),
+        TABLE.replace("label", " LABEL "),
+    ],
+)
+def test_blank_lines_and_spreadsheets(write_csv, text):
+    assert [r.name for r in everything(write_csv(text)).records] == ["x.png", "y.png", "z.png"]
+    assert everything(write_csv(text)).left_out == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("path,label,Label\nx.png,a,b\n", "has the columns label and Label, but must have one label: remove or rename"),
+        ("path,Path ,label\nx.png,y.png,b\n", "has the columns path and Path, but must have one path"),
+        ("path,label,split,SPLIT\nx.png,a,train,val\n", "has the columns split and SPLIT, but must have one split"),
+        ("file,target\nx.png,a\n", "add path and label, or rename file to path or target to label"),
+        ("path,label\nx.png,a,b\n", "line 2: the row has 3 cells, but the header names 2: put a text that holds ','"),
+        ("\npath,label\nx.png,\n", "line 3: label is empty"),
+        ("path,label\nx.png,a\ny.png,b\n./x.png,b\n", "names x.png as a in line 2 and as b in line 4: leave one"),
+        ("path,label,split\nx.png,a,train\nx.png,a,test\n", "as a of train in line 2 and as a of test in line 3"),
+        ("path,label,split\nx.png,a,train\ny.png,a,eval\n", "line 3: split is 'eval', but must be train, val or test"),
+        ("path,label\nhttps://example.org/x.png,a\n", "is not a file beside it"),
+        ("path,label\n.,a\n", r"\., named by .* is not a file beside it"),
+        ("path,label\nself.png,a\n", r"self\.png, named by .* cannot be opened \(Too many levels of symbolic links\)"),
+    ],
+)
+def test_what_may_be_meant_in_two_ways_is_refused(write_csv, tmp_path, text, rule):
+    (tmp_path / "self.png").symlink_to("self.png")
+    with pytest.raises(DataError, match=rule) as caught:
+        everything(write_csv(text))
+    assert "\n" not in str(caught.value)
+
+
+def test_names_of_parts_are_those_of_folders(write_csv):
+    text = "path,label,split\nx.png,a,Training\ny.png,b,dev\nz.png,a,TESTING\n"
+    assert [r.given for r in everything(write_csv(text)).records] == ["train", "val", "test"]
+
+
+@pytest.mark.parametrize(
+    "column", ["is_valid", "fold", "set", "subset", "Partition", "phase", "dataset", "train_test", "is_test", "usage"]
+)
+def test_a_column_that_looks_like_a_split_is_named(write_csv, column):
+    listing = everything(write_csv(f"path,label,{column}\nx.png,a,1\ny.png,b,0\n"))
+    assert listing.left_out == (LeftOut("column", 1, (column,)),)
+    assert listing.notes[0].startswith(f"column {column} looks like a split, but is not read")
+
+
+def test_a_column_with_names_of_parts_in_it_looks_like_a_split(write_csv):
+    listing = everything(write_csv("path,label,which\nx.png,a,Train\ny.png,b,valid\nz.png,b,test\n"))
+    assert listing.notes[0].startswith("column which looks like a split")
+
+
+@pytest.mark.parametrize("column", ["patient", "patient_id", "PatientID", "group", "subject", "slide", "Subjects"])
+def test_a_column_that_looks_like_a_group_is_named(write_csv, column):
+    listing = everything(write_csv(f"path,label,{column},note\nx.png,a,1,\ny.png,b,0,\n"))
+    assert listing.left_out == (LeftOut("column", 2, (column, "note")),)
+    assert [line.split(",")[0] for line in listing.notes] == [f"column {column} looks like a group"]
+
+
+def test_a_second_label_column_is_named(write_csv):
+    listing = everything(write_csv("path,label,class\nx.png,a,c\ny.png,b,c\n"))
+    assert (listing.classes, listing.left_out) == (("a", "b"), (LeftOut("column", 1, ("class",)),))
+
+
+def test_labels_that_may_be_one_class_are_told(write_csv):
+    listing = everything(write_csv("path,label\nx.png,1\ny.png,1.0\nz.png,nan\n"))
+    assert listing.classes == ("1", "1.0", "nan")
+    assert [line.split(":")[0] for line in listing.notes] == [
+        "classes '1', '1.0' are one number",
+        "class 'nan' looks like a missing label",
+    ]
+
+
+@pytest.mark.parametrize("pair", [("Cat", "cat"), ("dog", "dog."), ("red fox", "red_fox"), ("A", "\uff21")])
+def test_labels_that_differ_in_form_only_are_told(write_csv, pair):
+    listing = everything(write_csv(f"path,label\nx.png,{pair[0]}\ny.png,{pair[1]}\n"))
+    assert len(listing.classes) == 2
+    assert "differ in case, blanks or signs only" in listing.notes[0]
+
+
+def test_labels_in_two_unicode_forms_are_one_class_and_told(write_csv):
+    listing = everything(write_csv("path,label\nx.png,caf\u00e9\ny.png,cafe\u0301\nz.png,b\n"))
+    assert listing.classes == ("b", "caf\u00e9")
+    assert "are read as one class" in listing.notes[0]
+
+
+def test_an_image_named_twice_alike_is_told(write_csv):
+    listing = everything(write_csv("path,label\nx.png,a\ny.png,b\nx.png,a\n"))
+    assert len(listing.records) == 3
+    assert listing.notes == ("1 image is named by more than one row: x.png (lines 2, 4)",)
+
+
+def test_paths_of_other_systems(write_csv, tmp_path, png):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "cafe\u0301.png").write_bytes(png(5))
+    listing = everything(write_csv(f"path,label\nsub\\caf\u00e9.png,a\n{tmp_path}/x.png,b\n"))
+    assert len(listing.records) == 2
+    with TableSource(tmp_path / "data.csv").reads() as reads:
+        assert [read() for read in reads] == [png(5), png(0)]
