@@ -13,6 +13,7 @@ from typing import Any
 
 from hpo.disk import sync_folder
 from hpo.errors import UsageError
+from hpo.spreadsheet import plain_row
 
 
 def check_outputs(out: Path | None) -> None:
@@ -46,12 +47,15 @@ def to_json(values: Mapping[str, Any]) -> bytes:
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """A line per row under a header with the keys of the first; None is an empty field."""
+    """A line per row under a header with the keys of the first; None is an empty field.
+
+    Text that a spreadsheet would take for a formula stands behind an apostrophe: see `hpo.spreadsheet`.
+    """
     rows = list(rows)
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    keys = list(rows[0]) if rows else []
+    writer.writerows(map(plain_row, [keys, *([row[key] for key in keys] for row in rows)]))
     return text.getvalue().encode()
 
 

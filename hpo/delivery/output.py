@@ -4,7 +4,8 @@
     CSV    name,label,index,probability,abstained,error,probability_<class>,…
 
 `index` is the class's number, as classes.json of the bundle has it. Where the model abstained, `label` and `index` are
-null or empty. An image that could not be read has a name and an `error` alone.
+null or empty. An image that could not be read has a name and an `error` alone. In a CSV, text that a spreadsheet would
+take for a formula stands behind an apostrophe: see `hpo.spreadsheet`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from hpo.delivery.folder import open_whole_file
 from hpo.errors import UsageError
+from hpo.spreadsheet import plain_row
 from hpo.strict_json import strict_json
 
 if TYPE_CHECKING:
@@ -82,24 +84,27 @@ class CsvWriter:
     def __init__(self, file: IO[str], classes: Sequence[str]) -> None:
         self._rows = csv.writer(file, lineterminator="\n")
         probabilities = (f"probability_{name}" for name in classes)
-        self._rows.writerow(["name", "label", "index", "probability", "abstained", "error", *probabilities])
+        self._write(["name", "label", "index", "probability", "abstained", "error", *probabilities])
         self._blank = [""] * len(classes)
 
     def write(self, prediction: Prediction) -> None:
         """Write one prediction."""
         said = ("", "") if prediction.abstained else (prediction.label, prediction.index)
         sure = (prediction.probability, str(prediction.abstained).lower(), "")
-        self._rows.writerow([prediction.name, *said, *sure, *prediction.probabilities.values()])
+        self._write([prediction.name, *said, *sure, *prediction.probabilities.values()])
 
     def write_unreadable(self, image: Unreadable) -> None:
         """Write an image that could not be read."""
-        self._rows.writerow([image.name, "", "", "", "", image.reason, *self._blank])
+        self._write([image.name, "", "", "", "", image.reason, *self._blank])
 
     def close(self) -> None:
         """Nothing ends a CSV."""
 
     def break_off(self) -> None:
         """Nothing ends a CSV."""
+
+    def _write(self, cells: Sequence[object]) -> None:
+        self._rows.writerow(plain_row(cells))
 
 
 def check_output(out: str) -> None:

@@ -89,3 +89,19 @@ def test_an_output_that_cannot_be_is_refused_at_once(tmp_path, out, said):
     (tmp_path / "d.csv").mkdir()
     with pytest.raises(UsageError, match=said):
         check_output(str(tmp_path / out))
+
+
+def test_no_name_and_no_class_is_a_formula_to_a_spreadsheet(tmp_path):
+    classes = ("=1+1", "-1", "@SUM(A1)")
+    rows = dict(zip(classes, (0.75, 0.125, 0.125), strict=True))
+    with open_output(str(tmp_path / "out.csv"), classes) as writer:
+        for name in ("=cmd|' /C calc'!A0.jpg", "\t=1.jpg", "plain.jpg"):
+            writer.write(Prediction(name, "=1+1", 0, 0.75, rows))
+        writer.write_unreadable(Unreadable("+torn.jpg", "-empty file"))
+    with (tmp_path / "out.csv").open(newline="") as file:
+        header, *cells = list(csv.reader(file))
+    assert [row[0] for row in cells] == ["'=cmd|' /C calc'!A0.jpg", "'\t=1.jpg", "plain.jpg", "'+torn.jpg"]
+    assert [row[1] for row in cells] == ["'=1+1", "'=1+1", "'=1+1", ""]
+    assert cells[3][5] == "'-empty file"
+    assert [float(cell) for cell in cells[0][6:]] == [0.75, 0.125, 0.125]
+    assert header[6:] == [f"probability_{name}" for name in classes]
