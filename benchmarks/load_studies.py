@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import TrialState
 from sqlalchemy import Engine, event
 
+from hpo.data import KnownImages
 from hpo.search.book import TrialBook
 from hpo.search.record import Progress
 from hpo.search.strategy import make_pruner, sampler_for_trial
@@ -96,7 +97,7 @@ class LeasedStudy:
             db=db, study=study, worker=Worker(device="cpu"), sampler=sampler_for_trial("random", 0),
             space=SearchSpace.from_dict(SPACE), metric="accuracy", seed=0, store=open_store(folder, "load"), keep=1,
             dataset=_no_data, device="cpu", cache=folder, asked_to_stop=_never, out_of_time=_never,
-            read_clock=lambda: None, standing=Standing(()), patience=Patience(),
+            read_clock=lambda: None, standing=Standing(()), patience=Patience(), known=KnownImages(),
         )  # fmt: skip
 
     def run_trial(self, pause: float = 0.0) -> int | NoTrial:

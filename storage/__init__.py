@@ -31,7 +31,7 @@ from storage.limits import Limits, read_limits, write_limits
 from storage.objects import ObjectStore
 from storage.patience import GRACE, LEAVING, Patience
 from storage.quota import Quota, format_size
-from storage.spec import StudySpec, read_spec
+from storage.spec import StudySpec, has_spec, read_spec
 from storage.studies import (
     check_study_name,
     create_study,
@@ -87,6 +87,7 @@ __all__ = [
     "format_size",
     "get_control",
     "give_own_id",
+    "has_spec",
     "holdings",
     "is_url",
     "open_database",

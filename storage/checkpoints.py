@@ -2,6 +2,7 @@
 
     <root>/<study's id>/<trial>/latest-0000000042-00000007/   manifest.json and the files that it lists with SHA-256
     <root>/<study's id>/<trial>/latest-0000000041-00000006/   read when the one above is damaged
+    <root>/<study's id>/images/<digest of the split>.npy      digests of the images that its trials were made with
 
 Where the root is, a folder or a prefix in an S3 bucket, is the affair of its `ObjectStore`; the rules are here.
 """
@@ -22,6 +23,7 @@ from storage.quota import Quota
 from storage.shelf import Shelf
 from storage.versions import Kind, Version
 
+_IMAGES = "images/"
 _PLAIN_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
@@ -112,6 +114,22 @@ class CheckpointStore:
         found = (version for version in self._shelf.versions(trial) if version.kind == kind and version.whole)
         self._shelf.remove(version for version in found if not self._shelf.is_sound(version))
 
+    def keep_images(self, split_digest: str, content: bytes) -> None:
+        """Write what `images` gives, unless it is there: the digests of the images of the split `split_digest`.
+
+        It lies beside the trials, once for all of them. Raises CheckpointError as `write` does.
+        """
+        key = _images_key(split_digest)
+        if key not in {found.key for found in self._shelf.objects.list(_IMAGES)}:
+            self._shelf.objects.put(key, content)
+
+    def images(self, split_digest: str) -> bytes | None:
+        """What `keep_images` wrote; None where it is not there, as of studies of earlier versions of hpo."""
+        try:
+            return self._shelf.objects.get(_images_key(split_digest))
+        except FileNotFoundError:
+            return None
+
     def usage(self) -> int:
         """Bytes of all files of the study."""
         return sum(found.size for found in self._shelf.objects.list())
@@ -119,6 +137,10 @@ class CheckpointStore:
     def collect(self, finished: Collection[int], keep: Collection[int], *, dry_run: bool = False) -> Freed:
         """Remove what no unfinished trial and none to `keep` needs, and say what that frees; see `garbage.collect`."""
         return collect(self._shelf.objects, finished, keep, dry_run=dry_run)
+
+
+def _images_key(split_digest: str) -> str:
+    return f"{_IMAGES}{split_digest}.npy"
 
 
 def _content(files: Mapping[str, bytes], info: Mapping[str, Any]) -> dict[str, bytes]:

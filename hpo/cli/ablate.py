@@ -92,7 +92,7 @@ class _Task:
 
 
 def _task(folder: Path, home: Path, options: dict[str, Any]) -> _Task:
-    """What the options ask for; BundleError for other data and for weights that are gone, UsageError for parts."""
+    """What the options ask for; DataError for other data, BundleError for weights that are gone, else UsageError."""
     from hpo.ablation.variation import chosen_parts
     from hpo.backbones import is_baseline
     from hpo.comparison.basis import check_basis
@@ -149,12 +149,11 @@ def _trained(
     """Have the variations trained."""
     from hpo.ablation.runs import seen
     from hpo.ablation.variation import roster
-    from hpo.comparison.basis import common_basis
 
-    basis = common_basis([task.manifest.data])
+    origin = task.manifest.data
     plan = roster_plan(
         task.data, task.name and f"{task.name}{suffix}", roster(f"ablation{suffix}", variations, task.seeds),
-        metric=task.manifest.metric, split=basis.split, max_unreadable=basis.max_unreadable,
+        metric=task.manifest.metric, split=origin.options, max_unreadable=origin.max_unreadable,
     )  # fmt: skip
     plan, study = found_roster(db, plan, staff.home, command_line(ctx))
     train_roster(ctx, db, plan, study, staff)
@@ -164,14 +163,13 @@ def _trained(
 def _examined(stage: _Stage, task: _Task, staff: Staff) -> list[Seen]:
     """The stage's runs with their accuracy on the corrupted copy, measured here."""
     from hpo.ablation.robustness import Examiner
-    from hpo.comparison.basis import common_basis
     from hpo.comparison.bench import Bench
     from hpo.search.device import resolve_device, use_threads
     from storage import open_store, read_spec
 
     use_threads(staff.threads)
-    basis, cache = common_basis([task.manifest.data]), cache_folder(staff.home)
-    bench = Bench(task.data, basis.split, basis.max_unreadable, cache, resolve_device(staff.device), test=False)
+    origin, cache = task.manifest.data, cache_folder(staff.home)
+    bench = Bench(task.data, origin.options, origin.max_unreadable, cache, resolve_device(staff.device), test=False)
     store = open_store(staff.artifacts, read_spec(stage.study).id)
     with counting("variations on the corrupted copy") as progress:
         return Examiner(stage.study, store, bench, cache).seen(stage.runs, task.seeds, progress)

@@ -142,15 +142,16 @@ def _existing(stack: ExitStack, db: Database, named: Sequence[Contestant], staff
 
 def _bench(found: dict[str, Candidate], device: str, home: Path, options: dict[str, Any]) -> Bench:
     """Where everything will be measured; a bundle of other data or another split is refused here."""
-    from hpo.comparison.basis import common_basis
+    from hpo.comparison.basis import common_split, common_unreadable
     from hpo.comparison.bench import Bench
     from hpo.delivery.bundle import read_bundle
 
     manifests = {label: read_bundle(candidate.folders[0]).manifest for label, candidate in found.items()}
-    given = {key: options[key] for key in ("seed", "val_fraction", "test_fraction", "max_unreadable")}
-    shared = common_basis([manifest.data for manifest in manifests.values()], **given)
+    given = {key: options[key] for key in ("seed", "val_fraction", "test_fraction")}
+    origins = [manifest.data for manifest in manifests.values()]
     bench = Bench(
-        data=options["data"], split=shared.split, max_unreadable=shared.max_unreadable, cache=cache_folder(home),
+        data=options["data"], split=common_split(origins, **given),
+        max_unreadable=common_unreadable(origins, options["max_unreadable"]), cache=cache_folder(home),
         device=device, test=not options["no_test"],
     )  # fmt: skip
     with counting("decoding images") as progress:

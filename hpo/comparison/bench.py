@@ -64,8 +64,8 @@ class Bench:
         return self._datasets[image_size]
 
     def check(self, label: str, manifest: Manifest) -> None:
-        """BundleError unless the model was made with these images, split as here."""
-        check_basis(label, manifest, self.dataset(manifest.preprocessing.image_size), self.data)
+        """DataError unless the model was made with these images, split as here."""
+        check_basis(label, manifest, self.dataset(manifest.preprocessing.image_size), self.data, self.split)
 
     def measure(self, folder: Path) -> Measured:
         """Measure the bundle in `folder`; a look at the test part is recorded in it."""

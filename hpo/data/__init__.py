@@ -7,13 +7,16 @@ names, layout              what a name means; class folders and train/ val/ test
 decode, pipeline           one image to (S, S, 3) uint8; many, in parallel and in order
 manifest, cache, pack      the packed set on disk
 split                      who trains, who validates, who is locked away
+known, origin              which images made a study or a model, and the check that data are the same
 opening, stream            the doors: open_dataset, open_whole, iter_images
 summary                    what was understood of a data set, in lines and as JSON
 """
 
 from hpo.data.dataset import Dataset, Images, Labels, LeftOut, Part, PartName, Unreadable
 from hpo.data.decode import decode, fit_array
+from hpo.data.known import KnownImages, digest_of_part, split_digest
 from hpo.data.opening import WholeData, open_dataset, open_whole
+from hpo.data.origin import DataOrigin
 from hpo.data.pack import Progress
 from hpo.data.split import SplitOptions
 from hpo.data.stream import Batch, iter_images
@@ -21,9 +24,11 @@ from hpo.data.summary import DataSummary, summarise
 
 __all__ = [
     "Batch",
+    "DataOrigin",
     "DataSummary",
     "Dataset",
     "Images",
+    "KnownImages",
     "Labels",
     "LeftOut",
     "Part",
@@ -33,9 +38,11 @@ __all__ = [
     "Unreadable",
     "WholeData",
     "decode",
+    "digest_of_part",
     "fit_array",
     "iter_images",
     "open_dataset",
     "open_whole",
+    "split_digest",
     "summarise",
 ]

@@ -32,6 +32,8 @@ class Part:
     """(n,) int64 class numbers."""
     names: Sequence[str]
     """n paths or keys, relative to the data set, as a person would recognise them."""
+    digests: Sequence[tuple[str, str]] = ()
+    """n pairs of hex digests, of the image as it is stored and of its pixels at the stored size; empty if not known."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -49,7 +51,14 @@ class Part:
             np.concatenate([self.indices, other.indices]),
             np.concatenate([self.labels, other.labels]),
             [*self.names, *other.names],
+            [*self.digests, *other.digests],
         )
+
+    def subset(self, rows: npt.NDArray[np.int64]) -> Part:
+        """The rows (b,) of this part, in that order, as a part."""
+        names = [self.names[row] for row in rows]
+        digests = [self.digests[row] for row in rows] if self.digests else ()
+        return Part(self.images, self.indices[rows], self.labels[rows], names, digests)
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,11 @@ class Dataset:
     def test_count(self) -> int:
         """Images in the locked test part; 0 when there is none. Counting them does not open it."""
         return len(self._test) if self._test is not None else 0
+
+    def digests(self, name: PartName) -> Sequence[tuple[str, str]]:
+        """The digests of a part's images, as in `Part`. Asking for those of the test part does not open it."""
+        part: Part | None = self._test if name == "test" else getattr(self, name)
+        return part.digests if part is not None else ()
 
     def class_counts(self) -> dict[str, list[int]]:
         """Images per class, in the order of `classes`, for each part. Counting the test part does not open it."""

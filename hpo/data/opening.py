@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +58,9 @@ def open_dataset(
     _refuse_unreadable(manifest, max_unreadable)
     groups = manifest.groups
     assignment = assign_splits(
-        manifest.label_array, manifest.given, groups, classes=manifest.classes, options=split or SplitOptions()
-    )
+        manifest.label_array, manifest.given, groups, classes=manifest.classes, options=split or SplitOptions(),
+        names=manifest.names,
+    )  # fmt: skip
     return Dataset(
         train=pack.part(assignment.rows("train")),
         val=pack.part(assignment.rows("val")),
@@ -71,7 +72,7 @@ def open_dataset(
         duplicates=len(groups) - len(set(groups)),
         leaking=count_leaking(manifest.given, groups),
         left_out=manifest.left_out,
-        notes=manifest.notes,
+        notes=(*manifest.notes, *assignment.notes),
         _test=pack.part(assignment.rows("test")),
     )
 
@@ -145,4 +146,4 @@ def _relabelled(pack: Pack, rows: npt.NDArray[np.int64], known: Sequence[str], p
             "rename or remove it"
         )
     table = np.array([number.get(name, -1) for name in own], dtype=np.int64)
-    return Part(part.images, part.indices, table[part.labels], part.names)
+    return replace(part, labels=table[part.labels])

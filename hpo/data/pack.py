@@ -41,8 +41,10 @@ class Pack:
 
     def part(self, rows: Labels) -> Part:
         """The rows (n,) int64 as a part."""
-        names = [self.manifest.names[row] for row in rows]
-        return Part(self.images, rows, self.manifest.label_array[rows], names)
+        manifest = self.manifest
+        names = [manifest.names[row] for row in rows]
+        digests = [(manifest.stored[row], manifest.pixels[row]) for row in rows]
+        return Part(self.images, rows, manifest.label_array[rows], names, digests)
 
 
 def open_pack(

@@ -19,6 +19,8 @@ from hpo.data.records import PARTS
 from hpo.errors import DataError, UsageError
 
 _CODE: dict[PartName, int] = {name: code for code, name in enumerate(PARTS)}
+_NAMED = 5
+"""Classes or pairs of images that a message names before it says how many more there are."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Assignment:
     """(n,) int8: 0 train, 1 val, 2 test."""
     text: str
     """How it came to be, in words."""
+    notes: tuple[str, ...] = ()
+    """Which classes validation or the test says nothing about, one line for each of these parts."""
 
     def rows(self, part: PartName) -> npt.NDArray[np.int64]:
         """Positions of a part's images, ascending."""
@@ -64,11 +68,13 @@ def assign_splits(
     *,
     classes: Sequence[str],
     options: SplitOptions,
+    names: Sequence[str] = (),
 ) -> Assignment:
     """Deal n images with class numbers `labels` (n,) into parts; images of one group (n names) are duplicates.
 
     A given part is obeyed; `val` and `test`, where not given, are taken from train, class by class. Raises DataError
-    where a class is left without a training image, or the whole without validation images.
+    where a class is left without a training image, or the whole without validation images. `names` of the images are
+    for its message.
     """
     check_classes(classes, labels)
     codes = np.array([_CODE[part or "train"] for part in given], dtype=np.int8)
@@ -82,10 +88,13 @@ def assign_splits(
     for rows in _by_owner(pool, labels, groups).values():
         _deal(rows, codes, fractions, options.seed)
     if not (codes == _CODE["val"]).any():
-        raise DataError(
-            "no image can be held out to validate on: no class has 3 different images; add some, or give a val part"
-        )
-    return Assignment(codes, _describe(bool(known), fractions, options.seed))
+        raise DataError(_no_validation(labels, groups, names, bool(known)))
+    parts = [name for name in PARTS[1:] if name in known or name in fractions]
+    lacking = {part: _without(part, codes, labels, classes) for part in parts}
+    text = _describe(bool(known), fractions, options.seed, codes, lacking)
+    return Assignment(
+        codes, text, tuple(_lacking_note(part, absent, part in known) for part, absent in lacking.items() if absent)
+    )
 
 
 def check_classes(classes: Sequence[str], labels: npt.NDArray[np.int64]) -> None:
@@ -176,13 +185,77 @@ def _take(order: Sequence[str], sizes: dict[str, int], quota: int) -> list[str]:
     return taken or [min(order, key=sizes.__getitem__)]
 
 
-def _describe(any_given: bool, fractions: dict[PartName, float], seed: int) -> str:
+def _no_validation(labels: npt.NDArray[np.int64], groups: Sequence[str], names: Sequence[str], given: bool) -> str:
+    """Why no image can be held out, and the way out."""
+    if disagreeing := disagreement(labels, groups, names):
+        why = f"{disagreeing}, and such images stay in train; mend their labels"
+    elif given:
+        why = "no class has 3 different images outside of the given parts; add some"
+    else:
+        why = "no class has 3 different images; add some"
+    return f"no image can be held out to validate on: {why}, or give a val part"
+
+
+def disagreement(labels: npt.NDArray[np.int64], groups: Sequence[str], names: Sequence[str] = ()) -> str:
+    """`4 images are there under two classes: a/0.jpg and b/copy.jpg, …`; "" where duplicates agree in their labels."""
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, group in enumerate(groups):
+        rows[group].append(row)
+    mixed = [some for some in rows.values() if len({int(labels[row]) for row in some}) > 1]
+    if not mixed:
+        return ""
+    pairs = [f"{names[some[0]]} and {names[_of_other_label(some, labels)]}" for some in mixed[:_NAMED]] if names else []
+    more = ", …" if pairs and len(mixed) > len(pairs) else ""
+    said = f": {', '.join(pairs)}{more}" if pairs else ""
+    images = "1 image is" if len(mixed) == 1 else f"{len(mixed):,} images are"
+    return f"{images} there under two classes{said}"
+
+
+def _of_other_label(rows: Sequence[int], labels: npt.NDArray[np.int64]) -> int:
+    return next(row for row in rows if labels[row] != labels[rows[0]])
+
+
+def _without(
+    part: PartName, codes: npt.NDArray[np.int8], labels: npt.NDArray[np.int64], classes: Sequence[str]
+) -> list[str]:
+    """Classes of which no image is in the part."""
+    counts = np.bincount(labels[codes == _CODE[part]], minlength=len(classes))
+    return [name for name, count in zip(classes, counts, strict=True) if not count]
+
+
+def _lacking_note(part: PartName, classes: Sequence[str], given: bool) -> str:
+    """The line on classes that a part says nothing about."""
+    kind = "class" if len(classes) == 1 else "classes"
+    why = "the given part has none"
+    if not given:
+        why = f"too few different images for the share; add some, or hold out a larger one (--{part}-fraction)"
+    return f"no {'validation' if part == 'val' else part} image of {kind} {_listed(classes)}: {why}"
+
+
+def _listed(classes: Sequence[str]) -> str:
+    more = f" and {len(classes) - _NAMED} more" if len(classes) > _NAMED else ""
+    return f"{', '.join(map(repr, classes[:_NAMED]))}{more}"
+
+
+def _describe(
+    any_given: bool,
+    fractions: dict[PartName, float],
+    seed: int,
+    codes: npt.NDArray[np.int8],
+    lacking: dict[PartName, list[str]],
+) -> str:
+    """The shares as asked for; as they are, with what they lack, where a class is in train alone."""
+    short = {part: classes for part, classes in lacking.items() if classes and part in fractions}
+    missing = [f"no {part} image of {_listed(classes)}" for part, classes in short.items()]
     percent = {part: f"{100 * fraction:.3g}" for part, fraction in fractions.items()}
-    if not any_given:
-        shares = [f"{100 * (1 - sum(fractions.values())):.3g}", *percent.values()]
-        return f"stratified {'/'.join(shares)}, seed {seed}"
-    made = [f"{part} from train ({share} %)" for part, share in percent.items()]
-    return ", ".join(["as given", *made, f"seed {seed}"]) if made else "as given"
+    if any_given:
+        made = [f"{part} from train ({share} %)" for part, share in percent.items() if (codes == _CODE[part]).any()]
+        return ", ".join(["as given", *made, *missing, f"seed {seed}"]) if fractions else "as given"
+    shares = [f"{100 * (1 - sum(fractions.values())):.3g}", *percent.values()]
+    if short:
+        parts: tuple[PartName, ...] = ("train", *fractions)
+        shares = [f"{100 * np.mean(codes == _CODE[part]):.3g}" for part in parts]
+    return ", ".join([f"stratified {'/'.join(shares)}, seed {seed}", *missing])
 
 
 def count_leaking(given: Sequence[PartName | None], groups: Sequence[str]) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpo.data import Dataset, Part, PartName, Progress, SplitOptions, Unreadable, open_dataset, open_whole
+from hpo.data import Dataset, Part, PartName, Progress, SplitOptions, Unreadable, open_whole
 from hpo.delivery.bundle import new_opening, record_opening, record_result
 from hpo.delivery.manifest import Manifest
 from hpo.delivery.measurement import Measurement, examine
@@ -107,12 +107,33 @@ def select(
 
 
 def reopen(manifest: Manifest, data: Path, cache: Path, progress: Progress | None = None) -> Dataset:
-    """`data` with the split options that the bundle's data set was split with."""
-    origin = manifest.data
-    options = SplitOptions(origin.seed, origin.val_fraction, origin.test_fraction)
-    return open_dataset(
-        data, image_size=manifest.preprocessing.image_size, cache=cache, split=options,
-        max_unreadable=origin.max_unreadable, progress=progress,
+    """`data` with the split options that the bundle's data set was split with; it may be other data."""
+    return manifest.data.reopen(data, image_size=manifest.preprocessing.image_size, cache=cache, progress=progress)
+
+
+def reopen_same(
+    manifest: Manifest, data: Path, cache: Path, progress: Progress | None = None, *, maker: str, way_out: str
+) -> Dataset:
+    """`data` split as the bundle's data set was; DataError where it holds other images or is split otherwise.
+
+    The message calls the bundle, or what it was made from, `maker`, and ends with `way_out`.
+    """
+    dataset = reopen(manifest, data, cache, progress)
+    manifest.data.refuse_other_images(dataset, data, maker=maker, way_out=way_out, classes=manifest.classes)
+    refuse_other_split(manifest, dataset, data, maker=maker)
+    return dataset
+
+
+def refuse_other_split(
+    manifest: Manifest, dataset: Dataset, data: Path, *, maker: str, options: SplitOptions | None = None
+) -> None:
+    """DataError where the bundle's images are split otherwise in `dataset`, which was opened with `options`.
+
+    None means those of the bundle.
+    """
+    manifest.data.refuse_other_split(
+        dataset, data, options=options or manifest.data.options, maker=maker,
+        way_out="give the --seed and the fractions that it was made with, or use the version of hpo that made it",
     )  # fmt: skip
 
 

@@ -13,10 +13,11 @@ from optuna.trial import TrialState
 
 from hpo.delivery.bundle import MODEL, check_out, write_bundle
 from hpo.delivery.calibrate import altered_validation, calibration_of
-from hpo.delivery.manifest import RESIZE_RULE, DataOrigin, Manifest, Preprocessing, Weights
+from hpo.delivery.manifest import RESIZE_RULE, Manifest, Preprocessing, Weights
 from hpo.delivery.validation import Validation
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import Report, report
+from hpo.search.plan import origin_of
 from hpo.search.ranking import best_first
 from hpo.search.record import mismatched_best
 from search_spaces import TrialConfig
@@ -126,7 +127,7 @@ def trial_manifest(study: str, spec: StudySpec, trial: FrozenTrial) -> Manifest:
         "best_epoch": known["best_epoch"],
         "curve": [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)],
         "seed": known["seed"],
-        "data": _origin(spec),
+        "data": origin_of(spec),
         "weights": _weights(facts["weights"]),
         "versions": known["versions"],
     }
@@ -153,11 +154,6 @@ class _Recorded:
         if key not in self._values:
             raise BundleError(f"{self._source} recorded no {key!r}, so it cannot be exported; name another --trial")
         return self._values[key]
-
-
-def _origin(spec: StudySpec) -> DataOrigin:
-    kept = {key: value for key, value in spec.data.items() if key in DataOrigin.model_fields}
-    return DataOrigin(fingerprint=spec.data_fingerprint, **kept)
 
 
 def _weights(loaded: Mapping[str, Any] | None) -> Weights:

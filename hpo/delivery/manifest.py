@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from hpo.data import DataOrigin
 from hpo.errors import BundleError
 from search_spaces import TrialConfig
 
@@ -31,20 +32,6 @@ class Preprocessing(_Section):
     std: Triple
     resize: str
     """The resize rule, in words."""
-
-
-class DataOrigin(_Section):
-    """Which data set the model was trained on, and how it was split: enough to make the same split again."""
-
-    fingerprint: str
-    split: str
-    seed: int
-    val_fraction: float
-    test_fraction: float
-    max_unreadable: float = 0.05
-    """Share of images that may be unreadable before the data set is refused."""
-    counts: dict[str, int] = {}
-    """Images of each part."""
 
 
 class Weights(_Section):

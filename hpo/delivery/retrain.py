@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpo.data import Dataset, Part, Progress
+from hpo.data import DataOrigin, Dataset, Part, Progress
 from hpo.delivery.bundle import Bundle, check_out, new_opening, record_opening, record_result, write_bundle
-from hpo.delivery.evaluate import reopen
-from hpo.delivery.manifest import DataOrigin, Manifest, Weights
+from hpo.delivery.evaluate import refuse_other_split, reopen, reopen_same
+from hpo.delivery.manifest import Manifest, Weights
 from hpo.delivery.measurement import Measurement, examine
 from hpo.delivery.model import Model
 from hpo.errors import BundleError, TrialEnded
@@ -66,9 +66,9 @@ def retrain(bundle: Bundle, data: Path, out: Path, options: Options, watch: Watc
 
     The schedule keeps its horizon (`config.epochs`), so the epochs are those that validation saw. The test part, where
     there is one, is opened once, and that is recorded in both bundles. The trial's validation predictions and their
-    temperature are kept, as the new model has trained on those images; of other data there are none. Raises BundleError
-    for other data, for missing or other weights, for a bundle of several models, and where `out` may not be written;
-    nothing is written then.
+    temperature are kept, as the new model has trained on those images; of other data there are none. Raises DataError
+    for other data, BundleError for missing or other weights, a bundle of several models, and where `out` may not be
+    written; nothing is written then.
     """
     watch = watch or Watch()
     _refuse_joined(bundle)
@@ -149,14 +149,14 @@ class _Trained:
 
 
 def _open(manifest: Manifest, data: Path, options: Options, watch: Watch) -> Dataset:
+    maker, way_out = "the bundle", "give the same data, or --other-data to train on these"
     with watch.packing() as progress:
-        dataset = reopen(manifest, data, options.cache, progress)
-    if dataset.fingerprint != manifest.data.fingerprint and not options.other_data:
-        raise BundleError(
-            f"{data} holds other images than the bundle was made with (fingerprint {dataset.fingerprint[:12]}, "
-            f"bundle {manifest.data.fingerprint[:12]}); give the same data, or --other-data to train on these"
-        )
-    return dataset
+        if options.other_data:
+            dataset = reopen(manifest, data, options.cache, progress)
+            if dataset.fingerprint == manifest.data.fingerprint:
+                refuse_other_split(manifest, dataset, data, maker=maker)
+            return dataset
+        return reopen_same(manifest, data, options.cache, progress, maker=maker, way_out=way_out)
 
 
 def _train(manifest: Manifest, dataset: Dataset, options: Options, watch: Watch) -> _Trained:
@@ -196,6 +196,4 @@ def _retrained(manifest: Manifest, trained: _Trained, *, same_data: bool) -> Man
 
 
 def _origin(manifest: Manifest, dataset: Dataset) -> DataOrigin:
-    counts = {"train": len(dataset.train), "val": len(dataset.val), "test": dataset.test_count}
-    changed = {"fingerprint": dataset.fingerprint, "split": dataset.split, "counts": counts}
-    return manifest.data.model_copy(update=changed)
+    return DataOrigin.of(dataset, manifest.data.options, manifest.data.max_unreadable)

@@ -19,7 +19,7 @@ from hpo.delivery.averages import Averages, Ingredients
 from hpo.delivery.bundle import check_out, write_bundle
 from hpo.delivery.calibrate import calibration_of
 from hpo.delivery.candidates import Candidate, Candidates, trials_named
-from hpo.delivery.evaluate import reopen
+from hpo.delivery.evaluate import reopen_same
 from hpo.delivery.export import export_trial
 from hpo.delivery.joined import Joined
 from hpo.delivery.manifest import Manifest
@@ -50,15 +50,10 @@ def soupable(candidates: Candidates) -> Candidates:
 
 
 def open_images(candidates: Candidates, data: Path, cache: Path, progress: Progress | None = None) -> Dataset:
-    """`data`, split as it was for the trials; BundleError where it holds other images than theirs."""
+    """`data`, split as it was for the trials; DataError where it holds other images than theirs."""
     manifest = candidates.found[0].manifest
-    dataset = reopen(manifest, data, cache, progress)
-    if dataset.fingerprint != manifest.data.fingerprint:
-        raise BundleError(
-            f"{data} holds other images than the study was made with (fingerprint {dataset.fingerprint[:12]}, "
-            f"study {manifest.data.fingerprint[:12]}); give the same data"
-        )
-    return dataset
+    maker, way_out = f"study {candidates.study.study_name!r}", "give the same data"
+    return reopen_same(manifest, data, cache, progress, maker=maker, way_out=way_out)
 
 
 def soup(

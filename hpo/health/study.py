@@ -81,7 +81,8 @@ def _same_images(data: Path, study: optuna.Study, cache: Path) -> None:
     from hpo.search.plan import open_study_data, possible
 
     spec = read_spec(study)
-    open_study_data(data, spec, min(possible(read_space(spec.space), "image_size")), cache)
+    size = min(possible(read_space(spec.space), "image_size"))
+    open_study_data(data, spec, size, cache, name=study.study_name)
 
 
 def _running(study: optuna.Study) -> set[int]:

@@ -13,10 +13,9 @@ import numpy.typing as npt
 
 from hpo.data import Dataset, Images, Part, Progress
 from hpo.delivery.bundle import Bundle
-from hpo.delivery.evaluate import reopen
+from hpo.delivery.evaluate import reopen_same
 from hpo.delivery.manifest import Manifest
 from hpo.delivery.model import Model
-from hpo.errors import DataError
 from hpo.evaluation.calibration import Probabilities, probabilities
 
 Counting = Callable[[str], AbstractContextManager[Progress | None]]
@@ -74,13 +73,10 @@ class Bench:
 def open_data(manifest: Manifest, data: Path, options: Options) -> Dataset:
     """`data` split as the bundle's was; DataError where it is other data."""
     with options.counting("decoding images") as progress:
-        dataset = reopen(manifest, data, options.cache, progress)
-    if dataset.fingerprint != manifest.data.fingerprint:
-        raise DataError(
-            f"{data} holds other images than the model was made with (fingerprint {dataset.fingerprint[:12]}, "
-            f"model {manifest.data.fingerprint[:12]}); give the same data, or leave --data out"
-        )
-    return dataset
+        return reopen_same(
+            manifest, data, options.cache, progress, maker="the model",
+            way_out="give the same data, or leave --data out",
+        )  # fmt: skip
 
 
 def batches(part: Part, size: int, progress: Progress | None) -> Iterator[Images]:

@@ -62,7 +62,11 @@ class TrialBook:
             config = self._shop.space.suggest(self._trial)
             stream = trial_seed(self._shop.space, self._trial.params, self._number)
             seed = derive_seed(self._shop.seed, "trial", stream)
-            write_attributes(connection, self._trial_id, open_record(config, seed, str(self._shop.worker)))
+            write_attributes(
+                connection,
+                self._trial_id,
+                open_record(config, seed, str(self._shop.worker), self._shop.known.split_digest),
+            )
             self._reported = reported_epochs(self._trial)
             # Sampling may take long, and the keeper cannot renew meanwhile: the row is locked.
             renew(connection, self._keeper.lease, self._keeper.position, None)

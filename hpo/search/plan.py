@@ -6,7 +6,7 @@ The order is cheap first: names, space, database, weights, and only then the ima
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import product
@@ -15,10 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from hpo.data import Dataset, Progress, SplitOptions, open_dataset
+from hpo.data import DataOrigin, Dataset, Progress, SplitOptions, open_dataset
 from hpo.errors import DataError, UsageError
 from search_spaces import Roster, SearchSpace, Space, SpaceError, TrialConfig, check_given, load_space, parse_value
-from storage import Database, Limits, StudySpec, create_study, read_limits, write_limits
+from storage import (
+    Database,
+    Limits,
+    StudySpec,
+    create_study,
+    has_spec,
+    open_study,
+    read_limits,
+    read_spec,
+    study_names,
+    write_limits,
+)
 
 if TYPE_CHECKING:
     from hpo.training import Trainability
@@ -168,11 +179,16 @@ def open_data(plan: Plan, cache: Path, progress: Progress | None = None) -> Data
 
 
 def found_study(db: Database, plan: Plan, dataset: Dataset) -> optuna.Study:
-    """Create the study, or open it where it exists with the same space, data, metric and seed (else StudyError)."""
+    """Create the study, or open it where it exists with the same space, data, metric and seed.
+
+    Raises StudyError where these differ, DataError where the images or their split do.
+    """
+    _refuse_other_data(db, plan, dataset)
+    origin = DataOrigin.of(dataset, plan.split, plan.max_unreadable)
     spec = StudySpec(
         space=plan.space.to_dict(),
         space_fingerprint=plan.space.fingerprint,
-        data=describe_data(dataset, plan),
+        data=origin.facts(dataset.classes),
         data_fingerprint=dataset.fingerprint,
         metric=plan.metric,
         seed=plan.split.seed,
@@ -181,38 +197,40 @@ def found_study(db: Database, plan: Plan, dataset: Dataset) -> optuna.Study:
         pruner=plan.pruner,
     )
     limits = Limits(trials=len(plan.space.entries) if isinstance(plan.space, Roster) else DEFAULT_TRIALS)
-    return create_study(db, plan.study, spec, points=plan.space.enqueue_points(), limits=limits)
+    study = create_study(db, plan.study, spec, points=plan.space.enqueue_points(), limits=limits)
+    way_out = "use the version of hpo that it was made with, or give another name with --study"
+    origin_of(read_spec(study)).refuse_other_split(
+        dataset, plan.data, options=plan.split, maker=f"study {plan.study!r}", way_out=way_out
+    )
+    return study
 
 
-def describe_data(dataset: Dataset, plan: Plan) -> dict[str, Any]:
-    """What a study and its bundles remember of the data: no path, since it may lie elsewhere on another host."""
-    return {
-        "classes": list(dataset.classes),
-        "counts": {"train": len(dataset.train), "val": len(dataset.val), "test": dataset.test_count},
-        "split": dataset.split,
-        "seed": plan.split.seed,
-        "val_fraction": plan.split.val_fraction,
-        "test_fraction": plan.split.test_fraction,
-        "max_unreadable": plan.max_unreadable,
-    }
-
-
-def split_options(data: Mapping[str, Any]) -> SplitOptions:
-    """The split that a study was made with, from what `describe_data` wrote."""
-    return SplitOptions(seed=data["seed"], val_fraction=data["val_fraction"], test_fraction=data["test_fraction"])
-
-
-def open_study_data(path: Path, spec: StudySpec, image_size: int, cache: Path) -> Dataset:
-    """The data of a study at one image size; DataError when DATA is not what the study was made with."""
-    dataset = open_dataset(
-        path, image_size=image_size, cache=cache, split=split_options(spec.data),
-        max_unreadable=spec.data["max_unreadable"],
-    )  # fmt: skip
-    if dataset.fingerprint != spec.data_fingerprint:
-        raise DataError(
-            f"{path} holds other images than the study was made with (fingerprint {dataset.fingerprint[:12]}, "
-            f"study {spec.data_fingerprint[:12]}); give the same DATA, or make a study with another name"
+def _refuse_other_data(db: Database, plan: Plan, dataset: Dataset) -> None:
+    """DataError where the study exists with other images; it says what changed, which the study alone cannot."""
+    if plan.study not in study_names(db):
+        return
+    study = open_study(db, plan.study)
+    if has_spec(study):
+        spec = read_spec(study)
+        way_out = "give that DATA, or another name with --study"
+        origin_of(spec).refuse_other_images(
+            dataset, plan.data, maker=f"study {plan.study!r}", way_out=way_out, classes=spec.data["classes"]
         )
+
+
+def origin_of(spec: StudySpec) -> DataOrigin:
+    """What a study remembers of its data."""
+    return DataOrigin.from_facts(spec.data, spec.data_fingerprint)
+
+
+def open_study_data(path: Path, spec: StudySpec, image_size: int, cache: Path, *, name: str = "") -> Dataset:
+    """The data of the study `name` at one image size; DataError when DATA is not what the study was made with."""
+    origin, maker = origin_of(spec), f"study {name!r}" if name else "the study"
+    dataset = origin.reopen(path, image_size=image_size, cache=cache)
+    way_out = "give the same DATA, or make a study with another name"
+    origin.refuse_other_images(dataset, path, maker=maker, way_out=way_out, classes=spec.data["classes"])
+    same_code = "use the version of hpo that the study was made with, or make a study with another name"
+    origin.refuse_other_split(dataset, path, options=origin.options, maker=maker, way_out=same_code)
     return dataset
 
 

@@ -4,7 +4,7 @@
     seed            of its training                       seconds, images_per_second, peak_memory
     worker          who trains it: host:pid               device, precision, parameters, trainable_parameters
     facts           all that the engine said of the run   versions                   python, torch, timm, optuna, hpo
-    reason          why it ended early or failed
+    reason          why it ended early or failed          split_digest               of the images it was validated on
 
 A trial costs the database a fixed, small number of statements: one for all of these at its start, one at its end, and
 one transaction with the report of each epoch.
@@ -35,9 +35,10 @@ def versions() -> dict[str, str]:
     return {"hpo": __version__, "python": platform.python_version()} | {name: version(name) for name in libraries}
 
 
-def open_record(config: TrialConfig, seed: int, worker: str) -> dict[str, Any]:
+def open_record(config: TrialConfig, seed: int, worker: str, split_digest: str) -> dict[str, Any]:
     """What is known before training."""
-    return {"config": config.to_dict(), "seed": seed, "worker": worker, "versions": versions()}
+    known = {"config": config.to_dict(), "seed": seed, "worker": worker, "versions": versions()}
+    return {**known, "split_digest": split_digest}
 
 
 def checkpoint_origin(study: str, config: TrialConfig, seed: int) -> dict[str, Any]:

@@ -104,6 +104,7 @@ class _TrialRun:
         config, seed = self._book.open()
         self._files.origin = checkpoint_origin(shop.study.study_name, config, seed)
         data = shop.dataset(config.image_size)
+        self._stored(lambda: shop.store.keep_images(shop.known.split_digest, shop.known.to_bytes()))
         runtime = Runtime(
             device=shop.device, seed=seed, cache=shop.cache, metric=shop.metric,
             should_stop=self._should_stop, on_step=self._at,

@@ -13,11 +13,11 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from hpo.data import Dataset
+from hpo.data import Dataset, KnownImages
 from hpo.errors import HpoError, UsageError
 from hpo.search.clock import Clock
 from hpo.search.garbage import kept_by_copies
-from hpo.search.plan import first_judged, open_study_data, possible
+from hpo.search.plan import first_judged, open_study_data, origin_of, possible
 from hpo.search.signals import StopSignal
 from hpo.search.strategy import make_pruner, sampler_for_trial
 from hpo.search.trial import Outcome, run_trial
@@ -192,11 +192,12 @@ def _workshop(
 
     @cache
     def dataset(image_size: int) -> Dataset:
-        return open_study_data(options.data, spec, image_size, options.cache)
+        return open_study_data(options.data, spec, image_size, options.cache, name=options.study)
 
     store = open_store(options.artifacts, spec.id, quota=quota)
-    # What is wrong is said before a trial is spent on it: other data, a bucket that is not there.
-    dataset(max(possible(space, "image_size")))
+    # What is wrong is said before a trial is spent on it: other data, another split, a bucket that is not there.
+    known = KnownImages.of(dataset(max(possible(space, "image_size"))))
+    _tell_of_unknown_split(spec, options.study)
     store.usage()
     claim_files(db, options.artifacts, spec.id)
     return Workshop(
@@ -217,8 +218,18 @@ def _workshop(
         out_of_time=clock.is_up,
         read_clock=clock.read,
         standing=standing,
+        known=known,
         patience=Patience(options.db_grace, lambda: stop.received is not None),
     )
+
+
+def _tell_of_unknown_split(spec: StudySpec, name: str) -> None:
+    if not origin_of(spec).split_is_known:
+        log.warning(
+            "study %s was made by an earlier version of hpo, which kept no digest of its split: whether this worker "
+            "validates on the same images as the trials before cannot be checked",
+            name,
+        )
 
 
 def _localised(space: Space, spec: StudySpec, weights: Path | None) -> Space:

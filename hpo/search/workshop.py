@@ -11,7 +11,7 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from hpo.data import Dataset
+from hpo.data import Dataset, KnownImages
 from hpo.search.garbage import kept_by_copies
 from hpo.search.ranking import best_first
 from search_spaces import Space
@@ -48,6 +48,8 @@ class Workshop:
     standing: Standing
     patience: Patience
     """With a database that is away."""
+    known: KnownImages
+    """The images by part: their digest of the split goes into each trial, so that only like is compared with like."""
 
 
 def keep_best(shop: Workshop) -> None:

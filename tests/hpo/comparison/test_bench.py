@@ -16,7 +16,7 @@ from hpo.data import Dataset
 from hpo.delivery.bundle import load, new_opening, read_bundle, record_opening
 from hpo.delivery.evaluate import evaluate
 from hpo.delivery.manifest import Manifest
-from hpo.errors import BundleError
+from hpo.errors import DataError
 from hpo.evaluation.metrics import wilson
 from hpo.robustness import ALTERATIONS, corrupted_copy
 from hpo.training.model import build_model, count_parameters
@@ -99,10 +99,10 @@ def test_what_has_trained_on_the_validation_part_is_not_measured_on_it(
 def test_other_images_and_another_split_are_refused(bench: Bench, manifest: Manifest) -> None:
     bench.check("best", manifest)
     other = manifest.model_copy(update={"data": manifest.data.model_copy(update={"fingerprint": "f" * 64})})
-    with pytest.raises(BundleError, match=r"best was made with other images than .*\(fingerprint ffffffffffff"):
+    with pytest.raises(DataError, match=r"best was made with other images than .*\(fingerprint ffffffffffff"):
         bench.check("best", other)
     resplit = replace(bench, split=replace(bench.split, seed=1), _datasets={})
-    with pytest.raises(BundleError, match=r"«stratified 60/20/20, seed 0», but here it is .*seed 1».*--seed"):
+    with pytest.raises(DataError, match=r"«stratified 60/20/20, seed 0», but here it is .*seed 1».*--seed"):
         resplit.check("best", manifest)
 
 

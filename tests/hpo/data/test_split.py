@@ -166,3 +166,53 @@ def test_a_copy_of_a_given_image_is_never_dealt_into_another_part_that_is_held_o
     moved = {groups[row] for row in assignment.rows(made)}
     assert moved
     assert not moved & set(groups[80:])
+
+
+def test_the_words_say_what_there_is_where_classes_are_too_small():
+    assignment = deal(np.repeat([0, 1], 4))
+    assert len(assignment.rows("test")) == 0
+    assert "80/10/10" not in assignment.text
+    assert assignment.text == "stratified 75/25/0, seed 0, no test image of 'class 0', 'class 1'"
+    (note,) = assignment.notes
+    assert note.startswith("no test image of classes 'class 0', 'class 1': too few different images")
+
+
+@pytest.mark.parametrize(("part", "option"), [("val", "--val-fraction"), ("test", "--test-fraction")])
+def test_classes_that_a_part_says_nothing_about_are_named(part, option):
+    smallest = 2 if part == "val" else 3
+    assignment = deal([0] * 40 + [1] * smallest)
+    notes = [note for note in assignment.notes if option in note]
+    assert len(notes) == 1
+    assert "class 'class 1'" in notes[0]
+    assert f"no {part} image of 'class 1'" in assignment.text
+
+
+def test_a_given_part_without_a_class_is_named():
+    parts = ["train"] * 10 + ["val", "val"] * 2 + ["test", "test"]
+    assignment = deal([0] * 5 + [1] * 5 + [0, 1, 0, 1] + [0, 0], parts)
+    assert assignment.text == "as given"
+    assert assignment.notes == ("no test image of class 'class 1': the given part has none",)
+
+
+def test_parts_that_nobody_asked_for_lack_nothing():
+    assert deal(np.repeat([0, 1], 4), options=SplitOptions(0, 0.25, 0)).notes == ()
+
+
+@given(class_sizes, seeds, fractions)
+def test_every_class_without_a_held_out_image_is_in_the_words(sizes, seed, shares):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    assignment = deal(labels, options=SplitOptions(seed, *shares))
+    for code, part in enumerate(("train", "val", "test")):
+        counts = np.bincount(labels[assignment.codes == code], minlength=len(sizes))
+        lacks = bool((counts == 0).any()) and (part != "test" or shares[1] > 0)
+        assert (f"no {part} image of" in assignment.text) == lacks
+
+
+def test_labels_that_disagree_are_named_where_they_are_why_nothing_can_be_held_out():
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    groups = ["x", "y", "z", "x", "y", "z"]
+    names = ["a/0.jpg", "a/1.jpg", "a/2.jpg", "b/0.jpg", "b/1.jpg", "b/2.jpg"]
+    with pytest.raises(DataError) as caught:
+        assign_splits(labels, [None] * 6, groups, classes=["a", "b"], options=DEFAULT, names=names)
+    assert "3 images are there under two classes: a/0.jpg and b/0.jpg, a/1.jpg and b/1.jpg" in str(caught.value)
+    assert "no class has 3 different images" not in str(caught.value)

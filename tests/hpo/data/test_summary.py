@@ -13,6 +13,7 @@ def test_classes_are_told_by_name_with_counts_per_part(write_classes, cache):
         "  class  train  val  test",
         "  cat       18    2     2",
         "  dog        8    1     0",
+        "no test image of class 'dog': the given part has none",
     ]
     assert summary.to_json()["classes"] == [
         {"name": "cat", "train": 18, "val": 2, "test": 2},

@@ -12,7 +12,7 @@ from hpo.delivery.evaluate import evaluate
 from hpo.delivery.manifest import Member, Weights
 from hpo.delivery.retrain import Options, Watch, retrain, with_weights
 from hpo.delivery.validation import Validation
-from hpo.errors import BundleError
+from hpo.errors import BundleError, DataError
 from hpo.evaluation.metrics import report
 from hpo.training import FitData, Runtime, fit, weights_digest
 from hpo.training.model import build_model
@@ -84,7 +84,7 @@ def test_without_a_test_part_nothing_is_proved(tmp_path, manifest, weights, imag
 
 def test_other_data_is_refused_unless_allowed(bundle, cache, tmp_path):
     other = draw(tmp_path / "other", 8, seed=9)
-    with pytest.raises(BundleError, match="--other-data"):
+    with pytest.raises(DataError, match="--other-data"):
         retrain(read_bundle(bundle), other, tmp_path / "final", Options(cache=cache))
     assert not (tmp_path / "final").exists()
     result = retrain(read_bundle(bundle), other, tmp_path / "final", Options(cache=cache, other_data=True))

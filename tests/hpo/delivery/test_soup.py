@@ -14,7 +14,7 @@ from hpo.delivery.bundle import read_bundle
 from hpo.delivery.candidates import candidates
 from hpo.delivery.evaluate import evaluate
 from hpo.delivery.soup import Kitchen, open_images, serve, soup, soupable
-from hpo.errors import BundleError
+from hpo.errors import BundleError, DataError
 from hpo.evaluation.calibration import held_out, reliability
 
 from .conftest import CONFIG, add_trial, draw, keep
@@ -151,5 +151,5 @@ def test_a_best_trial_alone_in_its_architecture_makes_no_soup(study, store, trai
 def test_other_images_are_refused(study, store, cache, images, tmp_path):
     found = candidates(study, store, 10)
     assert open_images(found, images, cache).fingerprint == found.spec.data_fingerprint
-    with pytest.raises(BundleError, match="holds other images than the study was made with"):
+    with pytest.raises(DataError, match="study 'colours' was made with other images than"):
         open_images(found, draw(tmp_path / "other", 8, seed=9), cache)

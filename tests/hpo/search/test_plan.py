@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from hpo.errors import HpoError, ModelError, UsageError
+from hpo.data import SplitOptions
+from hpo.errors import DataError, HpoError, ModelError, UsageError
 from hpo.search.clock import Clock
 from hpo.search.device import devices, resolve_device
-from hpo.search.plan import check_models, first_judged, possible, resolve_space, set_budget
-from hpo.search.worker import failures_at_the_end
+from hpo.search.plan import (
+    Plan,
+    check_models,
+    first_judged,
+    found_study,
+    open_data,
+    open_study_data,
+    origin_of,
+    possible,
+    resolve_space,
+    set_budget,
+)
+from hpo.search.worker import WorkerOptions, failures_at_the_end, work
 from search_spaces import SearchSpace, SpaceError, load_space
-from storage import read_limits
+from storage import Control, read_limits, read_spec, set_control
+from storage.spec import write_spec
 from tests.hpo.search.conftest import Bench
 
 
@@ -190,3 +206,56 @@ def test_trial_after_trial_failing_ends_the_worker(
     with pytest.raises(HpoError, match="5 trials failed one after another"):
         worker_module._take_trials(bench.shop(tiny_space), Clock(bench.db, bench.study))
     assert len([t for t in bench.study.get_trials() if t.state == TrialState.FAIL]) == 5
+
+
+def other_plan(bench: Bench, data: Path, space: SearchSpace) -> Plan:
+    return Plan(data, "tiny", space, None, "accuracy", "tpe", "none", bench_split(bench), 0.05)
+
+
+def bench_split(bench: Bench) -> SplitOptions:
+    return origin_of(read_spec(bench.study)).options
+
+
+@pytest.mark.postgres
+def test_a_study_says_what_changed_in_its_data(
+    bench: Bench, cells: Path, tiny_space: SearchSpace, tmp_path: Path
+) -> None:
+    more = shutil.copytree(cells, tmp_path / "more")
+    image = next(path for path in sorted(more.rglob("*")) if path.is_file() and path.suffix != ".csv")
+    Image.open(image).transpose(Image.Transpose.ROTATE_180).save(image.with_name("new.png"))
+    plan = other_plan(bench, more, tiny_space)
+    dataset = open_data(plan, tmp_path / "cache")
+    with pytest.raises(DataError, match=r"study 'tiny' was made with other images than .*1 image more \(81, then 80\)"):
+        found_study(bench.db, plan, dataset)
+    spec = read_spec(bench.study)
+    with pytest.raises(DataError, match=r"study .tiny. was made with other images than .*1 image more"):
+        open_study_data(more, spec, 32, tmp_path / "cache", name="tiny")
+    found_study(bench.db, replace(plan, data=cells), bench.dataset)
+
+
+@pytest.mark.postgres
+def test_a_worker_that_splits_the_same_images_otherwise_takes_no_trial(
+    bench: Bench, cells: Path, tiny_space: SearchSpace, tmp_path: Path
+) -> None:
+    spec = read_spec(bench.study)
+    elsewhere = spec.model_copy(update={"data": {**spec.data, "split_digest": "0" * 32}})
+    write_spec(bench.study, elsewhere)
+    with pytest.raises(DataError, match="but here other images validate or test"):
+        work(bench.db, WorkerOptions(cells, "tiny", tmp_path / "cache", tmp_path / "artifacts", "cpu"))
+    assert not [trial for trial in bench.study.get_trials() if trial.state.name != "WAITING"]
+    with pytest.raises(DataError, match="but here other images validate or test"):
+        found_study(bench.db, other_plan(bench, cells, tiny_space), bench.dataset)
+
+
+@pytest.mark.postgres
+def test_a_study_without_a_digest_of_its_split_goes_on_and_says_so(
+    bench: Bench, cells: Path, tiny_space: SearchSpace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = read_spec(bench.study)
+    added = ("split_digest", "class_counts")
+    old = {key: value for key, value in spec.data.items() if key not in added}
+    write_spec(bench.study, spec.model_copy(update={"data": old}))
+    found_study(bench.db, other_plan(bench, cells, tiny_space), bench.dataset)
+    set_control(bench.db, bench.study, Control.STOP)
+    work(bench.db, WorkerOptions(cells, "tiny", tmp_path / "cache", tmp_path / "artifacts", "cpu"))
+    assert sum("no digest of its split" in record.message for record in caplog.records) == 1

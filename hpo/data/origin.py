@@ -1,0 +1,173 @@
+"""What a study or a model remembers of the data that it was made with, and the one check that data are the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from hpo.data.dataset import Dataset
+from hpo.data.known import split_digest
+from hpo.data.opening import open_dataset
+from hpo.data.pack import Progress
+from hpo.data.split import SplitOptions
+from hpo.errors import DataError
+
+_NAMED = 6
+"""Classes that a message names before it says how many more there are."""
+
+
+class DataOrigin(BaseModel):
+    """A data set without its path, and how it was split: enough to know it again and to make the same split again.
+
+    The digest and the counts per class are missing (None, empty) where an earlier version of hpo wrote it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fingerprint: str
+    """Of the content, as in `Dataset`."""
+    split: str
+    """How the parts came to be, in words."""
+    seed: int
+    val_fraction: float
+    test_fraction: float
+    max_unreadable: float = 0.05
+    """Share of images that may be unreadable before the data set is refused."""
+    counts: dict[str, int] = {}
+    """Images of each part."""
+    class_counts: dict[str, int] = {}
+    """Images of each class, in the order of the classes."""
+    split_digest: str | None = None
+    """Of which images validate and which test: see `hpo.data.known.split_digest`."""
+
+    @classmethod
+    def of(cls, dataset: Dataset, split: SplitOptions, max_unreadable: float) -> Self:
+        """What is remembered of `dataset`, which was opened with `split` and `max_unreadable`."""
+        return cls(
+            fingerprint=dataset.fingerprint,
+            split=dataset.split,
+            seed=split.seed,
+            val_fraction=split.val_fraction,
+            test_fraction=split.test_fraction,
+            max_unreadable=max_unreadable,
+            counts=images_by_part(dataset),
+            class_counts=images_by_class(dataset),
+            split_digest=split_digest(dataset),
+        )
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any], fingerprint: str) -> Self:
+        """From the facts that a study stores, which hold more than these fields (the classes)."""
+        return cls(fingerprint=fingerprint, **{key: facts[key] for key in cls.model_fields if key in facts})
+
+    def facts(self, classes: Sequence[str]) -> dict[str, Any]:
+        """What a study stores, beside the fingerprint."""
+        return {"classes": list(classes), **self.model_dump(mode="json", exclude={"fingerprint"})}
+
+    @property
+    def options(self) -> SplitOptions:
+        """How parts that the data does not bring are made."""
+        return SplitOptions(self.seed, self.val_fraction, self.test_fraction)
+
+    def reopen(
+        self, path: str | os.PathLike[str], *, image_size: int, cache: Path, progress: Progress | None = None
+    ) -> Dataset:
+        """The data at `path`, split by the same rule; whether they are the same is for the caller to check."""
+        return open_dataset(
+            path, image_size=image_size, cache=cache, split=self.options, max_unreadable=self.max_unreadable,
+            progress=progress,
+        )  # fmt: skip
+
+    def refuse_other_images(
+        self, dataset: Dataset, path: str | os.PathLike[str], *, maker: str, way_out: str, classes: Iterable[str] = ()
+    ) -> None:
+        """DataError where `dataset`, from `path`, is not the data that `maker` was made with; it says what differs.
+
+        `classes` are those of the maker, where its counts per class are not known.
+        """
+        if self.fingerprint != dataset.fingerprint:
+            raise DataError(
+                f"{maker} was made with other images than {path}: {self.changes(dataset, classes)} "
+                f"(fingerprint {self.fingerprint[:12]}, here {dataset.fingerprint[:12]}); {way_out}"
+            )
+
+    def refuse_other_split(
+        self, dataset: Dataset, path: str | os.PathLike[str], *, options: SplitOptions, maker: str, way_out: str
+    ) -> None:
+        """DataError where the same images, opened with `options`, are not split as they were for `maker`.
+
+        Where no digest of the split was kept (see `split_is_known`) the options and the words are compared.
+        """
+        if self.split_digest is None:
+            differs = self.split != dataset.split and self.options != options
+        else:
+            differs = self.split_digest != split_digest(dataset)
+        if not differs:
+            return
+        said = f"but here it is «{dataset.split}»"
+        if self.split == dataset.split:
+            said = "but here other images validate or test, as another version of hpo or of its libraries split them"
+        raise DataError(
+            f"{maker} was made with the split «{self.split}», {said}: images of {path} that it trained on would "
+            f"measure it; {way_out}"
+        )
+
+    @property
+    def split_is_known(self) -> bool:
+        """Whether a digest of the split was kept; studies and models of earlier versions of hpo have none."""
+        return self.split_digest is not None
+
+    def changes(self, dataset: Dataset, classes: Iterable[str] = ()) -> str:
+        """In words, how `dataset` differs from what is remembered, as far as that is known."""
+        before, after = self.class_counts, images_by_class(dataset)
+        known = tuple(before) or tuple(classes)
+        found = [
+            *_classes("new", [name for name in after if known and name not in known]),
+            *_classes("gone", [name for name in known if name not in after]),
+            *_images(sum((before or self.counts).values()), sum(after.values())),
+        ]
+        if before and not found:
+            found = [f"{name} {_more(after[name] - n)}" for name, n in before.items() if after[name] != n][:_NAMED]
+        parts = images_by_part(dataset)
+        if self.counts and not found and parts != self.counts:
+            found = [f"as many images in other parts ({_parts(parts)}; then {_parts(self.counts)})"]
+        return ", ".join(found) or "as many images of the same classes, but not the same ones or in other parts"
+
+
+def images_by_part(dataset: Dataset) -> dict[str, int]:
+    """Images of each part. Counting the test part does not open it."""
+    return {"train": len(dataset.train), "val": len(dataset.val), "test": dataset.test_count}
+
+
+def images_by_class(dataset: Dataset) -> dict[str, int]:
+    """Images of each class in all parts together."""
+    totals = np.sum(list(dataset.class_counts().values()), axis=0).tolist()
+    return dict(zip(dataset.classes, totals, strict=True))
+
+
+def _classes(state: str, names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    shown = ", ".join(map(repr, names[:_NAMED]))
+    return [f"class {shown} is {state}" if len(names) == 1 else f"classes {shown}{more} are {state}"]
+
+
+def _images(before: int, after: int) -> list[str]:
+    if not before or before == after:
+        return []
+    images = "image" if abs(after - before) == 1 else "images"
+    return [f"{abs(after - before):,} {images} {'more' if after > before else 'fewer'} ({after:,}, then {before:,})"]
+
+
+def _more(difference: int) -> str:
+    return f"{abs(difference):,} {'more' if difference > 0 else 'fewer'}"
+
+
+def _parts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
