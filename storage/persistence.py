@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar, cast
 
 from optuna.storages import RDBStorage
-from sqlalchemy import Connection
+from optuna.trial import TrialState
+from sqlalchemy import Connection, text
 from sqlalchemy.orm import Session
 
 from storage.errors import ConflictError, study_gone
@@ -23,6 +24,10 @@ PAUSE = 0.5
 
 Fence = Callable[[Connection], None]
 """Takes the row lock of a lease in the transaction that is about to write for its trial; raises LeaseLostError."""
+
+# Optuna writes the time of the worker's clock, which may be wrong, into these columns of naive UTC.
+_STARTED = text("UPDATE trials SET datetime_start = clock_timestamp() AT TIME ZONE 'UTC' WHERE trial_id = :trial")
+_ENDED = text("UPDATE trials SET datetime_complete = clock_timestamp() AT TIME ZONE 'UTC' WHERE trial_id = :trial")
 
 _R = TypeVar("_R")
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -115,6 +120,18 @@ class PersistentStorage(RDBStorage):
             time.sleep(random.uniform(0, PAUSE * 2 ** (attempt - 1)))  # noqa: S311 - only to part the two
         raise AssertionError("the last attempt returns or raises")
 
+    @_fenced
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """As optuna's, but the start and the end of a trial are by the database's clock, as leases are."""
+        connection: Connection | None = getattr(self._thread, "connection", None)
+        if connection is None:
+            return self.atomically(lambda _: self.set_trial_state_values(trial_id, state, values))
+        changed = super().set_trial_state_values(trial_id, state, values)
+        stamp = _STARTED if state == TrialState.RUNNING else _ENDED if state.is_finished() else None
+        if changed and stamp is not None:
+            connection.execute(stamp, {"trial": trial_id})
+        return changed
+
     _create_new_trial = _persistent(RDBStorage._create_new_trial)
     _get_trials = _persistent(RDBStorage._get_trials)
     get_study_user_attrs = _persistent(RDBStorage.get_study_user_attrs)
@@ -122,6 +139,5 @@ class PersistentStorage(RDBStorage):
     set_study_user_attr = _persistent(RDBStorage.set_study_user_attr)
     _set_trial_param = _fenced(RDBStorage._set_trial_param)
     set_trial_intermediate_value = _fenced(RDBStorage.set_trial_intermediate_value)
-    set_trial_state_values = _fenced(RDBStorage.set_trial_state_values)
     set_trial_system_attr = _fenced(RDBStorage.set_trial_system_attr)
     set_trial_user_attr = _fenced(RDBStorage.set_trial_user_attr)

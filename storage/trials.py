@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
-from datetime import datetime
 from enum import Enum
 
 import optuna
@@ -54,8 +53,8 @@ _VIEW = text(
 # As optuna numbers and writes it, which takes four statements, while all other workers wait for the study's lock.
 _NEW = text(
     """
-    INSERT INTO trials (study_id, number, state, datetime_start) VALUES (:study, :number, 'RUNNING', :start)
-    RETURNING trial_id
+    INSERT INTO trials (study_id, number, state, datetime_start)
+    VALUES (:study, :number, 'RUNNING', clock_timestamp() AT TIME ZONE 'UTC') RETURNING trial_id
     """
 )
 _WAITING = text(
@@ -152,9 +151,7 @@ class _Door:
 
     def _new(self, connection: Connection, number: int) -> int:
         """The id of a new trial, running; under the study's lock nobody else gives out its number."""
-        start = datetime.now()  # noqa: DTZ005 - as optuna's, which are naive and local
-        values = {"study": self.study_id, "number": number, "start": start}
-        return int(connection.execute(_NEW, values).scalar_one())
+        return int(connection.execute(_NEW, {"study": self.study_id, "number": number}).scalar_one())
 
     def _waiting(self, connection: Connection) -> tuple[int, int] | None:
         """Id and number of a waiting trial, set running; None where there is none, or a stranger was first."""

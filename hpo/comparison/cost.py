@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hpo.search.clock import moment
 from storage import StudyError, open_study, read_spec
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ def cost_of(trial: FrozenTrial, trials: Iterable[FrozenTrial]) -> Cost | None:
 
 def _before(other: FrozenTrial, trial: FrozenTrial) -> bool:
     """Whether the process of `trial` trained `other` first: a trial in a process of its own has no such other."""
-    if other.datetime_start is None or trial.datetime_start is None or other.datetime_start >= trial.datetime_start:
+    if other.datetime_start is None or trial.datetime_start is None:
+        return False
+    if moment(other.datetime_start) >= moment(trial.datetime_start):
         return False
     return "worker" in trial.user_attrs and other.user_attrs.get("worker") == trial.user_attrs["worker"]
 

@@ -200,10 +200,9 @@ def _cost_rows(facts: StudyFacts, trained: Sequence[TrialFacts]) -> list[tuple[s
     memory = max((int(trial.attrs.get("peak_memory", 0)) for trial in trained), default=0)
     devices = sorted({str(trial.attrs["device"]) for trial in trained if "device" in trial.attrs})
     precisions = sorted({str(trial.attrs["precision"]) for trial in trained if "precision" in trial.attrs})
-    elapsed = max((trial.ended for trial in facts.trials if trial.ended is not None), default=None)
     rows = [
         ("training, all trials", wording.span(total), f"{total / 3_600:.2f} device hours"),
-        ("wall clock", wording.span(elapsed), "first start to last end") if elapsed is not None else None,
+        _wall_clock(facts),
         ("per complete trial", wording.span(median(per_trial)), _between(per_trial)),
         ("per epoch", wording.span(median(per_epoch)), _between(per_epoch)),
         ("training speed", f"{median(speeds):,.0f} images/s", "median of the trials") if speeds else None,
@@ -212,6 +211,15 @@ def _cost_rows(facts: StudyFacts, trained: Sequence[TrialFacts]) -> list[tuple[s
         ("device", ", ".join(devices), ", ".join(precisions)) if devices else None,
     ]
     return [row for row in rows if row is not None]
+
+
+def _wall_clock(facts: StudyFacts) -> tuple[str, str, str] | None:
+    """From the first start to the last end, where a trial has ended."""
+    ended = [trial for trial in facts.trials if trial.state in ("complete", "pruned", "failed")]
+    times = [trial.ended for trial in ended if trial.ended is not None]
+    if times:
+        return "wall clock", wording.span(max(times)), "first start to last end"
+    return ("wall clock", "unknown", "the starts of its trials were recorded in another time zone") if ended else None
 
 
 def _between(seconds: Sequence[float]) -> str:

@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from hpo.report.importance import Importance, importances
+from hpo.search.clock import moment
 from hpo.search.command import founding_command
 from hpo.search.overview import Overview, Survey, TrialLine
 from storage import Database, StudySpec, read_spec
@@ -34,7 +35,7 @@ class TrialFacts:
     seconds: float = 0.0
     """Of training, all takings together."""
     ended: float | None = None
-    """Seconds from the study's first start to this trial's end; None where it has not ended."""
+    """Seconds from the study's first start to this trial's end; None where it has not ended, or no start is known."""
     attrs: Mapping[str, Any] = field(default_factory=dict)
     """What the trial remembers about itself; `hpo.search.record` names the keys."""
 
@@ -82,11 +83,9 @@ def read_study(db: Database, study: optuna.Study) -> StudyFacts:
     """The facts of `study` as it stands; StudyError where it is none of ours."""
     overview = Survey(db, study)()
     frozen = study.get_trials(deepcopy=False)
-    starts = [trial.datetime_start for trial in frozen if trial.datetime_start]
+    start = _first_start(frozen)
     lines = {line.number: line for line in overview.lines}
-    trials = [
-        _trial(trial, lines[trial.number], min(starts, default=None)) for trial in frozen if trial.number in lines
-    ]
+    trials = [_trial(trial, lines[trial.number], start) for trial in frozen if trial.number in lines]
     facts = StudyFacts(
         study.study_name, read_spec(study), trials, _best(overview), overview.limits.trials,
         command=founding_command(study),
@@ -98,10 +97,25 @@ def _best(overview: Overview) -> int | None:
     return overview.best.number if overview.best else None
 
 
+def _first_start(trials: Sequence[FrozenTrial]) -> datetime | None:
+    """When the first trial began; None where that is not known.
+
+    Earlier versions recorded starts in local time as if it were UTC: a trial that ended before it began shows it.
+    """
+    times = [
+        (moment(trial.datetime_start), moment(trial.datetime_complete) if trial.datetime_complete else None)
+        for trial in trials
+        if trial.datetime_start
+    ]
+    if any(end is not None and end < start for start, end in times):
+        return None
+    return min((start for start, _ in times), default=None)
+
+
 def _trial(trial: FrozenTrial, line: TrialLine, start: datetime | None) -> TrialFacts:
     end = trial.datetime_complete
     return TrialFacts(
         number=trial.number, state=line.state, value=line.value, curve=tuple(line.curve), epochs=line.epochs,
         params=line.params, seconds=line.seconds, attrs=trial.user_attrs,
-        ended=(end - start).total_seconds() if end and start else None,
+        ended=(moment(end) - start).total_seconds() if end and start else None,
     )  # fmt: skip

@@ -1,13 +1,23 @@
-"""The time that is left of a study's budget."""
+"""Times of trials as moments, and the time that is left of a study's budget."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import optuna
 
 from storage import Database, read_limits
+
+
+def moment(time_of_trial: datetime) -> datetime:
+    """A time that optuna gives, naive and local to this reader, as an aware moment.
+
+    Naive times are not to be subtracted: where clocks are put back, one hour is missing from the difference. Within
+    the hour that comes twice optuna does not say which it means, and the first is taken.
+    """
+    return time_of_trial.astimezone(UTC)
 
 
 @dataclass

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.search.clock import moment
 from hpo.search.ranking import best_first
 from search_spaces import Space, read_space
 from storage import Control, Database, Holding, Limits, get_control, holdings, read_limits, read_spec
@@ -157,8 +158,11 @@ def _line(trial: FrozenTrial, space: Space, until: datetime) -> TrialLine:
 
 
 def _seconds(trial: FrozenTrial, until: datetime) -> float:
-    """Seconds from the trial's start to its end, or `until` then; optuna gives naive local times."""
+    """Seconds from the trial's start to its end, or `until` then; 0 where the start was recorded wrongly.
+
+    Earlier versions wrote local time where optuna expects UTC.
+    """
     if trial.datetime_start is None:
         return 0.0
-    end = trial.datetime_complete.astimezone(UTC) if trial.datetime_complete else until
-    return max(0.0, (end - trial.datetime_start.astimezone(UTC)).total_seconds())
+    end = moment(trial.datetime_complete) if trial.datetime_complete else until
+    return max(0.0, (end - moment(trial.datetime_start)).total_seconds())

@@ -5,17 +5,17 @@ from __future__ import annotations
 import itertools
 import logging
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.data import Dataset, KnownImages
 from hpo.errors import HpoError, UsageError
-from hpo.search.clock import Clock
+from hpo.search.clock import Clock, moment
 from hpo.search.garbage import kept_by_copies
 from hpo.search.plan import first_judged, open_study_data, origin_of, possible
 from hpo.search.signals import StopSignal
@@ -177,9 +177,14 @@ def _next_claim(shop: Workshop, clock: Clock) -> Claim | None:
 def failures_at_the_end(study: optuna.Study) -> int:
     """How many of the study's latest finished trials failed one after another: a restart does not forgive them."""
     finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    finished.sort(key=lambda trial: trial.datetime_complete or datetime.min)  # noqa: DTZ901 - optuna's are naive too
+    finished.sort(key=_ended)
     ended = takewhile(lambda trial: trial.state == TrialState.FAIL, reversed(finished))
     return sum(1 for _ in ended)
+
+
+def _ended(trial: FrozenTrial) -> datetime:
+    """When the trial ended; long ago where that is not known."""
+    return moment(trial.datetime_complete) if trial.datetime_complete else datetime.min.replace(tzinfo=UTC)
 
 
 def _workshop(

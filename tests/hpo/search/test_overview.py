@@ -12,8 +12,9 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from hpo.cli.view import clock, draw, lease_state, plain_line, sparkline
+from hpo.report.study_facts import read_study
 from hpo.search.overview import Overview, Survey, TrialLine
-from storage import Control, Holding, Limits, Worker, expire_leases, reap, set_control
+from storage import Control, Holding, Limits, Worker, expire_leases, open_study, reap, set_control
 from tests.hpo.search.conftest import Bench
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -74,13 +75,52 @@ def test_a_study_is_read_as_it_stands(bench: Bench) -> None:
 
 
 @pytest.mark.postgres
-def test_times_are_right_wherever_the_reader_is(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.study.ask()
-    monkeypatch.setenv("TZ", "America/New_York")
+@pytest.mark.parametrize("reader", ["America/New_York", "Asia/Tokyo", "UTC"])
+@pytest.mark.parametrize("worker", ["America/New_York", "Asia/Tokyo", "UTC"])
+def test_times_are_right_wherever_worker_and_reader_are(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, worker: str, reader: str
+) -> None:
+    monkeypatch.setenv("TZ", worker)
+    time.tzset()
+    began = time.monotonic()
+    try:
+        for _ in range(2):  # the enqueued point, and a new trial
+            bench.claim()
+        monkeypatch.setenv("TZ", reader)
+        time.tzset()
+        seen = [one.seconds for one in Survey(bench.db, bench.study)().lines if one.state == "running"]
+        passed = time.monotonic() - began
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert len(seen) == 2
+    assert all(0 <= seconds <= passed for seconds in seen), (seen, passed)
+
+
+@pytest.mark.postgres
+def test_a_start_that_an_earlier_version_recorded_in_local_time_gives_no_negative_time(bench: Bench) -> None:
+    bench.study.tell(bench.claim().number, 0.5)
+    bench.claim()
+    with bench.db.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE trials SET datetime_start = datetime_start + interval '9 hours'")
+    assert [line.seconds for line in Survey(bench.db, bench.study)().lines] == [0.0, 0.0]
+    facts = read_study(bench.db, bench.study)
+    assert [trial.ended for trial in facts.trials] == [None, None]
+
+
+@pytest.mark.postgres
+def test_a_time_over_the_night_when_clocks_are_put_back_is_whole(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.study.tell(bench.claim().number, 0.5)
+    with bench.db.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE trials SET datetime_start = '2026-11-01 04:30', datetime_complete = '2026-11-01 07:30'"
+        )
+    monkeypatch.setenv("TZ", "America/New_York")  # from 00:30 to 02:30
     time.tzset()
     try:
-        (seen,) = [one for one in Survey(bench.db, bench.study)().lines if one.state == "running"]
-        assert 0 <= seen.seconds < 60
+        study = open_study(bench.db, "tiny")
+        assert [trial.ended for trial in read_study(bench.db, study).trials] == [3 * 3600]
+        assert [line.seconds for line in Survey(bench.db, study)().lines] == [3 * 3600]
     finally:
         monkeypatch.undo()
         time.tzset()
