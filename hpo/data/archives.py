@@ -88,7 +88,7 @@ def visible_members(archive: zipfile.ZipFile) -> list[Member]:
     visible = [
         member for member in members if member.name and not any(is_hidden(level) for level in member.name.split("/"))
     ]
-    _refuse_twice([member.name for member in visible if member.is_image], str(archive.filename))
+    refuse_twice([member.name for member in visible if member.is_image], str(archive.filename))
     return sorted(visible, key=lambda member: member.name.split("/"))
 
 
@@ -107,7 +107,8 @@ def _name(info: zipfile.ZipInfo, where: str) -> str:
     return "/".join(levels)
 
 
-def _refuse_twice(names: Sequence[str], where: str) -> None:
+def refuse_twice(names: Sequence[str], where: str) -> None:
+    """DataError where a name of a file in a zip is there more than once."""
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise DataError(

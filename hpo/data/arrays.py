@@ -1,22 +1,28 @@
-"""Images in an `.npz`: keys `images` and `labels`, or MedMNIST's `train_images`, `train_labels`, `val_…`, `test_…`."""
+"""Images in an `.npz`: keys `images` and `labels`, or `train_images`, `train_labels`, `val_…`, `test_…` as in MedMNIST.
+
+The part before `_images` may be any word for one (valid_, validation_, Training_); every other array of images is
+refused, and whatever else is not read is left out by name.
+"""
 
 from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from hpo.data import digests
-from hpo.data.archives import open_zip
-from hpo.data.dataset import PartName
+from hpo.data.archives import open_zip, refuse_twice
+from hpo.data.dataset import LeftOut, PartName
 from hpo.data.decode import refuse_large
+from hpo.data.layout import left_out_files
+from hpo.data.names import class_name, class_notes, names_images, part_of, unused_notes
 from hpo.data.npy import NpyMember, open_member
 from hpo.data.records import CHUNK, PARTS, Listing, Read, Record
 from hpo.errors import DataError
@@ -46,13 +52,17 @@ class ArraySource:
         with open_zip(self.path) as archive:
             members = image_members(archive)
             labels = [_labels(archive, member) for _, member in members]
-            classes, numbers = _numbered(labels, _class_names(archive), str(self.path))
+            names_key, names = _class_names(archive, texts=labels[0].dtype.kind == "U")
+            numbered = _numbered(labels, names, str(self.path))
+            used = {name for _, member in members for name in (member.key, _labels_key(member.key))} | {names_key}
+            left_out, notes = _unused(archive, used)
         records = (
             Record(f"{member.key}[{row}]", int(number), part)
-            for (part, member), part_numbers in zip(members, numbers, strict=True)
+            for (part, member), part_numbers in zip(members, numbered.numbers, strict=True)
             for row, number in enumerate(part_numbers)
         )
-        return Listing(classes, tuple(records))
+        notes += class_notes(numbered.classes, numbered.written)
+        return Listing(numbered.classes, tuple(records), left_out, tuple(notes))
 
     @contextmanager
     def reads(self) -> Iterator[Iterator[Read]]:
@@ -64,14 +74,53 @@ class ArraySource:
 
 def image_members(archive: zipfile.ZipFile) -> list[tuple[PartName | None, NpyMember]]:
     """The arrays of images and the part each belongs to; DataError where there is none, or it holds no images."""
-    keys = [name.removesuffix(".npy") for name in archive.namelist()]
-    parts: list[PartName | None] = [None] if "images" in keys else [part for part in PARTS if f"{part}_images" in keys]
+    keys = _keys(archive)
+    parts = _image_keys(keys, str(archive.filename))
     if not parts:
         raise DataError(f"{archive.filename} has the keys {', '.join(keys) or 'none'}, but must have {_WANTED}")
-    members = [(part, open_member(archive, f"{part}_images" if part else "images")) for part in parts]
+    members = [(part, open_member(archive, parts[part])) for part in (None, *PARTS) if part in parts]
     for _, member in members:
         _refuse_pixels(member, str(archive.filename))
     return members
+
+
+def _keys(archive: zipfile.ZipFile) -> list[str]:
+    """The names of the arrays; DataError where one is there twice."""
+    names = archive.namelist()
+    refuse_twice(names, str(archive.filename))
+    return [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
+
+
+def _image_keys(keys: Sequence[str], where: str) -> dict[PartName | None, str]:
+    """Part -> key of its images; `images` alone is of no part. DataError for an array of images that has no place."""
+    parts: dict[PartName | None, str] = {}
+    for key in keys:
+        if not names_images(key):
+            _refuse_bare_labels(key, keys, where)
+            continue
+        part = part_of(key.removesuffix("images")) if key.endswith("_images") else None
+        if part == "unclear" or (part is None and key != "images"):
+            raise DataError(
+                f"{where} has {key}, but images must be in images or in train_images, val_images and test_images: "
+                "rename or remove it"
+            )
+        if part in parts:
+            raise DataError(f"{where} has {parts[part]} and {key} for one part: join them, or remove one")
+        parts[part] = key
+    if None in parts and len(parts) > 1:
+        others = [key for part, key in parts.items() if part]
+        raise DataError(
+            f"{where} has images beside {', '.join(others)}, and it is not clear which part images is: "
+            "rename it and its labels to train_images and train_labels, or remove one of the two"
+        )
+    return parts
+
+
+def _refuse_bare_labels(key: str, keys: Sequence[str], where: str) -> None:
+    """DataError for the labels of a part whose images are not there."""
+    images = f"{key.removesuffix('labels')}images"
+    if key.endswith("_labels") and part_of(key.removesuffix("labels")) and images not in keys:
+        raise DataError(f"{where} has {key} but no {images}: add {images}, or remove {key}")
 
 
 def row_reads(member: NpyMember) -> Iterator[Read]:
@@ -100,7 +149,7 @@ def _refuse_pixels(member: NpyMember, path: str) -> None:
 
 def _labels(archive: zipfile.ZipFile, images: NpyMember) -> npt.NDArray[Any]:
     """(n,) whole numbers or texts, one per image."""
-    key = images.key.removesuffix("images") + "labels"
+    key = _labels_key(images.key)
     if f"{key}.npy" not in archive.namelist():
         raise DataError(f"{archive.filename} has {images.key} but no {key}: add {key}, one per image")
     member = open_member(archive, key)
@@ -116,29 +165,63 @@ def _labels(archive: zipfile.ZipFile, images: NpyMember) -> npt.NDArray[Any]:
     return member.whole().reshape(-1)
 
 
-def _class_names(archive: zipfile.ZipFile) -> tuple[str, ...] | None:
+def _labels_key(images_key: str) -> str:
+    return images_key.removesuffix("images") + "labels"
+
+
+def _class_names(archive: zipfile.ZipFile, *, texts: bool) -> tuple[str, tuple[str, ...] | None]:
+    """Key and names of the classes; nothing where there are none, or where the labels are the names (`texts`)."""
     key = next((key for key in _CLASS_KEYS if f"{key}.npy" in archive.namelist()), None)
-    if key is None:
-        return None
-    names = tuple(str(name) for name in open_member(archive, key).whole().reshape(-1))
+    if key is None or texts:
+        return "", None
+    where = str(archive.filename)
+    names = tuple(class_name(str(name), where) for name in open_member(archive, key).whole().reshape(-1))
     if len(set(names)) != len(names):
-        raise DataError(f"{key} in {archive.filename} has a name twice, but every class needs its own: rename one")
-    return names
+        raise DataError(f"{key} in {where} has a name twice, but every class needs its own: rename one")
+    return key, names
 
 
-def _numbered(
-    labels: Sequence[npt.NDArray[Any]], names: tuple[str, ...] | None, path: str
-) -> tuple[tuple[str, ...], list[npt.NDArray[np.int64]]]:
-    """Class names, and per array the position of each label in them."""
+class _Numbered(NamedTuple):
+    """Classes, the labels as positions in them, one array per part, and the labels as they were written."""
+
+    classes: tuple[str, ...]
+    numbers: list[npt.NDArray[np.int64]]
+    written: tuple[str, ...] = ()
+
+
+def _numbered(labels: Sequence[npt.NDArray[Any]], names: tuple[str, ...] | None, path: str) -> _Numbered:
+    """Classes are `names`, or the labels themselves: numbers in their order, texts in that of texts."""
+    texts = labels[0].dtype.kind == "U"
     if len({array.dtype.kind == "U" for array in labels}) > 1:
         raise DataError(f"labels in {path} are numbers in one part and texts in another, but must be of one kind")
-    if names is None or labels[0].dtype.kind == "U":
+    if names is None:
         values = np.unique(np.concatenate(labels))
-        return tuple(str(value) for value in values), [np.searchsorted(values, array) for array in labels]
+        written = tuple(str(value) for value in values)
+        own = [class_name(text, path) for text in written]
+        classes = tuple(sorted(set(own)) if texts else own)
+        position = np.array([classes.index(name) for name in own], dtype=np.int64)
+        return _Numbered(classes, [position[np.searchsorted(values, array)] for array in labels], written)
     numbers = [array.astype(np.int64) for array in labels]
     wrong = [value for array in numbers for value in array if not 0 <= value < len(names)]
     if wrong:
         raise DataError(
             f"label {wrong[0]} in {path} has no name: with {len(names)} names it must be 0 to {len(names) - 1}"
         )
-    return names, numbers
+    return _Numbered(names, numbers)
+
+
+def _unused(archive: zipfile.ZipFile, used: Collection[str]) -> tuple[tuple[LeftOut, ...], list[str]]:
+    """What is in the `.npz` beside the arrays `used`, and lines on arrays that look like a split or like groups."""
+    names = {key: _texts(archive, key) for key in _keys(archive) if key not in used}
+    arrays = (LeftOut("array", len(names), tuple(names)),) if names else ()
+    files = left_out_files(name for name in archive.namelist() if not name.endswith(".npy"))
+    return (*files, *arrays), unused_notes("array", names, split_known=False)
+
+
+def _texts(archive: zipfile.ZipFile, key: str) -> Collection[str]:
+    """The different values of an array of texts; none for other arrays, which are not read."""
+    try:
+        member = open_member(archive, key)
+        return set(member.whole().tolist()) if member.dtype.kind == "U" and len(member.shape) == 1 else ()
+    except DataError:
+        return ()  # what is not used may be of any kind, or damaged

@@ -79,6 +79,12 @@ def looks_like_group(column: str) -> bool:
     return any(word in groups or word.removesuffix("s") in groups for word in _words(column))
 
 
+def names_images(key: str) -> bool:
+    """Whether a key of an `.npz` says that images are under it: «extra_images», «images_test», but not «image_id»."""
+    folded = key.lower()
+    return folded.endswith(("images", "image", "imgs")) or ("image" in folded and part_in(key) is not None)
+
+
 def unused_notes(kind: str, values: Mapping[str, Collection[object]], *, split_known: bool) -> list[str]:
     """Lines on columns or arrays (`kind`) that are not read, but look like a split or like groups of images."""
     splits = [] if split_known else [name for name in values if looks_like_split(name, values[name])]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hpo.data.arrays import ArraySource
+from hpo.data.dataset import LeftOut
 from hpo.data.sources import open_source
 from hpo.errors import DataError
 
@@ -63,6 +64,72 @@ def test_labels_may_be_texts(write_npz):
     listing = ArraySource(write_npz(images=IMAGES, labels=np.array(["b", "a"] * 3))).listing()
     assert listing.classes == ("a", "b")
     assert listing.labels.tolist() == [1, 0] * 3
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Validation", "dev"])
+def test_the_validation_part_under_other_names(write_npz, val):
+    arrays = {"train_images": IMAGES, "train_labels": LABELS, f"{val}_images": IMAGES[:2], f"{val}_labels": LABELS[:2]}
+    listing = ArraySource(write_npz(**arrays)).listing()
+    assert [record.given for record in listing.records] == ["train"] * 6 + ["val"] * 2
+    assert listing.left_out == ()
+
+
+@pytest.mark.parametrize(
+    ("others", "rule"),
+    [
+        (["test_images"], "has images beside test_images, and it is not clear which part images is: rename it"),
+        (["train_images", "val_images"], "has images beside train_images, val_images"),
+        (["extra_images"], "has extra_images, but images must be in images or in train_images"),
+        (["images_test"], "has images_test, but images must be in images"),
+        (["TestImages"], "has TestImages, but images must be in images"),
+        (["eval_images"], "has eval_images, but images must be in"),
+        (["test_labels"], "has test_labels but no test_images: add test_images, or remove test_labels"),
+    ],
+)
+def test_arrays_of_images_that_would_not_be_used_are_refused(write_npz, others, rule):
+    arrays = {"images": IMAGES, "labels": LABELS} | dict.fromkeys(others, IMAGES)
+    with pytest.raises(DataError, match=rule):
+        ArraySource(write_npz(**arrays)).listing()
+
+
+def test_two_arrays_of_one_part_are_refused(write_npz):
+    keys = ("train", "val", "valid")
+    arrays = {f"{key}_images": IMAGES for key in keys} | {f"{key}_labels": LABELS for key in keys}
+    with pytest.raises(DataError, match="has val_images and valid_images for one part: join them, or remove one"):
+        ArraySource(write_npz(**arrays)).listing()
+
+
+def test_arrays_that_are_not_read_are_named(write_npz):
+    path = write_npz(
+        images=IMAGES, labels=LABELS, masks=IMAGES, patient_id=LABELS, image_name=LABELS, meta=LABELS.astype(object)
+    )
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("readme.txt", "text")
+    listing = ArraySource(path).listing()
+    assert listing.left_out == (
+        LeftOut(".txt", 1, ("readme.txt",)),
+        LeftOut("array", 4, ("masks", "patient_id", "image_name", "meta")),
+    )
+    assert [line.split(",")[0] for line in listing.notes] == ["array patient_id looks like a group"]
+
+
+@pytest.mark.parametrize(("key", "values"), [("fold", LABELS), ("which", np.array(["train", "Test"] * 3))])
+def test_an_array_that_looks_like_a_split_is_named(write_npz, key, values):
+    listing = ArraySource(write_npz(images=IMAGES, labels=LABELS, **{key: values})).listing()
+    assert listing.notes[0].startswith(f"array {key} looks like a split, but is not read")
+
+
+def test_class_names_that_are_not_used_are_named(write_npz):
+    path = write_npz(images=IMAGES, labels=np.array(["b", "a"] * 3), classes=np.array(["x", "y"]))
+    assert ArraySource(path).listing().left_out == (LeftOut("array", 1, ("classes",)),)
+
+
+def test_labels_in_two_unicode_forms_are_one_class_and_told(write_npz):
+    labels = np.array(["caf\u00e9", "cafe\u0301", "b", "z", "z", "z"])
+    listing = ArraySource(write_npz(images=IMAGES, labels=labels)).listing()
+    assert listing.classes == ("b", "caf\u00e9", "z")
+    assert listing.labels.tolist() == [1, 1, 0, 2, 2, 2]
+    assert "are read as one class" in listing.notes[0]
 
 
 def test_rows_come_in_blocks(write_npz, monkeypatch):
