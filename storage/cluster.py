@@ -23,6 +23,7 @@ import psutil
 from storage.errors import DatabaseUnavailableError
 from storage.programs import VERSION, reason, run_program
 from storage.server_account import ServerAccount
+from storage.server_record import FILE, ServerRecord, is_locked, new_record
 
 PORT = 5432
 """Names the socket file; no TCP port is opened."""
@@ -32,6 +33,10 @@ USER = "hpo"
 _SOCKET_PATH_LIMIT = 103  # bytes; with the final NUL it is 104 on macOS, 108 on Linux
 _PLAIN_PATH = re.compile(r"[\w./+@%:=~-]+", re.ASCII)
 _POLL = 0.05  # seconds
+_STRANGERS_PATIENCE = 5.0
+"""Seconds that a server of another container or host is given to answer: nothing can be done about it from here."""
+_VANISHING = 1.0
+"""Seconds for which a living server may be without its socket, as while it ends."""
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # PostgreSQL's protocol, «Message Formats»
 _SETTINGS = {
     "listen_addresses": "",
@@ -72,31 +77,54 @@ class Cluster:
             shutil.rmtree(draft, ignore_errors=True)
 
     def socket_folder(self) -> Path | None:
-        """Where the server listens, once it is ready and answers there; None while it does not."""
+        """Where this folder's own server listens, once it is ready and answers there; None while it does not."""
         lines = self._pid_file()
-        if len(lines) < 8 or lines[7].strip() != "ready":
+        if len(lines) < 8 or lines[7].strip() != "ready" or not self._is_of_this_folder(lines):
             return None
         return Path(lines[4]) if _answers(Path(lines[4])) else None
 
-    def start(self, timeout: float) -> Path:
-        """Start the server, or wait for one that is starting; its socket folder, within `timeout` seconds."""
-        deadline = time.monotonic() + timeout
+    def start(self, timeout: float, *, shared: bool) -> Path:
+        """Start the server, or wait for one that is starting or busy; its socket folder, within `timeout` seconds.
+
+        `shared` says whether processes other than the one that is just joining use the folder. Raises
+        DatabaseUnavailableError, and has changed nothing, where a server may live that cannot be reached from here.
+        """
+        begun = time.monotonic()
         while (folder := self.socket_folder()) is None:
-            if time.monotonic() > deadline:
-                raise DatabaseUnavailableError(
-                    f"PostgreSQL in {self.folder} does not answer after {timeout:g} s; "
-                    f"see {self.folder / 'server.log'}, or end its processes and try again"
-                )
-            # A server that is starting, or what is left of a killed one, is given time: two on one folder ruin it.
-            if not self._processes():
+            waited = time.monotonic() - begun
+            if not self._is_alive():
+                if waited > timeout:
+                    raise self._silent(timeout)
+                self._check_startable(shared)
                 self._launch(timeout)
+            elif self._was_moved() and not shared:
+                self.stop(timeout)
+            else:
+                # A server that is starting, or what is left of a killed one, is given time: two on one folder ruin it.
+                self._check_reachable(waited)
+                if waited > timeout:
+                    raise self._silent(timeout)
             time.sleep(_POLL)
         return folder
+
+    def check_serves(self, data_directory: str, token: str | None) -> None:
+        """Raise DatabaseUnavailableError unless the server that says this of itself is the one on this folder.
+
+        A server of a version that hands out no tokens gives None.
+        """
+        record = ServerRecord.of(self.folder)
+        expected = record.token if record is not None and not record.is_copy(self.folder) else None
+        if not _is_same(data_directory, self.folder) or (token is not None and token != expected):
+            raise _lasting(
+                f"the PostgreSQL that answers serves {data_directory}, not {self.folder}: that folder was copied, "
+                "moved or replaced meanwhile; end what still uses it, then try again"
+            )
 
     def stop(self, timeout: float) -> bool:
         """Stop the server; True when one was running. Open sessions end, their transactions are rolled back."""
         lines = self._pid_file()
-        if len(lines) < 5 or not self._processes():
+        # The number means something only where we see the process: elsewhere it is another program's.
+        if len(lines) < 5 or lines[0] not in [str(process.pid) for process in self._processes()]:
             return False
         order = ("pg_ctl", "-D", ".", "-w", "-t", f"{timeout:.0f}", "stop", "-m")
         if not self._run(*order, "fast")[0]:
@@ -115,17 +143,101 @@ class Cluster:
         (draft / "pg_ident.conf").write_text(names)
         (draft / "pg_hba.conf").write_text("local all all peer map=owner\n")
 
+    def _is_alive(self) -> bool:
+        """Whether any process of a server on this folder lives: its lock says so, or we see it."""
+        return is_locked(self.folder) or bool(self._processes())
+
+    def _is_of_this_folder(self, lines: list[str]) -> bool:
+        """Whether the server's own file, which a copy of the folder holds too, speaks of this folder."""
+        return len(lines) > 1 and _is_same(lines[1], self.folder)
+
+    def _was_moved(self) -> bool:
+        """Whether a server that we see was started under a path that is not this folder's any more."""
+        lines = self._pid_file()
+        return bool(lines) and not self._is_of_this_folder(lines) and bool(self._processes())
+
+    def _check_reachable(self, waited: float) -> None:
+        """Raise where a living server can never be reached from here, or is another place's and does not answer."""
+        lines = self._pid_file()
+        ready = len(lines) > 7 and lines[7].strip() == "ready"
+        hidden = ready and not (self._is_of_this_folder(lines) and _socket(Path(lines[4])).exists())
+        if waited > (_VANISHING if hidden else _STRANGERS_PATIENCE) and (hidden or not self._processes()):
+            raise self._in_use()
+
+    def _check_startable(self, shared: bool) -> None:
+        """Raise unless it is certain that no server runs on these data, and that they are whole."""
+        record, lines = ServerRecord.of(self.folder), self._pid_file()
+        if record is None:
+            self._check_unrecorded(lines, shared)
+        elif record.is_copy(self.folder):
+            if (lines and not self._is_of_this_folder(lines)) or not self._was_shut_down():
+                raise self._torn(f"{self.folder / FILE} and postmaster.pid")
+        elif not record.is_of_here:
+            if shared:
+                raise self._in_use()
+            if lines and not record.is_over(self.folder):
+                raise _lasting(
+                    f"{self.folder} was last in use by host {record.host}, and whether its PostgreSQL has ended cannot "
+                    "be seen from here; give --storage a URL, or, when certainly nothing runs on it there, remove "
+                    f"{self.folder / 'postmaster.pid'}"
+                )
+
+    def _check_unrecorded(self, lines: list[str], shared: bool) -> None:
+        """The same for data that were last served by a version of hpo that kept no record."""
+        if lines and shared:
+            raise self._in_use()
+        if lines and not self._is_of_this_folder(lines):
+            raise self._torn(f"{self.folder / 'postmaster.pid'}")
+
+    def _was_shut_down(self) -> bool:
+        """Whether the data are those of a server that ended in order."""
+        done, output = self._run("pg_controldata", "-D", ".")
+        return done and re.search(r"cluster state: +shut down$", output, re.MULTILINE) is not None
+
+    def _in_use(self) -> DatabaseUnavailableError:
+        record, lines = ServerRecord.of(self.folder), self._pid_file()
+        host = f" ({record.host})" if record is not None else ""
+        path = f", as {lines[1]}" if len(lines) > 1 and not self._is_of_this_folder(lines) else ""
+        return DatabaseUnavailableError(
+            f"{self.folder} is in use by another container or host{host}{path}, and its PostgreSQL cannot be reached "
+            "from here; give --storage a URL, or try again once that use has ended"
+        )
+
+    def _torn(self, files: str) -> DatabaseUnavailableError:
+        return _lasting(
+            f"{self.folder} was copied while its PostgreSQL ran, so its parts may not fit together; copy it again once "
+            f"nothing uses the original, or, where there is no better copy, remove {files}"
+        )
+
+    def _silent(self, timeout: float) -> DatabaseUnavailableError:
+        return DatabaseUnavailableError(
+            f"PostgreSQL in {self.folder} does not answer after {timeout:g} s; "
+            f"see {self.folder / 'server.log'}, or end its processes and try again"
+        )
+
     def _launch(self, timeout: float) -> None:
         sockets = self._choose_socket_folder()
-        # No process is left, but its number may be another program's by now, or a zombie's: PostgreSQL would refuse.
-        for lock in (self.folder / "postmaster.pid", sockets / f".s.PGSQL.{PORT}.lock"):
-            lock.unlink(missing_ok=True)
-        settings = {**_SETTINGS, "unix_socket_directories": str(sockets)}
+        if _answers(sockets):
+            raise self._in_use()
+        try:
+            with new_record(self.folder) as held:
+                self._account.owns(self.folder / FILE)
+                record = ServerRecord.of(self.folder)
+                assert record is not None
+                # No process is left, but its number may be another's by now, or a zombie's: PostgreSQL would refuse.
+                for lock in (self.folder / "postmaster.pid", sockets / f"{_socket(sockets).name}.lock"):
+                    lock.unlink(missing_ok=True)
+                self._run_server(sockets, record.token, held, timeout)
+        except BlockingIOError as error:
+            raise self._in_use() from error
+
+    def _run_server(self, sockets: Path, token: str, held: int, timeout: float) -> None:
+        settings = {**_SETTINGS, "unix_socket_directories": str(sockets), "hpo.server": token}
         options = " ".join(shlex.quote(f"--{name}={value}") for name, value in settings.items())
         log = self.folder / "server.log"
         written = log.stat().st_size if log.exists() else 0
         order = ("pg_ctl", "-D", ".", "-l", log.name, "-w", "-t", f"{timeout:.0f}", "-o", options, "start")
-        done, output = self._run(*order, reach=(sockets,))
+        done, output = self._run(*order, reach=(sockets,), inherits=(held,))
         if not done:
             said = log.read_bytes()[written:].decode(errors="replace") if log.exists() else ""
             raise DatabaseUnavailableError(f"PostgreSQL in {self.folder} does not start: {reason(said + output)}")
@@ -134,9 +246,18 @@ class Cluster:
         """The data folder, or a private one with a short and plain name where that path cannot be a socket's."""
         if _fits(self.folder):
             return self.folder
-        name = f"hpo-{hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:12]}"
-        roots = (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp")  # noqa: S108 - made private
-        folder = next(Path(root, name) for root in roots if root and Path(root).is_dir() and _fits(Path(root, name)))
+        # Another folder may stand at this path in another container, or stood here before: hence the inode.
+        key = f"{self.folder.stat().st_ino} {self.folder}"
+        name = f"hpo-{hashlib.sha256(os.fsencode(key)).hexdigest()[:12]}"
+        # The folder of a login session comes last: it goes with the session, while a run under nohup stays.
+        roots = (tempfile.gettempdir(), "/tmp", os.environ.get("XDG_RUNTIME_DIR"))  # noqa: S108 - made private
+        candidates = [Path(root, name) for root in roots if root and os.access(root, os.W_OK | os.X_OK)]
+        folder = next((candidate for candidate in candidates if _fits(candidate)), None)
+        if folder is None:
+            raise _lasting(
+                f"the path of {self.folder} cannot be a socket's (at most {_SOCKET_PATH_LIMIT} plain characters), and "
+                "no temporary folder can take its place; set TMPDIR to a short path, or work in another folder"
+            )
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.lstat().st_uid == os.geteuid():
             self._account.owns(folder)
@@ -156,17 +277,43 @@ class Cluster:
         except FileNotFoundError:
             return []
 
-    def _run(self, program: str, *arguments: str, reach: tuple[Path, ...] = ()) -> tuple[bool, str]:
-        return run_program(program, *arguments, within=self.folder, account=self._account, reach=reach)
+    def _run(
+        self, program: str, *arguments: str, reach: tuple[Path, ...] = (), inherits: tuple[int, ...] = ()
+    ) -> tuple[bool, str]:
+        return run_program(
+            program, *arguments, within=self.folder, account=self._account, reach=reach, inherits=inherits
+        )
 
 
 def _serves(process: psutil.Process, folder: Path) -> bool:
     if process.info["name"] not in ("postgres", "pg_ctl"):
         return False
     try:
-        return process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).samefile(folder)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        # The link itself leads to the folder even where its path means another one here, or nothing.
+        link = Path(f"/proc/{process.pid}/cwd")
+        return (link if psutil.LINUX else Path(process.cwd())).samefile(folder)
     except (psutil.Error, OSError):
         return False
+
+
+def _is_same(path: str, folder: Path) -> bool:
+    try:
+        return Path(path).samefile(folder)
+    except OSError:
+        return False
+
+
+def _lasting(message: str) -> DatabaseUnavailableError:
+    """An error that does not pass by itself, so that nothing is asked again."""
+    error = DatabaseUnavailableError(message)
+    error.passes = False
+    return error
+
+
+def _socket(folder: Path) -> Path:
+    return folder / f".s.PGSQL.{PORT}"
 
 
 def _check_version(folder: Path, found: str) -> None:
@@ -178,7 +325,7 @@ def _check_version(folder: Path, found: str) -> None:
 
 
 def _fits(folder: Path) -> bool:
-    path = str(folder / f".s.PGSQL.{PORT}")
+    path = str(_socket(folder))
     return len(os.fsencode(path)) <= _SOCKET_PATH_LIMIT and _PLAIN_PATH.fullmatch(path) is not None
 
 
@@ -187,7 +334,7 @@ def _answers(folder: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(2.0)
         try:
-            client.connect(str(folder / f".s.PGSQL.{PORT}"))
+            client.connect(str(_socket(folder)))
             client.sendall(_SSL_REQUEST)
             return client.recv(1) in (b"N", b"S")
         except OSError:

@@ -37,7 +37,7 @@ class Database:
 
     def __init__(self, url: URL, *, server: EmbeddedServer | None = None, patience: float = 30.0) -> None:
         self._server = server
-        self._sessions = Sessions(url, patience=patience, revive=server.revive if server else None)
+        self._sessions = Sessions(url, patience=patience, embedded=server)
         self._storage: PersistentStorage | None = None
         self.engine = self._sessions.engine()
 

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import URL
 
@@ -28,6 +29,7 @@ class EmbeddedServer:
     def __init__(self, home: Path, socket_folder: Path, hold: SharedHold, timeout: float) -> None:
         self._home = home
         self._socket_folder = socket_folder
+        self._folder = _identity(_data(home))
         self._timeout = timeout
         self._finalizer = weakref.finalize(self, _leave, home, hold, timeout, os.getpid())
 
@@ -35,14 +37,15 @@ class EmbeddedServer:
     def join(cls, home: Path, *, timeout: float = 60.0) -> EmbeddedServer:
         """Start the server under `home`, or find it running. Any number of processes may call this at once.
 
-        Raises DatabaseUnavailableError when the folder cannot be written, or the server does not answer within
-        `timeout` seconds.
+        Raises DatabaseUnavailableError when the folder cannot be written, the server does not answer within `timeout`
+        seconds, or the folder is in use where it cannot be reached from here; then nothing has been changed.
         """
         home = home.expanduser().absolute()
         with _locked(home, timeout):
+            shared = is_held(_users(home))
             hold = SharedHold(_users(home))
             try:
-                return cls(home, _running(home, timeout), hold, timeout)
+                return cls(home, _running(home, timeout, shared=shared), hold, timeout)
             except BaseException:
                 hold.release()
                 raise
@@ -61,15 +64,32 @@ class EmbeddedServer:
     def revive(self) -> URL:
         """Start the server again if it was killed; where it listens now.
 
-        Raises DatabaseUnavailableError when its data are gone: an empty server in their place would hide the loss.
+        Raises DatabaseUnavailableError when its data are gone, or others stand in their place: a server on those would
+        hide the loss.
         """
-        if not _data(self._home).exists():
+        data = _data(self._home)
+        if not data.exists():
             raise DatabaseUnavailableError(
-                f"{_data(self._home)} is gone, and the studies with it; start again with `hpo run` or `hpo init`"
+                f"{data} is gone, and the studies with it; start again with `hpo run` or `hpo init`"
+            )
+        if _identity(data) != self._folder:
+            raise DatabaseUnavailableError(
+                f"{data} is not the folder that this process began with: it was moved or replaced meanwhile; "
+                "put it back, or start again"
             )
         with _locked(self._home, self._timeout):
-            self._socket_folder = _running(self._home, self._timeout)
+            # Our own share is among those held, so it cannot be seen whether there are others.
+            self._socket_folder = _running(self._home, self._timeout, shared=True)
         return self.url
+
+    def check(self, session: Any) -> None:
+        """Raise DatabaseUnavailableError unless `session` is one with the server on this very folder.
+
+        Its path may lead to another folder by now, and its socket to the server of a folder that this one is a copy of.
+        """
+        with session.cursor() as cursor:
+            cursor.execute("SELECT current_setting('data_directory'), current_setting('hpo.server', true)")
+            Cluster(_data(self._home)).check_serves(*cursor.fetchone())
 
     def leave(self) -> None:
         """Give the share back; the last one to leave stops the server. Leaving twice does nothing."""
@@ -93,10 +113,15 @@ def _users(home: Path) -> Path:
     return home / "postgres.users"
 
 
-def _running(home: Path, timeout: float) -> Path:
+def _identity(data: Path) -> tuple[int, int]:
+    status = data.stat()
+    return status.st_dev, status.st_ino
+
+
+def _running(home: Path, timeout: float, *, shared: bool) -> Path:
     cluster = Cluster(_data(home))
     cluster.initialise()
-    return cluster.start(timeout)
+    return cluster.start(timeout, shared=shared)
 
 
 def _leave(home: Path, hold: SharedHold, timeout: float, owner: int) -> None:

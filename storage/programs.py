@@ -14,20 +14,25 @@ from storage.server_account import ServerAccount
 VERSION = "18"
 """Major version of the programs, as a data folder's PG_VERSION states it."""
 
+PREFIX = "PG"
+"""How the variables of libpq and of PostgreSQL's programs begin; none of them is meant for the embedded server."""
+
 _TELLING = re.compile(r"FATAL|PANIC|error:|could not|not permitted")
 
 
 def run_program(
-    program: str, *arguments: str, within: Path, account: ServerAccount, reach: tuple[Path, ...] = ()
-) -> tuple[bool, str]:
+    program: str, *arguments: str, within: Path, account: ServerAccount, reach: tuple[Path, ...] = (),
+    inherits: tuple[int, ...] = (),
+) -> tuple[bool, str]:  # fmt: skip
     """Run a program in the folder `within`; whether it succeeded, and what it said.
 
-    `reach` names other folders that it must enter. It runs in a session of its own: a Ctrl-C in the terminal ends the
-    clients, never the server. Paths go by the working folder, since pg_ctl hands its arguments to a shell.
+    `reach` names other folders that it must enter, `inherits` the open files that it and its children keep. It runs
+    in a session of its own: a Ctrl-C in the terminal ends the clients, never the server. Paths go by the working
+    folder, since pg_ctl hands its arguments to a shell.
     """
     path = _folder() / program
     command = account.command([str(path), *arguments], needs=(path.parent, within, *reach))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     result = subprocess.run(
         command,
         cwd=within,
@@ -38,6 +43,7 @@ def run_program(
         errors="replace",
         check=False,
         start_new_session=True,
+        pass_fds=inherits,
     )
     return result.returncode == 0, result.stdout + result.stderr
 

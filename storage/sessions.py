@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg2
 from sqlalchemy import URL, Engine, PoolProxiedConnection, QueuePool, create_engine, event
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from storage.embedded import EmbeddedServer
 from storage.errors import DatabaseUnavailableError
+from storage.programs import PREFIX
 from storage.translation import is_starting, translate, unavailable
 
 _CONNECT_DEFAULTS = {
@@ -28,6 +33,9 @@ _NO_ENDLESS_WAIT = (
     f"SET statement_timeout = '120s'; SET lock_timeout = '{LOCK_TIMEOUT:g}s'; "
     "SET idle_in_transaction_session_timeout = '120s'; SET timezone = 'UTC'"
 )
+
+_ENVIRONMENT = threading.Lock()
+"""Held while the environment is without the variables of libpq."""
 
 
 class BoundedPool(QueuePool):
@@ -51,13 +59,14 @@ class BoundedPool(QueuePool):
 class Sessions:
     """Opens sessions with the server at `url`. A server that is just starting is given `patience` seconds.
 
-    `revive`, where there is one, is called before another attempt: it starts the server and gives its URL.
+    Where the server is the `embedded` one it is started again before another attempt, the variables of libpq (PGHOST,
+    PGSERVICE, …), which are meant for other servers, do not count, and each new session is checked to be with it.
     """
 
-    def __init__(self, url: URL, *, patience: float, revive: Callable[[], URL] | None = None) -> None:
+    def __init__(self, url: URL, *, patience: float, embedded: EmbeddedServer | None = None) -> None:
         self.url = url
         self.patience = patience
-        self._revive = revive
+        self._embedded = embedded
 
     def engine_options(self) -> dict[str, Any]:
         """How SQLAlchemy reaches the server. It is given no URL, so it can show no password."""
@@ -85,15 +94,38 @@ class Sessions:
         pause = 0.1
         while True:
             try:
-                return _session(self.url)
+                return self._session()
             except psycopg2.Error as error:
                 left = deadline - time.monotonic()
                 if not is_starting(error) or left <= 0:
                     raise unavailable(error, self.url) from None
             time.sleep(min(pause, left))
             pause = min(2 * pause, 2.0)
-            if self._revive is not None:
-                self.url = self._revive()
+            if self._embedded is not None:
+                self.url = self._embedded.revive()
+
+    def _session(self) -> Any:
+        if self._embedded is None:
+            return _session(self.url)
+        with without_libpq_variables():
+            session = _session(self.url)
+        try:
+            self._embedded.check(session)
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+
+@contextmanager
+def without_libpq_variables() -> Iterator[None]:
+    """Inside, the environment has no variable of libpq: an option cannot be set to «as if there were no variable»."""
+    with _ENVIRONMENT:
+        held = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(PREFIX)}
+        try:
+            yield
+        finally:
+            os.environ.update(held)
 
 
 def _session(url: URL) -> Any:

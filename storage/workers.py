@@ -18,7 +18,7 @@ def this_place() -> str:
     Containers may share a host name, and hosts one too; neither is enough to call a process dead.
     """
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
     except OSError:  # no Linux: nobody is called dead
         return ""

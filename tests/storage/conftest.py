@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from storage import Database, StudySpec
+from storage import Database, EmbeddedServer, StudySpec, stop_embedded
 from tests.conftest import free_port
 
 AtOnce = Callable[..., list[Any]]
@@ -58,6 +59,38 @@ def short_folder() -> Iterator[Path]:
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data of a server that was started once: most tests need not make them anew."""
+    home = tmp_path_factory.mktemp("prepared")
+    EmbeddedServer.join(home).leave()
+    return home / "postgres"
+
+
+@pytest.fixture
+def empty_home(short_folder: Path) -> Iterator[Path]:
+    home = short_folder / ".hpo"
+    yield home
+    stop_embedded(home)
+
+
+@pytest.fixture
+def furnish(prepared: Path) -> Callable[[Path], Path]:
+    """Makes a folder the home of a server that was started before."""
+
+    def furnish(home: Path) -> Path:
+        home.mkdir(parents=True)
+        subprocess.run(["cp", "-a", str(prepared), str(home / "postgres")], check=True)
+        return home
+
+    return furnish
+
+
+@pytest.fixture
+def home(empty_home: Path, furnish: Callable[[Path], Path]) -> Path:
+    return furnish(empty_home)
 
 
 @pytest.fixture

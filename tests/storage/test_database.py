@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -230,3 +231,45 @@ def test_without_a_url_the_embedded_server_is_used_and_left(short_folder: Path) 
         assert str(database.url.query["host"]) == str(short_folder / ".hpo" / "postgres")
         database.initialise()
     assert not (short_folder / ".hpo" / "postgres" / "postmaster.pid").exists()
+
+
+LIBPQ = {
+    "PGSERVICE": "none-such",
+    "PGHOST": "db.example",
+    "PGHOSTADDR": "192.0.2.1",
+    "PGPORT": "1",
+    "PGUSER": "someone",
+    "PGDATABASE": "elsewhere",
+    "PGOPTIONS": "-c default_transaction_read_only=on",
+    "PGPASSFILE": "/none/such",
+    "PGSSLMODE": "verify-full",
+    "PGREQUIREAUTH": "scram-sha-256",
+    "PGCHANNELBINDING": "require",
+    "PGREQUIREPEER": "someone",
+    "PGTARGETSESSIONATTRS": "standby",
+    "PGCLIENTENCODING": "LATIN1",
+    "PGDATA": "/none/such",
+}
+
+
+def test_no_variable_of_libpq_reaches_the_embedded_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in LIBPQ.items():
+        monkeypatch.setenv(name, value)
+    with open_database(None, home=home, patience=1) as database:
+        database.initialise()
+        with database.engine.connect() as connection:
+            said = connection.exec_driver_sql("SELECT current_user, current_database(), 'ä'").one()
+        assert tuple(said) == ("hpo", "postgres", "ä")
+    assert {name: os.environ[name] for name in LIBPQ} == LIBPQ
+
+
+@pytest.mark.parametrize(("name", "value"), [("PGOPTIONS", "-c work_mem=77kB"), ("PGSERVICE", "ours")])
+def test_the_variables_of_libpq_reach_a_server_that_has_a_url(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    service = tmp_path / "services"
+    service.write_text("[ours]\noptions=-c work_mem=77kB\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(service))
+    monkeypatch.setenv(name, value)
+    with open_database(database_url, home=tmp_path) as database, database.engine.connect() as connection:
+        assert connection.exec_driver_sql("SHOW work_mem").scalar() == "77kB"

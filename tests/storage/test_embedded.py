@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import signal
@@ -8,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,38 +28,6 @@ from storage.file_lock import exclusive
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.postgres
-
-
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data of a server that was started once: most tests need not make them anew."""
-    home = tmp_path_factory.mktemp("prepared")
-    EmbeddedServer.join(home).leave()
-    return home / "postgres"
-
-
-@pytest.fixture
-def empty_home(short_folder: Path) -> Iterator[Path]:
-    home = short_folder / ".hpo"
-    yield home
-    stop_embedded(home)
-
-
-@pytest.fixture
-def furnish(prepared: Path) -> Callable[[Path], Path]:
-    """Makes a folder the home of a server that was started before."""
-
-    def furnish(home: Path) -> Path:
-        home.mkdir(parents=True)
-        subprocess.run(["cp", "-a", str(prepared), str(home / "postgres")], check=True)
-        return home
-
-    return furnish
-
-
-@pytest.fixture
-def home(empty_home: Path, furnish: Callable[[Path], Path]) -> Path:
-    return furnish(empty_home)
 
 
 def query(url: URL, statement: str) -> Any:
@@ -251,15 +218,17 @@ def test_any_folder_will_do(short_folder: Path, furnish: Callable[[Path], Path],
     assert not sockets.exists()
 
 
-def test_a_socket_folder_that_is_somebody_elses_is_refused(
-    short_folder: Path, furnish: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_socket_folder_that_is_somebody_elses_is_refused(short_folder: Path, furnish: Callable[[Path], Path]) -> None:
     home = furnish(short_folder / ("deep" * 40))
-    digest = hashlib.sha256(os.fsencode(home / "postgres")).hexdigest()[:12]
-    (short_folder / f"hpo-{digest}").symlink_to("/etc")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_folder))
-    with pytest.raises(DatabaseUnavailableError, match="private folder"):
-        EmbeddedServer.join(home)
+    server = EmbeddedServer.join(home)
+    sockets = Path(str(server.url.query["host"]))
+    server.leave()
+    sockets.symlink_to("/etc")
+    try:
+        with pytest.raises(DatabaseUnavailableError, match="private folder"):
+            EmbeddedServer.join(home)
+    finally:
+        sockets.unlink()
 
 
 def test_stop_ends_a_server_that_is_in_use_and_nothing_else(home: Path) -> None:
