@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +24,11 @@ from hpo.cli.options import (
     weights_option,
 )
 from hpo.cli.progress import Ticker, counting
+from hpo.errors import UsageError
 from hpo.strict_json import strict_json
 
 if TYPE_CHECKING:
-    from hpo.data import PartName
+    from hpo.data import PartName, PathList
     from hpo.delivery.evaluate import Evaluation
     from hpo.delivery.tta import Tta
 
@@ -165,7 +169,7 @@ def evaluate_command(
 
 @click.command("predict")
 @bundle_argument
-@click.argument("images", type=UserPath())
+@click.argument("images", nargs=-1, required=True, type=UserPath(), metavar="IMAGES...")
 @click.option(
     "--out", default="-", show_default=True, metavar="FILE", help="A .json or .csv file; - is JSON on stdout.",
 )  # fmt: skip
@@ -182,11 +186,13 @@ def evaluate_command(
 @home_option
 @debug_option
 def predict_command(
-    bundle: Path | str, images: Path, out: str, accuracy: float | None, tta: Tta, batch_size: int, device: str,
-    threads: int | None, home: Path,
+    bundle: Path | str, images: tuple[Path, ...], out: str, accuracy: float | None, tta: Tta, batch_size: int,
+    device: str, threads: int | None, home: Path,
 ) -> None:  # fmt: skip
-    """Classify IMAGES with BUNDLE: a folder with all below it, an image, a zip or an .npz.
+    """Classify IMAGES with BUNDLE: images, folders with all below them, zips, .npz files, CSVs that name images.
 
+    A CSV names them in its column `path`, from its folder on; - reads paths from stdin, one a line. There is a row for
+    each file, in their order; one that gives no image has an `error` there, and the exit code is 0 as long as one does.
     Probabilities are calibrated; with --accuracy the model abstains where it is not sure enough.
     """
     from hpo.cli.delivery_text import abstention_line, predicted_line
@@ -197,6 +203,7 @@ def predict_command(
     from hpo.search.device import use_threads
 
     check_output(out)
+    sources = _sources(images)
     use_threads(threads)
     with fetched(bundle, cache_folder(home)) as folder:
         model = load(folder, device)
@@ -207,10 +214,21 @@ def predict_command(
         click.echo(abstention_line(abstention, model.bundle.manifest, tta), err=True)
     with Ticker(beside_results=out == STDOUT) as ticker:
         counts = predict(
-            model, images, out, answering=answering, batch_size=batch_size, progress=ticker.count,
+            model, sources, out, answering=answering, batch_size=batch_size, progress=ticker.count,
             on_unreadable=lambda image: ticker.remark(f"unreadable: {image.name}: {image.reason}"),
         )  # fmt: skip
     click.echo(predicted_line(counts), err=True)
+
+
+def _sources(images: tuple[Path, ...]) -> list[Path | PathList]:
+    """The paths, with the lines of stdin for `-`; UsageError where it is named twice."""
+    from hpo.data import PathList
+
+    if images.count(Path("-")) > 1:
+        raise UsageError("- is named twice, but stdin can be read only once")
+    lines = (line.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n") for line in sys.stdin.buffer)
+    listed = PathList(os.fsdecode(line) for line in lines if line)
+    return [listed if path == Path("-") else path for path in images]
 
 
 def _print_evaluation(bundle: Path | str, data: Path, found: Evaluation) -> None:

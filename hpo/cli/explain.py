@@ -63,9 +63,11 @@ def explain_command(
 def _read(paths: tuple[Path, ...], size: int, limit: int) -> tuple[list[str], npt.NDArray[np.uint8]]:
     """Names and pixels (n, S, S, 3) of the first `limit` images; those that cannot be read are told on the way."""
     from hpo.data import iter_images
+    from hpo.data.names import readable
     from hpo.errors import DataError
 
     names, pixels, unreadable = next(iter_images(paths, size, limit))
+    names = [readable(name) for name in names]
     for image in unreadable:
         click.echo(f"unreadable: {image.name}: {image.reason}", err=True)
     if not names:

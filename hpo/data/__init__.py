@@ -13,13 +13,14 @@ summary                    what was understood of a data set, in lines and as JS
 """
 
 from hpo.data.dataset import Dataset, Images, Labels, LeftOut, Part, PartName, Unreadable
-from hpo.data.decode import decode, fit_array
+from hpo.data.decode import decode, fit, fit_array
+from hpo.data.folders import read_file
 from hpo.data.known import KnownImages, digest_of_part, split_digest
 from hpo.data.opening import WholeData, open_dataset, open_whole
 from hpo.data.origin import DataOrigin
 from hpo.data.pack import Progress
 from hpo.data.split import SplitOptions
-from hpo.data.stream import Batch, iter_images
+from hpo.data.stream import Batch, PathList, Skipped, iter_images
 from hpo.data.summary import DataSummary, summarise
 
 __all__ = [
@@ -33,16 +34,20 @@ __all__ = [
     "LeftOut",
     "Part",
     "PartName",
+    "PathList",
     "Progress",
+    "Skipped",
     "SplitOptions",
     "Unreadable",
     "WholeData",
     "decode",
     "digest_of_part",
+    "fit",
     "fit_array",
     "iter_images",
     "open_dataset",
     "open_whole",
+    "read_file",
     "split_digest",
     "summarise",
 ]

@@ -49,7 +49,7 @@ _UPRIGHT = {
 """EXIF orientation (Exif 2.32, tag 0x0112) -> the transposition that undoes it."""
 
 
-def fit(payload: Payload, size: int) -> Images:
+def fit(payload: Payload | Image.Image, size: int) -> Images:
     """An image as it is stored, as (size, size, 3) uint8 RGB; DataError says why where it cannot be."""
     with original(payload) as image:
         return squared(image, size)
@@ -66,7 +66,7 @@ def fit_array(array: npt.NDArray[Any], size: int) -> Images:
 
 
 @contextmanager
-def original(payload: Payload) -> Iterator[Image.Image]:
+def original(payload: Payload | Image.Image) -> Iterator[Image.Image]:
     """The image at its stored size: upright, RGB, 8 bits, over white where it is transparent.
 
     What is packed, and what tells duplicates, is made of this image alone. So it is decoded in full: a JPEG decoded
@@ -76,6 +76,10 @@ def original(payload: Payload) -> Iterator[Image.Image]:
     with ExitStack() as held:
         if isinstance(payload, bytes):
             yield _from_file(payload, held)
+        elif isinstance(payload, Image.Image):
+            with _faults_told():
+                image = _from_picture(payload, held)
+            yield image
         else:
             yield _from_array(payload, held)
 
@@ -126,13 +130,24 @@ def _take_turn(pixels: int, held: ExitStack) -> None:
 def _from_file(data: bytes, held: ExitStack) -> Image.Image:
     if not data:
         raise DataError("empty file (0 bytes)")
+    with _faults_told(), Image.open(BytesIO(data), formats=_FORMATS) as image:
+        return _from_picture(image, held)
+
+
+def _from_picture(image: Image.Image, held: ExitStack) -> Image.Image:
+    """An opened image, which is not changed."""
+    _take_turn(image.width * image.height, held)
+    image.load()
+    # Asked after loading: Pillow turns a TIFF upright by itself and then drops the tag.
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return _upright(_rgb(image), orientation)
+
+
+@contextmanager
+def _faults_told() -> Iterator[None]:
+    """Turns what Pillow raises into a DataError."""
     try:
-        with Image.open(BytesIO(data), formats=_FORMATS) as image:
-            _take_turn(image.width * image.height, held)
-            image.load()
-            # Asked after loading: Pillow turns a TIFF upright by itself and then drops the tag.
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            return _upright(_rgb(image), orientation)
+        yield
     except UnidentifiedImageError:
         raise DataError(f"not an image of a known format ({', '.join(SUFFIXES)})") from None
     except Image.DecompressionBombError as error:

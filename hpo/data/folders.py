@@ -73,6 +73,8 @@ class FolderSource:
 
 def read_file(path: Path) -> bytes:
     """The bytes of an image file; DataError where there are too many of them, or it is no ordinary file."""
+    if "\0" in str(path):
+        raise DataError("no path of a file: it holds a null byte")
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise DataError("not an ordinary file, but a folder, pipe, socket or device")

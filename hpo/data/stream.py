@@ -1,11 +1,15 @@
-"""Unlabelled images in batches, wherever they lie, however many there are: what `predict` reads."""
+"""Unlabelled images in batches, wherever they lie, however many there are: what `predict` reads.
+
+Nothing vanishes: what is no image, or cannot be read, is skipped in its place, with its name and the reason.
+"""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -17,47 +21,73 @@ from hpo.data.arrays import ArraySource, image_members, row_reads
 from hpo.data.dataset import Images, Unreadable
 from hpo.data.decode import pillow_unheard
 from hpo.data.folders import read_file, walk
-from hpo.data.names import readable
 from hpo.data.pipeline import Decoded, decode_all
 from hpo.data.records import CHUNK, SUFFIXES, Read, is_image
 from hpo.data.sources import existing
+from hpo.data.tables import listed_files
 from hpo.errors import DataError
 
-Batch = tuple[list[str], Images, list[Unreadable]]
+
+@dataclass(frozen=True)
+class Skipped(Unreadable):
+    """A file of a batch that gave no image."""
+
+    after: int = 0
+    """How many images of the batch come before it."""
+
+
+@dataclass(frozen=True)
+class PathList:
+    """Paths of image files that come one by one, as from a pipe. They are asked for as the images are."""
+
+    paths: Iterable[str]
+
+
+StrPath = str | os.PathLike[str]
+Batch = tuple[list[str], Images, list[Skipped]]
 Named = Iterator[tuple[str, Read]]
+Files = Iterable[tuple[str, Path]]
+"""Names as they were given, and the file that each means."""
 
 
-def iter_images(
-    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], size: int, batch: int
-) -> Iterator[Batch]:
+def iter_images(paths: StrPath | Sequence[StrPath | PathList], size: int, batch: int) -> Iterator[Batch]:
     """Names, pixels (b, S, S, 3) uint8 and what was skipped on the way, `batch` images at a time, S = `size`.
 
-    A path is a folder (with all below it), an image, a zip or an `.npz`; images are prepared as those of training are.
-    Every b is `batch` but the last, which is 0 where only skipped images were left to tell of. A name is the path as
-    given, then the path below it, after a `:` inside a zip or an `.npz`. Raises DataError at once where a path is not
-    there or of no use, and at the end where no image was found.
+    A path is a folder (with all below it), an image, a zip, an `.npz`, or a CSV whose column `path` names images, from
+    its folder on. Images are prepared as those of training are, and come in the order of the paths, sorted within a
+    folder; one that is named twice comes twice. Every b is `batch` but the last, which is 0 where only skipped images
+    were left to tell of. A name is the path as given, then the path below it, after a `:` inside a zip or an `.npz`;
+    one in a list is as it stands there. Raises DataError at once where a path is not there or of no use, and at the
+    end where no image was found; what a list names is skipped then, with the reason.
     """
-    some = [existing(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
-    for path in some:
-        _refuse_useless(path)
-    return _batches(some, size, batch)
+    given = [paths] if isinstance(paths, str | os.PathLike) else paths
+    return _batches([_found(path) for path in given], size, batch)
 
 
-def _refuse_useless(path: Path) -> None:
-    if not (path.is_dir() or path.suffix.lower() in (".zip", ".npz") or is_image(path.name)):
-        raise DataError(f"{path} is a file, but must be a folder, a .zip, an .npz or an image ({', '.join(SUFFIXES)})")
+def _found(path: StrPath | PathList) -> Path | Files:
+    """What lies at a path, or the files that a list names."""
+    if isinstance(path, PathList):
+        return ((name, Path(name)) for name in path.paths)
+    path = existing(path)
+    if path.suffix.lower() == ".csv" and path.is_file():
+        return listed_files(path)
+    if path.is_dir() or path.suffix.lower() in (".zip", ".npz") or is_image(path.name):
+        return path
+    raise DataError(
+        f"{path} is a file, but must be a folder, a .zip, an .npz, a .csv or an image ({', '.join(SUFFIXES)})"
+    )
 
 
-def _batches(paths: list[Path], size: int, batch: int) -> Iterator[Batch]:
+def _batches(paths: list[Path | Files], size: int, batch: int) -> Iterator[Batch]:
     names: list[str] = []
-    skipped: list[Unreadable] = []
+    skipped: list[Skipped] = []
     pixels = np.empty((batch, size, size, 3), np.uint8)
     found = False
     with closing(_decoded(paths, size)) as images:
         for name, decoded in images:
             found = True
             if decoded.pixels is None:
-                skipped.append(Unreadable(name, decoded.reason))
+                skipped.append(Skipped(name, decoded.reason, after=len(names)))
                 continue
             pixels[len(names)] = decoded.pixels
             names.append(name)
@@ -65,14 +95,16 @@ def _batches(paths: list[Path], size: int, batch: int) -> Iterator[Batch]:
                 yield names, pixels, skipped
                 names, skipped, pixels = [], [], np.empty_like(pixels)
     if not found:
-        raise DataError(f"no images in {', '.join(map(str, paths))}: give a folder, a zip or an .npz that holds some")
+        places = ", ".join(str(path) if isinstance(path, Path) else "a list" for path in paths) or "no path"
+        raise DataError(f"no images in {places}: give a folder, a zip or an .npz that holds some")
     if names or skipped:
         yield names, pixels[: len(names)], skipped
 
 
-def _decoded(paths: list[Path], size: int) -> Generator[tuple[str, Decoded], None, None]:
+def _decoded(paths: list[Path | Files], size: int) -> Generator[tuple[str, Decoded], None, None]:
     """Every image with its name. Zips stay open to the end, because reads run ahead of what is yielded."""
-    chunk = min([CHUNK, *(ArraySource(path).chunk for path in paths if path.suffix.lower() == ".npz")])
+    arrays = [path for path in paths if isinstance(path, Path) and path.suffix.lower() == ".npz"]
+    chunk = min([CHUNK, *(ArraySource(path).chunk for path in arrays)])
     names: deque[str] = deque()
 
     def reads(stack: ExitStack) -> Iterator[Read]:
@@ -92,21 +124,35 @@ def _next(chunks: Iterator[list[Decoded]]) -> list[Decoded] | None:
         return next(chunks, None)
 
 
-def _named(path: Path, stack: ExitStack) -> Named:
+def _named(path: Path | Files, stack: ExitStack) -> Named:
+    if not isinstance(path, Path):
+        return ((name, partial(read_file, file)) for name, file in path)
     if path.is_dir():
-        return (
-            (readable(str(path / found.name)), partial(read_file, path / found.name))
-            for found in walk(path)
-            if found.is_image
-        )
+        return _files_below(path)
     if path.suffix.lower() == ".zip":
-        archive = stack.enter_context(open_zip(path))
-        members = [member for member in visible_members(archive) if member.is_image]
-        reads = member_reads(archive, [member.info for member in members])
-        return zip((f"{path}:{readable(member.name)}" for member in members), reads, strict=True)
+        return _members(path, stack)
     if path.suffix.lower() == ".npz":
         return _array_rows(path, stack)
     return iter([(str(path), partial(read_file, path))])
+
+
+def _files_below(folder: Path) -> Named:
+    for found in walk(folder):
+        if not found.is_folder:
+            path = folder / found.name
+            yield str(path), partial(read_file, path) if found.is_image else _refuse_kind
+
+
+def _members(path: Path, stack: ExitStack) -> Named:
+    archive = stack.enter_context(open_zip(path))
+    members = [member for member in visible_members(archive) if not member.info.is_dir()]
+    reads = member_reads(archive, [member.info for member in members])
+    for member, read in zip(members, reads, strict=True):
+        yield f"{path}:{member.name}", read if member.is_image else _refuse_kind
+
+
+def _refuse_kind() -> bytes:
+    raise DataError(f"not an image of a known format ({', '.join(SUFFIXES)})")
 
 
 def _array_rows(path: Path, stack: ExitStack) -> Named:

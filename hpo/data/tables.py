@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from hpo.data import digests
 from hpo.data.dataset import LeftOut, PartName
@@ -67,12 +68,8 @@ class TableSource:
 
     @cached_property
     def _table(self) -> _Table:
-        try:
+        with _faults_told(self.path):
             return _parsed(_text(self.path.read_bytes()), str(self.path))
-        except OSError as error:
-            raise DataError(f"{self.path} cannot be opened ({error.strerror}): mend its permissions") from None
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{self.path} is not a CSV in UTF-8 ({error}): save it as one") from None
 
     @cached_property
     def _files(self) -> list[tuple[Path, os.stat_result]]:
@@ -99,11 +96,8 @@ class TableSource:
         yield (partial(read_file, file) for file, _ in self._files)
 
     def _locate(self, row: _Row) -> tuple[Path, os.stat_result]:
-        r"""The file that a row names: as written, with `/` for `\`, or in the other Unicode form."""
-        slashed = row.path.replace("\\", "/")
-        forms = (unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))
-        for name in dict.fromkeys([row.path, slashed, *forms]):
-            file = self.path.parent / name
+        """The file that a row names."""
+        for file in _spellings(self.path.parent, row.path):
             try:
                 status = file.stat()
             except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -140,6 +134,40 @@ class TableSource:
         return [f"{which} named by more than one row: {shortened(told)}"]
 
 
+def listed_files(path: Path) -> list[tuple[str, Path]]:
+    """What the column `path` of a CSV holds, as it stands there, and the file that it means; other columns are free.
+
+    A file that is not there is given as it is named. DataError for a CSV without that column or with an empty cell.
+    """
+    with _faults_told(path):
+        reader, header, _, skipped = _opened(_text(path.read_bytes()), ("path",), str(path))
+        rows = [(reader.line_num + skipped, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    at, names = header.index("path"), []
+    for line, cells in rows:
+        names.append(cells[at].strip() if at < len(cells) else "")
+        if not names[-1]:
+            raise DataError(f"{path}, line {line}: path is empty, but every row needs one")
+    return [(name, next(filter(Path.is_file, _spellings(path.parent, name)), path.parent / name)) for name in names]
+
+
+def _spellings(folder: Path, name: str) -> Iterator[Path]:
+    r"""The files that a name in a table may mean: as written, with `/` for `\`, or in the other Unicode form."""
+    slashed = name.replace("\\", "/")
+    forms = (unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))
+    return (folder / spelled for spelled in dict.fromkeys([name, slashed, *forms]))
+
+
+@contextmanager
+def _faults_told(path: Path) -> Iterator[None]:
+    """Turns what reading a table raises into a DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened ({error.strerror}): mend its permissions") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is not a CSV in UTF-8 ({error}): save it as one") from None
+
+
 def _described(row: _Row) -> str:
     return f"{row.label} of {row.given}" if row.given else row.label
 
@@ -150,17 +178,13 @@ def _text(data: bytes) -> str:
 
 
 def _parsed(text: str, where: str) -> _Table:
-    delimiter, text, skipped = _delimited(text)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    written = [name.strip() for name in next(reader, [])]
-    header = [_folded(name) for name in written]
-    _check_header(header, written, where)
+    reader, header, written, skipped = _opened(text, _NEEDED, where)
     column = {name: header.index(name) for name in _USED if name in header}
     rows, values = [], [set[str]() for _ in header]
     for cells in reader:
         if not any(cell.strip() for cell in cells):
             continue
-        _refuse_more(cells, header, f"{where}, line {reader.line_num + skipped}", delimiter)
+        _refuse_more(cells, header, f"{where}, line {reader.line_num + skipped}", reader.dialect.delimiter)
         padded = [cell.strip() for cell in cells] + [""] * (len(header) - len(cells))
         rows.append(_row({name: padded[at] for name, at in column.items()}, reader.line_num + skipped, where))
         for at in range(len(header)):
@@ -175,7 +199,17 @@ def _parsed(text: str, where: str) -> _Table:
     return _Table(rows, tuple(others), tuple(unused_notes("column", others, split_known="split" in column)))
 
 
-def _delimited(text: str) -> tuple[str, str, int]:
+def _opened(text: str, needed: Sequence[str], where: str) -> tuple[Any, list[str], list[str], int]:
+    """A reader of the rows, the header folded and as written, and how many lines come before it; it is checked."""
+    delimiter, text, skipped = _delimited(text, needed)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    written = [name.strip() for name in next(reader, [])]
+    header = [_folded(name) for name in written]
+    _check_header(header, written, needed, where)
+    return reader, header, written, skipped
+
+
+def _delimited(text: str, needed: Sequence[str]) -> tuple[str, str, int]:
     """The delimiter, the text from its header on, and the lines before it: blank ones, and Excel's `sep=;`."""
     lines = text.splitlines(keepends=True)
     at = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
@@ -186,7 +220,7 @@ def _delimited(text: str) -> tuple[str, str, int]:
         return said[1], rest, at
     first = next(iter(lines[at:]), "")
     cells = {mark: {_folded(cell) for cell in next(csv.reader([first], delimiter=mark), [])} for mark in _DELIMITERS}
-    fit = [mark for mark in _DELIMITERS if cells[mark].issuperset(_NEEDED)]
+    fit = [mark for mark in _DELIMITERS if cells[mark].issuperset(needed)]
     return (fit or sorted(_DELIMITERS, key=lambda mark: -len(cells[mark])))[0], rest, at
 
 
@@ -194,9 +228,9 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFKC", name).strip().lower()
 
 
-def _check_header(header: Sequence[str], written: Sequence[str], where: str) -> None:
+def _check_header(header: Sequence[str], written: Sequence[str], needed: Sequence[str], where: str) -> None:
     """DataError unless each column of ours is there once."""
-    missing = [name for name in _NEEDED if name not in header]
+    missing = [name for name in needed if name not in header]
     if missing:
         meant = [
             f"{written[at]} to {name}"
@@ -206,10 +240,10 @@ def _check_header(header: Sequence[str], written: Sequence[str], where: str) -> 
         ]
         hint = f", or rename {' or '.join(meant)}" if meant else ""
         raise DataError(
-            f"{where} has the columns {', '.join(header) or 'none'}, but must have path and label: "
+            f"{where} has the columns {', '.join(header) or 'none'}, but must have {' and '.join(needed)}: "
             f"add {' and '.join(missing)}{hint}"
         )
-    for name in _USED:
+    for name in _USED if "label" in needed else needed:
         same = [written[at] for at, other in enumerate(header) if other == name]
         if len(same) > 1:
             raise DataError(

@@ -15,10 +15,11 @@ import numpy.typing as npt
 import torch
 
 from hpo.delivery.calibrate import abstention_of
-from hpo.delivery.inputs import Images, Inputs, batches_of, names_of
+from hpo.delivery.inputs import Images, Inputs, batches_of
 from hpo.delivery.networks import Network, networks_of
 from hpo.delivery.prediction import Prediction, predictions
 from hpo.delivery.tta import VIEWS, Tta
+from hpo.errors import UsageError
 from hpo.evaluation.calibration import Abstention, Probabilities, log_probabilities, probabilities
 from hpo.search.device import resolve_device
 from hpo.training.inference import predict_logits
@@ -71,17 +72,21 @@ class Model:
     def predict(
         self, images: Inputs, *, batch_size: int = BATCH_SIZE, tta: Tta = "none", accuracy: float | None = None
     ) -> list[Prediction]:
-        """One prediction per image, in order; DataError names the first path that cannot be read.
+        """One prediction per image, in order; DataError names the first that cannot be read.
 
-        With `accuracy`, those that are not sure enough for it abstain: see `abstention`, also for what it raises.
+        `images` is any number of paths, bytes of image files, open files, Pillow images, arrays or tensors, in a list
+        or as they come: no more than `batch_size` are in memory. See `hpo.delivery.inputs`. With `accuracy`, those that
+        are not sure enough for it abstain: see `abstention`, also for what it raises.
         """
         threshold = self.abstention(accuracy).threshold if accuracy is not None else 0.0
-        batches = batches_of(images, self.image_size, batch_size)
-        return predictions(names_of(images), self.probabilities_of(batches, tta), self.classes, threshold)
+        found: list[Prediction] = []
+        for names, pixels in batches_of(images, self.image_size, batch_size):
+            found += predictions(names, self.probabilities_of([pixels], tta), self.classes, threshold)
+        return found
 
     def logits(self, images: Inputs, *, batch_size: int = BATCH_SIZE) -> Logits:
         """(n, C) float32 for n images, read and resized `batch_size` at a time; DataError as in `predict`."""
-        return self.logits_of(batches_of(images, self.image_size, batch_size))
+        return self.logits_of(pixels for _, pixels in batches_of(images, self.image_size, batch_size))
 
     def logits_of(self, batches: Iterable[Images]) -> Logits:
         """(n, C) float32 of batches (b, S, S, 3) uint8 of the model's own image size, one at a time.
@@ -103,6 +108,8 @@ class Model:
 
     def view_logits(self, batch: Images, tta: Tta) -> Logits:
         """(v, b, C) float32: logits of (b, S, S, 3) uint8 under each view of `tta`, the first as the image is."""
+        if tta not in VIEWS:
+            raise UsageError(f"tta is {tta!r}, but must be one of {', '.join(VIEWS)}")
         views = VIEWS[tta]
         return self.logits_of(view(batch) for view in views).reshape(len(views), len(batch), -1)
 

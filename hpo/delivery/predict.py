@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpo.data import Images, Unreadable, iter_images
+from hpo.data import Images, PathList, Unreadable, iter_images
 from hpo.delivery.model import BATCH_SIZE, Model
-from hpo.delivery.output import open_output
+from hpo.delivery.output import Writer, open_output
 from hpo.delivery.prediction import Prediction, predictions
 from hpo.delivery.tta import Tta
 from hpo.errors import DataError, UsageError
@@ -43,7 +43,7 @@ PLAIN = Answering()
 
 def predict(
     model: Model,
-    source: Path,
+    sources: Path | Sequence[Path | PathList],
     out: str,
     *,
     answering: Answering = PLAIN,
@@ -51,25 +51,28 @@ def predict(
     progress: Callable[[int], None] = lambda done: None,
     on_unreadable: Callable[[Unreadable], None] = lambda _: None,
 ) -> Counts:
-    """Classify every image under `source` (a folder, an image, a zip or an .npz) and write them to `out`.
+    """Classify every image that `iter_images` finds in `sources` and write a row for each to `out`, in its order.
 
-    `out` is what `open_output` takes. `progress` gets the images done after each batch. An image that could not be
-    read goes to `on_unreadable` and, as an entry with an `error`, to `out`; DataError when none could be.
+    `out` is what `open_output` takes. `progress` gets the images done after each batch. A file that gave no image goes
+    to `on_unreadable` and, as a row with an `error` in its place, to `out`; DataError when no file gave one.
     """
     if batch_size < 1:
         raise UsageError(f"--batch-size is {batch_size}, but must be at least 1")
     counts = Counts()
     with open_output(out, model.classes) as writer:
-        for names, images, unreadable in iter_images(source, model.image_size, batch_size):
+        for names, images, skipped in iter_images(sources, model.image_size, batch_size):
             found = _answered(model, names, images, answering) if names else []
-            for prediction in found:
-                writer.write(prediction)
-            for image in unreadable:
+            start = 0
+            for image in skipped:
+                _write(writer, found[start : image.after])
+                start = image.after
                 writer.write_unreadable(image)
                 on_unreadable(image)
-            counts = counts.plus(len(found), len(unreadable), sum(one.abstained for one in found))
+            _write(writer, found[start:])
+            counts = counts.plus(len(found), len(skipped), sum(one.abstained for one in found))
             progress(counts.predicted + counts.unreadable)
-        _refuse_nothing(counts, source)
+        if not counts.predicted:
+            raise DataError(f"none of the {counts.unreadable} images could be read; give images that can")
     return counts
 
 
@@ -78,6 +81,6 @@ def _answered(model: Model, names: list[str], images: Images, answering: Answeri
     return predictions(names, probabilities, model.classes, answering.threshold)
 
 
-def _refuse_nothing(counts: Counts, source: Path) -> None:
-    if not counts.predicted:
-        raise DataError(f"none of the {counts.unreadable} images in {source} could be read; give images that can")
+def _write(writer: Writer, found: Sequence[Prediction]) -> None:
+    for prediction in found:
+        writer.write(prediction)

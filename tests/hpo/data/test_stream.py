@@ -68,7 +68,7 @@ def test_batches_do_not_share_memory(folder):
 def test_a_path_of_no_use_is_refused_at_once(tmp_path, name):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(
-        DataError, match=r"does not exist|is a file, but must be a folder, a \.zip, an \.npz or an image"
+        DataError, match=r"does not exist|is a file, but must be a folder, a \.zip, an \.npz, a \.csv or an image"
     ):
         iter_images(tmp_path / name, 8, 4)
 

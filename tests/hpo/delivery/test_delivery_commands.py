@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -19,9 +20,9 @@ from .conftest import draw
 def run(tmp_path, cache):
     """Run a command line; the cache of packed images is shared."""
 
-    def call(*words):
+    def call(*words, input=None):  # noqa: A002 - the name is click's
         home = [] if words[0] == "predict" else ["--home", str(cache)]
-        return CliRunner().invoke(main, [*map(str, words), "--threads", "1", "--device", "cpu", *home])
+        return CliRunner().invoke(main, [*map(str, words), "--threads", "1", "--device", "cpu", *home], input=input)
 
     return call
 
@@ -171,3 +172,93 @@ def test_evaluate_json_on_a_terminal_is_whole(in_terminal, bundle, images, cache
     assert shown.code == 0
     *_, document = shown.text.partition("{\n")
     assert json.loads("{" + document)["n"] == 6
+
+
+def predicted(run, bundle, *paths, stdin=None):
+    """The rows of JSON, as (name, whether there is an error)."""
+    said = run("predict", bundle, *paths, input=stdin)
+    assert said.exit_code == 0, said.output
+    return [(row["name"], "error" in row) for row in json.loads(said.stdout)]
+
+
+@pytest.fixture
+def some(tmp_path):
+    """Six images of 3 classes, one of them torn, beside files of other kinds."""
+    folder = draw(tmp_path / "some", 2, seed=4)
+    (folder / "green" / "1.png").write_bytes(b"torn")
+    for name in ("photo.heic", "noted", "notes.txt"):
+        (folder / "green" / name).write_bytes(b"x")
+    return folder
+
+
+def test_a_folder_gives_a_row_for_each_file_in_order(run, bundle, some):
+    """Files of other kinds and torn ones have an error in their place; nothing vanishes."""
+    names = ["blue/0.png", "blue/1.png", "green/0.png", "green/1.png", "green/noted", "green/notes.txt"]
+    names += ["green/photo.heic", "red/0.png", "red/1.png"]
+    wrong = {"green/1.png", "green/noted", "green/notes.txt", "green/photo.heic"}
+    assert predicted(run, bundle, some) == [(str(some / name), name in wrong) for name in names]
+    said = run("predict", bundle, some, "--batch-size", "1")
+    assert [row["name"] for row in json.loads(said.stdout)] == [str(some / name) for name in names]
+
+
+def test_several_places_of_all_kinds_are_read_in_their_order(run, bundle, some, tmp_path):
+    one = some / "red" / "1.png"
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 9, 9, 3), np.uint8))
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.write(one, "inner/z.png")
+        archive.writestr("inner/z.heic", b"x")
+    (tmp_path / "c.csv").write_text(f"Label;Path\nred;some/red/0.png\n;gone.png\n;{one}\n", encoding="utf-8-sig")
+    places = (one, tmp_path / "a.npz", some / "blue", tmp_path / "b.zip", tmp_path / "c.csv", "-", one)
+    stdin = f"\ufeff{one}\r\n\nsome/red/0.png\n{some}\n{tmp_path / 'no such.png'}".encode()
+    assert predicted(run, bundle, *places, stdin=stdin) == [
+        (str(one), False),
+        *((f"{tmp_path / 'a.npz'}:images[{n}]", False) for n in range(2)),
+        *((str(some / "blue" / f"{n}.png"), False) for n in range(2)),
+        (f"{tmp_path / 'b.zip'}:inner/z.heic", True),
+        (f"{tmp_path / 'b.zip'}:inner/z.png", False),
+        ("some/red/0.png", False), ("gone.png", True), (str(one), False),
+        (str(one), False), ("some/red/0.png", True), (str(some), True), (str(tmp_path / "no such.png"), True),
+        (str(one), False),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.csv", "file,label\na.png,x\n", r"must have path: add path, or rename file to path"),
+        ("a.csv", "path,label\n,x\n", r"line 2: path is empty"),
+        ("a.csv", "path,Path\na.png,b.png\n", r"must have one path"),
+        ("a.csv", "", r"must have path"),
+        ("a.csv", "path\n", r"no images in a list"),
+        ("a.heic", "x", r"is a file, but must be a folder, a .zip, an .npz, a .csv or an image"),
+    ],
+)
+def test_what_names_no_image_is_refused_before_anything_is_written(run, bundle, images, tmp_path, name, content, told):
+    (tmp_path / name).write_text(content)
+    said = run("predict", bundle, tmp_path / name)
+    assert (said.exit_code, said.stdout) == (2, "")
+    assert re.search(told, said.stderr)
+    assert said.stderr.count("\n") == 1
+
+
+def test_stdin_that_is_empty_or_named_twice_is_refused(run, bundle):
+    assert "no images in a list" in run("predict", bundle, "-", input=b"").stderr
+    said = run("predict", bundle, "-", "-", input=b"")
+    assert (said.exit_code, "stdin can be read only once" in said.stderr) == (2, True)
+
+
+def test_paths_from_stdin_are_asked_for_as_they_are_needed(run, bundle, some, monkeypatch):
+    """A pipe of a million paths is never held as a whole."""
+    from hpo.data import PathList, iter_images
+
+    asked = []
+
+    def paths():
+        for number in range(100_000):
+            asked.append(number)
+            yield str(some / "red" / "0.png")
+
+    stream = iter_images([PathList(paths())], 8, 4)
+    next(stream)
+    stream.close()
+    assert len(asked) < 5_000

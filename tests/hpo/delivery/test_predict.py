@@ -109,8 +109,9 @@ def test_a_file_name_that_is_not_utf_8_is_written_escaped(model, tmp_path, suffi
 
 
 def test_what_stands_on_stdout_is_json_even_where_nothing_could_be_read(model, tmp_path, capsys):
-    (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "torn.png").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(DataError):
-        predict(model, tmp_path, "-")
+        predict(model, tmp_path / "images", "-")
     (row,) = json.loads(capsys.readouterr().out)
     assert "error" in row
