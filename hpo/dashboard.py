@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from hpo.errors import UsageError
+from hpo.search.signals import handled
 
 if TYPE_CHECKING:
     from storage import Database
@@ -26,19 +27,17 @@ class DashboardServer(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
     def run(self) -> None:
-        """Serve until SIGINT or SIGTERM, then close the socket."""
+        """Serve until SIGINT, SIGTERM or SIGHUP, then close the socket."""
 
         def stop(_: int, __: FrameType | None) -> None:
             # shutdown() waits for serve_forever, which this very thread runs
             threading.Thread(target=self.shutdown, daemon=True).start()
 
-        former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            self.serve_forever(poll_interval=0.2)
-        finally:
-            self.server_close()
-            for number, handler in former.items():
-                signal.signal(number, handler)
+        with handled(stop, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
+            try:
+                self.serve_forever(poll_interval=0.2)
+            finally:
+                self.server_close()
 
 
 def make_dashboard(db: Database, host: str, port: int) -> DashboardServer:

@@ -16,6 +16,7 @@ import click
 from hpo import __version__
 from hpo.cli.config_file import default_map
 from hpo.cli.terminal import prepare_streams
+from hpo.search.signals import handled
 
 COMMANDS = {
     "run": ("hpo.cli.run:run_command", "Search: create the study, start workers, watch, sum up."),
@@ -118,12 +119,8 @@ def _unwinding() -> Iterator[None]:
     def leave(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    former = {number: signal.signal(number, leave) for number in _ENDS}
-    try:
+    with handled(leave, _ENDS):
         yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 def _known_errors() -> tuple[type[BaseException], ...]:

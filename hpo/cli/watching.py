@@ -13,6 +13,7 @@ import click
 
 from hpo.cli.terminal import can_redraw
 from hpo.errors import HpoError
+from hpo.search.signals import handled
 
 if TYPE_CHECKING:
     from hpo.search.overview import Overview
@@ -56,12 +57,8 @@ def forwarding(team: Team) -> Iterator[None]:
         click.echo(f"hpo: {hint}", err=True)
         team.stop()
 
-    former = {number: signal.signal(number, handle) for number in (*STOPS, *NOTICES)}
-    try:
+    with handled(handle, STOPS, always=NOTICES):
         yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 def watch(team: Team, look: Callable[[], Overview]) -> None:

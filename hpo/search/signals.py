@@ -6,10 +6,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+
+Handler = Callable[[int, FrameType | None], object]
 
 LOOK = 1.0
 """Seconds between two looks for the file that announces a preemption."""
@@ -19,11 +21,29 @@ NOTICE = signal.SIGUSR1
 """What asks for a stop and may come any number of times: a worker hands on its own stop with it."""
 
 
+@contextmanager
+def handled(handler: Handler, numbers: Iterable[int], always: Iterable[int] = ()) -> Iterator[None]:
+    """Handle the signals inside the block, and restore the former handlers after it.
+
+    One that was ignored when this process was started stays ignored: `nohup` and `trap '' HUP` ask for that, and a
+    shell does it to SIGINT for what a script runs in the background. Only those of `always` are handled all the same.
+    """
+    given = list(always)
+    wanted = [number for number in (*numbers, *given) if number in given or signal.getsignal(number) != signal.SIG_IGN]
+    former = {number: signal.signal(number, handler) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, before in former.items():
+            signal.signal(number, before)
+
+
 class StopSignal:
     """SIGTERM, SIGINT and SIGHUP ask for a stop at the next step; a second one ends the process at once.
 
     SIGUSR1 and SIGXCPU, which Slurm sends ahead of a time limit (`--signal=USR1@60`), and the appearance of the file
-    `notice`, which the shutdown hooks of spot machines can make, ask too, and never count as the second.
+    `notice`, which the shutdown hooks of spot machines can make, ask too, and never count as the second. Of the first
+    three those that were ignored from the start ask for nothing.
     """
 
     _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -55,12 +75,8 @@ class StopSignal:
     @contextmanager
     def installed(self) -> Iterator[StopSignal]:
         """Handle the signals inside the block, and restore the former handlers after it."""
-        former = {number: signal.signal(number, self) for number in (*self._STOPS, *self._NOTICES)}
-        try:
+        with handled(self, self._STOPS, always=self._NOTICES):
             yield self
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
 
     def _ask(self, what: str) -> None:
         if self._received is None:

@@ -154,3 +154,24 @@ def test_a_trial_ends_with_its_worker(bench: Bench, start: Start) -> None:
     under_way(bench)
     worker.kill()
     eventually(lambda: state(bench) == TrialState.WAITING)
+
+
+def test_a_worker_under_nohup_goes_on_when_its_terminal_goes(bench: Bench, start: Start) -> None:
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        worker = start("--isolate")
+    finally:
+        signal.signal(signal.SIGHUP, former)
+    before = under_way(bench)
+    os.killpg(worker.pid, signal.SIGHUP)
+
+    def further() -> bool:
+        held = holding(bench)
+        return held is not None and held.position > before.position + 1
+
+    eventually(further)
+    held = holding(bench)
+    assert held is not None
+    assert (held.owner, held.takings) == (before.owner, before.takings)
+    worker.terminate()
+    assert worker.wait(30) == 0
