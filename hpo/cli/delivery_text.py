@@ -144,19 +144,14 @@ def _compared(where: str, found: Comparison) -> str:
 
 
 def selection_lines(data: Path, selection: Selection, split: str | None) -> list[str]:
-    """What a person should know about the images before believing the numbers."""
+    """What a person should know about the images before believing the numbers; the report's table has the classes."""
     lines = []
     if selection.name is None:
         asked = f", so --split {split} chooses nothing" if split else ""
         lines.append(f"{data} has no parts and is not the data of the bundle: all of it is evaluated{asked}")
     elif selection.own and selection.name != "test":
         lines.append(f"the {selection.name} part took part in making this model, and flatters it")
-    if selection.unreadable:
-        first = selection.unreadable[0]
-        lines.append(
-            f"{len(selection.unreadable)} images of {data} cannot be read, the first {first.name}: {first.reason}"
-        )
-    return lines
+    return [*lines, *selection.summary.remarks()]
 
 
 def openings_line(openings: int) -> str:

@@ -21,7 +21,7 @@ from hpo.data.origin import DataOrigin
 from hpo.data.pack import Progress
 from hpo.data.split import SplitOptions
 from hpo.data.stream import Batch, PathList, Skipped, iter_images
-from hpo.data.summary import DataSummary, summarise
+from hpo.data.summary import DataSummary, summarise, summarise_part
 
 __all__ = [
     "Batch",
@@ -50,4 +50,5 @@ __all__ = [
     "read_file",
     "split_digest",
     "summarise",
+    "summarise_part",
 ]

@@ -12,10 +12,12 @@ import numpy.typing as npt
 
 from hpo.data.dataset import Dataset, LeftOut, Part, PartName, Unreadable
 from hpo.data.manifest import Manifest
+from hpo.data.names import class_name
 from hpo.data.pack import Pack, Progress, open_pack
 from hpo.data.records import PARTS, Listing
 from hpo.data.sources import open_source
-from hpo.data.split import SplitOptions, assign_splits, check_classes, count_leaking
+from hpo.data.split import SplitOptions, assign_splits, check_classes, count_leaking, disagreement
+from hpo.data.summary import left_out_line
 from hpo.errors import DataError
 
 StrPath = str | os.PathLike[str]
@@ -72,7 +74,7 @@ def open_dataset(
         duplicates=len(groups) - len(set(groups)),
         leaking=count_leaking(manifest.given, groups),
         left_out=manifest.left_out,
-        notes=(*manifest.notes, *assignment.notes),
+        notes=(*_notes(manifest), *assignment.notes),
         _test=pack.part(assignment.rows("test")),
     )
 
@@ -102,12 +104,25 @@ def open_whole(
         given_parts=frozenset(given for given in pack.manifest.given if given),
         unreadable=pack.manifest.unreadable,
         left_out=pack.manifest.left_out,
-        notes=pack.manifest.notes,
+        notes=_notes(pack.manifest),
     )
 
 
 def _check_listing(listing: Listing) -> None:
-    check_classes(listing.classes, listing.labels)
+    try:
+        check_classes(listing.classes, listing.labels)
+    except DataError as error:
+        raise DataError("; ".join([str(error), *_left_out(listing.left_out)])) from None
+
+
+def _left_out(left_out: tuple[LeftOut, ...]) -> list[str]:
+    return [left_out_line(left_out)] if left_out else []
+
+
+def _notes(manifest: Manifest) -> tuple[str, ...]:
+    """What was noticed when the pack was made, and images whose duplicates have another label."""
+    said = disagreement(manifest.label_array, manifest.groups, manifest.names)
+    return (*manifest.notes, said) if said else manifest.notes
 
 
 def _refuse_unreadable(manifest: Manifest, allowed: float) -> None:
@@ -138,7 +153,7 @@ def _relabelled(pack: Pack, rows: npt.NDArray[np.int64], known: Sequence[str], p
     """The rows as a part whose labels are positions in `known`."""
     part = pack.part(rows)
     own = pack.manifest.classes
-    number = {name: position for position, name in enumerate(known)}
+    number = {class_name(name, str(path)): position for position, name in enumerate(known)}
     used = [own[label] for label in np.unique(part.labels)]
     if unknown := [name for name in used if name not in number]:
         raise DataError(

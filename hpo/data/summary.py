@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpo.data.dataset import Dataset, LeftOut, Unreadable
+from hpo.data.dataset import Dataset, LeftOut, Part, Unreadable
 from hpo.data.names import natural_key
+
+if TYPE_CHECKING:
+    from hpo.data.opening import WholeData
 
 _CLASSES = 12
 """Classes that are listed one by one; of more, the first ones and the smallest are."""
@@ -32,8 +35,12 @@ class DataSummary:
     leaking: int = 0
 
     def lines(self) -> list[str]:
-        """The whole for people: a table of the classes, then one line for each thing to know."""
-        lines = [f"  {line}" for line in self._class_lines()]
+        """The whole for people: a table of the classes, then the remarks."""
+        return [*(f"  {line}" for line in self._class_lines()), *self.remarks()]
+
+    def remarks(self) -> list[str]:
+        """One line for each thing to know beside the classes: what was left out, noticed or skipped."""
+        lines: list[str] = []
         if self.left_out:
             lines.append(left_out_line(self.left_out))
         lines += self.notes
@@ -54,7 +61,7 @@ class DataSummary:
                 {"name": name, **{part: int(counts[number]) for part, counts in self.counts.items()}}
                 for number, name in enumerate(self.classes)
             ],
-            "left_out": [asdict(entry) for entry in self.left_out],
+            "left_out": [{**asdict(entry), "names": list(entry.names)} for entry in self.left_out],
             "notes": list(self.notes),
             "unreadable": [asdict(image) for image in self.unreadable],
             "duplicates": self.duplicates,
@@ -89,6 +96,17 @@ def summarise(dataset: Dataset) -> DataSummary:
         unreadable=dataset.unreadable,
         duplicates=dataset.duplicates,
         leaking=dataset.leaking,
+    )
+
+
+def summarise_part(whole: WholeData, part: Part, name: str) -> DataSummary:
+    """Of the images `part`, called `name`, of a data set that was opened whole."""
+    return DataSummary(
+        classes=whole.classes,
+        counts={name: np.bincount(part.labels, minlength=len(whole.classes)).tolist()},
+        left_out=whole.left_out,
+        notes=whole.notes,
+        unreadable=whole.unreadable,
     )
 
 

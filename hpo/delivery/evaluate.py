@@ -6,7 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpo.data import Dataset, Part, PartName, Progress, SplitOptions, Unreadable, open_whole
+from hpo.data import (
+    Dataset,
+    DataSummary,
+    Part,
+    PartName,
+    Progress,
+    SplitOptions,
+    Unreadable,
+    WholeData,
+    open_whole,
+    summarise_part,
+)
 from hpo.delivery.bundle import new_opening, record_opening, record_result
 from hpo.delivery.manifest import Manifest
 from hpo.delivery.measurement import Measurement, examine
@@ -26,7 +37,13 @@ class Selection:
     """Of the data set."""
     own: bool
     """Whether it is the data set that the bundle was trained on."""
-    unreadable: tuple[Unreadable, ...]
+    summary: DataSummary
+    """Classes with counts of these images; what was left out, skipped or noticed in the whole data set."""
+
+    @property
+    def unreadable(self) -> tuple[Unreadable, ...]:
+        """Images of the whole data set that were skipped."""
+        return self.summary.unreadable
 
 
 @dataclass(frozen=True)
@@ -50,6 +67,7 @@ class Evaluation:
             "split": self.selection.name or "all",
             "own_data": self.selection.own,
             "unreadable": len(self.selection.unreadable),
+            "data": self.selection.summary.to_json(),
             "test_openings": self.openings,
         }
 
@@ -95,7 +113,7 @@ def select(
     )
     own = whole.fingerprint == manifest.data.fingerprint
     if not own and not whole.given_parts:
-        return Selection(whole.part, None, whole.fingerprint, own, whole.unreadable)
+        return _selection(whole, whole.part, None, own)
     name = split or "test"
     if own:
         part = part_of(reopen(manifest, data, cache), name)
@@ -103,7 +121,11 @@ def select(
         part = open_whole(
             data, image_size=size, cache=cache, classes=manifest.classes, max_unreadable=allowed, part=name
         ).part
-    return Selection(part, name, whole.fingerprint, own, whole.unreadable)
+    return _selection(whole, part, name, own)
+
+
+def _selection(whole: WholeData, part: Part, name: PartName | None, own: bool) -> Selection:
+    return Selection(part, name, whole.fingerprint, own, summarise_part(whole, part, name or "all"))
 
 
 def reopen(manifest: Manifest, data: Path, cache: Path, progress: Progress | None = None) -> Dataset:

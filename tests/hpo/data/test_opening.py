@@ -140,6 +140,36 @@ def test_unreadable_images_are_skipped_and_listed(write_classes, cache, png):
     assert len(dataset.train) + len(dataset.val) + len(dataset.open_test()) == 58
 
 
+def test_images_whose_duplicates_have_another_label_are_told(write_classes, cache):
+    folder = write_classes({"a": 20, "b": 20})
+    for number in range(3):
+        shutil.copy(folder / "a" / f"00{number}.png", folder / "b" / f"copy{number}.png")
+    said = "3 images are there under two classes: a/000.png and b/copy0.png, a/001.png and b/copy1.png"
+    for data in (open_dataset(folder, image_size=16, cache=cache), open_whole(folder, image_size=16, cache=cache)):
+        assert any(line.startswith(said) for line in data.notes)
+
+
+def test_a_class_without_a_readable_image_is_refused_with_what_was_left_out(write_classes, cache):
+    folder = write_classes({"a": 3, "b": 0})
+    (folder / "b" / "1.heic").touch()
+    with pytest.raises(DataError, match=r"class 'b' has no readable image, .*; left out: 1 \.heic"):
+        open_dataset(folder, image_size=16, cache=cache)
+
+
+def test_what_was_understood_reaches_both_doors(write_classes, cache):
+    folder = write_classes({"Training/a": 9, "Training/b": 9, "Testing/a": 2, "Testing/b": 2})
+    (folder / "Testing" / "a" / "1.heic").touch()
+    for data in (open_dataset(folder, image_size=16, cache=cache), open_whole(folder, image_size=16, cache=cache)):
+        assert data.notes == ("parts: Testing/ is test, Training/ is train",)
+        assert [(entry.kind, entry.count) for entry in data.left_out] == [(".heic", 1)]
+
+
+def test_a_model_whose_classes_are_in_another_unicode_form_knows_them(write_classes, cache):
+    folder = write_classes({"caf\u00e9": 2, "b": 2})
+    whole = open_whole(folder, image_size=16, cache=cache, classes=["cafe\u0301", "b"])
+    assert sorted(whole.part.labels.tolist()) == [0, 0, 1, 1]
+
+
 def test_too_many_unreadable_images_are_refused(write_classes, cache):
     folder = write_classes({"a": 10, "b": 10})
     for number in range(4):

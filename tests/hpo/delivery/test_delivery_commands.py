@@ -57,6 +57,12 @@ def test_evaluate_says_when_all_of_other_data_is_taken(run, bundle, tmp_path):
     assert "all of it is evaluated, so --split val chooses nothing" in said.stderr
 
 
+def test_evaluate_says_what_is_left_out(run, bundle, tmp_path):
+    other = draw(tmp_path / "other", 2, seed=8)
+    next(other.rglob("*.png")).with_suffix(".heic").touch()
+    assert "left out: 1 .heic\n" in run("evaluate", bundle, "--data", other).stderr
+
+
 def test_evaluate_says_what_flatters(run, bundle, images):
     assert "the train part took part" in run("evaluate", bundle, "--data", images, "--split", "train").stderr
 

@@ -68,6 +68,14 @@ def test_other_data_without_parts_is_taken_whole(model, cache, tmp_path):
     assert (found.selection.name, found.report.n, found.openings) == (None, 9, None)
 
 
+def test_what_was_understood_of_the_data_is_in_the_json(model, parted, cache):
+    (parted / "test" / "red" / "1.heic").touch()
+    told = evaluate(model, parted, cache=cache).to_dict()["data"]
+    assert [(entry["name"], entry["test"]) for entry in told["classes"]] == [(name, 3) for name in CLASSES]
+    assert told["left_out"] == [{"kind": ".heic", "count": 1, "names": ["test/red/1.heic"]}]
+    assert (told["notes"], told["unreadable"]) == ([], [])
+
+
 def test_other_data_may_lack_a_class_but_not_bring_a_new_one(model, cache, tmp_path):
     other = draw(tmp_path / "other", 3, seed=2)
     shutil.rmtree(other / "blue")
