@@ -4,6 +4,7 @@
     ├── DatabaseUnavailableError   the server is not there, refuses us, or cannot do it now
     │   └── ConflictError            other sessions were in the way of a transaction, which may be run again
     ├── StudyError                 a study is missing, or was made with other options than asked for
+    │   └── StudyGoneError           it was there, and was deleted meanwhile
     ├── LeaseLostError             a trial belongs to another worker now
     └── CheckpointError            a checkpoint is missing, torn or cannot be written
         ├── DiskFullError            there is no room for it: on the disk, or within the quota
@@ -32,12 +33,16 @@ class StudyError(StorageError):
     """A study is missing, was deleted meanwhile, or exists with other options than asked for."""
 
 
-def study_gone() -> StudyError:
-    """The error of a study that was there and is not any more."""
-    return StudyError(
-        "the study is gone: it was deleted or renamed meanwhile; give its present name with --study, "
-        "or make it anew with `hpo run`"
-    )
+class StudyGoneError(StudyError, KeyError):
+    """A study was deleted or renamed meanwhile. Optuna and its dashboard know it as the KeyError that it is to them."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the study is gone: it was deleted or renamed meanwhile; give its present name with --study, "
+            "or make it anew with `hpo run`"
+        )
+
+    __str__ = Exception.__str__  # a KeyError would show it in quotation marks
 
 
 class CheckpointError(StorageError):

@@ -46,6 +46,8 @@ class Entry:
     """How the lease is closed in the same transaction: the last entry."""
     written: bool = False
     answer: Any = None
+    failure: Exception | None = None
+    """What went wrong with the question, other than the database."""
     done: threading.Event = field(default_factory=threading.Event)
 
     def wait(self, seconds: float) -> bool:
@@ -163,7 +165,7 @@ class LeaseKeeper:
                 raise
         entry.written = True
         if entry.question is not None and len(self._entries) == 1:  # a later report asks anew
-            entry.answer = _answer(entry.question)
+            _ask(entry, entry.question)
         with self._changed:
             self._entries.popleft()
             self._closed = self._closed or entry.ending is not None
@@ -196,9 +198,11 @@ class LeaseKeeper:
         self._next_renewal = time.monotonic() + self.lease.interval
 
 
-def _answer(question: Callable[[], Any]) -> Any:
-    """The answer, or None where the database fails just now: what it was asked for can do without."""
+def _ask(entry: Entry, question: Callable[[], Any]) -> None:
+    """Ask; where the database fails just now there is no answer, and what it was asked for can do without."""
     try:
-        return question()
+        entry.answer = question()
     except DatabaseUnavailableError:
-        return None
+        pass
+    except Exception as error:  # noqa: BLE001 - the trainer raises it: a thread has nobody to raise it to
+        entry.failure = error

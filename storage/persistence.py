@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, text
 from sqlalchemy.orm import Session
 
-from storage.errors import ConflictError, study_gone
+from storage.errors import ConflictError, StudyGoneError
 
 ATTEMPTS = 5
 """Times that a transaction is run before a conflict is raised."""
@@ -38,7 +38,7 @@ def _persistent(transaction: _Method) -> _Method:
 
     @wraps(transaction)
     def run(storage: PersistentStorage, *args: Any, **kwargs: Any) -> Any:
-        return storage.again(lambda: transaction(storage, *args, **kwargs))
+        return storage.again(lambda: _there(transaction, storage, *args, **kwargs))
 
     return cast(_Method, run)
 
@@ -50,14 +50,27 @@ def _fenced(write: _Method) -> _Method:
     def run(storage: PersistentStorage, trial_id: int, *args: Any, **kwargs: Any) -> Any:
         fence = storage.fences.get(trial_id)
         if fence is None or storage.in_transaction:
-            return storage.again(lambda: write(storage, trial_id, *args, **kwargs))
-        return storage.atomically(lambda _: write(storage, trial_id, *args, **kwargs), fence)
+            return storage.again(lambda: _there(write, storage, trial_id, *args, **kwargs))
+        return storage.atomically(lambda _: _there(write, storage, trial_id, *args, **kwargs), fence)
 
     return cast(_Method, run)
 
 
+def _there(method: Callable[..., _R], *args: Any, **kwargs: Any) -> _R:
+    """What a method of optuna's gives; its KeyError says that the study or the trial is not there any more.
+
+    A KeyError of anything else, as of a sampler, is no such thing and is not translated.
+    """
+    try:
+        return method(*args, **kwargs)
+    except StudyGoneError:
+        raise
+    except KeyError as error:
+        raise StudyGoneError from error
+
+
 class PersistentStorage(RDBStorage):
-    """What a worker calls while it trains. Elsewhere optuna and its dashboard act on a KeyError themselves.
+    """Optuna's storage as a worker uses it.
 
     Inside `transaction` all statements of optuna's join one transaction of ours on one connection: a trial is claimed
     or told with its lease, or not at all. A trial that has a fence in `fences` is written for only behind it.
@@ -115,8 +128,6 @@ class PersistentStorage(RDBStorage):
             except ConflictError:
                 if attempt == attempts:
                     raise
-            except KeyError as error:
-                raise study_gone() from error
             time.sleep(random.uniform(0, PAUSE * 2 ** (attempt - 1)))  # noqa: S311 - only to part the two
         raise AssertionError("the last attempt returns or raises")
 
@@ -134,6 +145,8 @@ class PersistentStorage(RDBStorage):
 
     _create_new_trial = _persistent(RDBStorage._create_new_trial)
     _get_trials = _persistent(RDBStorage._get_trials)
+    get_study_directions = _persistent(RDBStorage.get_study_directions)
+    get_study_system_attrs = _persistent(RDBStorage.get_study_system_attrs)
     get_study_user_attrs = _persistent(RDBStorage.get_study_user_attrs)
     get_trial = _persistent(RDBStorage.get_trial)
     set_study_user_attr = _persistent(RDBStorage.set_study_user_attr)

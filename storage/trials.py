@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from storage import leases
 from storage.control import Control, control_of
 from storage.database import Database
-from storage.errors import study_gone
+from storage.errors import StudyGoneError
 from storage.leases import DEATHS, Lease
 from storage.limits import LIMITS, Limits, limits_from
 from storage.persistence import PersistentStorage
@@ -114,7 +114,7 @@ class _Door:
         if held is not None:
             return Claim(_number(connection, held.trial_id), held)
         if connection.execute(_STUDY, {"study": self.study_id}).one_or_none() is None:
-            raise study_gone()
+            raise StudyGoneError
         view = connection.execute(_VIEW, {"study": self.study_id, "limits": LIMITS}).one()
         if (limits or limits_from(view.limits)).allow(view.taken_up, view.now):
             return self._next(connection, view.trials, view.trials - view.taken_up)

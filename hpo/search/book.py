@@ -24,7 +24,6 @@ from storage import (
     LeaseKeeper,
     advance,
     count_redone,
-    renew,
     reported_epochs,
     set_checkpoint,
     take_up,
@@ -35,6 +34,13 @@ log = logging.getLogger(__name__)
 
 VERDICT = 2.0
 """Seconds that the end of an epoch waits for the pruner's word at most; a later word counts at the next epoch."""
+
+
+def _verdict(asked: Entry) -> bool:
+    """What the pruner said, False as long as it said nothing; raises what went wrong with it."""
+    if asked.failure is not None:
+        raise asked.failure
+    return bool(asked.answer)
 
 
 class TrialBook:
@@ -53,26 +59,21 @@ class TrialBook:
     def open(self) -> tuple[TrialConfig, int]:
         """Suggest and record the configuration, and the seed of its training.
 
-        All of it in one transaction, so that a kill leaves none of it.
-        What was suggested to an earlier owner of the trial stays as it was.
+        It is sampled first, which may take seconds in a large study: the keeper renews the lease meanwhile, and a stop
+        is obeyed. Then it is written in one transaction, so that a kill leaves none of it. What was suggested to an
+        earlier owner of the trial stays as it was. Whatever a sampler or the space raises is the trial's failure.
         """
+        return self._shop.patience.run(lambda: self._storage.again(self._suggest))
 
-        def suggest(connection: Connection) -> tuple[TrialConfig, int]:
-            self._trial = self._take_up()
-            config = self._shop.space.suggest(self._trial)
-            stream = trial_seed(self._shop.space, self._trial.params, self._number)
-            seed = derive_seed(self._shop.seed, "trial", stream)
-            write_attributes(
-                connection,
-                self._trial_id,
-                open_record(config, seed, str(self._shop.worker), self._shop.known.split_digest),
-            )
-            self._reported = reported_epochs(self._trial)
-            # Sampling may take long, and the keeper cannot renew meanwhile: the row is locked.
-            renew(connection, self._keeper.lease, self._keeper.position, None)
-            return config, seed
-
-        return self._shop.patience.run(lambda: self._storage.atomically(suggest, self._keeper.lease.fence))
+    def _suggest(self) -> tuple[TrialConfig, int]:
+        shop, trial = self._shop, self._take_up()
+        with self._storage.transaction(self._keeper.lease.fence) as connection:
+            config = shop.space.suggest(trial)
+            seed = derive_seed(shop.seed, "trial", trial_seed(shop.space, trial.params, self._number))
+            record = open_record(config, seed, str(shop.worker), shop.known.split_digest)
+            write_attributes(connection, self._trial_id, record)
+        self._trial, self._reported = trial, reported_epochs(trial)
+        return config, seed
 
     def count_redone(self, epochs: float) -> None:
         """Record the epochs, or the part of one, that were in no checkpoint and are trained again."""
@@ -101,8 +102,8 @@ class TrialBook:
         self._asked = self._keeper.submit(write, question=None if undoubted else self._is_lagging)
         if undoubted:
             return False
-        answered = self._asked.wait(0 if self._keeper.failing else VERDICT) and bool(self._asked.answer)
-        return answered or (before is not None and bool(before.answer))
+        self._asked.wait(0 if self._keeper.failing else VERDICT)
+        return any(_verdict(entry) for entry in (self._asked, before) if entry is not None)
 
     def _is_lagging(self) -> bool:
         """What the pruner says of the trial as stored: `Trial.should_prune` knows only what it reported itself."""
@@ -125,12 +126,11 @@ class TrialBook:
         self._end(write)
 
     def fail(self, reason: str) -> None:
-        """Tell the trial as failed."""
+        """Tell the trial as failed; no sampler is asked, since it may be what failed."""
 
         def write(connection: Connection) -> None:
-            trial = self._trial or self._take_up()
             write_attributes(connection, self._trial_id, {"reason": reason})
-            self._shop.study.tell(trial, state=TrialState.FAIL)
+            self._storage.set_trial_state_values(self._trial_id, TrialState.FAIL)
 
         self._end(write)
 

@@ -44,8 +44,9 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
 def sampler_for_trial(name: str, study_seed: int) -> Callable[[int], BaseSampler]:
     """A function from the number of a trial to the sampler that proposes it.
 
-    The seed follows from the study and that number alone: no two trials draw the same random configuration, and one
-    that is taken up anew before its parameters were written draws the same again, whoever takes it.
+    The seed follows from the study and that number alone: no two trials draw the same random configuration. One that is
+    taken up anew before its parameters were written draws the same again from `random`; from `tpe` it may draw another,
+    since that depends on what others have finished meanwhile.
     """
     return lambda number: make_sampler(name, derive_seed(study_seed, "sampler", number))
 

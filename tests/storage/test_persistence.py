@@ -184,3 +184,20 @@ def test_a_transaction_that_met_a_conflict_is_run_again_as_a_whole(
 
     assert database.storage.atomically(write) == 0
     assert [trial.user_attrs for trial in study.trials] == [{"seed": 7}]
+
+
+def test_a_key_error_of_anything_but_optunas_storage_is_not_taken_for_a_study_that_is_gone(database: Database) -> None:
+    for run in (database.storage.again, lambda action: database.storage.atomically(lambda _: action())):
+        with pytest.raises(KeyError) as caught:
+            run(lambda: {}["x"])
+        assert not isinstance(caught.value, StudyError)
+
+
+def test_a_study_that_is_gone_is_the_key_error_that_optuna_and_its_dashboard_expect(
+    database: Database, study: optuna.Study
+) -> None:
+    optuna.delete_study(study_name=study.study_name, storage=database.storage)
+    with pytest.raises(KeyError) as caught:
+        database.storage.get_study_user_attrs(study._study_id)
+    assert isinstance(caught.value, StudyError)
+    assert str(caught.value).startswith("the study is gone: ")

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 
 import optuna
 import pytest
+from optuna.pruners import BasePruner
+from optuna.samplers import RandomSampler
 
+from hpo.errors import HpoError
 from hpo.search.plan import set_budget
+from hpo.search.trial import Outcome, run_trial
 from hpo.search.worker import WorkerOptions, work
-from storage import StudyError, open_store, open_study, read_spec
+from search_spaces import SearchSpace
+from storage import DatabaseUnavailableError, StudyError, open_store, open_study, read_spec
 from tests.hpo.search.conftest import Bench
 
 pytestmark = pytest.mark.postgres
@@ -71,3 +78,69 @@ def test_collecting_garbage_does_not_hold_up_the_renewal_of_a_lease() -> None:
     seconds, exempted = answer.stdout.split()
     assert float(seconds) < 0.05  # 0.2 and more with everything that a worker imports
     assert int(exempted) > 100_000
+
+
+class Broken(RandomSampler):
+    """A sampler with a bug in one of its methods."""
+
+    def __init__(self, where: str, error: Exception) -> None:
+        super().__init__(seed=0)
+        setattr(self, where, self._fail)
+        self._error = error
+
+    def _fail(self, *_: object) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize("error", [KeyError("lr"), ValueError("no such bound"), ZeroDivisionError()])
+@pytest.mark.parametrize(
+    "where", ["before_trial", "infer_relative_search_space", "sample_relative", "sample_independent"]
+)
+def test_what_a_sampler_raises_fails_the_trial_and_five_in_a_row_end_the_worker(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
+) -> None:
+    monkeypatch.setattr("hpo.search.worker.sampler_for_trial", lambda *_: lambda _: Broken(where, error))
+    bench.study.tell(bench.claim().number, 0.5)  # the point of the space, for which nothing is sampled
+    with pytest.raises(HpoError, match="5 trials failed one after another"):
+        work(bench.db, options(bench))
+    trials = bench.study.get_trials()[1:]
+    assert [trial.state.name for trial in trials] == ["FAIL"] * 5
+    assert {trial.user_attrs["reason"].partition(":")[0] for trial in trials} == {type(error).__name__}
+    with pytest.raises(HpoError, match="5 trials failed one after another"):
+        work(bench.db, options(bench))
+    assert len(bench.study.get_trials()) == 7, "the next worker spends one trial, and takes none of these again"
+
+
+def test_what_the_pruner_raises_fails_the_trial(bench: Bench, tiny_space: SearchSpace) -> None:
+    class BrokenPruner(BasePruner):
+        """A pruner with a bug."""
+
+        def prune(self, *_: object) -> bool:
+            raise KeyError("rung")
+
+    bench.study.pruner = BrokenPruner()
+    assert run_trial(bench.shop(tiny_space), bench.claim()) is Outcome.FAILED
+    (trial,) = bench.study.get_trials()
+    assert (trial.state.name, trial.user_attrs["reason"]) == ("FAIL", "KeyError: 'rung'")
+
+
+def test_a_stop_while_a_sampler_thinks_puts_the_trial_back(
+    bench: Bench, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thinking, done = threading.Event(), threading.Event()
+
+    class Thinker(RandomSampler):
+        """A sampler that thinks for longer than a worker that was asked to stop may stay."""
+
+        def before_trial(self, *_: object) -> None:
+            thinking.set()
+            done.wait(30)
+
+    monkeypatch.setattr("storage.patience.LEAVING", 0.2)
+    shop = replace(bench.shop(tiny_space, stop=thinking.is_set), sampler=lambda _: Thinker())
+    try:
+        with pytest.raises(DatabaseUnavailableError):
+            run_trial(shop, bench.claim())
+        assert [trial.state.name for trial in bench.study.get_trials()] == ["WAITING"]
+    finally:
+        done.set()
