@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from hpo.delivery.bundle import Bundle
     from hpo.delivery.evaluate import Selection
     from hpo.delivery.joined import Joined
-    from hpo.delivery.manifest import Manifest
+    from hpo.delivery.manifest import Calibration, Manifest
     from hpo.delivery.measurement import Averaged, Measurement
     from hpo.delivery.predict import Counts
     from hpo.delivery.retrain import Retrained
@@ -39,7 +40,7 @@ def calibration_line(manifest: Manifest) -> str:
         return f"not calibrated: {reason}"
     before, after, apart = found.before, found.after, found.held_out
     line = (
-        f"calibration: temperature {found.temperature:.3f}; ECE {before.ece:.4f} -> {after.ece:.4f}, "
+        f"calibration: temperature {found.temperature:.3f}{_drawn(found)}; ECE {before.ece:.4f} -> {after.ece:.4f}, "
         f"NLL {before.nll:.4f} -> {after.nll:.4f} on the {found.n:,} images it was fitted on"
     )
     if apart is None:
@@ -48,6 +49,15 @@ def calibration_line(manifest: Manifest) -> str:
         f"{line}; cross-validated ECE {apart.ece:.4f}, NLL {apart.nll:.4f} "
         f"(chance alone gives an ECE of about {apart.chance_ece:.4f})"
     )
+
+
+def _drawn(found: Calibration) -> str:
+    """How the temperature differs from the one of best fit, in brackets; empty where it does not."""
+    if found.best_fit is None or abs(math.log(found.best_fit / found.temperature)) < 0.05:
+        return ""
+    if found.temperature == 1:
+        return f" ({found.best_fit:.3g} fits best, but {found.n:,} images do not show that it is better than 1)"
+    return f" ({found.best_fit:.3g} fits best; drawn towards 1, as {found.n:,} images say only so much)"
 
 
 def retrain_lines(out: Path | str, before: Bundle, result: Retrained) -> list[str]:
@@ -74,13 +84,14 @@ def _kept_temperature(before: Manifest, result: Retrained) -> str:
         reason = "the temperature of the trial belongs to other data" if before.calibration else "the trial was not"
         return f"not calibrated: {reason}"
     kept = f"temperature {result.manifest.temperature:.3f} is the trial's"
-    line = f"{kept}: the new model has trained on the validation part"
+    line = f"{kept}, a model of its own: this one has trained on the validation part, so nothing is left to fit one on"
     return f"{line}; on the test part {_scaled(result.test)}" if result.test else line
 
 
 def _scaled(measured: Measurement) -> str:
     before, after = measured.before, measured.after
-    return f"ECE {before.ece:.4f} -> {after.ece:.4f}, NLL {before.nll:.4f} -> {after.nll:.4f}"
+    worse = "; it does not suit this model: its probabilities were better without" if after.nll > before.nll else ""
+    return f"ECE {before.ece:.4f} -> {after.ece:.4f}, NLL {before.nll:.4f} -> {after.nll:.4f}{worse}"
 
 
 def tta_line(averaged: Averaged, plain: Report) -> str:
@@ -104,8 +115,18 @@ def abstention_line(found: Abstention, manifest: Manifest, tta: str) -> str:
     apart = ", measured without --tta" if tta != "none" else ""
     return (
         f"answers from a probability of {found.threshold:.4f} on: {found.coverage:.1%} of {whose} reach it, "
-        f"and {found.accuracy:.4f} of those are right (with 95 % confidence at least {found.at_least:.4f}{apart})"
+        f"and {found.accuracy:.4f} of those are right (with 95 % confidence at least {found.at_least:.4f}{apart}"
+        f"{_proved(found, manifest)})"
     )
+
+
+def _proved(found: Abstention, manifest: Manifest) -> str:
+    """What the proof of a threshold allows for."""
+    if manifest.stage in ("ensemble", "soup"):
+        return ", each image by members chosen without it"
+    if manifest.compared is None:
+        return f"; the bundle does not say of how many trials it is the best, so {found.compared:,} are assumed"
+    return f", as the best of {found.compared:,} trials" if found.compared > 1 else ""
 
 
 def predicted_line(counts: Counts) -> str:

@@ -5,7 +5,8 @@
     metrics.json        {"validation": report or null, "test": report or null, "test_openings": [opening, …], …};
                         an opening is {date, command, data, n, accuracy}; it grows, so no digest is kept of it
     classes.json        {"0": name, "1": name, …}
-    validation.npz      labels (n,) int64 and logits (n, C) float32 in the order of the validation part; where known
+    validation.npz      labels (n,) int64 and logits (n, C) float32 in the order of the validation part; where known;
+                        of an ensemble or a soup also crossed (n, C): each image by members chosen without it
 
 Tensors and JSON only, no code. The folder appears whole or not at all, and is checked when read.
 """
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.delivery.folder import write_file, write_folder
 from hpo.delivery.manifest import FORMAT, Manifest
-from hpo.delivery.validation import Validation
+from hpo.delivery.validation import Logits, Validation, read_validation
 from hpo.errors import BundleError
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Bundle:
     validation: Validation | None = None
     """Predictions on the validation part, before calibration; of a retrained bundle those of the trial it comes from,
     as its own model has trained on these images. None where they are not known."""
+    crossed: Logits | None = None
+    """(n, C) float32, of ensembles and soups: the same images, each by members that were chosen without it."""
 
     @property
     def model_file(self) -> Path:
@@ -95,6 +98,7 @@ def write_bundle(
     metrics: Mapping[str, Any],
     *,
     validation: Validation | None = None,
+    crossed: Logits | None = None,
     force: bool = False,
 ) -> None:
     """Write a bundle to `out`, whole or not at all; raises BundleError as `check_out` does."""
@@ -102,7 +106,7 @@ def write_bundle(
     names = {str(index): name for index, name in enumerate(manifest.classes)}
     files = {MODEL: model, CLASSES: _to_json(names).encode()}
     if validation is not None:
-        files[VALIDATION] = validation.to_bytes()
+        files[VALIDATION] = validation.to_bytes(crossed)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     config = {"bundle_format": FORMAT, **manifest.to_dict(), "sha256": digests}
     write_folder(out, {**files, CONFIG: _to_json(config).encode(), METRICS: _to_json(metrics).encode()})
@@ -122,8 +126,8 @@ def read_bundle(path: str | Path) -> Bundle:
     files = _read_files(path, values.pop("sha256", None))
     manifest = Manifest.from_dict(values, source=str(path / CONFIG))
     stored = files.get(VALIDATION)
-    validation = Validation.from_bytes(stored, source=path / VALIDATION) if stored is not None else None
-    return Bundle(path, manifest, _read_json(path / METRICS), files[MODEL], validation)
+    known = read_validation(stored, source=path / VALIDATION) if stored is not None else (None, None)
+    return Bundle(path, manifest, _read_json(path / METRICS), files[MODEL], *known)
 
 
 def files_of(config: bytes) -> tuple[str, ...]:

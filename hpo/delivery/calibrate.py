@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
-from hpo.delivery.manifest import Calibration, Scores
+from hpo.delivery.manifest import Calibration, Manifest, Scores
+from hpo.delivery.validation import Logits, Validation
 from hpo.errors import BundleError, UsageError
 from hpo.evaluation.calibration import (
     Abstention,
@@ -12,6 +14,7 @@ from hpo.evaluation.calibration import (
     abstention,
     fit_temperature,
     held_out,
+    likeliest_temperature,
     probabilities,
     reliability,
 )
@@ -19,30 +22,36 @@ from search_spaces import TrialConfig
 
 if TYPE_CHECKING:
     from hpo.delivery.bundle import Bundle
-    from hpo.delivery.validation import Validation
 
 
-def calibration_of(validation: Validation, apart: Probabilities | None = None) -> Calibration:
-    """The temperature that fits these predictions best, and what it does to them.
+ASSUMED = 100
+"""Trials that a single model is taken to be the best of, where its bundle does not say how many there were."""
 
-    `apart`, (n, C), are calibrated probabilities of each image by what was chosen and fitted without it, where more
-    than the temperature was chosen by these predictions.
+
+def calibration_of(validation: Validation, crossed: Logits | None = None) -> Calibration:
+    """The temperature by these predictions, and what it does to them.
+
+    `crossed`, (n, C), are logits of each image by members that were chosen without it, where more than the temperature
+    was chosen by these predictions. The temperature is then fitted on them: on images that its members were chosen by,
+    an ensemble seems better than it is, and its temperature would make it too sure of itself.
     """
     labels, logits = validation
-    temperature = fit_temperature(labels, logits)
+    unseen = logits if crossed is None else crossed
+    temperature = fit_temperature(labels, unseen)
 
     def scores(rows: Probabilities) -> Scores:
         found = reliability(labels, rows)
         return Scores(ece=found.ece, chance_ece=found.chance_ece, brier=found.brier, nll=found.nll)
 
-    cross_validated = held_out(labels, logits) if apart is None else apart
+    apart = held_out(labels, unseen)
     return Calibration(
         temperature=temperature,
         fitted_on="validation",
+        best_fit=likeliest_temperature(labels, unseen),
         n=len(labels),
         before=scores(probabilities(logits)),
         after=scores(probabilities(logits, temperature)),
-        held_out=scores(cross_validated) if cross_validated is not None else None,
+        held_out=scores(apart) if apart is not None else None,
     )
 
 
@@ -56,22 +65,51 @@ def altered_validation(config: TrialConfig) -> str | None:
 def abstention_of(bundle: Bundle, accuracy: float) -> Abstention:
     """Below which calibrated confidence to abstain, so that the answers are right in `accuracy` of the cases.
 
-    Chosen on the bundle's validation predictions, which must prove it with 95 % confidence. Raises BundleError where it
-    holds none on plain images, UsageError for an accuracy that is none or that no threshold is sure to reach.
+    Chosen on the bundle's validation predictions, which must prove it with 95 % confidence. Of an ensemble or a soup
+    each image is taken as members say that were chosen without it; of a single trial the proof allows for the number of
+    trials that it is the best of, `ASSUMED` where the bundle does not know it. Raises BundleError where there are no
+    such predictions on plain images, UsageError for an accuracy that is none or that no threshold is sure to reach.
     """
     if not 0 < accuracy < 1:
         raise UsageError(f"--accuracy is {accuracy}, but must be above 0 and below 1, which no images can prove")
+    validation, compared = _proof(bundle), compared_with(bundle.manifest)
+    rows = probabilities(validation.logits, bundle.manifest.temperature)
+    found = abstention(validation.labels, rows, accuracy, compared=compared)
+    if found is None:
+        of = f" of the best of {compared:,} trials" if compared > 1 else ""
+        raise UsageError(
+            f"--accuracy is {accuracy:g}, but no threshold reaches it with 95 % confidence by the {len(rows):,} "
+            f"validation images{of}: too few, or mistakes among the most confident; ask for less"
+        )
+    return found
+
+
+def compared_with(manifest: Manifest) -> int:
+    """Models that the proof of a threshold must allow for: 1 where the images of the proof have chosen none."""
+    if manifest.stage in ("ensemble", "soup"):
+        return 1
+    return manifest.compared if manifest.compared is not None else max(ASSUMED, manifest.trial + 1)
+
+
+def _proof(bundle: Bundle) -> Validation:
+    """The predictions that a threshold is proved on; BundleError where there are none."""
     manifest = bundle.manifest
     if bundle.validation is None:
         raise BundleError(f"{bundle.path} holds no validation predictions to choose a threshold on; export it again")
     reason = altered_validation(manifest.config)
     if reason and manifest.calibration is None:
         raise BundleError(f"{bundle.path} has nothing to choose a threshold on: {reason}; leave --accuracy out")
-    labels, logits = bundle.validation
-    found = abstention(labels, probabilities(logits, manifest.temperature), accuracy)
-    if found is None:
-        raise UsageError(
-            f"--accuracy is {accuracy:g}, but no threshold reaches it with 95 % confidence by the {len(labels):,} "
-            "validation images: too few, or mistakes among the most confident; ask for less"
+    if manifest.stage not in ("ensemble", "soup"):
+        return bundle.validation
+    if bundle.crossed is None:
+        raise BundleError(
+            f"{bundle.path} holds no predictions of members that were chosen without the image, so no threshold can be "
+            f"proved; join the trials again: `{joining_command(manifest)}`"
         )
-    return found
+    return Validation(bundle.validation.labels, bundle.crossed)
+
+
+def joining_command(manifest: Manifest) -> str:
+    """How the trials of an ensemble or a soup become one bundle again."""
+    words = " --soup --data DATA" if manifest.stage == "soup" else ""
+    return f"hpo ensemble --study {shlex.quote(manifest.study)}{words} --out FOLDER"

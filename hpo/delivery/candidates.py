@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpo.delivery.calibrate import altered_validation
-from hpo.delivery.export import read_best, trial_manifest, validation_of
+from hpo.delivery.export import compared_trials, read_best, trial_manifest, validation_of
 from hpo.delivery.manifest import Manifest
 from hpo.delivery.validation import Validation
 from hpo.errors import BundleError
@@ -82,7 +82,7 @@ def _read(study: Study, spec: StudySpec, store: CheckpointStore, trial: FrozenTr
     """The candidate; BundleError saying why the trial is none."""
     if not store.has(trial.number, "best"):
         raise BundleError("checkpoint not kept; give `hpo run` a larger --keep")
-    manifest = trial_manifest(study.study_name, spec, trial)
+    manifest = trial_manifest(study.study_name, spec, trial, compared=compared_trials(study))
     reason = altered_validation(manifest.config)
     if reason is not None:
         raise BundleError(f"{reason}, so its predictions compare with no other's")

@@ -1,7 +1,8 @@
 """Several trials of one study as one bundle whose probabilities are the weighted mean of theirs.
 
 Each member is calibrated by its own temperature and chosen by `greedy_ensemble` on the validation predictions that the
-search has stored; the ensemble is calibrated once more as a whole.
+search has stored; the ensemble is calibrated once more as a whole, on what each half of these images gives by members
+that the other half has chosen.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from hpo.delivery.selection import (
     ranked,
     weights_of,
 )
-from hpo.delivery.validation import Validation
+from hpo.delivery.validation import Logits, Validation
 from hpo.evaluation.calibration import Probabilities, fit_temperature, log_probabilities, probabilities
 from hpo.evaluation.metrics import report
 
@@ -73,37 +74,39 @@ def choose(candidates: Candidates, rows: Rows | None = None) -> Choice:
     return Choice(temperatures, members, ranked(labels[seen], members[:, seen], metric)[0], picks)
 
 
+def cross_check(candidates: Candidates) -> CrossCheck | None:
+    """The ensemble on images that its members were not chosen by; None for fewer than two images."""
+
+    def by_half(rows: Rows) -> Chosen:
+        chosen = choose(candidates, rows)
+        return Chosen(chosen.members[chosen.best], chosen.mean)
+
+    return cross_checked(candidates.labels, candidates.spec.metric, by_half)
+
+
 def join(candidates: Candidates, choice: Choice, out: Path, *, force: bool = False) -> Joined:
     """Write the ensemble that was chosen to `out`, and measure it beside the best trial alone."""
     labels, metric = candidates.labels, candidates.spec.metric
     validation = Validation(labels, log_probabilities(choice.mean).astype(np.float32))
-
-    def by_half(rows: Rows) -> Chosen:
-        chosen = choose(candidates, rows)
-        logits = log_probabilities(chosen.mean)
-        temperature = fit_temperature(labels[rows], logits[rows])
-        return Chosen(chosen.members[chosen.best], chosen.mean, probabilities(logits, temperature))
-
-    crossed = cross_checked(labels, metric, by_half)
+    checked = cross_check(candidates)
+    crossed = checked.logits if checked else None
     joined = Joined(
         manifest=_manifest(candidates.found, choice, validation, crossed),
         best=candidates.found[choice.best].trial.number,
         validation=compare(labels, choice.members[choice.best], choice.mean, metric),
-        held_out=crossed.comparison if crossed else None,
+        held_out=checked.comparison if checked else None,
     )
-    _write(candidates, choice, joined, validation, out, force=force)
+    _write(candidates, choice, joined, (validation, crossed), out, force=force)
     return joined
 
 
-def _manifest(
-    found: Sequence[Candidate], choice: Choice, validation: Validation, crossed: CrossCheck | None
-) -> Manifest:
+def _manifest(found: Sequence[Candidate], choice: Choice, validation: Validation, crossed: Logits | None) -> Manifest:
     """Of the ensemble; of the one trial that it consists of, where there is only one."""
     base, weights = found[choice.best].manifest, weights_of(choice.picks)
     if len(weights) == 1:
         return base.model_copy(update={"calibration": calibration_of(found[choice.best].validation)})
     members = tuple(_member(found[pick], weight, choice.temperatures[pick]) for pick, weight in weights.items())
-    calibration = calibration_of(validation, crossed.calibrated if crossed else None)
+    calibration = calibration_of(validation, crossed)
     return base.model_copy(update={"stage": "ensemble", "members": members, "calibration": calibration})
 
 
@@ -117,12 +120,19 @@ def _member(candidate: Candidate, weight: float, temperature: float) -> Member:
 
 
 def _write(
-    candidates: Candidates, choice: Choice, joined: Joined, validation: Validation, out: Path, *, force: bool
+    candidates: Candidates,
+    choice: Choice,
+    joined: Joined,
+    known: tuple[Validation, Logits | None],
+    out: Path,
+    *,
+    force: bool,
 ) -> None:
     if not joined.manifest.members:
         trial = candidates.found[choice.best].trial
         export_trial(candidates.study, trial, candidates.store, out, force=force)
         return
     model = pack_members(candidates.weights(candidates.found[pick]) for pick in weights_of(choice.picks))
+    validation, crossed = known
     metrics = joined.metrics(report(*validation, joined.manifest.classes))
-    write_bundle(out, joined.manifest, model, metrics, validation=validation, force=force)
+    write_bundle(out, joined.manifest, model, metrics, validation=validation, crossed=crossed, force=force)

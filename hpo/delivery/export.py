@@ -65,7 +65,7 @@ def export_trial(
     """Write one trial's best checkpoint as a bundle to `out`; returns and raises as `export_best` does."""
     spec = read_spec(study)
     checkpoint = read_best(store, study, trial)
-    manifest = trial_manifest(study.study_name, spec, trial)
+    manifest = trial_manifest(study.study_name, spec, trial, compared=compared_trials(study))
     validation = validation_of(checkpoint)
     if not altered_validation(manifest.config):
         manifest = manifest.model_copy(update={"calibration": calibration_of(validation)})
@@ -107,8 +107,20 @@ def validation_of(checkpoint: Checkpoint) -> Validation:
     return Validation(_array(checkpoint, "labels.npy"), _array(checkpoint, "logits.npy"))
 
 
-def trial_manifest(study: str, spec: StudySpec, trial: FrozenTrial) -> Manifest:
-    """What is known of a complete trial, not yet calibrated; BundleError where it recorded too little."""
+def compared_trials(study: Study) -> int:
+    """How many trials have a value on the validation part: those that the best one was found among.
+
+    Pruned and unfinished ones count, since what they reported has decided against them. The epochs of a trial do not:
+    they are of one network, and much alike.
+    """
+    return sum(trial.value is not None or bool(trial.intermediate_values) for trial in study.get_trials(deepcopy=False))
+
+
+def trial_manifest(study: str, spec: StudySpec, trial: FrozenTrial, *, compared: int | None = None) -> Manifest:
+    """What is known of a complete trial, not yet calibrated; BundleError where it recorded too little.
+
+    `compared` is the number of trials that it was chosen among.
+    """
     source = f"trial {trial.number} of study {study!r}"
     known = _Recorded(trial.user_attrs, source)
     facts = _Recorded(known["facts"], source)
@@ -125,6 +137,7 @@ def trial_manifest(study: str, spec: StudySpec, trial: FrozenTrial) -> Manifest:
         "preprocessing": Preprocessing.model_validate(preprocessing),
         "epochs": known["best_epoch"],
         "best_epoch": known["best_epoch"],
+        "compared": compared,
         "curve": [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)],
         "seed": known["seed"],
         "data": origin_of(spec),

@@ -11,8 +11,9 @@ from hpo.data import DataOrigin
 from hpo.errors import BundleError
 from search_spaces import TrialConfig
 
-FORMAT = 2
-"""Version of the bundle's layout; a reader takes its own and older ones. 2 adds calibration, validation and members."""
+FORMAT = 3
+"""Version of the bundle's layout; a reader takes its own and older ones. 2 adds calibration, validation and members;
+3 how many trials were compared, the temperature of best fit, and what members chosen without an image say of it."""
 
 RESIZE_RULE = "upright by EXIF; centre square; antialiased bicubic; over white where transparent"
 """What `hpo.data.decode` does to an image."""
@@ -57,11 +58,14 @@ class Calibration(_Section):
     temperature: float = Field(gt=0)
     fitted_on: Literal["validation", "trial"]
     """`trial`: on the predictions of the trial whose configuration these weights were trained with once more."""
+    best_fit: float | None = Field(None, gt=0)
+    """The temperature of least NLL on these images, which `temperature` was drawn from towards 1; None in bundles from
+    before format 3, whose temperature is that of least NLL itself."""
     n: int = Field(ge=1)
     """Images that it was fitted on."""
     before: Scores
     after: Scores
-    """On the images that it was fitted on, so it flatters a little."""
+    """On the images that it was fitted on, so a little better than on others."""
     held_out: Scores | None = None
     """Cross-validated: each image under a temperature fitted without it, of an ensemble or soup also by members chosen
     without it; None where there are too few images."""
@@ -98,6 +102,9 @@ class Manifest(_Section):
     """Epochs that these weights were trained for."""
     best_epoch: int = Field(ge=1)
     """The epoch of the trial that validation liked best."""
+    compared: int | None = Field(None, ge=1)
+    """Trials of the study with a value on the validation part when this one was chosen among them; None in bundles from
+    before format 3."""
     curve: tuple[float, ...] = ()
     """The metric of each epoch of the trial: what a plateau schedule follows when there is nothing to validate on."""
     seed: int

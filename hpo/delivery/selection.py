@@ -48,17 +48,20 @@ class Chosen(NamedTuple):
     best: Probabilities
     """Of the model that is best alone."""
     joined: Probabilities
-    """Of the joint one, as it was chosen."""
-    calibrated: Probabilities
-    """Of the joint one, under the temperature that fits the same images."""
+    """Of the joint one, not calibrated as a whole."""
 
 
 class CrossCheck(NamedTuple):
     """A choice, measured on images that it was not made on."""
 
     comparison: Comparison
-    calibrated: Probabilities
-    """(n, C) of the joint model: each image by members and under a temperature that were chosen without it."""
+    joined: Probabilities
+    """(n, C) of the joint model: each image by members that were chosen without it."""
+
+    @property
+    def logits(self) -> npt.NDArray[np.float32]:
+        """(n, C): the logarithms of `joined`, as a bundle carries them."""
+        return log_probabilities(self.joined).astype(np.float32)
 
 
 def merit(labels: Labels, probabilities: Probabilities, metric: str) -> Merit:
@@ -143,4 +146,4 @@ def cross_checked(labels: Labels, metric: str, choose: Callable[[Rows], Chosen])
         return None
     by_first, by_second = choose(first), choose(second)
     found = Chosen(*(np.where(second[:, None], *pair) for pair in zip(by_first, by_second, strict=True)))
-    return CrossCheck(compare(labels, found.best, found.joined, metric), found.calibrated)
+    return CrossCheck(compare(labels, found.best, found.joined, metric), found.joined)

@@ -24,10 +24,10 @@ from hpo.delivery.export import export_trial
 from hpo.delivery.joined import Joined
 from hpo.delivery.manifest import Manifest
 from hpo.delivery.model import Logits
-from hpo.delivery.selection import Chosen, CrossCheck, Merit, Rows, compare, cross_checked, greedy_soup, merit, ranked
+from hpo.delivery.selection import Chosen, Merit, Rows, compare, cross_checked, greedy_soup, merit, ranked
 from hpo.delivery.validation import Validation
 from hpo.errors import BundleError
-from hpo.evaluation.calibration import Probabilities, fit_temperature, probabilities
+from hpo.evaluation.calibration import Probabilities, probabilities
 from hpo.evaluation.metrics import report
 
 SHAPING = ("backbone", "normalisation", "head_layers", "head_units", "head_activation")
@@ -76,24 +76,23 @@ def serve(kitchen: Kitchen, best: int, chosen: Ingredients, out: Path, *, force:
 
     def by_half(rows: Rows) -> Chosen:
         alone, together = kitchen.choose(rows)
-        logits = kitchen.logits(together)
-        temperature = fit_temperature(labels[rows], logits[rows])
-        return Chosen(kitchen.probabilities((alone,)), probabilities(logits), probabilities(logits, temperature))
+        return Chosen(kitchen.probabilities((alone,)), kitchen.probabilities(together))
 
     validation = Validation(labels, kitchen.logits(chosen))
-    crossed = cross_checked(labels, metric, by_half)
+    checked = cross_checked(labels, metric, by_half)
+    crossed = checked.logits if checked else None
     joined = Joined(
         manifest=_manifest(candidates.found, best, chosen, validation, crossed),
         best=candidates.found[best].trial.number,
         validation=compare(labels, kitchen.probabilities((best,)), kitchen.probabilities(chosen), metric),
-        held_out=crossed.comparison if crossed else None,
+        held_out=checked.comparison if checked else None,
     )
     if len(chosen) == 1:
         export_trial(candidates.study, candidates.found[best].trial, candidates.store, out, force=force)
     else:
         metrics = joined.metrics(report(*validation, joined.manifest.classes))
         model = kitchen.averages.weights(chosen)
-        write_bundle(out, joined.manifest, model, metrics, validation=validation, force=force)
+        write_bundle(out, joined.manifest, model, metrics, validation=validation, crossed=crossed, force=force)
     return joined
 
 
@@ -137,13 +136,13 @@ class Kitchen:
 
 
 def _manifest(
-    found: Sequence[Candidate], best: int, chosen: Ingredients, validation: Validation, crossed: CrossCheck | None
+    found: Sequence[Candidate], best: int, chosen: Ingredients, validation: Validation, crossed: Logits | None
 ) -> Manifest:
     """Of the soup; of the one trial that it consists of, where there is only one."""
     base = found[best].manifest
     if len(chosen) == 1:
         return base.model_copy(update={"calibration": calibration_of(validation)})
-    calibration = calibration_of(validation, crossed.calibrated if crossed else None)
+    calibration = calibration_of(validation, crossed)
     ingredients = tuple(found[ingredient].trial.number for ingredient in chosen)
     return base.model_copy(update={"stage": "soup", "ingredients": ingredients, "calibration": calibration})
 

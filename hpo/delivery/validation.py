@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from hpo.errors import BundleError
 
+Logits = npt.NDArray[np.float32]
+
 
 class Validation(NamedTuple):
     """Predictions on the validation part, in its order."""
@@ -21,21 +23,28 @@ class Validation(NamedTuple):
     logits: npt.NDArray[np.float32]
     """(n, C) float32, before calibration."""
 
-    def to_bytes(self) -> bytes:
-        """As an .npz; the same arrays give the same bytes."""
+    def to_bytes(self, crossed: Logits | None = None) -> bytes:
+        """As an .npz, with `crossed` of `Bundle.crossed` where there is one; the same arrays give the same bytes."""
         buffer = io.BytesIO()
-        np.savez(buffer, labels=self.labels.astype(np.int64), logits=self.logits.astype(np.float32))
+        labels, logits = self.labels.astype(np.int64), self.logits.astype(np.float32)
+        if crossed is None:
+            np.savez(buffer, labels=labels, logits=logits)
+        else:
+            np.savez(buffer, labels=labels, logits=logits, crossed=crossed.astype(np.float32))
         return buffer.getvalue()
 
-    @classmethod
-    def from_bytes(cls, content: bytes, *, source: Path) -> Validation:
-        """What `to_bytes` gave; BundleError naming `source` for anything else."""
-        try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                found = cls(arrays["labels"], arrays["logits"])
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise BundleError(f"{source} holds no predictions ({error}); export the bundle again") from None
-        if found.labels.shape != found.logits.shape[:1] or found.logits.ndim != 2:
-            shapes = f"labels {found.labels.shape}, logits {found.logits.shape}"
-            raise BundleError(f"{source} has {shapes}, but must have (n,) and (n, C); export the bundle again")
-        return found
+
+def read_validation(content: bytes, *, source: Path) -> tuple[Validation, Logits | None]:
+    """What `to_bytes` was given; BundleError naming `source` for anything else."""
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            found = Validation(arrays["labels"], arrays["logits"])
+            crossed = arrays.get("crossed")
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{source} holds no predictions ({error}); export the bundle again") from None
+    if found.labels.shape != found.logits.shape[:1] or found.logits.ndim != 2:
+        shapes = f"labels {found.labels.shape}, logits {found.logits.shape}"
+        raise BundleError(f"{source} has {shapes}, but must have (n,) and (n, C); export the bundle again")
+    if crossed is not None and crossed.shape != found.logits.shape:
+        raise BundleError(f"{source} has logits {found.logits.shape} and crossed {crossed.shape}; export it again")
+    return found, crossed

@@ -22,7 +22,7 @@ from hpo.delivery.bundle import (
     write_bundle,
 )
 from hpo.delivery.manifest import FORMAT, Manifest
-from hpo.delivery.validation import Validation
+from hpo.delivery.validation import Validation, read_validation
 from hpo.errors import BundleError
 
 from .conftest import CLASSES, SIZE, write_format_1
@@ -73,7 +73,7 @@ def test_predictions_that_are_none_are_named(tmp_path):
     np.savez(buffer, labels=np.zeros(3, np.int64), logits=np.zeros((2, 3), np.float32))
     for content in (b"PK", b"", buffer.getvalue()):
         with pytest.raises(BundleError, match="export the bundle again"):
-            Validation.from_bytes(content, source=tmp_path / VALIDATION)
+            read_validation(content, source=tmp_path / VALIDATION)
 
 
 def test_a_bundle_of_format_1_is_read_and_answers_uncalibrated(tmp_path, manifest, weights):

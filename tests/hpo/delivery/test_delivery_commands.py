@@ -88,7 +88,8 @@ def test_predict_prints_json_and_names_the_unreadable_on_stderr(run, bundle, tmp
 
 def test_predict_says_what_the_threshold_is_worth_and_how_many_abstain(run, manifest, weights, images, tmp_path):
     validation = Validation(np.array([0, 1, 2, 2] * 20), 9 * np.eye(3, dtype=np.float32)[[0, 1, 2, 0] * 20])
-    write_bundle(tmp_path / "known", manifest, weights, {}, validation=validation)
+    alone = manifest.model_copy(update={"compared": 1})
+    write_bundle(tmp_path / "known", alone, weights, {}, validation=validation)
     out = tmp_path / "predictions.csv"
     said = run("predict", tmp_path / "known", images, "--accuracy", "0.6", "--tta", "flips", "--out", out)
     assert said.exit_code == 0, said.output

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,13 +10,21 @@ import pytest
 import hpo
 from hpo.cli.delivery_text import calibration_line, joined_lines
 from hpo.delivery.bundle import read_bundle
-from hpo.delivery.candidates import candidates
-from hpo.delivery.ensemble import choose, ensemble, join
+from hpo.delivery.candidates import Candidates, candidates
+from hpo.delivery.ensemble import choose, cross_check, ensemble, join
 from hpo.delivery.evaluate import evaluate
 from hpo.delivery.predict import predict
-from hpo.delivery.selection import halves
+from hpo.delivery.selection import halves, mean_of
+from hpo.delivery.validation import Validation
 from hpo.errors import BundleError
-from hpo.evaluation.calibration import fit_temperature, held_out, log_probabilities, probabilities, reliability
+from hpo.evaluation.calibration import (
+    abstention,
+    fit_temperature,
+    held_out,
+    log_probabilities,
+    probabilities,
+    reliability,
+)
 
 from .conftest import CLASSES, CONFIG, SIZE, add_trial, keep
 
@@ -136,16 +145,48 @@ def test_out_is_checked_before_anything_is_chosen(study, store, tmp_path):
         ensemble(candidates(study, store, 10), tmp_path / "mine", force=True)
 
 
-def test_held_out_calibration_is_of_members_chosen_without_the_image(study, store, tmp_path):
+def test_an_ensemble_is_calibrated_by_members_chosen_without_the_image(study, store, tmp_path):
     found = candidates(study, store, 10)
     choice = replace(choose(found), picks=(1, 0, 1, 2))
-    told = join(found, choice, tmp_path / "joined").manifest.calibration.held_out
+    told = join(found, choice, tmp_path / "joined").manifest.calibration
     labels = found.labels
-    expected = np.empty((len(labels), len(CLASSES)))
+    unseen = np.empty((len(labels), len(CLASSES)))
     for rows in halves(labels):
-        logits = log_probabilities(choose(found, rows).mean)
-        temperature = fit_temperature(labels[rows], logits[rows])
-        expected[~rows] = probabilities(logits[~rows], temperature)
-    assert told.nll == pytest.approx(reliability(labels, expected).nll)
-    chosen_with_it = held_out(*read_bundle(tmp_path / "joined").validation)
-    assert told.nll != pytest.approx(reliability(labels, chosen_with_it).nll)
+        unseen[~rows] = choose(found, rows).mean[~rows]
+    written = read_bundle(tmp_path / "joined")
+    assert written.crossed == pytest.approx(log_probabilities(unseen), rel=1e-5)
+    assert told.temperature == fit_temperature(labels, written.crossed)
+    assert told.held_out.nll == pytest.approx(reliability(labels, held_out(labels, written.crossed)).nll)
+    chosen_with_it = held_out(*written.validation)
+    assert told.held_out.nll != pytest.approx(reliability(labels, chosen_with_it).nll)
+
+
+def test_an_ensemble_answers_new_images_as_rightly_as_was_asked():
+    """Its threshold is proved by members chosen without the image; by what it was chosen on, a third fall short."""
+    short, unaware, n = 0, 0, 200
+    for seed in range(24):
+        generator = np.random.default_rng(seed)
+        labels = generator.integers(0, 4, n + 3_000)
+        noise = generator.standard_normal((len(labels), 4)) + generator.standard_normal((30, len(labels), 4))
+        logits = (3 * (3 * np.eye(4)[labels] + 0.95 * noise)).astype(np.float32)
+        hits = (logits[:, :n].argmax(axis=2) == labels[:n]).sum(axis=1)
+        best = logits[np.argsort(-hits, kind="stable")[:6]]
+        found = known(labels[:n], best[:, :n])
+        choice, crossed = choose(found), cross_check(found).logits
+        members = np.stack([probabilities(*pair) for pair in zip(best[:, n:], choice.temperatures, strict=True)])
+        new = log_probabilities(mean_of(members, choice.picks))
+        for rows, chosen_by in ((crossed, "others"), (log_probabilities(choice.mean), "itself")):
+            temperature = fit_temperature(labels[:n], rows)
+            threshold = abstention(labels[:n], probabilities(rows, temperature), 0.95)
+            answers = probabilities(new, temperature)
+            sure = answers.max(axis=1) >= threshold.threshold if threshold else np.zeros(len(new), dtype=bool)
+            fails = bool(sure.any() and (answers.argmax(axis=1) == labels[n:])[sure].mean() < 0.95)
+            short, unaware = short + (fails and chosen_by == "others"), unaware + (fails and chosen_by == "itself")
+    assert short <= 2
+    assert unaware > 4
+
+
+def known(labels, logits):
+    """Candidates with these predictions (k, n, C), as far as choosing needs them."""
+    found = tuple(SimpleNamespace(validation=Validation(labels, one)) for one in logits)
+    return Candidates(None, SimpleNamespace(metric="accuracy"), None, found, ())

@@ -115,7 +115,9 @@ def test_a_bundle_is_calibrated_on_the_predictions_that_it_carries(study, store,
     assert calibration == calibration_of(found.validation)
     assert (calibration.n, calibration.fitted_on, calibration.held_out) == (4, "validation", None)
     assert calibration.before.nll == pytest.approx(report(LABELS, LOGITS, CLASSES).loss)
-    assert calibration.after.nll < calibration.before.nll
+    assert (calibration.temperature, calibration.after) == (1, calibration.before), "four images show nothing"
+    assert calibration.best_fit < 0.6
+    assert found.manifest.compared == 3, "trials with a value; the pruned one reported none"
 
 
 def test_predictions_on_augmented_images_calibrate_nothing(study, store, weights, tmp_path):

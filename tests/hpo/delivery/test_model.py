@@ -9,7 +9,9 @@ import hpo
 from hpo.delivery.bundle import write_bundle
 from hpo.delivery.calibrate import calibration_of
 from hpo.delivery.validation import Validation
-from hpo.errors import DataError, UsageError
+from hpo.errors import BundleError, DataError, UsageError
+from hpo.evaluation.calibration import abstention, probabilities
+from hpo.evaluation.metrics import wilson
 from hpo.training.model import build_model
 
 from .conftest import CLASSES, CONFIG, SIZE
@@ -92,12 +94,13 @@ def test_one_image_where_several_are_meant_is_told(model, pixels):
 @pytest.fixture
 def known(tmp_path, manifest, weights):
     """A bundle with validation predictions: 0.9 is always right, 0.6 half of the time."""
-    probabilities = np.array([[0.9, 0.05, 0.05]] * 60 + [[0.6, 0.2, 0.2]] * 60)
+    rows = np.array([[0.9, 0.05, 0.05]] * 60 + [[0.6, 0.2, 0.2]] * 60)
     labels = np.array([0] * 60 + [0, 0, 1, 2] * 15)
-    validation = Validation(labels, np.log(probabilities).astype(np.float32))
-    calibration = calibration_of(validation)
+    validation = Validation(labels, np.log(rows).astype(np.float32))
+    calibration = calibration_of(validation).model_copy(update={"temperature": 0.95})
     path = tmp_path / "known"
-    write_bundle(path, manifest.model_copy(update={"calibration": calibration}), weights, {}, validation=validation)
+    alone = manifest.model_copy(update={"calibration": calibration, "compared": 1})
+    write_bundle(path, alone, weights, {}, validation=validation)
     return hpo.load(path, device="cpu")
 
 
@@ -121,6 +124,37 @@ def test_the_threshold_is_where_validation_proves_the_accuracy(known, pixels):
         assert one.abstained == (one.probability < sure.threshold)
         assert one.label in CLASSES, "the guess is there for whoever wants it"
     assert not any(one.abstained for one in known.predict(pixels))
+
+
+def test_the_best_of_many_trials_must_prove_more(tmp_path, manifest, weights, known):
+    """Each of them might be the lucky one. A bundle that does not know their number is taken for the best of 100."""
+    validation = known.bundle.validation
+
+    def at_least(name, **changes):
+        write_bundle(tmp_path / name, manifest.model_copy(update=changes), weights, {}, validation=validation)
+        found = hpo.load(tmp_path / name, device="cpu").abstention(0.5)
+        return found.at_least, found.compared
+
+    bounds = [at_least(str(count), compared=count) for count in (1, 2, 20, 100, 500)]
+    assert [count for _, count in bounds] == [1, 2, 20, 100, 500]
+    assert bounds == sorted(bounds, reverse=True)
+    assert bounds[0] == (pytest.approx(wilson(90, 120, 0.9)[0]), 1)
+    assert at_least("unknown") == bounds[3]
+    assert at_least("late", trial=499) == bounds[4], "it is trial 499 of its study, so there were 500 at least"
+
+
+def test_an_ensemble_proves_by_members_chosen_without_the_image(tmp_path, manifest, weights, known):
+    """What its members say of images that they were chosen by seems better than it is."""
+    soup = manifest.model_copy(update={"stage": "soup", "ingredients": (1, 2), "compared": 20})
+    validation = known.bundle.validation
+    write_bundle(tmp_path / "old", soup, weights, {}, validation=validation)
+    with pytest.raises(BundleError, match=r"chosen without the image.*`hpo ensemble --study colours --soup --data"):
+        hpo.load(tmp_path / "old", device="cpu").abstention(0.5)
+    worse = np.roll(validation.logits, 1, axis=0)
+    write_bundle(tmp_path / "new", soup, weights, {}, validation=validation, crossed=worse)
+    model = hpo.load(tmp_path / "new", device="cpu")
+    assert np.array_equal(model.bundle.crossed, worse)
+    assert model.abstention(0.5) == abstention(validation.labels, probabilities(worse), 0.5)
 
 
 @pytest.mark.parametrize("accuracy", [0.0, 1.0, 1.5, -1.0])

@@ -1,0 +1,120 @@
+"""How often the answers of `predict --accuracy` fall short of what was asked, where a selection came before.
+
+    python -m benchmarks.abstention [--repeats 150] [--quick]
+
+Classifiers of equal quality are drawn as logits: the true class plus noise that they share and noise of their own. The
+best of them on n validation images, and the ensemble of the best ten, get their temperature and threshold from these
+images by hpo's own functions; how right the answers are is counted on 8,000 images that nothing has seen. Promised is
+that at most 5 % of such bundles fall short. Prints markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hpo.delivery.candidates import Candidates
+from hpo.delivery.ensemble import choose, cross_check
+from hpo.delivery.selection import mean_of
+from hpo.delivery.validation import Validation
+from hpo.evaluation.calibration import abstention, fit_temperature, log_probabilities, probabilities
+
+CLASSES, NEW, JOINED = 4, 8_000, 10
+SETTINGS = ((300, 10, 0.95), (300, 20, 0.97), (300, 100, 0.97), (1_700, 20, 0.97))
+"""Validation images, trials, accuracy asked for."""
+
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class Tally:
+    """What became of the repeats of one way of proving."""
+
+    answering: int = 0
+    """Repeats with a threshold."""
+    short: int = 0
+    covered: list[float] = field(default_factory=list)
+    """Share of the new images that is answered."""
+
+    def add(self, threshold: float | None, rows: Array, labels: Array, accuracy: float) -> None:
+        """Count what `rows` (n, C), calibrated, answer on new images from `threshold` on."""
+        sure = rows.max(axis=1) >= threshold if threshold is not None else np.zeros(len(rows), dtype=np.bool_)
+        self.answering += threshold is not None
+        self.covered.append(float(sure.mean()))
+        self.short += bool(sure.any() and (rows.argmax(axis=1) == labels)[sure].mean() < accuracy)
+
+
+def main() -> None:
+    """Simulate every setting and print a row for each way of proving."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=150)
+    parser.add_argument("--quick", action="store_true", help="without the ensembles, which take most of the time")
+    options = parser.parse_args()
+    print("| images | trials | asked | model | proved by | falls short | has a threshold | answers |")
+    print("|---:|---:|---:|---|---|---:|---:|---:|")
+    for n, count, accuracy in SETTINGS:
+        tallies: defaultdict[tuple[str, str], Tally] = defaultdict(Tally)
+        for seed in range(options.repeats):
+            for key, *result in outcomes(seed, n, count, accuracy, joined=not options.quick):
+                tallies[key].add(*result, accuracy)
+        for (model, proof), found in tallies.items():
+            shares = (found.short / options.repeats, found.answering / options.repeats, np.mean(found.covered))
+            told = " | ".join(f"{100 * share:.1f} %" for share in shares)
+            print(f"| {n:,} | {count} | {accuracy:g} | {model} | {proof} | {told} |", flush=True)
+
+
+def outcomes(seed: int, n: int, count: int, accuracy: float, *, joined: bool) -> Iterator[tuple[Any, ...]]:
+    """For each model and way of proving: its name, the threshold, its rows of the new images and their labels."""
+    labels, logits = drawn(np.random.default_rng(seed), count, n + NEW)
+    hits = (logits[:, :n].argmax(axis=2) == labels[:n]).sum(axis=1)
+    order = np.argsort(-hits, kind="stable")
+    best = logits[order[0]]
+    temperature = fit_temperature(labels[:n], best[:n])
+    rows = probabilities(best, temperature)
+    for proof, compared in (("itself, as if alone", 1), ("itself, best of all trials", count)):
+        found = abstention(labels[:n], rows[:n], accuracy, compared=compared)
+        yield ("best trial", proof), found and found.threshold, rows[n:], labels[n:]
+    if not joined:
+        return
+    members = logits[order[:JOINED]]
+    candidates = known(labels[:n], members[:, :n])
+    choice, checked = choose(candidates), cross_check(candidates)
+    assert checked is not None
+    mean = mean_of(
+        np.stack([probabilities(one[n:], t) for one, t in zip(members, choice.temperatures, strict=True)]),
+        choice.picks,
+    )
+    for proof, seen in (
+        ("what chose its members", log_probabilities(choice.mean)),
+        ("members chosen without the image", checked.logits),
+    ):
+        temperature = fit_temperature(labels[:n], seen)
+        found = abstention(labels[:n], probabilities(seen, temperature), accuracy)
+        rows = probabilities(log_probabilities(mean), temperature)
+        yield ("ensemble", proof), found and found.threshold, rows, labels[n:]
+
+
+def drawn(generator: np.random.Generator, count: int, n: int) -> tuple[Array, Array]:
+    """Labels (n,) and logits (count, n, C); an accuracy of about 0.89 each, half of the noise shared."""
+    labels = generator.integers(0, CLASSES, n)
+    noise = generator.standard_normal((n, CLASSES)) + generator.standard_normal((count, n, CLASSES))
+    return labels, (3 * (3 * np.eye(CLASSES)[labels] + 0.95 * noise)).astype(np.float32)
+
+
+def known(labels: Array, logits: Array) -> Candidates:
+    """Candidates with these predictions (k, n, C): what choosing an ensemble needs of a study."""
+    found: Any = tuple(SimpleNamespace(validation=Validation(labels, one)) for one in logits)
+    nothing: Any = None
+    spec: Any = SimpleNamespace(metric="accuracy")
+    return Candidates(nothing, spec, nothing, found, ())
+
+
+if __name__ == "__main__":
+    main()
