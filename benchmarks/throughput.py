@@ -74,6 +74,7 @@ def main() -> None:
                 config = TrialConfig(
                     backbone="mobilenetv2_035", weights=str(options.weights), image_size=96, batch_size=64,
                     epochs=ROUNDS + 1, unfreeze_depth=depth, augmentation=augmentation, label_smoothing=0.1,
+                    symmetry="dihedral",
                 )  # fmt: skip
                 compare(config, part, classes, Path(folder))
 

@@ -5,25 +5,28 @@ Knows no database, no optuna and no torch.
 
 from search_spaces.conditions import parameter_name
 from search_spaces.config import (
+    BEFORE,
     Activation,
     AugmentationFamily,
     ClassWeights,
     Loss,
     Normalisation,
     Precision,
+    Symmetry,
     TrialConfig,
 )
 from search_spaces.dimensions import Choice, Dimension, Float, Int, Trial, dimension_from_dict
 from search_spaces.errors import SpaceError
 from search_spaces.explain import Row, describe, rows
 from search_spaces.fields import parse_value
-from search_spaces.loader import catalog, load_space
+from search_spaces.loader import catalog, earlier_edition, load_space
 from search_spaces.phased import check_given
 from search_spaces.phases import Optimiser, Phase, Schedule, Unfreezing
 from search_spaces.roster import RUN, Entry, Roster, Space, read_space, trial_seed, with_weights
 from search_spaces.space import SearchSpace
 
 __all__ = [
+    "BEFORE",
     "RUN",
     "Activation",
     "AugmentationFamily",
@@ -44,6 +47,7 @@ __all__ = [
     "SearchSpace",
     "Space",
     "SpaceError",
+    "Symmetry",
     "Trial",
     "TrialConfig",
     "Unfreezing",
@@ -51,6 +55,7 @@ __all__ = [
     "check_given",
     "describe",
     "dimension_from_dict",
+    "earlier_edition",
     "load_space",
     "parameter_name",
     "parse_value",

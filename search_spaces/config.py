@@ -8,6 +8,7 @@ Values enter through `TrialConfig(...)` or `TrialConfig.from_dict(...)` and are 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
@@ -18,9 +19,13 @@ from search_spaces.phases import Optimiser, Phase, Schedule, Unfreezing, folded,
 Loss = Literal["cross-entropy", "focal", "balanced-softmax"]
 ClassWeights = Literal["none", "inverse", "effective"]
 AugmentationFamily = Literal["none", "flips", "geometric", "colour", "geometric-colour", "randaugment", "corruption"]
+Symmetry = Literal["none", "mirror", "dihedral"]
 Normalisation = Literal["native", "frozen-batch", "group", "layer"]
 Activation = Literal["relu", "gelu", "silu"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+BEFORE: Mapping[str, Any] = MappingProxyType({"symmetry": "dihedral"})
+"""What runs did before a field was there to say it: the value of the field in forms that were stored without it."""
 
 
 class TrialConfig(BaseModel):
@@ -84,6 +89,10 @@ class TrialConfig(BaseModel):
         "none", description="inverse frequency, or effective number of samples (Cui et al. 2019)"
     )
     balanced_sampling: bool = Field(False, description="draw every class equally often")
+    symmetry: Symmetry = Field(
+        "none",
+        description="what labels survive: no mirror image, left-right mirroring, or all flips and quarter turns",
+    )
     augmentation: AugmentationFamily = Field("geometric", description="family of image transformations")
     augmentation_strength: float = Field(0.5, ge=0, le=1, description="0 is none, 1 the strongest of the family")
     randaugment_operations: int = Field(2, ge=1, le=8, description="operations per image of `randaugment`")
@@ -124,6 +133,11 @@ class TrialConfig(BaseModel):
             raise ValueError("augmix_consistency needs augmix > 0: it compares an image with its AugMix views")
         if self.augmix_consistency and (self.mixup or self.cutmix):
             raise ValueError("augmix_consistency excludes mixup and cutmix: mixed images have no views to compare")
+        if self.augmentation == "flips" and self.augmentation_strength and self.symmetry == "none":
+            raise ValueError(
+                "augmentation flips would do nothing under symmetry none: give symmetry mirror or dihedral where "
+                "labels survive it, or another family"
+            )
         if self.loss == "balanced-softmax" and (self.balanced_sampling or self.class_weights != "none"):
             raise ValueError("loss balanced-softmax excludes balanced_sampling and class_weights: each mends the same")
         if self.normalisation == "frozen-batch" and not self.pretrained:
@@ -145,6 +159,11 @@ class TrialConfig(BaseModel):
             return cls.model_validate(dict(values))
         except ValidationError as error:
             raise SpaceError(_first_rule(error), source=source) from None
+
+    @classmethod
+    def from_stored(cls, values: Mapping[str, Any], *, source: str | None = None) -> TrialConfig:
+        """What `to_dict` gave, now or in an earlier version: a field that was not there means what was done then."""
+        return cls.from_dict({**BEFORE, **values}, source=source)
 
     def phase_configs(self) -> tuple[TrialConfig, ...]:
         """The run as one configuration per phase, in order: the phase's values in place, its epochs, no phases."""

@@ -49,6 +49,12 @@ def load_space(name_or_path: str | Path) -> SearchSpace:
     return _load(_find(str(name_or_path), Path()), ())
 
 
+def earlier_edition(name: str) -> SearchSpace | None:
+    """The shipped space of that name as it was before it changed, for studies made then; None where it never did."""
+    path = _CATALOG / "earlier" / f"{name}.yaml"
+    return _load(path, ()) if path.is_file() else None
+
+
 def _shipped() -> list[str]:
     return sorted(path.stem for path in _CATALOG.glob("*.yaml"))
 

@@ -18,7 +18,7 @@ from search_spaces.config import TrialConfig
 from search_spaces.dimensions import Trial
 from search_spaces.errors import SpaceError
 from search_spaces.fields import Scalar
-from search_spaces.space import SearchSpace
+from search_spaces.space import SearchSpace, without_matters_of_course
 
 RUN = "run"
 """The optuna parameter that names an entry."""
@@ -64,10 +64,7 @@ class Roster:
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of what decides the runs; the name and the path of the weights do not."""
-        entries = [
-            {**self._to_dict(entry), "config": {**entry.config.to_dict(), "weights": entry.config.weights is not None}}
-            for entry in self.entries
-        ]
+        entries = [{**self._to_dict(entry), "config": _deciding(entry.config)} for entry in self.entries]
         return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
     def suggest(self, trial: Trial) -> TrialConfig:
@@ -110,12 +107,17 @@ class Roster:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Roster:
         """The roster that `to_dict` gave."""
-        entries = (Entry(e["name"], TrialConfig.from_dict(e["config"]), e["seed"]) for e in values["entries"])
+        entries = (Entry(e["name"], TrialConfig.from_stored(e["config"]), e["seed"]) for e in values["entries"])
         return cls(values["name"], values["summary"], tuple(entries))
 
     @staticmethod
     def _to_dict(entry: Entry) -> dict[str, Any]:
         return {"name": entry.name, "config": entry.config.to_dict(), "seed": entry.seed}
+
+
+def _deciding(config: TrialConfig) -> dict[str, Any]:
+    """The values that decide a run, without the path of its weights."""
+    return {**without_matters_of_course(config.to_dict()), "weights": config.weights is not None}
 
 
 Space: TypeAlias = SearchSpace | Roster

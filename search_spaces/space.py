@@ -11,11 +11,11 @@ from typing import Any
 
 from search_spaces import conditions
 from search_spaces.conditions import Dimensions, Values, existing, parameter_name, settled, variant_key
-from search_spaces.config import TrialConfig
+from search_spaces.config import BEFORE, TrialConfig
 from search_spaces.corners import check_corners, filled, highest
 from search_spaces.dimensions import Dimension, Trial, dimension_from_dict
 from search_spaces.errors import SpaceError, within
-from search_spaces.fields import Scalar, canonical, in_order, known, one_of
+from search_spaces.fields import Scalar, canonical, default, in_order, known, one_of
 from search_spaces.phased import phase_numbers, with_sum, without_sum
 from search_spaces.points import checked, contradicted, distinct, moved, parameters
 from search_spaces.reach import reach
@@ -25,7 +25,8 @@ from search_spaces.reach import reach
 class SearchSpace:
     """Fixed values, open dimensions and known-good points over the fields of TrialConfig and of its phases.
 
-    A field that is neither fixed nor open has TrialConfig's default, one of a phase what the run has. The parts are
+    A field that is neither fixed nor open has TrialConfig's default, one of a phase what the run has. `symmetry` is
+    always fixed: it says what is true of the images, which no search can find out. The parts are
     checked and brought into one form: values typed, dimensions parents first, conditions on fixed fields decided,
     points without what they restate, epochs that follow from the phases fixed.
     Raises SpaceError, whose message begins with the key.
@@ -42,7 +43,7 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         fitted = {name: _fitted(name, variants) for name, variants in self.dimensions.items()}
-        fixed = with_sum(fixed_values(self.fixed), fitted)
+        fixed = with_sum(_with_symmetry(fixed_values(self.fixed), fitted), fitted)
         dimensions = _checked(fitted, fixed)
         points = [checked(p, f"points[{i}]", dimensions, fixed) for i, p in enumerate(self.points)]
         check_corners(dimensions, fixed, points)
@@ -67,10 +68,12 @@ class SearchSpace:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of what decides which trials the space can give.
 
-        Name, summary and points do not; nor does the path of the weights, which may differ from host to host.
+        Name, summary and points do not; nor does the path of the weights, which may differ from host to host, nor a
+        value that was a matter of course before its field was there: earlier studies keep their fingerprint.
         """
         parts = self.to_dict()
         parts["fixed"].pop("weights", None)
+        parts["fixed"] = without_matters_of_course(parts["fixed"])
         content = json.dumps({key: parts[key] for key in ("fixed", "dimensions")}, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -151,9 +154,25 @@ class SearchSpace:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SearchSpace:
-        """The space that `to_dict` gave."""
+        """The space that `to_dict` gave, now or in an earlier version, when every space had the values in BEFORE."""
         dimensions = dimensions_from_dict(values["dimensions"])
-        return cls(**{**values, "dimensions": dimensions, "points": tuple(values["points"])})
+        fixed = {**BEFORE, **values["fixed"]}
+        return cls(**{**values, "fixed": fixed, "dimensions": dimensions, "points": tuple(values["points"])})
+
+
+def without_matters_of_course(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` without those that were a matter of course before their fields were there."""
+    return {name: value for name, value in values.items() if name not in BEFORE or BEFORE[name] != value}
+
+
+def _with_symmetry(fixed: Values, open_fields: Dimensions) -> dict[str, Scalar]:
+    """`fixed` with `symmetry`: what it says, else none; SpaceError where it is open."""
+    if "symmetry" in open_fields:
+        raise SpaceError(
+            "dimensions.symmetry is open, but must be fixed: it says what leaves the labels of the images true, and "
+            "belongs under fixed"
+        )
+    return in_order({"symmetry": default("symmetry"), **fixed})
 
 
 def fixed_values(values: Mapping[str, Any], key: str = "fixed") -> dict[str, Scalar]:

@@ -45,8 +45,8 @@ batch_size_option = click.option(
     "--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Images in memory at a time.",
 )  # fmt: skip
 tta_option = click.option(
-    "--tta", type=click.Choice(["none", "flips", "dihedral"]), default="none", show_default=True,
-    help="Average over views of an image: its 4 flips, or all 8 symmetries of a square.",
+    "--tta", type=click.Choice(["none", "mirror", "flips", "dihedral"]), default="none", show_default=True,
+    help="Average over views of an image: it and its mirror image, its 4 flips, or all 8 symmetries of a square.",
 )  # fmt: skip
 
 

@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 creation_options = together(study_option, space_options, budget_options, study_creation_options, max_unreadable_option)
 """All that a study is made from; `make_plan` takes them."""
 
+SYMMETRIES = {
+    "none": "no image is mirrored or turned by quarters; where labels survive it, --set symmetry=mirror or dihedral",
+    "mirror": "augmentation mirrors images left to right",
+    "dihedral": "augmentation mirrors images and turns them by quarters",
+}
+"""What a space's symmetry means for the images."""
+
 
 @click.command("init")
 @data_argument
@@ -59,12 +66,13 @@ def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weigh
               fixed: tuple[str, ...], **rest: Any) -> Plan:  # fmt: skip
     """Options to a Plan; whatever needs neither database nor images is checked here."""
     from hpo.data import SplitOptions
-    from hpo.search.plan import Plan, check_path, resolve_space
+    from hpo.search.plan import Plan, check_path, earlier_space, resolve_space
     from storage import check_study_name
 
     check_path(data)
     check_study_name(study)
     resolved = resolve_space(space, backbone=backbone, weights=weights, fixed=fixed)
+    earlier = earlier_space(space, backbone=backbone, weights=weights, fixed=fixed)
     digest = None
     if path := resolved.fixed.get("weights"):
         from hpo.training import weights_digest
@@ -74,14 +82,20 @@ def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weigh
     return Plan(
         data=data, study=study, space=resolved, weights_digest=digest, metric=rest["metric"],
         sampler=rest["sampler"], pruner=rest["pruner"], split=split, max_unreadable=rest["max_unreadable"],
+        earlier=earlier,
     )  # fmt: skip
 
 
 def found(db: Database, plan: Plan, home: Path) -> tuple[optuna.Study, Dataset]:
     """Try the backbones, decode the images, create or open the study; each step is told on stderr."""
     from hpo.cli.progress import counting
-    from hpo.search.plan import check_models, found_study, open_data
+    from hpo.search.plan import as_made, check_models, found_study, open_data
 
+    plan, note = as_made(db, plan)
+    if note:
+        click.echo(note, err=True)
+    if (symmetry := plan.space.fixed.get("symmetry")) is not None:
+        click.echo(f"symmetry {symmetry}: {SYMMETRIES[str(symmetry)]}", err=True)
     for name, check in check_models(plan.space).items():
         start = check.weights or ("weights of timm" if plan.space.fixed.get("pretrained", True) else "random weights")
         click.echo(f"{name}: {check.parameters:,} parameters with two classes; {start}", err=True)

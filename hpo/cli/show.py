@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hpo.cli.options import UserPath, debug_option, together
+
+if TYPE_CHECKING:
+    from search_spaces import Symmetry
 
 WIDEST = 2048
 """Pixels of the images in one cell of a sheet, side by side."""
@@ -38,19 +42,30 @@ def show_command() -> None:
     help="Operations of RandAugment, per image.",
 )
 @click.option(
+    "--symmetry",
+    type=click.Choice(["none", "mirror", "dihedral"]),
+    default="none",
+    show_default=True,
+    help="What leaves labels true: see `hpo spaces`.",
+)
+@click.option(
     "--out", type=UserPath(), default=Path("augmentation.png"), show_default=True, help="The sheet, a PNG."
 )  # fmt: skip
 def augmentation_command(
-    data: Path | None, image_size: int, samples: int, seed: int, operations: int, out: Path
+    data: Path | None, image_size: int, samples: int, seed: int, operations: int, symmetry: Symmetry, out: Path
 ) -> None:
-    """Draw each family of augmentation at strengths 0, 0.25 … 1, on images of DATA, on IMAGE, or on drawn cells."""
+    """Draw each family of augmentation at strengths 0, 0.25 … 1, on images of DATA, on IMAGE, or on drawn cells.
+
+    Look whether the labels stay true, above all under --symmetry mirror and dihedral.
+    """
     from hpo.sheets.augmentation import augmentation_sheet
     from hpo.sheets.drawing import write_png
     from hpo.sheets.samples import sample_images
 
     _refuse_huge(samples, image_size)
     images = sample_images(data, samples, image_size, seed)
-    write_png(out, augmentation_sheet(images, draws=samples, operations=operations, seed=seed))
+    sheet = augmentation_sheet(images, draws=samples, operations=operations, symmetry=symmetry, seed=seed)
+    write_png(out, sheet)
     click.echo(str(out))
 
 

@@ -22,7 +22,7 @@ from hpo.delivery.bundle import new_opening, record_opening, record_result
 from hpo.delivery.manifest import Manifest
 from hpo.delivery.measurement import Measurement, examine
 from hpo.delivery.model import BATCH_SIZE, Model
-from hpo.delivery.tta import Tta
+from hpo.delivery.tta import Tta, check_tta
 from hpo.evaluation.metrics import Report
 
 
@@ -87,6 +87,7 @@ def evaluate(
     With `tta` also by the mean over its views. Images are packed into `cache` first; `progress` hears of that and then
     of the evaluation. DataError as in `select`.
     """
+    check_tta(tta, model.config.symmetry)
     selection = select(model.bundle.manifest, data, cache=cache, split=split, progress=progress)
     if selection.name != "test":
         found = examine(model, selection.part, tta=tta, batch_size=batch_size, progress=progress)

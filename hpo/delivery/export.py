@@ -125,7 +125,7 @@ def trial_manifest(study: str, spec: StudySpec, trial: FrozenTrial, *, compared:
     known = _Recorded(trial.user_attrs, source)
     facts = _Recorded(known["facts"], source)
     # With what `auto` was in the trial: a retraining elsewhere shall not choose anew.
-    config = TrialConfig.from_dict({**known["config"], "precision": facts["precision"]}, source=source)
+    config = TrialConfig.from_stored({**known["config"], "precision": facts["precision"]}, source=source)
     preprocessing = {"image_size": config.image_size, "mean": facts["mean"], "std": facts["std"], "resize": RESIZE_RULE}
     values = {
         "stage": "exported",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hpo.data import DataOrigin
 from hpo.errors import BundleError
-from search_spaces import TrialConfig
+from search_spaces import BEFORE, TrialConfig
 
 FORMAT = 3
 """Version of the bundle's layout; a reader takes its own and older ones. 2 adds calibration, validation and members;
@@ -19,6 +19,14 @@ RESIZE_RULE = "upright by EXIF; centre square; antialiased bicubic; over white w
 """What `hpo.data.decode` does to an image."""
 
 Triple = tuple[float, float, float]
+
+
+def _completed(config: Any) -> Any:
+    """A stored configuration with what was done before some of its fields were there."""
+    return {**BEFORE, **config} if isinstance(config, Mapping) else config
+
+
+StoredConfig = Annotated[TrialConfig, BeforeValidator(_completed)]
 
 
 class _Section(BaseModel):
@@ -82,7 +90,7 @@ class Member(_Section):
     best_epoch: int = Field(ge=1)
     mean: Triple
     std: Triple
-    config: TrialConfig
+    config: StoredConfig
 
 
 class Manifest(_Section):
@@ -94,7 +102,7 @@ class Manifest(_Section):
     trial: int = Field(ge=0)
     metric: str
     """What selected the best epoch: accuracy, balanced_accuracy or macro_f1."""
-    config: TrialConfig
+    config: StoredConfig
     classes: tuple[str, ...] = Field(min_length=2)
     """Class names; a label is a position here."""
     preprocessing: Preprocessing

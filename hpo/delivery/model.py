@@ -18,7 +18,7 @@ from hpo.delivery.calibrate import abstention_of
 from hpo.delivery.inputs import Images, Inputs, batches_of
 from hpo.delivery.networks import Network, networks_of
 from hpo.delivery.prediction import Prediction, predictions
-from hpo.delivery.tta import VIEWS, Tta
+from hpo.delivery.tta import VIEWS, Tta, check_tta
 from hpo.errors import UsageError
 from hpo.evaluation.calibration import Abstention, Probabilities, log_probabilities, probabilities
 from hpo.search.device import resolve_device
@@ -107,9 +107,13 @@ class Model:
         return np.concatenate(rows) if rows else np.empty((0, len(self.classes)))
 
     def view_logits(self, batch: Images, tta: Tta) -> Logits:
-        """(v, b, C) float32: logits of (b, S, S, 3) uint8 under each view of `tta`, the first as the image is."""
+        """(v, b, C) float32: logits of (b, S, S, 3) uint8 under each view of `tta`, the first as the image is.
+
+        UsageError where the labels of the model's images do not survive these views.
+        """
         if tta not in VIEWS:
             raise UsageError(f"tta is {tta!r}, but must be one of {', '.join(VIEWS)}")
+        check_tta(tta, self.config.symmetry)
         views = VIEWS[tta]
         return self.logits_of(view(batch) for view in views).reshape(len(views), len(batch), -1)
 

@@ -105,7 +105,7 @@ def _space_words(spec: StudySpec) -> tuple[list[str], str]:
     if "backbone" in changed:
         words.append(f"--backbone {shlex.quote(str(changed.pop('backbone')))}")
     words += [f"--set {shlex.quote(f'{key}={_plain(value)}')}" for key, value in changed.items()]
-    return words, "" if named else _as_file(spec.space)
+    return words, "" if named else _as_file(stored.to_dict())
 
 
 def _named_space(stored: SearchSpace) -> SearchSpace | None:

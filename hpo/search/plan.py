@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import product
 from pathlib import Path
@@ -17,7 +17,17 @@ import optuna
 
 from hpo.data import DataOrigin, Dataset, Progress, SplitOptions, open_dataset
 from hpo.errors import DataError, UsageError
-from search_spaces import Roster, SearchSpace, Space, SpaceError, TrialConfig, check_given, load_space, parse_value
+from search_spaces import (
+    Roster,
+    SearchSpace,
+    Space,
+    SpaceError,
+    TrialConfig,
+    check_given,
+    earlier_edition,
+    load_space,
+    parse_value,
+)
 from storage import (
     Database,
     Limits,
@@ -50,17 +60,61 @@ class Plan:
     pruner: str
     split: SplitOptions
     max_unreadable: float
+    earlier: SearchSpace | None = None
+    """The space as it was before `symmetry` was a field: what a study that was made then goes on with."""
+
+
+def as_made(db: Database, plan: Plan) -> tuple[Plan, str | None]:
+    """The plan for a study as it was made, and what is to be told of it.
+
+    Before `symmetry` was a field all spaces mirrored and turned images. A study of that time goes on so by the command
+    that made it.
+    """
+    earlier = plan.earlier
+    if earlier is None or earlier.fingerprint == plan.space.fingerprint or plan.study not in study_names(db):
+        return plan, None
+    study = open_study(db, plan.study)
+    if not has_spec(study) or read_spec(study).space_fingerprint != earlier.fingerprint:
+        return plan, None
+    own = {name: value for name, value in earlier.fixed.items() if plan.space.fixed.get(name) != value}
+    values = ", ".join(f"{name}={value}" for name, value in own.items())
+    note = f"study {plan.study} was made when all images were mirrored and turned, and goes on so: {values}"
+    return replace(plan, space=earlier), note
+
+
+def earlier_space(
+    name: str, *, backbone: str | None = None, weights: Path | None = None, fixed: tuple[str, ...] = ()
+) -> SearchSpace | None:
+    """What `resolve_space` gave for the same arguments before `symmetry` was a field; None where they name it."""
+    if "symmetry" in _assignments(fixed):
+        return None
+    try:
+        return resolve_space(
+            name,
+            backbone=backbone,
+            weights=weights,
+            fixed=(*fixed, "symmetry=dihedral"),
+            edition=earlier_edition(name),
+        )
+    except SpaceError:
+        return None  # this command could make no study then
 
 
 def resolve_space(
-    name: str, *, backbone: str | None = None, weights: Path | None = None, fixed: Iterable[str] = ()
+    name: str,
+    *,
+    backbone: str | None = None,
+    weights: Path | None = None,
+    fixed: Iterable[str] = (),
+    edition: SearchSpace | None = None,
 ) -> SearchSpace:
     """The space `name` with `key=value` texts, `backbone` and `weights` fixed in it.
 
     Weights that name their architecture (a .json beside them) choose the backbone when nothing else does; a space that
-    names another one, or starts from random weights, is not changed by them in silence (UsageError).
+    names another one, or starts from random weights, is not changed by them in silence (UsageError). An `edition` of
+    the space takes the place of today's.
     """
-    space = load_space(name)
+    space = edition or load_space(name)
     values = _assignments(fixed)
     if backbone is not None:
         _refuse_for_baselines(backbone, space)

@@ -11,42 +11,46 @@ from hpo.sheets.drawing import Row, contact_sheet
 from hpo.training.augment import build_augmenter
 from hpo.training.families import EXTRAS, FAMILIES
 from hpo.training.mix import build_mixer
-from search_spaces import TrialConfig
+from search_spaces import Symmetry, TrialConfig
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MIXES = ("mixup", "cutmix")
 
 
-def augmentation_sheet(images: Images, *, draws: int, operations: int = 2, seed: int = 0) -> Image.Image:
+def augmentation_sheet(
+    images: Images, *, draws: int, operations: int = 2, symmetry: Symmetry = "none", seed: int = 0
+) -> Image.Image:
     """The sheet of some images (k, S, S, 3) uint8; a cell shows `draws` of them, one again where there are fewer.
 
-    `operations` are those of RandAugment. A row has the same images and the same seed at every strength. What mixes
-    two images is left out where there is but one.
+    `operations` are those of RandAugment; `symmetry` is what leaves labels true. A row has the same images and the same
+    seed at every strength. What mixes two images is left out where there is but one, flips where labels survive none.
     """
     shown = np.resize(images, (draws, *images.shape[1:]))
-    families = [name for name in FAMILIES if name != "none"]
-    rows = [Row(name, _note(name, operations), _augmented(name, shown, operations, seed)) for name in families]
-    rows += [Row(name, "", _augmented(name, shown, operations, seed)) for name in EXTRAS]
+    base = TrialConfig(
+        augmentation="none", image_size=images.shape[1], randaugment_operations=operations, symmetry=symmetry
+    )
+    families = [name for name in FAMILIES if name != "none" and (name != "flips" or symmetry != "none")]
+    rows = [Row(name, _note(name, operations), _augmented(base, name, shown, seed)) for name in families]
+    rows += [Row(name, "", _augmented(base, name, shown, seed)) for name in EXTRAS]
     if len(images) > 1:
         rows += [Row(name, "alpha in place of a strength", _mixed(name, shown, seed)) for name in MIXES]
-    return contact_sheet("Augmentation: families and extras by strength", [f"{s:g}" for s in STRENGTHS], rows)
+    title = f"Augmentation: families and extras by strength, symmetry {symmetry}"
+    return contact_sheet(title, [f"{s:g}" for s in STRENGTHS], rows)
 
 
 def _note(family: str, operations: int) -> str:
     return f"{operations} operations an image" if family == "randaugment" else ""
 
 
-def _augmented(name: str, images: Images, operations: int, seed: int) -> list[Images]:
+def _augmented(base: TrialConfig, name: str, images: Images, seed: int) -> list[Images]:
     """A cell for each strength of a family or an extra."""
-    return [build_augmenter(_config(name, s, images.shape[1], operations))(images, seed) for s in STRENGTHS]
+    return [build_augmenter(_only(base, name, strength))(images, seed) for strength in STRENGTHS]
 
 
-def _config(name: str, strength: float, size: int, operations: int) -> TrialConfig:
+def _only(base: TrialConfig, name: str, strength: float) -> TrialConfig:
     """A configuration that does nothing but this."""
     chosen = {"augmentation": name, "augmentation_strength": strength} if name in FAMILIES else {name: strength}
-    return TrialConfig.from_dict(
-        {"augmentation": "none", "image_size": size, "randaugment_operations": operations, **chosen}
-    )
+    return base.replace(**chosen)
 
 
 def _mixed(name: str, images: Images, seed: int) -> list[Images]:

@@ -11,17 +11,20 @@ from __future__ import annotations
 import os
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from itertools import permutations
+from types import MappingProxyType
 from typing import Any, Protocol, cast
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+from search_spaces import Symmetry
 
 Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -38,14 +41,15 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class Dihedral:
-    """The eight symmetries of the square: four rotations by 90°, each with and without a flip."""
+    """Symmetries of the square: left-right mirroring, or four rotations by 90°, each with and without a mirroring."""
 
     share: float
-    """Part of the images that get a symmetry, drawn evenly from the eight (so one in eight of them stays as it is)."""
+    """Part of the images that get a symmetry, drawn evenly from those (so one in two or eight stays as it is)."""
+    symmetry: Symmetry = "dihedral"
 
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:
         """A step per symmetry, none per image."""
-        drawn = draw_symmetries(rng, len(images), self.share)
+        drawn = draw_symmetries(rng, len(images), self.share, self.symmetry)
         out = images.copy()
         for number in range(1, 8):
             rows = np.flatnonzero(drawn == number)
@@ -58,7 +62,7 @@ class Warp:
     """One affine resampling about the image's centre, bilinear; what comes in from outside is the image reflected."""
 
     share: float
-    """Part of the images that get one of the eight symmetries."""
+    """Part of the images that get one of the symmetries."""
     degrees: float
     """Rotation, drawn evenly from ± this."""
     zoom: float
@@ -67,6 +71,7 @@ class Warp:
     """Translation along each axis, drawn evenly from ± this fraction of the side."""
     shear: float
     """Shear angle in degrees, drawn evenly from ± this."""
+    symmetry: Symmetry = "dihedral"
 
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:
         """Matrices are drawn for the whole batch; only the resampling goes image by image."""
@@ -79,7 +84,7 @@ class Warp:
 
     def _matrices(self, rng: np.random.Generator, count: int, size: int) -> Floats:
         """(count, 2, 3) maps from a pixel of the result to one of the source."""
-        linear = _SYMMETRIES[draw_symmetries(rng, count, self.share)]
+        linear = _SYMMETRIES[draw_symmetries(rng, count, self.share, self.symmetry)]
         linear = linear @ _rotations(np.deg2rad(rng.uniform(-self.degrees, self.degrees, count)))
         linear = linear @ _shears(np.tan(np.deg2rad(rng.uniform(-self.shear, self.shear, count))))
         linear = linear / self.zoom ** rng.uniform(-1, 1, (count, 1, 1))
@@ -143,9 +148,11 @@ def _variable(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def draw_symmetries(rng: np.random.Generator, count: int, share: float) -> npt.NDArray[np.int64]:
-    """(count,) numbers of symmetries: any of 0..7 for a share of the images, 0 (none) for the others."""
-    return np.where(rng.random(count) < share, rng.integers(0, 8, count), 0)
+def draw_symmetries(rng: np.random.Generator, count: int, share: float, symmetry: Symmetry) -> npt.NDArray[np.int64]:
+    """(count,) numbers of symmetries: for a share of the images any that `symmetry` allows, 0 (none) for the others."""
+    allowed = SYMMETRIES[symmetry]
+    drawn = rng.random(count) < share
+    return np.where(drawn, allowed[rng.integers(0, len(allowed), count)], 0)
 
 
 def reordered(images: Images, order: Sequence[int]) -> Images:
@@ -173,6 +180,11 @@ def _shears(slopes: Floats) -> Floats:
     one, zero = np.ones_like(slopes), np.zeros_like(slopes)
     return np.stack([one, slopes, zero, one], axis=1).reshape(-1, 2, 2)
 
+
+SYMMETRIES: Mapping[Symmetry, npt.NDArray[np.int64]] = MappingProxyType(
+    {"none": np.array([0]), "mirror": np.array([0, 4]), "dihedral": np.arange(8)}
+)
+"""The numbers of the symmetries that leave labels true, as `_moved` numbers them."""
 
 _ORDERS = tuple(permutations(range(3)))
 """The six orders of the channels; the first is theirs."""

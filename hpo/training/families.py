@@ -2,8 +2,9 @@
 
 A family is a function of the configuration that gives its steps; FAMILIES names them all, and a new one is a new row.
 EXTRAS are the steps that may follow whatever the family, each with a strength of its own.
-The largest magnitudes keep the subject in the picture and its label true. Magnitudes and shares grow with
-strength in proportion, from nothing.
+The largest magnitudes keep the subject in the picture and its label true; images are mirrored and turned by quarters
+only as far as the configuration's `symmetry` says that labels survive it. Magnitudes and shares grow with strength in
+proportion, from nothing.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ def _none(config: TrialConfig) -> tuple[Step, ...]:
 
 
 def _flips(config: TrialConfig) -> tuple[Step, ...]:
-    return (Dihedral(config.augmentation_strength),)
+    return (Dihedral(config.augmentation_strength, config.symmetry),)
 
 
 def _geometric(config: TrialConfig) -> tuple[Step, ...]:
-    return (_warp(config.augmentation_strength),)
+    return (_warp(config),)
 
 
 def _colour(config: TrialConfig) -> tuple[Step, ...]:
@@ -53,7 +54,7 @@ def _randaugment(config: TrialConfig) -> tuple[Step, ...]:
 def _corruption(config: TrialConfig) -> tuple[Step, ...]:
     strength, size = config.augmentation_strength, config.image_size
     damage = [_exposure(strength), _blur(strength, size), _noise(strength), _masks(strength, size), _jpeg(strength)]
-    return (_warp(strength), PerImage([*_colour_transforms(strength), *damage]))
+    return (_warp(config), PerImage([*_colour_transforms(strength), *damage]))
 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
@@ -112,10 +113,16 @@ def steps_of(config: TrialConfig) -> tuple[Step, ...]:
     return (*family, *(extra(config) for name, extra in EXTRAS.items() if getattr(config, name)))
 
 
-def _warp(strength: float) -> Warp:
+def _warp(config: TrialConfig) -> Warp:
     """With ±45° beside the eight symmetries, every orientation is reached at strength 1."""
+    strength = config.augmentation_strength
     return Warp(
-        share=strength, degrees=45 * strength, zoom=1 + 0.25 * strength, shift=0.1 * strength, shear=12 * strength
+        share=strength,
+        symmetry=config.symmetry,
+        degrees=45 * strength,
+        zoom=1 + 0.25 * strength,
+        shift=0.1 * strength,
+        shear=12 * strength,
     )
 
 

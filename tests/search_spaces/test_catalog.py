@@ -8,7 +8,7 @@ import optuna
 import pytest
 from hypothesis import given, settings
 
-from search_spaces import SearchSpace, TrialConfig, catalog, describe, load_space
+from search_spaces import SearchSpace, TrialConfig, catalog, describe, earlier_edition, load_space
 from tests.search_spaces.strategies import DrawnTrial, trials
 
 GENERAL = {"quick", "standard", "thorough"}
@@ -104,7 +104,7 @@ def test_every_optimiser_has_a_learning_rate_and_a_weight_decay(name: str, trial
 def test_the_first_point_of_quick_is_the_one_that_is_known() -> None:
     config = TrialConfig.from_dict({**load_space("quick").fixed, **load_space("quick").points[0]})
     assert (config.optimiser, config.learning_rate, config.epochs) == ("adamw", 4e-3, 6)
-    assert (config.label_smoothing, config.augmentation, config.batch_size) == (0.1, "flips", 64)
+    assert (config.label_smoothing, config.augmentation, config.batch_size) == (0.1, "geometric", 64)
 
 
 def test_a_description_is_json(space: SearchSpace) -> None:
@@ -178,3 +178,37 @@ def test_networks_compared_by_one_recipe_differ_in_the_network_alone() -> None:
     assert lite == recipe.replace(backbone="efficientnetlite")
     assert simple == recipe.replace(backbone="simplecnn", drop_path=0.0)
     assert resnet == recipe.replace(backbone="resnet18.tv_in1k", pretrained=True)
+
+
+BEFORE_SYMMETRY = {
+    "cnn3-from-scratch": "dc5fe723452057a0b7b9332d686e17b263629edd6fdd6245c369b369bd8233df",
+    "convnext-large-last-layers": "2aaa3bc5609abd002373ada365460d68647ebca5d9314a62c119f9382ea3f64f",
+    "convnext-small-selective": "0cabf00ff2302e4e9f5295c3e0a9b4c78dcd59162ff815bba2066f831155014c",
+    "convnext-xlarge-augmix": "c51333924f9ccb09181634b7052d510e412a76a347a6e2f69c55360a4444f291",
+    "deepefficientnet-from-scratch": "d9067505a13fd8ccfee6ed193175252d47deb84caa49cfae5ac5132dad0672aa",
+    "efficientnetlite-from-scratch": "bbded940d31afde43ea246356ea8c43899f7e76a5e4c0ca5733046219f321a39",
+    "efficientnetv2-l-two-phase": "87f168f980953f64461dee82f97db90ffa0d27570737bf8e06c57f5eb52c8b14",
+    "majority-class": "819864043bc48a897dcce6fb7cfcb3966ea77dbc85e7be3de3a5424129a6d5e1",
+    "quick": "7b632b10a5058fa253da048812454dfb34f91945b42b22e3e91b6b2d542cce9e",
+    "random-guess": "f2223f518958181bc8a831df31e082cf045b25fb8d18744bf9fde77fcc09bc1d",
+    "resnet18-fine-tuned": "5a7c89e5bee8d638979b20b4bd30d3a0709891d3b87c6a848d8e2be3a4e335d9",
+    "simplecnn-from-scratch": "624e42a62339c3850edcf67d908c54f59fa1305ab56902c641712bddf27af395",
+    "standard": "c6b8f7c95eab38d53444742071e860f96fa6a519e69ec543c08a2e87fe597d24",
+    "thorough": "7e47be5674cbcc854d6b1e91ba3ca1c8f40c6111bfae5aa67a5c38c12c9da900",
+}
+"""Fingerprints that studies hold which were made before `symmetry` was a field."""
+
+
+@pytest.mark.parametrize("name", BEFORE_SYMMETRY)
+def test_a_study_from_before_symmetry_finds_the_space_that_it_was_made_with(name: str) -> None:
+    earlier = (earlier_edition(name) or load_space(name)).with_fixed({"symmetry": "dihedral"})
+    assert (earlier.name, earlier.fingerprint) == (name, BEFORE_SYMMETRY[name])
+    assert (load_space(name).fingerprint == BEFORE_SYMMETRY[name]) is (load_space(name).fixed["symmetry"] == "dihedral")
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=NAMES)
+def test_only_recipes_for_blood_cells_mirror_and_turn_images(space: SearchSpace) -> None:
+    cells = space.name not in GENERAL | BASELINES
+    assert space.fixed["symmetry"] == ("dihedral" if cells else "none")
+    assert space.values("symmetry") == [space.fixed["symmetry"]]
+    assert "flips" not in space.values("augmentation")

@@ -42,3 +42,10 @@ def test_a_broken_rule_names_source_key_and_value(values: dict[str, object], mes
         TrialConfig.from_dict(values, source="cells.json")
     assert str(caught.value).startswith(message)
     assert caught.value.source == "cells.json"
+
+
+def test_a_configuration_stored_before_symmetry_was_a_field_is_read_as_it_was_meant() -> None:
+    stored = {key: value for key, value in TrialConfig(augmentation="geometric").to_dict().items() if key != "symmetry"}
+    assert TrialConfig.from_stored(stored).symmetry == "dihedral"
+    for config in (TrialConfig(), TrialConfig(symmetry="mirror"), TrialConfig(symmetry="dihedral")):
+        assert TrialConfig.from_stored(config.to_dict()) == config

@@ -62,4 +62,4 @@ def test_a_description_says_of_each_variant_when_it_exists() -> None:
         "0 to 0.2, when schedule is constant",
         "0 to 0.4 by 0.1, when schedule is cosine or plateau, and loss is focal",
     }
-    assert described["fixed"] == {"optimiser": "adamw", "epochs": 12}
+    assert described["fixed"] == {"optimiser": "adamw", "epochs": 12, "symmetry": "none"}

@@ -56,7 +56,7 @@ def refusal(path: Path | str) -> str:
 def test_a_file_is_a_space(write: Write) -> None:
     space = load_space(write(CELLS))
     assert (space.name, space.summary, space.seed) == ("cells", "cells", "002")
-    assert space.fixed == {"epochs": 12, "weights": None}
+    assert space.fixed == {"epochs": 12, "weights": None, "symmetry": "none"}
     assert space.dimensions["learning_rate"] == (
         Float(0.0001, 0.01, log=True, when={"optimiser": ("adamw",)}),
         Float(0.01, 1, log=True, when={"optimiser": ("sgd",)}),
@@ -106,7 +106,7 @@ def test_a_file_extends_another(write: Write) -> None:
         )
     )
     assert (child.name, child.summary, child.seed) == ("child", "extends cells", None)
-    assert child.fixed == {"epochs": 3, "optimiser": "sgd", "weights": None}
+    assert child.fixed == {"epochs": 3, "optimiser": "sgd", "weights": None, "symmetry": "none"}
     assert set(child.open) == {"learning_rate", "dropout", "loss"}
     assert child.dimensions["learning_rate"] == (Float(0.01, 1, log=True),)
     assert child.enqueue_points() == [{"learning_rate": 0.1}]

@@ -43,7 +43,7 @@ def epochs(space: SearchSpace) -> tuple[int, list[int]]:
 
 def test_the_fields_of_phases_come_after_those_of_the_run_phase_by_phase(space: SearchSpace) -> None:
     assert list(space.fixed) == [
-        "epochs", "optimiser", "phase1.epochs", "phase1.unfreeze_depth", "phase1.schedule", "phase2.epochs",
+        "epochs", "optimiser", "symmetry", "phase1.epochs", "phase1.unfreeze_depth", "phase1.schedule", "phase2.epochs",
     ]  # fmt: skip
     assert space.open == ("dropout", "phase2.unfreeze_depth", "phase2.optimiser", "phase2.weight_decay")
     assert space.phases == (1, 2)

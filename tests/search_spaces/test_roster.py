@@ -73,3 +73,12 @@ def test_what_cannot_be_told_apart_is_refused(entries: tuple[Entry, ...], rule: 
 def test_an_empty_roster_is_refused() -> None:
     with pytest.raises(SpaceError, match="at least one run"):
         Roster("none", "", ())
+
+
+def test_runs_stored_before_symmetry_was_a_field_are_read_as_they_were_meant() -> None:
+    stored = roster().to_dict()
+    for entry in stored["entries"]:
+        del entry["config"]["symmetry"]
+    assert {entry.config.symmetry for entry in Roster.from_dict(stored).entries} == {"dihedral"}
+    turned = roster(*(Entry(e.name, e.config.replace(symmetry="dihedral"), e.seed) for e in roster().entries))
+    assert Roster.from_dict(stored).fingerprint == turned.fingerprint != roster().fingerprint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search_spaces import Choice, Float, Int, SearchSpace, SpaceError, TrialConfig, parameter_name
+from search_spaces import Choice, Float, Int, SearchSpace, SpaceError, TrialConfig, load_space, parameter_name
 from tests.search_spaces.strategies import DrawnTrial, spaces, trials
 
 ADAMW, SGD = {"optimiser": ("adamw",)}, {"optimiser": ("sgd",)}
@@ -166,8 +167,9 @@ def test_the_fingerprint_follows_what_can_be_tried(space: SearchSpace) -> None:
 
     same = space.fingerprint
     assert changed(name="x", summary="y", seed="000", points=[]) == same
-    assert changed(fixed={"epochs": 12, "weights": "/a.safetensors"}) == same
-    assert changed(fixed={"epochs": 13}) != same
+    assert changed(fixed={"epochs": 12, "symmetry": "none", "weights": "/a.safetensors"}) == same
+    assert changed(fixed={"epochs": 13, "symmetry": "none"}) != same
+    assert changed(fixed={"epochs": 12, "symmetry": "mirror"}) != same
     wider = {**space.to_dict()["dimensions"], "dropout": {"type": "float", "low": 0, "high": 0.6}}
     assert changed(dimensions=wider) != same
 
@@ -241,3 +243,32 @@ def test_a_space_cannot_be_changed(space: SearchSpace) -> None:
 
 def test_an_empty_space_gives_the_defaults() -> None:
     assert SearchSpace("empty").suggest(optuna.trial.FixedTrial({})) == TrialConfig()
+
+
+def test_symmetry_is_fixed_always_and_never_searched() -> None:
+    assert SearchSpace("plain").fixed == {"symmetry": "none"}
+    assert SearchSpace("plain").with_fixed({"symmetry": "mirror"}).largest().symmetry == "mirror"
+    with pytest.raises(SpaceError, match=r"dimensions\.symmetry is open, but must be fixed"):
+        SearchSpace("open", dimensions={"symmetry": (Choice(("none", "mirror")),)})
+
+
+@pytest.mark.parametrize("strength", [{"augmentation_strength": 0.5}, {}])
+def test_flips_that_would_do_nothing_are_refused(strength: dict[str, float]) -> None:
+    with pytest.raises(SpaceError, match="augmentation flips would do nothing under symmetry none: give symmetry"):
+        SearchSpace("flat", fixed={"augmentation": "flips", **strength})
+    with pytest.raises(SpaceError, match="augmentation flips would do nothing"):
+        SearchSpace("flat", dimensions={"augmentation": (Choice(("none", "flips", "geometric")),)})
+    with pytest.raises(SpaceError, match="augmentation flips would do nothing"):
+        load_space("standard").with_fixed({"augmentation": "flips"})
+    for symmetry in ("mirror", "dihedral"):
+        assert SearchSpace("fit", fixed={"augmentation": "flips", "symmetry": symmetry}).fixed["symmetry"] == symmetry
+
+
+def test_a_space_stored_before_symmetry_was_a_field_is_read_as_it_was_meant() -> None:
+    stored = {"name": "old", "summary": "", "seed": None, "fixed": {"epochs": 3}, "dimensions": {}, "points": []}
+    old = SearchSpace.from_dict(stored)
+    assert old.largest().symmetry == "dihedral"
+    content = json.dumps({"fixed": {"epochs": 3}, "dimensions": {}}, sort_keys=True)
+    assert old.fingerprint == hashlib.sha256(content.encode()).hexdigest()
+    assert old.fingerprint != SearchSpace("new", fixed={"epochs": 3}).fingerprint
+    assert SearchSpace.from_dict(old.to_dict()) == old

@@ -21,7 +21,8 @@ pytestmark = pytest.mark.postgres
 
 TINY = """
 fixed: {backbone: mobilenetv2_035, pretrained: false, image_size: 32, epochs: 2, batch_size: 16, precision: fp32,
-        augmentation: flips, label_smoothing: 0.1, weight_decay: 0.0, learning_rate: 3e-3, schedule: constant}
+        symmetry: dihedral, augmentation: flips, label_smoothing: 0.1, weight_decay: 0.0, learning_rate: 3e-3,
+        schedule: constant}
 """
 WORKER = ("--workers", "1", "--threads", "1", "--device", "cpu")
 

@@ -92,3 +92,17 @@ def test_a_sheet_that_nothing_could_open_is_refused(tmp_path: Path) -> None:
     result = run("corruptions", "--image-size", 1024, "--samples", 16, "--out", tmp_path / "sheet.png")
     assert result.exit_code == 2
     assert "16 samples of 1024 px make cells of over 2048 px" in result.output
+
+
+def test_the_sheet_follows_the_symmetry_that_labels_survive(tmp_path: Path) -> None:
+    heights, pictures = {}, set()
+    for symmetry in ("none", "mirror", "dihedral"):
+        out = tmp_path / f"{symmetry}.png"
+        assert (
+            run("augmentation", "--symmetry", symmetry, "--image-size", 32, "--samples", 2, "--out", out).exit_code == 0
+        )
+        with Image.open(out) as image:
+            heights[symmetry] = image.height
+        pictures.add(out.read_bytes())
+    assert heights["none"] < heights["mirror"] == heights["dihedral"]  # flips have nothing to show under none
+    assert len(pictures) == 3

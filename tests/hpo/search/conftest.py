@@ -37,6 +37,7 @@ SPACE = {
         "epochs": 2,
         "batch_size": 16,
         "augmentation": "flips",
+        "symmetry": "dihedral",
         "precision": "fp32",
     },
     "dimensions": {"learning_rate": {"type": "float", "low": 1e-3, "high": 1e-2, "log": True}},

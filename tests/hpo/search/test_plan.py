@@ -18,7 +18,9 @@ from hpo.search.clock import Clock
 from hpo.search.device import devices, resolve_device
 from hpo.search.plan import (
     Plan,
+    as_made,
     check_models,
+    earlier_space,
     first_judged,
     found_study,
     open_data,
@@ -30,7 +32,7 @@ from hpo.search.plan import (
 )
 from hpo.search.worker import WorkerOptions, failures_at_the_end, work
 from search_spaces import SearchSpace, SpaceError, load_space
-from storage import Control, read_limits, read_spec, set_control
+from storage import Control, StudyError, read_limits, read_spec, set_control
 from storage.spec import write_spec
 from tests.hpo.search.conftest import Bench
 
@@ -259,3 +261,35 @@ def test_a_study_without_a_digest_of_its_split_goes_on_and_says_so(
     set_control(bench.db, bench.study, Control.STOP)
     work(bench.db, WorkerOptions(cells, "tiny", tmp_path / "cache", tmp_path / "artifacts", "cpu"))
     assert sum("no digest of its split" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("name", ["quick", "standard"])
+def test_the_earlier_form_of_a_space_is_what_the_command_meant_then(name: str) -> None:
+    earlier = earlier_space(name, fixed=("epochs=3",))
+    assert earlier is not None
+    assert (earlier.fixed["symmetry"], earlier.fixed["epochs"]) == ("dihedral", 3)
+    assert "flips" in earlier.values("augmentation")
+    assert earlier_space(name, fixed=("symmetry=none",)) is None
+    assert earlier_space(name, fixed=("augmentation=flips",)) is not None  # refused today
+
+
+@pytest.mark.postgres
+def test_a_study_from_before_symmetry_goes_on_as_it_was_made_by_the_same_command(bench: Bench) -> None:
+    """The study holds a space without symmetry; today's command asks for none, and then for one by name."""
+    old = read_spec(bench.study)
+    stored = {**old.space, "fixed": {k: v for k, v in old.space["fixed"].items() if k != "symmetry"}}
+    write_spec(bench.study, old.model_copy(update={"space": stored}))
+    earlier = SearchSpace.from_dict(stored)
+    asked = earlier.with_fixed({"symmetry": "none", "augmentation": "geometric"})
+    split = SplitOptions(seed=0, val_fraction=0.2, test_fraction=0.1)
+    plan = Plan(bench.cells, "tiny", asked, None, "accuracy", "tpe", "none", split, 0.05, earlier=earlier)
+    made, note = as_made(bench.db, plan)
+    assert made.space == earlier
+    assert note is not None
+    assert note.endswith("goes on so: symmetry=dihedral, augmentation=flips")
+    assert found_study(bench.db, made, bench.dataset)._study_id == bench.study._study_id
+    named = replace(plan, earlier=None)
+    assert as_made(bench.db, named) == (named, None)
+    with pytest.raises(StudyError, match="another search space"):
+        found_study(bench.db, named, bench.dataset)
+    assert as_made(bench.db, replace(plan, study="new")) == (replace(plan, study="new"), None)

@@ -65,6 +65,7 @@ def config() -> Callable[..., TrialConfig]:
             "batch_size": 8,
             "epochs": 3,
             "augmentation": "none",
+            "symmetry": "dihedral",
             **changes,
         }
         return TrialConfig.from_dict(values)

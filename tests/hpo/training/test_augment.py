@@ -13,7 +13,7 @@ import pytest
 
 from hpo.data.synthetic import cells_arrays
 from hpo.training.augment import NoAugmentation, PerThread, build_augmenter
-from hpo.training.augment_steps import ChannelShuffle, Dihedral, PerImage, Warp, _variable
+from hpo.training.augment_steps import ChannelShuffle, Dihedral, PerImage, Warp, _variable, draw_symmetries
 from hpo.training.families import EXTRAS, FAMILIES, _masks
 from search_spaces import AugmentationFamily, TrialConfig
 
@@ -33,7 +33,9 @@ def cells():
 def configured(name, strength, size=SIZE, **changes):
     """A configuration that does nothing but a family, or an extra, at a strength."""
     chosen = {"augmentation": name, "augmentation_strength": strength} if name in FAMILIES else {name: strength}
-    return TrialConfig.from_dict({"augmentation": "none", "image_size": size, **chosen, **changes})
+    return TrialConfig.from_dict(
+        {"augmentation": "none", "symmetry": "dihedral", "image_size": size, **chosen, **changes}
+    )
 
 
 def augmenter_of(name, strength, size=SIZE, **changes):
@@ -274,3 +276,48 @@ def test_a_variable_that_was_set_comes_back(monkeypatch):
     with _variable("HPO_TEST", "1"):
         assert os.environ["HPO_TEST"] == "1"
     assert os.environ["HPO_TEST"] == "before"
+
+
+ALLOWED = {"none": {0}, "mirror": {0, 4}, "dihedral": set(range(8))}
+
+
+def oriented(size):
+    """(64, S, S, 3): one image many times, which every symmetry changes."""
+    image = np.zeros((size, size, 3), np.uint8)
+    image[2, 2:9], image[2:6, 2] = 255, 128
+    return np.repeat(image[None], 64, axis=0)
+
+
+@pytest.mark.parametrize("symmetry", ALLOWED)
+@pytest.mark.parametrize("step", ["Dihedral", "Warp"])
+def test_only_symmetries_that_labels_survive_are_drawn(symmetry, step):
+    images = oriented(12)
+    still = {"degrees": 0, "zoom": 1, "shift": 0, "shear": 0}
+    made = Dihedral(1.0, symmetry) if step == "Dihedral" else Warp(share=1, symmetry=symmetry, **still)
+    result = made(images, np.random.default_rng(0))
+    turned = [np.rot90(flipped, k, axes=(1, 2)) for flipped in (images, images[:, :, ::-1]) for k in range(4)]
+    found = {next(n for n, one in enumerate(turned) if np.array_equal(one[0], image)) for image in result}
+    assert found == ALLOWED[symmetry]
+
+
+@pytest.mark.parametrize("symmetry", ALLOWED)
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "none"])
+def test_every_family_keeps_to_the_symmetry_of_the_configuration(family, symmetry):
+    if (family, symmetry) == ("flips", "none"):
+        pytest.skip("refused by TrialConfig")
+    steps = build_augmenter(configured(family, 1, symmetry=symmetry)).steps
+    assert {step.symmetry for step in steps if hasattr(step, "symmetry")} <= {symmetry}
+    moving = [transform for step in steps if isinstance(step, PerImage) for transform in names_of(step._compose)]
+    assert not {"HorizontalFlip", "VerticalFlip", "RandomRotate90", "D4", "Transpose", "SquareSymmetry"} & set(moving)
+
+
+def names_of(transform):
+    """Class names of albumentations' transforms, nested ones included."""
+    inner = [name for one in getattr(transform, "transforms", ()) for name in names_of(one)]
+    return [type(transform).__name__, *inner]
+
+
+def test_what_dihedral_draws_is_what_was_drawn_before_symmetry_was_a_field():
+    rng = np.random.default_rng(5)
+    before = np.where(rng.random(200) < 0.6, rng.integers(0, 8, 200), 0)
+    assert np.array_equal(draw_symmetries(np.random.default_rng(5), 200, 0.6, "dihedral"), before)
