@@ -14,7 +14,7 @@ TrainingInterrupted not an error at all: the caller's `should_stop` said so
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from hpo.training.result import Snapshot
@@ -47,6 +47,9 @@ class UsageError(HpoError):
 class TrialEnded(Exception):  # noqa: N818 - an outcome, not an error
     """A trial cannot win any more; `reason` is written into the trial."""
 
+    constraint: ClassVar[str] = "diverged"
+    """The constraint that the trial breaks, for samplers that model them."""
+
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(reason)
@@ -54,6 +57,8 @@ class TrialEnded(Exception):  # noqa: N818 - an outcome, not an error
 
 class InfeasibleError(TrialEnded):
     """A trial does not fit into the memory, not even one image at a time."""
+
+    constraint = "memory"
 
 
 class TrainingInterrupted(Exception):  # noqa: N818 - an outcome, not an error

@@ -110,16 +110,16 @@ class TrialBook:
         study = self._shop.study
         return study.pruner.prune(study, study._storage.get_trial(self._trial_id))
 
-    def tell(self, progress: Progress, state: TrialState, reason: str | None, violation: float | None) -> None:
+    def tell(self, progress: Progress, state: TrialState, reason: str | None, violated: str | None) -> None:
         """Record what training gave and tell the trial; a complete one is worth its best epoch.
 
-        `violation` above 0 says by how much the trial was infeasible, which the sampler models.
+        `violated` is the constraint that the trial broke: the sampler models where that happens.
         """
 
         def write(connection: Connection) -> None:
             assert self._trial is not None
-            if violation is not None:
-                self._trial.set_constraint("memory", violation)
+            if violated is not None:
+                self._trial.set_constraint(violated, 1.0)
             write_attributes(connection, self._trial_id, close_record(progress, reason))
             self._shop.study.tell(self._trial, progress.best_value if state == TrialState.COMPLETE else None, state)
 

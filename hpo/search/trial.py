@@ -18,7 +18,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from hpo.data import Dataset
-from hpo.errors import DataError, HubError, InfeasibleError, TrainingInterrupted, TrialEnded
+from hpo.errors import DataError, HubError, TrainingInterrupted, TrialEnded
 from hpo.search.book import TrialBook
 from hpo.search.checkpointing import TrialFiles
 from hpo.search.record import Progress, checkpoint_origin
@@ -84,11 +84,10 @@ class _TrialRun:
             return train()
         except TrainingInterrupted as stopped:
             return self._interrupted(stopped.snapshot)
-        except InfeasibleError as infeasible:
-            return self._tell(TrialState.PRUNED, infeasible.reason, violation=1.0)
         except TrialEnded as ended:
-            # Told as pruned, not failed: TPE then learns to stay away from there.
-            return self._tell(TrialState.PRUNED, ended.reason)
+            # Told as pruned, not failed, since TPE leaves failed trials out; and as infeasible, since it ranks pruned
+            # trials by the epoch that they reached: one that diverges late would be the best of them.
+            return self._tell(TrialState.PRUNED, ended.reason, violated=ended.constraint)
         except (LeaseLostError, UpdateFinishedTrialError):
             raise
         except (StorageError, DataError, HubError, OSError, KeyboardInterrupt):
@@ -174,8 +173,8 @@ class _TrialRun:
         reached = self._progress
         return self._book.report(reached.curve, self._files.reference, last=reached.last, further=further)
 
-    def _tell(self, state: TrialState, reason: str | None = None, violation: float | None = None) -> Outcome:
-        self._book.tell(self._progress, state, reason, violation)
+    def _tell(self, state: TrialState, reason: str | None = None, violated: str | None = None) -> Outcome:
+        self._book.tell(self._progress, state, reason, violated)
         self._tidy()
         complete = state == TrialState.COMPLETE
         log.info("trial %d is %s%s", self._number, state.name.lower(), f": {reason}" if reason else "")

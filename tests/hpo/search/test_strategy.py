@@ -3,6 +3,7 @@ from __future__ import annotations
 import optuna
 import pytest
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.trial import TrialState
 
 from hpo.errors import UsageError
 from hpo.search.strategy import derive_seed, make_pruner, make_sampler, sampler_for_trial
@@ -78,3 +79,27 @@ def test_no_trial_is_ended_before_the_epoch_that_tells_them_apart(name: str) -> 
 def test_an_unknown_name_is_refused_with_the_known_ones(make, name: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UsageError, match=f"is '{name}', but must be"):
         make(name, 0)
+
+
+@pytest.mark.parametrize("diverged", [True, False])
+def test_tpe_keeps_away_from_where_runs_diverged_late_though_they_reached_more_epochs(diverged: bool) -> None:
+    """Below 0.5 the pruner ends trials after an epoch; above, they go well for eight and diverge."""
+    study = optuna.create_study(direction="maximize")
+    for step in range(20):
+        study.enqueue_trial({"x": 0.025 + step / 20})
+        trial = study.ask()
+        late = trial.suggest_float("x", 0, 1) > 0.5
+        for epoch in range(1, 9 if late else 2):
+            trial.report(0.9 if late else 0.5, epoch)
+        if late and diverged:
+            trial.set_constraint("diverged", 1.0)
+        study.tell(trial, state=TrialState.PRUNED)
+    samplers = sampler_for_trial("tpe", 0)
+    proposed = []
+    for number in range(40):
+        study.sampler = samplers(number)
+        trial = study.ask()
+        proposed.append(trial.suggest_float("x", 0, 1))
+        study.tell(trial, state=TrialState.FAIL)
+    below = sum(x < 0.5 for x in proposed)
+    assert below >= 30 if diverged else below <= 10

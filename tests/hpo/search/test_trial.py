@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 import hpo.search.book as book_module
 import hpo.search.trial as trial_module
-from hpo.errors import HubError, TrialEnded
+from hpo.errors import HubError, InfeasibleError, TrialEnded
 from hpo.search.plan import set_budget
 from hpo.search.record import mismatched_best
 from hpo.search.strategy import make_pruner
@@ -120,6 +120,24 @@ def test_what_ends_a_trial_is_written_in_it(
     assert run_trial(bench.shop(tiny_space), bench.claim()) is outcome
     (trial,) = bench.study.get_trials()
     assert (trial.state, trial.user_attrs["reason"]) == (state, reason)
+
+
+@pytest.mark.parametrize(
+    ("error", "constraint"), [(TrialEnded("the loss is NaN"), "diverged"), (InfeasibleError("too large"), "memory")]
+)
+def test_a_run_that_cannot_win_breaks_a_constraint(
+    bench: Bench, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch, error: TrialEnded, constraint: str
+) -> None:
+    monkeypatch.setattr(trial_module, "fit", _broken_fit(error))
+    run_trial(bench.shop(tiny_space), bench.claim())
+    (trial,) = bench.study.get_trials()
+    assert (trial.state, trial.constraints) == (TrialState.PRUNED, {constraint: 1.0})
+
+
+def test_a_run_that_the_pruner_ends_breaks_none(bench: Bench, tiny_space: SearchSpace) -> None:
+    bench.study.pruner = optuna.pruners.ThresholdPruner(lower=1.1)
+    assert run_trial(bench.shop(tiny_space), bench.claim()) is Outcome.PRUNED
+    assert bench.study.get_trials()[0].constraints == {}
 
 
 def test_a_fault_of_the_disk_is_raised_and_the_trial_is_put_back(
