@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from hpo.cores import cores
 from hpo.data import Part, open_dataset
-from hpo.search.device import cores, use_threads
+from hpo.search.device import use_threads
 from hpo.training import FitData, Runtime, build_model, fit
 from hpo.training.freeze import freeze
 from search_spaces import TrialConfig

@@ -105,8 +105,9 @@ def _candidates(db: Database, study: str, artifacts: Path | str, top: int) -> Ca
 
 def _soup(found: Candidates, data: Path, folder: Path, cache: Path, device: str, *, force: bool) -> Joined:
     from hpo.delivery.soup import open_images, soup, soupable
-    from hpo.search.device import resolve_device
+    from hpo.search.device import bound_threads, resolve_device
 
+    bound_threads()
     kept = soupable(found)
     _say_left_out(kept)
     with counting("decoding images") as progress:

@@ -112,7 +112,8 @@ def _weights(plan: Plan) -> list[str]:
 
 def make_jobs(base: Job, workers: int | None, device: str, threads: int | None) -> list[Job]:
     """One job a worker, each with a device, CPU threads and a log of its own: GPUs in turn, cores shared."""
-    from hpo.search.device import cores, devices, resolve_device
+    from hpo.cores import cores
+    from hpo.search.device import devices, resolve_device
 
     count = workers or devices(device)
     share = threads or max(1, cores() // count)

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hpo.cores import cores
 from hpo.data import Dataset
-from hpo.search.device import cores
 from hpo.search.record import versions
 
 

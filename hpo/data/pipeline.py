@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
+from hpo.cores import cores
 from hpo.data import digests
 from hpo.data.dataset import Images
 from hpo.data.decode import original, squared
@@ -40,7 +40,7 @@ def decode_all(reads: Iterable[Read], size: int, chunk: int) -> Generator[list[D
     are waiting, whatever the number of reads. Closing the iterator cancels what has not begun.
     """
     chunk = max(1, min(chunk, _CHUNK_BYTES // (3 * size * size)))
-    threads = min(_cores(), _MAX_THREADS)
+    threads = min(cores(), _MAX_THREADS)
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         waiting: deque[Future[list[Decoded]]] = deque()
         try:
@@ -53,11 +53,6 @@ def decode_all(reads: Iterable[Read], size: int, chunk: int) -> Generator[list[D
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def _cores() -> int:
-    """Cores this process may use; all of them where the system does not say."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _chunks(reads: Iterable[Read], count: int) -> Iterator[list[Read]]:

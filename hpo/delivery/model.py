@@ -21,7 +21,7 @@ from hpo.delivery.prediction import Prediction, predictions
 from hpo.delivery.tta import VIEWS, Tta, check_tta
 from hpo.errors import UsageError
 from hpo.evaluation.calibration import Abstention, Probabilities, log_probabilities, probabilities
-from hpo.search.device import resolve_device
+from hpo.search.device import bound_threads, resolve_device
 from hpo.training.inference import predict_logits
 from search_spaces import TrialConfig
 
@@ -39,6 +39,7 @@ class Model:
     def __init__(self, bundle: Bundle, device: str | None = None) -> None:
         self.bundle = bundle
         self.device = resolve_device(device or "auto")
+        bound_threads()
         self.networks: tuple[Network, ...] = tuple(
             network._replace(module=network.module.to(self.device)) for network in networks_of(bundle)
         )

@@ -61,7 +61,7 @@ def _memory(device: str) -> tuple[int, int, str]:
     if device == "cpu":
         import psutil
 
-        from hpo.search.device import cores
+        from hpo.cores import cores
 
         memory = psutil.virtual_memory()
         return memory.available, memory.total, f"{cores()} cores"

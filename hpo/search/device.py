@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
 
+from hpo.cores import cores
 from hpo.errors import UsageError
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def resolve_device(name: str, worker: int | None = None) -> str:
@@ -54,6 +49,14 @@ def use_threads(count: int | None) -> None:
     import torch
 
     torch.set_num_threads(count or cores())
+
+
+def bound_threads() -> None:
+    """Keep torch from more CPU threads than this process has cores: of a container's limit torch knows nothing."""
+    import torch
+
+    if torch.get_num_threads() > cores():
+        use_threads(None)
 
 
 def on_gpu(name: str) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpo.cores import cores
 from hpo.data.dataset import Part
 from hpo.training.interruption import ShouldStop, never
 
@@ -51,4 +51,4 @@ class Runtime:
         """Threads that prepare batches."""
         if self.threads is not None:
             return self.threads
-        return min(8, os.cpu_count() or 1) if self.device.startswith("cuda") else 1
+        return min(8, cores()) if self.device.startswith("cuda") else 1
