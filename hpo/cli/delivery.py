@@ -200,6 +200,7 @@ def predict_command(
     from hpo.delivery.output import STDOUT, check_output
     from hpo.delivery.predict import Answering, predict
     from hpo.delivery.remote import fetched
+    from hpo.delivery.tta import check_tta
     from hpo.search.device import use_threads
 
     check_output(out)
@@ -207,6 +208,7 @@ def predict_command(
     use_threads(threads)
     with fetched(bundle, cache_folder(home)) as folder:
         model = load(folder, device)
+    check_tta(tta, model.config.symmetry)
     answering = Answering(tta)
     if accuracy is not None:
         abstention = model.abstention(accuracy)

@@ -19,7 +19,6 @@ from hpo.delivery.inputs import Images, Inputs, batches_of
 from hpo.delivery.networks import Network, networks_of
 from hpo.delivery.prediction import Prediction, predictions
 from hpo.delivery.tta import VIEWS, Tta, check_tta
-from hpo.errors import UsageError
 from hpo.evaluation.calibration import Abstention, Probabilities, log_probabilities, probabilities
 from hpo.search.device import bound_threads, resolve_device
 from hpo.training.inference import predict_logits
@@ -112,8 +111,6 @@ class Model:
 
         UsageError where the labels of the model's images do not survive these views.
         """
-        if tta not in VIEWS:
-            raise UsageError(f"tta is {tta!r}, but must be one of {', '.join(VIEWS)}")
         check_tta(tta, self.config.symmetry)
         views = VIEWS[tta]
         return self.logits_of(view(batch) for view in views).reshape(len(views), len(batch), -1)

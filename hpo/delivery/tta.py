@@ -41,6 +41,8 @@ _ALLOWED: dict[Symmetry, tuple[Tta, ...]] = {"none": ("none",), "mirror": ("none
 
 def check_tta(tta: Tta, symmetry: Symmetry) -> None:
     """UsageError unless the labels of images survive the views of `tta`, by the `symmetry` that their model has."""
+    if tta not in VIEWS:
+        raise UsageError(f"tta is {tta!r}, but must be one of {', '.join(VIEWS)}")
     allowed = _ALLOWED[symmetry]
     if tta not in allowed:
         raise UsageError(
