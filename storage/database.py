@@ -14,7 +14,7 @@ from sqlalchemy import URL, Connection, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from storage.embedded import EmbeddedServer
-from storage.errors import StorageError
+from storage.errors import StorageError, StudyError
 from storage.patience import Patience
 from storage.persistence import PersistentStorage
 from storage.schema import is_current, migrate
@@ -169,13 +169,19 @@ class Database:
         self.close()
 
 
-def open_database(url: str | None, *, home: Path, patience: float = 30.0) -> Database:
+def open_database(url: str | None, *, home: Path, patience: float = 30.0, create: bool = True) -> Database:
     """Connect to `url`, or to the embedded PostgreSQL under `home` when there is none.
 
-    A server that is just starting is given `patience` seconds. Raises DatabaseUnavailableError, in one line and
-    without the password, when it cannot be reached or refuses us.
+    With `create` the embedded one is made where there is none yet; without, StudyError says that none is there. A
+    server that is just starting is given `patience` seconds. Raises DatabaseUnavailableError, in one line and without
+    the password, when it cannot be reached or refuses us.
     """
     if url is None:
+        if not create and not EmbeddedServer.is_founded(home):
+            raise StudyError(
+                f"{home} holds no studies; make one with `hpo run` or `hpo init`, or say with --home or --storage "
+                "where they are"
+            )
         server = EmbeddedServer.join(home)
         database = Database(server.url, server=server, patience=patience)
     else:

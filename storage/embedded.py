@@ -50,6 +50,11 @@ class EmbeddedServer:
                 hold.release()
                 raise
 
+    @staticmethod
+    def is_founded(home: Path) -> bool:
+        """Whether a server was ever started under `home`."""
+        return _data(home.expanduser().absolute()).exists()
+
     @property
     def url(self) -> URL:
         """Where the server listens: a Unix socket that only its user may open. There is no password."""

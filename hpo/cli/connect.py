@@ -25,13 +25,18 @@ STARTING = 30.0
 
 @contextmanager
 def connected(
-    storage: str | None, home: Path, *, initialise: bool = False, patience: float = 0.0
+    storage: str | None, home: Path, *, initialise: bool = False, create: bool | None = None, patience: float = 0.0
 ) -> Iterator[Database]:
-    """An open database, its tables made when `initialise`; the password may come from a file (a container's secret)."""
+    """An open database, its tables made when `initialise`; the password may come from a file (a container's secret).
+
+    Where there is no database under `home` yet one is made when `create`, which is as `initialise` unless it is given:
+    a command that looks at studies makes no folder for them.
+    """
     from storage import open_database, quiet_optuna
 
     quiet_optuna()
-    with open_database(with_password(storage), home=home, patience=patience) as db:
+    founding = initialise if create is None else create
+    with open_database(with_password(storage), home=home, patience=patience, create=founding) as db:
         if initialise:
             db.initialise()
         yield db

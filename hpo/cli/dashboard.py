@@ -29,7 +29,7 @@ def dashboard_command(storage: str | None, home: Path, host: str, port: int) -> 
 
     It has no login: who reaches it can delete studies. It listens on this machine only, unless --host says else.
     """
-    with connected(storage, home, initialise=True, patience=STARTING) as db:
+    with connected(storage, home, initialise=True, create=False, patience=STARTING) as db:
         from hpo.dashboard import make_dashboard
 
         server = make_dashboard(db, host, port)

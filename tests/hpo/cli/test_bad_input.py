@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from hpo.cli import main
 from storage import Database, study_names
 from tests.conftest import TcpServer
 from tests.hpo.cli.conftest import TINY, Command
@@ -274,3 +276,35 @@ def test_unreadable_images_are_listed_and_skipped(command: Command, tmp_path: Pa
     for name, reason in (("empty.png", "0 bytes"), ("torn.png", "truncated"), ("huge.png", "100")):
         assert any(name in line and reason in line for line in done.stderr.splitlines()), done.stderr
     assert "study listed is ready for 50 trials" in done.stdout
+
+
+LOOKING = (
+    ("status",), ("status", "--json"), ("status", "--watch"), ("pause",), ("stop",), ("resume",), ("reap",), ("gc",),
+    ("export-best", "--out", "best"), ("ensemble", "--out", "joined"), ("worker", "data"), ("dashboard", "--port", "0"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("looking", [*LOOKING, ("report", "cells", "--out", "page.html")])
+@pytest.mark.parametrize("there", [(), (".hpo/cache/kept",)])
+def test_a_command_that_looks_at_studies_makes_no_folder_for_them(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looking: tuple[str, ...], there: tuple[str, ...]
+) -> None:
+    monkeypatch.delenv("HPO_STORAGE")
+    monkeypatch.delenv("HPO_HOME")
+    images(tmp_path / "data", {"a": 2, "b": 2})
+    for name in there:
+        (tmp_path / name).mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    study = () if looking[0] in ("report", "dashboard") else ("--study", "cells")
+    line = refused([*looking, *study])
+    assert ".hpo holds no studies; make one with `hpo run`" in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_doctor_makes_no_folder_and_says_that_none_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner(env={"HPO_STORAGE": None, "HPO_HOME": None}).invoke(main, ["doctor", "--device", "cpu"])
+    assert "none in .hpo yet" in result.stdout or f"none in {tmp_path / '.hpo'} yet" in result.stdout
+    assert not list(tmp_path.iterdir())
