@@ -1,14 +1,16 @@
 """Training speed of `fit` beside the limit: a bare loop over the same network, batches already in memory.
 
-    python benchmarks/throughput.py --data ZIP --weights FILE [--images 2560] [--depths 1 0.7 0.5]
+    python benchmarks/throughput.py [--data DATA] [--weights FILE] [--images 1280] [--depths 1 0.5]
 
-Both run in turns, in one process, on the same images; the bare loop has no augmentation, no validation and no logging,
-so what is missing to 100 % is what the engine costs.
+Without --data the images are drawn cells, and without --weights the backbone starts from random weights: the speed
+depends on neither. Both run in turns, in one process, on the same images; the bare loop has no augmentation, no
+validation and no logging, so what is missing to 100 % is what the engine costs.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -20,12 +22,15 @@ from torch import nn
 
 from hpo.cores import cores
 from hpo.data import Part, open_dataset
+from hpo.data.synthetic import write_cells
 from hpo.search.device import use_threads
 from hpo.training import FitData, Runtime, build_model, fit
 from hpo.training.freeze import freeze
 from search_spaces import TrialConfig
 
 ROUNDS = 3
+TRAIN_SHARE = 0.8
+"""Of the images of a data set without parts: a tenth each is for validation and test."""
 
 
 def engine(config: TrialConfig, part: Part, classes: int, cache: Path) -> Iterator[float]:
@@ -57,23 +62,27 @@ def bare(config: TrialConfig, part: Part, classes: int) -> Iterator[float]:
 def main() -> None:
     """One line for each unfreeze depth and augmentation."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=2560)
-    parser.add_argument("--depths", type=float, nargs="+", default=[1.0, 0.7, 0.5])
+    parser.add_argument("--data", type=Path, help="labelled images; without, drawn cells")
+    parser.add_argument("--weights", type=Path, help="of mobilenetv2_035; without, random ones")
+    parser.add_argument("--images", type=int, default=1280)
+    parser.add_argument("--depths", type=float, nargs="+", default=[1.0, 0.5])
     parser.add_argument("--augmentations", nargs="+", default=["flips", "geometric-colour"])
     options = parser.parse_args()
     use_threads(None)
     with tempfile.TemporaryDirectory(prefix="hpo-bench-") as folder:
-        dataset = open_dataset(options.data, image_size=96, cache=Path(folder))
+        data = options.data or Path(folder) / "cells"
+        if options.data is None:
+            write_cells(data, math.ceil(options.images / TRAIN_SHARE), size=96, seed=0)
+        dataset = open_dataset(data, image_size=96, cache=Path(folder))
         train, classes = dataset.train, len(dataset.classes)
         part = Part(train.images, train.indices[: options.images], train.labels[: options.images], train.names)
         print(f"{cores()} cores, {len(part)} images of 96 px, batch 64, median of {ROUNDS} epochs after one to warm up")
+        start = {"weights": str(options.weights)} if options.weights else {"pretrained": False}
         print("depth  augmentation       bare img/s  fit img/s  share")
         for depth in options.depths:
             for augmentation in options.augmentations:
                 config = TrialConfig(
-                    backbone="mobilenetv2_035", weights=str(options.weights), image_size=96, batch_size=64,
+                    backbone="mobilenetv2_035", **start, image_size=96, batch_size=64,
                     epochs=ROUNDS + 1, unfreeze_depth=depth, augmentation=augmentation, label_smoothing=0.1,
                     symmetry="dihedral",
                 )  # fmt: skip

@@ -18,6 +18,7 @@ from hpo.cli.progress import counting
 from hpo.cli.roster import WIDTH, found_roster, name_option, roster_plan, train_roster
 from hpo.cli.teamwork import Staff, team_options
 from hpo.errors import UsageError
+from hpo.hints import hint
 
 if TYPE_CHECKING:
     import optuna
@@ -104,7 +105,7 @@ def _task(folder: Path, home: Path, options: dict[str, Any]) -> _Task:
     if manifest.stage in ("ensemble", "soup"):
         raise UsageError(
             f"{folder} joins several trials, but one configuration is ablated; export one of them: "
-            f"`hpo export-best --study {manifest.study} --trial {manifest.trial}`"
+            f"`{hint('export-best', study=manifest.study, trial=manifest.trial, out='best/')}`"
         )
     if is_baseline(manifest.config.backbone):
         raise UsageError(f"{folder} is a baseline ({manifest.config.backbone}), which has no part to switch off")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import click
 
 from hpo.cli.existing import existing
 from hpo.cli.options import debug_option, storage_options, study_option
+from hpo.hints import hint
 
 if TYPE_CHECKING:
     from storage import Holding
@@ -63,11 +63,11 @@ def change(before: str, now: str) -> str:
 
 def consequence(study: str, before: str, now: str, leases: Sequence[Holding]) -> str:
     """What happens next, and the way back."""
-    name = shlex.quote(study)
+    again = f"`{hint('resume', study=study)}`"
     if now == "pause":
-        return f"{_put_back(leases, 'wait')}; `hpo resume --study {name}` lets them go on"
+        return f"{_put_back(leases, 'wait')}; {again} lets them go on"
     if now == "stop":
-        return f"{_put_back(leases, 'leave')}; `hpo resume --study {name}` allows them again"
+        return f"{_put_back(leases, 'leave')}; {again} allows them again"
     if before == "run":
         alive = _alive(leases)
         return (

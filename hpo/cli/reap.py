@@ -9,6 +9,7 @@ import click
 
 from hpo.cli.existing import existing
 from hpo.cli.options import debug_option, storage_options, study_option
+from hpo.hints import hint
 
 if TYPE_CHECKING:
     from storage import Holding, Reaped, Worker
@@ -54,7 +55,7 @@ def reap_command(study: str, owner: tuple[str, int] | None, storage: str | None,
     for line in lines or ["nothing to put back"]:
         click.echo(line)
     for lease in held:
-        click.echo(held_line(lease))
+        click.echo(held_line(study, lease))
 
 
 def ended_line(worker: Worker, ended: int) -> str:
@@ -70,12 +71,12 @@ def reaped_lines(reaped: Reaped) -> list[str]:
     return lines + [f"trial {number} has failed: worker after worker died of it" for number in reaped.failed]
 
 
-def held_line(lease: Holding) -> str:
+def held_line(study: str, lease: Holding) -> str:
     """A trial that stays as it is, and for how long."""
     who = f"trial {lease.number} is held by {lease.owner or 'an unknown worker'} ({lease.device or 'unknown device'})"
     if lease.left >= 0:
         return f"{who}, renewed {lease.age:.0f} s ago; its lease lasts {lease.left:.0f} s more unless it is renewed"
     return (
         f"{who}, whose lease expired {-lease.left:.0f} s ago; but the database was only just started, and it may still "
-        f"renew: if it is dead, `--owner {lease.owner}` puts the trial back now"
+        f"renew: if it is dead, `{hint('reap', study=study, owner=lease.owner)}` puts the trial back now"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,6 @@ from hpo.cli.connect import artifacts_folder, cache_folder
 from hpo.cli.delivery import batch_size_option
 from hpo.cli.existing import existing
 from hpo.cli.options import (
-    Location,
     UserPath,
     artifacts_option,
     debug_option,
@@ -29,12 +29,15 @@ SUFFIXES = (".html", ".htm")
 
 
 @click.command("report")
-@click.argument("subject", metavar="STUDY|BUNDLE", type=Location())
+@click.argument("subject", metavar="STUDY|BUNDLE")
 @click.option(
     "--data", envvar="HPO_DATA", type=UserPath(), default=None,
     help="Labelled images: adds examples, mistakes, saliency and robustness.",
 )  # fmt: skip
-@click.option("--out", required=True, type=UserPath(), metavar="FILE", help="The .html file to write; replaced.")
+@click.option(
+    "--out", type=UserPath(), default=None, metavar="FILE",
+    help="The .html file to write; replaced.  [default: report-NAME.html]",
+)  # fmt: skip
 @batch_size_option
 @device_option
 @threads_option
@@ -42,7 +45,7 @@ SUFFIXES = (".html", ".htm")
 @artifacts_option
 @debug_option
 def report_command(
-    subject: Path | str, data: Path | None, out: Path, batch_size: int, device: str, threads: int | None,
+    subject: str, data: Path | None, out: Path | None, batch_size: int, device: str, threads: int | None,
     storage: str | None, home: Path, artifacts: Path | str | None,
 ) -> None:  # fmt: skip
     """Write what is known of STUDY or BUNDLE as one HTML page that opens offline and prints.
@@ -50,6 +53,7 @@ def report_command(
     A folder with a config.json, or an s3:// URL, is a bundle; everything else is the name of a study. The locked test
     part is not looked at.
     """
+    out = out or Path(f"report-{_as_file_name(subject)}.html")
     check_out(out)
     from hpo.delivery.folder import open_whole_file
     from hpo.report.bench import Options
@@ -58,9 +62,9 @@ def report_command(
     use_threads(threads)
     options = Options(cache_folder(home), device, batch_size, counting)
     if is_bundle(subject):
-        text = _of_bundle(subject, data, options)
+        text = _of_bundle(subject if subject.startswith("s3://") else Path(subject).expanduser(), data, options)
     else:
-        text = _of_study(str(subject), data, options, (storage, home, artifacts))
+        text = _of_study(subject, data, options, (storage, home, artifacts))
     with open_whole_file(out, errors="replace") as file:
         file.write(text)
     click.echo(f"{out}: {len(text.encode(errors='replace')) / 1e6:.1f} MB, opens in any browser")
@@ -78,7 +82,13 @@ def check_out(out: Path) -> None:
 
 def is_bundle(subject: Path | str) -> bool:
     """Whether `subject` means a bundle; names of studies are everything else."""
-    return isinstance(subject, str) or (subject / "config.json").is_file()
+    return str(subject).startswith("s3://") or (Path(subject).expanduser() / "config.json").is_file()
+
+
+def _as_file_name(subject: str) -> str:
+    """The last part of a path, or a name, with nothing in it that a file system or a shell may stumble over."""
+    last = subject.rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^\w.-]+", "-", last).strip("-.")[:100] or "study"
 
 
 def _of_bundle(bundle: Path | str, data: Path | None, options: Options) -> str:

@@ -13,6 +13,7 @@ from hpo.cli.init import creation_options, found, make_plan
 from hpo.cli.options import data_argument, keep_option
 from hpo.cli.teamwork import Staff, employ, team_options
 from hpo.cli.watching import check_alive, stopped
+from hpo.hints import hint
 
 if TYPE_CHECKING:
     from hpo.search.overview import Overview
@@ -65,7 +66,7 @@ def summarise(overview: Overview, team: Team) -> int:
         reached = f"--trials {overview.limits.trials} is reached"
         click.echo(f"\n{left} interrupted trials stay as they are: {reached}", err=True)
     if overview.best is not None:
-        click.echo(f"\nnext: hpo export-best --study {overview.study} --out best/")
+        click.echo(f"\nnext: {hint('export-best', study=overview.study, out='best/')}")
     check_alive(overview, team)
     # A worker that died is no failure where others have gone on with its trial.
     return 1 if team.died and not spent else 0

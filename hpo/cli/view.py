@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from datetime import timedelta
 from math import isfinite
@@ -14,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from hpo.hints import hint
 from search_spaces import RUN
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _in_line(*parts: RenderableType) -> Table:
 
 def _told(overview: Overview) -> list[Text]:
     """What a study that does not run needs; nothing where it runs."""
-    resume = f"`hpo resume --study {shlex.quote(overview.study)}`"
+    resume = f"`{hint('resume', study=overview.study)}`"
     lines = {
         "pause": f"paused: its workers wait, {resume} lets them go on",
         "stop": f"stopped: no trial is given out, {resume} allows workers again",

@@ -13,6 +13,7 @@ import click
 
 from hpo.cli.terminal import can_redraw
 from hpo.errors import HpoError
+from hpo.hints import hint
 from hpo.search.signals import handled
 
 if TYPE_CHECKING:
@@ -110,11 +111,11 @@ def stopped(overview: Overview, team: Team) -> int | None:
     for line in team.died:
         click.echo(f"hpo: {line}", err=True)
     if team.stopping:
-        paused = f", after `hpo resume --study {overview.study}`" if overview.control == "pause" else ""
+        paused = f", after `{hint('resume', study=overview.study)}`" if overview.control == "pause" else ""
         click.echo(f"\nstopped; the same command goes on from here{paused}", err=True)
         return INTERRUPTED
     if overview.control == "stop":
-        again = f"`hpo resume --study {overview.study}` or the same command goes on"
+        again = f"`{hint('resume', study=overview.study)}` or the same command goes on"
         click.echo(f"\nstopped by `hpo stop`; {again}", err=True)
         return 0
     return None

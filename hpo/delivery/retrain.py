@@ -15,6 +15,7 @@ from hpo.delivery.manifest import Manifest, Weights
 from hpo.delivery.measurement import Measurement, examine
 from hpo.delivery.model import Model
 from hpo.errors import BundleError, TrialEnded
+from hpo.hints import hint
 from hpo.search.record import versions
 from hpo.training import EpochResult, FitData, Runtime, fit
 from hpo.training.checkpoint import weights_digest, weights_file
@@ -98,7 +99,7 @@ def _refuse_joined(bundle: Bundle) -> None:
     kind = "an ensemble" if manifest.members else "a soup"
     raise BundleError(
         f"{bundle.path} is {kind} of several trials, but a retraining is of one; take the best of them: "
-        f"`hpo export-best --study {manifest.study} --trial {manifest.trial}`, then retrain that bundle"
+        f"`{hint('export-best', study=manifest.study, trial=manifest.trial, out='best/')}`, then retrain that bundle"
     )
 
 

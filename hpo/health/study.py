@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpo.errors import HpoError
 from hpo.health.check import Check, amiss, well
+from hpo.hints import hint
 from search_spaces import SpaceError, read_space
 from storage import Control, StorageError, get_control, holdings, open_study, read_spec
 
@@ -42,7 +42,7 @@ def told(name: str, control: Control) -> Check:
     if control is Control.RUN:
         return well("study", f"{name} is there, and its workers may work")
     state = "paused" if control is Control.PAUSE else "stopped"
-    return amiss("study", f"{name} is {state}", f"`hpo resume --study {shlex.quote(name)}` lets workers go on")
+    return amiss("study", f"{name} is {state}", f"`{hint('resume', study=name)}` lets workers go on")
 
 
 def leased(name: str, leases: Sequence[Holding], running: set[int]) -> Check:
@@ -50,7 +50,7 @@ def leased(name: str, leases: Sequence[Holding], running: set[int]) -> Check:
     held = [lease for lease in leases if lease.state == "held"]
     expired = [lease.number for lease in held if lease.left < 0]
     bare = sorted(running - {lease.number for lease in held})
-    reap = f"`hpo reap --study {shlex.quote(name)}`"
+    reap = f"`{hint('reap', study=name)}`"
     if bare:
         return amiss("leases", f"trials without a lease run: {_numbers(bare)}", f"{reap} puts them back")
     if expired:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from hpo.data import Dataset
 from hpo.delivery.bundle import read_bundle
 from hpo.delivery.export import choose_trial, export_trial
 from hpo.errors import BundleError
+from hpo.hints import hint
 from hpo.report.bench import Bench, Options
 from hpo.report.model_facts import ModelFacts
 from hpo.report.page import Page, render
@@ -67,7 +67,7 @@ def report_bundle(folder: Path, data: Path | None, options: Options, *, place: s
 
 def study_page(facts: StudyFacts, model: ModelFacts | None, bench: Bench | None, reason: str) -> Page:
     """The page of a study; without a `model`, `reason` says in one line why there is none."""
-    how = f"hpo report {shlex.quote(facts.name)} --data DATA --out report.html"
+    how = hint("report", facts.name, data="DATA", out="report.html")
     if model is not None:
         about = model_sections(model, bench, how)
     else:
@@ -117,7 +117,7 @@ def bundle_page(model: ModelFacts, bench: Bench | None) -> Page:
         "classes": list(manifest.classes), "counts": manifest.data.counts, "split": manifest.data.split,
     }  # fmt: skip
     backbones = sorted({member.config.backbone for member in manifest.members}) or [manifest.config.backbone]
-    how = f"hpo report {shlex.quote(model.place)} --data DATA --out report.html"
+    how = hint("report", model.place, data="DATA", out="report.html")
     return Page(
         title=Path(model.place).resolve().name, kind="bundle", made=_now(), tiles=model_tiles(model),
         subtitle=f"{', '.join(backbones)} at {manifest.preprocessing.image_size} pixels, "

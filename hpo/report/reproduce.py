@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from hpo.hints import hint
 from hpo.report.study_facts import StudyFacts
 from search_spaces import SearchSpace, SpaceError, load_space
 from storage import StudySpec
@@ -48,9 +49,9 @@ def study_recipe(facts: StudyFacts, trial: int | None) -> Recipe:
 
 def delivery(study: str, trial: int) -> list[Command]:
     """From a trial to a proven model."""
-    source = f"--study {shlex.quote(study)} --trial {trial}"
+    best = hint("export-best", study=study, trial=trial, out="best/")
     return [
-        Command("write this trial as a bundle", f"hpo export-best {source} --out best/"),
+        Command("write this trial as a bundle", best),
         Command(
             "train it on train + val, prove it on the locked test part", "hpo retrain best/ --data DATA --out final/"
         ),
@@ -59,20 +60,17 @@ def delivery(study: str, trial: int) -> list[Command]:
 
 def joining(study: str, *, soup: bool) -> Command:
     """How trials of a study become one model."""
-    words = " --soup --data DATA" if soup else ""
-    return Command(
-        "join the trials of the study again", f"hpo ensemble --study {shlex.quote(study)}{words} --out joint/"
-    )
+    words: dict[str, object] = {"soup": True, "data": "DATA"} if soup else {}
+    return Command("join the trials of the study again", hint("ensemble", study=study, **words, out="joint/"))
 
 
 def bundle_recipe(path: str) -> Recipe:
     """What to do with a bundle."""
-    quoted = shlex.quote(path)
     return Recipe(
         [
-            Command("train the configuration again and prove it", f"hpo retrain {quoted} --data DATA --out again/"),
-            Command("measure the model", f"hpo evaluate {quoted} --data DATA --split val"),
-            Command("classify images", f"hpo predict {quoted} IMAGES --out predictions.csv"),
+            Command("train the configuration again and prove it", hint("retrain", path, data="DATA", out="again/")),
+            Command("measure the model", hint("evaluate", path, data="DATA", split="val")),
+            Command("classify images", hint("predict", path, "IMAGES", out="predictions.csv")),
         ]
     )
 

@@ -1,0 +1,21 @@
+"""Commands to paste into a shell: every one that a message, a page or a table names is made here."""
+
+from __future__ import annotations
+
+import shlex
+
+
+def hint(command: str, *arguments: object, **options: object) -> str:
+    """`hpo COMMAND ARGUMENT… --option VALUE…`, quoted: a shell gives each word back as it is, whatever is in it.
+
+    An option that is None is left out, one that is True has no value. An argument that begins with `-` comes after
+    `--`, since it would be taken for an option.
+    """
+    flags: list[str] = []
+    for name, value in options.items():
+        if value is not None:
+            flags += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    words = list(map(str, arguments))
+    if any(word.startswith("-") for word in words):
+        return shlex.join(["hpo", command, *flags, "--", *words])
+    return shlex.join(["hpo", command, *words, *flags])
