@@ -36,8 +36,8 @@ def doctor_command(
 ) -> None:  # fmt: skip
     """Check libraries, device, disk, database and, where they are given, a study and its DATA.
 
-    Each line is OK or !! with the fix; the exit code is 1 when anything is to be mended. Images of a study that this
-    host has not seen before are decoded once.
+    Each line is OK or !! with the fix; the exit code is 1 when anything is to be mended. Some images of each class are
+    decoded, all of a small data set; those of a study that this host has not seen before are decoded once.
     """
     from hpo.health import Subject, examine
     from storage import quiet_optuna
@@ -57,10 +57,13 @@ def doctor_command(
 def _printed(checks: Iterable[Check]) -> list[Check]:
     """Print each as it comes: some take seconds."""
     from rich.console import Console
+    from rich.text import Text
 
     console, found = Console(), []
     for check in checks:
         console.print(check_line(check), soft_wrap=True)
+        for line in check.summary.lines() if check.summary else ():
+            console.print(Text(f"{' ' * (_WIDTH + 4)}{line}"), soft_wrap=True)
         found.append(check)
     return found
 

@@ -1,27 +1,35 @@
-"""The two doors to labelled images: split for a search, whole for an evaluation."""
+"""The doors to labelled images: split for a search, whole for an evaluation, and a look at some of them."""
 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from hpo.data.dataset import Dataset, LeftOut, Part, PartName, Unreadable
-from hpo.data.manifest import Manifest
+from hpo.data.decode import pillow_unheard
+from hpo.data.manifest import Manifest, ManifestDraft
 from hpo.data.names import class_name
 from hpo.data.pack import Pack, Progress, open_pack
-from hpo.data.records import PARTS, Listing
+from hpo.data.pipeline import decode_all
+from hpo.data.records import PARTS, Listing, Source
 from hpo.data.sources import open_source
 from hpo.data.split import SplitOptions, assign_splits, check_classes, count_leaking, disagreement
-from hpo.data.summary import left_out_line
+from hpo.data.summary import DataSummary, left_out_line
 from hpo.errors import DataError
 
 StrPath = str | os.PathLike[str]
 _SHOWN = 3
+_TRIED = 500
+"""Images of a data set up to which a look decodes all."""
+_LOOK_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,92 @@ def open_whole(
         left_out=pack.manifest.left_out,
         notes=_notes(pack.manifest),
     )
+
+
+@dataclass(frozen=True)
+class Look:
+    """What lies at a path, judged by some of its images."""
+
+    images: int
+    decoded: int
+    """Images that were tried."""
+    summary: DataSummary
+    """Classes with counts per given part; unreadable are those among the images that were tried."""
+
+
+def look(path: StrPath, *, split: SplitOptions | None = None, max_unreadable: float = 0.05) -> Look:
+    """Decode some images of each class, all of a small data set, without packing any.
+
+    Raises DataError where `open_dataset` would, as far as the listing and these images can tell, and where none of a
+    class's images that were tried can be read.
+    """
+    source = open_source(path)
+    listing = source.listing()
+    _check_listing(listing)
+    tried = _sampled(source, listing, _rows_to_try(listing.labels))
+    _refuse_unreadable_class(tried, listing)
+    if len(tried) + len(tried.unreadable) == len(listing.records):
+        _refuse_unreadable(tried, max_unreadable)
+        labels, given, groups, names = tried.label_array, tried.given, tried.groups, tried.names
+    else:
+        labels, given = listing.labels, tuple(record.given for record in listing.records)
+        names = tuple(record.name for record in listing.records)
+        groups = [str(row) for row in range(len(labels))]
+    options = split or SplitOptions()
+    assignment = assign_splits(labels, given, groups, classes=listing.classes, options=options, names=names)
+    summary = DataSummary(
+        classes=listing.classes,
+        counts=_given_counts(listing),
+        left_out=listing.left_out,
+        notes=(*_notes(tried), *assignment.notes),
+        unreadable=tried.unreadable,
+        duplicates=len(groups) - len(set(groups)),
+        leaking=count_leaking(given, groups),
+    )
+    return Look(len(listing.records), len(tried) + len(tried.unreadable), summary)
+
+
+def _rows_to_try(labels: npt.NDArray[np.int64]) -> set[int]:
+    """All rows of a small data set; else the first, the middle and the last of each class."""
+    if len(labels) <= _TRIED:
+        return set(range(len(labels)))
+    rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    return {int(of_class[at]) for of_class in rows for at in (0, len(of_class) // 2, -1)}
+
+
+def _sampled(source: Source, listing: Listing, rows: set[int]) -> Manifest:
+    """The chosen images, decoded at a small size, as the manifest of a pack that is not written."""
+    draft = ManifestDraft(_LOOK_SIZE, listing.classes, listing.left_out, listing.notes)
+    records = iter([record for row, record in enumerate(listing.records) if row in rows])
+    with pillow_unheard(), source.reads() as reads:
+        chosen = (read for row, read in enumerate(islice(reads, max(rows) + 1)) if row in rows)
+        with closing(decode_all(chosen, _LOOK_SIZE, source.chunk)) as chunks:
+            for decoded in chain.from_iterable(chunks):
+                draft.add(next(records), decoded)
+    return draft.finish()
+
+
+def _refuse_unreadable_class(tried: Manifest, listing: Listing) -> None:
+    """DataError for the first class of which no image that was tried can be read."""
+    label = {record.name: record.label for record in listing.records}
+    failed: dict[int, list[Unreadable]] = defaultdict(list)
+    for image in tried.unreadable:
+        failed[label[image.name]].append(image)
+    for number in sorted(set(failed) - set(tried.labels)):
+        first = failed[number][0]
+        raise DataError(
+            f"none of {len(failed[number])} images of class {listing.classes[number]!r} can be read, "
+            f"the first is {first.name}: {first.reason}; mend or remove them"
+        )
+
+
+def _given_counts(listing: Listing) -> dict[str, list[int]]:
+    """Images per class for each given part, or of all where no part is given."""
+    names = [part or "images" for part in (None, *PARTS)]
+    labels = {
+        name: [record.label for record in listing.records if (record.given or "images") == name] for name in names
+    }
+    return {name: np.bincount(some, minlength=len(listing.classes)).tolist() for name, some in labels.items() if some}
 
 
 def _check_listing(listing: Listing) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpo.data import DataSummary
 
 
 @dataclass(frozen=True)
@@ -16,15 +19,18 @@ class Check:
     """What was found, with its values."""
     fix: str = ""
     """The way out, where something is to be mended and the detail does not name it."""
+    summary: DataSummary | None = None
+    """Of a data set: told below the line, and under `data` in JSON."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {"what": self.what, "ok": self.ok, "detail": self.detail, "fix": self.fix or None}
+        data = {"data": self.summary.to_json()} if self.summary else {}
+        return {"what": self.what, "ok": self.ok, "detail": self.detail, "fix": self.fix or None, **data}
 
 
-def well(what: str, detail: str) -> Check:
+def well(what: str, detail: str, summary: DataSummary | None = None) -> Check:
     """Nothing to mend."""
-    return Check(what, True, detail)
+    return Check(what, True, detail, summary=summary)
 
 
 def amiss(what: str, detail: str | Exception, fix: str = "") -> Check:

@@ -60,20 +60,22 @@ def leased(name: str, leases: Sequence[Holding], running: set[int]) -> Check:
 
 
 def check_data(data: Path, db: Database | None, study: str | None, cache: Path) -> Check:
-    """DATA: a layout that hpo reads, and with a study the images that it was made with."""
-    from hpo.data.sources import open_source
+    """DATA: a layout that hpo reads, images of each class that can be decoded, and with a study its images."""
+    from hpo.data.opening import look
 
     try:
-        listing = open_source(data).listing()
-        found = f"{data}: {len(listing.records)} images of {len(listing.classes)} classes"
+        # How many images may be unreadable is the study's to say, where there is one.
+        seen = look(data) if db is None or study is None else look(data, max_unreadable=1)
+        tried = "all decoded" if seen.decoded == seen.images else f"{seen.decoded:,} of them decoded"
+        found = f"{data}: {seen.images:,} images of {len(seen.summary.classes)} classes, {tried}"
         if db is not None and study is not None:
             _same_images(data, open_study(db, study), cache)
             found += f", those that {study} was made with"
     except (HpoError, SpaceError, OSError) as error:
         return amiss("data", error)
     except StorageError:
-        return well("data", f"{found}; whether they are the study's is not known")
-    return well("data", found)
+        return well("data", f"{found}; whether they are the study's is not known", seen.summary)
+    return well("data", found, seen.summary)
 
 
 def _same_images(data: Path, study: optuna.Study, cache: Path) -> None:

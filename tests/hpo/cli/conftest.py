@@ -87,7 +87,14 @@ def bare_study(database: Database) -> optuna.Study:
     space = SearchSpace.from_dict(
         {"name": "bare", "summary": "", "fixed": {}, "dimensions": {"learning_rate": rate}, "points": []}
     )
-    data = {"seed": 0, "val_fraction": 0.1, "test_fraction": 0.1, "max_unreadable": 0.05}
+    data = {
+        "classes": ["a", "b"],
+        "split": "stratified 80/10/10, seed 0",
+        "seed": 0,
+        "val_fraction": 0.1,
+        "test_fraction": 0.1,
+        "max_unreadable": 0.05,
+    }
     spec = StudySpec(
         space=space.to_dict(), space_fingerprint=space.fingerprint, data=data, data_fingerprint="0", metric="accuracy",
         seed=0, weights_digest=None, sampler="random", pruner="none",

@@ -12,6 +12,7 @@ import optuna
 import pytest
 from click.testing import Result
 
+from hpo.data.synthetic import write_cells
 from storage import Control, Database, set_control
 
 Here = Callable[..., Result]
@@ -23,6 +24,7 @@ EVERYTHING = [
 
 def looked(here: Here, *arguments: str) -> tuple[int, dict[str, dict[str, Any]]]:
     result = here("doctor", "--device", "cpu", "--json", *arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     document = json.loads(result.stdout)
     assert document["ok"] is all(check["ok"] for check in document["checks"])
     return result.exit_code, {check["what"]: check for check in document["checks"]}
@@ -85,6 +87,31 @@ def test_a_dead_database_is_one_line(here: Here, cells: Path) -> None:
     assert checks["database"]["fix"] == "start it, or check --storage"
     assert checks["data"]["ok"]
     assert "hunter2" not in json.dumps(checks)
+
+
+def test_classes_of_the_data_are_told_with_counts_and_what_is_left_out(here: Here, tmp_path: Path) -> None:
+    write_cells(tmp_path / "cells", 80, size=32, seed=0)
+    (tmp_path / "cells" / "readme.txt").touch()
+    lines = here("doctor", "--device", "cpu", str(tmp_path / "cells")).stdout.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("OK  data "))
+    assert lines[start].endswith("80 images of 8 classes, all decoded")
+    told = [line.split() for line in lines[start + 1 :]]
+    assert told[0] == ["class", "images"]
+    assert told[1][0] == "basophil"
+    assert told[-1] == ["left", "out:", "1", ".txt"]
+    data = looked(here, str(tmp_path / "cells"))[1]["data"]["data"]
+    assert sum(entry["images"] for entry in data["classes"]) == 80
+    assert data["left_out"] == [{"kind": ".txt", "count": 1, "names": ["readme.txt"]}]
+
+
+def test_a_class_whose_images_cannot_be_read_is_a_fault(here: Here, tmp_path: Path) -> None:
+    write_cells(tmp_path / "cells", 80, size=32, seed=0)
+    for file in (tmp_path / "cells" / "monocyte").iterdir():
+        file.write_bytes(b"no image")
+    code, checks = looked(here, str(tmp_path / "cells"))
+    assert (code, faults(checks)) == (1, ["data"])
+    assert checks["data"]["detail"].startswith("none of 7 images of class 'monocyte' can be read")
+    assert checks["data"]["fix"] == "mend or remove them"
 
 
 def test_nothing_is_made_where_nothing_was(here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

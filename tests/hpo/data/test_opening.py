@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from hpo.data import SplitOptions, fit_array, open_dataset, open_whole
+from hpo.data.opening import look
 from hpo.errors import DataError
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -240,6 +241,59 @@ def test_whole_and_dataset_agree_on_the_content(write_classes, cache):
 def test_whole_refuses_a_class_that_the_model_does_not_know(write_classes, cache):
     with pytest.raises(DataError, match=r"class 'z' of .* is unknown to the model, which knows a, b: rename or"):
         open_whole(write_classes({"a": 2, "z": 2}), image_size=16, cache=cache, classes=["a", "b"])
+
+
+def test_a_look_decodes_all_of_a_small_data_set(write_classes):
+    folder = write_classes({"train/a": 9, "train/b": 9, "test/a": 2})
+    shutil.copy(folder / "train" / "a" / "000.png", folder / "train" / "a" / "copy.png")
+    seen = look(folder)
+    assert (seen.images, seen.decoded, seen.summary.duplicates) == (21, 21, 1)
+    assert seen.summary.counts == {"train": [10, 9], "test": [2, 0]}
+
+
+def test_a_look_decodes_some_images_of_each_class_of_a_large_one(write_classes, monkeypatch):
+    monkeypatch.setattr("hpo.data.opening._TRIED", 10)
+    folder = write_classes({"a": 20, "b": 20})
+    (folder / "a" / "019.png").write_bytes(b"")
+    seen = look(folder)
+    assert (seen.images, seen.decoded) == (40, 6)
+    assert [image.name for image in seen.summary.unreadable] == ["a/019.png"]
+    assert seen.summary.counts == {"images": [20, 20]}
+
+
+@pytest.mark.parametrize("tried", [10, 500])
+def test_a_look_refuses_a_class_that_cannot_be_read(write_classes, monkeypatch, tried):
+    monkeypatch.setattr("hpo.data.opening._TRIED", tried)
+    folder = write_classes({"a": 20, "b": 12})
+    for file in (folder / "b").iterdir():
+        file.write_bytes(b"no image")
+    with pytest.raises(
+        DataError, match=r"none of \d+ images of class 'b' can be read, the first is b/000\.png: not an"
+    ):
+        look(folder)
+
+
+@pytest.mark.parametrize(
+    ("counts", "rule"),
+    [
+        ({"a": 3}, "the only class is 'a'"),
+        ({"a": 2, "b": 2}, "no image can be held out to validate on"),
+        ({"train/a": 3, "val/b": 3}, "class 'b' has no image to train on"),
+        ({"one/a": 3, "one/b": 3, "two/a": 3, "two/b": 3}, "looks like parts"),
+    ],
+)
+def test_a_look_refuses_what_a_search_would(write_classes, counts, rule):
+    with pytest.raises(DataError, match=rule):
+        look(write_classes(counts))
+
+
+def test_a_look_refuses_too_many_unreadable_images(write_classes):
+    folder = write_classes({"a": 20, "b": 12})
+    for number in range(4):
+        (folder / "b" / f"00{number}.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"4 of 32 images cannot be read, more than the 5 % allowed"):
+        look(folder)
+    assert len(look(folder, max_unreadable=0.5).summary.unreadable) == 4
 
 
 @pytest.mark.data
