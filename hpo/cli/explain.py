@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from hpo.delivery.model import Model
     from hpo.explain.attribution import Method
     from hpo.explain.card import Explanation
 
@@ -54,19 +55,19 @@ def explain_command(
     use_threads(threads)
     with fetched(bundle, cache_folder(home)) as folder:
         model = load(folder, device)
-    names, pixels = _read(images, model.image_size, limit)
+    names, pixels = _read(images, model, limit)
     found = explain(model, names, pixels, target=target, method=method)
     write_png(draw_sheet(found.cards, f"{bundle}: {found.method}"), out)
     _say(out, found)
 
 
-def _read(paths: tuple[Path, ...], size: int, limit: int) -> tuple[list[str], npt.NDArray[np.uint8]]:
+def _read(paths: tuple[Path, ...], model: Model, limit: int) -> tuple[list[str], npt.NDArray[np.uint8]]:
     """Names and pixels (n, S, S, 3) of the first `limit` images; those that cannot be read are told on the way."""
     from hpo.data import iter_images
     from hpo.data.names import readable
     from hpo.errors import DataError
 
-    names, pixels, unreadable = next(iter_images(paths, size, limit))
+    names, pixels, unreadable = next(iter_images(paths, model.image_size, limit, model.white_level))
     names = [readable(name) for name in names]
     for image in unreadable:
         click.echo(f"unreadable: {image.name}: {image.reason}", err=True)

@@ -51,26 +51,28 @@ class Bench:
     """Whether the test part is opened, once for every model, however often it is compared."""
     timing: Timing = field(default_factory=Timing)
     progress: Progress | None = None
-    _datasets: dict[int, Dataset] = field(default_factory=dict)
+    _datasets: dict[tuple[int, int | None], Dataset] = field(default_factory=dict)
     _copies: dict[int, CorruptedCopy] = field(default_factory=dict)
 
-    def dataset(self, image_size: int) -> Dataset:
-        """The data, packed at `image_size` pixels."""
-        if image_size not in self._datasets:
-            self._datasets[image_size] = open_dataset(
+    def dataset(self, image_size: int, white: int | None = None) -> Dataset:
+        """The data, packed at `image_size` pixels, 16-bit images by the white level of a model."""
+        if (image_size, white) not in self._datasets:
+            self._datasets[image_size, white] = open_dataset(
                 self.data, image_size=image_size, cache=self.cache, split=self.split,
-                max_unreadable=self.max_unreadable, progress=self.progress,
+                max_unreadable=self.max_unreadable, white_level=white, progress=self.progress,
             )  # fmt: skip
-        return self._datasets[image_size]
+        return self._datasets[image_size, white]
 
     def check(self, label: str, manifest: Manifest) -> None:
         """DataError unless the model was made with these images, split as here."""
-        check_basis(label, manifest, self.dataset(manifest.preprocessing.image_size), self.data, self.split)
+        check_basis(
+            label, manifest, self.dataset(manifest.preprocessing.image_size, manifest.data.white), self.data, self.split
+        )
 
     def measure(self, folder: Path) -> Measured:
         """Measure the bundle in `folder`; a look at the test part is recorded in it."""
         model = Model(read_bundle(folder), self.device)
-        dataset = self.dataset(model.image_size)
+        dataset = self.dataset(model.image_size, model.white_level)
         unseen = model.bundle.manifest.stage != "retrained"
         report = measure(model, dataset.val, progress=self.progress) if unseen else None
         corrupted, conditions = self.robustness(model) if unseen else (None, {})
@@ -87,13 +89,13 @@ class Bench:
     def speed(self, folder: Path) -> dict[int, float]:
         """Images a second by the number of images at a time."""
         model = Model(read_bundle(folder), self.device)
-        part = self.dataset(model.image_size).val
+        part = self.dataset(model.image_size, model.white_level).val
         images = part.batch(np.arange(min(len(part), max(BATCHES))))
         return {batch: images_per_second(model, images, batch, self.timing) for batch in BATCHES}
 
     def robustness(self, model: Model) -> tuple[Score, dict[str, dict[int, float]]]:
         """Accuracy on the corrupted copy of the validation part: in all, and by alteration and severity."""
-        part = self.dataset(model.image_size).val
+        part = self.dataset(model.image_size, model.white_level).val
         copy = self._copy(model.image_size, part)
         correct = model.logits_of(copy.batches(BATCH_SIZE)).argmax(axis=1) == copy.labels
         conditions: dict[str, dict[int, float]] = {}

@@ -14,9 +14,10 @@ from threading import Lock
 
 from hpo.data import digests
 from hpo.data.decode import refuse_long
+from hpo.data.formats import is_image
 from hpo.data.layout import arrange
 from hpo.data.names import readable, shortened
-from hpo.data.records import CHUNK, Listing, Read, is_hidden, is_image
+from hpo.data.records import CHUNK, Listing, Read, is_hidden
 from hpo.errors import DataError
 
 _FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)

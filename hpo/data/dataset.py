@@ -103,6 +103,8 @@ class Dataset:
     """What lies there and is not read, by kind."""
     notes: tuple[str, ...] = ()
     """What was understood of the data, or is suspicious about it; one line each."""
+    white_level: int | None = None
+    """The value of 16-bit images that became 255; None where no image needs one."""
     _test: Part | None = field(default=None, repr=False)
 
     @property

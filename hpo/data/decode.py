@@ -1,9 +1,9 @@
 """From a stored image to (S, S, 3) uint8 RGB: the one preprocessing that training, evaluation and prediction share.
 
-First the image is brought to its plain form: stored size, upright by its EXIF orientation, RGB with 8 bits, over
-white where it is transparent; 16-bit values are scaled to 8 bits over their whole range, never clipped. Then the centre
-square is resampled to S x S with an antialiased bicubic filter. So a picture gives the same pixels from every lossless
-format, as a file, in an archive or as an array, and equal plain forms are duplicates at every S.
+First the image is brought to its plain form: stored size, first page or frame, upright by its EXIF orientation, RGB,
+over white where it is transparent. 16 bits become 8 by a white level (`depth`). Then the centre square is resampled to
+S x S with an antialiased bicubic filter. So a picture gives the same pixels from every lossless format, as a file, in
+an archive or as an array, and equal plain forms are duplicates at every S.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -23,18 +23,32 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from hpo.data import digests
 from hpo.data.dataset import Images
-from hpo.data.records import SUFFIXES, Payload
+from hpo.data.depth import FULL, Deep, deep_of_array, deep_of_file
+from hpo.data.formats import PILLOW_FORMATS, what_else, without_metadata
+from hpo.data.records import Payload
 from hpo.errors import DataError
 
 MAX_MEGAPIXELS = 64
 MAX_BYTES = 4 * MAX_MEGAPIXELS * 1_000_000
 """Of one stored image: what the largest one takes uncompressed with four channels."""
 
-_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
+_COUNTED_BY_SEEKING = ("GIF", "TIFF")
 _LARGE_PIXELS = 8_000_000
 _one_large_image = threading.Lock()
-_FAULTS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error)
+_FAULTS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
 """What Pillow raises on damaged files, gathered from its plugins and by feeding them noise."""
 
 _UPRIGHT = {
@@ -49,25 +63,56 @@ _UPRIGHT = {
 """EXIF orientation (Exif 2.32, tag 0x0112) -> the transposition that undoes it."""
 
 
-def fit(payload: Payload | Image.Image, size: int) -> Images:
-    """An image as it is stored, as (size, size, 3) uint8 RGB; DataError says why where it cannot be."""
+@dataclass(frozen=True, slots=True)
+class Original:
+    """An image in its plain form."""
+
+    picture: Image.Image | Deep
+    """RGB of 8 bits, or 16 bits whose white level is not decided yet."""
+    pages: int = 1
+    """Pages or frames of the file; the picture is the first."""
+
+    @property
+    def largest(self) -> int | None:
+        """The largest value of 16 bits for which the white level must be known from elsewhere; else None."""
+        return self.picture.largest if isinstance(self.picture, Deep) else None
+
+    def digest(self) -> str:
+        """32 hex digits; equal ones are duplicates. The white level plays no role."""
+        plain = self.picture.plain() if isinstance(self.picture, Deep) else self.picture
+        if isinstance(plain, Image.Image):
+            return digests.of_image(plain)
+        return digests.of_image(_rgb(Image.fromarray(plain))) if plain.dtype == np.uint8 else digests.of_payload(plain)
+
+    def squared(self, size: int, white: int | None = None) -> Images:
+        """The centre square as (size, size, 3) uint8; `white` as in `fit`."""
+        if isinstance(self.picture, Deep):
+            return squared(_rgb(Image.fromarray(self.picture.eight_bits(white or FULL))), size)
+        return squared(self.picture, size)
+
+
+def fit(payload: Payload | Image.Image, size: int, white: int | None = None) -> Images:
+    """An image as it is stored, as (size, size, 3) uint8 RGB; DataError says why where it cannot be.
+
+    `white` is the value of 16 bits that becomes 255, where the file gives no other; None is 65535.
+    """
     with original(payload) as image:
-        return squared(image, size)
+        return image.squared(size, white)
 
 
-def decode(data: bytes, size: int) -> Images:
+def decode(data: bytes, size: int, white: int | None = None) -> Images:
     """`fit` of the bytes of an image file."""
-    return fit(data, size)
+    return fit(data, size, white)
 
 
-def fit_array(array: npt.NDArray[Any], size: int) -> Images:
+def fit_array(array: npt.NDArray[Any], size: int, white: int | None = None) -> Images:
     """`fit` of pixels (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16 or bool."""
-    return fit(array, size)
+    return fit(array, size, white)
 
 
 @contextmanager
-def original(payload: Payload | Image.Image) -> Iterator[Image.Image]:
-    """The image at its stored size: upright, RGB, 8 bits, over white where it is transparent.
+def original(payload: Payload | Image.Image) -> Iterator[Original]:
+    """The image in its plain form.
 
     What is packed, and what tells duplicates, is made of this image alone. So it is decoded in full: a JPEG decoded
     at a fraction of its size would differ from the same picture in another format. A large image is held by one
@@ -77,9 +122,7 @@ def original(payload: Payload | Image.Image) -> Iterator[Image.Image]:
         if isinstance(payload, bytes):
             yield _from_file(payload, held)
         elif isinstance(payload, Image.Image):
-            with _faults_told():
-                image = _from_picture(payload, held)
-            yield image
+            yield _from_picture(payload, held)
         else:
             yield _from_array(payload, held)
 
@@ -127,74 +170,101 @@ def _take_turn(pixels: int, held: ExitStack) -> None:
         held.enter_context(_one_large_image)
 
 
-def _from_file(data: bytes, held: ExitStack) -> Image.Image:
+def _from_file(data: bytes, held: ExitStack) -> Original:
+    """The first page of a file. Metadata are no reason to lose an image: where it fails, it is read without them."""
     if not data:
         raise DataError("empty file (0 bytes)")
-    with _faults_told(), Image.open(BytesIO(data), formats=_FORMATS) as image:
-        return _from_picture(image, held)
+    with _faults_told(data):
+        try:
+            return _read(data, held)
+        except _FAULTS:
+            plain = without_metadata(data)
+            if plain is None:
+                raise
+            held.close()
+            return _read(plain, held)
 
 
-def _from_picture(image: Image.Image, held: ExitStack) -> Image.Image:
-    """An opened image, which is not changed."""
+def _read(data: bytes, held: ExitStack) -> Original:
+    with Image.open(BytesIO(data), formats=PILLOW_FORMATS) as image:
+        _take_turn(image.width * image.height, held)
+        return Original(_plain(image, data), _pages(image, data))
+
+
+def _from_picture(image: Image.Image, held: ExitStack) -> Original:
+    """An image that the caller has opened, at the page where it stands; it is not changed."""
     _take_turn(image.width * image.height, held)
+    with _faults_told(b""):
+        return Original(_plain(image, None))
+
+
+def _plain(image: Image.Image, data: bytes | None) -> Image.Image | Deep:
+    """An opened image in its plain form; `data` are the bytes of its file."""
+    if deep := deep_of_file(image, data):
+        return deep.upright(_orientation(image))
     image.load()
-    # Asked after loading: Pillow turns a TIFF upright by itself and then drops the tag.
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return _upright(_rgb(image), orientation)
+    rgb, orientation = _rgb(image), _orientation(image)
+    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
 
 
 @contextmanager
-def _faults_told() -> Iterator[None]:
-    """Turns what Pillow raises into a DataError."""
+def _faults_told(data: bytes) -> Iterator[None]:
+    """Turns what Pillow raises into a DataError; `data` are the bytes of the file."""
     try:
         yield
     except UnidentifiedImageError:
-        raise DataError(f"not an image of a known format ({', '.join(SUFFIXES)})") from None
+        raise DataError(what_else(data)) from None
     except Image.DecompressionBombError as error:
         raise DataError(_too_large(int(re.findall(r"\d+", str(error))[0]))) from None
     except _FAULTS as error:
         raise DataError(f"truncated or damaged ({' '.join(str(error).split())})") from None
 
 
-def _from_array(array: npt.NDArray[Any], held: ExitStack) -> Image.Image:
+def _pages(image: Image.Image, data: bytes) -> int:
+    """How many pages or frames the file of an opened image has; 1 where the others are damaged."""
+    if image.format not in _COUNTED_BY_SEEKING:
+        return int(getattr(image, "n_frames", 1))
+    try:
+        # In an image of its own, because the count goes to other pages, and the picture would go with it.
+        with Image.open(BytesIO(data), formats=(image.format,)) as counted:
+            return int(counted.n_frames)  # type: ignore[attr-defined]
+    except _FAULTS:
+        return 1
+
+
+def _orientation(image: Image.Image) -> int:
+    """By EXIF; 1, upright, where there is none or it is damaged.
+
+    Asked after loading: Pillow turns a TIFF upright by itself and then drops the tag.
+    """
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except _FAULTS:
+        return 1
+
+
+def _from_array(array: npt.NDArray[Any], held: ExitStack) -> Original:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or not array.size:
         raise DataError(f"pixels have shape {array.shape}, but must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
     _take_turn(array.shape[0] * array.shape[1], held)
-    return _rgb(Image.fromarray(_eight_bits(array)))
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+    if array.dtype.newbyteorder("=") == np.uint16:
+        return Original(deep_of_array(array))
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * np.uint8(255)
+    if array.dtype != np.uint8:
+        raise DataError(f"pixels are {array.dtype}, but must be uint8 (0 to 255), uint16 or bool")
+    return Original(_rgb(Image.fromarray(array)))
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """A loaded image with three channels of 8 bits, over white where it is transparent."""
+    """A loaded image of 8 bits or fewer with three channels, over white where it is transparent."""
     if image.mode in ("I", "F"):
         raise DataError(f"32-bit pixels (mode {image.mode}) without a known range: save it with 8 or 16 bits")
-    if image.mode.startswith("I;16"):
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     image = image if image.mode == "RGBA" else image.convert("RGBA")
     over_white = Image.new("RGB", image.size, "white")
     over_white.paste(image, mask=image)
     return over_white
-
-
-def _eight_bits(array: npt.NDArray[Any]) -> Images:
-    """uint8 as it is, uint16 scaled from 0..65535 to 0..255, bool as 0 and 255."""
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype.newbyteorder("=") == np.uint16:
-        return np.take(_scale_table(), array)
-    raise DataError(f"pixels are {array.dtype}, but must be uint8 (0 to 255), uint16 or bool")
-
-
-@cache
-def _scale_table() -> Images:
-    """(65536,) uint8: v -> round(v / 257). A table, because 64 megapixels leave no room for wider temporaries."""
-    return ((np.arange(65_536) + 128) // 257).astype(np.uint8)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from hpo.data.dataset import LeftOut, PartName
+from hpo.data.formats import SUFFIXES, is_image
 from hpo.data.names import Meaning, class_name, class_notes, part_in, part_of, readable, shortened
-from hpo.data.records import PART_OF, SUFFIXES, Listing, Record, is_image
+from hpo.data.records import PART_OF, Listing, Record
 from hpo.data.summary import left_out_line
 from hpo.errors import DataError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -12,11 +13,14 @@ import numpy.typing as npt
 
 from hpo.data import digests
 from hpo.data.dataset import LeftOut, PartName, Unreadable
+from hpo.data.depth import FULL, depth_note, reached_levels, white_level
 from hpo.data.pipeline import Decoded
 from hpo.data.records import Record
 
-VERSION = 2
+VERSION = 3
 """Of the pack: goes up when decoding, digests or these fields change, so that older packs are made anew."""
+_NAMED = 3
+"""Files that a note names."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Manifest:
     """What lies in the data set and is not read, by kind."""
     notes: tuple[str, ...] = ()
     """What was understood of the data, or is suspicious about it; one line each."""
+    white_level: int | None = None
+    """The value of 16-bit images that became 255 (`depth`); None where no image needs one."""
     version: int = VERSION
 
     def __len__(self) -> int:
@@ -86,8 +92,9 @@ class ManifestDraft:
         classes: tuple[str, ...],
         left_out: tuple[LeftOut, ...] = (),
         notes: tuple[str, ...] = (),
+        white: int | None = None,
     ) -> None:
-        """`left_out` and `notes` are those of the listing."""
+        """`left_out` and `notes` are those of the listing; `white` is the white level that images are decoded with."""
         self._image_size = image_size
         self._classes = classes
         self._left_out = left_out
@@ -95,6 +102,14 @@ class ManifestDraft:
         self._rows: list[tuple[Record, Decoded]] = []
         self._unreadable: list[Unreadable] = []
         self._content: list[tuple[str, str, str]] = []
+        self._largest: Counter[int] = Counter()
+        self._paged: list[tuple[str, int]] = []
+        self._white = white
+
+    @property
+    def own_white(self) -> int | None:
+        """The white level that the 16-bit images added so far call for; None where there are none."""
+        return white_level(max(self._largest)) if self._largest else None
 
     def add(self, record: Record, decoded: Decoded) -> None:
         """One image; its pixels are not kept."""
@@ -103,6 +118,10 @@ class ManifestDraft:
             self._unreadable.append(Unreadable(record.name, decoded.reason))
         else:
             self._rows.append((record, replace(decoded, pixels=None)))
+        if decoded.largest is not None:
+            self._largest[decoded.largest] += 1
+        if decoded.pages > 1:
+            self._paged.append((record.name, decoded.pages))
 
     def note(self, line: str) -> None:
         """Add a line to what is told about the data; the same line is told once."""
@@ -111,6 +130,13 @@ class ManifestDraft:
 
     def finish(self) -> Manifest:
         """The manifest of what was added."""
+        white = (self._white or FULL) if self._largest else None
+        if white:
+            self.note(depth_note(reached_levels(self._largest), white))
+        if self._paged:
+            named = ", ".join(f"{name} ({pages})" for name, pages in self._paged[:_NAMED])
+            more = f" and {len(self._paged) - _NAMED} more" if len(self._paged) > _NAMED else ""
+            self.note(f"only the first page or frame is taken of files that hold several: {named}{more}")
         return Manifest(
             image_size=self._image_size,
             classes=self._classes,
@@ -123,4 +149,5 @@ class ManifestDraft:
             fingerprint=digests.fingerprint(self._content),
             left_out=self._left_out,
             notes=tuple(self._notes),
+            white_level=white,
         )

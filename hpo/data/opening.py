@@ -56,14 +56,17 @@ def open_dataset(
     cache: StrPath,
     split: SplitOptions | None = None,
     max_unreadable: float = 0.05,
+    white_level: int | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """Labelled images as train, val and, locked, test; packed into the folder `cache` first, where they are not yet.
 
-    `image_size` is the side of the images in pixels; `max_unreadable` the fraction of images that may be skipped.
-    Raises DataError for everything that is wrong with the data, UsageError for fractions out of range.
+    `image_size` is the side of the images in pixels; `max_unreadable` the fraction of images that may be skipped;
+    `white_level` the value of 16-bit images that becomes 255, None that of the data set itself (`depth`). Raises
+    DataError for everything that is wrong with the data, UsageError for fractions out of range.
     """
-    pack = open_pack(open_source(path), image_size, Path(cache), check=_check_listing, progress=progress)
+    source, cache = open_source(path), Path(cache)
+    pack = open_pack(source, image_size, cache, white=white_level, check=_check_listing, progress=progress)
     manifest = pack.manifest
     _refuse_unreadable(manifest, max_unreadable)
     groups = manifest.groups
@@ -83,11 +86,12 @@ def open_dataset(
         leaking=count_leaking(manifest.given, groups),
         left_out=manifest.left_out,
         notes=(*_notes(manifest), *assignment.notes),
+        white_level=manifest.white_level,
         _test=pack.part(assignment.rows("test")),
     )
 
 
-def open_whole(
+def open_whole(  # noqa: PLR0913 - all but the path by name
     path: StrPath,
     *,
     image_size: int,
@@ -95,13 +99,15 @@ def open_whole(
     classes: Sequence[str] | None = None,
     part: PartName | None = None,
     max_unreadable: float = 0.05,
+    white_level: int | None = None,
     progress: Progress | None = None,
 ) -> WholeData:
     """All labelled images, or those of one given `part`, unsplit, with labels as positions in `classes`.
 
     `classes` are those of a model: the data set may lack some, and an unknown one is a DataError. None takes its own.
+    `white_level` as in `open_dataset`.
     """
-    pack = open_pack(open_source(path), image_size, Path(cache), progress=progress)
+    pack = open_pack(open_source(path), image_size, Path(cache), white=white_level, progress=progress)
     _refuse_unreadable(pack.manifest, max_unreadable)
     rows = _rows_of(pack.manifest, part, path)
     known = tuple(classes) if classes is not None else pack.manifest.classes

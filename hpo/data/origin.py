@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from hpo.data.dataset import Dataset
+from hpo.data.depth import FULL
 from hpo.data.known import split_digest
 from hpo.data.opening import open_dataset
 from hpo.data.pack import Progress
@@ -44,6 +45,8 @@ class DataOrigin(BaseModel):
     """Images of each class, in the order of the classes."""
     split_digest: str | None = None
     """Of which images validate and which test: see `hpo.data.known.split_digest`."""
+    white_level: int | None = None
+    """The value of 16-bit images that became 255, as in `Dataset`; None where there were none, or it was not kept."""
 
     @classmethod
     def of(cls, dataset: Dataset, split: SplitOptions, max_unreadable: float) -> Self:
@@ -58,6 +61,7 @@ class DataOrigin(BaseModel):
             counts=images_by_part(dataset),
             class_counts=images_by_class(dataset),
             split_digest=split_digest(dataset),
+            white_level=dataset.white_level,
         )
 
     @classmethod
@@ -74,13 +78,18 @@ class DataOrigin(BaseModel):
         """How parts that the data does not bring are made."""
         return SplitOptions(self.seed, self.val_fraction, self.test_fraction)
 
+    @property
+    def white(self) -> int:
+        """The white level for other images: the one that was kept, else 65535, as it was when none was kept."""
+        return self.white_level or FULL
+
     def reopen(
         self, path: str | os.PathLike[str], *, image_size: int, cache: Path, progress: Progress | None = None
     ) -> Dataset:
         """The data at `path`, split by the same rule; whether they are the same is for the caller to check."""
         return open_dataset(
             path, image_size=image_size, cache=cache, split=self.options, max_unreadable=self.max_unreadable,
-            progress=progress,
+            white_level=self.white, progress=progress,
         )  # fmt: skip
 
     def refuse_other_images(

@@ -11,7 +11,7 @@ from itertools import islice
 from hpo.cores import cores
 from hpo.data import digests
 from hpo.data.dataset import Images
-from hpo.data.decode import original, squared
+from hpo.data.decode import original
 from hpo.data.records import Read
 from hpo.errors import DataError
 
@@ -31,10 +31,18 @@ class Decoded:
     """Digest of the stored bytes; empty where they could not be had."""
     seen: str = ""
     """Digest of the image at its stored size, whatever `size` is; empty where there is none."""
+    pages: int = 1
+    """Pages or frames of the file, of which the first was taken."""
+    largest: int | None = None
+    """The largest value of 16 bits, where the file does not say which is white; else None."""
 
 
-def decode_all(reads: Iterable[Read], size: int, chunk: int) -> Generator[list[Decoded], None, None]:
+def decode_all(
+    reads: Iterable[Read], size: int, chunk: int, white: int | None = None
+) -> Generator[list[Decoded], None, None]:
     """Lists of `chunk` decoded images, or fewer where `size` is large, in the order of `reads`.
+
+    `white` is the white level of 16-bit images (`decode.fit`).
 
     Threads, not processes: Pillow, hashing and reads let go of the interpreter's lock. At most two lists per thread
     are waiting, whatever the number of reads. Closing the iterator cancels what has not begun.
@@ -45,7 +53,7 @@ def decode_all(reads: Iterable[Read], size: int, chunk: int) -> Generator[list[D
         waiting: deque[Future[list[Decoded]]] = deque()
         try:
             for some in _chunks(reads, chunk):
-                waiting.append(pool.submit(_decode_chunk, some, size))
+                waiting.append(pool.submit(_decode_chunk, some, size, white))
                 if len(waiting) > 2 * threads:
                     yield waiting.popleft().result()
             while waiting:
@@ -61,17 +69,18 @@ def _chunks(reads: Iterable[Read], count: int) -> Iterator[list[Read]]:
         yield some
 
 
-def _decode_chunk(reads: list[Read], size: int) -> list[Decoded]:
-    return [_decode_one(read, size) for read in reads]
+def _decode_chunk(reads: list[Read], size: int, white: int | None) -> list[Decoded]:
+    return [_decode_one(read, size, white) for read in reads]
 
 
-def _decode_one(read: Read, size: int) -> Decoded:
+def _decode_one(read: Read, size: int, white: int | None) -> Decoded:
     stored = ""
     try:
         payload = read()
         stored = digests.of_payload(payload)
         with original(payload) as image:
-            return Decoded(squared(image, size), "", stored, digests.of_image(image))
+            pixels = image.squared(size, white)
+            return Decoded(pixels, "", stored, image.digest(), image.pages, image.largest)
     except DataError as error:
         return Decoded(None, str(error), stored)
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,7 +29,6 @@ PART_OF: dict[str, PartName] = {
 }
 """The names under which a part is recognised, in lower case."""
 
-SUFFIXES = ("jpg", "jpeg", "jfif", "png", "ppm", "pgm", "bmp", "tif", "tiff", "webp", "gif")
 CHUNK = 32
 """Images that one thread takes at once."""
 
@@ -83,11 +82,6 @@ class Source(Protocol):
 
     def reads(self) -> AbstractContextManager[Iterator[Read]]:
         """One read per record, in the order of the listing, usable inside the `with`."""
-
-
-def is_image(name: str) -> bool:
-    """Whether a file of this name is taken for an image."""
-    return PurePosixPath(name).suffix.lower().removeprefix(".") in SUFFIXES
 
 
 _SYSTEM_FILES = (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +21,9 @@ from hpo.data.arrays import ArraySource, image_members, row_reads
 from hpo.data.dataset import Images, Unreadable
 from hpo.data.decode import pillow_unheard
 from hpo.data.folders import read_file, walk
+from hpo.data.formats import SUFFIXES, is_image
 from hpo.data.pipeline import Decoded, decode_all
-from hpo.data.records import CHUNK, SUFFIXES, Read, is_image
+from hpo.data.records import CHUNK, Read
 from hpo.data.sources import existing
 from hpo.data.tables import listed_files
 from hpo.errors import DataError
@@ -48,20 +49,26 @@ Batch = tuple[list[str], Images, list[Skipped]]
 Named = Iterator[tuple[str, Read]]
 Files = Iterable[tuple[str, Path]]
 """Names as they were given, and the file that each means."""
+Decoding = Callable[..., Generator[list[Decoded], None, None]]
+"""`decode_all` with a size and a white level."""
 
 
-def iter_images(paths: StrPath | Sequence[StrPath | PathList], size: int, batch: int) -> Iterator[Batch]:
+def iter_images(
+    paths: StrPath | Sequence[StrPath | PathList], size: int, batch: int, white: int | None = None
+) -> Iterator[Batch]:
     """Names, pixels (b, S, S, 3) uint8 and what was skipped on the way, `batch` images at a time, S = `size`.
 
     A path is a folder (with all below it), an image, a zip, an `.npz`, or a CSV whose column `path` names images, from
     its folder on. Images are prepared as those of training are, and come in the order of the paths, sorted within a
     folder; one that is named twice comes twice. Every b is `batch` but the last, which is 0 where only skipped images
     were left to tell of. A name is the path as given, then the path below it, after a `:` inside a zip or an `.npz`;
-    one in a list is as it stands there. Raises DataError at once where a path is not there or of no use, and at the
-    end where no image was found; what a list names is skipped then, with the reason.
+    one in a list is as it stands there. `white` is the white level of 16-bit images, as in `fit`. Raises DataError at
+    once where a path is not there or of no use, and at the end where no image was found; what a list names is skipped
+    then, with the reason.
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else paths
-    return _batches([_found(path) for path in given], size, batch)
+    decoding = partial(decode_all, size=size, white=white)
+    return _batches([_found(path) for path in given], decoding, np.empty((batch, size, size, 3), np.uint8))
 
 
 def _found(path: StrPath | PathList) -> Path | Files:
@@ -78,12 +85,12 @@ def _found(path: StrPath | PathList) -> Path | Files:
     )
 
 
-def _batches(paths: list[Path | Files], size: int, batch: int) -> Iterator[Batch]:
+def _batches(paths: list[Path | Files], decoding: Decoding, pixels: Images) -> Iterator[Batch]:
+    """The batches; `pixels` are room for the first."""
     names: list[str] = []
     skipped: list[Skipped] = []
-    pixels = np.empty((batch, size, size, 3), np.uint8)
     found = False
-    with closing(_decoded(paths, size)) as images:
+    with closing(_decoded(paths, decoding)) as images:
         for name, decoded in images:
             found = True
             if decoded.pixels is None:
@@ -91,7 +98,7 @@ def _batches(paths: list[Path | Files], size: int, batch: int) -> Iterator[Batch
                 continue
             pixels[len(names)] = decoded.pixels
             names.append(name)
-            if len(names) == batch:
+            if len(names) == len(pixels):
                 yield names, pixels, skipped
                 names, skipped, pixels = [], [], np.empty_like(pixels)
     if not found:
@@ -101,7 +108,7 @@ def _batches(paths: list[Path | Files], size: int, batch: int) -> Iterator[Batch
         yield names, pixels[: len(names)], skipped
 
 
-def _decoded(paths: list[Path | Files], size: int) -> Generator[tuple[str, Decoded], None, None]:
+def _decoded(paths: list[Path | Files], decoding: Decoding) -> Generator[tuple[str, Decoded], None, None]:
     """Every image with its name. Zips stay open to the end, because reads run ahead of what is yielded."""
     arrays = [path for path in paths if isinstance(path, Path) and path.suffix.lower() == ".npz"]
     chunk = min([CHUNK, *(ArraySource(path).chunk for path in arrays)])
@@ -112,7 +119,7 @@ def _decoded(paths: list[Path | Files], size: int) -> Generator[tuple[str, Decod
             names.append(name)
             yield read
 
-    with ExitStack() as stack, closing(decode_all(reads(stack), size, chunk)) as chunks:
+    with ExitStack() as stack, closing(decoding(reads(stack), chunk=chunk)) as chunks:
         while some := _next(chunks):
             for decoded in some:
                 yield names.popleft(), decoded

@@ -110,8 +110,9 @@ def select(
     """
     size, allowed = manifest.preprocessing.image_size, manifest.data.max_unreadable
     whole = open_whole(
-        data, image_size=size, cache=cache, classes=manifest.classes, max_unreadable=allowed, progress=progress
-    )
+        data, image_size=size, cache=cache, classes=manifest.classes, max_unreadable=allowed,
+        white_level=manifest.data.white, progress=progress,
+    )  # fmt: skip
     own = whole.fingerprint == manifest.data.fingerprint
     if not own and not whole.given_parts:
         return _selection(whole, whole.part, None, own)
@@ -120,8 +121,9 @@ def select(
         part = part_of(reopen(manifest, data, cache), name)
     else:
         part = open_whole(
-            data, image_size=size, cache=cache, classes=manifest.classes, max_unreadable=allowed, part=name
-        ).part
+            data, image_size=size, cache=cache, classes=manifest.classes, max_unreadable=allowed, part=name,
+            white_level=manifest.data.white,
+        ).part  # fmt: skip
     return _selection(whole, part, name, own)
 
 

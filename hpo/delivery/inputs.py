@@ -2,13 +2,14 @@
 
 An image is the path of a file, the bytes of one, a file that is open for reading, a Pillow image, an array (H, W),
 (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16 or bool, or a tensor, channels last or first. All go through the
-preprocessing that files go through: upright by EXIF, 16 bits scaled, over white where transparent.
+preprocessing that files go through: upright by EXIF, 16 bits by the model's white level, over white where transparent.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -30,20 +31,26 @@ _CHANNELS = (1, 3, 4)
 _FORMS = "a path, the bytes of an image file, an open file, a Pillow image, an array or a tensor"
 
 
-def batches_of(images: Inputs, size: int, batch_size: int) -> Iterator[tuple[list[str], Images]]:
+def batches_of(
+    images: Inputs, size: int, batch_size: int, white: int | None = None
+) -> Iterator[tuple[list[str], Images]]:
     """Names and pixels (b, S, S, 3) uint8, S = `size`, read `batch_size` at a time; no more than that is held.
+
+    `white` is the value of 16-bit images that becomes 255; None is 65535.
 
     The name of an image is its path, or its position where it has none. Raises DataError at once for one image where
     several are meant, and in its turn for the first that cannot be read; UsageError for a batch of nothing.
     """
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}, but must be at least 1")
-    return _batches(enumerate(_several(images)), size, batch_size)
+    return _batches(enumerate(_several(images)), partial(fit, size=size, white=white), batch_size)
 
 
-def _batches(numbered: Iterator[tuple[int, Any]], size: int, batch_size: int) -> Iterator[tuple[list[str], Images]]:
+def _batches(
+    numbered: Iterator[tuple[int, Any]], fitting: Callable[..., Images], batch_size: int
+) -> Iterator[tuple[list[str], Images]]:
     while some := list(islice(numbered, batch_size)):
-        yield [_name(image, number) for number, image in some], np.stack([_fitted(*one, size) for one in some])
+        yield [_name(image, number) for number, image in some], np.stack([_fitted(*one, fitting) for one in some])
 
 
 def _several(images: Any) -> Iterable[Any]:
@@ -74,10 +81,10 @@ def _name(image: Any, number: int) -> str:
     return str(image) if isinstance(image, str | PathLike) else str(number)
 
 
-def _fitted(number: int, image: Any, size: int) -> Images:
+def _fitted(number: int, image: Any, fitting: Callable[..., Images]) -> Images:
     """One image as (S, S, 3) uint8; DataError names it."""
     try:
-        return fit(_payload(image), size)
+        return fitting(_payload(image))
     except DataError as error:
         raise DataError(f"{_called(image, number)}: {error}") from None
     except OSError as error:

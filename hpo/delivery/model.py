@@ -65,6 +65,11 @@ class Model:
         return self.bundle.manifest.preprocessing.image_size
 
     @property
+    def white_level(self) -> int:
+        """The value of 16-bit images that becomes 255."""
+        return self.bundle.manifest.data.white
+
+    @property
     def temperature(self) -> float:
         """What logits are divided by before they become probabilities; 1 where the bundle is not calibrated."""
         return self.bundle.manifest.temperature
@@ -80,13 +85,13 @@ class Model:
         """
         threshold = self.abstention(accuracy).threshold if accuracy is not None else 0.0
         found: list[Prediction] = []
-        for names, pixels in batches_of(images, self.image_size, batch_size):
+        for names, pixels in batches_of(images, self.image_size, batch_size, self.white_level):
             found += predictions(names, self.probabilities_of([pixels], tta), self.classes, threshold)
         return found
 
     def logits(self, images: Inputs, *, batch_size: int = BATCH_SIZE) -> Logits:
         """(n, C) float32 for n images, read and resized `batch_size` at a time; DataError as in `predict`."""
-        return self.logits_of(pixels for _, pixels in batches_of(images, self.image_size, batch_size))
+        return self.logits_of(pixels for _, pixels in batches_of(images, self.image_size, batch_size, self.white_level))
 
     def logits_of(self, batches: Iterable[Images]) -> Logits:
         """(n, C) float32 of batches (b, S, S, 3) uint8 of the model's own image size, one at a time.

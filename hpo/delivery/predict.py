@@ -60,7 +60,7 @@ def predict(
         raise UsageError(f"--batch-size is {batch_size}, but must be at least 1")
     counts = Counts()
     with open_output(out, model.classes) as writer:
-        for names, images, skipped in iter_images(sources, model.image_size, batch_size):
+        for names, images, skipped in iter_images(sources, model.image_size, batch_size, model.white_level):
             found = _answered(model, names, images, answering) if names else []
             start = 0
             for image in skipped:

@@ -8,7 +8,7 @@ import numpy as np
 
 from hpo.data.dataset import Images, Labels
 from hpo.data.decode import fit, pillow_unheard
-from hpo.data.records import is_image
+from hpo.data.formats import is_image
 from hpo.data.sources import existing, open_source
 from hpo.data.synthetic import CELL_CLASSES, draw_cell
 from hpo.errors import DataError

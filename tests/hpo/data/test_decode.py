@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from hpo.data import digests
-from hpo.data.decode import MAX_BYTES, decode, fit, fit_array, original, pillow_unheard, refuse_long, squared
+from hpo.data.decode import MAX_BYTES, decode, fit, fit_array, original, pillow_unheard, refuse_long
 from hpo.errors import DataError
 
 
@@ -192,12 +192,12 @@ def test_a_picture_gives_the_same_pixels_and_digest_in_every_form(height, width,
     values = np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
     picture = Image.fromarray(values[:, :, 0] if channels == 1 else values)
     with original(values) as image:
-        expected, digest = squared(image, size), digests.of_image(image)
-        copies = lossless_copies(image)
+        expected, digest = image.squared(size), image.digest()
+        copies = lossless_copies(image.picture)
     for form, copy in (copies | {"as it is": stored(picture)}).items():
         with original(copy) as image:
-            assert np.array_equal(squared(image, size), expected), form
-            assert digests.of_image(image) == digest, form
+            assert np.array_equal(image.squared(size), expected), form
+            assert image.digest() == digest, form
 
 
 def test_the_digest_tells_shapes_and_late_rows_apart(noise):

@@ -47,7 +47,7 @@ def test_no_more_than_a_batch_is_in_memory(model, tmp_path, monkeypatch):
 
     alive = []
 
-    def batches(source, size, batch):
+    def batches(source, size, batch, white):
         for number in range(30):
             pixels = np.zeros((batch, size, size, 3), np.uint8)
             assert sum(reference() is not None for reference in alive) <= 1
