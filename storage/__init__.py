@@ -42,6 +42,7 @@ from storage.studies import (
     study_names,
 )
 from storage.trials import Claim, NoTrial, claim_trial, reported_epochs, take_up
+from storage.urls import give_password
 from storage.workers import SECONDS as LEASE_SECONDS
 from storage.workers import Worker
 
@@ -87,6 +88,7 @@ __all__ = [
     "format_size",
     "get_control",
     "give_own_id",
+    "give_password",
     "has_spec",
     "holdings",
     "is_url",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -10,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from optuna.exceptions import StorageInternalError
-from sqlalchemy import URL, Connection, inspect, text
+from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from storage.embedded import EmbeddedServer
@@ -26,6 +27,19 @@ _IDENTITY = text(
     "SELECT c.system_identifier || '/' || d.oid FROM pg_control_system() c, pg_database d "
     "WHERE d.datname = current_database()"
 )
+
+
+# Optuna creates all tables in one transaction, and writes their version afterwards.
+_TABLES = text(
+    """
+    SELECT c.relname, array_agg(CAST(a.attname AS text)) AS columns
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
+    WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND a.attnum > 0
+      AND c.relname IN ('studies', 'trials', 'version_info', 'alembic_version')
+    GROUP BY c.relname
+    """
+)
+_OPTUNAS_VERSION = re.compile(r"v\d+\.\d+\.\d+\.\w+")
 
 
 class Database:
@@ -67,8 +81,16 @@ class Database:
 
     @property
     def storage(self) -> PersistentStorage:
-        """For optuna, on tables that exist. Raises StorageError when another version of optuna made them."""
+        """For optuna, on tables that exist. Raises StorageError when another version of optuna, or another program,
+        made them.
+
+        While it is opened, and where that fails, no other connection is held: a user may have two and no more, and
+        workers that start at the same time must not wait for one another.
+        """
         if self._storage is None:
+            with self.engine.connect() as connection:
+                self._has_tables(connection)
+            self.engine.dispose()
             self._storage = self._open_storage(create=False)
         return self._storage
 
@@ -79,7 +101,7 @@ class Database:
         """
         if not self.is_initialised():
             with self.lock("hpo:schema") as connection:
-                if not self._has_tables():
+                if not self._has_tables(connection):
                     self._storage = self._open_storage(create=True)
                 if not is_current(connection):
                     migrate(connection)
@@ -88,7 +110,7 @@ class Database:
     def is_initialised(self) -> bool:
         """Whether optuna's tables and ours are there, in this version. Raises StorageError for a later one's."""
         with self.engine.connect() as connection:
-            return self._has_tables() and is_current(connection)
+            return self._has_tables(connection) and is_current(connection)
 
     def require_schema(self) -> None:
         """Raise StorageError unless the tables are of this version: those who only work do not change them."""
@@ -135,12 +157,22 @@ class Database:
         if self._server is not None:
             self._server.leave()
 
-    def _has_tables(self) -> bool:
-        """Whether the tables are complete: optuna writes their version last."""
-        with self.engine.connect() as connection:
-            if not inspect(connection).has_table("alembic_version"):
-                return False
-            return bool(connection.execute(text("SELECT count(*) FROM alembic_version")).scalar_one())
+    def _has_tables(self, connection: Connection) -> bool:
+        """Whether optuna's tables are complete: their version comes last. StorageError for another program's."""
+        columns = {row.relname: set(row.columns) for row in connection.execute(_TABLES)}
+        if not columns:
+            return False
+        versions: list[str] = []
+        if "version_num" in columns.get("alembic_version", ()):
+            versions = list(connection.execute(text("SELECT version_num FROM alembic_version")).scalars())
+        ours = "study_name" in columns.get("studies", ()) and "library_version" in columns.get("version_info", ())
+        if ours and all(_OPTUNAS_VERSION.fullmatch(version) for version in versions):
+            return bool(versions)
+        found = f"alembic_version {', '.join(versions)}" if versions else ", ".join(sorted(columns))
+        raise StorageError(
+            f"database {place(self.url)} holds the tables of another program ({found:.100}); "
+            "give hpo a database of its own"
+        )
 
     def _open_storage(self, *, create: bool) -> PersistentStorage:
         try:

@@ -79,7 +79,12 @@ class PersistentStorage(RDBStorage):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._thread = threading.local()
         self.fences: dict[int, Fence] = {}
-        super().__init__(*args, **kwargs)
+        try:
+            super().__init__(*args, **kwargs)
+        except BaseException:
+            if "engine" in vars(self):  # else its connections stay open for as long as the error is looked at
+                self.engine.dispose()
+            raise
 
     @property
     def scoped_session(self) -> Any:

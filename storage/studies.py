@@ -11,7 +11,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from storage.database import Database
 from storage.errors import StudyError
@@ -67,11 +67,12 @@ def give_own_id(db: Database, study: optuna.Study) -> StudySpec:
     files; the checkpoints of the trials that were copied stay with it. Raises StudyError where there is no spec.
     """
     spec = read_spec(study)
-    if _owner_of(db, spec.id, study) is None:
-        return spec
-    with db.lock(f"hpo:id:{spec.id}"):
+    with db.engine.connect() as connection:
+        if _owner_of(connection, spec.id, study) is None:
+            return spec
+    with db.lock(f"hpo:id:{spec.id}") as connection:
         spec = read_spec(study)
-        first = _owner_of(db, spec.id, study)
+        first = _owner_of(connection, spec.id, study)
         if first is None:
             return spec
         own = spec.model_copy(update={"id": make_id(study.study_name)})
@@ -121,9 +122,10 @@ def check_study_name(name: str) -> None:
 
 def _existing(db: Database, name: str, spec: StudySpec) -> optuna.Study | None:
     """The study `name`, made with the same options (else StudyError); None where it is still to be made."""
-    if name not in study_names(db):
+    try:
+        study = optuna.load_study(study_name=name, storage=db.storage)
+    except KeyError:
         return None
-    study = open_study(db, name)
     if has_spec(study):
         check_same(name, read_spec(study), spec)
         return study
@@ -139,10 +141,9 @@ _FIRST_WITH = text(
 )
 
 
-def _owner_of(db: Database, study_id: str, study: optuna.Study) -> str | None:
+def _owner_of(connection: Connection, study_id: str, study: optuna.Study) -> str | None:
     """Name of the study that was created first of those with this id; None where that is `study` itself."""
-    with db.engine.connect() as connection:
-        first = connection.execute(_FIRST_WITH, {"key": SPEC, "id": study_id}).one_or_none()
+    first = connection.execute(_FIRST_WITH, {"key": SPEC, "id": study_id}).one_or_none()
     return None if first is None or first.study_id == study._study_id else str(first.study_name)
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from urllib.parse import unquote
+
+import psycopg2
+from psycopg2.extensions import parse_dsn
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -9,24 +14,81 @@ from storage.errors import DatabaseUnavailableError
 
 _SCHEMES = ("postgresql+psycopg2", "postgresql", "postgres")
 _RULE = "the storage must be PostgreSQL, as postgresql://user:password@host:5432/database; none starts the embedded one"
+_ENCODE = (
+    "the storage URL cannot be read: percent-encode @ / ? # and % in user and password (%40 %2F %3F %23 %25), "
+    "or leave the password out and name a file that holds it in HPO_STORAGE_PASSWORD_FILE"
+)
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,30}")
+_USER_INFO = re.compile(r"([^@/?#%]|%[0-9A-Fa-f]{2})*")
+_HOST = re.compile(r"((?:[\w.~-]|%[0-9A-Fa-f]{2})*|\[[0-9A-Fa-f:.%]+\])(?::(\d*))?")
+_TAIL = re.compile(r"([^/?#]*)((?:/[^?#]*)?(?:\?[^#]*)?)")
 
 
 def parse_url(text: str) -> URL:
-    """The URL of a PostgreSQL database, for psycopg2. Anything else raises DatabaseUnavailableError, in one line."""
-    scheme, separator, _ = text.partition("://")
+    """Where a PostgreSQL database is, for psycopg2: a URL of libpq's or SQLAlchemy's form, or `host=… dbname=…`.
+
+    Several hosts become `host=a,b` and `port=1,2` in the query, as libpq wants them. Anything else raises
+    DatabaseUnavailableError, in one line that repeats no part of the text: any part of it may be a password.
+    """
+    text = text.strip()
+    scheme, separator, rest = text.partition("://")
+    if not separator and "=" in text:
+        return _checked(_from_dsn(text))
     if not separator or scheme not in _SCHEMES:
-        # Text without a scheme may be anything, a password among others: it is not repeated.
-        shown = f"the scheme {scheme!r}" if separator else "text without a scheme"
+        shown = f"the scheme {scheme!r}" if separator and _SCHEME.fullmatch(scheme) else "text without a scheme"
         raise DatabaseUnavailableError(f"{shown} is no storage URL; {_RULE}")
+    user, at, tail = rest.rpartition("@")  # the last one: a password that is not encoded may hold others
+    parts = _TAIL.fullmatch(tail)
+    if parts is None or not _USER_INFO.fullmatch(user):
+        raise DatabaseUnavailableError(f"{_ENCODE}; {_RULE}")
+    hosts = [_HOST.fullmatch(host) for host in parts[1].split(",")]
     try:
-        if text.partition("?")[0].count("@") > 1:
-            raise ValueError("a password that is not encoded")
-        url = make_url(text)
+        url = make_url(f"{_SCHEMES[0]}://{user}{at}{parts[2]}")
     except (ArgumentError, ValueError):
-        raise DatabaseUnavailableError(
-            f"the storage URL cannot be read (are @, / or : in the password percent-encoded?); {_RULE}"
-        ) from None
-    return _with_password_in_place(url.set(drivername=_SCHEMES[0]))
+        url = None
+    if url is None or not all(hosts):
+        raise DatabaseUnavailableError(f"{_ENCODE}; {_RULE}")
+    pairs = [(unquote(host[1]).strip("[]"), host[2] or "") for host in hosts if host is not None]
+    return _checked(_with_password_in_place(_at_hosts(url, pairs)))
+
+
+def _at_hosts(url: URL, pairs: list[tuple[str, str]]) -> URL:
+    """`url` at these hosts and ports; where it names none, at those in its query, `host=a:1&host=b:2` among them."""
+    named = url.query.get("host", ())
+    if pairs == [("", "")] and not isinstance(named, str) and named:
+        pairs = [(host, port) for host, _, port in (one.partition(":") for one in named)]
+        url = url.difference_update_query(["host"])
+    if len(pairs) > 1:
+        hosts, ports = zip(*pairs, strict=True)
+        given = {"port": ",".join(ports)} if any(ports) else {}
+        return url.update_query_dict({"host": ",".join(hosts), **given})
+    host, port = pairs[0]
+    if "/" in host:  # the folder of a socket
+        return url.update_query_dict({"host": host, **({"port": port} if port else {})})
+    return url.set(host=host or None, port=int(port) if port else None)
+
+
+def _from_dsn(text: str) -> URL:
+    try:
+        given = {key: str(value) for key, value in parse_dsn(text).items()}
+    except psycopg2.Error:
+        raise DatabaseUnavailableError(f"text without a scheme is no storage URL; {_RULE}") from None
+    user, password, database = (given.pop(key, None) for key in ("user", "password", "dbname"))
+    return URL.create(_SCHEMES[0], username=user, password=password, database=database, query=given)
+
+
+def _checked(url: URL) -> URL:
+    """`url`, unless something in it is nothing that libpq can be given."""
+    values = [url.username, url.password, url.host, url.database, *(str(value) for value in url.query.values())]
+    if any(character in value for value in values if value for character in "\0\n\r"):
+        raise DatabaseUnavailableError(f"the storage URL holds a line break or a NUL character; {_RULE}")
+    return url
+
+
+def give_password(text: str, password: str) -> str:
+    """The URL `text` with `password`, encoded, where it holds none itself. Raises as `parse_url` does."""
+    url = parse_url(text)
+    return text if url.password else _checked(url.set(password=password)).render_as_string(hide_password=False)
 
 
 def safe_url(url: URL) -> str:
@@ -43,9 +105,16 @@ def passwords(url: URL) -> list[str]:
 
 def place(url: URL) -> str:
     """The server and the database, as an error message names them: `host:port/database`."""
-    host = url.host or url.query.get("host") or "the local socket"
-    port = f":{url.port}" if url.port else ""
-    return f"{host}{port}/{url.database or ''}".rstrip("/")
+    query = {key: value if isinstance(value, str) else ",".join(value) for key, value in url.query.items()}
+    hosts = url.host or query.get("host") or "the local socket"
+    ports = str(url.port or query.get("port") or "").split(",")
+    named = hosts.split(",")
+    ports = ports * len(named) if len(ports) == 1 else ports
+    pairs = [
+        f"{host}:{port}" if port and not host.startswith("/") else host
+        for host, port in zip(named, ports, strict=False)
+    ]
+    return f"{','.join(pairs)}/{url.database or ''}".rstrip("/")
 
 
 def _secret_keys(url: URL) -> list[str]:

@@ -43,23 +43,25 @@ def connected(
 
 
 def with_password(storage: str | None) -> str | None:
-    """`storage` with the password that the file named by HPO_STORAGE_PASSWORD_FILE holds, where it has none itself."""
+    """`storage` with the password that the file named by HPO_STORAGE_PASSWORD_FILE holds, where it has none itself.
+
+    The file is UTF-8 text of one line; the end of the line does not count. UsageError for any other.
+    """
     path = os.environ.get(PASSWORD_FILE)
     if storage is None or not path:
         return storage
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
+    from storage import give_password
 
     try:
-        url = make_url(storage)
-        password = Path(path).read_text(encoding="utf-8").rstrip("\n")
-    except ArgumentError:
-        return storage  # `open_database` says what is wrong with it
+        password = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:
         raise UsageError(f"{PASSWORD_FILE} names {path}, which cannot be read: {error.strerror}") from None
-    if url.password:
-        return storage
-    return url.set(password=password).render_as_string(hide_password=False)
+    except UnicodeDecodeError:
+        raise UsageError(f"{PASSWORD_FILE} names {path}, which is not UTF-8 text; write it as UTF-8") from None
+    if not password or not password.isprintable():
+        wrong = "holds more than one line, or a character that no keyboard has" if password else "is empty"
+        raise UsageError(f"{PASSWORD_FILE} names {path}, which {wrong}; it must be one line, the password")
+    return give_password(storage, password)
 
 
 def artifacts_folder(artifacts: Path | str | None, home: Path) -> Path | str:

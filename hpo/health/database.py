@@ -28,7 +28,7 @@ _FACTS = """
 SELECT current_setting('server_version') AS version, pg_is_in_recovery() AS replica,
     current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int AS most,
     (SELECT sum(numbackends) FROM pg_stat_database)::int AS used,
-    to_regclass('alembic_version') IS NOT NULL AS filled
+    to_regclass('studies') IS NOT NULL OR to_regclass('alembic_version') IS NOT NULL AS filled
 """
 
 

@@ -4,7 +4,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,24 @@ import optuna
 import pytest
 from sqlalchemy import text
 
-from storage import Database, DatabaseUnavailableError, StorageError, open_database
+from storage import (
+    Claim,
+    Database,
+    DatabaseUnavailableError,
+    LeaseKeeper,
+    Patience,
+    StorageError,
+    Worker,
+    claim_trial,
+    open_database,
+    open_study,
+    read_limits,
+    take_up,
+)
 from storage.programs import run_program
 from storage.server_account import ServerAccount
 from storage.sessions import Sessions
+from tests.conftest import TcpServer
 
 pytestmark = pytest.mark.postgres
 NOWHERE = Path("unused")
@@ -273,3 +289,100 @@ def test_the_variables_of_libpq_reach_a_server_that_has_a_url(
     monkeypatch.setenv(name, value)
     with open_database(database_url, home=tmp_path) as database, database.engine.connect() as connection:
         assert connection.exec_driver_sql("SHOW work_mem").scalar() == "77kB"
+
+
+OTHERS = {
+    "another alembic_version": "CREATE TABLE alembic_version AS SELECT 'bda7' AS version_num",
+    "an empty one": "CREATE TABLE alembic_version (version_num text)",
+    "studies of its own": "CREATE TABLE studies (id int, title text)",
+    "trials of its own": "CREATE TABLE trials (id int)",
+    "all of them": "CREATE TABLE studies (id int); CREATE TABLE trials (id int); CREATE TABLE version_info (v int)",
+    "a view": "CREATE VIEW studies AS SELECT 1 AS id",
+}
+
+
+@pytest.mark.parametrize("tables", OTHERS.values(), ids=OTHERS)
+def test_tables_of_another_program_are_refused_and_left_alone(empty_url: str, tables: str) -> None:
+    with open_database(empty_url, home=NOWHERE) as database:
+        with database.engine.begin() as connection:
+            connection.exec_driver_sql(tables)
+        before = _relations(database)
+        for use in (database.initialise, database.require_schema, lambda: database.storage):
+            with pytest.raises(StorageError, match=r"holds the tables of another program.*a database of its own"):
+                use()
+        assert _relations(database) == before
+
+
+def test_tables_of_another_program_beside_optunas_are_refused(database: Database) -> None:
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO alembic_version VALUES ('bda7b8c39065')")
+    with pytest.raises(StorageError, match="bda7b8c39065"):
+        database.initialise()
+
+
+def test_tables_of_another_program_in_another_schema_do_no_harm(empty_url: str) -> None:
+    with open_database(empty_url, home=NOWHERE) as database:
+        with database.engine.begin() as connection:
+            connection.exec_driver_sql(f"CREATE SCHEMA other; SET LOCAL search_path = other; {OTHERS['all of them']}")
+        database.initialise()
+        assert database.storage.get_all_studies() == []
+
+
+def _relations(database: Database) -> list[str]:
+    with database.engine.connect() as connection:
+        return list(connection.exec_driver_sql("SELECT relname FROM pg_class ORDER BY relname").scalars())
+
+
+@pytest.fixture
+def limited(tcp_server: TcpServer) -> Iterator[Callable[[int], str]]:
+    """The URL of a database with a study `cells`, whose user may have as many connections as one says."""
+    name = f"limited_{uuid.uuid4().hex[:8]}"
+    tcp_server.administer(f"CREATE ROLE {name} LOGIN PASSWORD 'Secret-1'", f"CREATE DATABASE {name} OWNER {name}")
+    url = tcp_server.url(user=name, database=name)
+    with open_database(url, home=NOWHERE) as database:
+        database.initialise()
+        optuna.create_study(study_name="cells", storage=database.storage)
+
+    def limit(connections: int) -> str:
+        tcp_server.administer(f"ALTER ROLE {name} CONNECTION LIMIT {connections}")
+        return url
+
+    yield limit
+    tcp_server.administer(f"DROP DATABASE {name} WITH (FORCE)", f"DROP ROLE {name}")
+
+
+def train_one(url: str, patience: float, *, before_leaving: Callable[[], object] = lambda: None) -> int:
+    """What a worker does with its connections: open, claim, keep the lease, read limits, tell."""
+    with open_database(url, home=NOWHERE, patience=patience) as database:
+        study = Patience(patience).run(lambda: open_study(database, "cells"))
+        database.require_schema()
+        claim = claim_trial(database, study, Worker())
+        assert isinstance(claim, Claim)
+        trial = take_up(study, claim)
+        read_limits(study)
+        database.now()
+        with LeaseKeeper(database.storage, claim.lease) as keeper:
+            assert keeper.submit(lambda _: study.tell(trial, 0.5), ending="ended").wait(30)
+        before_leaving()
+        return claim.number
+
+
+def test_a_worker_starts_and_works_within_two_connections(limited: Callable[[int], str]) -> None:
+    assert train_one(limited(2), 0.0) == 0
+
+
+def test_as_many_workers_as_there_is_room_for_work_at_once(limited: Callable[[int], str]) -> None:
+    url, both = limited(4), threading.Barrier(2)
+    with ThreadPoolExecutor() as pool:
+        done = [pool.submit(train_one, url, 20.0, before_leaving=lambda: both.wait(20)) for _ in range(2)]
+        assert sorted(one.result(timeout=30) for one in done) == [0, 1]
+
+
+def test_those_for_whom_there_is_no_room_hold_nothing_say_so_and_come_after(
+    limited: Callable[[int], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    url = limited(2)
+    with ThreadPoolExecutor() as pool:
+        done = [pool.submit(train_one, url, 20.0, before_leaving=lambda: time.sleep(0.3)) for _ in range(3)]
+        assert sorted(one.result(timeout=30) for one in done) == [0, 1, 2]
+    assert "all its connections are taken" in caplog.text

@@ -1,9 +1,20 @@
 from __future__ import annotations
 
-import pytest
+import traceback
 
-from storage import DatabaseUnavailableError
+import psycopg2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg2.extensions import parse_dsn
+from sqlalchemy import URL
+
+from storage import DatabaseUnavailableError, give_password
+from storage.sessions import Sessions
 from storage.urls import parse_url, passwords, place, safe_url
+from tests.conftest import TcpServer
+
+PARTS = st.text(st.sampled_from("@/?#:% '\"=&,;[]\\ZQX79äé漢"), min_size=1, max_size=16)
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
@@ -68,3 +79,104 @@ def test_a_password_in_the_query_is_masked_too() -> None:
     assert "sslmode=require" in shown
     assert "sslpassword=masked" in shown
     assert sorted(passwords(url)) == ["Secret-1", "Secret-2", "Secret-3"]
+
+
+def pieces(*secrets: str) -> set[str]:
+    """Every four characters that follow one another in one of them, those of punctuation alone left out."""
+    found = {text[start : start + 4] for text in secrets for start in range(len(text) - 3)}
+    return {piece for piece in found if any(character.isalnum() for character in piece)}
+
+
+def views(text: str) -> str:
+    """All that can be seen of a URL: what is said where it is refused, and how it is shown where it is not."""
+    try:
+        url = parse_url(text)
+    except DatabaseUnavailableError as error:
+        return "".join(traceback.format_exception(error)).partition("DatabaseUnavailableError")[2]
+    return " ".join((safe_url(url), str(url), repr(url), place(url)))
+
+
+@given(password=PARTS, shape=st.sampled_from(["{}@h/db", "u:{}@h/db", "u:{}@h:5432/db?sslmode=require", "u:{}@/db"]))
+def test_no_part_of_a_raw_password_is_ever_shown(password: str, shape: str) -> None:
+    if shape.startswith("{}"):
+        shape = f"u:{shape}"
+    seen = views(f"postgresql://{shape.format(password)}")
+    assert not [piece for piece in pieces(password) if piece in seen]
+
+
+@given(password=PARTS)
+def test_a_password_that_is_encoded_or_in_a_file_arrives_as_it_is(password: str) -> None:
+    text = URL.create("postgresql", "u", password, "h", database="db").render_as_string(hide_password=False)
+    for url in (parse_url(text), parse_url(give_password("postgres://u@h/db", password))):
+        assert (url.username, url.password, url.host, url.database) == ("u", password, "h", "db")
+        seen = " ".join((safe_url(url), str(url), repr(url), place(url)))
+        assert not [piece for piece in pieces(password) if piece in seen]
+
+
+@pytest.mark.parametrize(
+    "password", ["top?se@cret", "se@cr/et", "top#secret", "50%cret", "a@b@secret", "se/cret", "%zz"]
+)
+def test_a_raw_password_that_is_ambiguous_is_refused_with_the_way_out(password: str) -> None:
+    with pytest.raises(DatabaseUnavailableError, match=r"percent-encode.*HPO_STORAGE_PASSWORD_FILE"):
+        parse_url(f"postgresql://u:{password}@h/db")
+
+
+@pytest.mark.parametrize("around", ["{} ", " {}", "{}\n", "\t{}\r\n"])
+def test_blanks_and_line_ends_around_a_url_do_not_count(around: str) -> None:
+    assert parse_url(around.format("postgresql://u:p@h:6543/db")) == parse_url("postgresql://u:p@h:6543/db")
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "shown"),
+    [
+        ("postgresql://u:p@a:1,b:2/db", "a,b", "1,2", "a:1,b:2/db"),
+        ("postgresql://u:p@a,b/db", "a,b", None, "a,b/db"),
+        ("postgresql://u:p@a:1,b/db?target_session_attrs=read-write", "a,b", "1,", "a:1,b/db"),
+        ("postgresql://u:p@/db?host=a:1&host=b:2", "a,b", "1,2", "a:1,b:2/db"),
+        ("postgresql://u:p@/db?host=a&host=b", "a,b", None, "a,b/db"),
+        ("postgresql://u:p@/db?host=a,b&port=1,2", "a,b", "1,2", "a:1,b:2/db"),
+        ("host=a,b port=1,2 dbname=db user=u password=p", "a,b", "1,2", "a:1,b:2/db"),
+        ("postgresql://u:p@%2Frun%2Fpg/db", "/run/pg", None, "/run/pg/db"),
+        ("postgresql://u:p@[::1]:6543/db", "::1", "6543", "::1:6543/db"),
+    ],
+)
+def test_hosts_are_given_as_libpq_wants_them(text: str, host: str, port: str | None, shown: str) -> None:
+    url = parse_url(text)
+    given = {**url.translate_connect_args(username="user", database="dbname"), **url.query}
+    assert (given["host"], given.get("port") and str(given["port"])) == (host, port)
+    assert (given["user"], given["password"], given["dbname"]) == ("u", "p", "db")
+    assert place(url) == shown
+    dsn = psycopg2.extensions.make_dsn(**given)
+    assert parse_dsn(dsn)["host"] == host
+    assert parse_url(url.render_as_string(hide_password=False)) == url, "as workers are given it"
+
+
+@pytest.mark.parametrize("text", ["host=h password='se cret' nonsense=1", "password=secret host", "secret=cret x=y"])
+def test_a_connection_string_that_libpq_does_not_know_is_refused_without_its_parts(text: str) -> None:
+    with pytest.raises(DatabaseUnavailableError, match="must be PostgreSQL") as caught:
+        parse_url(text)
+    assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["postgresql://u:se%00cret@h/db", "postgresql://u:se%0Acret@h/db"])
+def test_what_no_connection_can_be_given_is_refused(text: str) -> None:
+    with pytest.raises(DatabaseUnavailableError, match="a line break or a NUL") as caught:
+        parse_url(text)
+    assert "cret" not in str(caught.value)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    "form",
+    [
+        "postgresql://admin:Secret-1@127.0.0.1:1,127.0.0.1:{port}/postgres",
+        "postgresql://admin:Secret-1@/postgres?host=127.0.0.1:1&host=127.0.0.1:{port}",
+        "host=127.0.0.1,127.0.0.1 port=1,{port} user=admin password=Secret-1 dbname=postgres",
+        " postgres://admin:Secret-1@127.0.0.1:{port}/postgres\n",
+    ],
+)
+def test_every_form_connects(tcp_server: TcpServer, form: str) -> None:
+    engine = Sessions(parse_url(form.format(port=tcp_server.port)), patience=0).engine()
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT current_user").scalar_one() == "admin"
+    engine.dispose()

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from PIL import Image
+from sqlalchemy import create_engine
 
 from hpo.cli import main
 from storage import Database, study_names
@@ -256,6 +257,28 @@ def test_a_password_from_a_file(
     assert "no study 'cells'" in line or "holds no studies" in line
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"Se\xe4cret-1", "not UTF-8"), (b"", "is empty"), (b"\n", "is empty"), (b"Secret-1\nSecret-2\n", "one line")],
+)
+def test_a_file_that_holds_no_password(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, said: str
+) -> None:
+    monkeypatch.setenv("HPO_STORAGE_PASSWORD_FILE", str(tmp_path / "file"))
+    (tmp_path / "file").write_bytes(content)
+    line = refused(["status", "--study", "cells", "--storage", "postgresql://admin@127.0.0.1:1/postgres"])
+    assert said in line
+    assert "cret" not in line
+
+
+@pytest.mark.parametrize("name", ["status", "doctor"])
+def test_a_raw_password_in_a_url_is_not_shown(here: Callable[..., Result], name: str) -> None:
+    for password in ("top?se@cret", "to#psec@ret", "tops:ec/re@t", "topse%cret"):
+        done = here(name, "--study", "cells", "--storage", f"postgresql://u:{password}@h/db")
+        assert done.exit_code != 0
+        assert not [start for start in range(len(password) - 3) if password[start : start + 4] in done.output]
+
+
 def test_a_full_disk_where_images_are_packed(refused: Refused, cells: Path, tiny_disk: Path) -> None:
     home = tiny_disk / "home"
     larger = [text if text != "image_size=32" else "image_size=128" for text in TINY]  # 120 of them: 6 MB
@@ -308,3 +331,26 @@ def test_the_doctor_makes_no_folder_and_says_that_none_is_there(
     result = CliRunner(env={"HPO_STORAGE": None, "HPO_HOME": None}).invoke(main, ["doctor", "--device", "cpu"])
     assert "none in .hpo yet" in result.stdout or f"none in {tmp_path / '.hpo'} yet" in result.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_a_database_of_another_program_is_refused_and_left_alone(
+    refused: Refused, here: Callable[..., Result], cells: Path, empty_url: str
+) -> None:
+    """Of another program that keeps its schema with alembic."""
+    engine = create_engine(empty_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num varchar(32))")
+        connection.exec_driver_sql("INSERT INTO alembic_version VALUES ('bda7b8c39065')")
+    study = ["--study", "x", "--storage", empty_url]
+    new = [str(cells), "--space", "quick", *TINY]
+    for command in (["init", *new], ["run", *new], ["worker", str(cells)], ["status"], ["reap"], ["pause"], ["gc"]):
+        line = refused([*command, *study])
+        assert "holds the tables of another program (alembic_version bda7b8c39065)" in line
+        assert "give hpo a database of its own" in line
+    doctor = here("doctor", *study)
+    assert doctor.exit_code != 0
+    assert "holds the tables of another program (alembic_version bda7b8c39065)" in " ".join(doctor.output.split())
+    with engine.connect() as connection:
+        tables = connection.exec_driver_sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").scalars()
+        assert list(tables) == ["alembic_version"]
+    engine.dispose()
