@@ -29,6 +29,7 @@ from storage.keeper import Entry, LeaseKeeper
 from storage.leases import RENEWALS, Lease, advance, count_redone, renew, set_checkpoint
 from storage.limits import Limits, read_limits, write_limits
 from storage.objects import ObjectStore
+from storage.openings import read_openings, write_opening
 from storage.patience import GRACE, LEAVING, Patience
 from storage.quota import Quota, format_size
 from storage.spec import StudySpec, has_spec, read_spec
@@ -98,6 +99,7 @@ __all__ = [
     "open_study",
     "quiet_optuna",
     "read_limits",
+    "read_openings",
     "read_spec",
     "reap",
     "refuse_foreign_files",
@@ -113,4 +115,5 @@ __all__ = [
     "take_up",
     "write_attributes",
     "write_limits",
+    "write_opening",
 ]

@@ -2,6 +2,7 @@
 
 hpo_schema     the version
 hpo_studies    what all workers of a study are told: run, pause, stop
+hpo_openings   every look at a test part that this database has heard of
 hpo_leases     who trains a trial, or did: one row for every trial that was ever taken up
 """
 
@@ -52,7 +53,16 @@ FROM trials t JOIN study_user_attributes a ON a.study_id = t.study_id AND a.key 
 WHERE t.state = 'RUNNING'
 """
 
-MIGRATIONS = (_LEASES, _ADOPT)
+_OPENINGS = """
+CREATE TABLE hpo_openings (
+    key text PRIMARY KEY,                    -- when, by which command, at which data, with which model
+    test text NOT NULL,                      -- the digest of the test part
+    opening jsonb NOT NULL
+);
+CREATE INDEX hpo_openings_of_test ON hpo_openings (test);
+"""
+
+MIGRATIONS = (_LEASES, _ADOPT, _OPENINGS)
 """From version i to i + 1. Only ever appended to."""
 
 

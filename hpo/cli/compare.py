@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from hpo.cli.options import METRICS, UserPath, together, weights_option
 from hpo.cli.progress import counting
 from hpo.cli.roster import WIDTH, found_roster, name_option, roster_plan, train_roster
 from hpo.cli.teamwork import Staff, team_options
-from hpo.errors import HpoError
+from hpo.errors import HpoError, UsageError
 
 if TYPE_CHECKING:
     from hpo.comparison.bench import Bench
@@ -78,7 +79,8 @@ splitting_options = together(
 @training_options
 @splitting_options
 @name_option
-@click.option("--no-test", is_flag=True, help="Leave the test part locked.")
+@click.option("--test", is_flag=True, help="Open the locked test part for each contestant.  [default: it stays locked]")
+@click.option("--no-test", is_flag=True, hidden=True, help="What is done anyway; accepted until the next version.")
 @out_option
 @team_options
 @click.pass_context
@@ -91,9 +93,11 @@ def compare_command(ctx: click.Context, /, contestants: tuple[str, ...], **optio
     """
     from hpo.comparison.contestant import read_contestants
     from hpo.comparison.outputs import check_outputs
+    from hpo.delivery.openings import Ledger
     from hpo.search.device import resolve_device
     from hpo.search.plan import check_path
 
+    _check_test(options)
     staff = Staff.taken_from(options).isolating()  # else the peak memory of a run would be that of all before it
     check_outputs(options["out"])
     check_path(options["data"])
@@ -102,12 +106,22 @@ def compare_command(ctx: click.Context, /, contestants: tuple[str, ...], **optio
     device = resolve_device(staff.device)
     with connected(staff.storage, staff.home, initialise=True, patience=STARTING) as db, ExitStack() as stack:
         found = _existing(stack, db, named, staff)
-        bench = _bench(found, device, staff.home, options)
+        ledger = Ledger(staff.home, lambda: nullcontext(db), tell=partial(click.echo, err=True))
+        bench = _bench(found, device, staff.home, {**options, "ledger": ledger})
         study, trained = _trained(ctx, db, entrants, bench, staff, options)
         everything = {**found, **trained}
         rows, missing = measured([everything[contestant.label] for contestant in named], bench, staff.threads)
     _tell(ctx, rows, missing, bench, study)
     ctx.exit(1 if missing else 0)
+
+
+def _check_test(options: dict[str, Any]) -> None:
+    """UsageError for contradicting options; a line for one that does nothing any more."""
+    if not options["no_test"]:
+        return
+    if options["test"]:
+        raise UsageError("--test opens the test part and --no-test leaves it locked; give one of them, or none")
+    click.echo("hpo: --no-test is not needed any more: the test part stays locked without --test", err=True)
 
 
 def _entrants(named: Sequence[Contestant], options: dict[str, Any]) -> list[Entrant]:
@@ -152,7 +166,7 @@ def _bench(found: dict[str, Candidate], device: str, home: Path, options: dict[s
     bench = Bench(
         data=options["data"], split=common_split(origins, **given),
         max_unreadable=common_unreadable(origins, options["max_unreadable"]), cache=cache_folder(home),
-        device=device, test=not options["no_test"],
+        device=device, test=options["test"], ledger=options["ledger"],
     )  # fmt: skip
     with counting("decoding images") as progress:
         for label, manifest in manifests.items():

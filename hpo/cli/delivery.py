@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,11 @@ from hpo.strict_json import strict_json
 if TYPE_CHECKING:
     from hpo.data import PartName, PathList
     from hpo.delivery.evaluate import Evaluation
+    from hpo.delivery.openings import Ledger
     from hpo.delivery.tta import Tta
+
+LOOKING = 5.0
+"""Seconds that a record of a look waits for a database that does not answer; HOME and the bundle have it anyway."""
 
 bundle_argument = click.argument("bundle", type=Location())
 data_option = click.option(
@@ -92,11 +97,11 @@ def export_best_command(
 @force_option
 @device_option
 @threads_option
-@home_option
+@storage_options
 @debug_option
 def retrain_command(
     bundle: Path | str, data: Path, out: Path | str, weights: Path | None, other_data: bool, other_weights: bool,
-    force: bool, device: str, threads: int | None, home: Path,
+    force: bool, device: str, threads: int | None, storage: str | None, home: Path,
 ) -> None:  # fmt: skip
     """Train the configuration of BUNDLE on train + val, prove it on the locked test part, and write a new bundle.
 
@@ -111,7 +116,7 @@ def retrain_command(
     use_threads(threads)
     options = Options(
         cache=cache_folder(home), device=resolve_device(device), weights=weights, other_data=other_data,
-        other_weights=other_weights, force=force,
+        other_weights=other_weights, force=force, ledger=ledger_of(storage, home),
     )  # fmt: skip
     watch = Watch(
         packing=lambda: counting("decoding images"),
@@ -136,29 +141,31 @@ def retrain_command(
 @batch_size_option
 @device_option
 @threads_option
-@home_option
+@storage_options
 @debug_option
 def evaluate_command(
     bundle: Path | str, data: Path, split: PartName | None, tta: Tta, as_json: bool, batch_size: int,
-    device: str, threads: int | None, home: Path,
+    device: str, threads: int | None, storage: str | None, home: Path,
 ) -> None:  # fmt: skip
     """Measure BUNDLE on labelled images: accuracy with its 95 % interval, scores per class, confusion, calibration.
 
     With --tta also by the mean over several views of each image, and what that gains. Data that the bundle was trained
-    on is split again as it was then; a look at its test part is recorded in the bundle. Other data is taken by its own
-    parts or, having none, whole.
+    on is split again as it was then. Other data is taken by its own parts or, having none, whole; images that took part
+    in making the model are left out. A look at a test part is recorded in the bundle, in HOME and, with --storage, in
+    the database.
     """
     from hpo.cli.delivery_text import selection_lines
     from hpo.delivery.bundle import load
-    from hpo.delivery.evaluate import evaluate
+    from hpo.delivery.evaluate import evaluate_on, select
     from hpo.delivery.remote import fetched
     from hpo.search.device import use_threads
 
     use_threads(threads)
-    cache = cache_folder(home)
+    cache, ledger = cache_folder(home), ledger_of(storage, home)
     with fetched(bundle, cache) as folder, counting("images") as progress:
         model = load(folder, device)
-        found = evaluate(model, data, cache=cache, split=split, tta=tta, batch_size=batch_size, progress=progress)
+        selection = select(model.bundle, data, cache=cache, split=split, progress=progress)
+        found = evaluate_on(model, selection, tta=tta, batch_size=batch_size, ledger=ledger, progress=progress)
     for line in selection_lines(data, found.selection, split):
         click.echo(line, err=True)
     if as_json:
@@ -236,7 +243,7 @@ def _sources(images: tuple[Path, ...]) -> list[Path | PathList]:
 def _print_evaluation(bundle: Path | str, data: Path, found: Evaluation) -> None:
     from rich.console import Console
 
-    from hpo.cli.delivery_text import openings_line, tta_line
+    from hpo.cli.delivery_text import tta_line
     from hpo.evaluation.table import print_reliability, print_report
 
     images = f"the {found.selection.name} part of {data}" if found.selection.name else f"all of {data}"
@@ -249,5 +256,16 @@ def _print_evaluation(bundle: Path | str, data: Path, found: Evaluation) -> None
         print_reliability(Console(), measured.before, measured.after, measured.temperature)
     if measured.averaged:
         click.echo(f"\n{tta_line(measured.averaged, measured.report)}")
-    if found.openings is not None:
-        click.echo(f"\n{openings_line(found.openings)}")
+    if found.looks is not None:
+        click.echo(f"\n{found.looks.line}")
+
+
+def ledger_of(storage: str | None, home: Path) -> Ledger:
+    """Who remembers looks at test parts: a file of HOME and, where --storage names one, a database.
+
+    The embedded database lies in HOME, as the file does: it is not started for this.
+    """
+    from hpo.delivery.openings import Ledger
+
+    connect = partial(connected, storage, home, patience=LOOKING) if storage is not None else None
+    return Ledger(home, connect, tell=partial(click.echo, err=True))

@@ -68,14 +68,20 @@ def retrain_lines(out: Path | str, before: Bundle, result: Retrained) -> list[st
         told = accuracy_line(validation["accuracy"], validation["interval"], validation["n"])
         lines.append(f"validation accuracy of the trial  {told}")
     if result.test is None:
+        why = "the data has no test part"
+        if result.left_out:
+            why = f"{copies_line(result.left_out)}, and there are no others"
         return [
             *lines,
-            "nothing has proved this model: the data has no test part; `hpo evaluate` it on images it has not seen",
+            f"nothing has proved this model: {why}; `hpo evaluate` it on images it has not seen",
             _kept_temperature(before.manifest, result),
         ]
     test = result.test.report
     lines.append(f"test accuracy of the new model    {accuracy_line(test.accuracy, test.interval, test.n)}")
-    return [*lines, _kept_temperature(before.manifest, result), openings_line(result.openings)]
+    if result.left_out:
+        lines.append(f"{copies_line(result.left_out)} and were not measured")
+    looks = [result.looks.line] if result.looks else []
+    return [*lines, _kept_temperature(before.manifest, result), *looks]
 
 
 def _kept_temperature(before: Manifest, result: Retrained) -> str:
@@ -164,22 +170,48 @@ def _compared(where: str, found: Comparison) -> str:
     return f"{where} (n {found.n:,}): best trial {found.metric} {found.best:.4f}, joined {found.joined:.4f}: {change}"
 
 
+def copies_line(count: int) -> str:
+    """Test images that are in train or validation too."""
+    images = "1 test image is a copy" if count == 1 else f"{count:,} test images are copies"
+    return f"{images} of images that the model has trained on"
+
+
+def overlap_lines(data: Path, selection: Selection) -> list[str]:
+    """Which of the images took part in making the model, or that this is not known."""
+    overlap = selection.overlap
+    if overlap.took_part is None:
+        return [
+            "whether images took part in making this model is not known: the bundle, of an earlier version of hpo, has "
+            "no digests of its images; export it again from its study to have them left out"
+        ]
+    if not overlap.left_out:
+        return []
+    where = f"the {selection.name} part of {data}" if selection.name else data
+    lines = [
+        f"{overlap.left_out:,} of {overlap.images:,} images of {where} took part in making this model, as training or "
+        f"validation images, and were left out; {overlap.images - overlap.left_out:,} were measured"
+    ]
+    if overlap.tests and not selection.own:
+        lines.append(f"{overlap.tests:,} of the measured images are of the test part of the model's own data")
+    return lines
+
+
 def selection_lines(data: Path, selection: Selection, split: str | None) -> list[str]:
     """What a person should know about the images before believing the numbers; the report's table has the classes."""
     lines = []
     if selection.name is None:
         asked = f", so --split {split} chooses nothing" if split else ""
-        lines.append(f"{data} has no parts and is not the data of the bundle: all of it is evaluated{asked}")
+        which = "its other images are" if selection.overlap.left_out else "all of it is"
+        lines.append(f"{data} has no parts and is not the data of the bundle: {which} evaluated{asked}")
     elif selection.own and selection.name != "test":
-        lines.append(f"the {selection.name} part took part in making this model, and flatters it")
+        lines.append(f"the {selection.name} part took part in making this model: it looks better here than it is")
+    if selection.own and not selection.split_is_known:
+        lines.append(
+            "the bundle, of an earlier version of hpo, cannot tell whether its data are split here as they were"
+        )
+    if not selection.own or selection.name == "test":
+        lines += overlap_lines(data, selection)
     return [*lines, *selection.summary.remarks()]
-
-
-def openings_line(openings: int) -> str:
-    """How much the test part has been looked at."""
-    if openings == 1:
-        return "the test part was opened for the first time"
-    return f"the test part was opened {openings} times by now: its accuracy flatters a model chosen by it"
 
 
 def _epochs(count: int) -> str:

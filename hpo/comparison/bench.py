@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +12,12 @@ import numpy as np
 from hpo.comparison.basis import check_basis
 from hpo.comparison.score import Score, clustered
 from hpo.comparison.speed import BATCHES, Timing, images_per_second
-from hpo.data import Dataset, Part, Progress, SplitOptions, open_dataset
-from hpo.delivery.bundle import Bundle, new_opening, read_bundle, record_opening, record_result
-from hpo.delivery.evaluate import measure
+from hpo.data import Dataset, KnownImages, Part, Progress, SplitOptions, open_dataset
+from hpo.delivery.bundle import new_opening, openings_of, read_bundle
+from hpo.delivery.evaluate import measure, without_known
 from hpo.delivery.manifest import Manifest
 from hpo.delivery.model import BATCH_SIZE, Model
+from hpo.delivery.openings import Ledger, Looks
 from hpo.robustness import CorruptedCopy, corrupted_copy
 
 COMMAND = "compare"
@@ -34,8 +34,13 @@ class Measured:
     conditions: Mapping[str, Mapping[int, float]]
     """Accuracy on the corrupted copy by alteration and severity."""
     test: Score | None
-    openings: int
-    """How often the model's test part has been opened by now."""
+    looks: Looks | None
+    """All looks at this test part by now; None where it stays locked."""
+
+    @property
+    def openings(self) -> int:
+        """How often the test part has been opened by now, with whichever model; 0 where it stays locked."""
+        return self.looks.count if self.looks else 0
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,15 @@ class Bench:
     max_unreadable: float
     cache: Path
     device: str
-    test: bool = True
+    test: bool = False
     """Whether the test part is opened, once for every model, however often it is compared."""
+    ledger: Ledger = field(default_factory=Ledger)
+    """Who remembers the looks at the test part, beside the bundles."""
     timing: Timing = field(default_factory=Timing)
     progress: Progress | None = None
     _datasets: dict[tuple[int, int | None], Dataset] = field(default_factory=dict)
     _copies: dict[int, CorruptedCopy] = field(default_factory=dict)
+    _images: list[KnownImages] = field(default_factory=list)
 
     def dataset(self, image_size: int, white: int | None = None) -> Dataset:
         """The data, packed at `image_size` pixels, 16-bit images by the white level of a model."""
@@ -76,14 +84,14 @@ class Bench:
         unseen = model.bundle.manifest.stage != "retrained"
         report = measure(model, dataset.val, progress=self.progress) if unseen else None
         corrupted, conditions = self.robustness(model) if unseen else (None, {})
-        test, openings = self._test(model, dataset)
+        test, looks = self._test(model, dataset)
         return Measured(
             validation=Score.of(report.accuracy, report.n) if report else None,
             macro_f1=report.macro_f1 if report else None,
             corrupted=corrupted,
             conditions=conditions,
             test=test,
-            openings=openings,
+            looks=looks,
         )
 
     def speed(self, folder: Path) -> dict[int, float]:
@@ -109,27 +117,32 @@ class Bench:
             self._copies[image_size] = corrupted_copy(part, self.cache, progress=self.progress)
         return self._copies[image_size]
 
-    def _test(self, model: Model, dataset: Dataset) -> tuple[Score | None, int]:
+    def _test(self, model: Model, dataset: Dataset) -> tuple[Score | None, Looks | None]:
         """What a look at the test part gave: an earlier comparison's where there is one, else a new one, on record."""
-        if not self.test or not dataset.test_count:
-            return None, 0
-        path, digest = model.bundle.path, hashlib.sha256(model.bundle.model).hexdigest()
-        opening = {**new_opening(COMMAND, dataset.fingerprint, dataset.test_count), "model": digest}
-        looks = [one for one in model.bundle.metrics.get("test_openings", []) if one.get("data") == opening["data"]]
-        known = [one for one in looks if _answers(one, opening, model.bundle)]
-        if known:
-            return Score.of(known[-1]["accuracy"], opening["n"]), len(looks)
-        openings = record_opening(path, opening)
-        found = measure(model, dataset.open_test(), progress=self.progress)
-        record_result(path, opening, found.accuracy)
-        return Score.of(found.accuracy, found.n), openings
+        known = self._known(dataset)
+        if not self.test or not known.test_digest:
+            return None, None
+        bundle = model.bundle
+        part, _ = without_known(dataset.open_test(), known, self.data)
+        opening = new_opening(
+            COMMAND, dataset.fingerprint, len(part), test=known.test_digest, model=bundle.model_digest
+        )
+        earlier = [one for one in openings_of(bundle.path) if _answers(one, opening)]
+        if earlier:
+            return Score.of(earlier[-1]["accuracy"], opening["n"]), self.ledger.looks(bundle.path, opening)
+        looks = self.ledger.begin(bundle.path, opening)
+        found = measure(model, part, progress=self.progress)
+        self.ledger.end(bundle.path, opening, found.accuracy)
+        return Score.of(found.accuracy, found.n), looks
+
+    def _known(self, dataset: Dataset) -> KnownImages:
+        """The images that every model here was made with, which `check` has seen to."""
+        if not self._images:
+            self._images.append(KnownImages.of(dataset))
+        return self._images[0]
 
 
-def _answers(one: Mapping[str, Any], opening: Mapping[str, Any], bundle: Bundle) -> bool:
-    """Whether a recorded look at the same data is what `opening` would be, and has come to its end.
-
-    A retrained bundle also holds the looks of the model that it comes from; in any other they are its own.
-    """
-    own = one.get("model") == opening["model"] or bundle.manifest.stage != "retrained"
-    same = all(one.get(key) == opening[key] for key in ("command", "n"))
-    return own and same and one.get("accuracy") is not None
+def _answers(one: Mapping[str, Any], opening: Mapping[str, Any]) -> bool:
+    """Whether a recorded look is what `opening` would be, and has come to its end."""
+    same = all(one.get(key) == opening[key] for key in ("command", "n", "test", "model"))
+    return same and one.get("accuracy") is not None

@@ -54,6 +54,8 @@ class Row:
     notes: tuple[str, ...]
     memory_shared: bool = False
     """Whether `peak_memory` is an upper bound: see `Cost.shared`."""
+    test_models: int = 0
+    """Different models that were measured on this test part by now; 0 where it stays locked."""
     trained_on: tuple[str, ...] = ()
     """The devices of training, where they are others than what measures."""
 
@@ -109,6 +111,7 @@ def _pooled(found: list[Measured]) -> dict[str, Any]:
         "macro_f1": mean(f1) if f1 else None,
         "conditions": _mean_conditions([one.conditions for one in found]),
         "openings": max(one.openings for one in found),
+        "test_models": max(one.looks.models if one.looks else 0 for one in found),
     }
 
 

@@ -12,6 +12,7 @@ from hpo.comparison.outputs import to_csv, to_markdown
 from hpo.comparison.row import Row
 from hpo.comparison.score import Score
 from hpo.comparison.speed import BATCHES
+from hpo.delivery.openings import Looks
 
 
 def markdown(rows: Sequence[Row], about: Circumstances) -> str:
@@ -85,13 +86,11 @@ def notes(rows: Sequence[Row], about: Circumstances) -> list[str]:
 
 
 def _looks(rows: Sequence[Row]) -> Iterator[str]:
-    """How often the test part was looked at: for this table, and for one of its models."""
-    models = sum(row.seeds for row in rows if row.test)
-    if models > 1:
-        yield f"{models} models were measured on one test part: the best of so many flatters, so choose by validation"
-    opened = max((row.openings for row in rows), default=0)
-    if opened > 1:
-        yield f"the test part was opened up to {opened} times with one model: its accuracy flatters whoever tuned by it"
+    """What many models on one test part make of its figures."""
+    here = sum(row.seeds for row in rows if row.test)
+    models = max([here, *(row.test_models for row in rows)])
+    if here and models > 1:
+        yield Looks(max(row.openings for row in rows), models).line
 
 
 def _trainings(rows: Sequence[Row]) -> Iterator[str]:

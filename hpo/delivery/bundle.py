@@ -3,10 +3,12 @@
     model.safetensors   weights; of an ensemble those of member i as `members.<i>.<tensor>`
     config.json         the manifest, the version of this layout, SHA-256 of the other files but metrics.json
     metrics.json        {"validation": report or null, "test": report or null, "test_openings": [opening, …], …};
-                        an opening is {date, command, data, n, accuracy}; it grows, so no digest is kept of it
+                        an opening is {date, command, data, test, model, n, accuracy}: see `openings`; it grows, so no
+                        digest is kept of it, and a bundle that replaces another keeps what that one knew
     classes.json        {"0": name, "1": name, …}
     validation.npz      labels (n,) int64 and logits (n, C) float32 in the order of the validation part; where known;
                         of an ensemble or a soup also crossed (n, C): each image by members chosen without it
+    images.npy          digests of the images that the model was made with, by part: see `KnownImages`; where known
 
 Tensors and JSON only, no code. The folder appears whole or not at all, and is checked when read.
 """
@@ -17,7 +19,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpo.data import KnownImages
 from hpo.delivery.folder import write_file, write_folder
 from hpo.delivery.manifest import FORMAT, Manifest
 from hpo.delivery.validation import Logits, Validation, read_validation
@@ -34,11 +37,19 @@ if TYPE_CHECKING:
     from hpo.delivery.model import Model
 
 MODEL, CONFIG, METRICS = "model.safetensors", "config.json", "metrics.json"
-CLASSES, VALIDATION = "classes.json", "validation.npz"
-FILES = frozenset({MODEL, CONFIG, METRICS, CLASSES, VALIDATION})
+CLASSES, VALIDATION, IMAGES = "classes.json", "validation.npz", "images.npy"
+FILES = frozenset({MODEL, CONFIG, METRICS, CLASSES, VALIDATION, IMAGES})
 """All that a bundle may hold."""
 
 _HEARERS: ContextVar[tuple[tuple[Path, Callable[[], None]], ...]] = ContextVar("hearers", default=())
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What only some bundles hold, as in `Bundle`."""
+
+    crossed: Logits | None = None
+    known: KnownImages | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,13 @@ class Bundle:
     as its own model has trained on these images. None where they are not known."""
     crossed: Logits | None = None
     """(n, C) float32, of ensembles and soups: the same images, each by members that were chosen without it."""
+    known: KnownImages | None = None
+    """The images that the model was made with; None in bundles of earlier versions of hpo."""
+
+    @property
+    def model_digest(self) -> str:
+        """SHA-256 of the weights: what a record of a look at a test part calls the model."""
+        return hashlib.sha256(self.model).hexdigest()
 
     @property
     def model_file(self) -> Path:
@@ -98,15 +116,23 @@ def write_bundle(
     metrics: Mapping[str, Any],
     *,
     validation: Validation | None = None,
-    crossed: Logits | None = None,
+    extras: Extras | None = None,
     force: bool = False,
 ) -> None:
-    """Write a bundle to `out`, whole or not at all; raises BundleError as `check_out` does."""
+    """Write a bundle to `out`, whole or not at all; raises BundleError as `check_out` does.
+
+    A bundle that is replaced leaves the new one its records of looks at test parts.
+    """
     check_out(out, force=force)
+    extras = extras or Extras()
+    if (out / METRICS).is_file():
+        metrics = with_openings_of(metrics, (out / METRICS).read_bytes())
     names = {str(index): name for index, name in enumerate(manifest.classes)}
     files = {MODEL: model, CLASSES: _to_json(names).encode()}
     if validation is not None:
-        files[VALIDATION] = validation.to_bytes(crossed)
+        files[VALIDATION] = validation.to_bytes(extras.crossed)
+    if extras.known is not None:
+        files[IMAGES] = extras.known.to_bytes()
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     config = {"bundle_format": FORMAT, **manifest.to_dict(), "sha256": digests}
     write_folder(out, {**files, CONFIG: _to_json(config).encode(), METRICS: _to_json(metrics).encode()})
@@ -126,8 +152,16 @@ def read_bundle(path: str | Path) -> Bundle:
     files = _read_files(path, values.pop("sha256", None))
     manifest = Manifest.from_dict(values, source=str(path / CONFIG))
     stored = files.get(VALIDATION)
-    known = read_validation(stored, source=path / VALIDATION) if stored is not None else (None, None)
-    return Bundle(path, manifest, _read_json(path / METRICS), files[MODEL], *known)
+    validation, crossed = read_validation(stored, source=path / VALIDATION) if stored is not None else (None, None)
+    known = _known(files[IMAGES], path / IMAGES) if IMAGES in files else None
+    return Bundle(path, manifest, _read_json(path / METRICS), files[MODEL], validation, crossed, known)
+
+
+def _known(content: bytes, source: Path) -> KnownImages:
+    try:
+        return KnownImages.from_bytes(content)
+    except (ValueError, EOFError) as error:
+        raise BundleError(f"{source} cannot be read ({error}); export the bundle again") from None
 
 
 def files_of(config: bytes) -> tuple[str, ...]:
@@ -149,10 +183,20 @@ def _read_files(path: Path, digests: Any) -> dict[str, bytes]:
     return files
 
 
-def new_opening(command: str, fingerprint: str, n: int) -> dict[str, Any]:
-    """The record of one look at the test part of the data `fingerprint`, by `command`, now; its result is to come."""
+def new_opening(command: str, fingerprint: str, n: int, *, test: str = "", model: str = "") -> dict[str, Any]:
+    """The record of one look at a test part of n images, by `command`, now; its result is to come.
+
+    `fingerprint` is of the data, `test` the digest of the test part, `model` that of the weights.
+    """
     date = datetime.now(UTC).isoformat(timespec="microseconds")
-    return {"date": date, "command": command, "data": fingerprint, "n": n, "accuracy": None}
+    return {
+        "date": date, "command": command, "data": fingerprint, "test": test, "model": model, "n": n, "accuracy": None
+    }  # fmt: skip
+
+
+def openings_of(path: Path) -> list[dict[str, Any]]:
+    """Every look at a test part that the bundle at `path` has on record."""
+    return list(_read_json(path / METRICS).get("test_openings", []))
 
 
 def record_opening(path: Path, opening: Mapping[str, Any]) -> int:
@@ -180,20 +224,33 @@ def record_result(path: Path, opening: Mapping[str, Any], accuracy: float, **met
 
 
 def merge_metrics(path: Path, other: bytes) -> None:
-    """Take over `other`, the metrics.json of another copy of the bundle, and keep the looks that only this one knows.
-
-    A look that both know keeps its result, whichever of them has it; all are in the order of their dates.
-    """
+    """Take over `other`, the metrics.json of another copy of the bundle; keep the looks that only this one knows."""
     theirs = _parsed(other, path / METRICS)
     with locked(path):
         ours = _read_json(path / METRICS)
-        found: dict[tuple[Any, ...], Any] = {}
-        for one in (*theirs.get("test_openings", []), *ours.get("test_openings", [])):
-            key = (one.get("date"), one.get("command"), one.get("data"))
-            if key not in found or one.get("accuracy") is not None:
-                found[key] = one
-        openings = sorted(found.values(), key=lambda one: str(one.get("date")))
+        openings = merged_openings(theirs.get("test_openings", []), ours.get("test_openings", []))
         write_file(path / METRICS, _to_json({**ours, **theirs, "test_openings": openings}))
+
+
+def with_openings_of(metrics: Mapping[str, Any], replaced: bytes) -> dict[str, Any]:
+    """`metrics` with the looks that `replaced`, the metrics.json of a bundle that is replaced, knows too."""
+    try:
+        known = json.loads(replaced).get("test_openings", [])
+    except (ValueError, AttributeError):  # damaged: what it knew is in the ledger of HOME still
+        known = []
+    return (
+        {**metrics, "test_openings": merged_openings(known, metrics.get("test_openings", []))} if known else {**metrics}
+    )
+
+
+def merged_openings(*lists: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every look once, in the order of their dates; one that several lists know keeps its result, whichever has it."""
+    found: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for one in (opening for openings in lists for opening in openings):
+        key = tuple(one.get(name) for name in ("date", "command", "data", "model"))
+        if key not in found or one.get("accuracy") is not None:
+            found[key] = one
+    return [dict(one) for one in sorted(found.values(), key=lambda one: str(one.get("date")))]
 
 
 @contextmanager

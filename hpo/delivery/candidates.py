@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpo.data import KnownImages
 from hpo.delivery.calibrate import altered_validation
-from hpo.delivery.export import compared_trials, read_best, trial_manifest, validation_of
+from hpo.delivery.export import compared_trials, known_images, read_best, trial_manifest, validation_of
 from hpo.delivery.manifest import Manifest
 from hpo.delivery.validation import Validation
 from hpo.errors import BundleError
@@ -50,6 +51,11 @@ class Candidates:
     def labels(self) -> Labels:
         """(n,) int64 of the validation part."""
         return self.found[0].validation.labels
+
+    @property
+    def known(self) -> KnownImages | None:
+        """The images that all of them were made with; None where that is not known."""
+        return known_images(self.store, *(candidate.trial for candidate in self.found))
 
     def weights(self, candidate: Candidate) -> bytes:
         """The candidate's weights, read again: those of all at once may not fit into the memory."""
@@ -96,6 +102,9 @@ def _refuse_misfit(candidate: Candidate, found: list[Candidate]) -> None:
     ours, theirs = (one.manifest.config.image_size for one in (candidate, found[0]))
     if ours != theirs:
         raise BundleError(f"image size {ours}, but {theirs} is the best trial's")
+    splits = [one.manifest.data.split_digest for one in (candidate, found[0])]
+    if all(splits) and splits[0] != splits[1]:
+        raise BundleError("trained and validated on another split of the images than the best trial")
     if not np.array_equal(candidate.validation.labels, found[0].validation.labels):
         raise BundleError("validated on other images than the best trial")
 

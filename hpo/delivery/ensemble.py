@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hpo.delivery.bundle import check_out, write_bundle
+from hpo.delivery.bundle import Extras, check_out, write_bundle
 from hpo.delivery.calibrate import calibration_of
 from hpo.delivery.candidates import Candidate, Candidates
 from hpo.delivery.export import export_trial
@@ -135,4 +135,5 @@ def _write(
     model = pack_members(candidates.weights(candidates.found[pick]) for pick in weights_of(choice.picks))
     validation, crossed = known
     metrics = joined.metrics(report(*validation, joined.manifest.classes))
-    write_bundle(out, joined.manifest, model, metrics, validation=validation, crossed=crossed, force=force)
+    extras = Extras(crossed, candidates.known)
+    write_bundle(out, joined.manifest, model, metrics, validation=validation, extras=extras, force=force)

@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from hpo.data import (
     Dataset,
     DataSummary,
+    KnownImages,
     Part,
     PartName,
     Progress,
     SplitOptions,
     Unreadable,
     WholeData,
+    digest_of_part,
     open_whole,
     summarise_part,
 )
-from hpo.delivery.bundle import new_opening, record_opening, record_result
+from hpo.data.records import PARTS
+from hpo.delivery.bundle import Bundle, new_opening
 from hpo.delivery.manifest import Manifest
 from hpo.delivery.measurement import Measurement, examine
 from hpo.delivery.model import BATCH_SIZE, Model
+from hpo.delivery.openings import Ledger, Looks
 from hpo.delivery.tta import Tta, check_tta
+from hpo.errors import DataError
 from hpo.evaluation.metrics import Report
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How many of some images took part in making a model: trained it, or chose its best epoch and configuration."""
+
+    images: int
+    """Images that were looked up."""
+    took_part: int | None
+    """Of these; None where the bundle, of an earlier version of hpo, does not know its images."""
+    left_out: int
+    """Images that are not measured, because they took part."""
+    tests: int = 0
+    """Of the measured ones, those of the test part that the bundle's own data have."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -39,6 +64,11 @@ class Selection:
     """Whether it is the data set that the bundle was trained on."""
     summary: DataSummary
     """Classes with counts of these images; what was left out, skipped or noticed in the whole data set."""
+    overlap: Overlap
+    test: str = ""
+    """The digest of the test part that is looked at; "" where none is."""
+    split_is_known: bool = True
+    """Whether the bundle could tell that its own data are split as they were."""
 
     @property
     def unreadable(self) -> tuple[Unreadable, ...]:
@@ -52,13 +82,18 @@ class Evaluation:
 
     measurement: Measurement
     selection: Selection
-    openings: int | None
-    """How often this test part has been opened with this bundle, this time included; None for other parts."""
+    looks: Looks | None
+    """All looks at this test part by now, this one included; None for other parts."""
 
     @property
     def report(self) -> Report:
         """Of the images as they are, without test-time augmentation."""
         return self.measurement.report
+
+    @property
+    def openings(self) -> int | None:
+        """How often this test part has been opened by now, with whichever model."""
+        return self.looks.count if self.looks else None
 
     def to_dict(self) -> dict[str, Any]:
         """The measurement's dictionary, and which images it is about."""
@@ -68,7 +103,9 @@ class Evaluation:
             "own_data": self.selection.own,
             "unreadable": len(self.selection.unreadable),
             "data": self.selection.summary.to_json(),
+            "overlap": self.selection.overlap.to_dict(),
             "test_openings": self.openings,
+            "test_models": self.looks.models if self.looks else None,
         }
 
 
@@ -82,53 +119,107 @@ def evaluate(
     batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Evaluate a loaded bundle on the images that `select` chooses; a look at a test part is recorded in the bundle.
+    """Evaluate a loaded bundle on the images that `select` chooses; the bundle alone remembers a look at a test part.
 
     With `tta` also by the mean over its views. Images are packed into `cache` first; `progress` hears of that and then
     of the evaluation. DataError as in `select`.
     """
     check_tta(tta, model.config.symmetry)
-    selection = select(model.bundle.manifest, data, cache=cache, split=split, progress=progress)
-    if selection.name != "test":
+    selection = select(model.bundle, data, cache=cache, split=split, progress=progress)
+    return evaluate_on(model, selection, tta=tta, batch_size=batch_size, progress=progress)
+
+
+def evaluate_on(
+    model: Model,
+    selection: Selection,
+    *,
+    tta: Tta = "none",
+    batch_size: int = BATCH_SIZE,
+    ledger: Ledger | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """As `evaluate`, on images that were chosen before; `ledger` remembers a look at a test part before it happens."""
+    check_tta(tta, model.config.symmetry)
+    if not selection.test:
         found = examine(model, selection.part, tta=tta, batch_size=batch_size, progress=progress)
         return Evaluation(found, selection, None)
-    opening = new_opening("evaluate", selection.fingerprint, len(selection.part))
-    openings = record_opening(model.bundle.path, opening)
+    bundle, n, ledger = model.bundle, len(selection.part), ledger or Ledger()
+    opening = new_opening("evaluate", selection.fingerprint, n, test=selection.test, model=bundle.model_digest)
+    looks = ledger.begin(bundle.path, opening)
     found = examine(model, selection.part, tta=tta, batch_size=batch_size, progress=progress)
-    record_result(model.bundle.path, opening, found.report.accuracy)
-    return Evaluation(found, selection, openings)
+    ledger.end(bundle.path, opening, found.report.accuracy)
+    return Evaluation(found, selection, looks)
 
 
 def select(
-    manifest: Manifest, data: Path, *, cache: Path, split: PartName | None, progress: Progress | None = None
+    bundle: Bundle, data: Path, *, cache: Path, split: PartName | None, progress: Progress | None = None
 ) -> Selection:
     """Which images of `data` a bundle is evaluated on.
 
     The bundle's own data: the same split is made again and `split` names its part, test by default. Other data with
-    given parts: the same, of those. Other data without parts: all of it, whatever `split` says. Raises DataError for
-    unusable data, a part that is not there and a class that the bundle does not know.
+    given parts: the same, of those. Other data without parts: all of it, whatever `split` says. Images that took part
+    in making the model are left out, unless a part of its own data that did so is named. Raises DataError for unusable
+    data, a part that is not there, a class that the bundle does not know, where nothing is left, and for a `split` of
+    data without parts that hold images which took part: no split of theirs is the one that made the model.
     """
+    manifest = bundle.manifest
     size, allowed = manifest.preprocessing.image_size, manifest.data.max_unreadable
     whole = open_whole(
         data, image_size=size, cache=cache, classes=manifest.classes, max_unreadable=allowed,
         white_level=manifest.data.white, progress=progress,
     )  # fmt: skip
-    own = whole.fingerprint == manifest.data.fingerprint
-    if not own and not whole.given_parts:
-        return _selection(whole, whole.part, None, own)
-    name = split or "test"
-    if own:
-        part = part_of(reopen(manifest, data, cache), name)
-    else:
+    if whole.fingerprint == manifest.data.fingerprint:
+        return _of_own(bundle, whole, data, cache, split or "test")
+    name = (split or "test") if whole.given_parts else None
+    part = whole.part
+    if name is not None:
         part = open_whole(
             data, image_size=size, cache=cache, classes=manifest.classes, max_unreadable=allowed, part=name,
             white_level=manifest.data.white,
         ).part  # fmt: skip
-    return _selection(whole, part, name, own)
+    rest, overlap = without_known(part, bundle.known, data)
+    if name is None and split is not None and overlap.took_part:
+        raise DataError(
+            f"{overlap.took_part:,} of {overlap.images:,} images of {data} took part in making this model, and {data} "
+            f"has neither parts nor the very images of the model's data, so it has no {split} part; leave --split out "
+            "to measure the other images, or give the data that the model was made with"
+        )
+    looked_at = bundle.known.test_digest if bundle.known and overlap.tests else ""
+    if name == "test":
+        looked_at = looked_at or digest_of_part(rest)
+    summary = summarise_part(whole, rest, name or "all")
+    return Selection(rest, name, whole.fingerprint, own=False, summary=summary, overlap=overlap, test=looked_at)
 
 
-def _selection(whole: WholeData, part: Part, name: PartName | None, own: bool) -> Selection:
-    return Selection(part, name, whole.fingerprint, own, summarise_part(whole, part, name or "all"))
+def _of_own(bundle: Bundle, whole: WholeData, data: Path, cache: Path, name: PartName) -> Selection:
+    """A part of the data that the bundle was made with."""
+    way_out = "give the data that it was made with"
+    dataset = reopen_same(bundle.manifest, data, cache, maker="the model", way_out=way_out)
+    part = part_of(dataset, name)
+    overlap, test = Overlap(len(part), len(part), 0), ""
+    if name == "test":
+        part, overlap = without_known(part, bundle.known or KnownImages.of(dataset), data)
+        test = digest_of_part(part)
+    return Selection(
+        part, name, whole.fingerprint, own=True, summary=summarise_part(whole, part, name), overlap=overlap, test=test,
+        split_is_known=bundle.manifest.data.split_is_known,
+    )  # fmt: skip
+
+
+def without_known(part: Part, known: KnownImages | None, data: Path) -> tuple[Part, Overlap]:
+    """The images of `part` that took no part in making a model; DataError where none is left."""
+    if known is None:
+        return part, Overlap(len(part), None, 0)
+    codes = known.codes(part)
+    took_part = known.took_part(part)
+    count = int(np.count_nonzero(took_part))
+    if count == len(part):
+        raise DataError(
+            f"all {count:,} images of {data} that would be measured took part in making this model, as training or "
+            "validation images; give images that it has not seen"
+        )
+    rest = part.subset(np.flatnonzero(~took_part)) if count else part
+    return rest, Overlap(len(part), count, count, int(np.count_nonzero(codes == PARTS.index("test"))))
 
 
 def reopen(manifest: Manifest, data: Path, cache: Path, progress: Progress | None = None) -> Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from optuna.trial import TrialState
 
-from hpo.delivery.bundle import MODEL, check_out, write_bundle
+from hpo.data import KnownImages
+from hpo.delivery.bundle import MODEL, Extras, check_out, write_bundle
 from hpo.delivery.calibrate import altered_validation, calibration_of
 from hpo.delivery.manifest import RESIZE_RULE, Manifest, Preprocessing, Weights
 from hpo.delivery.validation import Validation
@@ -26,6 +28,9 @@ from storage import Checkpoint, CheckpointError, CheckpointStore, Database, Stud
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
+
+
+log = logging.getLogger(__name__)
 
 
 def export_best(
@@ -71,8 +76,25 @@ def export_trial(
         manifest = manifest.model_copy(update={"calibration": calibration_of(validation)})
     found = report(*validation, manifest.classes)
     metrics: dict[str, Any] = {"validation": found.to_dict(), "test": None, "test_openings": []}
-    write_bundle(out, manifest, checkpoint.files[MODEL], metrics, validation=validation, force=force)
+    extras = Extras(known=known_images(store, trial))
+    write_bundle(out, manifest, checkpoint.files[MODEL], metrics, validation=validation, extras=extras, force=force)
     return manifest, found
+
+
+def known_images(store: CheckpointStore, *trials: FrozenTrial) -> KnownImages | None:
+    """The images that trials of one split were made with; None, which is told, where none of them can say."""
+    recorded = [digest for trial in trials if (digest := trial.user_attrs.get("split_digest"))]
+    for digest in dict.fromkeys(recorded):
+        try:
+            known = KnownImages.from_bytes(store.images(digest) or b"")
+        except (ValueError, EOFError):
+            log.warning("the digests of the images of this study are missing in %s, or damaged", store.place)
+            continue
+        if known.split_digest == digest:
+            return known
+    why = "a worker that joins the study writes them anew" if recorded else "an earlier version of hpo trained it"
+    log.warning("the bundle has no digests of its images, so `hpo evaluate` cannot leave those out: %s", why)
+    return None
 
 
 def read_best(store: CheckpointStore, study: Study, trial: FrozenTrial) -> Checkpoint:
@@ -140,7 +162,7 @@ def trial_manifest(study: str, spec: StudySpec, trial: FrozenTrial, *, compared:
         "compared": compared,
         "curve": [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)],
         "seed": known["seed"],
-        "data": origin_of(spec),
+        "data": origin_of(spec).model_copy(update={"split_digest": known.get("split_digest") or None}),
         "weights": _weights(facts["weights"]),
         "versions": known["versions"],
     }
@@ -162,6 +184,10 @@ class _Recorded:
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
         self._values = values
         self._source = source
+
+    def get(self, key: str) -> Any:
+        """None where it is missing."""
+        return self._values.get(key)
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._values:

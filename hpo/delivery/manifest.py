@@ -13,7 +13,8 @@ from search_spaces import BEFORE, TrialConfig
 
 FORMAT = 3
 """Version of the bundle's layout; a reader takes its own and older ones. 2 adds calibration, validation and members;
-3 how many trials were compared, the temperature of best fit, and what members chosen without an image say of it."""
+3 how many trials were compared, the temperature of best fit, what members chosen without an image say of it, digests of
+the images and of their split."""
 
 RESIZE_RULE = "upright by EXIF; centre square; antialiased bicubic; over white where transparent"
 """What `hpo.data.decode` does to an image."""

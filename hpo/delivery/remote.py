@@ -10,14 +10,25 @@ the way up. Only two that write within the same instant could still cost one of 
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from hpo.delivery.bundle import CONFIG, FILES, METRICS, files_of, heard_openings, locked, merge_metrics, read_bundle
-from hpo.delivery.folder import write_folder
+from hpo.delivery.bundle import (
+    CONFIG,
+    FILES,
+    METRICS,
+    files_of,
+    heard_openings,
+    locked,
+    merge_metrics,
+    read_bundle,
+    with_openings_of,
+)
+from hpo.delivery.folder import write_file, write_folder
 from hpo.errors import BundleError
 from storage import ObjectStore, is_url, open_objects
 
@@ -74,6 +85,9 @@ def _check(objects: ObjectStore, *, force: bool) -> None:
 
 
 def _upload(bundle: Path, objects: ObjectStore) -> None:
+    with suppress(FileNotFoundError):  # a bundle that is replaced leaves its records of looks at test parts
+        metrics = with_openings_of(json.loads((bundle / METRICS).read_bytes()), objects.get(METRICS))
+        write_file(bundle / METRICS, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
     present = FILES.intersection(entry.name for entry in bundle.iterdir())
     objects.delete([CONFIG, *sorted(FILES - present)])
     for name in (*sorted(present - {CONFIG}), CONFIG):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpo.data import DataOrigin, Dataset, Part, Progress
-from hpo.delivery.bundle import Bundle, check_out, new_opening, record_opening, record_result, write_bundle
-from hpo.delivery.evaluate import refuse_other_split, reopen, reopen_same
+from hpo.data import DataOrigin, Dataset, KnownImages, Part, Progress
+from hpo.delivery.bundle import Bundle, Extras, check_out, new_opening, record_opening, write_bundle
+from hpo.delivery.evaluate import refuse_other_split, reopen, reopen_same, without_known
 from hpo.delivery.manifest import Manifest, Weights
 from hpo.delivery.measurement import Measurement, examine
 from hpo.delivery.model import Model
+from hpo.delivery.openings import Ledger, Looks
 from hpo.errors import BundleError, TrialEnded
 from hpo.hints import hint
 from hpo.search.record import versions
@@ -37,6 +38,8 @@ class Options:
     """Allow another weights file than the trial's."""
     force: bool = False
     """Replace a bundle at `out`."""
+    ledger: Ledger = field(default_factory=Ledger)
+    """Who remembers the look at the test part, beside both bundles."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,17 @@ class Retrained:
     manifest: Manifest
     test: Measurement | None
     """None where the data set has no test part: nothing has proved the model then."""
-    openings: int
-    """How often this test part has been opened on the way from the trial to here."""
+    looks: Looks | None
+    """All looks at this test part by now; None where there is none."""
     images: int
     """Images trained on."""
+    left_out: int = 0
+    """Test images that are copies of images trained on: they prove nothing, and were not measured."""
+
+    @property
+    def openings(self) -> int:
+        """How often this test part has been opened by now, with whichever model."""
+        return self.looks.count if self.looks else 0
 
 
 def retrain(bundle: Bundle, data: Path, out: Path, options: Options, watch: Watch | None = None) -> Retrained:
@@ -86,10 +96,18 @@ def retrain(bundle: Bundle, data: Path, out: Path, options: Options, watch: Watc
         "test": None,
         "test_openings": bundle.metrics.get("test_openings", []),
     }
+    known = KnownImages.of(dataset)
     # Written before the test: whatever happens there, the model that was trained stays.
-    write_bundle(out, manifest, trained.model, metrics, validation=validation, force=options.force)
-    test, opened = _prove(Bundle(out, manifest, metrics, trained.model), bundle.path, dataset, options.device)
-    return Retrained(manifest, test, opened, len(dataset.train) + len(dataset.val))
+    write_bundle(
+        out, manifest, trained.model, metrics, validation=validation, extras=Extras(known=known), force=options.force
+    )
+    images = len(dataset.train) + len(dataset.val)
+    if not known.test_digest:
+        return Retrained(manifest, None, None, images, dataset.test_count)
+    test, left_out = without_known(dataset.open_test(), known, data)
+    written = Bundle(out, manifest, metrics, trained.model, known=known)
+    measured, looks = _prove(written, bundle.path, test, options)
+    return Retrained(manifest, measured, looks, images, left_out.left_out)
 
 
 def _refuse_joined(bundle: Bundle) -> None:
@@ -103,19 +121,20 @@ def _refuse_joined(bundle: Bundle) -> None:
     )
 
 
-def _prove(bundle: Bundle, source: Path, dataset: Dataset, device: str) -> tuple[Measurement | None, int]:
-    """Open the test part once, recorded in the new bundle and in the one it comes from; what it gave, how often."""
-    if not dataset.test_count:
-        return None, 0
-    opening = new_opening(COMMAND, dataset.fingerprint, dataset.test_count)
-    opened = record_opening(bundle.path, opening)
-    test = examine(Model(bundle, device), dataset.open_test())
-    accuracy = test.report.accuracy
-    told = {key: value for key, value in test.to_dict().items() if key != "tta"}
-    record_result(bundle.path, opening, accuracy, test=told)
+def _prove(bundle: Bundle, source: Path, test: Part, options: Options) -> tuple[Measurement, Looks]:
+    """Open the test part once, recorded in the new bundle and in the one it comes from; what it gave, and all looks."""
+    assert bundle.known is not None
+    opening = new_opening(
+        COMMAND, bundle.manifest.data.fingerprint, len(test), test=bundle.known.test_digest, model=bundle.model_digest
+    )
+    looks = options.ledger.begin(bundle.path, opening)
+    found = examine(Model(bundle, options.device), test)
+    accuracy = found.report.accuracy
+    told = {key: value for key, value in found.to_dict().items() if key != "tta"}
+    options.ledger.end(bundle.path, opening, accuracy, test=told)
     if bundle.path.resolve() != source.resolve():
         record_opening(source, {**opening, "accuracy": accuracy})
-    return test, opened
+    return found, looks
 
 
 def with_weights(manifest: Manifest, path: Path | None, *, other: bool = False) -> Manifest:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hpo.data import Dataset, Progress
+from hpo.data import Dataset, KnownImages, Progress
 from hpo.delivery.averages import Averages, Ingredients
-from hpo.delivery.bundle import check_out, write_bundle
+from hpo.delivery.bundle import Extras, check_out, write_bundle
 from hpo.delivery.calibrate import calibration_of
 from hpo.delivery.candidates import Candidate, Candidates, trials_named
 from hpo.delivery.evaluate import reopen_same
@@ -92,7 +92,8 @@ def serve(kitchen: Kitchen, best: int, chosen: Ingredients, out: Path, *, force:
     else:
         metrics = joined.metrics(report(*validation, joined.manifest.classes))
         model = kitchen.averages.weights(chosen)
-        write_bundle(out, joined.manifest, model, metrics, validation=validation, crossed=crossed, force=force)
+        extras = Extras(crossed, KnownImages.of(kitchen.dataset))
+        write_bundle(out, joined.manifest, model, metrics, validation=validation, extras=extras, force=force)
     return joined
 
 
@@ -100,7 +101,7 @@ class Kitchen:
     """Chooses ingredients by any of the validation images; what was tasted once is remembered."""
 
     def __init__(self, candidates: Candidates, dataset: Dataset, device: str, heard: Heard) -> None:
-        self.candidates = candidates
+        self.candidates, self.dataset = candidates, dataset
         self._stored = [candidate.validation.logits for candidate in candidates.found]
         manifest = candidates.found[0].manifest
         self.averages = Averages(manifest, self._weights, dataset, device, tried=partial(self._say, heard))

@@ -248,3 +248,16 @@ def test_two_studies_never_share_a_folder_even_where_case_is_ignored(one: str, o
 )
 def test_names_that_look_alike_get_folders_of_their_own(pair: tuple[str, str]) -> None:
     assert study_folder(pair[0]).lower() != study_folder(pair[1]).lower()
+
+
+def test_digests_of_images_lie_beside_the_trials_once_and_stay(place: Place) -> None:
+    assert place.store.images("d") is None
+    place.store.keep_images("d", b"first")
+    place.store.keep_images("d", b"later")
+    place.store.keep_images("e", b"other")
+    assert (place.store.images("d"), place.store.images("e")) == (b"first", b"other")
+    place.store.write(3, "best", FILES, {})
+    assert place.store.trials() == {3}
+    place.store.drop([3])
+    place.store.collect(finished={3}, keep=set())
+    assert place.store.images("d") == b"first"

@@ -41,7 +41,8 @@ def test_presets_are_trained_once_and_compared_with_bundles_and_trials(
 ) -> None:
     presets = (tiny, f"{tiny}:optimiser=sgd,learning_rate=0.05", "majority-class")
     common = ("--data", str(cells), *WORKER, "--set", "image_size=32")
-    first = here("compare", *presets, *common, "--seeds", "2", "--epochs", "1", "--name", "three", "--out", "first")
+    first = here("compare", *presets, *common, "--seeds", "2", "--epochs", "1", "--name", "three", "--test",
+                 "--out", "first")  # fmt: skip
     assert first.exit_code == 0, first.output
     founded = founding_command(open_study(database, "three"))
     assert founded.startswith(f"hpo compare {tiny} ")
@@ -61,6 +62,7 @@ def test_presets_are_trained_once_and_compared_with_bundles_and_trials(
     again = here("compare", folder, "three#1", *presets, *common, "--seeds", "2", "--epochs", "1", "--name", "three",
                  "--no-test", "--out", "second")  # fmt: skip
     assert again.exit_code == 0, again.output
+    assert "--no-test is not needed any more" in again.stderr
     assert len(open_study(database, "three").get_trials(deepcopy=False)) == len(trials) == 6
     assert founding_command(open_study(database, "three")) == founded, "of whoever came first"
     second = contestants(command.home / "second")
@@ -71,7 +73,7 @@ def test_presets_are_trained_once_and_compared_with_bundles_and_trials(
         assert second[name]["validation"] == found[name]["validation"], "measured anew, the same"
         assert second[name]["corrupted"] == found[name]["corrupted"]
     assert len(read_bundle(folder).metrics["test_openings"]) == looks == 1
-    third = here("compare", folder, "--data", str(cells), "--out", "third")
+    third = here("compare", folder, "--data", str(cells), "--test", "--out", "third")
     assert third.exit_code == 0, third.output
     assert all(line["test"] for line in contestants(command.home / "third").values())
     assert len(read_bundle(folder).metrics["test_openings"]) == 1, "the look of the first comparison serves this one"
@@ -80,7 +82,7 @@ def test_presets_are_trained_once_and_compared_with_bundles_and_trials(
 def test_without_a_name_the_same_command_finds_its_study_again(
     here: Callable[..., Result], database: Database, cells: Path
 ) -> None:
-    arguments = ("compare", "majority-class", "--data", str(cells), *WORKER, "--set", "image_size=32", "--no-test")
+    arguments = ("compare", "majority-class", "--data", str(cells), *WORKER, "--set", "image_size=32")
     for _ in range(2):
         assert here(*arguments).exit_code == 0
     (name,) = study_names(database)
@@ -102,6 +104,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(
         ((tiny, "made#7", *data), "study 'made' has no trial 7"),
         ((tiny, "absent#0", *data), "no study 'absent'"),
         ((tiny, tiny, *data), f"{tiny} is named 2 times"),
+        ((tiny, *data, "--test", "--no-test"), "give one of them"),
         (("quik", *data), "did you mean quick?"),
         ((tiny, *data, "--set", "phase1.learning_rate=1"), "fits no preset here"),
         ((tiny, *data, "--backbone", "mobilenetv2_100"), "--backbone mobilenetv2_100 is for presets that"),

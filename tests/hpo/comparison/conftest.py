@@ -83,7 +83,7 @@ def bundle(tmp_path: Path, manifest: Manifest, weights: bytes) -> Path:
 
 @pytest.fixture
 def bench(cells: Path, cache: Path) -> Bench:
-    return Bench(cells, SPLIT, 0.05, cache, "cpu", timing=Timing(warmup=1, seconds=0.0, least=1))
+    return Bench(cells, SPLIT, 0.05, cache, "cpu", test=True, timing=Timing(warmup=1, seconds=0.0, least=1))
 
 
 def row(label: str, validation: float | None, **changes: object) -> Row:

@@ -12,10 +12,11 @@ from hpo.comparison.candidate import Candidate
 from hpo.comparison.cost import Cost
 from hpo.comparison.row import measured_row, trainable_parameters
 from hpo.comparison.speed import BATCHES
-from hpo.data import Dataset
+from hpo.data import Dataset, KnownImages
 from hpo.delivery.bundle import load, new_opening, read_bundle, record_opening
 from hpo.delivery.evaluate import evaluate
 from hpo.delivery.manifest import Manifest
+from hpo.delivery.openings import Looks
 from hpo.errors import DataError
 from hpo.evaluation.metrics import wilson
 from hpo.robustness import ALTERATIONS, corrupted_copy
@@ -54,16 +55,25 @@ def test_the_look_at_the_test_part_is_on_record_and_serves_later_comparisons(
     assert (first.openings, second.openings) == (1, 1)
     assert first.test == second.test is not None
     assert (one["command"], one["n"], one["data"]) == ("compare", dataset.test_count, dataset.fingerprint)
+    assert (one["test"], one["model"]) == (KnownImages.of(dataset).test_digest, read_bundle(bundle).model_digest)
+    assert first.looks == Looks(count=1, models=1)
     assert first.test is not None
     assert one["accuracy"] == first.test.value
 
 
-@pytest.mark.parametrize("changes", [{"accuracy": None}, {"command": "evaluate"}, {"data": "f" * 64}, {"n": 1}])
+def look_of(bundle: Path, dataset: Dataset) -> dict[str, object]:
+    """A record of a look at the whole test part by an earlier comparison."""
+    test, model = KnownImages.of(dataset).test_digest, read_bundle(bundle).model_digest
+    return {**new_opening("compare", dataset.fingerprint, dataset.test_count, test=test, model=model), "accuracy": 1.0}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"accuracy": None}, {"command": "evaluate"}, {"test": "f" * 32}, {"n": 1}, {"model": "f" * 64}]
+)
 def test_a_look_of_another_kind_or_without_an_end_serves_nobody(
     bench: Bench, bundle: Path, dataset: Dataset, changes: dict[str, object]
 ) -> None:
-    look = new_opening("compare", dataset.fingerprint, dataset.test_count) | {"accuracy": 1.0}
-    record_opening(bundle, {**look, **changes})
+    record_opening(bundle, {**look_of(bundle, dataset), **changes})
     found = bench.measure(bundle)
     assert found.test is not None
     assert found.test.value < 1.0, "measured"
@@ -74,7 +84,7 @@ def test_a_retrained_model_is_not_told_the_looks_of_the_one_that_it_comes_from(
     bench: Bench, manifest: Manifest, weights: bytes, dataset: Dataset, tmp_path: Path
 ) -> None:
     final = bundled(tmp_path / "final", manifest.model_copy(update={"stage": "retrained"}), weights)
-    record_opening(final, new_opening("compare", dataset.fingerprint, dataset.test_count) | {"accuracy": 1.0})
+    record_opening(final, {**look_of(final, dataset), "model": "f" * 64})
     first, second = (bench.measure(final) for _ in range(2))
     assert first.test is not None
     assert first.test.value < 1.0

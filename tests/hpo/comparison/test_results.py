@@ -61,15 +61,19 @@ def test_speeds_that_were_measured_beside_other_work_are_told() -> None:
     assert not replace(ABOUT, device=None, load=2.6).busy, "nothing was measured here"
 
 
-def test_a_test_part_that_was_opened_often_is_told() -> None:
-    assert any("opened up to 2 times with one model" in line for line in notes(ROWS, ABOUT))
-    assert not any("opened" in line for line in notes(ROWS[:2], ABOUT))
-
-
 def test_how_many_models_had_a_look_at_the_test_part_is_told() -> None:
-    assert any(line.startswith("5 models were measured on one test part") for line in notes(ROWS, ABOUT)), "3 seeds"
+    (line,) = [line for line in notes(ROWS, ABOUT) if "test part" in line]
+    assert line.startswith("5 different models were measured on this test part by now"), "3 seeds"
+    assert "choose by validation" in line
     alone = [replace(ROWS[1]), replace(ROWS[2], test=None)]
-    assert not any("test part" in line for line in notes(alone, ABOUT) if "opened" not in line)
+    assert not any("test part" in line for line in notes(alone, ABOUT))
+
+
+def test_models_that_other_commands_measured_on_the_test_part_count_too() -> None:
+    alone = [replace(ROWS[1], test_models=7, openings=9), replace(ROWS[2], test=None)]
+    assert any(line.startswith("7 different models were measured") for line in notes(alone, ABOUT))
+    locked = [replace(row, test=None, test_models=0) for row in ROWS]
+    assert not any("test part" in line for line in notes(locked, ABOUT))
 
 
 def test_training_figures_that_are_not_of_this_machine_or_of_the_run_alone_are_told() -> None:

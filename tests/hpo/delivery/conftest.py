@@ -155,9 +155,10 @@ def study(dataset, trained):
     return study
 
 
-def add_trial(study, config: TrialConfig, facts: dict[str, Any], value: float) -> int:
+def add_trial(study, config: TrialConfig, facts: dict[str, Any], value: float, **attributes: Any) -> int:
     """A complete trial without a checkpoint; its number."""
     known = {"config": config.to_dict(), "best_epoch": 2, "seed": 1, "facts": facts, "versions": {"torch": "2"}}
+    known |= attributes
     study.add_trial(optuna.trial.create_trial(value=value, user_attrs=known))
     return len(study.trials) - 1
 

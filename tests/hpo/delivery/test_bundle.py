@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 import hpo
+from hpo.data import KnownImages
 from hpo.delivery import bundle as module
 from hpo.delivery.bundle import (
     CONFIG,
+    IMAGES,
     METRICS,
     MODEL,
     VALIDATION,
+    Extras,
     check_out,
     new_opening,
     read_bundle,
@@ -225,7 +228,27 @@ def test_openings_are_counted_per_data_set(bundle):
     recorded = read_bundle(bundle).metrics["test_openings"]
     assert [one["accuracy"] for one in recorded] == [None, 0.5, None], "a look without a result is a look"
     assert read_bundle(bundle).metrics["test"] == {"n": 10}
-    assert set(recorded[0]) == {"date", "command", "data", "n", "accuracy"}
+    assert set(recorded[0]) == {"date", "command", "data", "test", "model", "n", "accuracy"}
+
+
+def test_a_replaced_bundle_leaves_its_looks_and_nothing_else(bundle, manifest, weights):
+    look = new_opening("evaluate", "ours", 10, test="t", model="m")
+    record_opening(bundle, look)
+    record_result(bundle, look, 0.5, test={"n": 10})
+    write_bundle(bundle, manifest, weights, {"test": None, "test_openings": []}, force=True)
+    assert read_bundle(bundle).metrics == {"test": None, "test_openings": [{**look, "accuracy": 0.5}]}
+    write_bundle(bundle, manifest, weights, {"test_openings": [look]}, force=True)
+    assert read_bundle(bundle).metrics["test_openings"] == [{**look, "accuracy": 0.5}], "known to both, once"
+
+
+def test_digests_of_images_are_kept_and_damage_is_told(bundle, manifest, weights, dataset):
+    assert read_bundle(bundle).known is None
+    known = KnownImages.of(dataset)
+    write_bundle(bundle, manifest, weights, {}, extras=Extras(known=known), force=True)
+    assert read_bundle(bundle).known == known
+    (bundle / IMAGES).write_bytes(b"torn")
+    with pytest.raises(BundleError, match=r"images\.npy: its checksum"):
+        read_bundle(bundle)
 
 
 def test_no_opening_is_lost_when_many_record_at_once(bundle):

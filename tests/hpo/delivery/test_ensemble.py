@@ -9,6 +9,7 @@ import pytest
 
 import hpo
 from hpo.cli.delivery_text import calibration_line, joined_lines
+from hpo.data import KnownImages
 from hpo.delivery.bundle import read_bundle
 from hpo.delivery.candidates import Candidates, candidates
 from hpo.delivery.ensemble import choose, cross_check, ensemble, join
@@ -127,6 +128,20 @@ def test_what_cannot_join_is_left_out_with_a_reason(study, store, trained, datas
     )
     for line, reason in zip(found.left_out, reasons, strict=True):
         assert line.startswith(reason)
+
+
+def test_trials_of_another_split_cannot_join(study, store, trained, dataset):
+    known = KnownImages.of(dataset)
+    split = known.split_digest
+    store.keep_images(split, known.to_bytes())
+    for digest in (split, split, "0" * 32):
+        number = len(study.trials)
+        add_trial(study, trained[0].config, trained[0].facts, 0.99 - number / 1000, split_digest=digest)
+        keep(store, number, trained[0], dataset.val.labels)
+    found = candidates(study, store, 3)
+    assert [one.trial.number for one in found.found] == [3, 4]
+    assert found.left_out == ("trial 5: trained and validated on another split of the images than the best trial",)
+    assert found.known == known
 
 
 def test_fewer_than_two_is_one_line_with_the_way_out(study, store):

@@ -5,12 +5,15 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import hpo
-from hpo.data import open_dataset
-from hpo.delivery.bundle import read_bundle, write_bundle
+from hpo.cli.delivery_text import selection_lines
+from hpo.data import DataOrigin, KnownImages, open_dataset
+from hpo.delivery.bundle import Extras, read_bundle, write_bundle
 from hpo.delivery.evaluate import evaluate
 from hpo.delivery.manifest import Calibration, Scores
+from hpo.delivery.openings import Looks
 from hpo.errors import DataError
 from hpo.evaluation.calibration import probabilities, reliability
 from hpo.evaluation.metrics import report
@@ -152,3 +155,119 @@ def test_the_dictionary_is_what_people_script_against(model, images, cache):
     keys |= {"calibration", "tta"}
     assert keys <= set(found)
     assert (found["split"], found["own_data"]) == ("val", True)
+
+
+@pytest.fixture
+def knowing(tmp_path, manifest, weights, dataset):
+    """The bundle with the digests of the images that it was made with."""
+    origin = DataOrigin.of(dataset, SPLIT, 0.05)
+    known = KnownImages.of(dataset)
+    write_bundle(
+        tmp_path / "knowing", manifest.model_copy(update={"data": origin}), weights, {}, extras=Extras(known=known)
+    )
+    return hpo.load(tmp_path / "knowing", device="cpu")
+
+
+def one_more(folder):
+    """One image that no data set here has, of the first class."""
+    generator = np.random.default_rng(77)
+    Image.fromarray(generator.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / "blue" / "new.png")
+    return folder
+
+
+def copied(images, target):
+    """The images, each in a file of other bytes and the same pixels, under another name."""
+    for file in sorted(images.glob("*/*.png")):
+        (target / file.parent.name).mkdir(parents=True, exist_ok=True)
+        Image.open(file).save(target / file.parent.name / f"copy-{file.stem}.bmp")
+    return target
+
+
+def test_images_that_took_part_are_left_out_of_data_with_one_more_image(knowing, images, cache, dataset, tmp_path):
+    more = one_more(shutil.copytree(images, tmp_path / "more"))
+    found = evaluate(knowing, more, cache=cache)
+    took_part, tests = len(dataset.train) + len(dataset.val), dataset.test_count
+    overlap = found.selection.overlap
+    assert (overlap.images, overlap.took_part, overlap.left_out, overlap.tests) == (31, took_part, took_part, tests)
+    assert found.report.n == tests + 1
+    assert found.to_dict()["overlap"] == {
+        "images": 31, "took_part": took_part, "left_out": took_part, "tests": tests
+    }  # fmt: skip
+    assert found.openings == 1, "the images of the test part were looked at, in other company"
+    assert evaluate(knowing, images, cache=cache).openings == 2, "they are the same test part"
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_part_of_data_that_only_resemble_the_bundles_is_refused(knowing, images, cache, tmp_path, split):
+    more = one_more(shutil.copytree(images, tmp_path / "more"))
+    with pytest.raises(DataError, match=r"of 31 images of .* took part in making this model.*leave --split out"):
+        evaluate(knowing, more, cache=cache, split=split)
+    assert read_bundle(knowing.bundle.path).metrics == {}
+
+
+def test_copies_in_another_file_format_and_under_other_names_took_part(knowing, images, cache, dataset, tmp_path):
+    found = evaluate(knowing, copied(images, tmp_path / "copies"), cache=cache)
+    assert not found.selection.own
+    assert found.report.n == dataset.test_count
+    assert found.selection.overlap.took_part == len(dataset.train) + len(dataset.val)
+
+
+def test_training_images_as_the_test_part_of_another_folder_are_no_look_at_a_test(
+    knowing, images, cache, dataset, tmp_path
+):
+    other = draw(tmp_path / "other" / "train", 2, seed=21).parent
+    for name in dataset.train.names:
+        target = other / "test" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(images / name, target)
+    with pytest.raises(DataError, match=r"all .* images of .* took part in making this model"):
+        evaluate(knowing, other, cache=cache, split="test")
+    assert read_bundle(knowing.bundle.path).metrics == {}
+    new = one_more(other / "test")
+    found = evaluate(knowing, other, cache=cache, split="test")
+    assert (found.report.n, found.selection.overlap.left_out) == (1, len(dataset.train))
+    assert found.selection.part.names[0].endswith("new.png"), new
+
+
+def test_a_given_test_part_is_taken_whatever_was_added_to_train(tmp_path, manifest, weights, cache):
+    folder = tmp_path / "parted"
+    for seed, part in enumerate(("train", "test"), start=30):
+        draw(folder / part, 6, seed=seed)
+    dataset = open_dataset(folder, image_size=SIZE, cache=cache, split=SPLIT)
+    made = manifest.model_copy(update={"data": DataOrigin.of(dataset, SPLIT, 0.05)})
+    write_bundle(tmp_path / "made", made, weights, {}, extras=Extras(known=KnownImages.of(dataset)))
+    model = hpo.load(tmp_path / "made", device="cpu")
+    before = evaluate(model, folder, cache=cache)
+    one_more(folder / "train")
+    found = evaluate(model, folder, cache=cache, split="test")
+    assert (found.selection.own, found.selection.overlap.left_out, found.report.n) == (False, 0, 18)
+    assert found.report == before.report
+    assert (found.looks, before.looks) == (Looks(2, 1), Looks(1, 1)), "it is the same test part"
+
+
+def test_test_images_that_are_trained_on_too_are_left_out_of_own_data(tmp_path, manifest, weights, cache):
+    folder = tmp_path / "leaking"
+    for seed, part in enumerate(("train", "test"), start=40):
+        draw(folder / part, 6, seed=seed)
+    shutil.copy(folder / "train" / "red" / "0.png", folder / "test" / "red" / "copy.png")
+    dataset = open_dataset(folder, image_size=SIZE, cache=cache, split=SPLIT)
+    made = manifest.model_copy(update={"data": DataOrigin.of(dataset, SPLIT, 0.05)})
+    for name, known in (("knowing", KnownImages.of(dataset)), ("old", None)):
+        write_bundle(tmp_path / name, made, weights, {}, extras=Extras(known=known))
+        found = evaluate(hpo.load(tmp_path / name, device="cpu"), folder, cache=cache)
+        assert (found.selection.own, found.selection.overlap.left_out, found.report.n) == (True, 1, 18)
+
+
+def test_a_bundle_of_an_earlier_version_says_that_overlap_is_not_known(model, images, cache, tmp_path):
+    more = one_more(shutil.copytree(images, tmp_path / "more"))
+    found = evaluate(model, more, cache=cache)
+    assert (found.selection.overlap.took_part, found.report.n) == (None, 31)
+    (line,) = [line for line in selection_lines(more, found.selection, None) if "not known" in line]
+    assert "no digests of its images" in line
+
+
+def test_another_split_of_own_data_is_refused(knowing, manifest, weights, images, cache, tmp_path, dataset):
+    origin = DataOrigin.of(dataset, SPLIT, 0.05).model_copy(update={"split_digest": "0" * 32})
+    write_bundle(tmp_path / "torn", manifest.model_copy(update={"data": origin}), weights, {})
+    with pytest.raises(DataError, match="but here other images validate or test"):
+        evaluate(hpo.load(tmp_path / "torn", device="cpu"), images, cache=cache)

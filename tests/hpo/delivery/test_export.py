@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 import hpo
 from hpo.cli.delivery_text import calibration_line
+from hpo.data import KnownImages
 from hpo.delivery.bundle import read_bundle
 from hpo.delivery.calibrate import calibration_of
 from hpo.delivery.export import choose_trial, export_trial, is_of_trial, trial_manifest
@@ -236,3 +237,43 @@ def test_a_bundle_is_of_its_trial_whatever_the_study_is_called_and_of_no_other(s
     assert not is_of_trial(found, trial_manifest("colours", spec, recorded(study, 0, config=other)))
     assert not is_of_trial(found, trial_manifest("colours", spec, recorded(study, 0, seed=12)))
     assert not is_of_trial(found, trial_manifest("colours", spec, recorded(study, 0, best_epoch=1)))
+
+
+def with_split(study, split_digest):
+    """One more trial, the best, that recorded the digest of its split; its number."""
+    known = {"config": CONFIG.to_dict(), "best_epoch": 2, "seed": 11, "facts": FACTS, "versions": {"torch": "2"}}
+    metrics = {"best_metrics": {"macro_f1": 0.97}, "split_digest": split_digest}
+    study.add_trial(optuna.trial.create_trial(value=0.97, user_attrs={**known, **metrics}))
+    return len(study.trials) - 1
+
+
+def test_a_bundle_knows_the_images_that_its_trial_was_made_with(study, store, weights, dataset, tmp_path):
+    known = KnownImages.of(dataset)
+    number = with_split(study, known.split_digest)
+    store.keep_images(known.split_digest, known.to_bytes())
+    keep(store, number, weights)
+    export_trial(study, choose_trial(study, number), store, tmp_path / "best")
+    found = read_bundle(tmp_path / "best")
+    assert found.known == known
+    assert found.manifest.data.split_digest == known.split_digest
+
+
+@pytest.mark.parametrize("content", [None, b"torn", KnownImages().to_bytes()])
+def test_digests_that_are_gone_or_damaged_are_told_and_leave_the_model(
+    study, store, weights, dataset, tmp_path, caplog, content
+):
+    digest = KnownImages.of(dataset).split_digest
+    number = with_split(study, digest)
+    if content is not None:
+        store.keep_images(digest, content)
+    keep(store, number, weights)
+    export_trial(study, choose_trial(study, number), store, tmp_path / "best")
+    assert read_bundle(tmp_path / "best").known is None
+    assert "the bundle has no digests of its images" in caplog.text
+
+
+def test_a_trial_of_an_earlier_version_says_that_its_images_are_not_known(study, store, weights, tmp_path, caplog):
+    keep(store, 0, weights)
+    export_trial(study, choose_trial(study), store, tmp_path / "best")
+    assert read_bundle(tmp_path / "best").known is None
+    assert "an earlier version of hpo trained it" in caplog.text

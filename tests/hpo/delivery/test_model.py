@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import hpo
-from hpo.delivery.bundle import write_bundle
+from hpo.delivery.bundle import Extras, write_bundle
 from hpo.delivery.calibrate import calibration_of
 from hpo.delivery.validation import Validation
 from hpo.errors import BundleError, DataError, UsageError
@@ -151,7 +151,7 @@ def test_an_ensemble_proves_by_members_chosen_without_the_image(tmp_path, manife
     with pytest.raises(BundleError, match=r"chosen without the image.*`hpo ensemble --study colours --soup --data"):
         hpo.load(tmp_path / "old", device="cpu").abstention(0.5)
     worse = np.roll(validation.logits, 1, axis=0)
-    write_bundle(tmp_path / "new", soup, weights, {}, validation=validation, crossed=worse)
+    write_bundle(tmp_path / "new", soup, weights, {}, validation=validation, extras=Extras(crossed=worse))
     model = hpo.load(tmp_path / "new", device="cpu")
     assert np.array_equal(model.bundle.crossed, worse)
     assert model.abstention(0.5) == abstention(validation.labels, probabilities(worse), 0.5)

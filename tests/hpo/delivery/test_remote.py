@@ -111,6 +111,16 @@ def test_a_bundle_that_is_there_is_replaced_only_with_force(uploaded, bundle_aga
         pass
 
 
+def test_a_bundle_that_replaces_another_keeps_its_looks(uploaded, bundle_again, tmp_path):
+    look = new_opening("evaluate", "ours", 6, test="t", model="m")
+    with fetched(uploaded, tmp_path / "cache") as folder:
+        record_opening(folder, look)
+    with delivered(uploaded, tmp_path, force=True) as folder:
+        bundle_again.rename(folder)
+    with fetched(uploaded, tmp_path / "cache") as folder:
+        assert read_bundle(folder).metrics == {"validation": None, "test": None, "test_openings": [look]}
+
+
 @pytest.fixture
 def bundle_again(tmp_path, manifest, weights):
     write_bundle(tmp_path / "again", manifest, weights, {"validation": None, "test": None, "test_openings": []})

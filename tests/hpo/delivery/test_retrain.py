@@ -5,11 +5,13 @@ import pytest
 import safetensors.torch
 
 import hpo
-from hpo.data import SplitOptions, open_dataset
+from hpo.cli.delivery_text import retrain_lines
+from hpo.data import DataOrigin, KnownImages, SplitOptions, open_dataset, split_digest
 from hpo.delivery.bundle import read_bundle, write_bundle
 from hpo.delivery.calibrate import calibration_of
-from hpo.delivery.evaluate import evaluate
+from hpo.delivery.evaluate import evaluate, evaluate_on, select
 from hpo.delivery.manifest import Member, Weights
+from hpo.delivery.openings import Ledger, Looks
 from hpo.delivery.retrain import Options, Watch, retrain, with_weights
 from hpo.delivery.validation import Validation
 from hpo.errors import BundleError, DataError
@@ -192,3 +194,40 @@ def test_a_plateau_schedule_steps_where_it_stepped_in_the_trial(bundle, images, 
         "the trial's metric fell"
     )
     assert rates["alone"][:4] == pytest.approx([peak] * 4), "the training loss falls, at first at least"
+
+
+def test_the_new_bundle_knows_its_images_and_its_test_is_no_new_choice(bundle, images, dataset, cache, tmp_path):
+    options = Options(cache=cache, ledger=Ledger(tmp_path / "home"))
+    result = retrain(read_bundle(bundle), images, tmp_path / "final", options)
+    assert result.looks == Looks(1, 1)
+    final = hpo.load(tmp_path / "final", device="cpu")
+    assert final.bundle.known == KnownImages.of(dataset)
+    assert final.bundle.manifest.data.split_digest == split_digest(dataset)
+    selection = select(final.bundle, images, cache=cache, split="test")
+    again = evaluate_on(final, selection, ledger=options.ledger)
+    assert again.looks == Looks(2, 1)
+    assert "always with this model" in again.looks.line
+    trial = hpo.load(bundle, device="cpu")
+    assert evaluate_on(trial, selection, ledger=options.ledger).looks == Looks(3, 2), "the trial's own model is another"
+
+
+def test_a_replaced_bundle_leaves_its_looks_to_the_retrained_one(bundle, images, cache, manifest, weights, tmp_path):
+    write_bundle(tmp_path / "final", manifest.model_copy(update={"trial": 9}), weights, {})
+    evaluate(hpo.load(tmp_path / "final", device="cpu"), images, cache=cache)
+    result = retrain(read_bundle(bundle), images, tmp_path / "final", Options(cache=cache, force=True))
+    assert result.looks == Looks(2, 2)
+
+
+def test_test_images_that_are_trained_on_prove_nothing(tmp_path, manifest, weights, cache, options):
+    folder = tmp_path / "leaking"
+    draw(folder / "train", 6, seed=50)
+    draw(folder / "test", 2, seed=51)
+    (folder / "test" / "red" / "copy.png").write_bytes((folder / "train" / "red" / "0.png").read_bytes())
+    split = manifest.data.options
+    dataset = open_dataset(folder, image_size=SIZE, cache=cache, split=split)
+    made = manifest.model_copy(update={"data": DataOrigin.of(dataset, split, 0.05)})
+    write_bundle(tmp_path / "best", made, weights, {})
+    result = retrain(read_bundle(tmp_path / "best"), folder, tmp_path / "final", options)
+    assert (result.left_out, result.test.report.n) == (1, 6)
+    told = retrain_lines("final", read_bundle(tmp_path / "best"), result)
+    assert any(line.startswith("1 test image is a copy of images that the model has trained on") for line in told)
