@@ -23,6 +23,7 @@ from tests.chaos.table import as_json, show
 @click.option("--faults", type=click.IntRange(1), default=300, show_default=True, help="Faults that have to strike.")
 @click.option("--seed", type=int, default=7, show_default=True, help="Of the schedule: the same seed, the same faults.")
 @click.option("--epochs", type=click.IntRange(2), default=6, show_default=True, help="Of each trial.")
+@click.option("--poison", type=click.IntRange(0), default=2, show_default=True, help="Trials that kill their workers.")
 @click.option("--lease", type=float, default=3.0, show_default=True, help="Seconds a lease lasts.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Keep logs, diary and checkpoints here.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table to this file as well.")

@@ -62,6 +62,9 @@ def install(sql: Sql) -> None:
 
 
 def notes(sql: Sql) -> list[Note]:
-    """Everything that was seen so far, in order."""
-    rows = sql("SELECT kind, number, what FROM chaos_audit JOIN trials USING (trial_id) ORDER BY chaos_audit.id")
+    """Everything that was seen so far of the first study in the database, in order."""
+    rows = sql(
+        "SELECT kind, number, what FROM chaos_audit JOIN trials USING (trial_id) "
+        "WHERE study_id = (SELECT min(study_id) FROM studies) ORDER BY chaos_audit.id"
+    )
     return [Note(*row) for row in rows]

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+from optuna.trial import TrialState
 
 from hpo.data import Dataset, SplitOptions, open_dataset
 from hpo.data.synthetic import write_cells
 from hpo.search.plan import Plan, found_study, set_budget
 from hpo.search.strategy import derive_seed
 from search_spaces import SearchSpace, TrialConfig
-from storage import open_database, read_spec
+from storage import open_database, open_study, read_spec
 
 STUDY = "chaos"
 SEED = 7
@@ -33,6 +34,13 @@ class Bench:
     trials: int
     epochs: int
     images: int
+    poison: int = 0
+    """Trials that kill every worker which trains them."""
+
+    @property
+    def poison_numbers(self) -> frozenset[int]:
+        """Numbers of the trials that kill their workers, spread evenly over the study."""
+        return frozenset((place + 1) * self.trials // (self.poison + 1) for place in range(self.poison))
 
     @property
     def cells(self) -> Path:
@@ -57,6 +65,13 @@ class Bench:
             study = found_study(db, plan, dataset)
             set_budget(db, study, self.trials, None)
             return read_spec(study).id
+
+    def copy(self, url: str, name: str) -> None:
+        """Copy the study as `optuna.copy_study` does, its id included; the copy may train one trial more."""
+        with open_database(url, home=self.folder / "unused", patience=60.0) as db:
+            optuna.copy_study(from_study_name=STUDY, from_storage=db.storage, to_storage=db.storage, to_study_name=name)
+            copy = open_study(db, name)
+            set_budget(db, copy, sum(trial.state != TrialState.WAITING for trial in copy.get_trials()) + 1, None)
 
     def sample(self) -> tuple[TrialConfig, Dataset]:
         """Some configuration of the space, and the data."""

@@ -7,25 +7,29 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from storage import CheckpointError, open_store
 from tests.chaos import audit
 from tests.chaos.bench import Bench
 from tests.chaos.crew import Crew
 from tests.chaos.disk import SmallDisk, scratch, small_disk
+from tests.chaos.ledger import Struck
 from tests.chaos.proxy import Proxy
 from tests.chaos.redone import Redone, redone
 from tests.chaos.reference import fault_free
 from tests.chaos.scene import Progress, Scene
 from tests.chaos.schedule import Fault, Kind, Schedule
 from tests.chaos.server import Server, running_server
+from tests.chaos.sql import Sql
 from tests.chaos.steps import read_steps
 from tests.chaos.strikes import strikes_on
-from tests.chaos.verify import Verdict, judge
-from tests.chaos.worker import Orders
+from tests.chaos.verify import Curve, Verdict, judge, read_curves
+from tests.chaos.worker import KEEP, Orders
 
 _DATABASE = "chaos"
+POISON = "poison trial kills its worker"
 _TICK = 0.05  # seconds
 _STUCK = 60.0
 """Seconds without a step, a report or an end of a trial after which the study counts as stuck."""
@@ -43,6 +47,8 @@ class Size:
     seed: int
     epochs: int = 5
     images: int = 160
+    poison: int = 2
+    """Trials that kill every worker which trains them, and have to be failed for it."""
     lease: float = 3.0
     """Seconds."""
     pause: float = 0.4
@@ -59,6 +65,8 @@ class Outcome:
     faults: Mapping[str, int]
     """Those that struck, by kind."""
     wrong_exits: tuple[str, ...]
+    broken: tuple[str, ...]
+    """What else was not kept: of poison trials, and of the best checkpoints."""
     notes: tuple[str, ...]
     seconds: float
     epochs: int
@@ -78,13 +86,13 @@ class Outcome:
             counts.append(f"epochs redone without a fault: {self.redone.unexplained:.2f}, {self.redone.unexplained_of}")
         if self.struck < 0.9 * self.size.faults:  # a quick machine runs out of victims before the last ones
             counts.append(f"only {self.struck} of {self.size.faults} faults found a victim")
-        return [*counts, *self.wrong_exits]
+        return [*counts, *self.wrong_exits, *self.broken]
 
 
 def run_campaign(size: Size, folder: Path, say: Say = print) -> Outcome:
     """Run the study without faults, then under fire, and compare. Logs and checkpoints lie in `folder`."""
     started = time.monotonic()
-    bench = Bench(folder, size.trials, size.epochs, size.images)
+    bench = Bench(folder, size.trials, size.epochs, size.images, size.poison)
     bench.prepare()
     with running_server() as server:
         expected, steps_of_epoch = fault_free(bench, server, workers=2)
@@ -92,14 +100,51 @@ def run_campaign(size: Size, folder: Path, say: Say = print) -> Outcome:
         with small_disk(folder / "disk") as disk, _scene(bench, server, size, disk) as scene:
             attack = Attack(scene, size, say)
             attack.run()
-            verdict = judge(scene.sql, expected)
+            scene.ledger.struck += [Struck(POISON, at, pid, loses=True) for at, pid in scene.crew.deaths()]
+            verdict = judge(scene.sql, with_poison(expected, bench.poison_numbers))
             costs = redone(read_steps(scene.crew.orders.diary), scene.ledger.struck, steps_of_epoch)
             return Outcome(
                 size=size, verdict=verdict, redone=costs, faults=dict(scene.ledger.by_kind()),
                 wrong_exits=tuple(ended.wrong for ended in scene.crew.exits if ended.wrong),
+                broken=(*unblamed(scene.sql, bench.poison_numbers), *missing_best(scene)),
                 notes=(*(f"{count} times {text}" for text, count in scene.ledger.notes.items()), *attack.notes),
                 seconds=time.monotonic() - started, epochs=sum(len(curve.reports) for curve in expected.values()),
             )  # fmt: skip
+
+
+def with_poison(expected: Mapping[int, Curve], poison: frozenset[int]) -> dict[int, Curve]:
+    """The curves of a run without faults, but for the trials that are poison: they fail after their first epoch."""
+    return {
+        number: replace(curve, state="FAIL", value=None, reports={1: curve.reports[1]}) if number in poison else curve
+        for number, curve in expected.items()
+    }
+
+
+def unblamed(sql: Sql, poison: frozenset[int]) -> list[str]:
+    """The poison trials that have not failed with the deaths of their workers as the reason, in words."""
+    rows = sql(
+        "SELECT number FROM trials JOIN trial_user_attributes USING (trial_id) "
+        "WHERE study_id = (SELECT min(study_id) FROM studies) AND key = 'reason' AND value_json LIKE '%worker died%'"
+    )
+    blamed = {number for (number,) in rows}
+    return [f"poison trial {number} was not failed for killing its workers" for number in sorted(poison - blamed)]
+
+
+def missing_best(scene: Scene) -> list[str]:
+    """The best complete trials, of those that workers keep, whose checkpoint is missing or damaged, in words.
+
+    A copy of the study with the same id, or a tidying worker of it, would remove them.
+    """
+    complete = [curve for curve in read_curves(scene.sql) if curve.state == "COMPLETE" and curve.value is not None]
+    best = sorted(complete, key=lambda curve: curve.value or 0.0, reverse=True)[:KEEP]
+    store = open_store(scene.files.parent, scene.files.name)
+    missing = []
+    for curve in best:
+        try:
+            store.read(curve.number, "best")
+        except CheckpointError as error:
+            missing.append(f"trial {curve.number} is among the best, but {error}")
+    return missing
 
 
 @contextmanager
@@ -111,7 +156,7 @@ def _scene(bench: Bench, server: Server, size: Size, disk: SmallDisk | None) -> 
     artifacts = disk.artifacts if disk else bench.folder / "artifacts"
     orders = Orders(
         bench, server.url(_DATABASE, proxy.port), artifacts, bench.folder / "workers.log",
-        bench.folder / "diary", lease=size.lease,
+        bench.folder / "diary", lease=size.lease, poison=bench.poison_numbers,
     )  # fmt: skip
     crew = Crew(orders, size.workers)
     try:

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 
 from tests.chaos.worker import Orders, run_worker
@@ -54,6 +54,7 @@ class Exit:
     leaving: float | None
     """Seconds between SIGTERM and the end; None where it was sent none."""
     killed: bool
+    """By the campaign, or by a trial that is poison."""
 
     @property
     def wrong(self) -> str | None:
@@ -90,10 +91,10 @@ class Crew:
             del self._due[slot]
             self._start(slot, self.orders)
 
-    def invite(self, clock_off: float = 0.0) -> Member:
-        """One more worker, beyond the slots; nobody follows it."""
+    def invite(self, orders: Orders | None = None) -> Member:
+        """One more worker, beyond the slots, with `orders` of its own; no other follows it."""
         self._guests += 1
-        guest = self._start(self.size + self._guests - 1, replace(self.orders, clock_off=clock_off))
+        guest = self._start(self.size + self._guests - 1, orders or self.orders)
         guest.absence = float("inf")
         return guest
 
@@ -119,6 +120,12 @@ class Crew:
         member.stopped = False
         _signal(member, signal.SIGCONT)
 
+    def deaths(self) -> list[tuple[float, int]]:
+        """When which process was killed by a trial that is poison."""
+        file = self.orders.deaths
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [(float(at), int(pid)) for at, pid in map(str.split, lines)]
+
     def nobody_follows(self) -> None:
         """Start nobody from now on: there is nothing left to do."""
         self._due.clear()
@@ -140,11 +147,12 @@ class Crew:
 
     def _note_end(self, member: Member) -> None:
         now, code = time.monotonic(), member.process.exitcode
+        killed = member.killed or (code == -signal.SIGKILL and member.pid in {pid for _, pid in self.deaths()})
         leaving = None if member.told_to_leave is None else now - member.told_to_leave
-        self.exits.append(Exit(member.pid, code or 0, now - member.started, leaving, member.killed))
+        self.exits.append(Exit(member.pid, code or 0, now - member.started, leaving, killed))
         del self.members[member.slot]
         if member.absence < float("inf"):
-            idle = now - member.started < _SHORTEST_LIFE and not member.killed
+            idle = now - member.started < _SHORTEST_LIFE and not killed
             self._due[member.slot] = now + max(member.absence, 1.0 if idle else 0.0)
 
 

@@ -23,12 +23,13 @@ DEATHS_ALLOWED = 2
 
 _HELD = """
 SELECT l.pid, t.number, l.deaths, l.note FROM hpo_leases l JOIN trials t USING (trial_id)
-WHERE l.state = 'held' AND t.state = 'RUNNING'
+WHERE l.state = 'held' AND t.state = 'RUNNING' AND t.study_id = (SELECT min(study_id) FROM studies)
 """
 _PROGRESS = """
-SELECT (SELECT count(*) FROM trial_intermediate_values),
-       (SELECT count(*) FROM trials WHERE state NOT IN ('RUNNING', 'WAITING')),
-       (SELECT coalesce(sum(position), 0) FROM hpo_leases)
+WITH first AS (SELECT trial_id, state FROM trials WHERE study_id = (SELECT min(study_id) FROM studies))
+SELECT (SELECT count(*) FROM first JOIN trial_intermediate_values USING (trial_id)),
+       (SELECT count(*) FROM first WHERE state NOT IN ('RUNNING', 'WAITING')),
+       (SELECT coalesce(sum(position), 0) FROM first JOIN hpo_leases USING (trial_id))
 """
 
 

@@ -27,11 +27,16 @@ class Step:
 
 
 class Diary:
-    """Appends to the file at `path`; `numbers` leads from the seed of a training to the trial's number."""
+    """Appends to the file at `path`; `numbers` leads from the seed of a training to the trial's number.
 
-    def __init__(self, path: Path, numbers: Mapping[int, int]) -> None:
+    `after_step` is called with the trial and its position after each step was written down.
+    """
+
+    def __init__(
+        self, path: Path, numbers: Mapping[int, int], after_step: Callable[[int, float], None] = lambda *_: None
+    ) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        self._numbers = numbers
+        self._numbers, self._after_step = numbers, after_step
 
     def kept_by(self, fit: Callable[..., Any]) -> Callable[..., Any]:
         """`fit`, of whose steps each is written down before the caller hears of it."""
@@ -42,6 +47,7 @@ class Diary:
 
             def on_step(position: float) -> None:
                 self._note(trial, position)
+                self._after_step(trial, position)
                 told(position)
 
             return fit(config, data, replace(runtime, on_step=on_step), *rest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from tests.chaos.crew import Member
@@ -75,7 +76,7 @@ class WorkerStrikes:
 
     def _guest(self, fault: Fault, clock_off: float) -> None:
         """A worker beyond the slots; it counts once it holds a trial, and leaves some seconds later."""
-        guest = self._crew.invite(clock_off)
+        guest = self._crew.invite(replace(self._crew.orders, clock_off=clock_off))
 
         def leave() -> None:
             if guest.alive and guest.told_to_leave is None:  # a second signal would end it at once
@@ -132,6 +133,16 @@ class SurroundingStrikes:
         self._note_outage(fault, seconds)
         return True
 
+    def copy(self, fault: Fault) -> bool:
+        """Copy the study, its id included, and have a worker search the copy: it must leave the files of the first."""
+        name = f"copy-{fault.number}"
+        scene, orders = self._scene, self._scene.crew.orders
+        scene.bench.copy(scene.server.url(scene.database), name)
+        apart = {"diary": orders.diary.with_name(f"diary.{name}"), "poison": frozenset()}
+        scene.crew.invite(replace(orders, study=name, **apart))
+        self._ledger.add(fault.kind)
+        return True
+
     def disk(self, fault: Fault) -> bool:
         """Fill the disk until some worker says that it waits, and some seconds on."""
         disk, timers = self._scene.disk, self._scene.timers
@@ -185,7 +196,7 @@ def strikes_on(scene: Scene) -> dict[Kind, Callable[[Fault], bool]]:
         Kind.DISK: around.disk, Kind.FAST: around.restart, Kind.IMMEDIATE: around.restart,
         Kind.BACKEND: around.backend, Kind.CUT: around.cut, Kind.BEFORE_COMMIT: around.cut_commit,
         Kind.AFTER_COMMIT: around.cut_commit, Kind.BEFORE_WRITE: around.cut_write,
-        Kind.REFUSED: around.refused, Kind.SILENT: around.silent,
+        Kind.REFUSED: around.refused, Kind.SILENT: around.silent, Kind.COPY: around.copy,
     }  # fmt: skip
 
 

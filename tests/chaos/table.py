@@ -33,6 +33,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "counts": outcome.verdict.counts(),
         "details": list(outcome.verdict.details),
         "wrong_exits": list(outcome.wrong_exits),
+        "broken": list(outcome.broken),
         "epochs": outcome.epochs,
         "epochs_redone": {**asdict(outcome.redone), "mean": outcome.redone.mean},
         "notes": list(outcome.notes),

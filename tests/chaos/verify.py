@@ -64,7 +64,7 @@ class Verdict:
 
 
 def read_curves(sql: Sql) -> list[Curve]:
-    """Every trial of the one study in the database, in the order of numbers."""
+    """Every trial of the first study in the database, in the order of numbers; copies of it come later."""
     reports: dict[int, dict[int, float]] = {}
     for trial, step, value in sql("SELECT trial_id, step, intermediate_value FROM trial_intermediate_values"):
         reports.setdefault(trial, {})[step] = value
@@ -73,7 +73,8 @@ def read_curves(sql: Sql) -> list[Curve]:
         parameters.setdefault(trial, {})[name] = value
     rows = sql(
         "SELECT trial_id, number, state::text, value "
-        "FROM trials LEFT JOIN trial_values USING (trial_id) ORDER BY number, trial_id"
+        "FROM trials LEFT JOIN trial_values USING (trial_id) "
+        "WHERE study_id = (SELECT min(study_id) FROM studies) ORDER BY number, trial_id"
     )
     return [Curve(n, state, value, parameters.get(i, {}), reports.get(i, {})) for i, n, state, value in rows]
 

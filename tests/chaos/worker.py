@@ -9,8 +9,11 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +30,9 @@ from tests.chaos.bench import STUDY, Bench
 from tests.chaos.clock import shift_clock
 from tests.chaos.steps import Diary
 
+KEEP = 2
+"""Best trials whose checkpoints stay."""
+
 
 @dataclass(frozen=True)
 class Orders:
@@ -42,6 +48,14 @@ class Orders:
     db_grace: float = 120.0
     clock_off: float = 0.0
     """Seconds by which its wall clock is wrong."""
+    study: str = STUDY
+    poison: frozenset[int] = frozenset()
+    """Numbers of the trials that kill the worker in their second epoch, as a crash in a kernel would."""
+
+    @property
+    def deaths(self) -> Path:
+        """The file that each such death is written to, as «time process»."""
+        return self.diary.with_name("deaths")
 
 
 def run_worker(orders: Orders) -> None:
@@ -52,7 +66,7 @@ def run_worker(orders: Orders) -> None:
     torch.set_num_threads(1)
     if orders.clock_off:
         shift_clock(orders.clock_off)
-    trial_module.fit = Diary(orders.diary, orders.bench.numbers()).kept_by(trial_module.fit)
+    trial_module.fit = Diary(orders.diary, orders.bench.numbers(), _deadly(orders)).kept_by(trial_module.fit)
     try:
         with open_database(orders.url, home=orders.bench.folder / "unused", patience=60.0) as db:
             finished = work(db, _options(orders))
@@ -60,6 +74,18 @@ def run_worker(orders: Orders) -> None:
         logging.getLogger("hpo").error("%s: %s", type(error).__name__, error)
         sys.exit(2)
     logging.getLogger("hpo").info("%d trials finished by this worker", finished)
+
+
+def _deadly(orders: Orders) -> Callable[[int, float], None]:
+    """What is called after each step: it ends the process in the second epoch of a trial that is poison."""
+
+    def die(trial: int, position: float) -> None:
+        if trial in orders.poison and position > 1:
+            with orders.deaths.open("a") as file:
+                file.write(f"{time.monotonic():.6f} {os.getpid()}\n")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return die
 
 
 def measure(bench: Bench) -> None:
@@ -72,8 +98,8 @@ def measure(bench: Bench) -> None:
 def _options(orders: Orders) -> WorkerOptions:
     bench = orders.bench
     return WorkerOptions(
-        data=bench.cells, study=STUDY, cache=bench.cache, artifacts=orders.artifacts, device="cpu",
-        keep=2, lease=orders.lease, db_grace=orders.db_grace,
+        data=bench.cells, study=orders.study, cache=bench.cache, artifacts=orders.artifacts, device="cpu",
+        keep=KEEP, lease=orders.lease, db_grace=orders.db_grace,
     )  # fmt: skip
 
 
