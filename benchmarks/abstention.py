@@ -91,12 +91,14 @@ def outcomes(seed: int, n: int, count: int, accuracy: float, *, joined: bool) ->
         np.stack([probabilities(one[n:], t) for one, t in zip(members, choice.temperatures, strict=True)]),
         choice.picks,
     )
-    for proof, seen in (
-        ("what chose its members", log_probabilities(choice.mean)),
-        ("members chosen without the image", checked.logits),
+    sets = -(-count // JOINED)
+    for proof, seen, compared in (
+        ("what chose its members", log_probabilities(choice.mean), 1),
+        ("members chosen without the image", checked.logits, 1),
+        ("the same, best of all sets of ten", checked.logits, sets),
     ):
         temperature = fit_temperature(labels[:n], seen)
-        found = abstention(labels[:n], probabilities(seen, temperature), accuracy)
+        found = abstention(labels[:n], probabilities(seen, temperature), accuracy, compared=compared)
         rows = probabilities(log_probabilities(mean), temperature)
         yield ("ensemble", proof), found and found.threshold, rows, labels[n:]
 

@@ -71,7 +71,7 @@ def export_best_command(
 
     Its probabilities are calibrated: one temperature, fitted to the trial's predictions on the validation part.
     """
-    from hpo.cli.delivery_text import calibration_line
+    from hpo.cli.delivery_text import calibration_line, on_altered
     from hpo.delivery.export import export_best
     from hpo.delivery.remote import delivered
     from hpo.evaluation.table import accuracy_line
@@ -83,7 +83,8 @@ def export_best_command(
     click.echo(
         f"{out}: trial {manifest.trial} of study {study}, epoch {manifest.best_epoch}, {manifest.config.backbone}"
     )
-    click.echo(f"validation accuracy {accuracy_line(found.accuracy, found.interval, found.n)}")
+    told = accuracy_line(found.accuracy, found.interval, found.n)
+    click.echo(f"validation accuracy {told}{on_altered(manifest)}")
     click.echo(calibration_line(manifest))
 
 

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from hpo.training import EpochResult
 
 
+def on_altered(manifest: Manifest) -> str:
+    """What must stand behind a trial's validation figure where its images were altered; else empty."""
+    share = manifest.config.validation_augmented
+    return f", on altered images (validation_augmented is {share:g}), so lower than on plain ones" if share else ""
+
+
 def epoch_line(result: EpochResult, epochs: int) -> str:
     """What one epoch of a retraining gave."""
     return (
@@ -66,7 +72,7 @@ def retrain_lines(out: Path | str, before: Bundle, result: Retrained) -> list[st
     validation = before.metrics.get("validation")
     if validation:
         told = accuracy_line(validation["accuracy"], validation["interval"], validation["n"])
-        lines.append(f"validation accuracy of the trial  {told}")
+        lines.append(f"validation accuracy of the trial  {told}{on_altered(before.manifest)}")
     if result.test is None:
         why = "the data has no test part"
         if result.left_out:
@@ -129,7 +135,8 @@ def abstention_line(found: Abstention, manifest: Manifest, tta: str) -> str:
 def _proved(found: Abstention, manifest: Manifest) -> str:
     """What the proof of a threshold allows for."""
     if manifest.stage in ("ensemble", "soup"):
-        return ", each image by members chosen without it"
+        of = f" out of the best of {found.compared:,} sets of trials" if found.compared > 1 else ""
+        return f", each image by members chosen without it{of}"
     if manifest.compared is None:
         return f"; the bundle does not say of how many trials it is the best, so {found.compared:,} are assumed"
     return f", as the best of {found.compared:,} trials" if found.compared > 1 else ""

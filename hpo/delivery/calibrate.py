@@ -65,10 +65,12 @@ def altered_validation(config: TrialConfig) -> str | None:
 def abstention_of(bundle: Bundle, accuracy: float) -> Abstention:
     """Below which calibrated confidence to abstain, so that the answers are right in `accuracy` of the cases.
 
-    Chosen on the bundle's validation predictions, which must prove it with 95 % confidence. Of an ensemble or a soup
-    each image is taken as members say that were chosen without it; of a single trial the proof allows for the number of
-    trials that it is the best of, `ASSUMED` where the bundle does not know it. Raises BundleError where there are no
-    such predictions on plain images, UsageError for an accuracy that is none or that no threshold is sure to reach.
+    Chosen on the bundle's validation predictions, which must prove it with 95 % confidence. The proof allows for the
+    number of trials that a single one is the best of, `ASSUMED` where the bundle does not know it. Of an ensemble or a
+    soup each image is taken as members say that were chosen without it; what they were chosen from, the best trials of
+    the study, was found on all images, and the proof allows for the number of such sets. Raises BundleError where there
+    are no such predictions on plain images, UsageError for an accuracy that is none or that no threshold is sure to
+    reach.
     """
     if not 0 < accuracy < 1:
         raise UsageError(f"--accuracy is {accuracy}, but must be above 0 and below 1, which no images can prove")
@@ -76,7 +78,8 @@ def abstention_of(bundle: Bundle, accuracy: float) -> Abstention:
     rows = probabilities(validation.logits, bundle.manifest.temperature)
     found = abstention(validation.labels, rows, accuracy, compared=compared)
     if found is None:
-        of = f" of the best of {compared:,} trials" if compared > 1 else ""
+        kind = "sets of trials" if bundle.manifest.stage in ("ensemble", "soup") else "trials"
+        of = f" of the best of {compared:,} {kind}" if compared > 1 else ""
         raise UsageError(
             f"--accuracy is {accuracy:g}, but no threshold reaches it with 95 % confidence by the {len(rows):,} "
             f"validation images{of}: too few, or mistakes among the most confident; ask for less"
@@ -85,9 +88,7 @@ def abstention_of(bundle: Bundle, accuracy: float) -> Abstention:
 
 
 def compared_with(manifest: Manifest) -> int:
-    """Models that the proof of a threshold must allow for: 1 where the images of the proof have chosen none."""
-    if manifest.stage in ("ensemble", "soup"):
-        return 1
+    """Models that the images of the proof have chosen among, of which this one is the best."""
     return manifest.compared if manifest.compared is not None else max(ASSUMED, manifest.trial + 1)
 
 

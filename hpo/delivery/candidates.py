@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -56,6 +57,11 @@ class Candidates:
     def known(self) -> KnownImages | None:
         """The images that all of them were made with; None where that is not known."""
         return known_images(self.store, *(candidate.trial for candidate in self.found))
+
+    @property
+    def compared(self) -> int:
+        """How many such sets of candidates the trials of the study would have made: theirs is the best of these."""
+        return math.ceil((self.found[0].manifest.compared or 1) / len(self.found))
 
     def weights(self, candidate: Candidate) -> bytes:
         """The candidate's weights, read again: those of all at once may not fit into the memory."""

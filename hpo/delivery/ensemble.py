@@ -7,7 +7,6 @@ that the other half has chosen.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +90,7 @@ def join(candidates: Candidates, choice: Choice, out: Path, *, force: bool = Fal
     checked = cross_check(candidates)
     crossed = checked.logits if checked else None
     joined = Joined(
-        manifest=_manifest(candidates.found, choice, validation, crossed),
+        manifest=_manifest(candidates, choice, validation, crossed),
         best=candidates.found[choice.best].trial.number,
         validation=compare(labels, choice.members[choice.best], choice.mean, metric),
         held_out=checked.comparison if checked else None,
@@ -100,14 +99,16 @@ def join(candidates: Candidates, choice: Choice, out: Path, *, force: bool = Fal
     return joined
 
 
-def _manifest(found: Sequence[Candidate], choice: Choice, validation: Validation, crossed: Logits | None) -> Manifest:
+def _manifest(candidates: Candidates, choice: Choice, validation: Validation, crossed: Logits | None) -> Manifest:
     """Of the ensemble; of the one trial that it consists of, where there is only one."""
+    found = candidates.found
     base, weights = found[choice.best].manifest, weights_of(choice.picks)
     if len(weights) == 1:
         return base.model_copy(update={"calibration": calibration_of(found[choice.best].validation)})
     members = tuple(_member(found[pick], weight, choice.temperatures[pick]) for pick, weight in weights.items())
     calibration = calibration_of(validation, crossed)
-    return base.model_copy(update={"stage": "ensemble", "members": members, "calibration": calibration})
+    changes = {"members": members, "calibration": calibration, "compared": candidates.compared}
+    return base.model_copy(update={"stage": "ensemble", **changes})
 
 
 def _member(candidate: Candidate, weight: float, temperature: float) -> Member:

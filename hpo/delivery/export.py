@@ -75,7 +75,7 @@ def export_trial(
     if not altered_validation(manifest.config):
         manifest = manifest.model_copy(update={"calibration": calibration_of(validation)})
     found = report(*validation, manifest.classes)
-    metrics: dict[str, Any] = {"validation": found.to_dict(), "test": None, "test_openings": []}
+    metrics: dict[str, Any] = {"validation": scores_of(found, manifest.config), "test": None, "test_openings": []}
     extras = Extras(known=known_images(store, trial))
     write_bundle(out, manifest, checkpoint.files[MODEL], metrics, validation=validation, extras=extras, force=force)
     return manifest, found
@@ -127,6 +127,12 @@ def validation_of(checkpoint: Checkpoint) -> Validation:
     if "logits.npy" not in checkpoint.files:
         raise BundleError(f"checkpoint {checkpoint.name} holds no predictions on validation images; name another trial")
     return Validation(_array(checkpoint, "labels.npy"), _array(checkpoint, "logits.npy"))
+
+
+def scores_of(found: Report, config: TrialConfig) -> dict[str, Any]:
+    """A trial's report on its validation part for metrics.json; `augmented` is there where the images were altered."""
+    altered = {"augmented": config.validation_augmented} if altered_validation(config) else {}
+    return {**found.to_dict(), **altered}
 
 
 def compared_trials(study: Study) -> int:

@@ -112,8 +112,8 @@ class Manifest(_Section):
     best_epoch: int = Field(ge=1)
     """The epoch of the trial that validation liked best."""
     compared: int | None = Field(None, ge=1)
-    """Trials of the study with a value on the validation part when this one was chosen among them; None in bundles from
-    before format 3."""
+    """Trials of the study with a value on the validation part when this one was chosen among them; of an ensemble or a
+    soup that number over the trials that it was chosen from, rounded up. None in bundles from before format 3."""
     curve: tuple[float, ...] = ()
     """The metric of each epoch of the trial: what a plateau schedule follows when there is nothing to validate on."""
     seed: int

@@ -7,7 +7,7 @@ trial alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -82,7 +82,7 @@ def serve(kitchen: Kitchen, best: int, chosen: Ingredients, out: Path, *, force:
     checked = cross_checked(labels, metric, by_half)
     crossed = checked.logits if checked else None
     joined = Joined(
-        manifest=_manifest(candidates.found, best, chosen, validation, crossed),
+        manifest=_manifest(candidates, best, chosen, validation, crossed),
         best=candidates.found[best].trial.number,
         validation=compare(labels, kitchen.probabilities((best,)), kitchen.probabilities(chosen), metric),
         held_out=checked.comparison if checked else None,
@@ -137,15 +137,17 @@ class Kitchen:
 
 
 def _manifest(
-    found: Sequence[Candidate], best: int, chosen: Ingredients, validation: Validation, crossed: Logits | None
+    candidates: Candidates, best: int, chosen: Ingredients, validation: Validation, crossed: Logits | None
 ) -> Manifest:
     """Of the soup; of the one trial that it consists of, where there is only one."""
+    found = candidates.found
     base = found[best].manifest
     if len(chosen) == 1:
         return base.model_copy(update={"calibration": calibration_of(validation)})
     calibration = calibration_of(validation, crossed)
     ingredients = tuple(found[ingredient].trial.number for ingredient in chosen)
-    return base.model_copy(update={"stage": "soup", "ingredients": ingredients, "calibration": calibration})
+    changes = {"ingredients": ingredients, "calibration": calibration, "compared": candidates.compared}
+    return base.model_copy(update={"stage": "soup", **changes})
 
 
 def _architecture(candidate: Candidate) -> tuple[object, ...]:

@@ -36,6 +36,17 @@ MODEL_SECTIONS = (
 )
 
 
+CHOSEN = {
+    "exported": "The validation part has chosen this model's epoch, and its trial among the others: its figures there "
+    "are a little too good.",
+    "ensemble": "The validation part has chosen the members of this ensemble: its figures there are too good. What it "
+    "does on images that its members were not chosen by stands under Joint model and best single trial.",
+    "soup": "The validation part has chosen the trials of this soup: its figures there are too good. What it does on "
+    "images that they were not chosen by stands under Joint model and best single trial.",
+}
+"""What the validation part has decided, by stage; a retrained model has figures of its own on the test part alone."""
+
+
 def report_study(
     db: Database, study: optuna.Study, store: CheckpointStore, data: Path | None, options: Options
 ) -> str:  # fmt: skip
@@ -123,6 +134,7 @@ def bundle_page(model: ModelFacts, bench: Bench | None) -> Page:
         subtitle=f"{', '.join(backbones)} at {manifest.preprocessing.image_size} pixels, "
         f"{manifest.stage} from study {manifest.study}.",
         sections=[_data(origin, model, bench), origin_section(model), *model_sections(model, bench, how)],
+        notes=[CHOSEN[manifest.stage]] if manifest.stage in CHOSEN else (),
     )  # fmt: skip
 
 
@@ -138,8 +150,8 @@ def model_sections(model: ModelFacts, bench: Bench | None, how: str) -> list[Sec
 
 
 def _data(origin: Mapping[str, Any], model: ModelFacts | None, bench: Bench | None) -> Section:
-    scores = model.scores if model else None
-    support = {name: one["support"] for name, one in scores["classes"].items()} if scores else {}
+    known = model.validation if model else None
+    support = {name: one["support"] for name, one in known.scores["classes"].items()} if known else {}
     classes: Sequence[str] = origin.get("classes", ())
     dataset: Dataset | None = bench.dataset if bench else None
     return data_section(classes, origin.get("counts", {}), str(origin.get("split", "not recorded")), support, dataset)

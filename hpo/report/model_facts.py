@@ -1,4 +1,4 @@
-"""What a report says of a model: its bundle, with the calibration of its predictions on the validation part."""
+"""What a report says of a model: its bundle, and of which model and which images each figure is."""
 
 from __future__ import annotations
 
@@ -8,10 +8,22 @@ from functools import cached_property
 from typing import Any
 
 from hpo.delivery.bundle import Bundle
+from hpo.delivery.calibrate import altered_validation
 from hpo.delivery.manifest import Manifest, Scores
-from hpo.delivery.validation import Validation
-from hpo.evaluation.calibration import Reliability, fit_temperature, held_out, probabilities, reliability
+from hpo.evaluation.calibration import Reliability, held_out, probabilities, reliability
 from hpo.evaluation.metrics import report
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Scores of a model on a part of its data, and whose they are."""
+
+    scores: Mapping[str, Any]
+    """As `Report.to_dict` gives them."""
+    part: str
+    """In words: validation, test."""
+    note: str = ""
+    """What must be said beside each of these figures: that they are of another model, or of altered images."""
 
 
 @dataclass(frozen=True)
@@ -27,23 +39,46 @@ class ModelFacts:
         """All that config.json holds."""
         return self.bundle.manifest
 
-    @cached_property
-    def scores(self) -> Mapping[str, Any] | None:
-        """The report on the validation part as a dictionary; None where none is known.
+    @property
+    def retrained(self) -> bool:
+        """Whether the model has trained on the validation part, so that what is known of that part is its trial's."""
+        return self.manifest.stage == "retrained"
 
-        Of a retrained bundle it is that of the trial it comes from.
-        """
+    @property
+    def trial(self) -> str:
+        """The trial that a retrained model has its recipe from, in words."""
+        return f"trial {self.manifest.trial} of study {self.manifest.study}"
+
+    @cached_property
+    def validation(self) -> Figures | None:
+        """On the validation part; of a retrained bundle those of its trial. None where none are known."""
         stored: Mapping[str, Any] | None = self.bundle.metrics.get("validation")
         found = self.bundle.validation
         if stored is None and found is not None:
-            return report(found.labels, found.logits, self.manifest.classes).to_dict()
-        return stored
+            stored = report(found.labels, found.logits, self.manifest.classes).to_dict()
+        if not stored or "classes" not in stored:
+            return None
+        return Figures(stored, "validation", self._whose(altered_validation(self.manifest.config)))
+
+    def _whose(self, altered: str | None) -> str:
+        images = f" Its images were altered: {altered}." if altered else ""
+        if not self.retrained:
+            return f"Not plain images: {altered}." if altered else ""
+        return (
+            f"These figures are of {self.trial}, where this model has its recipe from, and not of this model: it has "
+            f"trained on the validation part, and the bundle holds no figures of its own.{images}"
+        )
 
     @property
-    def test(self) -> Mapping[str, Any] | None:
-        """The report on the test part, where a retraining has made one."""
+    def test(self) -> Figures | None:
+        """Of this very model on the test part, where a retraining has measured it."""
         stored: Mapping[str, Any] | None = self.bundle.metrics.get("test")
-        return stored
+        return Figures(stored, "test") if stored and "classes" in stored else None
+
+    @property
+    def figures(self) -> Figures | None:
+        """What the page shows of the model: its own figures on the test where it has been measured there."""
+        return self.test or self.validation
 
     @property
     def openings(self) -> list[Mapping[str, Any]]:
@@ -52,38 +87,59 @@ class ModelFacts:
 
     @cached_property
     def calibration(self) -> CalibrationFacts | None:
-        """None where the predictions on the validation part are not known."""
-        found = self.bundle.validation
-        if found is None or not len(found.labels):
+        """On the images of `figures`; None where too little is known of them."""
+        if self.test is not None:
+            return _measured(self.test)
+        found, stored = self.bundle.validation, self.manifest.calibration
+        if found is None or not len(found.labels) or altered_validation(self.manifest.config):
             return None
-        stored = self.manifest.calibration
+        before = reliability(found.labels, probabilities(found.logits))
         return CalibrationFacts(
-            temperature=fit_temperature(found.labels, found.logits),
+            temperature=self.manifest.temperature,
             n=len(found.labels),
-            before=reliability(found.labels, probabilities(found.logits)),
-            after=_after(found, stored.held_out if stored else None),
+            before=before,
+            after=self._after(stored.held_out) if stored else None,
+            fitted=stored is not None,
         )
+
+    def _after(self, known: Scores | None) -> Reliability | None:
+        """The bins under cross-validated temperatures, with the scores that are `known` from when the model was made.
+
+        Of an ensemble or a soup each image is as members say that were chosen without it, where the bundle has that.
+        """
+        validation = self.bundle.validation
+        assert validation is not None
+        logits = validation.logits if self.bundle.crossed is None else self.bundle.crossed
+        crossed = held_out(validation.labels, logits)
+        if crossed is None:
+            return None
+        found = reliability(validation.labels, crossed)
+        return replace(found, **known.model_dump()) if known else found
 
 
 @dataclass(frozen=True)
 class CalibrationFacts:
-    """Probabilities on the validation part, as trained and with a temperature."""
+    """Probabilities on the images of `ModelFacts.figures`, as trained and with the temperature that is applied."""
 
     temperature: float
     n: int
     before: Reliability
     after: Reliability | None
-    """Each image under a temperature that was fitted without it; None for too few images."""
+    """On the validation part each image under a temperature that was fitted without it; None for too few images."""
+    fitted: bool
+    """Whether there is a temperature."""
 
 
-def _after(validation: Validation, known: Scores | None) -> Reliability | None:
-    """The bins under cross-validated temperatures, with the scores that are `known` from when the model was made.
-
-    Of an ensemble or a soup those are of members chosen without the image as well, which the predictions alone cannot
-    tell.
-    """
-    crossed = held_out(*validation)
-    if crossed is None:
+def _measured(figures: Figures) -> CalibrationFacts | None:
+    """What was measured on the test part; None where the bundle is from before that was kept."""
+    stored = figures.scores.get("calibration")
+    if not stored or "bins" not in stored["before"]:
         return None
-    found = reliability(validation.labels, crossed)
-    return replace(found, **known.model_dump()) if known else found
+    temperature = stored["temperature"]
+    return CalibrationFacts(
+        temperature=temperature or 1.0,
+        n=int(figures.scores["n"]),
+        before=Reliability.from_dict(stored["before"]),
+        after=Reliability.from_dict(stored["after"]) if temperature is not None else None,
+        fitted=temperature is not None,
+    )

@@ -18,12 +18,17 @@ from hpo.robustness import ALTERATIONS, CorruptedCopy, corrupted_copy
 
 MOST_IMAGES = 2_000
 """Validation images that are altered; of more a fixed random choice."""
-SEEN = "The model has trained on these images: what it does with them flatters it."
+SEEN = (
+    "This model has trained on these images, and is better on them than on any other. What it does with new ones is "
+    "not shown: the test part stays closed."
+)
+TRAINED_ON = " (on images it was trained on)"
+"""What the titles say where the model has trained on the images."""
 
 
 def saliency_section(bench: Bench | None, how: str) -> Section:
     """Where the model looks when it is right and when it is wrong; `how` is the command that has the images."""
-    title = "Where the model looks"
+    title = "Where the model looks" + (TRAINED_ON if bench is not None and bench.seen else "")
     if bench is None:
         return Section("saliency", title, missing=f"Needs the images: {how}")
     try:
@@ -35,7 +40,7 @@ def saliency_section(bench: Bench | None, how: str) -> Section:
 
 def robustness_section(bench: Bench | None, how: str) -> Section:
     """Accuracy by alteration and severity."""
-    title = "Robustness"
+    title = "Robustness" + (TRAINED_ON if bench is not None and bench.seen else "")
     if bench is None:
         return Section("robustness", title, missing=f"Needs the images: {how}")
     part = _some(bench.part)

@@ -23,7 +23,7 @@ NO_PREDICTIONS = "The bundle holds no report on a validation part; `hpo export-b
 
 STAGES = {
     "exported": "exported from its trial: trained on the train part alone",
-    "retrained": "retrained: trained on train + validation; what validation says is of the trial it comes from",
+    "retrained": "retrained: trained on train + validation, so that only a test part can measure it",
     "ensemble": "an ensemble of trials: the weighted mean of their probabilities",
     "soup": "a soup of trials: the mean of their weights",
 }
@@ -93,9 +93,10 @@ def _recipe(facts: ModelFacts) -> Recipe:
 
 def class_section(facts: ModelFacts) -> Section:
     """Precision, recall and F1 of every class."""
-    scores = facts.scores
-    if scores is None:
+    shown = facts.figures
+    if shown is None:
         return Section("classes", "Scores by class", missing=NO_PREDICTIONS)
+    scores = shown.scores
     intervals = {name: _recall_interval(one) for name, one in scores["classes"].items()}
     floor = _floor(low for low, _ in intervals.values())
     rows = [
@@ -104,7 +105,10 @@ def class_section(facts: ModelFacts) -> Section:
     ]
     lowest = min((row["f1"] for row in rows if row["support"]), default=None)
     numbered = len(rows) > figures_model.MOST_NAMED
-    values = {"rows": rows, "lowest": lowest, "scores": scores, "floor": floor, "numbered": numbered}
+    values = {
+        "rows": rows, "lowest": lowest, "scores": scores, "floor": floor, "numbered": numbered, "part": shown.part,
+        "note": shown.note,
+    }  # fmt: skip
     return Section("classes", "Scores by class", values)
 
 
@@ -127,9 +131,10 @@ def _drawn(recall: float, interval: tuple[float, float], floor: float) -> tuple[
 
 def confusion_section(facts: ModelFacts, bench: Bench | None) -> Section:
     """The confusion matrix, the worst pairs, and the images of these."""
-    scores = facts.scores
-    if scores is None:
+    figures = facts.figures
+    if figures is None:
         return Section("confusion", "What is confused", missing=NO_PREDICTIONS)
+    scores = figures.scores
     names = list(scores["labels"])
     shown = _pair_images(facts, bench)
     pairs = [
@@ -143,14 +148,17 @@ def confusion_section(facts: ModelFacts, bench: Bench | None) -> Section:
             "numbered": len(names) > figures_model.MOST_NAMED,
             "pairs": pairs,
             "with_images": shown is not None,
+            "locked": figures.part == "test",
             "n": scores["n"],
+            "part": figures.part,
+            "note": figures.note,
         },
     )  # fmt: skip
 
 
 def _pair_images(facts: ModelFacts, bench: Bench | None) -> Any:
     """A function from a pair of class numbers to images, of the predictions that the matrix was counted from."""
-    if bench is None:
+    if bench is None or facts.test is not None:  # the test part stays locked
         return None
     stored = facts.bundle.validation
     classes = facts.manifest.classes
@@ -166,20 +174,40 @@ def _pair_images(facts: ModelFacts, bench: Bench | None) -> Any:
 def calibration_section(facts: ModelFacts) -> Section:
     """How far the probabilities can be believed, before and after temperature scaling."""
     title = "Calibration"
-    if reason := altered_validation(facts.manifest.config):
-        return Section("calibration", title, missing=f"Nothing is known of plain images: {reason}.")
-    found = facts.calibration
-    if found is None:
-        missing = "The bundle holds no validation predictions; export it again with this version of hpo."
-        return Section("calibration", title, missing=missing)
+    shown, found = facts.figures, facts.calibration
+    if shown is None or found is None:
+        return Section("calibration", title, missing=_uncalibrated(facts))
     values = {
         "svg": figures_model.calibration(found.before, found.after),
         "rows": _calibration_rows(found),
-        "temperature": found.temperature,
-        "n": found.n,
+        "told": _temperature(facts, found, shown.part),
         "chance": (found.after or found.before).chance_ece,
+        "part": shown.part,
+        "note": shown.note,
     }
     return Section("calibration", title, values)
+
+
+def _uncalibrated(facts: ModelFacts) -> str:
+    if facts.test is None and (reason := altered_validation(facts.manifest.config)):
+        return f"Nothing is known of plain images: {reason}."
+    if facts.test is not None:
+        return "The bundle does not hold what the test part says of its probabilities; retrain it again to have that."
+    return "The bundle holds no validation predictions; export it again with this version of hpo."
+
+
+def _temperature(facts: ModelFacts, found: CalibrationFacts, part: str) -> str:
+    """Which temperature is applied, what it was fitted on, and what the column beside measures."""
+    if not found.fitted:
+        return "The model is not calibrated: no temperature is applied."
+    stored = facts.manifest.calibration
+    fitted = f"fitted on {wording.counted(stored.n, 'validation image')}" if stored else "from an older bundle"
+    if stored and stored.best_fit is not None and abs(math.log(stored.best_fit / stored.temperature)) >= 0.05:
+        fitted += f" ({stored.best_fit:.3g} fits these best; drawn towards 1 by how little they show)"
+    line = f"The temperature is {found.temperature:.3f}, {fitted}"
+    if part == "test":
+        return f"{line}. It is the temperature of {facts.trial}, another model; both columns are measured on the test."
+    return f"{line}; the column beside measures each image under a temperature fitted without it."
 
 
 def _calibration_rows(found: CalibrationFacts) -> list[tuple[str, float, float | None]]:

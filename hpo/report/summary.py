@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hpo.delivery.calibrate import altered_validation
 from hpo.report import wording
-from hpo.report.model_facts import ModelFacts
+from hpo.report.model_facts import Figures, ModelFacts
 from hpo.report.section import Tile
 from hpo.report.study_facts import StudyFacts
 
@@ -35,19 +36,33 @@ def _value_tile(facts: StudyFacts) -> list[Tile]:
 
 
 def model_tiles(facts: ModelFacts) -> list[Tile]:
-    """Of a model: accuracy with its interval, macro F1, calibration; of a proven one the test first."""
-    tiles = []
-    trial = " of the trial" if facts.manifest.stage == "retrained" else ""
-    if facts.test is not None:
-        tiles.append(_accuracy("Test accuracy", facts.test))
-    if facts.scores is not None:
-        tiles.append(_accuracy(f"Validation accuracy{trial}", facts.scores))
-        tiles.append(Tile("Macro F1", f"{facts.scores['macro_f1']:.4f}", "mean over the classes, validation"))
-    found = facts.calibration
-    if found is not None and facts.manifest.calibration is not None:
-        told = f"{wording.percent(found.before.ece, 2)} as trained, temperature {found.temperature:.2f}"
-        tiles.append(Tile("Calibration error", wording.percent((found.after or found.before).ece, 2), told))
+    """Of a model: accuracy with its interval, macro F1, calibration, all on the same images; the trial's last.
+
+    Of a retrained model without a test there are figures of its trial alone, and each says so.
+    """
+    shown = facts.figures
+    tiles = [] if shown is None else _figures(facts, shown)
+    if facts.test is not None and facts.validation is not None:
+        tiles.append(_accuracy("Validation accuracy of the trial", facts.validation.scores))
     return tiles
+
+
+def _figures(facts: ModelFacts, shown: Figures) -> list[Tile]:
+    of = " of the trial" if facts.retrained and facts.test is None else ""
+    where = f"{shown.part} part{_altered(facts) if shown.part == 'validation' else ''}"
+    tiles = [
+        _accuracy(f"{shown.part.capitalize()} accuracy{of}", shown.scores),
+        Tile(f"Macro F1{of}", f"{shown.scores['macro_f1']:.4f}", f"mean over the classes, {where}"),
+    ]
+    found = facts.calibration
+    if found is not None and found.fitted:
+        told = f"{wording.percent(found.before.ece, 2)} as trained, temperature {found.temperature:.2f}, {where}"
+        tiles.append(Tile(f"Calibration error{of}", wording.percent((found.after or found.before).ece, 2), told))
+    return tiles
+
+
+def _altered(facts: ModelFacts) -> str:
+    return ", altered images" if altered_validation(facts.manifest.config) else ""
 
 
 def _accuracy(name: str, scores: Mapping[str, Any]) -> Tile:

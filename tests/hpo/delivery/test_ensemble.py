@@ -169,6 +169,7 @@ def test_an_ensemble_is_calibrated_by_members_chosen_without_the_image(study, st
     for rows in halves(labels):
         unseen[~rows] = choose(found, rows).mean[~rows]
     written = read_bundle(tmp_path / "joined")
+    assert written.manifest.compared == 1, "the study has no other set of three trials"
     assert written.crossed == pytest.approx(log_probabilities(unseen), rel=1e-5)
     assert told.temperature == fit_temperature(labels, written.crossed)
     assert told.held_out.nll == pytest.approx(reliability(labels, held_out(labels, written.crossed)).nll)
@@ -199,6 +200,14 @@ def test_an_ensemble_answers_new_images_as_rightly_as_was_asked():
             short, unaware = short + (fails and chosen_by == "others"), unaware + (fails and chosen_by == "itself")
     assert short <= 2
     assert unaware > 4
+
+
+@pytest.mark.parametrize(("trials", "compared"), [(3, 1), (4, 2), (30, 10)])
+def test_candidates_are_the_best_of_all_such_sets_of_trials(study, store, trials, compared):
+    facts = study.trials[0].user_attrs["facts"]
+    for number in range(3, trials):
+        add_trial(study, CONFIG, facts, value=0.1 - number / 1000)
+    assert candidates(study, store, 10).compared == compared
 
 
 def known(labels, logits):

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 import hpo
-from hpo.cli.delivery_text import calibration_line
+from hpo.cli.delivery_text import calibration_line, on_altered
 from hpo.data import KnownImages
 from hpo.delivery.bundle import read_bundle
 from hpo.delivery.calibrate import calibration_of
@@ -128,6 +128,8 @@ def test_predictions_on_augmented_images_calibrate_nothing(study, store, weights
     keep(store, 4, weights)
     manifest, _ = export_trial(study, choose_trial(study), store, tmp_path / "best")
     assert manifest.calibration is None
+    assert read_bundle(tmp_path / "best").metrics["validation"]["augmented"] == 0.3, "beside a test on plain images"
+    assert "on altered images (validation_augmented is 0.3)" in on_altered(manifest)
     assert "not calibrated: its trial was validated on augmented images" in calibration_line(manifest)
     with pytest.raises(BundleError, match=r"augmented images \(validation_augmented is 0.3\)"):
         hpo.load(tmp_path / "best", device="cpu").abstention(0.9)

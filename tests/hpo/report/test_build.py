@@ -9,8 +9,9 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
 
 from hpo.data.synthetic import write_cells
-from hpo.delivery.bundle import read_bundle
+from hpo.delivery.bundle import read_bundle, write_bundle
 from hpo.errors import BundleError, DataError
+from hpo.evaluation.metrics import report
 from hpo.report.build import report_bundle, report_study
 from search_spaces import load_space
 from storage import Limits, StudySpec, create_study, open_store, read_spec
@@ -54,9 +55,25 @@ def test_the_test_part_stays_locked(cells, monkeypatch):
     assert cells.metrics() == before
 
 
+def test_what_a_retrained_model_does_with_images_it_was_trained_on_says_so(cells, tmp_path, monkeypatch):
+    from hpo.data import Dataset
+
+    bundle = read_bundle(cells.bundle)
+    manifest = bundle.manifest.model_copy(update={"stage": "retrained"})
+    metrics = {**bundle.metrics, "test": report(*bundle.validation, bundle.manifest.classes).to_dict()}
+    write_bundle(tmp_path / "final", manifest, bundle.model, metrics, validation=bundle.validation)
+    monkeypatch.setattr(Dataset, "open_test", lambda self: pytest.fail("the test part was opened"))
+    page = report_bundle(tmp_path / "final", cells.images, cells.options)
+    for key, title in (("saliency", "Where the model looks"), ("robustness", "Robustness")):
+        assert f"{title} (on images it was trained on)</h2>" in section_of(page, key)
+        assert "has trained on these images" in section_of(page, key)
+    assert "The images of the test part are not shown" in section_of(page, "confusion")
+    assert "<img" not in section_of(page, "confusion")
+
+
 def test_other_images_are_refused(cells, tmp_path):
     write_cells(tmp_path / "other", 48, size=32, seed=9)
-    with pytest.raises(DataError, match="holds other images than the model was made with"):
+    with pytest.raises(DataError, match="the model was made with other images than"):
         report_bundle(cells.bundle, tmp_path / "other", cells.options)
 
 

@@ -6,12 +6,14 @@ from html.parser import HTMLParser
 
 import pytest
 
+from hpo.evaluation.calibration import probabilities, reliability
+from hpo.evaluation.metrics import report
 from hpo.report.build import bundle_page, study_page
 from hpo.report.importance import Importance
 from hpo.report.model_facts import ModelFacts
 from hpo.report.page import MOST_BYTES, render
 
-from .conftest import make_bundle, make_study, section_of
+from .conftest import CONFIG, make_bundle, make_study, make_validation, section_of
 
 CLASSES = ("blue", "green", "red")
 SECTIONS = (
@@ -225,6 +227,103 @@ def test_calibration_is_told_as_the_bundle_knows_it():
 
 
 def test_predictions_on_augmented_images_calibrate_nothing():
-    config = make_bundle(CLASSES).manifest.config.replace(augmentation="flips", validation_augmented=0.5)
+    config = make_bundle(CLASSES).manifest.config.replace(augmentation="colour", validation_augmented=0.5)
     page = render(bundle_page(ModelFacts(make_bundle(CLASSES, config=config), "best"), None))
     assert "augmented images" in section_of(page, "calibration")
+
+
+def of_bundle(stage, *, test=True, calibrated=True, n=200, **changes):
+    """The page of a bundle; its test part, where it has one, has other figures than its validation part."""
+    bundle = make_bundle(CLASSES, n, stage=stage, **changes)
+    metrics = dict(bundle.metrics)
+    if test:
+        found = make_validation(len(CLASSES), 137, seed=9)
+        rows = probabilities(found.logits)
+        scaled = {
+            "temperature": 1.5 if calibrated else None, "before": reliability(found.labels, rows).to_dict(),
+            "after": reliability(found.labels, probabilities(found.logits, 1.5)).to_dict(),
+        }  # fmt: skip
+        metrics["test"] = {**report(*found, CLASSES).to_dict(), "calibration": scaled}
+    return metrics, render(bundle_page(ModelFacts(replace(bundle, metrics=metrics), "final"), None))
+
+
+OF_THE_TRIAL = (
+    "These figures are of trial 4 of study colours, where this model has its recipe from, and not of this model"
+)
+
+
+def test_the_page_of_a_retrained_model_shows_that_model_on_the_test():
+    metrics, page = of_bundle("retrained")
+    test, validation = metrics["test"], metrics["validation"]
+    assert test["macro_f1"] != validation["macro_f1"]
+    for key in ("classes", "confusion", "calibration"):
+        assert "the test part" in section_of(page, key)
+        assert OF_THE_TRIAL not in section_of(page, key)
+    classes = section_of(page, "classes")
+    for name in CLASSES:
+        assert f"{test['classes'][name]['f1']:.3f}" in classes
+    assert f"{test['macro_f1']:.4f}" in classes
+    assert f"{validation['macro_f1']:.4f}" not in classes
+    assert f"{test['calibration']['before']['ece']:.4f}" in section_of(page, "calibration")
+    assert "the temperature of trial 4 of study colours, another model" in section_of(page, "calibration")
+    top = page[: page.index("<main>")]
+    assert f"{test['macro_f1']:.4f}" in top
+    assert f"{validation['macro_f1']:.4f}" not in top
+    assert "mean over the classes, test part" in top
+    assert "Validation accuracy of the trial" in top
+    assert f"{validation['accuracy']:.4f}" in top
+    rows = section_of(page, "data")
+    assert all(f">{validation['classes'][name]['support']}<" in rows for name in CLASSES), (
+        "validation, as its column says"
+    )
+
+
+def test_without_a_test_every_figure_of_a_retrained_model_says_that_it_is_the_trials():
+    _, page = of_bundle("retrained", test=False)
+    for key in ("classes", "confusion", "calibration"):
+        assert OF_THE_TRIAL in section_of(page, key)
+    top = page[: page.index("<main>")]
+    for name in ("Validation accuracy", "Macro F1", "Calibration error"):
+        assert f"{name} of the trial" in top
+
+
+def test_a_retrained_model_without_a_temperature_says_so():
+    _, page = of_bundle("retrained", calibrated=False)
+    assert "not calibrated: no temperature is applied" in section_of(page, "calibration")
+    assert "Calibration error" not in page[: page.index("<main>")]
+
+
+def test_a_test_from_before_probabilities_were_measured_there_says_so():
+    bundle = make_bundle(CLASSES, stage="retrained")
+    metrics = {**bundle.metrics, "test": report(*make_validation(len(CLASSES), 50, seed=9), CLASSES).to_dict()}
+    page = render(bundle_page(ModelFacts(replace(bundle, metrics=metrics), "final"), None))
+    assert "retrain it again" in section_of(page, "calibration")
+    assert "test part" in section_of(page, "classes")
+
+
+@pytest.mark.parametrize(("stage", "words"), [
+    ("exported", "chosen this model&#39;s epoch"), ("soup", "chosen the trials of this soup"),
+])  # fmt: skip
+def test_figures_that_chose_the_model_say_so(stage, words):
+    _, page = of_bundle(stage, test=False, ingredients=(1, 4) if stage == "soup" else ())
+    assert words in page[: page.index("<main>")]
+    assert OF_THE_TRIAL not in page
+
+
+def test_figures_on_altered_images_say_so():
+    config = CONFIG.replace(augmentation="colour", validation_augmented=0.3)
+    _, page = of_bundle("exported", test=False, config=config)
+    assert "mean over the classes, validation part, altered images" in page[: page.index("<main>")]
+    for key in ("classes", "confusion"):
+        assert "Not plain images: its trial was validated on augmented images" in section_of(page, key)
+    _, page = of_bundle("retrained", config=config)
+    assert "augmented images" not in section_of(page, "classes"), "the test part is of plain ones"
+
+
+def test_the_temperature_on_the_page_is_the_one_that_is_applied():
+    bundle = make_bundle(CLASSES, 12)
+    stored = bundle.manifest.calibration.model_copy(update={"temperature": 0.9, "best_fit": 0.07})
+    manifest = bundle.manifest.model_copy(update={"calibration": stored})
+    page = render(bundle_page(ModelFacts(replace(bundle, manifest=manifest), "best"), None))
+    section = section_of(page, "calibration")
+    assert "The temperature is 0.900, fitted on 12 validation images (0.07 fits these best; drawn towards 1" in section
