@@ -75,10 +75,13 @@ class DataSummary:
         if hidden := len(every) - len(shown):
             totals = np.sum([list(counts) for counts in self.counts.values()], axis=0)
             smallest, largest = (int(position) for position in (np.argmin(totals), np.argmax(totals)))
-            lines.append(
-                f"… and {hidden:,} more; the smallest is {self.classes[smallest]} with {totals[smallest]:,} images, "
-                f"the largest {self.classes[largest]} with {totals[largest]:,}"
-            )
+            if totals[smallest] == totals[largest]:
+                lines.append(f"… and {hidden:,} more, every class has {totals[smallest]:,} images")
+            else:
+                lines.append(
+                    f"… and {hidden:,} more; the smallest is {self.classes[smallest]} with {totals[smallest]:,} "
+                    f"images, the largest {self.classes[largest]} with {totals[largest]:,}"
+                )
         return lines
 
     def _row(self, number: int) -> list[str]:

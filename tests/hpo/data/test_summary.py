@@ -53,6 +53,8 @@ def test_many_classes_are_shortened_for_people_and_whole_in_json():
     assert len(lines) == 8
     assert lines[-1] == "  … and 94 more; the smallest is class000 with 2 images, the largest class099 with 101"
     assert len(summary.to_json()["classes"]) == 100
+    alike = DataSummary(classes=names, counts={"train": [3] * 100}).lines()
+    assert alike[-1] == "  … and 94 more, every class has 3 images"
 
 
 def test_numbered_classes_are_told_in_natural_order_and_keep_their_numbers_in_json():
