@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from hpo.data.archives import ZipSource
@@ -30,8 +31,16 @@ def open_source(path: str | os.PathLike[str]) -> Source:
 
 
 def existing(path: str | os.PathLike[str]) -> Path:
-    """The path; DataError where nothing is there."""
+    """The path; DataError where nothing is there, or neither a folder nor an ordinary file."""
     path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path} does not exist: give the path of a folder, or of a .zip, .npz or .csv file")
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path} does not exist: give the path of a folder, or of a .zip, .npz or .csv file") from None
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be reached ({error.strerror}): mend the link, or the permissions of the folders above it"
+        ) from None
+    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        raise DataError(f"{path} is a pipe, socket or device, but must be a folder or an ordinary file: copy it to one")
     return path

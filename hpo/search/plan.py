@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from hpo.data import DataOrigin, Dataset, Progress, SplitOptions, open_dataset
+from hpo.data.sources import existing
 from hpo.errors import DataError, UsageError
 from search_spaces import (
     Roster,
@@ -302,6 +303,11 @@ def set_budget(db: Database, study: optuna.Study, trials: int | None, timeout: t
 
 
 def check_path(data: Path) -> None:
-    """DataError where DATA is not there: said before anything is imported or started."""
-    if not data.exists():
-        raise DataError(f"{data}: no such file or folder; DATA is a folder, a .zip, an .npz or a .csv")
+    """DataError where DATA is not there or cannot be reached: said before anything is imported or started."""
+    try:
+        data.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{data}: no such file or folder; DATA is a folder, a .zip, an .npz or a .csv") from None
+    except OSError:
+        pass  # `existing` says what it is
+    existing(data)

@@ -119,6 +119,18 @@ def test_no_such_path(tmp_path):
         open_source(tmp_path / "nowhere")
 
 
+def test_a_path_that_leads_nowhere_or_is_no_file(tmp_path, public, as_nobody):
+    (tmp_path / "self").symlink_to("self")
+    with pytest.raises(DataError, match=r"self cannot be reached \(Too many levels of symbolic links\): mend the link"):
+        open_source(tmp_path / "self")
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DataError, match=r"pipe\.csv is a pipe, socket or device, but must be a folder or"):
+        open_source(tmp_path / "pipe.csv")
+    (public / "a" / "data").mkdir()
+    (public / "a").chmod(0o600)
+    assert "a/data cannot be reached (Permission denied)" in as_nobody(lambda: open_source(public / "a" / "data"))
+
+
 def test_a_file_where_a_folder_is_meant(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(DataError, match=r"notes\.txt is a file, but must be a folder"):
