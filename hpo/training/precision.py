@@ -1,13 +1,16 @@
 """Which precision and memory format: measured on this machine for this backbone, for a second or two, and remembered.
 
-bf16 is not always the faster one: on a CPU it slows the backward pass of depthwise convolutions.
+bf16 is not always the faster one: on a CPU it slows the backward pass of depthwise convolutions. fp16 is offered only
+where the device has no bf16: it is no faster, and large activations overflow in it. Of two formats about as fast the
+one that comes first is taken, so that noise does not decide what a trial computes in.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -15,15 +18,17 @@ import torch
 from hpo.training.backbone import network_name
 from hpo.training.classifier import Classifier
 from hpo.training.interruption import ShouldStop, never, until_stopped
-from hpo.training.numerics import DTYPES, NumberFormat
+from hpo.training.numerics import NumberFormat
 from hpo.training.phases import deepest
 from hpo.training.pieces import with_fewer
 from hpo.training.randomness import seeded
 from hpo.training.speed_cache import recall, settle
 from search_spaces import TrialConfig
 
+log = logging.getLogger(__name__)
+
 GAIN = 1.1
-"""How many times faster a lower precision, or images that are not channels last, must be to be taken."""
+"""How many times faster than those before it a format must be to be taken."""
 
 STEP_SECONDS = 0.3
 """A measured step is made smaller until it takes about this long."""
@@ -47,7 +52,7 @@ def choose_format(
     asked to stop between two measured steps; nothing is remembered then.
     """
     if cache is None:
-        default = "bf16" if device.type == "cuda" else "fp32"
+        default = offered(device)[-1] if device.type == "cuda" else "fp32"
         return NumberFormat(default if config.precision == "auto" else config.precision)
     key = _key(config, device)
     known = recall(cache, key)
@@ -71,39 +76,79 @@ def fastest(
             return {option: _cost(option, model, few, should_stop) for option in _options(config.precision, device)}
 
         costs = with_fewer(costs_of, len(images), 2, device)
-    return min(costs, key=lambda option: costs[option])
+    chosen = _clearly_fastest(costs)
+    seconds = ", ".join(
+        f"{option.precision}{' channels last' if option.channels_last else ''} {cost * 1000:.0f} ms"
+        for option, cost in costs.items()
+    )
+    log.info("a step of %s: %s; trained in %s", network_name(config), seconds, chosen.precision)
+    return chosen
+
+
+def offered(device: torch.device) -> tuple[str, ...]:
+    """The precisions that `auto` chooses from on a device, the plainest first."""
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return "fp32", "fp16"
+    return "fp32", "bf16"
 
 
 def _options(precision: str, device: torch.device) -> Iterator[NumberFormat]:
-    names = [name for name in DTYPES if name != "fp16" or device.type == "cuda"]
-    for name in names if precision == "auto" else [precision]:
+    """The formats to measure, in the order in which they are taken where they are as fast."""
+    for name in offered(device) if precision == "auto" else [precision]:
         yield NumberFormat(name, channels_last=True)
         yield NumberFormat(name, channels_last=False)
 
 
+def _clearly_fastest(costs: Mapping[NumberFormat, float]) -> NumberFormat:
+    """The first format, or a later one that is GAIN times as fast as the one chosen before it."""
+    first, *others = costs
+    chosen = first
+    for option in others:
+        if costs[option] * GAIN < costs[chosen]:
+            chosen = option
+    return chosen
+
+
 def _cost(option: NumberFormat, model: Classifier, images: torch.Tensor, should_stop: ShouldStop) -> float:
-    """Seconds of a step, made dearer for a lower precision and the less usual layout, so that noise decides neither."""
+    """Seconds of a step."""
     device = images.device
     network = option.placed(copy.deepcopy(model), device).train()
     batch = images.to(option.dtype).contiguous(memory_format=option.memory_format)
+    scaling = _Scaling(option, network, device)
     repeats = until_stopped(range(REPEATS), should_stop)
-    seconds = min(_timed(lambda: _step(option, network, batch), device) for _ in repeats)
-    return seconds * (1.0 if option.precision == "fp32" else GAIN) * (1.0 if option.channels_last else GAIN)
+    return min(_timed(lambda: _step(option, network, batch, scaling), device) for _ in repeats)
 
 
 def _small_enough(network: Classifier, images: torch.Tensor, should_stop: ShouldStop) -> int:
     """How many of `images` a step takes about STEP_SECONDS for; two at least, for the sake of BatchNorm."""
     few = images[: min(4, len(images))]
     step = NumberFormat(channels_last=False)
+    scaling = _Scaling(step, network, images.device)
     repeats = until_stopped(range(2), should_stop)
-    seconds = min(_timed(lambda: _step(step, network.train(), few), images.device) for _ in repeats)
+    seconds = min(_timed(lambda: _step(step, network.train(), few, scaling), images.device) for _ in repeats)
     return max(2, min(len(images), int(len(few) * STEP_SECONDS / seconds)))
 
 
-def _step(option: NumberFormat, network: Classifier, batch: torch.Tensor) -> None:
+class _Scaling:
+    """Loss scaling as in training: fp16 pays for a pass over all gradients in each step, the others for nothing."""
+
+    def __init__(self, option: NumberFormat, network: Classifier, device: torch.device) -> None:
+        self._scaler = torch.amp.GradScaler(device.type, enabled=option.precision == "fp16")
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self._optimiser = torch.optim.SGD(trained, lr=0.0)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Gradients of `loss`, scaled up, then down again."""
+        torch.autograd.backward(self._scaler.scale(loss))
+        if self._scaler.is_enabled():
+            self._scaler.unscale_(self._optimiser)
+            self._scaler.update()
+
+
+def _step(option: NumberFormat, network: Classifier, batch: torch.Tensor, scaling: _Scaling) -> None:
     with option.autocast(batch.device):
         logits = network(batch)
-    logits.float().square().mean().backward()
+    scaling.backward(logits.float().square().mean())
     network.zero_grad(set_to_none=True)
 
 
@@ -124,7 +169,7 @@ def _key(config: TrialConfig, device: torch.device) -> str:
             network_name(config),
             f"{config.image_size} px",
             "frozen" if deepest(config) == 0 else "trained",
-            config.precision,
+            config.precision if config.precision != "auto" else f"auto of {' and '.join(offered(device))}",
             device_name(device),
             f"torch {torch.__version__}",
         ]

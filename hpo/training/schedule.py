@@ -6,10 +6,9 @@ cosine is spent at a rate of 0. Groups keep their ratio: a schedule is a factor 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
@@ -105,6 +104,8 @@ def build_schedule(config: TrialConfig, optimiser: torch.optim.Optimizer, update
     timing: dict[str, Any] = {"warmup_t": warmup, "warmup_prefix": True, "t_in_epochs": False}
     if config.schedule == "constant":
         return UpdateSchedule(StepLRScheduler(optimiser, decay_t=updates, decay_rate=1.0, **timing))
-    cycles = config.restarts + 1 if config.schedule == "cosine-restarts" else 1
-    length = max(1, math.ceil((updates - warmup) / cycles))
-    return UpdateSchedule(CosineLRScheduler(optimiser, t_initial=length, cycle_limit=cycles, **timing))
+    cycles = min(config.restarts + 1, updates - warmup) if config.schedule == "cosine-restarts" else 1
+    length = (
+        updates - warmup
+    ) / cycles  # timm takes fractions: the last cycle, too, ends at the bottom with the last update
+    return UpdateSchedule(CosineLRScheduler(optimiser, t_initial=cast("int", length), cycle_limit=cycles, **timing))

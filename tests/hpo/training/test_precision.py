@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hpo.training import build_model
 from hpo.training import precision as precision_module
@@ -28,7 +30,9 @@ def test_without_a_cache_nothing_is_measured(config: Make, model: Classifier, mo
     monkeypatch.delattr(precision_module, "fastest")
     assert choose_format(config(), model, CPU, None) == NumberFormat("fp32")
     assert choose_format(config(precision="bf16"), model, CPU, None) == NumberFormat("bf16")
-    assert choose_format(config(), model, torch.device("cuda"), None) == NumberFormat("bf16")
+    for supported, expected in ((True, "bf16"), (False, "fp16")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, supported=supported, **__: supported)
+        assert choose_format(config(), model, torch.device("cuda"), None) == NumberFormat(expected)
 
 
 def test_a_measurement_is_made_once_and_remembered(
@@ -75,6 +79,51 @@ def test_a_lower_precision_must_be_clearly_faster(
 
     monkeypatch.setattr(precision_module, "_timed", timed)
     assert precision_module.fastest(config(), model, CPU).precision == expected
+
+
+@pytest.mark.parametrize(("supported", "second"), [(True, "bf16"), (False, "fp16")])
+def test_fp16_is_offered_only_where_there_is_no_bf16(
+    supported: bool, second: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: supported)
+    names = [option.precision for option in precision_module._options("auto", torch.device("cuda"))]
+    assert names == ["fp32", "fp32", second, second]
+    assert {option.precision for option in precision_module._options("auto", CPU)} == {"fp32", "bf16"}
+    assert {option.precision for option in precision_module._options("fp16", torch.device("cuda"))} == {"fp16"}
+
+
+FORMATS = list(precision_module._options("auto", CPU))
+
+
+@given(st.lists(st.floats(0.95, 1.04), min_size=4, max_size=4), st.floats(1e-3, 10))
+def test_noise_below_the_margin_decides_nothing(noise: list[float], seconds: float) -> None:
+    costs = {option: seconds * factor for option, factor in zip(FORMATS, noise, strict=True)}
+    assert precision_module._clearly_fastest(costs) == FORMATS[0]
+
+
+@pytest.mark.parametrize(
+    ("costs", "expected"),
+    [((1, 0.8, 0.75, 0.9), 1), ((1, 0.8, 0.7, 0.65), 2), ((1, 0.95, 0.87, 0.8), 2), ((1, 1, 1, 0.5), 3)],
+)
+def test_each_format_must_be_clearly_faster_than_the_one_chosen_before_it(
+    costs: tuple[float, ...], expected: int
+) -> None:
+    assert precision_module._clearly_fastest(dict(zip(FORMATS, costs, strict=True))) == FORMATS[expected]
+
+
+def test_a_step_of_fp16_is_timed_with_its_pass_over_the_gradients(model: Classifier) -> None:
+    passes = []
+    for name in ("fp32", "bf16", "fp16"):
+        scaling = precision_module._Scaling(NumberFormat(name), model, CPU)
+        unscale, count = scaling._scaler.unscale_, len(passes)
+        scaling._scaler.unscale_ = lambda optimiser, unscale=unscale: passes.append(unscale(optimiser))  # type: ignore[method-assign]
+        for _ in range(2):
+            loss = sum(parameter.square().sum() for parameter in model.parameters() if parameter.requires_grad)
+            assert isinstance(loss, torch.Tensor)
+            scaling.backward(loss)
+        assert len(passes) - count == (2 if name == "fp16" else 0)
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+        model.zero_grad(set_to_none=True)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "\x00"])

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hpo.training.schedule import PlateauSchedule, Schedule, build_schedule
 from search_spaces import TrialConfig
@@ -56,6 +58,24 @@ def test_restarts_come_back_to_the_peak(config: Make) -> None:
     rises = [update for update in range(1, UPDATES) if seen[update] > seen[update - 1]]
     assert rises == [10, 20, 30]
     assert seen[10] == pytest.approx(seen[0])
+
+
+@given(st.integers(1, 20), st.integers(1, 400), st.floats(0, 0.9))
+def test_the_last_restart_too_ends_at_the_bottom(restarts: int, updates: int, warmup: float) -> None:
+    """Every cycle has the same length, so the last update stands half a step before its end, as without restarts."""
+    stepped = optimiser()
+    config = TrialConfig(schedule="cosine-restarts", restarts=restarts, warmup=warmup)
+    schedule = build_schedule(config, stepped, updates)
+    seen = []
+    for update in range(updates):
+        schedule.before_update(update)
+        seen.append(stepped.param_groups[1]["lr"])
+    warm = min(round(warmup * updates), updates - 1)
+    cycles = min(restarts + 1, updates - warm)
+    length = (updates - warm) / cycles
+    assert seen[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * (1 - 0.5 / length))), abs=1e-9)
+    rises = sum(later > before for before, later in zip(seen[warm:], seen[warm + 1 :], strict=False))
+    assert rises == cycles - 1 or length < 2
 
 
 def test_plateau_halves_after_two_epochs_without_a_better_score() -> None:
