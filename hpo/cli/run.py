@@ -61,12 +61,44 @@ def summarise(overview: Overview, team: Team) -> int:
     if code is not None:
         return code
     spent = overview.limits.trials is not None and overview.counts["finished"] >= overview.limits.trials
-    left = sum(line.state == "waiting" and line.epoch > 0 for line in overview.lines)
-    if left and spent:
-        reached = f"--trials {overview.limits.trials} is reached"
-        click.echo(f"\n{left} interrupted trials stay as they are: {reached}", err=True)
+    if spent:
+        for line in untried(overview):
+            click.echo(line, err=True)
     if overview.best is not None:
         click.echo(f"\nnext: {hint('export-best', study=overview.study, out='best/')}")
     check_alive(overview, team)
+    if overview.best is None and overview.counts["finished"]:
+        click.echo(f"\n{without_a_model(overview)}", err=True)
+        return 1
     # A worker that died is no failure where others have gone on with its trial.
     return 1 if team.died and not spent else 0
+
+
+def untried(overview: Overview) -> list[str]:
+    """What a spent budget of trials leaves waiting, a line each."""
+    waiting = [line for line in overview.lines if line.state == "waiting"]
+    begun = sum(line.worker is not None for line in waiting)
+    counts = {"interrupted trials that stay as they are": begun, "known-good points not tried": len(waiting) - begun}
+    room = overview.counts["finished"] + len(waiting)
+    reached = f"--trials {overview.limits.trials} is reached, --trials {room} has room for them"
+    return [f"{what}: {count}; {reached}" for what, count in counts.items() if count]
+
+
+def without_a_model(overview: Overview) -> str:
+    """Why no trial of a search is usable, and what to change; the same search again would give the same."""
+    ended = [line for line in overview.lines if line.state in ("pruned", "failed")]
+    diverged, memory = (sum(name in line.violated for line in ended) for name in ("diverged", "memory"))
+    failed = sum(line.state == "failed" for line in ended)
+    pruned = len(ended) - diverged - memory - failed
+    kinds = {"diverged": diverged, "did not fit the memory": memory, "failed": failed, "were pruned": pruned}
+    counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+    first = next((f"; trial {line.number}: {line.reason}" for line in ended if line.reason), "")
+    if diverged:
+        advice = "the learning rate is too high: make another study with a lower --set learning_rate or --space"
+    elif memory:
+        advice = "make another study with a smaller --set batch_size or image_size, or a smaller --backbone"
+    elif failed:
+        advice = "`hpo doctor DATA` and the log of the workers say more"
+    else:
+        advice = "the pruner left none: give more --trials, or make another study with --pruner none"
+    return f"no trial gave a model: {counted}{first}\nnext: {advice}"

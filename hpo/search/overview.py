@@ -39,10 +39,12 @@ class TrialLine:
     seconds: float
     reason: str | None
     worker: str | None
+    violated: Sequence[str] = ()
+    """Constraints that the trial broke: diverged, memory."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {**vars(self), "curve": list(self.curve), "params": dict(self.params)}
+        return {**vars(self), "curve": list(self.curve), "params": dict(self.params), "violated": list(self.violated)}
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ def _line(trial: FrozenTrial, space: Space, until: datetime) -> TrialLine:
         seconds=attrs.get("seconds") or _seconds(trial, until),
         reason=attrs.get("reason"),
         worker=attrs.get("worker"),
+        violated=sorted(name for name, value in trial.constraints.items() if value > 0),
     )
 
 

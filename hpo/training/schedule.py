@@ -105,7 +105,6 @@ def build_schedule(config: TrialConfig, optimiser: torch.optim.Optimizer, update
     if config.schedule == "constant":
         return UpdateSchedule(StepLRScheduler(optimiser, decay_t=updates, decay_rate=1.0, **timing))
     cycles = min(config.restarts + 1, updates - warmup) if config.schedule == "cosine-restarts" else 1
-    length = (
-        updates - warmup
-    ) / cycles  # timm takes fractions: the last cycle, too, ends at the bottom with the last update
+    # A fraction, which timm takes: rounded, the last cycle would not end at the bottom with the last update.
+    length = (updates - warmup) / cycles
     return UpdateSchedule(CosineLRScheduler(optimiser, t_initial=cast("int", length), cycle_limit=cycles, **timing))

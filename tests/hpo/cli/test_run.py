@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from hpo.cli.run import untried, without_a_model
+from hpo.search.overview import Overview, TrialLine
+from storage import Limits
 from tests.hpo.cli.conftest import TINY, Command
 
 pytestmark = pytest.mark.postgres
@@ -62,3 +66,50 @@ def test_ctrl_c_puts_the_trial_back_and_the_same_command_goes_on(command: Comman
     assert again.returncode == 0, again.stderr
     after = command.status("stopped")["trials"]
     assert (after["asked"], after["complete"], after["running"], after["failed"]) == (6, 6, 0, 0)
+
+
+def test_a_search_in_which_every_run_diverges_says_so_and_what_to_change(command: Command, cells: Path) -> None:
+    steep = ("batch_size=8", "learning_rate=100", "optimiser=sgd", "weight_decay=10")  # decay alone is a factor of -999
+    settings = [
+        f"--set={value}" for value in (*steep, "pretrained=false", "image_size=32", "epochs=2", "precision=fp32")
+    ]
+    ran = command(
+        "run", str(cells), "--study", "steep", "--space", "quick", "--backbone", "mobilenetv2_035", *settings,
+        "--trials", "2", "--workers", "1", "--threads", "1",
+    )  # fmt: skip
+    assert ran.returncode == 1, ran.stderr
+    assert "no trial gave a model: 2 diverged; trial 0: the " in ran.stderr
+    assert "next: the learning rate is too high: make another study with a lower --set learning_rate" in ran.stderr
+    assert "known-good points not tried: 1; --trials 2 is reached, --trials 3 has room for them" in ran.stderr
+    assert "export-best" not in ran.stdout
+
+
+def line(number: int, state: str, *violated: str, reason: str | None = None, worker: str | None = "w") -> TrialLine:
+    return TrialLine(number, state, None, 0, 6, [], {}, 1.0, reason, worker, violated)
+
+
+def overview(*lines: TrialLine) -> Overview:
+    return Overview("s", "accuracy", "quick", Limits(trials=2), datetime(2026, 11, 1, tzinfo=UTC), lines, None)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said", "advice"),
+    [
+        ([line(0, "pruned", "memory", reason="no room")], "1 did not fit the memory; trial 0: no room", "batch_size"),
+        ([line(0, "failed", reason="E"), line(1, "pruned")], "1 failed, 1 were pruned; trial 0: E", "hpo doctor DATA"),
+        ([line(0, "pruned"), line(1, "pruned")], "2 were pruned\n", "--pruner none"),
+        ([line(0, "failed"), line(1, "pruned", "diverged")], "1 diverged, 1 failed\n", "lower --set learning_rate"),
+    ],
+)
+def test_the_advice_follows_what_ended_the_trials(lines: list[TrialLine], said: str, advice: str) -> None:
+    text = without_a_model(overview(*lines))
+    assert f"no trial gave a model: {said}" in f"{text}\n"
+    assert advice in text.splitlines()[-1]
+
+
+def test_what_the_budget_leaves_waiting_is_counted_by_kind() -> None:
+    lines = [line(0, "complete"), line(1, "waiting"), line(2, "waiting", worker=None), line(3, "waiting", worker=None)]
+    begun, points = untried(overview(*lines))
+    assert begun == ("interrupted trials that stay as they are: 1; --trials 2 is reached, --trials 4 has room for them")
+    assert points.startswith("known-good points not tried: 2; ")
+    assert untried(overview(lines[0])) == []

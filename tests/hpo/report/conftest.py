@@ -28,7 +28,7 @@ SIZE = 32
 SPLIT = SplitOptions(seed=3, val_fraction=0.25, test_fraction=0.2)
 CONFIG = TrialConfig(
     backbone="mobilenetv2_035", pretrained=False, image_size=SIZE, epochs=3, batch_size=8, precision="fp32",
-    augmentation="none",
+    augmentation="none", symmetry="dihedral",
 )  # fmt: skip
 
 
