@@ -8,6 +8,7 @@ recorded id for the server.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import shlex
@@ -20,10 +21,24 @@ from pathlib import Path
 
 import psutil
 
+from storage.durable import sync_folder
 from storage.errors import DatabaseUnavailableError
 from storage.programs import VERSION, reason, run_program
-from storage.server_account import ServerAccount
-from storage.server_record import FILE, ServerRecord, is_locked, new_record
+from storage.server_account import ServerAccount, owner_name
+from storage.server_record import (
+    FILE,
+    ServerRecord,
+    check_startable,
+    in_use,
+    is_locked,
+    is_of,
+    is_same,
+    lasting,
+    new_record,
+    pid_file,
+)
+
+_log = logging.getLogger(__name__)
 
 PORT = 5432
 """Names the socket file; no TCP port is opened."""
@@ -35,6 +50,8 @@ _PLAIN_PATH = re.compile(r"[\w./+@%:=~-]+", re.ASCII)
 _POLL = 0.05  # seconds
 _STRANGERS_PATIENCE = 5.0
 """Seconds that a server of another container or host is given to answer: nothing can be done about it from here."""
+_LEAST_ROOM = 2**20  # bytes
+_LEAST_SHARED = 16 * 2**20  # bytes; a container of docker's has 64 MiB
 _VANISHING = 1.0
 """Seconds for which a living server may be without its socket, as while it ends."""
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # PostgreSQL's protocol, «Message Formats»
@@ -62,9 +79,7 @@ class Cluster:
 
     def initialise(self) -> None:
         """Create the data unless it is there: built beside and renamed, so that a kill leaves nothing half made."""
-        version = self.folder / "PG_VERSION"
-        if version.exists():
-            _check_version(self.folder, version.read_text().strip())
+        if self.folder.exists() and self._check_data():
             return
         draft = self.folder.with_name(f"{self.folder.name}.new")
         shutil.rmtree(draft, ignore_errors=True)
@@ -73,13 +88,49 @@ class Cluster:
         try:
             self._initdb(draft)
             draft.rename(self.folder)
+            sync_folder(self.folder.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
+    def _check_data(self) -> bool:
+        """Whether there are data, of this version; DatabaseUnavailableError for another's, and for a part of some."""
+        self._check_owner()
+        version, control = self.folder / "PG_VERSION", self.folder / "global" / "pg_control"
+        if version.exists():
+            _check_version(self.folder, version.read_text().strip())
+        if any(self.folder.iterdir()) and not (version.exists() and control.exists()):
+            missing = control if version.exists() else version
+            raise lasting(
+                f"{self.folder} is a part of a database only (no {missing.name}), as of a copy that was broken off; "
+                "complete it, or move it away and start anew"
+            )
+        return version.exists()
+
+    def _check_owner(self) -> None:
+        owner, me = self.folder.stat().st_uid, os.geteuid()
+        if not self._account.is_other and owner != me:
+            raise lasting(
+                f"{self.folder} belongs to user {owner_name(owner)}, and PostgreSQL runs as the owner of its data; "
+                f"work as that user, give the folder to yours (sudo chown -R {owner_name(me)} "
+                f"{shlex.quote(str(self.folder.parent))}), or give --storage a URL"
+            )
+
+    def _take_data(self) -> None:
+        """Make the data the account's alone, as PostgreSQL demands: `cp -r` by root gives them to root, open to all."""
+        status = self.folder.stat()
+        if status.st_uid != self._account.uid:
+            _log.warning("%s is given to user %s, who runs PostgreSQL", self.folder, owner_name(self._account.uid))
+            self._account.owns_all(self.folder)
+        if (mode := status.st_mode & 0o777) not in (0o700, 0o750):
+            _log.warning(
+                "%s was open to others (mode %o), which PostgreSQL refuses; it is closed now", self.folder, mode
+            )
+            self.folder.chmod(0o700)
+
     def socket_folder(self) -> Path | None:
         """Where this folder's own server listens, once it is ready and answers there; None while it does not."""
-        lines = self._pid_file()
-        if len(lines) < 8 or lines[7].strip() != "ready" or not self._is_of_this_folder(lines):
+        lines = pid_file(self.folder)
+        if len(lines) < 8 or lines[7].strip() != "ready" or not is_of(self.folder, lines):
             return None
         return Path(lines[4]) if _answers(Path(lines[4])) else None
 
@@ -95,7 +146,7 @@ class Cluster:
             if not self._is_alive():
                 if waited > timeout:
                     raise self._silent(timeout)
-                self._check_startable(shared)
+                check_startable(self.folder, shared=shared)
                 self._launch(timeout)
             elif self._was_moved() and not shared:
                 self.stop(timeout)
@@ -114,15 +165,15 @@ class Cluster:
         """
         record = ServerRecord.of(self.folder)
         expected = record.token if record is not None and not record.is_copy(self.folder) else None
-        if not _is_same(data_directory, self.folder) or (token is not None and token != expected):
-            raise _lasting(
+        if not is_same(data_directory, self.folder) or (token is not None and token != expected):
+            raise lasting(
                 f"the PostgreSQL that answers serves {data_directory}, not {self.folder}: that folder was copied, "
                 "moved or replaced meanwhile; end what still uses it, then try again"
             )
 
     def stop(self, timeout: float) -> bool:
         """Stop the server; True when one was running. Open sessions end, their transactions are rolled back."""
-        lines = self._pid_file()
+        lines = pid_file(self.folder)
         # The number means something only where we see the process: elsewhere it is another program's.
         if len(lines) < 5 or lines[0] not in [str(process.pid) for process in self._processes()]:
             return False
@@ -135,7 +186,10 @@ class Cluster:
         return True
 
     def _initdb(self, draft: Path) -> None:
-        options = ("--username", USER, "--encoding=UTF8", "--no-locale", "--auth-local=peer", "--auth-host=reject")
+        options = (
+            "--username", USER, "--encoding=UTF8", "--no-locale", "--auth-local=peer", "--auth-host=reject",
+            f"--set=dynamic_shared_memory_type={_kind_of_memory()}",
+        )  # fmt: skip
         done, output = run_program("initdb", "-D", ".", *options, within=draft, account=self._account)
         if not done:
             raise DatabaseUnavailableError(f"{self.folder} cannot hold a database: {reason(output)}")
@@ -147,67 +201,18 @@ class Cluster:
         """Whether any process of a server on this folder lives: its lock says so, or we see it."""
         return is_locked(self.folder) or bool(self._processes())
 
-    def _is_of_this_folder(self, lines: list[str]) -> bool:
-        """Whether the server's own file, which a copy of the folder holds too, speaks of this folder."""
-        return len(lines) > 1 and _is_same(lines[1], self.folder)
-
     def _was_moved(self) -> bool:
         """Whether a server that we see was started under a path that is not this folder's any more."""
-        lines = self._pid_file()
-        return bool(lines) and not self._is_of_this_folder(lines) and bool(self._processes())
+        lines = pid_file(self.folder)
+        return bool(lines) and not is_of(self.folder, lines) and bool(self._processes())
 
     def _check_reachable(self, waited: float) -> None:
         """Raise where a living server can never be reached from here, or is another place's and does not answer."""
-        lines = self._pid_file()
+        lines = pid_file(self.folder)
         ready = len(lines) > 7 and lines[7].strip() == "ready"
-        hidden = ready and not (self._is_of_this_folder(lines) and _socket(Path(lines[4])).exists())
+        hidden = ready and not (is_of(self.folder, lines) and _socket(Path(lines[4])).exists())
         if waited > (_VANISHING if hidden else _STRANGERS_PATIENCE) and (hidden or not self._processes()):
-            raise self._in_use()
-
-    def _check_startable(self, shared: bool) -> None:
-        """Raise unless it is certain that no server runs on these data, and that they are whole."""
-        record, lines = ServerRecord.of(self.folder), self._pid_file()
-        if record is None:
-            self._check_unrecorded(lines, shared)
-        elif record.is_copy(self.folder):
-            if (lines and not self._is_of_this_folder(lines)) or not self._was_shut_down():
-                raise self._torn(f"{self.folder / FILE} and postmaster.pid")
-        elif not record.is_of_here:
-            if shared:
-                raise self._in_use()
-            if lines and not record.is_over(self.folder):
-                raise _lasting(
-                    f"{self.folder} was last in use by host {record.host}, and whether its PostgreSQL has ended cannot "
-                    "be seen from here; give --storage a URL, or, when certainly nothing runs on it there, remove "
-                    f"{self.folder / 'postmaster.pid'}"
-                )
-
-    def _check_unrecorded(self, lines: list[str], shared: bool) -> None:
-        """The same for data that were last served by a version of hpo that kept no record."""
-        if lines and shared:
-            raise self._in_use()
-        if lines and not self._is_of_this_folder(lines):
-            raise self._torn(f"{self.folder / 'postmaster.pid'}")
-
-    def _was_shut_down(self) -> bool:
-        """Whether the data are those of a server that ended in order."""
-        done, output = self._run("pg_controldata", "-D", ".")
-        return done and re.search(r"cluster state: +shut down$", output, re.MULTILINE) is not None
-
-    def _in_use(self) -> DatabaseUnavailableError:
-        record, lines = ServerRecord.of(self.folder), self._pid_file()
-        host = f" ({record.host})" if record is not None else ""
-        path = f", as {lines[1]}" if len(lines) > 1 and not self._is_of_this_folder(lines) else ""
-        return DatabaseUnavailableError(
-            f"{self.folder} is in use by another container or host{host}{path}, and its PostgreSQL cannot be reached "
-            "from here; give --storage a URL, or try again once that use has ended"
-        )
-
-    def _torn(self, files: str) -> DatabaseUnavailableError:
-        return _lasting(
-            f"{self.folder} was copied while its PostgreSQL ran, so its parts may not fit together; copy it again once "
-            f"nothing uses the original, or, where there is no better copy, remove {files}"
-        )
+            raise in_use(self.folder)
 
     def _silent(self, timeout: float) -> DatabaseUnavailableError:
         return DatabaseUnavailableError(
@@ -216,9 +221,10 @@ class Cluster:
         )
 
     def _launch(self, timeout: float) -> None:
+        self._take_data()
         sockets = self._choose_socket_folder()
         if _answers(sockets):
-            raise self._in_use()
+            raise in_use(self.folder)
         try:
             with new_record(self.folder) as held:
                 self._account.owns(self.folder / FILE)
@@ -229,10 +235,11 @@ class Cluster:
                     lock.unlink(missing_ok=True)
                 self._run_server(sockets, record.token, held, timeout)
         except BlockingIOError as error:
-            raise self._in_use() from error
+            raise in_use(self.folder) from error
 
     def _run_server(self, sockets: Path, token: str, held: int, timeout: float) -> None:
-        settings = {**_SETTINGS, "unix_socket_directories": str(sockets), "hpo.server": token}
+        own = {"unix_socket_directories": str(sockets), "dynamic_shared_memory_type": _kind_of_memory()}
+        settings = {**_SETTINGS, **own, "hpo.server": token}
         options = " ".join(shlex.quote(f"--{name}={value}") for name, value in settings.items())
         log = self.folder / "server.log"
         written = log.stat().st_size if log.exists() else 0
@@ -240,7 +247,11 @@ class Cluster:
         done, output = self._run(*order, reach=(sockets,), inherits=(held,))
         if not done:
             said = log.read_bytes()[written:].decode(errors="replace") if log.exists() else ""
-            raise DatabaseUnavailableError(f"PostgreSQL in {self.folder} does not start: {reason(said + output)}")
+            raise DatabaseUnavailableError(f"PostgreSQL in {self.folder} does not start: {self._cause(said + output)}")
+
+    def _cause(self, output: str) -> str:
+        """Why a program failed; on a full disk it may not even have said so."""
+        return reason("No space left on device" if shutil.disk_usage(self.folder).free < _LEAST_ROOM else output)
 
     def _choose_socket_folder(self) -> Path:
         """The data folder, or a private one with a short and plain name where that path cannot be a socket's."""
@@ -254,7 +265,7 @@ class Cluster:
         candidates = [Path(root, name) for root in roots if root and os.access(root, os.W_OK | os.X_OK)]
         folder = next((candidate for candidate in candidates if _fits(candidate)), None)
         if folder is None:
-            raise _lasting(
+            raise lasting(
                 f"the path of {self.folder} cannot be a socket's (at most {_SOCKET_PATH_LIMIT} plain characters), and "
                 "no temporary folder can take its place; set TMPDIR to a short path, or work in another folder"
             )
@@ -269,13 +280,6 @@ class Cluster:
     def _processes(self) -> list[psutil.Process]:
         """Living processes of a server on this folder, which is the working folder of each."""
         return [process for process in psutil.process_iter(["name"]) if _serves(process, self.folder)]
-
-    def _pid_file(self) -> list[str]:
-        """Lines of the server's own record: its id first, its socket folder fifth, its status eighth."""
-        try:
-            return (self.folder / "postmaster.pid").read_text().splitlines()
-        except FileNotFoundError:
-            return []
 
     def _run(
         self, program: str, *arguments: str, reach: tuple[Path, ...] = (), inherits: tuple[int, ...] = ()
@@ -298,22 +302,20 @@ def _serves(process: psutil.Process, folder: Path) -> bool:
         return False
 
 
-def _is_same(path: str, folder: Path) -> bool:
-    try:
-        return Path(path).samefile(folder)
-    except OSError:
-        return False
-
-
-def _lasting(message: str) -> DatabaseUnavailableError:
-    """An error that does not pass by itself, so that nothing is asked again."""
-    error = DatabaseUnavailableError(message)
-    error.passes = False
-    return error
-
-
 def _socket(folder: Path) -> Path:
     return folder / f".s.PGSQL.{PORT}"
+
+
+def _kind_of_memory() -> str:
+    """How PostgreSQL shares memory between the processes of one query: in its own files where /dev/shm is small."""
+    if not psutil.LINUX:
+        return "posix"
+    try:
+        status = os.statvfs("/dev/shm")  # noqa: S108 - only looked at
+    except OSError:
+        return "mmap"
+    roomy = status.f_bavail * status.f_frsize >= _LEAST_SHARED and not status.f_flag & os.ST_RDONLY
+    return "posix" if roomy else "mmap"
 
 
 def _check_version(folder: Path, found: str) -> None:

@@ -6,6 +6,7 @@ ends; the one that leaves last stops the server. Starting and stopping happen un
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import weakref
@@ -19,6 +20,7 @@ from sqlalchemy import URL
 from storage.cluster import PORT, USER, Cluster
 from storage.errors import DatabaseUnavailableError
 from storage.file_lock import SharedHold, exclusive, is_held
+from storage.server_account import owner_name
 
 _log = logging.getLogger(__name__)
 
@@ -152,6 +154,17 @@ def _locked(home: Path, timeout: float) -> Iterator[None]:
             yield
     except OSError as error:
         raise DatabaseUnavailableError(
-            f"{error.filename or home} cannot hold the embedded PostgreSQL: {error.strerror}; "
-            "make room or give write permission there, work in another folder, or give --storage a URL"
+            f"{error.filename or home} cannot hold the embedded PostgreSQL: {error.strerror}; {_way_out(error, home)}, "
+            "work in another folder, or give --storage a URL"
         ) from error
+
+
+def _way_out(error: OSError, home: Path) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room there"
+    if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+        return "mount that file system with locks"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        place = next(path for path in (home, *home.parents) if os.access(path.parent, os.X_OK) and path.exists())
+        return f"work as {owner_name(place.stat().st_uid)}, who owns {place}, or let that user give write permission"
+    return "see to it that it can be written"

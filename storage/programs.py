@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -17,6 +18,17 @@ VERSION = "18"
 PREFIX = "PG"
 """How the variables of libpq and of PostgreSQL's programs begin; none of them is meant for the embedded server."""
 
+_NO_PROCESS = (
+    "no further process can be started here; raise `ulimit -u`, or the container's limit of processes or memory"
+)
+_CAUSES = {
+    "could not create (shared memory|semaphores)": "the system gives no shared memory; raise kernel.shmmni and shmall",
+    "shared memory segment": "the system's shared memory is missing or too small; give the container more (--shm-size)",
+    "No space left on device|quota exceeded": "no space left on the device; free some, or work in another folder",
+    "Read-only file system": "the file system is read-only; work in another folder, or give --storage a URL",
+    "could not fork|annot fork|Resource temporarily unavailable|Cannot allocate memory": _NO_PROCESS,
+}
+"""What a program's output may hold, and the way out. A message about memory may end with «No space left on device»."""
 _TELLING = re.compile(r"FATAL|PANIC|error:|could not|not permitted")
 
 
@@ -33,25 +45,33 @@ def run_program(
     path = _folder() / program
     command = account.command([str(path), *arguments], needs=(path.parent, within, *reach))
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    result = subprocess.run(
-        command,
-        cwd=within,
-        env={**environment, "LC_ALL": "C"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-        start_new_session=True,
-        pass_fds=inherits,
-    )
+    try:
+        result = subprocess.run(
+            command,
+            cwd=within,
+            env={**environment, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            start_new_session=True,
+            pass_fds=inherits,
+        )
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.ENOMEM):
+            raise
+        raise DatabaseUnavailableError(f"PostgreSQL cannot be started: {_NO_PROCESS}") from error
+    if result.returncode and result.stderr.startswith("setpriv:"):
+        raise account.unreachable(result.stderr.strip())
     return result.returncode == 0, result.stdout + result.stderr
 
 
 def reason(output: str) -> str:
-    """The line of a program's output that says why it failed."""
-    if "No space left on device" in output:
-        return "no space left on the device; free some, or work in another folder"
+    """Why a program failed, by its output: the way out where it is known, else the line that says most."""
+    for pattern, way_out in _CAUSES.items():
+        if re.search(pattern, output):
+            return way_out
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     telling = [line for line in lines if _TELLING.search(line)]
     return next(iter([*telling, *reversed(lines)]), "it gives no reason")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import shutil
@@ -44,7 +45,25 @@ class ServerAccount:
     def owns(self, path: Path) -> None:
         """Give `path` to this account."""
         if self.is_other:
-            os.chown(path, self.uid, self.gid)
+            try:
+                os.chown(path, self.uid, self.gid, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.EINVAL):
+                    raise
+                raise self.unreachable(f"chown: {error.strerror}") from error
+
+    def owns_all(self, folder: Path) -> None:
+        """Give `folder` and all that is in it to this account."""
+        for path in (folder, *folder.rglob("*")):
+            self.owns(path)
+
+    def unreachable(self, said: str) -> DatabaseUnavailableError:
+        """The error of a root that may not act for this account, as in a container without these rights."""
+        return DatabaseUnavailableError(
+            f"PostgreSQL refuses to run as root, and root may not become user {self.uid} here ({said}): the "
+            "capabilities SETUID, SETGID and CHOWN are dropped, or the user namespace does not map that user; work as "
+            "an ordinary user (docker: --user), give them back, or give --storage the URL of another PostgreSQL"
+        )
 
     def command(self, command: list[str], needs: Iterable[Path]) -> list[str]:
         """`command` as this account runs it; `needs` are the folders that it must be able to enter.
@@ -72,6 +91,14 @@ class ServerAccount:
     def _may_enter(self, folder: Path) -> bool:
         status = folder.stat()
         return bool(status.st_mode & 0o001 or (status.st_uid == self.uid and status.st_mode & 0o100))
+
+
+def owner_name(uid: int) -> str:
+    """Name of a system user, or its number where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _named(uid: int) -> pwd.struct_passwd:

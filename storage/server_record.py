@@ -1,8 +1,9 @@
-"""ServerRecord: where the server on a data folder was started, in the file `hpo.server` among the data.
+"""Who serves a data folder, and whether another server may be started on it.
 
-The server and all its processes inherit that file open and locked, so the kernel itself says whether one of them still
-lives. Such a lock is seen from every container of the same host, and from other hosts where the file system passes
-locks on; process numbers, shared memory and sockets are not. PostgreSQL's own interlock rests on those.
+ServerRecord is the file `hpo.server` among the data, which says where their server was started. The server and all its
+processes inherit that file open and locked, so the kernel itself says whether one of them still lives. Such a lock is
+seen from every container of the same host, and from other hosts where the file system passes locks on; process numbers,
+shared memory and sockets are not. PostgreSQL's own interlock rests on those.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import secrets
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,9 +21,13 @@ from pathlib import Path
 
 import psutil
 
+from storage.errors import DatabaseUnavailableError
 from storage.workers import this_place
 
 FILE = "hpo.server"
+PID_FILE = "postmaster.pid"
+
+_SHUT_DOWN = 1  # DB_SHUTDOWNED of PostgreSQL's pg_control.h
 
 # File systems that one machine alone can have mounted. Any other may be shared with a host whose locks are not seen.
 _LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "tmpfs", "ramfs", "overlay", "apfs"})
@@ -99,6 +105,83 @@ def new_record(data: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)  # the lock stays with those who inherited it
+
+
+def pid_file(data: Path) -> list[str]:
+    """Lines of the server's own file: its id first, the data second, its socket folder fifth, its status eighth."""
+    try:
+        return (data / PID_FILE).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def is_of(data: Path, lines: list[str]) -> bool:
+    """Whether the server's own file, which a copy of the folder holds too, speaks of this folder."""
+    return len(lines) > 1 and is_same(lines[1], data)
+
+
+def is_same(path: str, folder: Path) -> bool:
+    """Whether `path` leads to `folder`."""
+    try:
+        return Path(path).samefile(folder)
+    except OSError:
+        return False
+
+
+def check_startable(data: Path, *, shared: bool) -> None:
+    """Raise DatabaseUnavailableError unless it is certain that no server runs on `data`, and that they are whole.
+
+    For data whose lock was found free. `shared` says whether other processes use the folder.
+    """
+    record, lines = ServerRecord.of(data), pid_file(data)
+    if record is None:  # last served by a version of hpo that kept no record
+        if lines and shared:
+            raise in_use(data)
+        if lines and not is_of(data, lines):
+            raise _torn(data, f"{data / PID_FILE}")
+    elif record.is_copy(data):
+        if (lines and not is_of(data, lines)) or not _was_shut_down(data):
+            raise _torn(data, f"{data / FILE} and {PID_FILE}")
+    elif not record.is_of_here:
+        if shared:
+            raise in_use(data)
+        if lines and not record.is_over(data):
+            raise lasting(
+                f"{data} was last in use by host {record.host}, and whether its PostgreSQL has ended cannot be seen "
+                "from here; give --storage a URL, or, when certainly nothing runs on it there, remove "
+                f"{data / PID_FILE}"
+            )
+
+
+def in_use(data: Path) -> DatabaseUnavailableError:
+    """The error of data whose server lives and cannot be reached from here."""
+    record, lines = ServerRecord.of(data), pid_file(data)
+    host = f" ({record.host})" if record is not None else ""
+    path = f", as {lines[1]}" if len(lines) > 1 and not is_of(data, lines) else ""
+    return DatabaseUnavailableError(
+        f"{data} is in use by another container or host{host}{path}, and its PostgreSQL cannot be reached from here; "
+        "give --storage a URL, or try again once that use has ended"
+    )
+
+
+def lasting(message: str) -> DatabaseUnavailableError:
+    """An error that does not pass by itself, so that nothing is asked again."""
+    error = DatabaseUnavailableError(message)
+    error.passes = False
+    return error
+
+
+def _torn(data: Path, files: str) -> DatabaseUnavailableError:
+    return lasting(
+        f"{data} was copied while its PostgreSQL ran, so its parts may not fit together; copy it again once nothing "
+        f"uses the original, or, where there is no better copy, remove {files}"
+    )
+
+
+def _was_shut_down(data: Path) -> bool:
+    """Whether the data are those of a server that ended in order, by PostgreSQL's `ControlFileData`."""
+    control = data / "global" / "pg_control"
+    return control.exists() and struct.unpack_from("=QIIi", control.read_bytes())[3] == _SHUT_DOWN
 
 
 def _this_machine() -> tuple[str, str]:
