@@ -21,7 +21,8 @@ from hpo.errors import UsageError
 def default_map(group: click.Group, ctx: click.Context) -> dict[str, Any]:
     """Click's default map from `$HPO_CONFIG` or `./hpo.toml`; {} where there is no file.
 
-    Raises UsageError for a broken file and for a key that no command knows: nothing is ignored in silence.
+    Raises UsageError for a broken file, for a key that no command knows and for a value of the wrong kind: nothing is
+    ignored in silence.
     """
     path = Path(os.environ.get("HPO_CONFIG", "hpo.toml"))
     if not path.is_file():
@@ -34,7 +35,11 @@ def default_map(group: click.Group, ctx: click.Context) -> dict[str, Any]:
     known = {name: _parameters(group, ctx, name) for name in group.list_commands(ctx)}
     _refuse_unknown(path, shared, tables, known)
     return {
-        name: {parameters[key]: value for key, value in {**shared, **tables.get(name, {})}.items() if key in parameters}
+        name: {
+            parameters[key].name or key: _fitting(path, key, value, parameters[key])
+            for key, value in {**shared, **tables.get(name, {})}.items()
+            if key in parameters
+        }
         for name, parameters in known.items()
     }
 
@@ -46,20 +51,35 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
 
 
-def _parameters(group: click.Group, ctx: click.Context, name: str) -> dict[str, str]:
-    """What a command's options are called in the file (as on the command line) -> click's parameter name."""
+def _fitting(path: Path, key: str, value: Any, parameter: click.Parameter) -> Any:
+    """The value as click takes it; UsageError for a kind that the option does not have."""
+    if parameter.multiple:
+        values = value if isinstance(value, list) else [value]
+        kind, fits = "a text or a list of texts", all(isinstance(one, str) for one in values)
+        value = values
+    elif isinstance(parameter, click.Option) and parameter.is_flag:
+        kind, fits = "true or false", isinstance(value, bool)
+    else:
+        kind, fits = "a text or a number", isinstance(value, str | int | float) and not isinstance(value, bool)
+    if not fits:
+        raise UsageError(f"{path}: {key} is {value!r}, but must be {kind}")
+    return value
+
+
+def _parameters(group: click.Group, ctx: click.Context, name: str) -> dict[str, click.Parameter]:
+    """What a command's options are called in the file (as on the command line) -> click's parameter."""
     command = group.get_command(ctx, name)
     assert command is not None
-    found = {}
+    found: dict[str, click.Parameter] = {}
     for parameter in command.params:
         for flag in parameter.opts:
             spelled = flag.lstrip("-")
-            found[spelled] = found[spelled.replace("-", "_")] = parameter.name or spelled
+            found[spelled] = found[spelled.replace("-", "_")] = parameter
     return found
 
 
 def _refuse_unknown(
-    path: Path, shared: dict[str, Any], tables: dict[str, dict[str, Any]], known: dict[str, dict[str, str]]
+    path: Path, shared: dict[str, Any], tables: dict[str, dict[str, Any]], known: dict[str, dict[str, click.Parameter]]
 ) -> None:
     everything = {key for parameters in known.values() for key in parameters}
     for key in shared:

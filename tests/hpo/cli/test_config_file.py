@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -72,3 +73,26 @@ def test_a_file_that_is_named_must_be_there(said: dict[str, object], monkeypatch
     result = CliRunner().invoke(main, ["status"])
     assert result.exit_code == 2
     assert "HPO_CONFIG names elsewhere.toml" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[run]\ntrials = true", "trials is True, but must be a text or a number"),
+        ("[run]\ntrials = 2026-01-01", "trials is datetime.date"),
+        ('[run]\nstudy = ["a"]', r"study is \['a'\], but must be a text or a number"),
+        ("[run]\nset = 5", r"set is \[5\], but must be a text or a list of texts"),
+        ('[run]\nset = [["epochs=8"]]', "set is .* but must be a text or a list of texts"),
+        ('debug = "yes"', "debug is 'yes', but must be true or false"),
+        ("[run]\nisolate = 1", "isolate is 1, but must be true or false"),
+        ("run = 5", "run: no command has such an option"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused(
+    text: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("hpo.toml").write_text(text)
+    result = CliRunner().invoke(main, ["spaces"])
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert re.search(f"hpo.toml: {message}", result.stderr)
