@@ -21,7 +21,21 @@ from hpo.data.records import CHUNK, Listing, Read, is_hidden
 from hpo.errors import DataError
 
 _FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
-"""What a damaged, encrypted or strangely compressed member raises."""
+"""What a damaged member raises."""
+_METHODS = {
+    zipfile.ZIP_STORED: "stored",
+    zipfile.ZIP_DEFLATED: "deflated",
+    9: "deflate64",
+    zipfile.ZIP_BZIP2: "bzip2",
+    zipfile.ZIP_LZMA: "LZMA",
+    93: "zstandard",
+    95: "xz",
+    98: "PPMd",
+    99: "AES encryption",
+}
+"""Ways to pack a member (APPNOTE.TXT 4.4.5), of which the first two are read."""
+_ENCRYPTED_FLAG = 0x1
+MAX_MEMBERS = 10_000_000
 _UTF8_FLAG = 0x800
 """Bit 11 of a member's flags: its name is in UTF-8 (APPNOTE.TXT 4.4.4); else it is in code page 437, or anything."""
 
@@ -83,13 +97,21 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 def visible_members(archive: zipfile.ZipFile) -> list[Member]:
     """Files and folders of a zip in the order of a walk through them; hidden ones are left out.
 
-    DataError for a name that leads out of the zip and for an image that is there twice.
+    DataError for a name that leads out of the zip, for an image that is there twice and for one that is packed in a way
+    that is not read.
     """
+    if len(archive.infolist()) > MAX_MEMBERS:
+        raise DataError(
+            f"{archive.filename} holds {len(archive.infolist())} files, more than the limit of {MAX_MEMBERS}: split it"
+        )
     members = [Member(_name(info, str(archive.filename)), info) for info in archive.infolist()]
     visible = [
         member for member in members if member.name and not any(is_hidden(level) for level in member.name.split("/"))
     ]
-    refuse_twice([member.name for member in visible if member.is_image], str(archive.filename))
+    images = [member for member in visible if member.is_image]
+    refuse_twice([member.name for member in images], str(archive.filename))
+    for member in images:
+        refuse_packing(member.info, readable(member.name), str(archive.filename))
     return sorted(visible, key=lambda member: member.name.split("/"))
 
 
@@ -118,6 +140,21 @@ def refuse_twice(names: Sequence[str], where: str) -> None:
         )
 
 
+def refuse_packing(info: zipfile.ZipInfo, name: str, where: str) -> None:
+    """DataError for a member that is encrypted, or packed otherwise than stored or deflated.
+
+    The other ways cannot be unpacked in blocks of a bounded size: some kilobytes would take gigabytes of memory.
+    """
+    if info.flag_bits & _ENCRYPTED_FLAG:
+        raise DataError(f"{name} in {where} is encrypted: unpack it, and zip it again without a password")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        method = _METHODS.get(info.compress_type, f"method {info.compress_type}")
+        raise DataError(
+            f"{name} in {where} is packed by {method}, but only stored and deflated files are read: zip it again, "
+            "as `zip -r` does"
+        )
+
+
 def member_reads(archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo]) -> Iterator[Read]:
     """One read per member. A lock guards the archive: its count of open members is not safe in threads."""
     lock = Lock()
@@ -126,8 +163,10 @@ def member_reads(archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo]) -
         def read() -> bytes:
             refuse_long(member.file_size)
             try:
-                with lock:
-                    return archive.read(member)
+                # Read with a limit, because a member can hold any amount more than it claims, and all of it would be
+                # unpacked first. What is more shows in the checksum.
+                with lock, archive.open(member) as stream:
+                    return stream.read(member.file_size + 1)
             except _FAULTS as error:
                 raise DataError(f"damaged in the zip ({error})") from None
 

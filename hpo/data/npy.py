@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import math
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from hpo.data.archives import refuse_packing
 from hpo.errors import DataError
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-_FAULTS = (OSError, zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError)
+_FAULTS = (
+    OSError, zipfile.BadZipFile, zlib.error, ValueError, TypeError, SyntaxError, tokenize.TokenError, EOFError,
+    NotImplementedError, RuntimeError, MemoryError,
+)  # fmt: skip
+"""What zipfile and NumPy raise on damaged members and headers."""
+_LENGTHS = {(1, 0): "<H", (2, 0): "<I"}
+"""How the length of a header is written (NumPy, `numpy.lib.format`)."""
 _READ_BYTES = 8 * 1024 * 1024
+_WHOLE_BYTES = 256 * 1024 * 1024
+"""Of an array that is read as a whole, such as labels."""
+_HEADER_BYTES = 65_536
+MAX_ROWS = 5_000_000
+"""Images in one array."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,13 @@ class NpyMember:
         return max(1, _READ_BYTES // max(1, self.row_bytes))
 
     def whole(self) -> npt.NDArray[Any]:
-        """All of a small array, such as labels."""
+        """All of a small array, such as labels; DataError for one that is not small."""
+        size = self.shape[0] * self.row_bytes
+        if size > _WHOLE_BYTES:
+            raise DataError(
+                f"{self.key} in {self.archive.filename} has {size / 1e6:.0f} MB, more than the limit of "
+                f"{_WHOLE_BYTES / 1e6:.0f} MB: save it with a smaller type"
+            )
         rows = list(self.rows())
         return np.stack(rows) if rows else np.empty(self.shape, self.dtype)
 
@@ -55,7 +76,8 @@ class NpyMember:
 
 
 def open_member(archive: zipfile.ZipFile, key: str) -> NpyMember:
-    """The header of an array; DataError where it holds objects, is cut short or lies in Fortran order."""
+    """The header of an array; DataError where it holds objects, is cut short, too long or lies in Fortran order."""
+    refuse_packing(archive.getinfo(f"{key}.npy"), key, str(archive.filename))
     with _translated(archive, key), archive.open(f"{key}.npy") as stream:
         shape, fortran, dtype = _read_header(stream)
         header_bytes = stream.tell()
@@ -66,6 +88,8 @@ def open_member(archive: zipfile.ZipFile, key: str) -> NpyMember:
         raise DataError(f"{where} is a single value, but must be an array with one row per image")
     if fortran and len(shape) > 1:
         raise DataError(f"{where} is in Fortran order, but must be in C order: save np.ascontiguousarray({key})")
+    if shape[0] > MAX_ROWS:
+        raise DataError(f"{where} has {shape[0]} rows, more than the limit of {MAX_ROWS}: split it into several files")
     if archive.getinfo(f"{key}.npy").file_size != header_bytes + math.prod(shape) * dtype.itemsize:
         raise DataError(f"{where} is cut short: its header promises shape {shape}; copy or download it again")
     return NpyMember(archive, key, shape, dtype)
@@ -75,7 +99,12 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any
     version = np.lib.format.read_magic(stream)
     if version not in _HEADERS:
         raise ValueError(f"version {version} of the .npy format is unknown")
-    return _HEADERS[version](stream)
+    # NumPy looks at the length of a header when it has read all of it.
+    (length,) = struct.unpack(_LENGTHS[version], _exactly(stream, struct.calcsize(_LENGTHS[version])))
+    if length > _HEADER_BYTES:
+        raise ValueError(f"its header has {length} bytes, more than the limit of {_HEADER_BYTES}")
+    header = struct.pack(_LENGTHS[version], length) + _exactly(stream, length)
+    return _HEADERS[version](BytesIO(header))
 
 
 def _exactly(stream: IO[bytes], count: int) -> bytes:
@@ -91,4 +120,6 @@ def _translated(archive: zipfile.ZipFile, key: str) -> Iterator[None]:
     try:
         yield
     except _FAULTS as error:
-        raise DataError(f"{key} in {archive.filename} cannot be read ({error}): copy or download it again") from None
+        raise DataError(
+            f"{key} in {archive.filename} cannot be read ({' '.join(str(error).split())}): copy or download it again"
+        ) from None
