@@ -290,7 +290,7 @@ def test_the_lock_is_free_again_after_a_fault(cache):
 
 
 def test_memory_does_not_grow_with_the_data_set(cache, monkeypatch):
-    monkeypatch.setattr("hpo.data.pipeline._cores", lambda: 2)
+    monkeypatch.setattr("hpo.data.pipeline.cores", lambda: 2)
 
     def peak(count):
         tracemalloc.start()

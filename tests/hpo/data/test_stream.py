@@ -87,7 +87,7 @@ def test_an_abandoned_stream_ends(folder):
 
 
 def test_memory_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr("hpo.data.pipeline._cores", lambda: 2)
+    monkeypatch.setattr("hpo.data.pipeline.cores", lambda: 2)
     np.savez(tmp_path / "many.npz", images=np.zeros((1000, 200, 200, 3), np.uint8))
     tracemalloc.start()
     count = sum(len(names) for names, _, _ in iter_images(tmp_path / "many.npz", 8, 16))
