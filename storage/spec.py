@@ -31,6 +31,9 @@ class StudySpec(BaseModel):
     metric: str = Field(description="what is maximised")
     seed: int = Field(description="from which the seeds of all trials derive")
     weights_digest: str | None = Field(None, description="digest of the file of pretrained weights, if one was given")
+    weights_normalisation: list[list[float]] | None = Field(
+        None, description="mean and std from the files beside the weights, empty without any; None: not recorded"
+    )
     sampler: str = Field(description="name of the sampler")
     pruner: str = Field(description="name of the pruner")
 

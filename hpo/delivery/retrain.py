@@ -18,7 +18,7 @@ from hpo.delivery.openings import Ledger, Looks
 from hpo.errors import BundleError, TrialEnded
 from hpo.hints import hint
 from hpo.search.record import versions
-from hpo.training import EpochResult, FitData, Runtime, fit
+from hpo.training import EpochResult, FitData, Runtime, build_model, fit
 from hpo.training.checkpoint import weights_digest, weights_file
 
 COMMAND = "retrain"
@@ -85,6 +85,8 @@ def retrain(bundle: Bundle, data: Path, out: Path, options: Options, watch: Watc
     _refuse_joined(bundle)
     check_out(out, force=options.force)
     plan = with_weights(bundle.manifest, options.weights, other=options.other_weights)
+    if not options.other_weights:
+        _check_normalisation(plan)
     dataset = _open(plan, data, options, watch)
     plan = plan.model_copy(update={"data": _origin(plan, dataset), "classes": dataset.classes})
     trained = _train(plan, dataset, options, watch)
@@ -177,6 +179,18 @@ def _open(manifest: Manifest, data: Path, options: Options, watch: Watch) -> Dat
                 refuse_other_split(manifest, dataset, data, maker=maker)
             return dataset
         return reopen_same(manifest, data, options.cache, progress, maker=maker, way_out=way_out)
+
+
+def _check_normalisation(manifest: Manifest) -> None:
+    """BundleError where the files beside the weights normalise images otherwise than in the trial."""
+    if not (manifest.config.pretrained and manifest.config.weights):
+        return
+    built, steps = build_model(manifest.config, len(manifest.classes)), manifest.preprocessing
+    if (built.mean, built.std) != (steps.mean, steps.std):
+        raise BundleError(
+            f"{manifest.config.weights} comes with mean {built.mean} and std {built.std}, but the trial had "
+            f"{steps.mean} and {steps.std}; copy the .json or config.json along with the weights"
+        )
 
 
 def _train(manifest: Manifest, dataset: Dataset, options: Options, watch: Watch) -> _Trained:

@@ -17,7 +17,7 @@ import optuna
 
 from hpo.data import DataOrigin, Dataset, Progress, SplitOptions, open_dataset
 from hpo.data.sources import existing
-from hpo.errors import DataError, UsageError
+from hpo.errors import DataError, HpoError, UsageError
 from search_spaces import (
     Roster,
     SearchSpace,
@@ -233,6 +233,29 @@ def open_data(plan: Plan, cache: Path, progress: Progress | None = None) -> Data
     return dataset
 
 
+def _normalisation(weights: object) -> list[list[float]]:
+    """Mean and std from the files beside the weights; empty where there is none."""
+    from hpo.training.description import describe
+
+    found = describe(Path(str(weights)))
+    return [list(found.mean), list(found.std)] if found.mean and found.std else []
+
+
+def refuse_other_normalisation(spec: StudySpec, weights: object) -> None:
+    """HpoError where the files beside the weights say another mean and std than where the study was made.
+
+    They are no part of the file itself, and easily left behind when it is copied to another host.
+    """
+    theirs, ours = spec.weights_normalisation, _normalisation(weights)
+    if theirs is None or theirs == ours:
+        return
+    texts = [f"mean {pair[0]} and std {pair[1]}" if pair else "no mean and std" for pair in (ours, theirs)]
+    raise HpoError(
+        f"the files beside {weights} give {texts[0]}, but gave {texts[1]} where the study was made; "
+        "copy the .json or config.json along with the weights"
+    )
+
+
 def found_study(db: Database, plan: Plan, dataset: Dataset) -> optuna.Study:
     """Create the study, or open it where it exists with the same space, data, metric and seed.
 
@@ -248,11 +271,14 @@ def found_study(db: Database, plan: Plan, dataset: Dataset) -> optuna.Study:
         metric=plan.metric,
         seed=plan.split.seed,
         weights_digest=plan.weights_digest,
+        weights_normalisation=_normalisation(plan.space.fixed["weights"]) if plan.weights_digest else None,
         sampler=plan.sampler,
         pruner=plan.pruner,
     )
     limits = Limits(trials=len(plan.space.entries) if isinstance(plan.space, Roster) else DEFAULT_TRIALS)
     study = create_study(db, plan.study, spec, points=plan.space.enqueue_points(), limits=limits)
+    if plan.weights_digest:
+        refuse_other_normalisation(read_spec(study), plan.space.fixed["weights"])
     way_out = "use the version of hpo that it was made with, or give another name with --study"
     origin_of(read_spec(study)).refuse_other_split(
         dataset, plan.data, options=plan.split, maker=f"study {plan.study!r}", way_out=way_out

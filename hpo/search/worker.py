@@ -19,7 +19,7 @@ from hpo.data import Dataset, KnownImages
 from hpo.errors import HpoError, UsageError
 from hpo.search.clock import Clock, moment
 from hpo.search.garbage import kept_by_copies
-from hpo.search.plan import first_judged, open_study_data, origin_of, possible
+from hpo.search.plan import first_judged, open_study_data, origin_of, possible, refuse_other_normalisation
 from hpo.search.signals import StopSignal
 from hpo.search.strategy import make_pruner, sampler_for_trial
 from hpo.search.trial import Outcome, run_trial
@@ -264,4 +264,5 @@ def _localised(space: Space, spec: StudySpec, weights: Path | None) -> Space:
     file = Path(str(path)).resolve()
     if weights_digest(file) != spec.weights_digest:
         raise HpoError(f"{path} is not the weights file of the study; give the same one with --weights")
+    refuse_other_normalisation(spec, file)
     return with_weights(space, str(file))

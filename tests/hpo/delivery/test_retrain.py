@@ -231,3 +231,20 @@ def test_test_images_that_are_trained_on_prove_nothing(tmp_path, manifest, weigh
     assert (result.left_out, result.test.report.n) == (1, 6)
     told = retrain_lines("final", read_bundle(tmp_path / "best"), result)
     assert any(line.startswith("1 test image is a copy of images that the model has trained on") for line in told)
+
+
+def test_weights_that_lost_the_file_beside_them_are_not_retrained_with(
+    manifest, weights_file, images, tmp_path, options
+):
+    """The trial was normalised by the file beside its weights; without that file the network would see others."""
+    started = manifest.model_copy(
+        update={
+            "config": CONFIG.replace(pretrained=True, weights=str(weights_file)),
+            "weights": Weights(file=weights_file.name, digest=weights_digest(weights_file)),
+            "preprocessing": manifest.preprocessing.model_copy(update={"mean": (0.1, 0.2, 0.3)}),
+        }
+    )
+    write_bundle(tmp_path / "b", started, b"", {})
+    with pytest.raises(BundleError, match=r"comes with mean .* but the trial had \(0\.1, 0\.2, 0\.3\).*copy the"):
+        retrain(read_bundle(tmp_path / "b"), images, tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()

@@ -27,6 +27,7 @@ from hpo.search.plan import (
     open_study_data,
     origin_of,
     possible,
+    refuse_other_normalisation,
     resolve_space,
     set_budget,
 )
@@ -293,3 +294,18 @@ def test_a_study_from_before_symmetry_goes_on_as_it_was_made_by_the_same_command
     with pytest.raises(StudyError, match="another search space"):
         found_study(bench.db, named, bench.dataset)
     assert as_made(bench.db, replace(plan, study="new")) == (replace(plan, study="new"), None)
+
+
+@pytest.mark.postgres
+def test_weights_that_lost_the_file_beside_them_on_the_way_are_refused(bench: Bench, weights: Path) -> None:
+    """The digest is of the weights alone; mean and std lie in a file of their own."""
+    stored = read_spec(bench.study).model_copy(update={"weights_normalisation": [[0.5] * 3, [0.25] * 3]})
+    with pytest.raises(
+        HpoError, match=r"give no mean and std, but gave mean \[0\.5, .* copy the \.json or config\.json"
+    ):
+        refuse_other_normalisation(stored, weights)
+    weights.with_suffix(".json").write_text(json.dumps({"mean": [0.5] * 3, "std": [0.25] * 3}))
+    refuse_other_normalisation(stored, weights)
+    with pytest.raises(HpoError, match="but gave no mean and std where the study was made"):
+        refuse_other_normalisation(stored.model_copy(update={"weights_normalisation": []}), weights)
+    refuse_other_normalisation(stored.model_copy(update={"weights_normalisation": None}), weights)  # not recorded
