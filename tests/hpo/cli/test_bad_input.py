@@ -235,7 +235,7 @@ def test_a_study_keeps_its_space_and_its_data(refused: Refused, cells: Path, tmp
     other = tmp_path / "other"
     shutil.copytree(cells, other)
     next(iter(sorted(other.rglob("*.jpg"))), next(iter(sorted(other.rglob("*.png"))), None)).unlink()  # type: ignore[union-attr]
-    assert "data" in refused(init(other))
+    assert "made with other images" in refused(init(other))
     assert "seed" in refused(init(cells, "--seed", "1"))
 
 
