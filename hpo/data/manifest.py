@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from hpo.data import digests
 from hpo.data.dataset import LeftOut, PartName, Unreadable
-from hpo.data.depth import FULL, depth_note, reached_levels, white_level
+from hpo.data.depth import depth_note, reached_levels, white_level
 from hpo.data.pipeline import Decoded
 from hpo.data.records import Record
 
@@ -130,7 +130,7 @@ class ManifestDraft:
 
     def finish(self) -> Manifest:
         """The manifest of what was added."""
-        white = (self._white or FULL) if self._largest else None
+        white = (self._white or self.own_white) if self._largest else None
         if white:
             self.note(depth_note(reached_levels(self._largest), white))
         if self._paged:
