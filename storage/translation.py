@@ -48,11 +48,17 @@ _LASTING = (
     (r'database "[^"]*" does not exist', "no such database there; create it (createdb), or check --storage"),
     (r'relation "[^"]*" does not exist', "it holds no studies yet; make one with `hpo run` or `hpo init`"),
     (r"pg_hba\.conf", "the server does not admit this host, user or database; see its pg_hba.conf"),
+    (
+        r"permission denied for (table|relation|sequence|view)",
+        "the user may not write there; grant it SELECT, INSERT, UPDATE and DELETE on all tables and USAGE on all "
+        "sequences of the schema",
+    ),
     (r"permission denied", "the user lacks a permission; grant it CONNECT, and CREATE on the schema"),
     (r"SSL|certificate", "no secure connection; check sslmode and the certificates in --storage"),
     (r"invalid (dsn|connection option|URI)|invalid .* value", "--storage has an option that PostgreSQL does not know"),
     (r"expected authentication request|invalid response", "what listens there is not PostgreSQL; check host and port"),
 )
+_DENIED = re.compile(r"permission denied for (table|relation|sequence|view) \w+")
 _STARTING = re.compile(
     "Connection refused|No such file|starting up|shutting down|recovery mode|not yet accepting"
     "|closed the connection|closed unexpectedly|Connection reset|Broken pipe|terminating connection"
@@ -71,7 +77,9 @@ def unavailable(error: BaseException, url: URL) -> DatabaseUnavailableError:
     text = str(error)
     kind = ConflictError if isinstance(error, TransactionRollbackError) else DatabaseUnavailableError
     passing, lasting = _way_out(_PASSING, text), _way_out(_LASTING, text)
-    translated = kind(f"database {place(url)}: {passing or lasting or _quoted(text, url)}")
+    denied = _DENIED.search(text)
+    about = f"{denied[0]}: " if denied else ""
+    translated = kind(f"database {place(url)}: {about}{passing or lasting or _quoted(text, url)}")
     translated.passes = passing is not None or lasting is None
     return translated
 

@@ -40,10 +40,12 @@ def run_command(ctx: click.Context, /, trials: int | None, timeout: timedelta | 
     resolve_device(staff.device)  # a wrong one is told before the images are decoded
     with connected(staff.storage, staff.home, initialise=True, patience=STARTING) as db:
         study, _ = found(db, plan, staff.home)
-        from hpo.search.plan import set_budget
+        from hpo.search.plan import set_budget, settle_deadline
 
         if timeout is not None:  # what getting ready took is part of it
             timeout = max(timedelta(), timeout - timedelta(seconds=time.monotonic() - started))
+        elif line := settle_deadline(db, study):
+            click.echo(f"study {study.study_name}: {line}", err=True)
         set_budget(db, study, trials, timeout)
         team, look = employ(db, study, plan, staff)
         code = summarise(look(), team)
@@ -70,6 +72,8 @@ def summarise(overview: Overview, team: Team) -> int:
     if overview.best is None and overview.counts["finished"]:
         click.echo(f"\n{without_a_model(overview)}", err=True)
         return 1
+    if overview.out_of_time and not overview.counts["finished"]:
+        click.echo("\nthe time was up before a trial was finished: give a longer --timeout, or none", err=True)
     # A worker that died is no failure where others have gone on with its trial.
     return 1 if team.died and not spent else 0
 

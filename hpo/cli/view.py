@@ -83,7 +83,8 @@ def _told(overview: Overview) -> list[Text]:
     if overview.control in lines:
         return [Text(lines[overview.control], style="yellow")]
     idle = not overview.leases and any(line.state == "waiting" and line.epoch for line in overview.lines)
-    return [Text("nobody trains: `hpo run` or `hpo worker` goes on", style="yellow")] if idle else []
+    way = "`hpo run` with another --timeout, or with none," if overview.out_of_time else "`hpo run` or `hpo worker`"
+    return [Text(f"nobody trains: {way} goes on", style="yellow")] if idle else []
 
 
 def _redone(overview: Overview) -> list[Text]:

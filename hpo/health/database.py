@@ -31,6 +31,18 @@ SELECT current_setting('server_version') AS version, pg_is_in_recovery() AS repl
     to_regclass('studies') IS NOT NULL OR to_regclass('alembic_version') IS NOT NULL AS filled
 """
 
+_RIGHTS = """
+SELECT c.relname, r.wanted FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+CROSS JOIN (VALUES ('SELECT'), ('INSERT'), ('UPDATE'), ('DELETE')) r (wanted)
+WHERE n.nspname = current_schema() AND c.relname ~ '^(hpo_|stud|trial)'
+  AND CASE WHEN c.relkind = 'r' THEN NOT has_table_privilege(c.oid, r.wanted) END
+UNION ALL
+SELECT c.relname, 'USAGE' FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = current_schema() AND c.relname ~ '^(hpo_|stud|trial)'
+  AND CASE WHEN c.relkind = 'S' THEN NOT has_sequence_privilege(c.oid, 'USAGE') END
+"""
+"""Rights that the user lacks on optuna's tables and ours. A CASE, as PostgreSQL may ask for the rights first."""
+
 
 def check_database(db: Database) -> Iterator[Check]:
     """What a connection shows, one line after another."""
@@ -79,9 +91,33 @@ def _schema(db: Database, filled: bool) -> Check:
     try:
         db.require_schema()
         _ = db.storage
+        lacking = _lacking(db)
     except StorageError as error:
         return amiss("schema", error)
+    if lacking is not None:
+        return lacking
     return well("schema", f"the tables are of hpo {__version__} and optuna {version('optuna')}")
+
+
+def _lacking(db: Database) -> Check | None:
+    """What the user may not do with the tables, which working takes; None where a write was tried and went through."""
+    from sqlalchemy import text
+
+    with db.engine.connect() as connection:
+        rows = connection.execute(text(_RIGHTS)).all()
+        if not rows:
+            connection.execute(text("UPDATE hpo_schema SET version = version"))
+            connection.rollback()
+            return None
+        user, schema = connection.execute(text("SELECT current_user, current_schema()")).one()
+    missing = {row.wanted for row in rows}
+    rights = ", ".join(right for right in ("SELECT", "INSERT", "UPDATE", "DELETE", "USAGE") if right in missing)
+    names = ", ".join(dict.fromkeys(row.relname for row in rows))
+    return amiss(
+        "schema", f"the user {user} may look at studies, but not work on them: it lacks {rights} on {names}",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {user}; "
+        f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {user}",
+    )  # fmt: skip
 
 
 def _latency(connection: Connection) -> float:

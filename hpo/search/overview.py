@@ -67,6 +67,11 @@ class Overview:
     """What the study's workers are told."""
 
     @property
+    def out_of_time(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.limits.deadline is not None and self.now >= self.limits.deadline
+
+    @property
     def counts(self) -> dict[str, int]:
         """Trials by state; asked = all that were ever taken up, finished = complete + pruned + failed."""
         states = {name: sum(line.state == name for line in self.lines) for name in _STATES.values()}

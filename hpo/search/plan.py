@@ -34,7 +34,9 @@ from storage import (
     Limits,
     StudySpec,
     create_study,
+    expire_dead_neighbours,
     has_spec,
+    holdings,
     open_study,
     read_limits,
     read_spec,
@@ -326,6 +328,23 @@ def set_budget(db: Database, study: optuna.Study, trials: int | None, timeout: t
     if limits != before:
         write_limits(study, limits)
     return limits
+
+
+def settle_deadline(db: Database, study: optuna.Study) -> str | None:
+    """What becomes of a deadline to come that an earlier run set, for a run that sets none; a line for people.
+
+    With other workers at work it holds for this run too. With none it was an interrupted run's, and is lifted.
+    """
+    limits, now = read_limits(study), db.now()
+    if limits.deadline is None or limits.deadline <= now:
+        return None
+    end = limits.deadline.astimezone()
+    when = f"{end:%H:%M}" if end.date() == now.astimezone().date() else f"{end:%Y-%m-%d %H:%M}"
+    expire_dead_neighbours(db, study)
+    if any(lease.state == "held" and lease.left >= 0 for lease in holdings(db, study)):
+        return f"ends at {when}, by an earlier --timeout, as other workers are at work; --timeout TIME sets another end"
+    write_limits(study, Limits(limits.trials))
+    return f"an earlier --timeout would end it at {when}; nobody is at work, so that is lifted: --timeout TIME sets one"
 
 
 def check_path(data: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from datetime import timedelta
@@ -30,10 +31,11 @@ from hpo.search.plan import (
     refuse_other_normalisation,
     resolve_space,
     set_budget,
+    settle_deadline,
 )
 from hpo.search.worker import WorkerOptions, failures_at_the_end, work
 from search_spaces import SearchSpace, SpaceError, load_space
-from storage import Control, StudyError, read_limits, read_spec, set_control
+from storage import Control, Limits, StudyError, read_limits, read_spec, set_control
 from storage.spec import write_spec
 from tests.hpo.search.conftest import Bench
 
@@ -309,3 +311,22 @@ def test_weights_that_lost_the_file_beside_them_on_the_way_are_refused(bench: Be
     with pytest.raises(HpoError, match="but gave no mean and std where the study was made"):
         refuse_other_normalisation(stored.model_copy(update={"weights_normalisation": []}), weights)
     refuse_other_normalisation(stored.model_copy(update={"weights_normalisation": None}), weights)  # not recorded
+
+
+def test_a_deadline_of_an_interrupted_run_is_lifted_and_that_is_said(bench: Bench) -> None:
+    assert settle_deadline(bench.db, bench.study) is None
+    set_budget(bench.db, bench.study, 7, timedelta(hours=1))
+    line = settle_deadline(bench.db, bench.study)
+    assert line is not None
+    assert re.search(r"an earlier --timeout would end it at .*\d\d:\d\d; .* lifted", line)
+    assert read_limits(bench.study) == Limits(trials=7)
+    assert settle_deadline(bench.db, bench.study) is None
+
+
+def test_a_deadline_holds_while_others_are_at_work_and_that_is_said(bench: Bench) -> None:
+    limits = set_budget(bench.db, bench.study, 7, timedelta(hours=1))
+    bench.claim()
+    line = settle_deadline(bench.db, bench.study)
+    assert line is not None
+    assert re.match(r"ends at .*\d\d:\d\d, by an earlier --timeout", line)
+    assert read_limits(bench.study) == limits
