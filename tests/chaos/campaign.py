@@ -21,6 +21,7 @@ from tests.chaos.redone import Redone, redone
 from tests.chaos.reference import fault_free
 from tests.chaos.scene import Progress, Scene
 from tests.chaos.schedule import Fault, Kind, Schedule
+from tests.chaos.second_home import SecondHome, containers_allowed
 from tests.chaos.server import Server, running_server
 from tests.chaos.sql import Sql
 from tests.chaos.steps import read_steps
@@ -106,7 +107,7 @@ def run_campaign(size: Size, folder: Path, say: Say = print) -> Outcome:
             return Outcome(
                 size=size, verdict=verdict, redone=costs, faults=dict(scene.ledger.by_kind()),
                 wrong_exits=tuple(ended.wrong for ended in scene.crew.exits if ended.wrong),
-                broken=(*unblamed(scene.sql, bench.poison_numbers), *missing_best(scene)),
+                broken=(*unblamed(scene.sql, bench.poison_numbers), *missing_best(scene), *scene.second.broken()),
                 notes=(*(f"{count} times {text}" for text, count in scene.ledger.notes.items()), *attack.notes),
                 seconds=time.monotonic() - started, epochs=sum(len(curve.reports) for curve in expected.values()),
             )  # fmt: skip
@@ -159,10 +160,12 @@ def _scene(bench: Bench, server: Server, size: Size, disk: SmallDisk | None) -> 
         bench.folder / "diary", lease=size.lease, poison=bench.poison_numbers,
     )  # fmt: skip
     crew = Crew(orders, size.workers)
+    second = SecondHome(bench.folder / "second")
     try:
-        yield Scene(bench, server, _DATABASE, proxy, disk, crew, artifacts / study, size.lease)
+        yield Scene(bench, server, _DATABASE, proxy, disk, crew, artifacts / study, size.lease, second)
     finally:
         crew.end()
+        second.close()
         proxy.close()
 
 
@@ -173,11 +176,13 @@ class Attack:
         self._scene, self._size, self._say = scene, size, say
         self._strikes = strikes_on(scene)
         without = frozenset() if scene.disk else frozenset({Kind.DISK})
-        self._faults = iter(Schedule(size.seed, size.faults, size.workers, without))
+        foreign = frozenset() if containers_allowed() else frozenset({Kind.READ_ELSEWHERE})
+        self._faults = iter(Schedule(size.seed, size.faults, size.workers, without | foreign))
         self._next: Fault | None = next(self._faults)
         self._quiet_until = 0.0
         self._moved = (Progress(), time.monotonic())
         self.notes: list[str] = ["no file system can be mounted here: the disk was never full"] if without else []
+        self.notes += ["no container can be made here: no folder was read from another"] if foreign else []
         self.missed = 0
 
     def run(self) -> None:

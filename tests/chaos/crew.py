@@ -27,7 +27,7 @@ class Member:
     stopped: bool = False
     """By SIGSTOP."""
     told_to_leave: float | None = None
-    """When SIGTERM was sent."""
+    """When SIGTERM or SIGHUP was sent."""
     killed: bool = False
     absence: float = 0.0
     """Seconds for which its slot stays empty after it; infinite where nobody follows."""
@@ -58,13 +58,13 @@ class Exit:
 
     @property
     def wrong(self) -> str | None:
-        """What is wrong with it: hpo promises 0, within ten seconds of a SIGTERM."""
+        """What is wrong with it: hpo promises 0, within ten seconds of a SIGTERM or SIGHUP."""
         if self.killed:
             return None
         if self.leaving is not None and self.leaving > 10.0:
             return f"worker {self.pid} took {self.leaving:.1f} s to leave after SIGTERM"
         # Before its handlers stand there is nothing to put back, and the signal may simply end it.
-        allowed = (0,) if self.leaving is None else (0, -signal.SIGTERM)
+        allowed = (0,) if self.leaving is None else (0, -signal.SIGTERM, -signal.SIGHUP)
         return None if self.code in allowed else f"worker {self.pid} ended with {self.code}"
 
 
@@ -107,10 +107,12 @@ class Crew:
         member.killed = True
         _signal(member, signal.SIGKILL)
 
-    def tell_to_leave(self, member: Member, absence: float | None = None) -> None:
+    def tell_to_leave(
+        self, member: Member, absence: float | None = None, number: signal.Signals = signal.SIGTERM
+    ) -> None:
         member.told_to_leave = time.monotonic()
         member.absence = member.absence if absence is None else absence
-        _signal(member, signal.SIGTERM)
+        _signal(member, number)
 
     def freeze(self, member: Member) -> None:
         member.stopped = True

@@ -15,6 +15,7 @@ from tests.chaos.crew import Crew, Member
 from tests.chaos.disk import SmallDisk
 from tests.chaos.ledger import Ledger, Timers
 from tests.chaos.proxy import Proxy
+from tests.chaos.second_home import SecondHome
 from tests.chaos.server import Server
 from tests.chaos.sql import Sql
 
@@ -65,6 +66,7 @@ class Scene:
     files: Path
     """The folder of the study's checkpoints."""
     lease: float
+    second: SecondHome
     ledger: Ledger = field(default_factory=Ledger)
     timers: Timers = field(default_factory=Timers)
     _progress: Progress = Progress()

@@ -34,12 +34,17 @@ class Kind(StrEnum):
     REFUSED = "connections refused for seconds"
     SILENT = "network silent for seconds, then cut"
     COPY = "study copied with its id, the copy searched"
+    HANGUP = "SIGHUP"
+    READ_ELSEWHERE = "embedded server's folder read from another container"
+    HOME_COPIED = "embedded server's folder copied, the copy worked on"
+    HOME_MOVED = "embedded server's folder moved under it, and back"
 
 
 _SHARES = {
     Kind.KILL: 22, Kind.TERM: 12, Kind.STOP: 9, Kind.LEAVE: 4, Kind.JOIN: 3, Kind.CLOCK: 3, Kind.CORRUPT: 7,
     Kind.DISK: 3, Kind.FAST: 3, Kind.IMMEDIATE: 3, Kind.BACKEND: 7, Kind.CUT: 3, Kind.BEFORE_COMMIT: 7,
     Kind.AFTER_COMMIT: 7, Kind.BEFORE_WRITE: 4, Kind.REFUSED: 3, Kind.SILENT: 2, Kind.COPY: 1,
+    Kind.HANGUP: 3, Kind.READ_ELSEWHERE: 1, Kind.HOME_COPIED: 1, Kind.HOME_MOVED: 1,
 }  # fmt: skip
 _LAST = 0.8
 """The part of all epochs by which the last fault is due."""

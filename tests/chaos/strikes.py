@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,6 +34,9 @@ class WorkerStrikes:
 
     def term(self, fault: Fault) -> bool:
         return self._leave(fault, "SIGTERM", absence=fault.strength)
+
+    def hang_up(self, fault: Fault) -> bool:
+        return self._leave(fault, Kind.HANGUP, absence=fault.strength, number=signal.SIGHUP)
 
     def leave(self, fault: Fault) -> bool:
         return self._leave(fault, Kind.LEAVE, absence=5 + 10 * fault.strength)
@@ -67,9 +71,9 @@ class WorkerStrikes:
         self._crew.kill(member)
         self._ledger.add(Kind.KILL, member.pid, loses=True)
 
-    def _leave(self, fault: Fault, name: str, absence: float) -> bool:
+    def _leave(self, fault: Fault, name: str, absence: float, number: signal.Signals = signal.SIGTERM) -> bool:
         for member, _ in self._scene.victims(fault.slot):
-            self._crew.tell_to_leave(member, absence)
+            self._crew.tell_to_leave(member, absence, number)
             self._ledger.add(name, member.pid)
             return True
         return False
@@ -165,6 +169,16 @@ class SurroundingStrikes:
         keep_full()
         return True
 
+    def home(self, fault: Fault) -> bool:
+        """Something that befalls the folder of an embedded server; what comes of it is counted in the end."""
+        second = self._scene.second
+        drills = {
+            Kind.READ_ELSEWHERE: second.read_elsewhere, Kind.HOME_COPIED: second.copy, Kind.HOME_MOVED: second.move,
+        }  # fmt: skip
+        drills[fault.kind]()
+        self._ledger.add(fault.kind)
+        return True
+
     def _outage(self, fault: Fault) -> float:
         """Seconds: mostly shorter than a lease; longer only where every running trial may lose its holder."""
         longest = max((held.deaths for held in self._scene.held().values()), default=0)
@@ -197,6 +211,8 @@ def strikes_on(scene: Scene) -> dict[Kind, Callable[[Fault], bool]]:
         Kind.BACKEND: around.backend, Kind.CUT: around.cut, Kind.BEFORE_COMMIT: around.cut_commit,
         Kind.AFTER_COMMIT: around.cut_commit, Kind.BEFORE_WRITE: around.cut_write,
         Kind.REFUSED: around.refused, Kind.SILENT: around.silent, Kind.COPY: around.copy,
+        Kind.HANGUP: workers.hang_up, Kind.READ_ELSEWHERE: around.home, Kind.HOME_COPIED: around.home,
+        Kind.HOME_MOVED: around.home,
     }  # fmt: skip
 
 
