@@ -20,14 +20,15 @@ def checked(point: object, key: str, dimensions: Dimensions, fixed: Values) -> d
     """
     if not isinstance(point, Mapping):
         raise SpaceError(f"{key} is {point!r}, but must be a mapping of dimensions to values")
-    given = {known(name, f"{key}.{name}"): value for name, value in point.items()}
-    typed = {name: canonical(name, value, f"{key}.{name}") for name, value in given.items()}
+    prefix = f"{key}." if key else ""
+    given = {known(name, f"{prefix}{name}"): value for name, value in point.items()}
+    typed = {name: canonical(name, value, f"{prefix}{name}") for name, value in given.items()}
     for name, value in typed.items():
         if name not in dimensions:
-            _check_fixed(name, value, f"{key}.{name}", fixed)
+            _check_fixed(name, value, f"{prefix}{name}", fixed)
     values = {name: typed[name] for name in dimensions if name in typed}
     for name, value in values.items():
-        _check_open(value, f"{key}.{name}", dimensions[name], {**fixed, **values})
+        _check_open(value, f"{prefix}{name}", dimensions[name], {**fixed, **values})
     return values
 
 
@@ -56,6 +57,29 @@ def parameters(point: Values, dimensions: Dimensions, fixed: Values) -> dict[str
         if variant is not None:
             named[parameter_name(name, variant, dimensions[name])] = value
     return named
+
+
+def check_parameters(params: Values, dimensions: Dimensions, fixed: Values) -> None:
+    """Raise SpaceError where optuna parameters that a trial was given are none that it can take.
+
+    Optuna would pass over an unknown name in silence, and take a value out of its range.
+    """
+    named = {
+        parameter_name(name, variant, variants): (name, variant)
+        for name, variants in dimensions.items()
+        for variant in variants
+    }
+    values = {**fixed, **{named[key][0]: value for key, value in params.items() if key in named}}
+    for key, value in params.items():
+        if key not in named:
+            if key in fixed:
+                raise SpaceError(f"{key} is fixed to {fixed[key]!r} in this study, so no trial can be given another")
+            raise SpaceError(f"{key} is no parameter of this study; they are {', '.join(named)}")
+        name, variant = named[key]
+        if any(parent in values and values[parent] not in allowed for parent, allowed in variant.when.items()):
+            raise SpaceError(f"{key} exists only when {in_words(variant.when)}")
+        if not variant.contains(canonical(name, value, key)):
+            raise SpaceError(f"{key} is {value!r}, but must be in {variant}")
 
 
 def distinct(points: Sequence[Values]) -> list[Values]:

@@ -88,6 +88,12 @@ class Roster:
         found = {getattr(entry.config, field) for entry in self.entries}
         return sorted(found, key=lambda value: (value is not None, value))
 
+    def check_parameters(self, params: Mapping[str, Any]) -> None:
+        """Raise SpaceError where parameters that a trial was given name no run."""
+        names = [entry.name for entry in self.entries]
+        if set(params) - {RUN} or params.get(RUN, names[0]) not in names:
+            raise SpaceError(f"{dict(params)!r} names none of the runs {', '.join(names)}")
+
     def enqueue_points(self) -> list[dict[str, Any]]:
         """The entries as optuna parameters, for `study.enqueue_trial`."""
         return [{RUN: entry.name} for entry in self.entries]

@@ -17,7 +17,7 @@ from search_spaces.dimensions import Dimension, Trial, dimension_from_dict
 from search_spaces.errors import SpaceError, within
 from search_spaces.fields import Scalar, canonical, default, in_order, known, one_of
 from search_spaces.phased import phase_numbers, with_sum, without_sum
-from search_spaces.points import checked, contradicted, distinct, moved, parameters
+from search_spaces.points import check_parameters, checked, contradicted, distinct, moved, parameters
 from search_spaces.reach import reach
 
 
@@ -106,6 +106,22 @@ class SearchSpace:
     def config(self, params: Mapping[str, Any]) -> TrialConfig:
         """The configuration that a trial with these optuna parameters was given."""
         return TrialConfig.from_dict({**self.fixed, **self.searched(params)}, source=f"space {self.name}")
+
+    def parameters(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of open dimensions as optuna parameters, for `study.enqueue_trial`; what is left out is sampled.
+
+        Raises SpaceError for a field that is unknown or fixed, a value that its dimension cannot give, and a dimension
+        that does not exist under the other values.
+        """
+        for name in values:
+            if known(name, name) in self.fixed:
+                raise SpaceError(f"{name} is fixed to {self.fixed[name]!r} in this study; leave it out")
+        typed = {name: canonical(name, value, name) for name, value in values.items()}
+        return parameters(checked(typed, "", self.dimensions, self.fixed), self.dimensions, self.fixed)
+
+    def check_parameters(self, params: Mapping[str, Any]) -> None:
+        """Raise SpaceError where optuna parameters that a trial was given are none that the space can give."""
+        check_parameters(params, self.dimensions, self.fixed)
 
     def enqueue_points(self) -> list[dict[str, Any]]:
         """The points as optuna parameters, for `study.enqueue_trial`; what a point leaves out is sampled."""

@@ -6,6 +6,7 @@ from storage.artifacts import (
     open_objects,
     open_store,
     refuse_foreign_files,
+    remove_checkpoints,
     remove_stray_study,
     stray_studies,
 )
@@ -36,10 +37,12 @@ from storage.spec import StudySpec, has_spec, read_spec
 from storage.studies import (
     check_study_name,
     create_study,
+    delete_study,
     give_own_id,
     open_study,
     quiet_optuna,
     sharers,
+    study_counts,
     study_names,
 )
 from storage.trials import Claim, NoTrial, claim_trial, reported_epochs, take_up
@@ -84,6 +87,7 @@ __all__ = [
     "claim_trial",
     "count_redone",
     "create_study",
+    "delete_study",
     "expire_dead_neighbours",
     "expire_leases",
     "format_size",
@@ -103,6 +107,7 @@ __all__ = [
     "read_spec",
     "reap",
     "refuse_foreign_files",
+    "remove_checkpoints",
     "remove_stray_study",
     "renew",
     "reported_epochs",
@@ -111,6 +116,7 @@ __all__ = [
     "sharers",
     "stop_embedded",
     "stray_studies",
+    "study_counts",
     "study_names",
     "take_up",
     "write_attributes",

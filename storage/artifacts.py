@@ -93,6 +93,11 @@ def remove_stray_study(root: Path | str, folder: str) -> None:
     garbage.remove_study(open_objects(root), folder)
 
 
+def remove_checkpoints(root: Path | str, study_id: str) -> None:
+    """Remove all checkpoints of one study; nothing where there are none."""
+    garbage.remove_study(open_objects(root), study_folder(study_id))
+
+
 def study_folder(study: str) -> str:
     """A folder name for a study's: its own where that is plain, else its plain part, `%` and a digest of it.
 

@@ -101,6 +101,25 @@ def study_names(db: Database) -> list[str]:
         return list(connection.execute(text("SELECT study_name FROM studies ORDER BY study_id")).scalars())
 
 
+def study_counts(db: Database) -> dict[str, dict[str, int]]:
+    """Trials by state (RUNNING, COMPLETE, …) of each study, in the order of their creation."""
+    query = text(
+        "SELECT s.study_name, t.state, count(t.trial_id) AS trials FROM studies s LEFT JOIN trials t USING (study_id) "
+        "GROUP BY s.study_id, s.study_name, t.state ORDER BY s.study_id"
+    )
+    counts: dict[str, dict[str, int]] = {}
+    with db.engine.connect() as connection:
+        for row in connection.execute(query):
+            counts.setdefault(row.study_name, {}).update({row.state: row.trials} if row.state else {})
+    return counts
+
+
+def delete_study(db: Database, name: str) -> None:
+    """Delete a study with its trials and leases; its checkpoints are not touched."""
+    with db.lock(study_lock(name)):
+        optuna.delete_study(study_name=name, storage=db.storage)
+
+
 def study_lock(name: str) -> str:
     """The key of the advisory lock under which a study is created."""
     return f"hpo:study:{name}"

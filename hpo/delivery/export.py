@@ -53,7 +53,9 @@ def choose_trial(study: Study, number: int | None = None) -> FrozenTrial:
     if number is None:
         ranked = best_first(trials)
         if not ranked:
-            raise BundleError(f"study {name!r} has no complete trial among {len(trials)}; let a worker finish one")
+            raise BundleError(
+                f"study {name!r} has no complete trial among {len(trials)}; `hpo run` with more --trials trains others"
+            )
         return ranked[0]
     found = next((t for t in trials if t.number == number), None)
     if found is None:

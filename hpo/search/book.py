@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from hpo.search.record import Progress, close_record, open_record
 from hpo.search.strategy import derive_seed
 from hpo.search.workshop import Workshop
-from search_spaces import TrialConfig, trial_seed
+from search_spaces import SpaceError, TrialConfig, trial_seed
 from storage import (
     LEAVING,
     Claim,
@@ -68,7 +68,11 @@ class TrialBook:
     def _suggest(self) -> tuple[TrialConfig, int]:
         shop, trial = self._shop, self._take_up()
         with self._storage.transaction(self._keeper.lease.fence) as connection:
+            given = trial._cached_frozen_trial.system_attrs.get("fixed_params", {})
+            shop.space.check_parameters(given)  # enqueued past `hpo enqueue`, as in the dashboard
             config = shop.space.suggest(trial)
+            if unasked := given.keys() - trial.params.keys():
+                raise SpaceError(f"{', '.join(sorted(unasked))} does not exist under the other values of this trial")
             seed = derive_seed(shop.seed, "trial", trial_seed(shop.space, trial.params, self._number))
             record = open_record(config, seed, str(shop.worker), shop.known.split_digest)
             write_attributes(connection, self._trial_id, record)

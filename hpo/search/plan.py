@@ -89,7 +89,7 @@ def earlier_space(
     name: str, *, backbone: str | None = None, weights: Path | None = None, fixed: tuple[str, ...] = ()
 ) -> SearchSpace | None:
     """What `resolve_space` gave for the same arguments before `symmetry` was a field; None where they name it."""
-    if "symmetry" in _assignments(fixed):
+    if "symmetry" in assignments(fixed):
         return None
     try:
         return resolve_space(
@@ -118,12 +118,12 @@ def resolve_space(
     the space takes the place of today's.
     """
     space = edition or load_space(name)
-    values = _assignments(fixed)
+    values = assignments(fixed)
     if backbone is not None:
         _refuse_for_baselines(backbone, space)
-        _agree("--backbone", backbone, values, "backbone")
+        _agree("--backbone ", backbone, values, "backbone")
     if weights is not None:
-        _agree("--weights", str(weights.resolve()), values, "weights")
+        _agree("--weights ", str(weights.resolve()), values, "weights")
         _agree_to_pretrain(weights, space, values)
         _agree_on_backbone(weights, space, values)
     chosen = space.with_fixed(values)
@@ -164,21 +164,22 @@ def _agree_on_backbone(weights: Path, space: SearchSpace, values: dict[str, Any]
     values["backbone"] = theirs
 
 
-def _assignments(texts: Iterable[str]) -> dict[str, Any]:
-    """`key=value` texts to typed values; UsageError where one key is given two."""
+def assignments(texts: Iterable[str], option: str = "--set ") -> dict[str, Any]:
+    """`key=value` texts to typed values; UsageError, which begins with `option`, where one key is given two."""
     values: dict[str, Any] = {}
     for text in texts:
         key, equals, value = (part.strip() for part in text.partition("="))
         if not equals or not key:
-            raise UsageError(f"--set {text}: must be KEY=VALUE, for example --set epochs=8")
-        _agree("--set", parse_value(key, value), values, key)
+            raise UsageError(f"{option}{text}: must be KEY=VALUE, for example {option}epochs=8")
+        _agree(f"{option}{key}=", parse_value(key, value), values, key)
     return values
 
 
 def _agree(option: str, value: Any, values: dict[str, Any], key: str) -> None:
     """Put `value` under `key`; UsageError where another one stands there: neither is dropped in silence."""
     if values.setdefault(key, value) != value:
-        raise UsageError(f"{option} {value} contradicts --set {key}={values[key]}; give one of them")
+        other = "--set " if option.startswith("-") else ""
+        raise UsageError(f"{option}{value} contradicts {other}{key}={values[key]}; give one of them")
 
 
 def possible(space: Space, field: str) -> list[Any]:

@@ -272,3 +272,32 @@ def test_a_space_stored_before_symmetry_was_a_field_is_read_as_it_was_meant() ->
     assert old.fingerprint == hashlib.sha256(content.encode()).hexdigest()
     assert old.fingerprint != SearchSpace("new", fixed={"epochs": 3}).fingerprint
     assert SearchSpace.from_dict(old.to_dict()) == old
+
+
+def test_parameters_that_a_trial_was_given_are_checked_as_far_as_they_say() -> None:
+    space = SearchSpace(
+        name="s", fixed={"epochs": 3},
+        dimensions={
+            "optimiser": (Choice(("adamw", "sgd")),),
+            "learning_rate": (
+                Float(1e-4, 1e-2, log=True, when={"optimiser": ("adamw",)}),
+                Float(1e-2, 1.0, log=True, when={"optimiser": ("sgd",)}),
+            ),
+        },
+    )  # fmt: skip
+    for params in (
+        {},
+        {"optimiser": "sgd"},
+        {"learning_rate[sgd]": 0.1},
+        {"optimiser": "sgd", "learning_rate[sgd]": 1},
+    ):
+        space.check_parameters(params)
+    for params, told in [
+        ({"learning_rate": 0.1}, "is no parameter of this study"),
+        ({"epochs": 3}, "epochs is fixed to 3"),
+        ({"optimiser": "lion"}, "must be in"),
+        ({"learning_rate[sgd]": 2}, "must be in"),
+        ({"optimiser": "adamw", "learning_rate[sgd]": 0.1}, "exists only when optimiser"),
+    ]:
+        with pytest.raises(SpaceError, match=told):
+            space.check_parameters(params)

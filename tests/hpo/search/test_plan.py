@@ -59,7 +59,7 @@ def test_weights_choose_the_backbone_where_nothing_else_does(weights: Path) -> N
     ("backbone", "fixed", "told"),
     [
         ("resnet18", ["backbone=resnet34"], "--backbone resnet18 contradicts --set backbone=resnet34"),
-        (None, ["epochs=3", "epochs=4"], "--set 4 contradicts --set epochs=3"),
+        (None, ["epochs=3", "epochs=4"], "--set epochs=4 contradicts --set epochs=3"),
         (None, ["epochs"], "must be KEY=VALUE"),
         (None, ["=3"], "must be KEY=VALUE"),
     ],

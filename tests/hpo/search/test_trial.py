@@ -149,6 +149,28 @@ def test_a_fault_of_the_disk_is_raised_and_the_trial_is_put_back(
     assert [t.state for t in bench.study.get_trials()] == [TrialState.WAITING]
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"learning_rat": 1e-3}, "learning_rat is no parameter of this study; they are learning_rate"),
+        ({"epochs": 7}, "epochs is fixed to"),
+        ({"learning_rate": 7.0}, "learning_rate is 7.0, but must be in"),
+        ({"learning_rate": "fast"}, "learning_rate"),
+    ],
+)
+def test_what_was_enqueued_past_the_command_and_cannot_be_tried_fails_with_the_reason(
+    bench: Bench, tiny_space: SearchSpace, given: dict[str, Any], told: str
+) -> None:
+    """As in the dashboard. Optuna passes over an unknown name, and takes a value out of its range."""
+    shop = bench.shop(tiny_space)
+    assert run_trial(shop, bench.claim()) is Outcome.COMPLETE
+    bench.study.enqueue_trial(given)
+    assert run_trial(shop, bench.claim()) is Outcome.FAILED
+    trial = bench.study.get_trials()[1]
+    assert trial.state == TrialState.FAIL
+    assert told in trial.user_attrs["reason"]
+
+
 def test_only_the_best_trials_keep_their_checkpoints(bench: Bench, tiny_space: SearchSpace) -> None:
     shop = bench.shop(tiny_space)
     for _ in range(4):

@@ -1,0 +1,199 @@
+"""Studies and trials as lists, what is tried next, and deleting: `hpo studies`, `trials`, `enqueue`, `delete`."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpo.cli.connect import artifacts_folder, connected
+from hpo.cli.existing import existing
+from hpo.cli.options import artifacts_option, debug_option, storage_options, study_option
+from hpo.errors import UsageError
+from hpo.hints import hint
+from hpo.strict_json import strict_json
+
+if TYPE_CHECKING:
+    import optuna
+
+    from hpo.search.overview import Overview
+    from storage import Database
+
+STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
+COLUMNS = ("number", "state", "value", "epoch", "epochs", "start", "end", "seconds", "reason", "worker")
+"""Of `hpo trials --csv`, before the parameters."""
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@click.command("studies")
+@storage_options
+@json_option
+@debug_option
+def studies_command(storage: str | None, home: Path, as_json: bool) -> None:
+    """List the studies of the database, in the order of their creation, with their trials by state."""
+    with connected(storage, home) as db:
+        from storage import study_counts
+
+        found = {
+            name: {word: counts.get(state, 0) for state, word in STATES.items()}
+            for name, counts in study_counts(db).items()
+        }
+    if as_json:
+        click.echo(strict_json([{"study": name, "trials": counts} for name, counts in found.items()], indent=2))
+    elif found:
+        _print_table(["study", *STATES.values()], [[name, *map(str, of.values())] for name, of in found.items()])
+    else:
+        click.echo("there is no study yet; make one with `hpo run` or `hpo init`")
+
+
+@click.command("trials")
+@click.argument("study", envvar="HPO_STUDY")
+@storage_options
+@json_option
+@click.option("--csv", "as_csv", is_flag=True, help="Print a CSV with a header and a row for each trial.")
+@debug_option
+def trials_command(study: str, storage: str | None, home: Path, as_json: bool, as_csv: bool) -> None:
+    """List every trial of STUDY: state, value, parameters, start and end, and why it ended where that is known."""
+    if as_json and as_csv:
+        raise UsageError("--json contradicts --csv; give one of them")
+    with existing(storage, home, study) as (db, found):
+        from hpo.search.overview import Survey
+
+        overview = Survey(db, found)()
+        rows = _trials(overview, found)
+    if as_json:
+        click.echo(strict_json(rows, indent=2))
+    elif as_csv:
+        _print_csv(rows)
+    else:
+        _print_table(["trial", "state", overview.metric, "parameters", "reason"], [_cells(row) for row in rows])
+
+
+def _trials(overview: Overview, study: optuna.Study) -> list[dict[str, Any]]:
+    """Each trial as its row of JSON has it."""
+    times = {one.number: (one.datetime_start, one.datetime_complete) for one in study.get_trials(deepcopy=False)}
+    return [
+        {**line.to_dict(), **dict(zip(("start", "end"), map(_utc, times[line.number]), strict=True))}
+        for line in overview.lines
+    ]
+
+
+def _utc(local: datetime | None) -> str | None:
+    """Optuna gives naive local times."""
+    return local.astimezone(UTC).isoformat(timespec="milliseconds") if local else None
+
+
+def _print_csv(rows: list[dict[str, Any]]) -> None:
+    from hpo.spreadsheet import plain_row
+
+    names = list(dict.fromkeys(name for row in rows for name in row["params"]))
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(plain_row([*COLUMNS, *(f"param_{name}" for name in names)]))
+    for row in rows:
+        cells = [*(row[column] for column in COLUMNS), *(row["params"].get(name) for name in names)]
+        writer.writerow(plain_row("" if cell is None else cell for cell in cells))
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    value = "" if row["value"] is None else f"{row['value']:.4f}"
+    params = "  ".join(f"{key}={value}" for key, value in row["params"].items())
+    return [str(row["number"]), row["state"], value, params, row["reason"] or ""]
+
+
+def _print_table(titles: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+@click.command("enqueue")
+@study_option
+@click.argument("values", nargs=-1, required=True, metavar="KEY=VALUE...")
+@storage_options
+@debug_option
+def enqueue_command(study: str, values: tuple[str, ...], storage: str | None, home: Path) -> None:
+    """Have STUDY try these values next; what is left out is sampled.
+
+    A key that is unknown or fixed in the study, a value out of its range, and a key that does not exist under the other
+    values are refused.
+    """
+    with existing(storage, home, study) as (_, found):
+        from hpo.search.plan import assignments
+        from search_spaces import Roster, read_space
+        from storage import read_limits, read_spec
+
+        space = read_space(read_spec(found).space)
+        if isinstance(space, Roster):
+            raise UsageError(f"{study} trains a list of runs, to which nothing can be added")
+        params = space.parameters(assignments(values, ""))
+        found.enqueue_trial(params)
+        trials = found.get_trials(deepcopy=False)
+        limit, taken = read_limits(found).trials, sum(trial.state.name != "WAITING" for trial in trials)
+    click.echo(f"trial {trials[-1].number} waits with {', '.join(f'{key}={value}' for key, value in params.items())}")
+    if limit is not None and taken >= limit:
+        click.echo(f"the study has its {limit} trials: `hpo run` with more --trials has it tried", err=True)
+
+
+@click.command("delete")
+@click.argument("name", metavar="STUDY")  # not the one that HPO_STUDY or hpo.toml names: it is written out each time
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@storage_options
+@artifacts_option
+@debug_option
+def delete_command(name: str, yes: bool, storage: str | None, home: Path, artifacts: Path | str | None) -> None:
+    """Delete STUDY with its trials, checkpoints and logs. It asks first, and refuses while a worker trains for it.
+
+    Packed images stay, since other studies share them; so do checkpoints that a copy of the study shares.
+    """
+    root = artifacts_folder(artifacts, home)
+    with existing(storage, home, name) as (db, found):
+        from storage import delete_study, read_spec, refuse_foreign_files, remove_checkpoints, sharers
+
+        identity = read_spec(found).id
+        refuse_foreign_files(db, root, identity)
+        _refuse_alive(db, found)
+        trials = len(found.get_trials(deepcopy=False))
+        if not yes:
+            _ask(f"delete study {name} with its {trials} trials, checkpoints and logs in {db.where}?")
+            _refuse_alive(db, found)
+        shared = [other.study_name for other in sharers(found)]
+        delete_study(db, name)
+        if shared:
+            click.echo(f"its checkpoints stay: {', '.join(shared)} shares them", err=True)
+        else:
+            remove_checkpoints(root, identity)
+            shutil.rmtree(home / "logs" / identity, ignore_errors=True)
+    click.echo(f"study {name} is deleted, {trials} trials")
+
+
+def _refuse_alive(db: Database, study: optuna.Study) -> None:
+    """UsageError while a worker holds a trial of the study: its training would be for nothing."""
+    from storage import holdings
+
+    alive = [lease for lease in holdings(db, study) if lease.state == "held" and lease.left >= 0]
+    if alive:
+        raise UsageError(
+            f"{alive[0].owner} trains trial {alive[0].number} of study {study.study_name}; let it leave first: "
+            f"`{hint('stop', study=study.study_name)}`, or, if it is dead, "
+            f"`{hint('reap', study=study.study_name, owner=alive[0].owner)}`"
+        )
+
+
+def _ask(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} Nobody can be asked here: give --yes")
+    if not click.confirm(question, err=True):
+        raise UsageError("nothing was deleted")
