@@ -247,7 +247,8 @@ def _print_evaluation(bundle: Path | str, data: Path, found: Evaluation) -> None
     from hpo.cli.delivery_text import tta_line
     from hpo.evaluation.table import print_reliability, print_report
 
-    images = f"the {found.selection.name} part of {data}" if found.selection.name else f"all of {data}"
+    whole = "the other images" if found.selection.overlap.left_out else "all"
+    images = f"{f'the {found.selection.name} part' if found.selection.name else whole} of {data}"
     measured = found.measurement
     print_report(Console(), found.report, f"{bundle} on {images}")
     if measured.temperature is None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import zipfile
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from hpo.cli import main
-from hpo.delivery.bundle import read_bundle, write_bundle
+from hpo.data import KnownImages
+from hpo.delivery.bundle import Extras, read_bundle, write_bundle
 from hpo.delivery.validation import Validation
 
 from .conftest import draw
@@ -69,6 +71,19 @@ def test_evaluate_says_what_is_left_out(run, bundle, tmp_path):
     other = draw(tmp_path / "other", 2, seed=8)
     next(other.rglob("*.png")).with_suffix(".heic").touch()
     assert "left out: 1 .heic\n" in run("evaluate", bundle, "--data", other).stderr
+
+
+def test_evaluate_says_which_images_took_part(run, manifest, weights, dataset, images, tmp_path):
+    write_bundle(tmp_path / "best", manifest, weights, {}, extras=Extras(known=KnownImages.of(dataset)))
+    more = shutil.copytree(images, tmp_path / "more")
+    shutil.copy(draw(tmp_path / "other", 1, seed=8) / "red" / "0.png", more / "red" / "new.png")
+    took_part = len(dataset.train) + len(dataset.val)
+    said = run("evaluate", tmp_path / "best", "--data", more)
+    assert f"{took_part} of 31 images of {more} took part in making this model" in said.stderr
+    assert "of the measured images are of the test part of the model's own data" in said.stderr
+    assert "on the other images" in " ".join(said.stdout.split())
+    refused = run("evaluate", tmp_path / "best", "--data", more, "--split", "test")
+    assert (refused.exit_code, len(refused.stderr.strip().splitlines())) == (2, 1)
 
 
 def test_evaluate_says_what_flatters(run, bundle, images):
