@@ -26,13 +26,20 @@ def drawn(monkeypatch):
 
 
 def test_families_extras_and_mixes_are_all_there_from_nothing_to_all(images, drawn):
-    augmentation_sheet(images[:3], draws=3)
+    augmentation_sheet(images[:3], draws=3, symmetry="mirror")
     columns, rows = drawn[0]
     assert columns == ["0", "0.25", "0.5", "0.75", "1"]
     assert [row.label for row in rows] == [*(f for f in FAMILIES if f != "none"), *EXTRAS, "mixup", "cutmix"]
     for row in rows:
         assert np.array_equal(row.cells[0], images[:3]), f"{row.label} changes images at strength 0"
         assert {cell.shape for cell in row.cells} == {(3, 32, 32, 3)}
+
+
+def test_flips_are_left_out_where_labels_survive_none(images, drawn):
+    augmentation_sheet(images[:3], draws=3)
+    _, rows = drawn[0]
+    assert "flips" not in [row.label for row in rows]
+    assert "geometric" in [row.label for row in rows]
 
 
 def test_everything_shows_something_somewhere(images, drawn):
