@@ -54,15 +54,15 @@ class _Fitting:
 
 def _head(overview: Overview) -> RenderableType:
     counts, limit = overview.counts, overview.limits.trials
-    done = f"{counts['finished']}" + (f" of {limit}" if limit else "")
     bar = ProgressBar(total=limit or max(1, counts["finished"]), completed=counts["finished"], width=24)
     states = Text("  ").join(
         Text(f"{counts[state]} {state}", style=_STYLES[state]) for state in _STYLES if counts[state]
     )
     name = Text(overview.study, style="bold", overflow="fold")
-    progress = (bar, f"{done} trials")
-    narrow = Group(name, _in_line(*progress), states, *([_time_left(overview)] if _time_left(overview) else []))
-    return _Fitting(_in_line(name, *progress, states, _time_left(overview)), narrow, at_least=False)
+    done = Text(f"{counts['finished']} of {limit} trials" if limit else f"{counts['finished']} trials")
+    left = _time_left(overview)
+    narrow = Group(name, _in_line(bar), done, states, *([Text(left)] if left else []))
+    return _Fitting(_in_line(name, bar, done, states, left), narrow, at_least=False)
 
 
 def _in_line(*parts: RenderableType) -> Table:

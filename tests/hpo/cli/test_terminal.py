@@ -120,7 +120,7 @@ def overview(name: str, metric: str) -> Overview:
         number=3, state="held", owner="worker.example.org:123456", device="cuda:0", claimed_at=NOW, age=3, left=100,
         deaths=0, position=1, redone=0, takings=2, note="waits for room: 12 GB",
     )  # fmt: skip
-    limits = Limits(trials=50, deadline=NOW + timedelta(hours=1))
+    limits = Limits(trials=5000, deadline=NOW + timedelta(hours=1))
     return Overview(name, metric, "quick", limits, NOW, lines, lines[0], [lease])
 
 
@@ -135,7 +135,7 @@ def test_the_study_keeps_its_figures_at_every_width(columns: int, name: str, met
     flat = " ".join(text.split())
     assert name.replace(" ", "") in flat.replace(" ", "")
     assert all(f"1 {state}" in flat for state in ("complete", "pruned", "failed", "running", "waiting"))
-    assert "3 of 50 trials" in flat
+    assert " 3 of 5000 trials" in f" {flat}"
     assert "1h00m left" in flat
     assert flat.count("0.9812") == 6
     assert "worker.example.org:123456" in flat or columns < 80
