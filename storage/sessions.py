@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg2
-from sqlalchemy import URL, Engine, PoolProxiedConnection, QueuePool, create_engine, event
+import psycopg2.extensions
+from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, QueuePool, create_engine, event
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from storage.embedded import EmbeddedServer
@@ -29,13 +30,25 @@ _CONNECT_DEFAULTS = {
 }
 LOCK_TIMEOUT = 60.0
 """Seconds that a statement waits for a lock, unless told otherwise."""
-_NO_ENDLESS_WAIT = (
-    f"SET statement_timeout = '120s'; SET lock_timeout = '{LOCK_TIMEOUT:g}s'; "
-    "SET idle_in_transaction_session_timeout = '120s'; SET timezone = 'UTC'"
-)
+_BOUNDS = {
+    "statement_timeout": "120s",
+    "lock_timeout": f"{LOCK_TIMEOUT:g}s",
+    "idle_in_transaction_session_timeout": "120s",
+    "timezone": "UTC",
+}
+"""No wait for the server is endless."""
+_BIND_SESSION = "; ".join(f"SET {name} = '{value}'" for name, value in _BOUNDS.items())
+_BIND_TRANSACTION = "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in _BOUNDS.items())
 
 _ENVIRONMENT = threading.Lock()
 """Held while the environment is without the variables of libpq."""
+
+
+class Session(psycopg2.extensions.connection):  # type: ignore[misc]  # psycopg2 has no types
+    """A connection, and whether a pooler such as PgBouncer is between it and the server."""
+
+    pooled = False
+    """Each transaction may then be another server process's: what is set for a session would be left to others."""
 
 
 class BoundedPool(QueuePool):
@@ -87,6 +100,7 @@ class Sessions:
     def watched(self, engine: Engine) -> Engine:
         """`engine`, whose faults of the database are raised as ours from now on."""
         event.listen(engine, "handle_error", lambda context: translate(context, self.url))
+        event.listen(engine, "begin", _bind_transaction)
         return engine
 
     def _open(self) -> Any:
@@ -131,7 +145,17 @@ def without_libpq_variables() -> Iterator[None]:
 def _session(url: URL) -> Any:
     given: dict[str, Any] = url.translate_connect_args(username="user", database="dbname")
     query = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
-    session = psycopg2.connect(**{**_CONNECT_DEFAULTS, **given, **query})
+    session = psycopg2.connect(**{**_CONNECT_DEFAULTS, **given, **query}, connection_factory=Session)
     with session, session.cursor() as cursor:
-        cursor.execute(_NO_ENDLESS_WAIT)
+        cursor.execute("SELECT pg_backend_pid()")
+        session.pooled = cursor.fetchone() != (session.get_backend_pid(),)  # a pooler gives a number of its own
+        if not session.pooled:
+            cursor.execute(_BIND_SESSION)
     return session
+
+
+def _bind_transaction(connection: Connection) -> None:
+    """Through a pooler the bounds are set in each transaction anew, and end with it."""
+    session = connection.connection.dbapi_connection
+    if isinstance(session, Session) and session.pooled:
+        connection.exec_driver_sql(_BIND_TRANSACTION)
