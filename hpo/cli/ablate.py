@@ -19,6 +19,7 @@ from hpo.cli.roster import WIDTH, found_roster, name_option, roster_plan, train_
 from hpo.cli.teamwork import Staff, team_options
 from hpo.errors import UsageError
 from hpo.hints import hint
+from hpo.private_paths import shared_config
 
 if TYPE_CHECKING:
     import optuna
@@ -101,7 +102,7 @@ def _task(folder: Path, home: Path, options: dict[str, Any]) -> _Task:
     from hpo.delivery.evaluate import reopen
     from hpo.delivery.retrain import with_weights
 
-    manifest = with_weights(read_bundle(folder).manifest, options["weights"])
+    manifest = with_weights(read_bundle(folder).manifest, options["weights"], cache=cache_folder(home))
     if manifest.stage in ("ensemble", "soup"):
         raise UsageError(
             f"{folder} joins several trials, but one configuration is ablated; export one of them: "
@@ -189,5 +190,5 @@ def _tell(ctx: click.Context, found: list[Outcome], task: _Task, study: str) -> 
     about = circumstances(command_line(ctx), seed=task.manifest.data.seed, study=study, data=data)
     print_outcomes(Console(width=None if sys.stdout.isatty() else WIDTH), found, about)
     out = ctx.params["out"]
-    write_outputs(out, files(found, task.config.to_dict(), about))
+    write_outputs(out, files(found, shared_config(task.config.to_dict()), about))
     click.echo(f"\n{out}: table.md, table.csv, figure.svg, figure.png, results.json")

@@ -79,7 +79,7 @@ def export_best_command(
 
     with connected(storage, home) as db, delivered(out, cache_folder(home), force=force) as folder:
         store = open_store(artifacts_folder(artifacts, home), read_spec(open_study(db, study)).id)
-        manifest, found = export_best(db, study, store, folder, trial=trial, force=force)
+        manifest, found = export_best(db, study, store, folder, trial=trial, force=force, cache=cache_folder(home))
     click.echo(
         f"{out}: trial {manifest.trial} of study {study}, epoch {manifest.best_epoch}, {manifest.config.backbone}"
     )

@@ -9,6 +9,7 @@ import click
 
 from hpo.cli.connect import cache_folder
 from hpo.cli.options import Location, UserPath, debug_option, device_option, home_option, threads_option
+from hpo.private_paths import place_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +58,7 @@ def explain_command(
         model = load(folder, device)
     names, pixels = _read(images, model, limit)
     found = explain(model, names, pixels, target=target, method=method)
-    write_png(draw_sheet(found.cards, f"{bundle}: {found.method}"), out)
+    write_png(draw_sheet(found.cards, f"{place_name(bundle)}: {found.method}"), out)
     _say(out, found)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from hpo.cores import cores
 from hpo.data import Dataset
+from hpo.private_paths import command_without_places, place_name
 from hpo.search.record import versions
 
 
@@ -56,7 +57,7 @@ def circumstances(
 ) -> Circumstances:
     """Those of this process, now; `device` is what measures, where this process does."""
     return Circumstances(
-        command=command,
+        command=command_without_places(command),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=f"{platform.system()} {platform.machine()}, {cores()} cores",
         device=device_name(device) if device else None,
@@ -73,7 +74,7 @@ def described(path: Path, dataset: Dataset) -> dict[str, Any]:
     """The data set, in what decides the figures."""
     counts = {"train": len(dataset.train), "val": len(dataset.val), "test": dataset.test_count}
     return {
-        "path": str(path),
+        "path": place_name(path),
         "fingerprint": dataset.fingerprint,
         "split": dataset.split,
         "counts": counts,

@@ -18,6 +18,7 @@ from hpo.comparison.score import Score
 from hpo.delivery.bundle import read_bundle
 from hpo.delivery.manifest import Manifest
 from hpo.delivery.networks import networks_of
+from hpo.private_paths import place_from_here, shared_config
 from hpo.training.model import build_model, count_parameters
 from hpo.training.precision import device_name
 from search_spaces import TrialConfig
@@ -89,8 +90,8 @@ def measured_row(candidate: Candidate, bench: Bench) -> Row:
         seconds_per_epoch=median(cost.seconds_per_epoch for cost in costs) if costs else None,
         images_per_second=bench.speed(first),
         peak_memory=max(cost.peak_memory for cost in costs) if costs else None,
-        config=manifest.config.to_dict(),
-        folders=tuple(map(str, candidate.folders)),
+        config=shared_config(manifest.config.to_dict()),
+        folders=tuple(map(place_from_here, candidate.folders)),
         notes=candidate.notes,
         memory_shared=any(cost.shared for cost in costs),
         trained_on=_elsewhere(costs, bench.device),

@@ -15,7 +15,8 @@ from optuna.trial import TrialState
 from hpo.data import KnownImages
 from hpo.delivery.bundle import MODEL, Extras, check_out, write_bundle
 from hpo.delivery.calibrate import altered_validation, calibration_of
-from hpo.delivery.manifest import RESIZE_RULE, Manifest, Preprocessing, Weights
+from hpo.delivery.manifest import RESIZE_RULE, Manifest, Preprocessing, Weights, shared
+from hpo.delivery.original_weights import remember_weights
 from hpo.delivery.validation import Validation
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import Report, report
@@ -34,16 +35,29 @@ log = logging.getLogger(__name__)
 
 
 def export_best(
-    db: Database, study_name: str, store: CheckpointStore, out: Path, *, trial: int | None = None, force: bool = False
+    db: Database,
+    study_name: str,
+    store: CheckpointStore,
+    out: Path,
+    *,
+    trial: int | None = None,
+    force: bool = False,
+    cache: Path | None = None,
 ) -> tuple[Manifest, Report]:
     """Write the best complete trial of a study, or the complete trial number `trial`, as a bundle to `out`.
 
-    Returns the manifest and the report on the validation part. Raises StudyError where there is no such study,
+    Returns the manifest and the report on the validation part. `cache` remembers where the trial's weights file lies,
+    for a retraining on this machine: the bundle has its name alone. Raises StudyError where there is no such study,
     BundleError where there is no such trial, its checkpoint is gone, or `out` may not be written.
     """
     check_out(out, force=force)
     study = open_study(db, study_name)
-    return export_trial(study, choose_trial(study, trial), store, out, force=force)
+    chosen = choose_trial(study, trial)
+    exported = export_trial(study, chosen, store, out, force=force)
+    digest, place = exported[0].weights.digest, chosen.user_attrs["config"].get("weights")
+    if cache is not None and digest is not None and place is not None:
+        remember_weights(cache, place, digest)
+    return exported
 
 
 def choose_trial(study: Study, number: int | None = None) -> FrozenTrial:
@@ -156,6 +170,7 @@ def trial_manifest(study: str, spec: StudySpec, trial: FrozenTrial, *, compared:
     facts = _Recorded(known["facts"], source)
     # With what `auto` was in the trial: a retraining elsewhere shall not choose anew.
     config = TrialConfig.from_stored({**known["config"], "precision": facts["precision"]}, source=source)
+    config = shared(config)
     preprocessing = {"image_size": config.image_size, "mean": facts["mean"], "std": facts["std"], "resize": RESIZE_RULE}
     values = {
         "stage": "exported",

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from hpo.data import DataOrigin
 from hpo.errors import BundleError
+from hpo.private_paths import shared_config
 from search_spaces import BEFORE, TrialConfig
 
 FORMAT = 3
@@ -92,6 +93,11 @@ class Member(_Section):
     mean: Triple
     std: Triple
     config: StoredConfig
+
+
+def shared(config: TrialConfig) -> TrialConfig:
+    """The configuration as it leaves this machine: the weights file by its name, without the folder that it lies in."""
+    return config.replace(weights=shared_config({"weights": config.weights})["weights"])
 
 
 class Manifest(_Section):

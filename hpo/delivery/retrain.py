@@ -11,10 +11,11 @@ from typing import Any
 from hpo.data import DataOrigin, Dataset, KnownImages, Part, Progress
 from hpo.delivery.bundle import Bundle, Extras, check_out, new_opening, record_opening, write_bundle
 from hpo.delivery.evaluate import refuse_other_split, reopen, reopen_same, without_known
-from hpo.delivery.manifest import Manifest, Weights
+from hpo.delivery.manifest import Manifest, Weights, shared
 from hpo.delivery.measurement import Measurement, examine
 from hpo.delivery.model import Model
 from hpo.delivery.openings import Ledger, Looks
+from hpo.delivery.original_weights import original_weights, remember_weights
 from hpo.errors import BundleError, TrialEnded
 from hpo.hints import hint
 from hpo.search.record import versions
@@ -31,7 +32,7 @@ class Options:
     cache: Path
     device: str = "cpu"
     weights: Path | None = None
-    """Where the original weights file lies now; None takes the path that the trial was given."""
+    """Where the original weights file lies now; None looks for it as `original_weights` does."""
     other_data: bool = False
     """Allow other data than the bundle's."""
     other_weights: bool = False
@@ -84,7 +85,7 @@ def retrain(bundle: Bundle, data: Path, out: Path, options: Options, watch: Watc
     watch = watch or Watch()
     _refuse_joined(bundle)
     check_out(out, force=options.force)
-    plan = with_weights(bundle.manifest, options.weights, other=options.other_weights)
+    plan = with_weights(bundle.manifest, options.weights, other=options.other_weights, cache=options.cache)
     if not options.other_weights:
         _check_normalisation(plan)
     dataset = _open(plan, data, options, watch)
@@ -139,15 +140,15 @@ def _prove(bundle: Bundle, source: Path, test: Part, options: Options) -> tuple[
     return found, looks
 
 
-def with_weights(manifest: Manifest, path: Path | None, *, other: bool = False) -> Manifest:
-    """The manifest with the weights file as it lies here: `path`, or where the trial found it.
+def with_weights(manifest: Manifest, path: Path | None, *, other: bool = False, cache: Path | None = None) -> Manifest:
+    """The manifest with the weights file as it lies here: `path`, or where `original_weights` finds it.
 
     BundleError unless it is there and, but for `other`, the very file that the trial started from.
     """
     config = manifest.config
     if path is None and not (config.pretrained and config.weights):
         return manifest
-    found = path or Path(str(config.weights))
+    found = path or original_weights(manifest, cache)
     if not found.exists():
         raise BundleError(f"{found}, the weights that the trial started from, is not there; name it with --weights")
     digest = weights_digest(found)
@@ -156,6 +157,8 @@ def with_weights(manifest: Manifest, path: Path | None, *, other: bool = False) 
             f"{found} is not the weights file that the trial started from ({manifest.weights.file or 'none'}); "
             "give that one, or --other-weights to take this one"
         )
+    if cache is not None:
+        remember_weights(cache, found.resolve(), digest)
     changed = config.replace(weights=str(found.resolve()), pretrained=True)
     return manifest.model_copy(
         update={"config": changed, "weights": Weights(file=weights_file(found).name, digest=digest)}
@@ -221,6 +224,7 @@ def _retrained(manifest: Manifest, trained: _Trained, *, same_data: bool) -> Man
     return manifest.model_copy(
         update={
             "stage": "retrained",
+            "config": shared(manifest.config),
             "calibration": kept.model_copy(update={"fitted_on": "trial"}) if kept else None,
             "epochs": manifest.best_epoch,
             "preprocessing": steps,

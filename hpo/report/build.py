@@ -15,6 +15,7 @@ from hpo.delivery.bundle import read_bundle
 from hpo.delivery.export import choose_trial, export_trial
 from hpo.errors import BundleError
 from hpo.hints import hint
+from hpo.private_paths import place_name
 from hpo.report.bench import Bench, Options
 from hpo.report.model_facts import ModelFacts
 from hpo.report.page import Page, render
@@ -73,7 +74,7 @@ def report_bundle(folder: Path, data: Path | None, options: Options, *, place: s
     """
     bundle = read_bundle(folder)
     bench = Bench.of(bundle, data, options) if data is not None else None
-    return render(bundle_page(ModelFacts(bundle, place or str(folder)), bench))
+    return render(bundle_page(ModelFacts(bundle, place_name(place or folder)), bench))
 
 
 def study_page(facts: StudyFacts, model: ModelFacts | None, bench: Bench | None, reason: str) -> Page:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from hpo.hints import hint
+from hpo.private_paths import command_without_places, place_name
 from hpo.report.study_facts import StudyFacts
 from search_spaces import SearchSpace, SpaceError, load_space
 from storage import StudySpec
@@ -41,7 +42,9 @@ def study_recipe(facts: StudyFacts, trial: int | None) -> Recipe:
         words, file = _search_words(facts)
         commands.append(Command("search again, under a name of its own", _lines("hpo run DATA", words)))
     elif facts.command:
-        commands.append(Command("train the same runs: the command that founded this study", facts.command))
+        commands.append(
+            Command("train the same runs: the command that founded this study", command_without_places(facts.command))
+        )
     if trial is not None:
         commands += delivery(name, trial)
     return Recipe(commands, file)
@@ -98,7 +101,7 @@ def _space_words(spec: StudySpec) -> tuple[list[str], str]:
     words = [f"--space {shlex.quote(stored.name) if named else SPACE_FILE}"]
     weights = stored.fixed.get("weights")
     if weights is not None:
-        words.append(f"--weights {shlex.quote(str(weights))}")
+        words.append(f"--weights {shlex.quote(place_name(str(weights)))}")
         changed = {key: value for key, value in changed.items() if key not in ("weights", "pretrained")}
     if "backbone" in changed:
         words.append(f"--backbone {shlex.quote(str(changed.pop('backbone')))}")

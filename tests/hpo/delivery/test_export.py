@@ -279,3 +279,13 @@ def test_a_trial_of_an_earlier_version_says_that_its_images_are_not_known(study,
     export_trial(study, choose_trial(study), store, tmp_path / "best")
     assert read_bundle(tmp_path / "best").known is None
     assert "an earlier version of hpo trained it" in caplog.text
+
+
+def test_no_path_of_this_machine_leaves_with_a_bundle(study, store, weights, tmp_path):
+    here = CONFIG.replace(pretrained=True, weights="/home/ada/private/w.safetensors")
+    keep(store, 0, weights)
+    export_trial(study, recorded(study, 0, config=here.to_dict()), store, tmp_path / "best")
+    for file in ("config.json", "metrics.json", "classes.json"):
+        assert "/home/ada" not in (tmp_path / "best" / file).read_text()
+        assert str(tmp_path) not in (tmp_path / "best" / file).read_text()
+    assert read_bundle(tmp_path / "best").manifest.config.weights == "w.safetensors"

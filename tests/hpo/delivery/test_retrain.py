@@ -12,6 +12,7 @@ from hpo.delivery.calibrate import calibration_of
 from hpo.delivery.evaluate import evaluate, evaluate_on, select
 from hpo.delivery.manifest import Member, Weights
 from hpo.delivery.openings import Ledger, Looks
+from hpo.delivery.original_weights import remember_weights
 from hpo.delivery.retrain import Options, Watch, retrain, with_weights
 from hpo.delivery.validation import Validation
 from hpo.errors import BundleError, DataError
@@ -154,6 +155,44 @@ def test_training_starts_from_the_original_weights(manifest, weights_file, tmp_p
         with_weights(started, None)
     assert with_weights(started, weights_file).config.weights == str(weights_file)
     assert with_weights(manifest, None) == manifest
+
+
+def test_a_retrained_bundle_names_its_weights_and_is_retrained_again_on_this_machine(
+    manifest, weights, weights_file, images, cache, tmp_path
+):
+    """The bundle has a name and a digest; where the file lies stays in the cache."""
+    config = CONFIG.replace(pretrained=True, weights=weights_file.name)
+    named = Weights(file=weights_file.name, digest=weights_digest(weights_file))
+    usual = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    steps = manifest.preprocessing.model_copy(update=usual)
+    changes = {"config": config, "weights": named, "preprocessing": steps}
+    write_bundle(tmp_path / "best", manifest.model_copy(update=changes), weights, {})
+    options = Options(cache=tmp_path / "home", weights=weights_file)
+    retrain(read_bundle(tmp_path / "best"), images, tmp_path / "final", options)
+    assert str(tmp_path) not in (tmp_path / "final" / "config.json").read_text()
+    final = read_bundle(tmp_path / "final").manifest
+    assert final.config.weights == weights_file.name
+    assert with_weights(final, None, cache=tmp_path / "home").config.weights == str(weights_file)
+    with pytest.raises(
+        BundleError, match=rf"{weights_file.name}, .*sha256 {named.digest[:12]}.* name it with --weights"
+    ):
+        with_weights(final, None, cache=tmp_path / "another home")
+
+
+def test_weights_of_the_same_name_that_are_others_are_not_taken(manifest, weights_file, tmp_path, monkeypatch):
+    config = CONFIG.replace(pretrained=True, weights="w.safetensors")
+    digest = weights_digest(weights_file)
+    started = manifest.model_copy(update={"config": config, "weights": Weights(file="w.safetensors", digest=digest)})
+    cache = tmp_path / "home"
+    remember_weights(cache, weights_file, digest)
+    assert with_weights(started, None, cache=cache).config.weights == str(weights_file)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    weights_file.rename(tmp_path / "here" / "w.safetensors")
+    assert with_weights(started, None, cache=cache).config.weights == str(tmp_path / "here" / "w.safetensors")
+    (tmp_path / "here" / "w.safetensors").write_bytes(b"no weights")
+    with pytest.raises(BundleError, match=r"is not the weights file that the trial started from .* --weights"):
+        with_weights(started, None, cache=cache)
 
 
 def test_other_weights_are_refused_unless_allowed(manifest, weights_file):

@@ -12,6 +12,7 @@ from hpo.report.build import bundle_page, study_page
 from hpo.report.importance import Importance
 from hpo.report.model_facts import ModelFacts
 from hpo.report.page import MOST_BYTES, render
+from search_spaces import load_space
 
 from .conftest import CONFIG, make_bundle, make_study, make_validation, section_of
 
@@ -327,3 +328,13 @@ def test_the_temperature_on_the_page_is_the_one_that_is_applied():
     page = render(bundle_page(ModelFacts(replace(bundle, manifest=manifest), "best"), None))
     section = section_of(page, "calibration")
     assert "The temperature is 0.900, fitted on 12 validation images (0.07 fits these best; drawn towards 1" in section
+
+
+def test_no_path_of_this_machine_is_on_a_page():
+    config = CONFIG.replace(weights="/home/ada/w.safetensors")
+    _, page = of_bundle("exported", test=False, config=config)
+    study = make_study(24, space=load_space("quick").with_fixed({"weights": "/home/ada/w.safetensors"}).to_dict())
+    trials = [replace(t, attrs={**t.attrs, "config": config.to_dict()}) for t in study.trials]
+    both = page + render(study_page(replace(study, trials=trials), None, None, "no model"))
+    assert "/home/ada" not in both
+    assert "--weights w.safetensors" in both

@@ -51,12 +51,12 @@ def test_a_space_of_ones_own_comes_as_a_file(tmp_path):
 
 def test_backbone_and_weights_have_options_of_their_own():
     space = load_space("quick").with_fixed(
-        {"backbone": "resnet18", "weights": "/a b/w.safetensors", "pretrained": True}
+        {"backbone": "resnet18", "weights": "/a b/w 1.safetensors", "pretrained": True}
     )
     facts = make_study(8, space=space.to_dict())
     options, _ = search_of(facts)
     assert options["backbone"] == "resnet18"
-    assert str(options["weights"]) == "/a b/w.safetensors"
+    assert str(options["weights"]) == "w 1.safetensors"
     assert not [text for text in options["fixed"] if text.startswith(("weights", "backbone", "pretrained"))]
 
 

@@ -1,0 +1,63 @@
+"""Where the file of pretrained weights lies that a trial started from: a bundle has its name and digest, not its place.
+
+What a machine has seen of such files it keeps in its cache, `weights/<sha256>`: the path, and nothing that leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from hpo.delivery.folder import write_file
+from hpo.delivery.manifest import Manifest
+from hpo.errors import BundleError, ModelError
+from hpo.training.checkpoint import weights_digest
+
+
+def remember_weights(cache: Path, path: Path | str, digest: str) -> None:
+    """Keep where the weights file of the sha256 `digest` lies on this machine; nothing where it does not lie there."""
+    if not Path(path).is_absolute() or not Path(path).exists():
+        return
+    (cache / "weights").mkdir(parents=True, exist_ok=True)
+    write_file(cache / "weights" / digest, str(path))
+
+
+def original_weights(manifest: Manifest, cache: Path | None) -> Path:
+    """The very file that the bundle's trial started from, as it lies here; BundleError where it is not found.
+
+    Looked for where the bundle says (those from before format 3 have a path), where `cache` remembers it, and under its
+    name in the current folder.
+    """
+    digest = manifest.weights.digest
+    places = list(_places(manifest, cache))
+    found = next((place for place in places if place.exists()), None)
+    for place in places:
+        if place.exists() and _digest(place) == digest:
+            return place
+    name = manifest.config.weights or manifest.weights.file
+    if found is None:
+        raise BundleError(
+            f"{name}, the weights that the trial started from (sha256 {(digest or 'unknown')[:12]}), is not there; "
+            "name it with --weights"
+        )
+    raise BundleError(
+        f"{found} is not the weights file that the trial started from ({manifest.weights.file or 'none'}, sha256 "
+        f"{(digest or 'unknown')[:12]}); name that one with --weights"
+    )
+
+
+def _places(manifest: Manifest, cache: Path | None) -> Iterator[Path]:
+    named = Path(str(manifest.config.weights))
+    if named.is_absolute():
+        yield named
+    remembered = cache / "weights" / str(manifest.weights.digest) if cache is not None else None
+    if remembered is not None and remembered.is_file():
+        yield Path(remembered.read_text(encoding="utf-8"))
+    yield Path.cwd() / named.name
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return weights_digest(path)
+    except (ModelError, OSError):
+        return None
