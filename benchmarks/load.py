@@ -1,9 +1,10 @@
 """The database under load: many workers at once, and a study that grows.
 
-    python -m benchmarks.load [--workers 64] [--trials 2000] [--sizes 100 300 1000 3000 10000] [--out FILE]
+    python -m benchmarks.load [--workers 64] [--trials 2000] [--sizes 100 1000 10000] [--sampler tpe] [--out FILE]
 
-Every worker is a process of its own with a trivial objective: claim, open (three parameters of the random sampler, and
-what a trial records), five reports with the pruner asked after each, tell; through the keeper of its lease, as in
+Every worker is a process of its own with a trivial objective: claim, open (three parameters from the sampler, random
+unless told otherwise, and what a trial records), five reports with the pruner asked after each, tell, tidy (look which
+checkpoints are to be kept; there are none); through the keeper of its lease, as in
 training, on one PostgreSQL of the wheel with its usual settings. Then one worker on a study of 100 to 10,000 finished
 trials, in turns with plain optuna in another database of the same server. Prints markdown; exits 1 where the count is
 not exact.
@@ -27,7 +28,7 @@ from sqlalchemy import text
 
 from benchmarks.load_crowd import Account, run_crowd
 from benchmarks.load_growth import Growth, grow
-from benchmarks.load_studies import STEPS, LeasedStudy, PlainStudy, Stopwatch, Study, spec
+from benchmarks.load_studies import STEPS, LeasedStudy, Method, PlainStudy, Stopwatch, Study, spec
 from hpo.cores import cores
 from storage import Database, create_study, open_database, quiet_optuna
 
@@ -57,10 +58,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=64, help="processes; 0 leaves this part out")
     parser.add_argument("--trials", type=int, default=2000)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds that an epoch takes")
+    parser.add_argument("--sampler", default="random", help="as of `hpo run`, whose default is tpe")
     parser.add_argument("--pruner", default="none", help="as of `hpo run`")
     parser.add_argument("--sizes", type=int, nargs="*", default=[100, 300, 1000, 3000, 10000])
     parser.add_argument("--out", type=Path, help="JSON")
     return parser.parse_args()
+
+
+def method(options: argparse.Namespace) -> Method:
+    """Sampler and pruner."""
+    return Method(options.sampler, options.pruner)
 
 
 def describe(db: Database) -> dict[str, Any]:
@@ -79,7 +86,7 @@ def describe(db: Database) -> dict[str, Any]:
 def run(db: Database, folder: Path, options: argparse.Namespace) -> Account:
     """Many workers at once."""
     url = db.url.render_as_string(hide_password=False)
-    crowd = run_crowd(db, url, folder, options.workers, options.trials, options.pruner, options.pause)
+    crowd = run_crowd(db, url, folder, options.workers, options.trials, method(options), options.pause)
     print("\n".join(crowd_table(crowd)), flush=True)
     return crowd
 
@@ -104,11 +111,10 @@ def crowd_table(crowd: Account) -> Iterator[str]:
 
 def measure_growth(db: Database, folder: Path, options: argparse.Namespace) -> dict[str, Growth]:
     """One worker on a growing study, in turns with plain optuna."""
-    ours = LeasedStudy(
-        db, create_study(db, "growth", spec(options.pruner)), Stopwatch(db.storage.engine), folder, options.pruner
-    )
+    how = method(options)
+    ours = LeasedStudy(db, create_study(db, "growth", spec(how)), Stopwatch(db.storage.engine), folder, how)
     plain = plain_storage(db)
-    studies: dict[str, Study] = {"hpo": ours, "optuna": PlainStudy(plain, Stopwatch(plain.engine), options.pruner)}
+    studies: dict[str, Study] = {"hpo": ours, "optuna": PlainStudy(plain, Stopwatch(plain.engine), how)}
     found = {name: Growth() for name in studies}
     for size in grow(studies, options.sizes, found):
         print(f"measured at {size} trials", file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 from sqlalchemy import text
 
-from benchmarks.load_studies import EPOCHS, LeasedStudy, Stopwatch, objective, spec
+from benchmarks.load_studies import EPOCHS, LeasedStudy, Method, Stopwatch, objective, spec
 from storage import Database, Limits, NoTrial, create_study, open_database, open_study, quiet_optuna
 
 NAME = "crowd"
@@ -47,7 +47,7 @@ class Orders:
 
     url: str
     folder: Path
-    pruner: str
+    method: Method
     pause: float
 
 
@@ -71,14 +71,14 @@ class Account:
     """Counts that must be 0."""
 
 
-def run_crowd(db: Database, url: str, folder: Path, workers: int, trials: int, pruner: str, pause: float) -> Account:
+def run_crowd(db: Database, url: str, folder: Path, workers: int, trials: int, method: Method, pause: float) -> Account:
     """`workers` processes on a new study of `trials` trials."""
-    study = create_study(db, NAME, spec(pruner), limits=Limits(trials=trials))
-    create_study(db, _WARM, spec(pruner))
+    study = create_study(db, NAME, spec(method), limits=Limits(trials=trials))
+    create_study(db, _WARM, spec(method))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.load_crowd"])
     barrier, results = context.Barrier(workers + 1), context.Queue()
-    orders = Orders(url, folder, pruner, pause)
+    orders = Orders(url, folder, method, pause)
     for _ in range(workers):
         context.Process(target=_work, args=(orders, barrier, results), daemon=True).start()
     barrier.wait(timeout=300)
@@ -105,9 +105,9 @@ def _take_trials(orders: Orders, barrier: Any) -> Said:
     watch, told, error = Stopwatch(), [], None
     with open_database(orders.url, home=orders.folder / "unused") as db:
         # Its first trial, elsewhere: SQLAlchemy compiles each statement once in a process.
-        LeasedStudy(db, open_study(db, _WARM), watch, orders.folder, orders.pruner).run_trial()
+        LeasedStudy(db, open_study(db, _WARM), watch, orders.folder, orders.method).run_trial()
         watch.forget()
-        study = LeasedStudy(db, open_study(db, NAME), watch, orders.folder, orders.pruner)
+        study = LeasedStudy(db, open_study(db, NAME), watch, orders.folder, orders.method)
         barrier.wait(timeout=300)
         used = time.process_time()
         try:

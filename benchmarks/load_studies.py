@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,13 +17,13 @@ from sqlalchemy import Engine, event
 from hpo.data import KnownImages
 from hpo.search.book import TrialBook
 from hpo.search.record import Progress
-from hpo.search.strategy import make_pruner, sampler_for_trial
-from hpo.search.workshop import Standing, Workshop
+from hpo.search.strategy import make_pruner, make_sampler, sampler_for_trial
+from hpo.search.workshop import Standing, Workshop, keep_best
 from search_spaces import SearchSpace
 from storage import Claim, Database, LeaseKeeper, NoTrial, Patience, StudySpec, Worker, claim_trial, open_store
 
 EPOCHS = 5
-STEPS = ("claim", "open", "report", "tell")
+STEPS = ("claim", "open", "report", "tell", "tidy")
 SPACE: dict[str, Any] = {
     "name": "load",
     "summary": "three parameters",
@@ -41,11 +42,19 @@ def objective(number: int, epoch: int) -> float:
     return (number * 31 + epoch) % 1009 / 1009
 
 
-def spec(pruner: str) -> StudySpec:
+@dataclass(frozen=True)
+class Method:
+    """How configurations are proposed and how trials end early: names as of `hpo run`."""
+
+    sampler: str
+    pruner: str
+
+
+def spec(method: Method) -> StudySpec:
     """What a study of this benchmark is made with."""
     return StudySpec(
         space=SPACE, space_fingerprint="0" * 64, data={}, data_fingerprint="0" * 64, metric="accuracy", seed=0,
-        weights_digest=None, sampler="random", pruner=pruner,
+        weights_digest=None, sampler=method.sampler, pruner=method.pruner,
     )  # fmt: skip
 
 
@@ -88,13 +97,13 @@ class Study(Protocol):
 
 
 class LeasedStudy:
-    """What `hpo worker` does for a trial, but for training and checkpoints: the same claim, book and keeper."""
+    """What `hpo worker` does for a trial, but for training and checkpoints: the same claim, book, keeper, tidying."""
 
-    def __init__(self, db: Database, study: optuna.Study, watch: Stopwatch, folder: Path, pruner: str) -> None:
+    def __init__(self, db: Database, study: optuna.Study, watch: Stopwatch, folder: Path, method: Method) -> None:
         self.study, self.watch, self.engine = study, watch, db.engine
-        study.pruner = make_pruner(pruner, EPOCHS)
+        study.pruner = make_pruner(method.pruner, EPOCHS)
         self._shop = Workshop(
-            db=db, study=study, worker=Worker(device="cpu"), sampler=sampler_for_trial("random", 0),
+            db=db, study=study, worker=Worker(device="cpu"), sampler=sampler_for_trial(method.sampler, 0),
             space=SearchSpace.from_dict(SPACE), metric="accuracy", seed=0, store=open_store(folder, "load"), keep=1,
             dataset=_no_data, device="cpu", cache=folder, asked_to_stop=_never, out_of_time=_never,
             read_clock=lambda: None, standing=Standing(()), patience=Patience(), known=KnownImages(),
@@ -115,6 +124,8 @@ class LeasedStudy:
                 self._report(book, claim, epoch)
             with self.watch.timed("tell"):
                 book.tell(_progress(claim.number), TrialState.COMPLETE, None, None)
+        with self.watch.timed("tidy"):
+            keep_best(self._shop)
         return claim.number
 
     def _report(self, book: TrialBook, claim: Claim, epoch: int) -> None:
@@ -127,9 +138,9 @@ class LeasedStudy:
 class PlainStudy:
     """The loop of optuna's tutorial: `ask`, `suggest`, `report` and `should_prune`, `tell`."""
 
-    def __init__(self, storage: optuna.storages.RDBStorage, watch: Stopwatch, pruner: str) -> None:
+    def __init__(self, storage: optuna.storages.RDBStorage, watch: Stopwatch, method: Method) -> None:
         self.watch, self.engine = watch, storage.engine
-        sampler, chosen = optuna.samplers.RandomSampler(seed=0), make_pruner(pruner, EPOCHS)
+        sampler, chosen = make_sampler(method.sampler, 0), make_pruner(method.pruner, EPOCHS)
         self.study = optuna.create_study(study_name="load", storage=storage, sampler=sampler, pruner=chosen)
 
     def run_trial(self, pause: float = 0.0) -> int | NoTrial:
@@ -146,6 +157,8 @@ class PlainStudy:
                 trial.should_prune()
         with self.watch.timed("tell"):
             self.study.tell(trial, objective(trial.number, EPOCHS))
+        with self.watch.timed("tidy"):  # optuna keeps no checkpoints
+            pass
         return trial.number
 
 
