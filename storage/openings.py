@@ -18,13 +18,13 @@ _READ = text("SELECT opening FROM hpo_openings WHERE test = :test ORDER BY openi
 
 
 def write_opening(db: Database, opening: Mapping[str, Any]) -> None:
-    """Write the record of one look, or what came of it into its record: `date`, `command`, `data`
-    and `model` name it.
+    """Write the record of one look, or its result into its record: `date`, `command`, `data`, `model` and `test`
+    together identify it.
 
     Raises StorageError where the tables are of an earlier version of hpo.
     """
     db.require_schema()
-    key = "|".join(str(opening[name]) for name in ("date", "command", "data", "model"))
+    key = "|".join(str(opening[name]) for name in ("date", "command", "data", "model", "test"))
     values = {"key": key, "test": opening["test"], "opening": json.dumps(dict(opening))}
     with db.engine.begin() as connection:
         connection.execute(_WRITE, values)

@@ -247,7 +247,7 @@ def merged_openings(*lists: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
     """Every look once, in the order of their dates; one that several lists know keeps its result, whichever has it."""
     found: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     for one in (opening for openings in lists for opening in openings):
-        key = tuple(one.get(name) for name in ("date", "command", "data", "model"))
+        key = tuple(one.get(name) for name in ("date", "command", "data", "model", "test"))
         if key not in found or one.get("accuracy") is not None:
             found[key] = one
     return [dict(one) for one in sorted(found.values(), key=lambda one: str(one.get("date")))]

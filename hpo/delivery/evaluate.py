@@ -65,8 +65,8 @@ class Selection:
     summary: DataSummary
     """Classes with counts of these images; what was left out, skipped or noticed in the whole data set."""
     overlap: Overlap
-    test: str = ""
-    """The digest of the test part that is looked at; "" where none is."""
+    tests: tuple[str, ...] = ()
+    """The digests of the test parts that are looked at: that of other data, and the model's own, may be two."""
     split_is_known: bool = True
     """Whether the bundle could tell that its own data are split as they were."""
 
@@ -83,7 +83,9 @@ class Evaluation:
     measurement: Measurement
     selection: Selection
     looks: Looks | None
-    """All looks at this test part by now, this one included; None for other parts."""
+    """All looks at this test part by now, this one included; None for other parts.
+
+    Of two test parts those of the one that more models were measured on."""
 
     @property
     def report(self) -> Report:
@@ -138,17 +140,21 @@ def evaluate_on(
     ledger: Ledger | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """As `evaluate`, on images that were chosen before; `ledger` remembers a look at a test part before it happens."""
+    """As `evaluate`, on images that were chosen before; `ledger` remembers a look at a test part before it happens.
+
+    A look at two test parts is recorded under each of them.
+    """
     check_tta(tta, model.config.symmetry)
-    if not selection.test:
-        found = examine(model, selection.part, tta=tta, batch_size=batch_size, progress=progress)
-        return Evaluation(found, selection, None)
     bundle, n, ledger = model.bundle, len(selection.part), ledger or Ledger()
-    opening = new_opening("evaluate", selection.fingerprint, n, test=selection.test, model=bundle.model_digest)
-    looks = ledger.begin(bundle.path, opening)
+    openings = [
+        new_opening("evaluate", selection.fingerprint, n, test=test, model=bundle.model_digest)
+        for test in selection.tests
+    ]
+    looks = [ledger.begin(bundle.path, opening) for opening in openings]
     found = examine(model, selection.part, tta=tta, batch_size=batch_size, progress=progress)
-    ledger.end(bundle.path, opening, found.report.accuracy)
-    return Evaluation(found, selection, looks)
+    for opening in openings:
+        ledger.end(bundle.path, opening, found.report.accuracy)
+    return Evaluation(found, selection, max(looks, key=lambda one: (one.models, one.count), default=None))
 
 
 def select(
@@ -184,11 +190,10 @@ def select(
             f"has neither parts nor the very images of the model's data, so it has no {split} part; leave --split out "
             "to measure the other images, or give the data that the model was made with"
         )
-    looked_at = bundle.known.test_digest if bundle.known and overlap.tests else ""
-    if name == "test":
-        looked_at = looked_at or digest_of_part(rest)
-    summary = summarise_part(whole, rest, name or "all")
-    return Selection(rest, name, whole.fingerprint, own=False, summary=summary, overlap=overlap, test=looked_at)
+    own_test = [bundle.known.test_digest] if bundle.known and overlap.tests else []
+    their_test = [digest_of_part(rest)] if name == "test" else []
+    summary, tests = summarise_part(whole, rest, name or "all"), tuple(dict.fromkeys([*their_test, *own_test]))
+    return Selection(rest, name, whole.fingerprint, own=False, summary=summary, overlap=overlap, tests=tests)
 
 
 def _of_own(bundle: Bundle, whole: WholeData, data: Path, cache: Path, name: PartName) -> Selection:
@@ -196,13 +201,14 @@ def _of_own(bundle: Bundle, whole: WholeData, data: Path, cache: Path, name: Par
     way_out = "give the data that it was made with"
     dataset = reopen_same(bundle.manifest, data, cache, maker="the model", way_out=way_out)
     part = part_of(dataset, name)
-    overlap, test = Overlap(len(part), len(part), 0), ""
+    overlap = Overlap(len(part), len(part), 0)
+    tests: tuple[str, ...] = ()
     if name == "test":
         part, overlap = without_known(part, bundle.known or KnownImages.of(dataset), data)
-        test = digest_of_part(part)
+        tests = (digest_of_part(part),)
     return Selection(
-        part, name, whole.fingerprint, own=True, summary=summarise_part(whole, part, name), overlap=overlap, test=test,
-        split_is_known=bundle.manifest.data.split_is_known,
+        part, name, whole.fingerprint, own=True, summary=summarise_part(whole, part, name), overlap=overlap,
+        tests=tests, split_is_known=bundle.manifest.data.split_is_known,
     )  # fmt: skip
 
 

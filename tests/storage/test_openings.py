@@ -28,3 +28,10 @@ def test_a_result_completes_its_look(database: Database) -> None:
     write_opening(database, opening("2026-01"))
     write_opening(database, opening("2026-01", accuracy=0.5))
     assert read_openings(database, "t") == [opening("2026-01", accuracy=0.5)]
+
+
+def test_looks_at_two_test_parts_in_one_instant_are_two(database: Database) -> None:
+    database.initialise()
+    for test in ("t", "u"):
+        write_opening(database, opening("2026-01", test=test))
+    assert [len(read_openings(database, test)) for test in ("t", "u")] == [1, 1]

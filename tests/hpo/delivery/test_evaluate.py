@@ -11,9 +11,9 @@ import hpo
 from hpo.cli.delivery_text import selection_lines
 from hpo.data import DataOrigin, KnownImages, open_dataset
 from hpo.delivery.bundle import Extras, read_bundle, write_bundle
-from hpo.delivery.evaluate import evaluate
+from hpo.delivery.evaluate import evaluate, evaluate_on, select
 from hpo.delivery.manifest import Calibration, Scores
-from hpo.delivery.openings import Looks
+from hpo.delivery.openings import Ledger, Looks
 from hpo.errors import DataError
 from hpo.evaluation.calibration import probabilities, reliability
 from hpo.evaluation.metrics import report
@@ -243,6 +243,24 @@ def test_a_given_test_part_is_taken_whatever_was_added_to_train(tmp_path, manife
     assert (found.selection.own, found.selection.overlap.left_out, found.report.n) == (False, 0, 18)
     assert found.report == before.report
     assert (found.looks, before.looks) == (Looks(2, 1), Looks(1, 1)), "it is the same test part"
+
+
+def test_a_look_at_two_test_parts_is_recorded_under_each(knowing, parted, images, cache, tmp_path):
+    own = open_dataset(images, image_size=SIZE, cache=cache, split=SPLIT).open_test().names[0]
+    shutil.copy(images / own, parted / "test" / "red" / "own.png")
+    ledger = Ledger(tmp_path / "home")
+
+    def look(data):
+        return evaluate_on(knowing, select(knowing.bundle, data, cache=cache, split=None), ledger=ledger)
+
+    found = look(parted)
+    assert (found.selection.name, found.selection.overlap.tests, len(found.selection.tests)) == ("test", 1, 2)
+    openings = read_bundle(knowing.bundle.path).metrics["test_openings"]
+    assert [one["test"] for one in openings] == list(found.selection.tests)
+    assert {one["accuracy"] for one in openings} == {found.report.accuracy}
+    assert found.openings == 1, "each test part was opened once"
+    assert look(parted).openings == 2, "the other data's test part has been looked at before"
+    assert look(images).openings == 3, "and so has the model's own"
 
 
 def test_test_images_that_are_trained_on_too_are_left_out_of_own_data(tmp_path, manifest, weights, cache):
