@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from hpo.data.archives import open_zip, refuse_twice
 from hpo.data.dataset import LeftOut, PartName
 from hpo.data.decode import refuse_large
 from hpo.data.layout import left_out_files
-from hpo.data.names import class_name, class_notes, names_images, part_of, unused_notes
+from hpo.data.names import class_name, class_notes, names_as_written, names_images, part_of, unused_notes
 from hpo.data.npy import NpyMember, open_member
 from hpo.data.records import CHUNK, PARTS, Listing, Read, Record
 from hpo.errors import DataError
@@ -62,7 +63,7 @@ class ArraySource:
             for row, number in enumerate(part_numbers)
         )
         notes += class_notes(numbered.classes, numbered.written)
-        return Listing(numbered.classes, tuple(records), left_out, tuple(notes))
+        return Listing(numbered.classes, tuple(records), left_out, tuple(notes), numbered.earlier)
 
     @contextmanager
     def reads(self) -> Iterator[Iterator[Read]]:
@@ -169,16 +170,25 @@ def _labels_key(images_key: str) -> str:
     return images_key.removesuffix("images") + "labels"
 
 
-def _class_names(archive: zipfile.ZipFile, *, texts: bool) -> tuple[str, tuple[str, ...] | None]:
+class _Names(NamedTuple):
+    """Names of the classes, in the order of their numbers."""
+
+    classes: tuple[str, ...]
+    earlier: tuple[str, ...]
+    """As `Listing.written`."""
+
+
+def _class_names(archive: zipfile.ZipFile, *, texts: bool) -> tuple[str, _Names | None]:
     """Key and names of the classes; nothing where there are none, or where the labels are the names (`texts`)."""
     key = next((key for key in _CLASS_KEYS if f"{key}.npy" in archive.namelist()), None)
     if key is None or texts:
         return "", None
     where = str(archive.filename)
-    names = tuple(class_name(str(name), where) for name in open_member(archive, key).whole().reshape(-1))
+    written = tuple(str(name) for name in open_member(archive, key).whole().reshape(-1))
+    names = tuple(class_name(name, where) for name in written)
     if len(set(names)) != len(names):
         raise DataError(f"{key} in {where} has a name twice, but every class needs its own: rename one")
-    return key, names
+    return key, _Names(names, written if written != names else ())
 
 
 class _Numbered(NamedTuple):
@@ -187,27 +197,38 @@ class _Numbered(NamedTuple):
     classes: tuple[str, ...]
     numbers: list[npt.NDArray[np.int64]]
     written: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
+    """As `Listing.written`."""
 
 
-def _numbered(labels: Sequence[npt.NDArray[Any]], names: tuple[str, ...] | None, path: str) -> _Numbered:
+def _numbered(labels: Sequence[npt.NDArray[Any]], names: _Names | None, path: str) -> _Numbered:
     """Classes are `names`, or the labels themselves: numbers in their order, texts in that of texts."""
     texts = labels[0].dtype.kind == "U"
     if len({array.dtype.kind == "U" for array in labels}) > 1:
         raise DataError(f"labels in {path} are numbers in one part and texts in another, but must be of one kind")
+    if len({array.dtype.kind == "b" for array in labels}) > 1:
+        labels = [array.astype(np.uint8) if array.dtype.kind == "b" else array for array in labels]
+    # As Python's numbers: NumPy has no type for both int64 and uint64, and takes floats, which round.
+    rows = [array.tolist() for array in labels]
     if names is None:
-        values = np.unique(np.concatenate(labels))
-        written = tuple(str(value) for value in values)
-        own = [class_name(text, path) for text in written]
-        classes = tuple(sorted(set(own)) if texts else own)
-        position = np.array([classes.index(name) for name in own], dtype=np.int64)
-        return _Numbered(classes, [position[np.searchsorted(values, array)] for array in labels], written)
-    numbers = [array.astype(np.int64) for array in labels]
-    wrong = [value for array in numbers for value in array if not 0 <= value < len(names)]
-    if wrong:
-        raise DataError(
-            f"label {wrong[0]} in {path} has no name: with {len(names)} names it must be 0 to {len(names) - 1}"
-        )
-    return _Numbered(names, numbers)
+        return _by_value(rows, path, texts=texts)
+    count = len(names.classes)
+    wrong = next((value for value in chain.from_iterable(rows) if not 0 <= value < count), None)
+    if wrong is not None:
+        raise DataError(f"label {wrong} in {path} has no name: with {count} names it must be 0 to {count - 1}")
+    return _Numbered(names.classes, [array.astype(np.int64) for array in labels], earlier=names.earlier)
+
+
+def _by_value(rows: Sequence[Sequence[int | str]], path: str, *, texts: bool) -> _Numbered:
+    """The classes are the labels themselves."""
+    values = sorted(set(chain.from_iterable(rows)))
+    own = {value: class_name(str(value), path) for value in values}
+    classes = tuple(sorted(set(own.values()))) if texts else tuple(own.values())
+    position = {name: number for number, name in enumerate(classes)}
+    numbers = [np.array([position[own[value]] for value in some], dtype=np.int64) for some in rows]
+    written = tuple(map(str, values))
+    earlier = names_as_written(classes, dict(zip(written, own.values(), strict=True))) if texts else ()
+    return _Numbered(classes, numbers, written, earlier)
 
 
 def _unused(archive: zipfile.ZipFile, used: Collection[str]) -> tuple[tuple[LeftOut, ...], list[str]]:

@@ -105,6 +105,8 @@ class Dataset:
     """What was understood of the data, or is suspicious about it; one line each."""
     white_level: int | None = None
     """The value of 16-bit images that became 255; None where no image needs one."""
+    earlier_fingerprint: str = ""
+    """As in the manifest: of the names of classes as earlier versions of hpo took them; "" where none differs."""
     _test: Part | None = field(default=None, repr=False)
 
     @property

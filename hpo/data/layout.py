@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 
 from hpo.data.dataset import LeftOut, PartName
 from hpo.data.formats import SUFFIXES, is_image
-from hpo.data.names import Meaning, class_name, class_notes, part_in, part_of, readable, shortened
+from hpo.data.names import Meaning, class_name, class_notes, names_as_written, part_in, part_of, readable, shortened
 from hpo.data.records import PART_OF, Listing, Record
 from hpo.data.summary import left_out_line
 from hpo.errors import DataError
@@ -85,7 +85,8 @@ def arrange(files: Sequence[str], folders: Iterable[str], where: str) -> Listing
         for file, levels in zip(images, place.images, strict=True)
     )
     notes = (*plan.notes, *_nested(place, plan), *class_notes(tuple(number), raw))
-    return Listing(tuple(number), records, left_out, tuple(map(readable, notes)))
+    written = names_as_written(tuple(number), raw)
+    return Listing(tuple(number), records, left_out, tuple(map(readable, notes)), written)
 
 
 def left_out_files(files: Iterable[str]) -> tuple[LeftOut, ...]:

@@ -17,7 +17,7 @@ from hpo.data.depth import depth_note, reached_levels, white_level
 from hpo.data.pipeline import Decoded
 from hpo.data.records import Record
 
-VERSION = 3
+VERSION = 4
 """Of the pack: goes up when decoding, digests or these fields change, so that older packs are made anew."""
 _NAMED = 3
 """Files that a note names."""
@@ -39,6 +39,9 @@ class Manifest:
     unreadable: tuple[Unreadable, ...]
     fingerprint: str
     """Of the content of all images, the unreadable ones among them."""
+    earlier_fingerprint: str = ""
+    """The same over the names of classes as they are written, as earlier versions of hpo had it; "" where none differs.
+    """
     left_out: tuple[LeftOut, ...] = ()
     """What lies in the data set and is not read, by kind."""
     notes: tuple[str, ...] = ()
@@ -93,18 +96,20 @@ class ManifestDraft:
         left_out: tuple[LeftOut, ...] = (),
         notes: tuple[str, ...] = (),
         white: int | None = None,
+        written: tuple[str, ...] = (),
     ) -> None:
-        """`left_out` and `notes` are those of the listing; `white` is the white level that images are decoded with."""
+        """`left_out`, `notes` and `written` are those of the listing; `white` is the white level for decoding."""
         self._image_size = image_size
         self._classes = classes
         self._left_out = left_out
         self._notes = list(notes)
         self._rows: list[tuple[Record, Decoded]] = []
         self._unreadable: list[Unreadable] = []
-        self._content: list[tuple[str, str, str]] = []
+        self._content: list[tuple[int, str, str]] = []
         self._largest: Counter[int] = Counter()
         self._paged: list[tuple[str, int]] = []
         self._white = white
+        self._written = written
 
     @property
     def own_white(self) -> int | None:
@@ -113,7 +118,7 @@ class ManifestDraft:
 
     def add(self, record: Record, decoded: Decoded) -> None:
         """One image; its pixels are not kept."""
-        self._content.append((self._classes[record.label], record.given or "", decoded.stored))
+        self._content.append((record.label, record.given or "", decoded.stored))
         if decoded.pixels is None:
             self._unreadable.append(Unreadable(record.name, decoded.reason))
         else:
@@ -146,8 +151,12 @@ class ManifestDraft:
             stored=tuple(decoded.stored for _, decoded in self._rows),
             pixels=tuple(decoded.seen for _, decoded in self._rows),
             unreadable=tuple(self._unreadable),
-            fingerprint=digests.fingerprint(self._content),
+            fingerprint=self._fingerprint(self._classes),
+            earlier_fingerprint=self._fingerprint(self._written) if self._written else "",
             left_out=self._left_out,
             notes=tuple(self._notes),
             white_level=white,
         )
+
+    def _fingerprint(self, classes: tuple[str, ...]) -> str:
+        return digests.fingerprint((classes[label], given, stored) for label, given, stored in self._content)

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 from typing import Literal
 
 from hpo.data.dataset import PartName
@@ -108,10 +109,25 @@ def class_name(text: str, where: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise DataError(f"class folder {os.fsencode(text)!r} in {where} is not UTF-8: rename it") from None
-    name = unicodedata.normalize("NFC", text).strip()
+    name = plain(text)
     if not name:
         raise DataError(f"class {text!r} in {where} has no name: rename it")
     return name
+
+
+def plain(text: str) -> str:
+    """The text in Unicode form NFC, without blanks around it."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def names_as_written(classes: Sequence[str], names: Mapping[str, str]) -> tuple[str, ...]:
+    """The classes, sorted, as a data set writes them; `names` maps what is written to the name of the class.
+
+    Empty where that is no difference, and where earlier versions of hpo, which took names as written, had other classes
+    or another order of them: two spellings of one class, or spellings that sort otherwise.
+    """
+    written = tuple(sorted(names))
+    return written if written != tuple(classes) and [names[text] for text in written] == list(classes) else ()
 
 
 def readable(path: str) -> str:
@@ -123,7 +139,7 @@ def class_notes(classes: Sequence[str], raw: Iterable[str] = ()) -> list[str]:
     """Lines on class names that may be one class, or none; `raw` holds the names as they were written."""
     notes = [
         f"{_quoted(names)} are read as one class {name!r}: they differ in Unicode form or in blanks around them only"
-        for name, names in _alike(set(raw), lambda text: unicodedata.normalize("NFC", text).strip()).items()
+        for name, names in _alike(set(raw), plain).items()
     ]
     notes += [
         f"classes {_quoted(names)} differ in case, blanks or signs only: if they are one class, give them one name"
@@ -186,11 +202,16 @@ def _folded(name: str) -> str:
 
 
 def _number(name: str) -> str:
-    """The number that a name is, in one form; empty where it is none."""
+    """The number that a name is, in one form and without rounding; empty where it is none."""
     try:
-        return repr(float(name))
-    except ValueError:
+        sign, digits, exponent = Decimal(name).as_tuple()
+    except InvalidOperation:
         return ""
+    if not isinstance(exponent, int):  # infinity, or no number
+        return name.casefold()
+    written = "".join(map(str, digits))
+    kept = written.rstrip("0")
+    return f"{'-' * sign}{kept}e{exponent + len(written) - len(kept)}" if kept else "0"
 
 
 def _alike(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:

@@ -47,6 +47,8 @@ class WholeData:
     """What lies there and is not read, by kind."""
     notes: tuple[str, ...] = ()
     """What was understood of the data, or is suspicious about it; one line each."""
+    earlier_fingerprint: str = ""
+    """As in `Dataset`."""
 
 
 def open_dataset(
@@ -67,9 +69,8 @@ def open_dataset(
     """
     source, cache = open_source(path), Path(cache)
     pack = open_pack(source, image_size, cache, white=white_level, check=_check_listing, progress=progress)
-    manifest = pack.manifest
+    manifest, groups = pack.manifest, pack.manifest.groups
     _refuse_unreadable(manifest, max_unreadable)
-    groups = manifest.groups
     assignment = assign_splits(
         manifest.label_array, manifest.given, groups, classes=manifest.classes, options=split or SplitOptions(),
         names=manifest.names,
@@ -87,6 +88,7 @@ def open_dataset(
         left_out=manifest.left_out,
         notes=(*_notes(manifest), *assignment.notes),
         white_level=manifest.white_level,
+        earlier_fingerprint=manifest.earlier_fingerprint,
         _test=pack.part(assignment.rows("test")),
     )
 
@@ -119,6 +121,7 @@ def open_whole(  # noqa: PLR0913 - all but the path by name
         unreadable=pack.manifest.unreadable,
         left_out=pack.manifest.left_out,
         notes=_notes(pack.manifest),
+        earlier_fingerprint=pack.manifest.earlier_fingerprint,
     )
 
 

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from hpo.data.dataset import Dataset
 from hpo.data.depth import FULL
 from hpo.data.known import split_digest
-from hpo.data.opening import open_dataset
+from hpo.data.names import plain
+from hpo.data.opening import WholeData, open_dataset
 from hpo.data.pack import Progress
 from hpo.data.split import SplitOptions
 from hpo.errors import DataError
@@ -92,6 +93,14 @@ class DataOrigin(BaseModel):
             white_level=self.white, progress=progress,
         )  # fmt: skip
 
+    def is_of(self, data: Dataset | WholeData) -> bool:
+        """Whether `data` hold the images, classes and given parts that are remembered.
+
+        Earlier versions of hpo took the name of a class as it is written, with its Unicode form and the blanks around
+        it; they made the other of the two fingerprints.
+        """
+        return self.fingerprint in (data.fingerprint, data.earlier_fingerprint)
+
     def refuse_other_images(
         self, dataset: Dataset, path: str | os.PathLike[str], *, maker: str, way_out: str, classes: Iterable[str] = ()
     ) -> None:
@@ -99,7 +108,7 @@ class DataOrigin(BaseModel):
 
         `classes` are those of the maker, where its counts per class are not known.
         """
-        if self.fingerprint != dataset.fingerprint:
+        if not self.is_of(dataset):
             raise DataError(
                 f"{maker} was made with other images than {path}: {self.changes(dataset, classes)} "
                 f"(fingerprint {self.fingerprint[:12]}, here {dataset.fingerprint[:12]}); {way_out}"
@@ -135,9 +144,12 @@ class DataOrigin(BaseModel):
         """In words, how `dataset` differs from what is remembered, as far as that is known."""
         before, after = self.class_counts, images_by_class(dataset)
         known = tuple(before) or tuple(classes)
+        here = {name: plain(name) for name in after}
+        then = {name: plain(name) for name in known}
         found = [
-            *_classes("new", [name for name in after if known and name not in known]),
-            *_classes("gone", [name for name in known if name not in after]),
+            *_classes("new", [name for name in after if known and here[name] not in then.values()]),
+            *_classes("gone", [name for name in known if then[name] not in here.values()]),
+            *_spelled([name for name in known if name not in after and then[name] in here.values()]),
             *_images(sum((before or self.counts).values()), sum(after.values())),
         ]
         if before and not found:
@@ -165,6 +177,17 @@ def _classes(state: str, names: Sequence[str]) -> list[str]:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     shown = ", ".join(map(repr, names[:_NAMED]))
     return [f"class {shown} is {state}" if len(names) == 1 else f"classes {shown}{more} are {state}"]
+
+
+def _spelled(names: Sequence[str]) -> list[str]:
+    """Names of which only the Unicode form, or blanks around them, is another one."""
+    if not names:
+        return []
+    shown = ", ".join(map(ascii, names[:_NAMED]))
+    return [
+        f"class names were taken as written ({shown}), and are now in the Unicode form NFC without blanks around "
+        "them, which makes other classes of them or another order"
+    ]
 
 
 def _images(before: int, after: int) -> list[str]:

@@ -139,7 +139,7 @@ def _make(
 
 def _written(source: Source, listing: Listing, how: _How, path: Path, progress: Progress | None) -> ManifestDraft:
     """Write the pixels; the manifest of what was written is returned."""
-    draft = ManifestDraft(how.size, listing.classes, listing.left_out, listing.notes, how.white)
+    draft = ManifestDraft(how.size, listing.classes, listing.left_out, listing.notes, how.white, listing.written)
     with closing(_packed(source, listing, how, draft, progress)) as pixels:
         write_synced(path, pixels)
     return draft

@@ -56,6 +56,8 @@ class Listing:
     """What lies there and is not read, by kind."""
     notes: tuple[str, ...] = ()
     """What was understood of the layout, or is suspicious about it; one line each."""
+    written: tuple[str, ...] = ()
+    """The classes as the data set writes them, where that differs (`names.names_as_written`)."""
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:

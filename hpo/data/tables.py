@@ -20,7 +20,7 @@ from typing import Any
 from hpo.data import digests
 from hpo.data.dataset import LeftOut, PartName
 from hpo.data.folders import read_file
-from hpo.data.names import class_name, class_notes, part_of, shortened, unused_notes
+from hpo.data.names import class_name, class_notes, names_as_written, part_of, shortened, unused_notes
 from hpo.data.records import CHUNK, Listing, Read, Record
 from hpo.errors import DataError
 
@@ -88,7 +88,7 @@ class TableSource:
         records = tuple(Record(row.path, number[names[row.label]], row.given) for row in table.rows)
         left_out = (LeftOut("column", len(table.left_out), table.left_out),) if table.left_out else ()
         notes = (*table.notes, *self._repeated(names), *class_notes(tuple(number), names))
-        return Listing(tuple(number), records, left_out, notes)
+        return Listing(tuple(number), records, left_out, notes, names_as_written(tuple(number), names))
 
     @contextmanager
     def reads(self) -> Iterator[Iterator[Read]]:

@@ -174,7 +174,7 @@ def select(
         data, image_size=size, cache=cache, classes=manifest.classes, max_unreadable=allowed,
         white_level=manifest.data.white, progress=progress,
     )  # fmt: skip
-    if whole.fingerprint == manifest.data.fingerprint:
+    if manifest.data.is_of(whole):
         return _of_own(bundle, whole, data, cache, split or "test")
     name = (split or "test") if whole.given_parts else None
     part = whole.part

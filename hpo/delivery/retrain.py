@@ -91,7 +91,7 @@ def retrain(bundle: Bundle, data: Path, out: Path, options: Options, watch: Watc
     dataset = _open(plan, data, options, watch)
     plan = plan.model_copy(update={"data": _origin(plan, dataset), "classes": dataset.classes})
     trained = _train(plan, dataset, options, watch)
-    same = dataset.fingerprint == bundle.manifest.data.fingerprint
+    same = bundle.manifest.data.is_of(dataset)
     manifest = _retrained(plan, trained, same_data=same)
     validation = bundle.validation if same else None
     metrics = {
@@ -178,7 +178,7 @@ def _open(manifest: Manifest, data: Path, options: Options, watch: Watch) -> Dat
     with watch.packing() as progress:
         if options.other_data:
             dataset = reopen(manifest, data, options.cache, progress)
-            if dataset.fingerprint == manifest.data.fingerprint:
+            if manifest.data.is_of(dataset):
                 refuse_other_split(manifest, dataset, data, maker=maker)
             return dataset
         return reopen_same(manifest, data, options.cache, progress, maker=maker, way_out=way_out)

@@ -264,13 +264,13 @@ def found_study(db: Database, plan: Plan, dataset: Dataset) -> optuna.Study:
 
     Raises StudyError where these differ, DataError where the images or their split do.
     """
-    _refuse_other_data(db, plan, dataset)
+    fingerprint = _data_fingerprint(db, plan, dataset)
     origin = DataOrigin.of(dataset, plan.split, plan.max_unreadable)
     spec = StudySpec(
         space=plan.space.to_dict(),
         space_fingerprint=plan.space.fingerprint,
         data=origin.facts(dataset.classes),
-        data_fingerprint=dataset.fingerprint,
+        data_fingerprint=fingerprint,
         metric=plan.metric,
         seed=plan.split.seed,
         weights_digest=plan.weights_digest,
@@ -289,10 +289,13 @@ def found_study(db: Database, plan: Plan, dataset: Dataset) -> optuna.Study:
     return study
 
 
-def _refuse_other_data(db: Database, plan: Plan, dataset: Dataset) -> None:
-    """DataError where the study exists with other images; it says what changed, which the study alone cannot."""
+def _data_fingerprint(db: Database, plan: Plan, dataset: Dataset) -> str:
+    """The fingerprint that the study knows `dataset` by: an existing study may have that of an earlier version of hpo.
+
+    DataError where the study exists with other images; it says what changed, which the study alone cannot.
+    """
     if plan.study not in study_names(db):
-        return
+        return dataset.fingerprint
     study = open_study(db, plan.study)
     if has_spec(study):
         spec = read_spec(study)
@@ -300,6 +303,8 @@ def _refuse_other_data(db: Database, plan: Plan, dataset: Dataset) -> None:
         origin_of(spec).refuse_other_images(
             dataset, plan.data, maker=f"study {plan.study!r}", way_out=way_out, classes=spec.data["classes"]
         )
+        return spec.data_fingerprint
+    return dataset.fingerprint
 
 
 def origin_of(spec: StudySpec) -> DataOrigin:

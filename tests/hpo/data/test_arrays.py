@@ -206,3 +206,32 @@ def test_damaged_values_are_refused(write_npz):
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"images in .* cannot be read .*CRC"):
         rows(path)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "classes"),
+    [
+        (np.array([0, 1], np.int64), np.array([0, 1], np.uint64), ("0", "1")),
+        (np.array([2**53, 2**53 + 1], np.int64), np.array([2**53, 2**53 + 1], np.uint64), (str(2**53), str(2**53 + 1))),
+        (np.array([-1, 2], np.int8), np.array([2**64 - 1, 2], np.uint64), ("-1", "2", str(2**64 - 1))),
+        (np.array([True, False]), np.array([1, 0], np.int16), ("0", "1")),
+        (np.array([True, False]), np.array([True, False]), ("False", "True")),
+    ],
+)
+def test_labels_of_two_types_stay_whole_numbers(tmp_path, noise, train, test, classes):
+    images = noise(1, (2, 8, 8, 3))
+    np.savez(tmp_path / "a.npz", train_images=images, train_labels=train, test_images=images, test_labels=test)
+    listing = ArraySource(tmp_path / "a.npz").listing()
+    assert listing.classes == classes
+    values = [*train.tolist(), *test.tolist()]
+    assert [listing.classes[record.label] for record in listing.records] == [
+        str(value if train.dtype == test.dtype else int(value)) for value in values
+    ]
+    assert not [note for note in listing.notes if "one number" in note]
+
+
+def test_a_label_that_has_no_name_is_told_as_it_stands_in_the_file(tmp_path, noise):
+    labels = np.array([0, 2**64 - 1], np.uint64)
+    np.savez(tmp_path / "a.npz", images=noise(1, (2, 8, 8, 3)), labels=labels, classes=np.array(["a", "b"]))
+    with pytest.raises(DataError, match=f"label {2**64 - 1} in .* has no name: with 2 names it must be 0 to 1"):
+        ArraySource(tmp_path / "a.npz").listing()

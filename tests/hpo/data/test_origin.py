@@ -1,10 +1,15 @@
 """What is remembered of a data set, and what is said where it is another one."""
 
+import dataclasses
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from hpo.data import DataOrigin, SplitOptions, open_dataset
+from hpo.data.digests import fingerprint
 from hpo.errors import DataError
 
 SPLIT = SplitOptions(4, 0.2, 0.2)
@@ -114,3 +119,78 @@ def test_classes_are_known_without_counts_too(origin, folder, cache):
     rename(folder, None)
     with pytest.raises(DataError, match="class 'lynx' is new, class 'cat' is gone"):
         refuse(old, folder, cache)
+
+
+def made_earlier(dataset, written):
+    """What an earlier version of hpo, which took the names of classes as they are written, stored of `dataset`."""
+    content = [
+        (written[label], "", stored)
+        for part in (dataset.train, dataset.val, dataset.open_test())
+        for label, (stored, _) in zip(part.labels, part.digests, strict=True)
+    ]
+    old = dataclasses.replace(dataset, classes=written, fingerprint=fingerprint(content))
+    return DataOrigin.of(old, SPLIT, 0.1)
+
+
+def as_folders(folder):
+    return folder
+
+
+def as_zip(folder):
+    return Path(shutil.make_archive(str(folder), "zip", folder))
+
+
+def as_table(folder):
+    rows = [f"{file.relative_to(folder)},{file.parent.name}\n" for file in sorted(folder.glob("*/*.png"))]
+    (folder / "table.csv").write_text("path,label\n" + "".join(rows))
+    return folder / "table.csv"
+
+
+def as_arrays(folder):
+    """Names of classes keep blanks after them in an `.npz`, unlike labels."""
+    files = sorted(folder.glob("*/*.png"))
+    names = sorted({file.parent.name for file in files})
+    images = np.stack([np.asarray(Image.open(file)) for file in files])
+    labels = np.array([names.index(file.parent.name) for file in files])
+    np.savez(folder / "a.npz", images=images, labels=labels, classes=np.array(names))
+    return folder / "a.npz"
+
+
+def as_text_arrays(folder):
+    files = sorted(folder.glob("*/*.png"))
+    images = np.stack([np.asarray(Image.open(file)) for file in files])
+    np.savez(folder / "a.npz", images=images, labels=np.array([file.parent.name for file in files]))
+    return folder / "a.npz"
+
+
+NFD = ("cafe\u0301", "dog")
+
+
+@pytest.mark.parametrize("put", [as_folders, as_zip, as_table, as_arrays, as_text_arrays])
+def test_a_study_made_with_the_names_as_they_are_written_goes_on(write_classes, cache, put):
+    data = put(write_classes(dict.fromkeys(NFD, 10)))
+    dataset = open_dataset(data, image_size=16, cache=cache, split=SPLIT)
+    assert dataset.classes == ("caf\u00e9", "dog")
+    earlier = made_earlier(dataset, NFD)
+    assert earlier.fingerprint != dataset.fingerprint
+    refuse(earlier, data, cache)
+
+
+def test_blanks_around_a_name_are_no_other_class_either(write_classes, cache):
+    data = write_classes({"cat ": 10, "dog": 10})
+    dataset = open_dataset(data, image_size=16, cache=cache, split=SPLIT)
+    refuse(made_earlier(dataset, ("cat ", "dog")), data, cache)
+
+
+def test_names_that_come_in_another_order_in_their_one_form_are_refused_and_the_form_is_named(write_classes, cache):
+    """The labels of the study were positions in that order."""
+    data = write_classes({"cafe\u0301": 10, "cafz": 10})
+    dataset = open_dataset(data, image_size=16, cache=cache, split=SPLIT)
+    assert dataset.classes == ("cafz", "caf\u00e9")
+    with pytest.raises(DataError, match=r"names were taken as written \('cafe\\u0301'\), and are now in .* NFC"):
+        refuse(made_earlier(dataset, ("cafz", "cafe\u0301")), data, cache)
+
+
+def test_two_spellings_that_were_two_classes_are_refused(write_classes, cache):
+    data = write_classes({"caf\u00e9": 10, "cafe\u0301": 10, "dog": 10})
+    assert open_dataset(data, image_size=16, cache=cache, split=SPLIT).earlier_fingerprint == ""

@@ -65,6 +65,18 @@ def test_own_data_is_known_by_its_content_wherever_it_lies(model, images, cache,
     assert found.selection.own
 
 
+def test_own_data_is_known_by_the_names_of_classes_as_an_earlier_version_took_them(bundle, images, cache, tmp_path):
+    shutil.copytree(images, tmp_path / "blanks")
+    (tmp_path / "blanks" / CLASSES[0]).rename(tmp_path / "blanks" / f"{CLASSES[0]} ")
+    earlier = open_dataset(tmp_path / "blanks", image_size=SIZE, cache=cache, split=SPLIT).earlier_fingerprint
+    known = read_bundle(bundle)
+    data = known.manifest.data.model_copy(update={"fingerprint": earlier})
+    old = known.manifest.model_copy(update={"data": data, "classes": (f"{CLASSES[0]} ", *CLASSES[1:])})
+    write_bundle(tmp_path / "old", old, known.model, known.metrics)
+    found = evaluate(hpo.load(tmp_path / "old", device="cpu"), tmp_path / "blanks", cache=cache, split="val")
+    assert (found.selection.own, found.selection.name) == (True, "val")
+
+
 def test_other_data_without_parts_is_taken_whole(model, cache, tmp_path):
     other = draw(tmp_path / "other", 3, seed=1)
     found = evaluate(model, other, cache=cache, split="test")

@@ -239,6 +239,17 @@ def test_a_study_says_what_changed_in_its_data(
 
 
 @pytest.mark.postgres
+def test_a_study_made_with_the_names_of_classes_as_written_goes_on(
+    bench: Bench, cells: Path, tiny_space: SearchSpace
+) -> None:
+    spec = read_spec(bench.study)
+    write_spec(bench.study, spec.model_copy(update={"data_fingerprint": "e" * 64}))
+    dataset = replace(bench.dataset, earlier_fingerprint="e" * 64)
+    found_study(bench.db, other_plan(bench, cells, tiny_space), dataset)
+    assert read_spec(bench.study).data_fingerprint == "e" * 64
+
+
+@pytest.mark.postgres
 def test_a_worker_that_splits_the_same_images_otherwise_takes_no_trial(
     bench: Bench, cells: Path, tiny_space: SearchSpace, tmp_path: Path
 ) -> None:
