@@ -45,7 +45,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where models are measured; images are packed and altered once for each size that a model takes."""
+    """Where models are measured; images are packed and altered once for each image size and white level."""
 
     data: Path
     split: SplitOptions
@@ -59,7 +59,7 @@ class Bench:
     timing: Timing = field(default_factory=Timing)
     progress: Progress | None = None
     _datasets: dict[tuple[int, int | None], Dataset] = field(default_factory=dict)
-    _copies: dict[int, CorruptedCopy] = field(default_factory=dict)
+    _copies: dict[tuple[int, int | None], CorruptedCopy] = field(default_factory=dict)
     _images: list[KnownImages] = field(default_factory=list)
 
     def dataset(self, image_size: int, white: int | None = None) -> Dataset:
@@ -104,7 +104,7 @@ class Bench:
     def robustness(self, model: Model) -> tuple[Score, dict[str, dict[int, float]]]:
         """Accuracy on the corrupted copy of the validation part: in all, and by alteration and severity."""
         part = self.dataset(model.image_size, model.white_level).val
-        copy = self._copy(model.image_size, part)
+        copy = self._copy(model, part)
         correct = model.logits_of(copy.batches(BATCH_SIZE)).argmax(axis=1) == copy.labels
         conditions: dict[str, dict[int, float]] = {}
         for found in copy.by_condition(correct):
@@ -112,10 +112,12 @@ class Bench:
         originals = np.arange(len(copy)) % len(part)
         return clustered(correct, originals), conditions
 
-    def _copy(self, image_size: int, part: Part) -> CorruptedCopy:
-        if image_size not in self._copies:
-            self._copies[image_size] = corrupted_copy(part, self.cache, progress=self.progress)
-        return self._copies[image_size]
+    def _copy(self, model: Model, part: Part) -> CorruptedCopy:
+        """The corrupted copy of `part`, whose pixels depend on the model's image size and white level."""
+        key = (model.image_size, model.white_level)
+        if key not in self._copies:
+            self._copies[key] = corrupted_copy(part, self.cache, progress=self.progress)
+        return self._copies[key]
 
     def _test(self, model: Model, dataset: Dataset) -> tuple[Score | None, Looks | None]:
         """What a look at the test part gave: an earlier comparison's where there is one, else a new one, on record."""

@@ -6,24 +6,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hpo.comparison.bench import Bench
 from hpo.comparison.candidate import Candidate
 from hpo.comparison.cost import Cost
 from hpo.comparison.row import measured_row, trainable_parameters
 from hpo.comparison.speed import BATCHES
-from hpo.data import Dataset, KnownImages
+from hpo.data import Dataset, KnownImages, Part
 from hpo.delivery.bundle import load, new_opening, read_bundle, record_opening
 from hpo.delivery.evaluate import evaluate
 from hpo.delivery.manifest import Manifest
 from hpo.delivery.openings import Looks
 from hpo.errors import DataError
 from hpo.evaluation.metrics import wilson
-from hpo.robustness import ALTERATIONS, corrupted_copy
+from hpo.robustness import ALTERATIONS, CorruptedCopy, corrupted_copy
 from hpo.training.model import build_model, count_parameters
 from hpo.training.precision import device_name
 
-from .conftest import CONFIG, bundled
+from .conftest import CONFIG, SPLIT, bundled
 
 
 def test_a_model_is_measured_as_evaluate_does(bench: Bench, bundle: Path, cells: Path, cache: Path) -> None:
@@ -45,6 +46,31 @@ def test_the_corrupted_copy_is_the_validation_part_under_every_alteration(
     assert set(found.conditions) == set(ALTERATIONS)
     low, high = wilson(int(right.sum()), len(right))
     assert found.corrupted.interval[1] - found.corrupted.interval[0] >= high - low, "copies are no new images"
+
+
+def test_each_white_level_has_a_corrupted_copy_of_its_own(
+    manifest: Manifest, weights: bytes, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(0)
+    for number in range(12):
+        folder = tmp_path / "deep" / manifest.classes[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        values = generator.integers(0, 4096, (32, 32), dtype=np.uint16)
+        Image.fromarray(values).save(folder / f"{number}.png")
+    brightness: list[float] = []
+
+    def altered(part: Part, *arguments: object, **options: object) -> CorruptedCopy:
+        brightness.append(float(part.batch(np.arange(len(part))).mean()))
+        return corrupted_copy(part, cache)
+
+    monkeypatch.setattr("hpo.comparison.bench.corrupted_copy", altered)
+    bench = Bench(tmp_path / "deep", SPLIT, 0.05, cache, "cpu")
+    for level in (4095, 65535, 4095):
+        data = manifest.data.model_copy(update={"white_level": level})
+        folder = bundled(tmp_path / f"b{len(brightness)}-{level}", manifest.model_copy(update={"data": data}), weights)
+        bench.robustness(load(folder, "cpu"))
+    bright, dark = brightness
+    assert bright == pytest.approx(16 * dark, rel=0.2)
 
 
 def test_the_look_at_the_test_part_is_on_record_and_serves_later_comparisons(
