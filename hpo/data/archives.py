@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 import zlib
 from collections import Counter
@@ -20,8 +21,11 @@ from hpo.data.names import readable, shortened
 from hpo.data.records import CHUNK, Listing, Read, is_hidden
 from hpo.errors import DataError
 
-_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
-"""What a damaged member raises."""
+FAULTS = (
+    OSError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError, RuntimeError,
+)  # fmt: skip
+"""What zipfile raises on a damaged zip or member: a name said to be UTF-8 that is not is a ValueError, an unknown
+version of the format a NotImplementedError, which is a RuntimeError, and a place outside the file an OSError."""
 _METHODS = {
     zipfile.ZIP_STORED: "stored",
     zipfile.ZIP_DEFLATED: "deflated",
@@ -87,10 +91,12 @@ class ZipSource:
 def open_zip(path: Path) -> zipfile.ZipFile:
     """The opened zip; DataError where it is none."""
     try:
-        return zipfile.ZipFile(path)
+        path.open("rb").close()
     except OSError as error:
         raise DataError(f"{path} cannot be opened ({error.strerror}): mend its permissions") from None
-    except (zipfile.BadZipFile, EOFError) as error:
+    try:
+        return zipfile.ZipFile(path)
+    except FAULTS as error:
         raise DataError(f"{path} is not a readable zip ({error}): copy or download it again") from None
 
 
@@ -167,7 +173,7 @@ def member_reads(archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo]) -
                 # unpacked first. What is more shows in the checksum.
                 with lock, archive.open(member) as stream:
                     return stream.read(member.file_size + 1)
-            except _FAULTS as error:
+            except FAULTS as error:
                 raise DataError(f"damaged in the zip ({error})") from None
 
         return read

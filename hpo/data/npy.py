@@ -6,7 +6,6 @@ import math
 import struct
 import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,14 +15,11 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from hpo.data.archives import refuse_packing
+from hpo.data.archives import FAULTS, refuse_packing
 from hpo.errors import DataError
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-_FAULTS = (
-    OSError, zipfile.BadZipFile, zlib.error, ValueError, TypeError, SyntaxError, tokenize.TokenError, EOFError,
-    NotImplementedError, RuntimeError, MemoryError,
-)  # fmt: skip
+_FAULTS = (*FAULTS, TypeError, SyntaxError, tokenize.TokenError, MemoryError)
 """What zipfile and NumPy raise on damaged members and headers."""
 _LENGTHS = {(1, 0): "<H", (2, 0): "<I"}
 """How the length of a header is written (NumPy, `numpy.lib.format`)."""

@@ -1,11 +1,15 @@
 """Zips of class folders."""
 
+import io
+import random
 import zipfile
 
+import numpy as np
 import pytest
 
 from hpo.data import decode
 from hpo.data.archives import ZipSource
+from hpo.data.opening import look
 from hpo.data.pipeline import decode_all
 from hpo.errors import DataError
 
@@ -123,3 +127,65 @@ def test_a_damaged_member_is_one_unreadable_image(write_zip):
         decoded = [one for some in decode_all(reads, 16, 8) for one in some]
     assert [one.pixels is None for one in decoded] == [True, False]
     assert "damaged in the zip (Bad CRC-32" in decoded[0].reason
+
+
+def central_entry(data: bytes) -> int:
+    """Where the first entry of the central directory starts (APPNOTE.TXT 4.3.12)."""
+    return data.find(b"PK\x01\x02")
+
+
+def with_bad_name(data: bytes) -> bytes:
+    """Bit 11 says that the name is UTF-8, and it is not."""
+    changed, at = bytearray(data), central_entry(data)
+    changed[at + 9] |= 0x08
+    changed[at + 46] = 0xFF
+    return bytes(changed)
+
+
+def with_newer_version(data: bytes) -> bytes:
+    changed = bytearray(data)
+    changed[central_entry(data) + 6] = 0xFF
+    return bytes(changed)
+
+
+@pytest.fixture
+def zip_bytes(png):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for seed, name in enumerate(["é/0.png", "é/1.png", "dog/0.png", "dog/1.png"]):
+            archive.writestr(name, png(seed, (8, 8, 3)))
+    return stream.getvalue()
+
+
+@pytest.fixture
+def npz_bytes(noise):
+    stream = io.BytesIO()
+    np.savez(stream, images=noise(1, (8, 8, 8, 3)), labels=np.arange(8) % 2, classes=np.array(["a", "b"]))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("damage", [with_bad_name, with_newer_version])
+@pytest.mark.parametrize("kind", ["zip", "npz"])
+def test_a_directory_that_zipfile_cannot_read_is_one_line(tmp_path, request, kind, damage):
+    path = tmp_path / f"data.{kind}"
+    path.write_bytes(damage(request.getfixturevalue(f"{kind}_bytes")))
+    with pytest.raises(DataError, match=r"data\.(zip|npz) is not a readable zip \(.*\): copy or download it again"):
+        look(path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "npz"])
+def test_changed_bytes_end_in_one_line_or_in_unreadable_images(tmp_path, request, kind):
+    """Most of the bytes that are changed lie in the central directory, from which everything else is found."""
+    whole, chance = request.getfixturevalue(f"{kind}_bytes"), random.Random(3)
+    path, refused = tmp_path / f"data.{kind}", 0
+    for _ in range(250):
+        changed = bytearray(whole)
+        for _ in range(chance.choice([1, 1, 2, 3])):
+            start = central_entry(whole) if chance.random() < 0.6 else 0
+            changed[chance.randrange(start, len(changed))] = chance.choice([0, 1, 0x80, 0xFF, chance.randrange(256)])
+        path.write_bytes(changed)
+        try:
+            look(path)
+        except DataError as error:
+            refused += "\n" not in str(error)
+    assert refused > 50
