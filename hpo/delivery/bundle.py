@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.data import KnownImages
 from hpo.delivery.folder import write_file, write_folder
 from hpo.delivery.manifest import FORMAT, Manifest
+from hpo.delivery.metrics import check_metrics
 from hpo.delivery.validation import Logits, Validation, read_validation
 from hpo.errors import BundleError
 
@@ -145,16 +146,34 @@ def read_bundle(path: str | Path) -> Bundle:
         raise BundleError(f"{path}: no such folder; `hpo export-best` and `hpo retrain` write bundles")
     values = _read_json(path / CONFIG)
     version = values.pop("bundle_format", None)
-    if not isinstance(version, int):
-        raise BundleError(f"{path / CONFIG}: bundle_format is {version!r}, but must be a number; not a bundle")
+    if type(version) is not int or version < 1:
+        raise BundleError(
+            f"{path / CONFIG}: bundle_format is {version!r}, but must be a number from 1 on; not a bundle"
+        )
     if version > FORMAT:
         raise BundleError(f"{path}: bundle format {version} is newer than this hpo reads ({FORMAT}); upgrade hpo")
     files = _read_files(path, values.pop("sha256", None))
     manifest = Manifest.from_dict(values, source=str(path / CONFIG))
     stored = files.get(VALIDATION)
     validation, crossed = read_validation(stored, source=path / VALIDATION) if stored is not None else (None, None)
+    _check_classes(manifest, files, validation, path)
     known = _known(files[IMAGES], path / IMAGES) if IMAGES in files else None
-    return Bundle(path, manifest, _read_json(path / METRICS), files[MODEL], validation, crossed, known)
+    metrics = _read_json(path / METRICS)
+    check_metrics(metrics, str(path / METRICS))
+    return Bundle(path, manifest, metrics, files[MODEL], validation, crossed, known)
+
+
+def _check_classes(manifest: Manifest, files: Mapping[str, bytes], validation: Validation | None, path: Path) -> None:
+    """BundleError where classes.json or the predictions are of other classes than the manifest."""
+    count = len(manifest.classes)
+    if CLASSES in files:
+        names = _parsed(files[CLASSES], path / CLASSES)
+        if names != {str(index): name for index, name in enumerate(manifest.classes)}:
+            raise BundleError(f"{path / CLASSES} has other classes than {CONFIG}; copy or export the bundle again")
+    if validation is not None and not validation.fits(count):
+        raise BundleError(
+            f"{path / VALIDATION} holds no finite predictions of {count} classes; export the bundle again"
+        )
 
 
 def _known(content: bytes, source: Path) -> KnownImages:
@@ -226,6 +245,7 @@ def record_result(path: Path, opening: Mapping[str, Any], accuracy: float, **met
 def merge_metrics(path: Path, other: bytes) -> None:
     """Take over `other`, the metrics.json of another copy of the bundle; keep the looks that only this one knows."""
     theirs = _parsed(other, path / METRICS)
+    check_metrics(theirs, str(path / METRICS))
     with locked(path):
         ours = _read_json(path / METRICS)
         openings = merged_openings(theirs.get("test_openings", []), ours.get("test_openings", []))
@@ -291,8 +311,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _parsed(content: bytes, path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(content)
-    except ValueError as error:
+        # Python writes and reads NaN and Infinity, which JSON lacks: no number then, as for every other reader.
+        values = json.loads(content, parse_constant=lambda _: None)
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is not valid JSON ({error}); copy or export the bundle again") from None
     if not isinstance(values, dict):
         raise BundleError(f"{path} must hold a JSON object; copy or export the bundle again")
@@ -304,3 +325,5 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except (FileNotFoundError, IsADirectoryError):
         raise BundleError(f"{path.parent} is not a bundle: it has no {path.name}") from None
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror}); copy or export the bundle again") from None

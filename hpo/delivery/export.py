@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import safetensors.torch
 from optuna.trial import TrialState
+from safetensors import SafetensorError
 
 from hpo.data import KnownImages
 from hpo.delivery.bundle import MODEL, Extras, check_out, write_bundle
 from hpo.delivery.calibrate import altered_validation, calibration_of
 from hpo.delivery.manifest import RESIZE_RULE, Manifest, Preprocessing, Weights, shared
+from hpo.delivery.networks import refuse_not_finite
 from hpo.delivery.original_weights import remember_weights
 from hpo.delivery.validation import Validation
 from hpo.errors import BundleError
@@ -87,6 +90,7 @@ def export_trial(
     spec = read_spec(study)
     checkpoint = read_best(store, study, trial)
     manifest = trial_manifest(study.study_name, spec, trial, compared=compared_trials(study))
+    _refuse_no_model(checkpoint)
     validation = validation_of(checkpoint)
     if not altered_validation(manifest.config):
         manifest = manifest.model_copy(update={"calibration": calibration_of(validation)})
@@ -136,6 +140,16 @@ def read_best(store: CheckpointStore, study: Study, trial: FrozenTrial) -> Check
         f"trial {number} of study {study.study_name!r} cannot be exported: {why}; give the --artifacts of its workers, "
         "or another --trial, as only the best of a study keep their checkpoints"
     )
+
+
+def _refuse_no_model(checkpoint: Checkpoint) -> None:
+    """BundleError where a checkpoint's weights are none that could predict."""
+    source, way_out = f"checkpoint {checkpoint.name}", "name another --trial"
+    try:
+        tensors = safetensors.torch.load(checkpoint.files[MODEL])
+    except (SafetensorError, KeyError) as error:
+        raise BundleError(f"{source} holds no weights ({error}); {way_out}") from None
+    refuse_not_finite(tensors, source, way_out)
 
 
 def validation_of(checkpoint: Checkpoint) -> Validation:

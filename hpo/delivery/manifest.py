@@ -167,3 +167,5 @@ class Manifest(_Section):
             first = error.errors(include_url=False)[0]
             key = ".".join(str(part) for part in first["loc"])
             raise BundleError(f"{source}: {key}: {first['msg']}; {way_out}") from None
+        except TypeError as error:  # a list or a table where a validator of the configuration expects the other
+            raise BundleError(f"{source}: {error}; {way_out}") from None

@@ -68,7 +68,15 @@ def _tensors(bundle: Bundle) -> Tensors:
         tensors: Tensors = safetensors.torch.load(bundle.model)
     except SafetensorError as error:
         raise BundleError(_misfit(bundle, bundle.manifest.config, error)) from None
+    refuse_not_finite(tensors, str(bundle.model_file), "export another trial")
     return tensors
+
+
+def refuse_not_finite(tensors: Tensors, source: str, way_out: str) -> None:
+    """BundleError where a weight is NaN or infinite: such a network answers the same for every image."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise BundleError(f"{source}: {name} holds NaN or infinite values; {way_out}")
 
 
 def _network(bundle: Bundle, config: TrialConfig, tensors: Tensors) -> torch.nn.Module:

@@ -23,6 +23,13 @@ class Validation(NamedTuple):
     logits: npt.NDArray[np.float32]
     """(n, C) float32, before calibration."""
 
+    def fits(self, classes: int) -> bool:
+        """Whether these are finite predictions of that many classes, under labels among them."""
+        labels, logits = self
+        if logits.shape[1] != classes or not np.isfinite(logits).all():
+            return False
+        return bool(np.issubdtype(labels.dtype, np.integer) and ((labels >= 0) & (labels < classes)).all())
+
     def to_bytes(self, crossed: Logits | None = None) -> bytes:
         """As an .npz, with `crossed` of `Bundle.crossed` where there is one; the same arrays give the same bytes."""
         buffer = io.BytesIO()

@@ -9,7 +9,6 @@ show that another is better. Measured on the images that it was fitted on, T see
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -61,11 +60,6 @@ class Reliability:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {**asdict(self), "bins": [asdict(one) for one in self.bins]}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Reliability:
-        """What `to_dict` gave."""
-        return cls(**{**values, "bins": tuple(Bin(**one) for one in values["bins"])})
 
 
 @dataclass(frozen=True)

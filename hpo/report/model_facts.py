@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from hpo.delivery.bundle import Bundle
+from hpo.delivery.bundle import METRICS, Bundle
 from hpo.delivery.calibrate import altered_validation
 from hpo.delivery.manifest import Manifest, Scores
+from hpo.delivery.metrics import report_of, scaled_of
 from hpo.evaluation.calibration import Reliability, held_out, probabilities, reliability
 from hpo.evaluation.metrics import report
 
@@ -56,9 +57,10 @@ class ModelFacts:
         found = self.bundle.validation
         if stored is None and found is not None:
             stored = report(found.labels, found.logits, self.manifest.classes).to_dict()
-        if not stored or "classes" not in stored:
+        scores = self._scores(stored, "validation") if stored else None
+        if scores is None:
             return None
-        return Figures(stored, "validation", self._whose(altered_validation(self.manifest.config)))
+        return Figures(scores, "validation", self._whose(altered_validation(self.manifest.config)))
 
     def _whose(self, altered: str | None) -> str:
         images = f" Its images were altered: {altered}." if altered else ""
@@ -73,7 +75,13 @@ class ModelFacts:
     def test(self) -> Figures | None:
         """Of this very model on the test part, where a retraining has measured it."""
         stored: Mapping[str, Any] | None = self.bundle.metrics.get("test")
-        return Figures(stored, "test") if stored and "classes" in stored else None
+        scores = self._scores(stored, "test") if stored else None
+        return Figures(scores, "test") if scores else None
+
+    def _scores(self, stored: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
+        """A report of metrics.json, checked, and what stands beside it; None where only its accuracy is kept."""
+        found = report_of(stored, f"{self.bundle.path / METRICS}: {key}")
+        return {**stored, **found.to_dict()} if found else None
 
     @property
     def figures(self) -> Figures | None:
@@ -89,7 +97,7 @@ class ModelFacts:
     def calibration(self) -> CalibrationFacts | None:
         """On the images of `figures`; None where too little is known of them."""
         if self.test is not None:
-            return _measured(self.test)
+            return _measured(self.test, str(self.bundle.path / METRICS))
         found, stored = self.bundle.validation, self.manifest.calibration
         if found is None or not len(found.labels) or altered_validation(self.manifest.config):
             return None
@@ -130,16 +138,16 @@ class CalibrationFacts:
     """Whether there is a temperature."""
 
 
-def _measured(figures: Figures) -> CalibrationFacts | None:
+def _measured(figures: Figures, source: str) -> CalibrationFacts | None:
     """What was measured on the test part; None where the bundle is from before that was kept."""
     stored = figures.scores.get("calibration")
-    if not stored or "bins" not in stored["before"]:
+    if not stored:
         return None
-    temperature = stored["temperature"]
+    found = scaled_of(stored, f"{source}: test.calibration")
     return CalibrationFacts(
-        temperature=temperature or 1.0,
+        temperature=found.temperature or 1.0,
         n=int(figures.scores["n"]),
-        before=Reliability.from_dict(stored["before"]),
-        after=Reliability.from_dict(stored["after"]) if temperature is not None else None,
-        fitted=temperature is not None,
+        before=found.before,
+        after=found.after if found.temperature else None,
+        fitted=found.temperature is not None,
     )

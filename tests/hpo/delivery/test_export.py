@@ -5,6 +5,7 @@ import io
 import numpy as np
 import optuna
 import pytest
+import safetensors.torch
 from optuna.trial import TrialState
 
 import hpo
@@ -289,3 +290,11 @@ def test_no_path_of_this_machine_leaves_with_a_bundle(study, store, weights, tmp
         assert "/home/ada" not in (tmp_path / "best" / file).read_text()
         assert str(tmp_path) not in (tmp_path / "best" / file).read_text()
     assert read_bundle(tmp_path / "best").manifest.config.weights == "w.safetensors"
+
+
+def test_a_checkpoint_without_a_usable_model_is_refused(study, store, weights, tmp_path):
+    tensors = {name: tensor * float("nan") for name, tensor in safetensors.torch.load(weights).items()}
+    for content, said in ((b"no weights", "holds no weights"), (safetensors.torch.save(tensors), "holds NaN")):
+        keep(store, 0, content)
+        with pytest.raises(BundleError, match=rf"{said}.*name another --trial"):
+            export_trial(study, choose_trial(study), store, tmp_path / "best")
