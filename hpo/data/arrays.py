@@ -7,6 +7,7 @@ refused, and whatever else is not read is left out by name.
 from __future__ import annotations
 
 import math
+import re
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,12 +24,18 @@ from hpo.data.archives import open_zip, refuse_twice
 from hpo.data.dataset import LeftOut, PartName
 from hpo.data.decode import refuse_large
 from hpo.data.layout import left_out_files
-from hpo.data.names import class_name, class_notes, names_as_written, names_images, part_of, unused_notes
+from hpo.data.names import class_name, class_notes, names_as_written, names_images, part_notes, part_of, unused_notes
 from hpo.data.npy import NpyMember, open_member
 from hpo.data.records import CHUNK, PARTS, Listing, Read, Record
 from hpo.errors import DataError
 
 _CLASS_KEYS = ("classes", "label_names")
+_OTHER_KEYS = {
+    "images": "x img imgs image pictures pixels data",
+    "labels": "y label target targets class",
+    "classes": "names labelnames classnames targetnames categories classlabels",
+}
+"""Keys that are often meant for ours, with a part before or behind (x_train): told, never taken unasked."""
 _WANTED = "images and labels, or train_images and train_labels (val_… and test_… beside them)"
 
 
@@ -62,6 +69,7 @@ class ArraySource:
             for (part, member), part_numbers in zip(members, numbered.numbers, strict=True)
             for row, number in enumerate(part_numbers)
         )
+        notes = [*part_notes({member.key: part for part, member in members if part}), *notes]
         notes += class_notes(numbered.classes, numbered.written)
         return Listing(numbered.classes, tuple(records), left_out, tuple(notes), numbered.earlier)
 
@@ -78,7 +86,8 @@ def image_members(archive: zipfile.ZipFile) -> list[tuple[PartName | None, NpyMe
     keys = _keys(archive)
     parts = _image_keys(keys, str(archive.filename))
     if not parts:
-        raise DataError(f"{archive.filename} has the keys {', '.join(keys) or 'none'}, but must have {_WANTED}")
+        hint = _renaming(keys, "images", "labels")
+        raise DataError(f"{archive.filename} has the keys {', '.join(keys) or 'none'}, but must have {_WANTED}{hint}")
     members = [(part, open_member(archive, parts[part])) for part in (None, *PARTS) if part in parts]
     for _, member in members:
         _refuse_pixels(member, str(archive.filename))
@@ -117,6 +126,28 @@ def _image_keys(keys: Sequence[str], where: str) -> dict[PartName | None, str]:
     return parts
 
 
+def _meant(key: str) -> str | None:
+    """Our key for what a key is often meant for: `train_images` for x_train; None for other keys."""
+    words = [word for word in re.split(r"[\W_]+", key.lower()) if word]
+    kinds = {kind: [word for word in words if word in names.split()] for kind, names in _OTHER_KEYS.items()}
+    if "".join(words) in _OTHER_KEYS["classes"].split():
+        return "classes"
+    found = [kind for kind, named in kinds.items() if named and kind != "classes"]
+    if len(found) != 1 or len(kinds[found[0]]) != 1:
+        return None
+    rest = "_".join(word for word in words if word not in kinds[found[0]])
+    part = part_of(rest)
+    if not rest:
+        return found[0]
+    return f"{part}_{found[0]}" if part and part != "unclear" else None
+
+
+def _renaming(keys: Collection[str], *kinds: str) -> str:
+    """`: rename x_train to train_images`; empty where no key is meant for one of these kinds."""
+    meant = {key: ours for key in keys if (ours := _meant(key)) and ours.endswith(kinds)}
+    return f": rename {', '.join(f'{key} to {ours}' for key, ours in meant.items())}" if meant else ""
+
+
 def _refuse_bare_labels(key: str, keys: Sequence[str], where: str) -> None:
     """DataError for the labels of a part whose images are not there."""
     images = f"{key.removesuffix('labels')}images"
@@ -152,7 +183,8 @@ def _labels(archive: zipfile.ZipFile, images: NpyMember) -> npt.NDArray[Any]:
     """(n,) whole numbers or texts, one per image."""
     key = _labels_key(images.key)
     if f"{key}.npy" not in archive.namelist():
-        raise DataError(f"{archive.filename} has {images.key} but no {key}: add {key}, one per image")
+        hint = _renaming([other for other in _keys(archive) if _meant(other) == key], "labels").replace(":", ", or", 1)
+        raise DataError(f"{archive.filename} has {images.key} but no {key}: add {key}, one per image{hint}")
     member = open_member(archive, key)
     where = f"{key} in {archive.filename}"
     if member.dtype.kind not in "iubU":
@@ -231,12 +263,14 @@ def _by_value(rows: Sequence[Sequence[int | str]], path: str, *, texts: bool) ->
     return _Numbered(classes, numbers, written, earlier)
 
 
-def _unused(archive: zipfile.ZipFile, used: Collection[str]) -> tuple[tuple[LeftOut, ...], list[str]]:
+def _unused(archive: zipfile.ZipFile, used: set[str]) -> tuple[tuple[LeftOut, ...], list[str]]:
     """What is in the `.npz` beside the arrays `used`, and lines on arrays that look like a split or like groups."""
     names = {key: _texts(archive, key) for key in _keys(archive) if key not in used}
     arrays = (LeftOut("array", len(names), tuple(names)),) if names else ()
     files = left_out_files(name for name in archive.namelist() if not name.endswith(".npy"))
-    return (*files, *arrays), unused_notes("array", names, split_known=False)
+    named = [] if used.intersection(_CLASS_KEYS) else [key for key in names if _meant(key) == "classes"]
+    notes = [f"array {key} looks like names of classes, but is not read: rename it to classes" for key in named]
+    return (*files, *arrays), [*notes, *unused_notes("array", names, split_known=False)]
 
 
 def _texts(archive: zipfile.ZipFile, key: str) -> Collection[str]:

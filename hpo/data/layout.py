@@ -14,8 +14,18 @@ from pathlib import PurePosixPath
 
 from hpo.data.dataset import LeftOut, PartName
 from hpo.data.formats import SUFFIXES, is_image
-from hpo.data.names import Meaning, class_name, class_notes, names_as_written, part_in, part_of, readable, shortened
-from hpo.data.records import PART_OF, Listing, Record
+from hpo.data.names import (
+    Meaning,
+    class_name,
+    class_notes,
+    names_as_written,
+    part_in,
+    part_notes,
+    part_of,
+    readable,
+    shortened,
+)
+from hpo.data.records import Listing, Record
 from hpo.data.summary import left_out_line
 from hpo.errors import DataError
 
@@ -145,9 +155,7 @@ def _understood(place: _Place) -> tuple[_Plan, _Place]:
 def _parts_first(meanings: dict[str, Meaning | None], place: _Place, notes: Sequence[str]) -> _Plan:
     """The plan of train/ val/ test/ of class folders. Parts under other names are told, and empty ones."""
     parts = _decided(meanings, place.where)
-    told = list(notes)
-    if any(top.lower() not in PART_OF for top in parts) or len(set(parts.values())) < len(parts):
-        told.append(f"parts: {', '.join(f'{top}/ is {part}' for top, part in sorted(parts.items()))}")
+    told = [*notes, *part_notes({f"{top}/": part for top, part in parts.items()})]
     empty = sorted({levels[0] for levels in place.folders if part_of(levels[0])} - set(parts))
     told += [f"{name}/ holds no image" for name in empty]
     return _Plan(1, 0, parts, tuple(told))

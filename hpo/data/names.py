@@ -15,6 +15,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Literal
 
 from hpo.data.dataset import PartName
+from hpo.data.records import PART_OF
 from hpo.errors import DataError
 
 Meaning = PartName | Literal["unclear"]
@@ -63,6 +64,17 @@ def part_in(name: str) -> Meaning | None:
     own = part_of(name)
     found = {_meaning(word) for word in _words(name)} - {None}
     return own or (found.pop() if len(found) == 1 else "unclear" if found else None)
+
+
+def part_notes(parts: Mapping[str, PartName]) -> list[str]:
+    """One line on names of parts (of folders, arrays, or in a column) whose meaning was taken from their words.
+
+    That is each name outside `PART_OF`, and two names of one part; the usual names alone need no line.
+    """
+    usual = all(name.removesuffix("/").removesuffix("_images").lower() in PART_OF for name in parts)
+    if usual and len(set(parts.values())) == len({name.lower() for name in parts}):
+        return []
+    return [f"parts: {', '.join(f'{name} is {part}' for name, part in sorted(parts.items()))}"]
 
 
 def looks_like_split(column: str, values: Iterable[object] = ()) -> bool:

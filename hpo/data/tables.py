@@ -20,7 +20,7 @@ from typing import Any
 from hpo.data import digests
 from hpo.data.dataset import LeftOut, PartName
 from hpo.data.folders import read_file
-from hpo.data.names import class_name, class_notes, names_as_written, part_of, shortened, unused_notes
+from hpo.data.names import class_name, class_notes, names_as_written, part_notes, part_of, shortened, unused_notes
 from hpo.data.records import CHUNK, Listing, Read, Record
 from hpo.errors import DataError
 
@@ -191,12 +191,15 @@ def _parsed(text: str, where: str) -> _Table:
             values[at].add(padded[at])
     if not rows:
         raise DataError(f"{where} has a header but no rows: add one row per image")
+    splits = sorted(values[column["split"]]) if "split" in column else []
+    parts = {value: part for value in splits if (part := part_of(value)) and part != "unclear"}
     others = {
         written[at] or "(unnamed)": values[at]
         for at, name in enumerate(header)
         if name not in column and (name or values[at] - {""})
     }
-    return _Table(rows, tuple(others), tuple(unused_notes("column", others, split_known="split" in column)))
+    notes = [*part_notes(parts), *unused_notes("column", others, split_known="split" in column)]
+    return _Table(rows, tuple(others), tuple(notes))
 
 
 def _opened(text: str, needed: Sequence[str], where: str) -> tuple[Any, list[str], list[str], int]:

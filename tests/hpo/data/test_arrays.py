@@ -119,6 +119,42 @@ def test_an_array_that_looks_like_a_split_is_named(write_npz, key, values):
     assert listing.notes[0].startswith(f"array {key} looks like a split, but is not read")
 
 
+@pytest.mark.parametrize(
+    ("train", "val", "notes"),
+    [
+        ("train", "dev", ["parts: dev_images is val, train_images is train"]),
+        ("Training", "val", ["parts: Training_images is train, val_images is val"]),
+        ("train", "valid", []),
+    ],
+)
+def test_parts_under_other_names_are_said(write_npz, train, val, notes):
+    arrays = {f"{part}_{key}": rows for part in (train, val) for key, rows in (("images", IMAGES), ("labels", LABELS))}
+    assert list(ArraySource(write_npz(**arrays)).listing().notes) == notes
+
+
+@pytest.mark.parametrize("key", ["class_names", "classnames", "label-names", "Categories", "target_names"])
+def test_names_of_classes_under_another_key_are_told_with_the_way_out(write_npz, key):
+    names = np.array(["a", "b"])
+    listing = ArraySource(write_npz(images=IMAGES, labels=LABELS, **{key: names})).listing()
+    assert listing.notes == (f"array {key} looks like names of classes, but is not read: rename it to classes",)
+    used = ArraySource(write_npz(images=IMAGES, labels=LABELS // 10, classes=names, **{key: names})).listing()
+    assert used.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "way_out"),
+    [
+        ({"x_train": IMAGES, "y_train": LABELS}, "rename x_train to train_images, y_train to train_labels"),
+        ({"X": IMAGES, "y": LABELS}, "rename X to images, y to labels"),
+        ({"images": IMAGES, "targets": LABELS}, "add labels, one per image, or rename targets to labels"),
+        ({"val_images": IMAGES, "y_valid": LABELS}, "add val_labels, one per image, or rename y_valid to val_labels"),
+    ],
+)
+def test_keys_that_are_often_meant_for_ours_are_told(write_npz, arrays, way_out):
+    with pytest.raises(DataError, match=way_out):
+        ArraySource(write_npz(**arrays)).listing()
+
+
 def test_class_names_that_are_not_used_are_named(write_npz):
     path = write_npz(images=IMAGES, labels=np.array(["b", "a"] * 3), classes=np.array(["x", "y"]))
     assert ArraySource(path).listing().left_out == (LeftOut("array", 1, ("classes",)),)

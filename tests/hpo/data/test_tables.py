@@ -134,6 +134,19 @@ def test_names_of_parts_are_those_of_folders(write_csv):
 
 
 @pytest.mark.parametrize(
+    ("values", "notes"),
+    [
+        (("learn", "dev", "test"), ("parts: dev is val, learn is train, test is test",)),
+        (("train", "val", "valid"), ("parts: train is train, val is val, valid is val",)),
+        (("Train", "train", "Valid"), ()),
+    ],
+)
+def test_parts_under_other_names_are_said(write_csv, values, notes):
+    rows = "".join(f"{name}.png,{label},{value}\n" for name, label, value in zip("xyz", "aba", values, strict=True))
+    assert everything(write_csv(f"path,label,split\n{rows}")).notes == notes
+
+
+@pytest.mark.parametrize(
     "column", ["is_valid", "fold", "set", "subset", "Partition", "phase", "dataset", "train_test", "is_test", "usage"]
 )
 def test_a_column_that_looks_like_a_split_is_named(write_csv, column):
