@@ -137,11 +137,17 @@ def deep_of_array(array: npt.NDArray[Any]) -> Deep:
 def deep_of_file(image: Image.Image, data: bytes | None) -> Deep | None:
     """The 16 bits of an image that Pillow has opened from `data` and not loaded; None where it has fewer.
 
-    Without `data` it is a picture of Pillow's own, which has 16 bits in grey only.
+    Without `data` the bytes are taken from the file that Pillow holds open; DataError where it has loaded the image
+    already and values of 16 bits were lost by that.
 
     It is upright already where it is a TIFF. Raises what Pillow raises on damaged files, and DataError.
     """
     raw, maxval = _raw_mode(image)
+    by_file = _is_read_by_us(image)
+    if data is None and by_file:
+        data = _still_stored(image)
+    elif data is None and _lost_depth(image):
+        raise DataError("16-bit values, of which Pillow keeps 8 bits when it loads them: give the path or the bytes")
     if data is not None and isinstance(image, ImageFile.ImageFile) and maxval > 255:
         return _of_pnm(image, data, maxval)
     if image.mode.startswith("I;16"):
@@ -150,7 +156,7 @@ def deep_of_file(image: Image.Image, data: bytes | None) -> Deep | None:
         return Deep(_with_key(image), white, _tag(image, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO)
     if raw in ("I;16S", "I;16BS"):
         return _of_signed(image)
-    if data is not None and image.mode in ("RGB", "RGBA") and _DEEP_COLOURS.match(raw):
+    if data is not None and by_file:
         image.load()
         return deep_of_array(_colours(image, data))
     return None
@@ -164,6 +170,38 @@ def _raw_mode(image: Image.Image) -> tuple[str, int]:
     if isinstance(args, tuple):
         return str(args[0]), args[1] if image.format == "PPM" and isinstance(args[1], int) else 0
     return str(args), FULL if args == "I;16B" and image.format == "PPM" else 0
+
+
+def _is_read_by_us(image: Image.Image) -> bool:
+    """Whether Pillow would lose bits, or the value of white, of an image that is not loaded."""
+    raw, maxval = _raw_mode(image)
+    return maxval > 255 or (image.mode in ("RGB", "RGBA") and bool(_DEEP_COLOURS.match(raw)))
+
+
+def _still_stored(image: Image.Image) -> bytes:
+    """The bytes of the file of an image that is opened and not loaded; the file is left where it stood."""
+    if image.tell():
+        raise DataError(f"16-bit colours of page {image.tell() + 1} of a file: save that page as PNG")
+    file = image.fp  # type: ignore[attr-defined]
+    position = file.tell()
+    try:
+        file.seek(0)
+        return bytes(file.read())
+    finally:
+        file.seek(position)
+
+
+def _lost_depth(image: Image.Image) -> bool:
+    """Whether a loaded image had 16 bits in its file that Pillow has dropped, as far as the image can tell."""
+    if not isinstance(image, ImageFile.ImageFile) or image.mode not in ("RGB", "RGBA", "I") or image.tile:
+        return False
+    if bits := _tag(image, TiffImagePlugin.BITSPERSAMPLE):
+        return image.mode != "I" and max(bits) == 16
+    try:
+        with Image.open(image.filename, formats=(str(image.format),)) as again:
+            return _is_read_by_us(again)
+    except (OSError, SyntaxError, ValueError):
+        return False  # it came from a stream, or its file is gone
 
 
 def _tag(image: Image.Image, tag: int) -> Any:

@@ -326,3 +326,51 @@ def test_depth_and_pages_are_noted(write_deep, cache):
         notes = open_dataset(source, image_size=8, cache=cache).notes
         assert "only the first page or frame is taken of files that hold several: a/stack.tif (3)" in notes
         assert any(note.startswith("images of 16 bits: values up to 4095 in 20; 4095 is") for note in notes)
+
+
+@pytest.fixture
+def twelve_bits():
+    return np.random.default_rng(0).integers(0, 4096, (6, 7, 3)).astype(np.uint16)
+
+
+def pillow_forms(values):
+    """Files of 16 bits that Pillow cannot load without a loss."""
+    return {
+        "png": cv(values, ".png"),
+        "rgba.png": cv(np.dstack([values, np.full(values.shape[:2], 65535, np.uint16)]), ".png"),
+        "tiff": cv(values, ".tiff"),
+        "ppm": pgm(values),
+        "4095.ppm": pgm(values, 4095),
+        "plain.ppm": pgm(values, plain=True),
+        "4095.pgm": pgm(values[..., 0], 4095),
+    }
+
+
+@pytest.mark.parametrize("kind", [*pillow_forms(np.zeros((2, 2, 3), np.uint16))])
+def test_a_picture_that_pillow_has_opened_is_prepared_as_its_file(tmp_path, twelve_bits, kind):
+    data = pillow_forms(twelve_bits)[kind]
+    (tmp_path / kind).write_bytes(data)
+    for source in (tmp_path / kind, io.BytesIO(data)):
+        picture = Image.open(source)
+        assert np.array_equal(fit(picture, 6, 4095), decode(data, 6, 4095))
+    opened = Image.open(io.BytesIO(data))
+    fit(opened, 6, 4095)
+    opened.load()  # the file stands where Pillow left it
+    assert np.array_equal(np.asarray(opened), np.asarray(Image.open(io.BytesIO(data))))
+
+
+@pytest.mark.parametrize("kind", [*pillow_forms(np.zeros((2, 2, 3), np.uint16))])
+def test_a_picture_that_pillow_has_loaded_with_a_loss_is_refused(tmp_path, twelve_bits, kind):
+    (tmp_path / kind).write_bytes(pillow_forms(twelve_bits)[kind])
+    picture = Image.open(tmp_path / kind)
+    picture.load()
+    with pytest.raises(DataError, match="of which Pillow keeps 8 bits when it loads them: give the path or the bytes"):
+        fit(picture, 6, 4095)
+
+
+def test_a_picture_of_eight_bits_that_pillow_has_loaded_is_taken(tmp_path, noise):
+    for suffix in ("png", "ppm", "tiff", "jpg"):
+        Image.fromarray(noise(0, (6, 7, 3))).save(tmp_path / f"a.{suffix}")
+        picture = Image.open(tmp_path / f"a.{suffix}")
+        picture.load()
+        assert np.array_equal(fit(picture, 6), decode((tmp_path / f"a.{suffix}").read_bytes(), 6))
