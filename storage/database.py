@@ -18,7 +18,7 @@ from storage.embedded import EmbeddedServer
 from storage.errors import StorageError, StudyError
 from storage.patience import Patience
 from storage.persistence import PersistentStorage
-from storage.schema import is_current, migrate
+from storage.schema import is_current, is_workable, migrate
 from storage.sessions import LOCK_TIMEOUT, BoundedPool, Sessions
 from storage.translation import root, unavailable
 from storage.urls import parse_url, place, safe_url
@@ -113,8 +113,13 @@ class Database:
             return self._has_tables(connection) and is_current(connection)
 
     def require_schema(self) -> None:
-        """Raise StorageError unless the tables are of this version: those who only work do not change them."""
-        if not self.is_initialised():
+        """Raise StorageError unless studies can be worked on: those who only work do not change the tables.
+
+        Tables of an earlier version that lack only what later ones added will do.
+        """
+        with self.engine.connect() as connection:
+            workable = self._has_tables(connection) and is_workable(connection)
+        if not workable:
             raise StorageError(
                 f"the tables in {self.where} are of an earlier version of hpo; `hpo init` or `hpo run`, with "
                 "the study's own options, brings them up to date"

@@ -64,6 +64,9 @@ CREATE INDEX hpo_openings_of_test ON hpo_openings (test);
 
 MIGRATIONS = (_LEASES, _ADOPT, _OPENINGS)
 """From version i to i + 1. Only ever appended to."""
+WORKABLE = 2
+"""The version from which on studies can be read, told what to do and worked on. A later migration that only adds a
+table leaves it as it is: what writes to that table makes it, and who reads it finds nothing."""
 
 
 def migrate(connection: Connection) -> None:
@@ -79,11 +82,22 @@ def migrate(connection: Connection) -> None:
 
 def is_current(connection: Connection) -> bool:
     """Whether the tables are of this version. Raises StorageError where they are of a later one."""
+    return _checked_version(connection) == len(MIGRATIONS)
+
+
+def is_workable(connection: Connection) -> bool:
+    """Whether studies can be worked on with the tables as they are. Raises StorageError where they are of a later
+    version.
+    """
+    return _checked_version(connection) >= WORKABLE
+
+
+def _checked_version(connection: Connection) -> int:
     if not inspect(connection).has_table("hpo_schema"):
-        return False
+        return 0
     version = _version(connection)
     _refuse_newer(version)
-    return version == len(MIGRATIONS)
+    return version
 
 
 def _version(connection: Connection) -> int:

@@ -96,7 +96,8 @@ def _schema(db: Database, filled: bool) -> Check:
         return amiss("schema", error)
     if lacking is not None:
         return lacking
-    return well("schema", f"the tables are of hpo {__version__} and optuna {version('optuna')}")
+    ours = f"hpo {__version__}" if db.is_initialised() else "an earlier hpo, with which this one works,"
+    return well("schema", f"the tables are of {ours} and optuna {version('optuna')}")
 
 
 def _lacking(db: Database) -> Check | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
-from storage import Database, read_openings, write_opening
+from storage import Database, StorageError, open_database, read_openings, write_opening
 
 pytestmark = pytest.mark.postgres
 
@@ -35,3 +38,33 @@ def test_looks_at_two_test_parts_in_one_instant_are_two(database: Database) -> N
     for test in ("t", "u"):
         write_opening(database, opening("2026-01", test=test))
     assert [len(read_openings(database, test)) for test in ("t", "u")] == [1, 1]
+
+
+def make_earlier(database: Database) -> None:
+    """The tables as they were before looks were recorded."""
+    database.initialise()
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE hpo_openings; UPDATE hpo_schema SET version = 2")
+
+
+def test_a_database_of_an_earlier_version_has_heard_of_no_look(database: Database) -> None:
+    make_earlier(database)
+    assert read_openings(database, "t") == []
+    assert not database.is_initialised()
+
+
+def test_the_first_look_makes_the_table_in_a_database_of_an_earlier_version(database: Database) -> None:
+    make_earlier(database)
+    write_opening(database, opening("2026-01"))
+    assert read_openings(database, "t") == [opening("2026-01")]
+    assert database.is_initialised()
+
+
+@pytest.mark.parametrize("use", [lambda db: read_openings(db, "t"), lambda db: write_opening(db, opening("2026-01"))])
+def test_a_database_without_studies_is_refused_and_left_alone(
+    empty_url: str, tmp_path: Path, use: Callable[[Database], object]
+) -> None:
+    with open_database(empty_url, home=tmp_path) as database:
+        with pytest.raises(StorageError):
+            use(database)
+        assert not database.is_initialised()

@@ -86,3 +86,25 @@ def test_tables_of_an_earlier_version_are_named_as_such(
     result = here(word, "--study", "bare")
     assert result.exit_code == 2
     assert "are of an earlier version of hpo" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status", "--study", "bare", "--json"),
+        ("trials", "bare"),
+        ("pause", "--study", "bare"),
+        ("resume", "--study", "bare"),
+        ("reap", "--study", "bare"),
+        ("enqueue", "--study", "bare", "learning_rate=0.005"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_study_whose_tables_lack_only_what_was_added_later_is_read_and_steered(
+    here: Here, database: Database, bare_study: optuna.Study, words: tuple[str, ...]
+) -> None:
+    """Looks at test parts were not recorded then; nothing that reads or steers a study needs their table."""
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE hpo_openings; UPDATE hpo_schema SET version = 2")
+    result = here(*words)
+    assert result.exit_code == 0, result.stderr

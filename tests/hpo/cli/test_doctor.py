@@ -66,6 +66,11 @@ def test_what_is_wrong_with_a_study(here: Here, database: Database, bare_study: 
     assert (code, faults(checks)) == (1, ["leases"])
     assert "no study 'other'" in looked(here, "--study", "other")[1]["study"]["detail"]
     with database.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE hpo_openings; UPDATE hpo_schema SET version = 2")
+    code, checks = looked(here, "--study", "bare")
+    assert faults(checks) == ["leases"]
+    assert "of an earlier hpo, with which this one works" in checks["schema"]["detail"]
+    with database.engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM hpo_schema")
     assert faults(looked(here, "--study", "bare")[1]) == ["schema", "study"]
 
