@@ -78,7 +78,8 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
 )
 """How other files begin, and what they are; the first that fits counts."""
 
-_HEAD_BYTES = 4096
+HEAD_BYTES = 4096
+"""Of a file, from which is told what it is."""
 _WAYS_OUT = {"again": "download it again", "convert": "convert it to PNG or JPEG"}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ADOBE_BYTES = 16
@@ -93,7 +94,7 @@ def is_image(name: str) -> bool:
 
 def what_else(data: bytes) -> str:
     """In words, with the way out, what a file is that begins with `data` and that no decoder knows."""
-    head = data[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf")
+    head = data[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf")
     for pattern, words in _DAMAGED:
         if re.match(pattern, head, re.DOTALL):
             return words
@@ -101,6 +102,14 @@ def what_else(data: bytes) -> str:
         if re.match(pattern, head, re.DOTALL | re.IGNORECASE):
             return f"not an image of a known format but {words.format(**_WAYS_OUT)}"
     return f"not an image of a known format ({', '.join(SUFFIXES)})"
+
+
+def what_by_name(data: bytes) -> str:
+    """In words, with the way out, what a file is that begins with `data` and whose name is not that of an image."""
+    words = what_else(data)
+    if words.startswith("not an image"):
+        return words
+    return f"looks like an image, but its name has none of the suffixes {', '.join(SUFFIXES)}: rename it"
 
 
 def without_metadata(data: bytes) -> bytes | None:

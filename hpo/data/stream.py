@@ -21,7 +21,7 @@ from hpo.data.arrays import ArraySource, image_members, row_reads
 from hpo.data.dataset import Images, Unreadable
 from hpo.data.decode import pillow_unheard
 from hpo.data.folders import read_file, walk
-from hpo.data.formats import SUFFIXES, is_image
+from hpo.data.formats import HEAD_BYTES, SUFFIXES, is_image, what_by_name
 from hpo.data.pipeline import Decoded, decode_all
 from hpo.data.records import CHUNK, Read
 from hpo.data.sources import existing
@@ -147,7 +147,7 @@ def _files_below(folder: Path) -> Named:
     for found in walk(folder):
         if not found.is_folder:
             path = folder / found.name
-            yield str(path), partial(read_file, path) if found.is_image else _refuse_kind
+            yield str(path), partial(read_file if found.is_image else _refuse_kind, path)
 
 
 def _members(path: Path, stack: ExitStack) -> Named:
@@ -155,11 +155,22 @@ def _members(path: Path, stack: ExitStack) -> Named:
     members = [member for member in visible_members(archive) if not member.info.is_dir()]
     reads = member_reads(archive, [member.info for member in members])
     for member, read in zip(members, reads, strict=True):
-        yield f"{path}:{member.name}", read if member.is_image else _refuse_kind
+        yield f"{path}:{member.name}", read if member.is_image else partial(_refuse_member, read)
 
 
-def _refuse_kind() -> bytes:
-    raise DataError(f"not an image of a known format ({', '.join(SUFFIXES)})")
+def _refuse_kind(path: Path) -> bytes:
+    """DataError that says what the file is, whose name is not that of an image."""
+    if not path.is_file():
+        return read_file(path)  # which says what it is in place of a file
+    with path.open("rb") as file:
+        raise DataError(what_by_name(file.read(HEAD_BYTES)))
+
+
+def _refuse_member(read: Read) -> bytes:
+    """The same of a file in a zip."""
+    data = read()
+    assert isinstance(data, bytes)
+    raise DataError(what_by_name(data[:HEAD_BYTES]))
 
 
 def _array_rows(path: Path, stack: ExitStack) -> Named:

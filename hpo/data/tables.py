@@ -142,6 +142,8 @@ def listed_files(path: Path) -> list[tuple[str, Path]]:
     with _faults_told(path):
         reader, header, _, skipped = _opened(_text(path.read_bytes()), ("path",), str(path))
         rows = [(reader.line_num + skipped, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    if not rows:
+        raise DataError(f"{path} has a header but no rows: add one row per image")
     at, names = header.index("path"), []
     for line, cells in rows:
         names.append(cells[at].strip() if at < len(cells) else "")
@@ -164,8 +166,13 @@ def _faults_told(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(f"{path} cannot be opened ({error.strerror}): mend its permissions") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise DataError(f"{path} is not a CSV in UTF-8 ({error}): save it as one") from None
+    except csv.Error as error:
+        why = str(error)
+        if "field limit" in why:
+            why = f"a cell has more than {csv.field_size_limit():,} letters, which is often a quote that is not closed"
+        raise DataError(f"{path} is not a CSV that can be read ({why}): mend it") from None
 
 
 def _described(row: _Row) -> str:

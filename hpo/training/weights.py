@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -181,10 +182,17 @@ def _chosen(tensors: Tensors, wanted: Tensors, path: Path) -> _Chosen:
     bare = {name: _bare(rest, wanted) for name, rest in short.items()}
     found = _united(((bare[name], name, value) for name, value in own.items()), path)
     outside = [name for name in own if not name.startswith(taken) and bare[name] not in wanted]
-    left = dict.fromkeys([*(key.rstrip(".") for key in beside), *(name.partition(".")[0] for name in outside)])
+    left = dict.fromkeys([*(key.rstrip(".") for key in beside), *(_beside(name, taken) for name in outside)])
     for name in outside:
         found.pop(bare[name], None)
     return _Chosen(taken.rstrip("."), tuple(left), found)
+
+
+def _beside(name: str, taken: str) -> str:
+    """The key of a tensor that is left out, down to where it parts from `taken`, the key of the model."""
+    parts = name.split(".")
+    shared = takewhile(lambda pair: pair[0] == pair[1], zip(parts, taken.split("."), strict=False))
+    return ".".join(parts[: 1 + sum(1 for _ in shared)])
 
 
 def _models(tensors: Tensors, wanted: Tensors) -> dict[str, int]:

@@ -59,6 +59,38 @@ def test_unreadable_images_come_with_the_batch_in_which_they_fell(folder):
     assert batches[1][1].shape == (0, 8, 8, 3)
 
 
+HEIC = b"\x00\x00\x00\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 5000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("z.heic", HEIC, "a HEIC image: convert it"),
+        ("z.txt", b"some words", "a text: remove it"),
+        ("z.bin", bytes(range(200, 256)), "not an image of a known format (jpg, "),
+        ("z", b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "looks like an image, but its name has none of the suffixes jpg, "),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_no_image_by_its_name_is_told_by_its_content(folder, tmp_path, name, content, words, packed):
+    (folder / name).write_bytes(content)
+    path = folder
+    if packed:
+        path = tmp_path / "packed.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in sorted(folder.rglob("*.*")):
+                archive.write(file, file.relative_to(folder))
+            archive.write(folder / name, f"y/{name}")
+    reasons = {entry.name.removeprefix(str(path)).strip(":/"): entry.reason for entry in gathered(path)[2]}
+    assert words in next(reason for image, reason in reasons.items() if image.endswith(name))
+
+
+def test_a_csv_without_rows_is_refused_by_its_name(tmp_path, folder):
+    (tmp_path / "empty.csv").write_text("path\n\n")
+    with pytest.raises(DataError, match=r"empty\.csv has a header but no rows: add one row per image"):
+        gathered([tmp_path / "empty.csv", folder])
+
+
 def test_batches_do_not_share_memory(folder):
     first, second, _ = (pixels for _, pixels, _ in iter_images(folder, 8, 3))
     assert not np.shares_memory(first, second)

@@ -70,6 +70,12 @@ def test_faults_are_said_in_one_line(write_csv, text, rule):
     assert "\n" not in str(caught.value)
 
 
+def test_a_quote_that_is_not_closed_is_told(write_csv):
+    rows = "x.png,a\n" * 30_000
+    with pytest.raises(DataError, match="more than 131,072 letters, which is often a quote that is not closed"):
+        everything(write_csv(f'path,label\n"x.png,a\n{rows}'))
+
+
 def test_another_encoding_is_refused(write_csv):
     with pytest.raises(DataError, match="is not a CSV in UTF-8"):
         everything(write_csv("path,label\nx.png,café\n", "latin-1"))

@@ -193,6 +193,17 @@ def test_the_moving_average_is_taken_and_said(
     assert "left out: state_dict, optimizer" in said
 
 
+def test_what_lies_beside_the_average_is_told_by_its_own_key(
+    tensors: dict[str, Tensor], load: Load, tmp_path: Path
+) -> None:
+    average = {f"module.{name}": value + value.is_floating_point() for name, value in tensors.items()}
+    saved = {"model": tensors, "averaged_model": {**average, "n_averaged": torch.tensor(7)}}
+    torch.save(saved, tmp_path / "w.pth")
+    said = str(load(tmp_path / "w.pth").weights)
+    assert "taken from averaged_model.module (the moving average)" in said
+    assert "left out: model, averaged_model.n_averaged" in said
+
+
 def test_an_average_of_the_parameters_alone_is_left_out_and_said(
     tensors: dict[str, Tensor], load: Load, tmp_path: Path
 ) -> None:
