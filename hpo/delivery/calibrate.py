@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 from hpo.delivery.manifest import Calibration, Manifest, Scores
@@ -18,6 +17,7 @@ from hpo.evaluation.calibration import (
     probabilities,
     reliability,
 )
+from hpo.hints import hint
 from search_spaces import TrialConfig
 
 if TYPE_CHECKING:
@@ -105,12 +105,12 @@ def _proof(bundle: Bundle) -> Validation:
     if bundle.crossed is None:
         raise BundleError(
             f"{bundle.path} holds no predictions of members that were chosen without the image, so no threshold can be "
-            f"proved; join the trials again: `{joining_command(manifest)}`"
+            f"proved; join the trials again: `{joining_command(manifest.study, soup=manifest.stage == 'soup')}`"
         )
     return Validation(bundle.validation.labels, bundle.crossed)
 
 
-def joining_command(manifest: Manifest) -> str:
-    """How the trials of an ensemble or a soup become one bundle again."""
-    words = " --soup --data DATA" if manifest.stage == "soup" else ""
-    return f"hpo ensemble --study {shlex.quote(manifest.study)}{words} --out FOLDER"
+def joining_command(study: str, *, soup: bool, out: str = "FOLDER") -> str:
+    """The command that joins the trials of a study again, into the folder `out`."""
+    words: dict[str, object] = {"soup": True, "data": "DATA"} if soup else {}
+    return hint("ensemble", study=study, **words, out=out)

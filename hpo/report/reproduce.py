@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from hpo.delivery.calibrate import joining_command
 from hpo.hints import hint
 from hpo.private_paths import command_without_places, place_name
 from hpo.report.study_facts import StudyFacts
@@ -63,8 +64,7 @@ def delivery(study: str, trial: int) -> list[Command]:
 
 def joining(study: str, *, soup: bool) -> Command:
     """How trials of a study become one model."""
-    words: dict[str, object] = {"soup": True, "data": "DATA"} if soup else {}
-    return Command("join the trials of the study again", hint("ensemble", study=study, **words, out="joint/"))
+    return Command("join the trials of the study again", joining_command(study, soup=soup, out="joint/"))
 
 
 def bundle_recipe(path: str) -> Recipe:
