@@ -13,7 +13,7 @@ from pathlib import Path
 from hpo.data import digests
 from hpo.data.decode import refuse_long
 from hpo.data.formats import is_image
-from hpo.data.layout import arrange
+from hpo.data.layout import arrange, left_out_files
 from hpo.data.names import readable
 from hpo.data.records import CHUNK, Listing, Read, is_hidden
 from hpo.errors import DataError
@@ -54,15 +54,12 @@ class FolderSource:
     def key(self) -> str:
         """Digest of every image's path and stamp, of the folders, and of what is left out by kind."""
         lines = (f"{found.name}\0{found.stamp}" for found in self._found if found.is_image or found.is_folder)
-        left_out = (f"{entry.kind}\0{entry.count}" for entry in self._listing.left_out)
+        others = left_out_files(found.name for found in self._found if not found.is_folder and not found.is_image)
+        left_out = (f"{entry.kind}\0{entry.count}" for entry in others)
         return digests.of_lines([str(self.path.resolve()), *lines, *left_out])
 
     def listing(self) -> Listing:
         """As `arrange` understands it; records are in the order of the walk."""
-        return self._listing
-
-    @cached_property
-    def _listing(self) -> Listing:
         folders = [found.name for found in self._found if found.is_folder]
         return arrange([found.name for found in self._found if not found.is_folder], folders, str(self.path))
 

@@ -49,6 +49,9 @@ class WholeData:
     """What was understood of the data, or is suspicious about it; one line each."""
     earlier_fingerprint: str = ""
     """As in `Dataset`."""
+    duplicates: int = 0
+    """Of the whole data set, as in `Dataset`."""
+    leaking: int = 0
 
 
 def open_dataset(
@@ -83,7 +86,7 @@ def open_dataset(
         fingerprint=manifest.fingerprint,
         split=assignment.text,
         unreadable=manifest.unreadable,
-        duplicates=len(groups) - len(set(groups)),
+        duplicates=_duplicates(groups),
         leaking=count_leaking(manifest.given, groups),
         left_out=manifest.left_out,
         notes=(*_notes(manifest), *assignment.notes),
@@ -113,6 +116,7 @@ def open_whole(  # noqa: PLR0913 - all but the path by name
     _refuse_unreadable(pack.manifest, max_unreadable)
     rows = _rows_of(pack.manifest, part, path)
     known = tuple(classes) if classes is not None else pack.manifest.classes
+    groups = pack.manifest.groups
     return WholeData(
         part=_relabelled(pack, rows, known, path),
         classes=known,
@@ -122,6 +126,8 @@ def open_whole(  # noqa: PLR0913 - all but the path by name
         left_out=pack.manifest.left_out,
         notes=_notes(pack.manifest),
         earlier_fingerprint=pack.manifest.earlier_fingerprint,
+        duplicates=_duplicates(groups),
+        leaking=count_leaking(pack.manifest.given, groups),
     )
 
 
@@ -140,14 +146,15 @@ def look(path: StrPath, *, split: SplitOptions | None = None, max_unreadable: fl
     """Decode some images of each class, all of a small data set, without packing any.
 
     Raises DataError where `open_dataset` would, as far as the listing and these images can tell, and where none of a
-    class's images that were tried can be read.
+    class's images that were tried can be read. Duplicates are counted only where all images are decoded.
     """
     source = open_source(path)
     listing = source.listing()
     _check_listing(listing)
     tried = _sampled(source, listing, _rows_to_try(listing.labels))
     _refuse_unreadable_class(tried, listing)
-    if len(tried) + len(tried.unreadable) == len(listing.records):
+    whole = len(tried) + len(tried.unreadable) == len(listing.records)
+    if whole:
         _refuse_unreadable(tried, max_unreadable)
         labels, given, groups, names = tried.label_array, tried.given, tried.groups, tried.names
     else:
@@ -160,10 +167,10 @@ def look(path: StrPath, *, split: SplitOptions | None = None, max_unreadable: fl
         classes=listing.classes,
         counts=_given_counts(listing),
         left_out=listing.left_out,
-        notes=(*_notes(tried), *assignment.notes),
+        notes=(*(_notes(tried) if whole else _sample_notes(tried, listing)), *assignment.notes),
         unreadable=tried.unreadable,
-        duplicates=len(groups) - len(set(groups)),
-        leaking=count_leaking(given, groups),
+        duplicates=_duplicates(groups) if whole else None,
+        leaking=count_leaking(given, groups) if whole else None,
     )
     return Look(len(listing.records), len(tried) + len(tried.unreadable), summary)
 
@@ -226,6 +233,19 @@ def _notes(manifest: Manifest) -> tuple[str, ...]:
     """What was noticed when the pack was made, and images whose duplicates have another label."""
     said = disagreement(manifest.label_array, manifest.groups, manifest.names)
     return (*manifest.notes, said) if said else manifest.notes
+
+
+def _sample_notes(tried: Manifest, listing: Listing) -> tuple[str, ...]:
+    """As `_notes`, where some images were decoded: what these alone tell is told of them."""
+    decoded = len(tried) + len(tried.unreadable)
+    return tuple(
+        note if note in listing.notes else f"of the {decoded:,} images tried: {note}" for note in _notes(tried)
+    )
+
+
+def _duplicates(groups: Sequence[str]) -> int:
+    """Images beyond the first of each group."""
+    return len(groups) - len(set(groups))
 
 
 def _refuse_unreadable(manifest: Manifest, allowed: float) -> None:

@@ -31,8 +31,9 @@ class DataSummary:
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
-    duplicates: int = 0
-    leaking: int = 0
+    duplicates: int | None = 0
+    """As in `Dataset`; None where they were not counted."""
+    leaking: int | None = 0
 
     def lines(self) -> list[str]:
         """The whole for people: a table of the classes, then the remarks."""
@@ -110,6 +111,8 @@ def summarise_part(whole: WholeData, part: Part, name: str) -> DataSummary:
         left_out=whole.left_out,
         notes=whole.notes,
         unreadable=whole.unreadable,
+        duplicates=whole.duplicates,
+        leaking=whole.leaking,
     )
 
 

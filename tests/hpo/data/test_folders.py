@@ -92,6 +92,15 @@ def test_key_changes_with_what_lies_there(write_classes):
     assert FolderSource(folder).key() != key
 
 
+def test_the_key_is_found_without_the_layout(write_classes):
+    """It is asked for at each start of a process, and arranging a million images takes seconds."""
+    folder = write_classes({"a": 1, "b": 1})
+    (folder / "loose.png").write_bytes(b"")
+    with pytest.raises(DataError, match="lies in no class folder"):
+        FolderSource(folder).listing()
+    assert FolderSource(folder).key() == FolderSource(folder).key()
+
+
 def test_no_images_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"has no images: put jpg, .* files into one folder per class"):
         listed(tmp_path)

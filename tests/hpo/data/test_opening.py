@@ -11,6 +11,7 @@ from PIL import Image
 
 from hpo.data import SplitOptions, fit_array, open_dataset, open_whole
 from hpo.data.opening import look
+from hpo.data.summary import summarise_part
 from hpo.errors import DataError
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -259,6 +260,29 @@ def test_a_look_decodes_some_images_of_each_class_of_a_large_one(write_classes, 
     assert (seen.images, seen.decoded) == (40, 6)
     assert [image.name for image in seen.summary.unreadable] == ["a/019.png"]
     assert seen.summary.counts == {"images": [20, 20]}
+
+
+def test_a_look_at_a_sample_says_so_and_counts_no_duplicates(write_classes, monkeypatch):
+    monkeypatch.setattr("hpo.data.opening._TRIED", 10)
+    folder = write_classes({"a": 20, "b": 20, "B": 20})
+    shutil.copy(folder / "a" / "000.png", folder / "a" / "001.png")
+    shutil.copy(folder / "a" / "000.png", folder / "b" / "000.png")
+    summary = look(folder).summary
+    assert (summary.duplicates, summary.leaking) == (None, None)
+    assert (summary.to_json()["duplicates"], summary.to_json()["leaking"]) == (None, None)
+    assert not any("duplicates" in line for line in summary.remarks())
+    assert any(note.startswith("of the 9 images tried: ") for note in summary.notes)
+    assert any(note.startswith("classes 'B', 'b' differ in case") for note in summary.notes), "known of the whole"
+
+
+def test_a_whole_data_set_counts_its_duplicates(write_classes, cache):
+    folder = write_classes({"train/a": 9, "train/b": 9, "test/a": 2, "test/b": 2})
+    shutil.copy(folder / "train" / "a" / "000.png", folder / "train" / "a" / "copy.png")
+    shutil.copy(folder / "train" / "a" / "000.png", folder / "test" / "a" / "copy.png")
+    for part in (None, "test"):
+        whole = open_whole(folder, image_size=16, cache=cache, part=part)
+        told = summarise_part(whole, whole.part, "test").to_json()
+        assert (told["duplicates"], told["leaking"]) == (2, 1)
 
 
 @pytest.mark.parametrize("tried", [10, 500])
