@@ -194,7 +194,7 @@ def test_holdings_tell_who_trains_what_and_for_how_long(database: Database, stud
 
 def test_what_an_earlier_version_left_running_is_taken_over(database: Database, study: optuna.Study) -> None:
     with database.engine.begin() as connection:
-        for statement in ("DROP TABLE hpo_leases, hpo_studies, hpo_schema", "DROP SEQUENCE hpo_tokens",
+        for statement in ("DROP TABLE hpo_openings, hpo_leases, hpo_studies, hpo_schema", "DROP SEQUENCE hpo_tokens",
                           "DROP INDEX hpo_trials_of_study"):  # fmt: skip
             connection.execute(text(statement))
     left = study.ask()
