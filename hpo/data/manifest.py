@@ -14,6 +14,7 @@ import numpy.typing as npt
 from hpo.data import digests
 from hpo.data.dataset import LeftOut, PartName, Unreadable
 from hpo.data.depth import depth_note, reached_levels, white_level
+from hpo.data.names import shortened
 from hpo.data.pipeline import Decoded
 from hpo.data.records import Record
 
@@ -139,9 +140,8 @@ class ManifestDraft:
         if white:
             self.note(depth_note(reached_levels(self._largest), white))
         if self._paged:
-            named = ", ".join(f"{name} ({pages})" for name, pages in self._paged[:_NAMED])
-            more = f" and {len(self._paged) - _NAMED} more" if len(self._paged) > _NAMED else ""
-            self.note(f"only the first page or frame is taken of files that hold several: {named}{more}")
+            named = shortened([f"{name} ({pages})" for name, pages in self._paged], _NAMED)
+            self.note(f"only the first page or frame is taken of files that hold several: {named}")
         return Manifest(
             image_size=self._image_size,
             classes=self._classes,

@@ -174,10 +174,11 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
-def shortened(names: Sequence[str], most: int = 3) -> str:
-    """`a, b, c and 2 more`."""
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
+def shortened(names: Sequence[str], most: int = 3, *, total: int | None = None) -> str:
+    """`a, b, c and 2 more`; `total` says how many there are where `names` are only the first of them."""
+    shown = names[:most]
+    more = (len(names) if total is None else total) - len(shown)
+    return f"{', '.join(shown)} and {more:,} more" if more else ", ".join(shown)
 
 
 def _words(name: str) -> list[str]:

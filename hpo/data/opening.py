@@ -16,7 +16,7 @@ import numpy.typing as npt
 from hpo.data.dataset import Dataset, LeftOut, Part, PartName, Unreadable
 from hpo.data.decode import pillow_unheard
 from hpo.data.manifest import Manifest, ManifestDraft
-from hpo.data.names import class_name
+from hpo.data.names import class_name, shortened
 from hpo.data.pack import Pack, Progress, open_pack
 from hpo.data.pipeline import decode_all
 from hpo.data.records import PARTS, Listing, Source
@@ -252,11 +252,10 @@ def _refuse_unreadable(manifest: Manifest, allowed: float) -> None:
     skipped, total = len(manifest.unreadable), len(manifest) + len(manifest.unreadable)
     if len(manifest) and skipped <= allowed * total:
         return
-    first = ", ".join(f"{entry.name} ({entry.reason})" for entry in manifest.unreadable[:_SHOWN])
-    more = f" and {skipped - _SHOWN} more" if skipped > _SHOWN else ""
+    first = shortened([f"{entry.name} ({entry.reason})" for entry in manifest.unreadable], _SHOWN)
     raise DataError(
         f"{skipped} of {total} images cannot be read, more than the {100 * allowed:g} % allowed: "
-        f"{first}{more}; mend or remove them, or raise --max-unreadable"
+        f"{first}; mend or remove them, or raise --max-unreadable"
     )
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from hpo.data.dataset import Dataset
 from hpo.data.depth import FULL
 from hpo.data.known import split_digest
-from hpo.data.names import plain
+from hpo.data.names import plain, shortened
 from hpo.data.opening import WholeData, open_dataset
 from hpo.data.pack import Progress
 from hpo.data.split import SplitOptions
@@ -174,9 +174,8 @@ def images_by_class(dataset: Dataset) -> dict[str, int]:
 def _classes(state: str, names: Sequence[str]) -> list[str]:
     if not names:
         return []
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    shown = ", ".join(map(repr, names[:_NAMED]))
-    return [f"class {shown} is {state}" if len(names) == 1 else f"classes {shown}{more} are {state}"]
+    shown = shortened([repr(name) for name in names], _NAMED)
+    return [f"class {shown} is {state}" if len(names) == 1 else f"classes {shown} are {state}"]
 
 
 def _spelled(names: Sequence[str]) -> list[str]:

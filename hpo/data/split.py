@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo.data.dataset import PartName
+from hpo.data.names import shortened
 from hpo.data.records import PARTS
 from hpo.errors import DataError, UsageError
 
@@ -233,8 +234,7 @@ def _lacking_note(part: PartName, classes: Sequence[str], given: bool) -> str:
 
 
 def _listed(classes: Sequence[str]) -> str:
-    more = f" and {len(classes) - _NAMED} more" if len(classes) > _NAMED else ""
-    return f"{', '.join(map(repr, classes[:_NAMED]))}{more}"
+    return shortened([repr(name) for name in classes], _NAMED)
 
 
 def _describe(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpo.data import KnownImages
+from hpo.data.names import shortened
 from hpo.delivery.calibrate import altered_validation
 from hpo.delivery.export import compared_trials, known_images, read_best, trial_manifest, validation_of
 from hpo.delivery.manifest import Manifest
@@ -118,5 +119,4 @@ def _refuse_misfit(candidate: Candidate, found: list[Candidate]) -> None:
 def trials_named(numbers: Iterable[int]) -> str:
     """`trial 3`, `trials 3, 4`, `trials 3, 4, 7, 8, 9 and 2 more`."""
     some = [str(number) for number in sorted(numbers)]
-    rest = f" and {len(some) - NAMED} more" if len(some) > NAMED else ""
-    return f"trial{'s' if len(some) > 1 else ''} {', '.join(some[:NAMED])}{rest}"
+    return f"trial{'s' if len(some) > 1 else ''} {shortened(some, NAMED)}"

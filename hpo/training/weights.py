@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hpo.data.names import shortened
 from hpo.errors import ModelError
 from hpo.training.checkpoint import read_tensors, weights_digest, weights_file
 
@@ -87,7 +88,7 @@ class WeightsReport:
             parts.append(f"left out: {', '.join(self.left)}")
         parts += [f"adapted: {note}" for note in self.adapted]
         if self.unexpected:
-            parts.append(f"not needed: {_listed(self.examples, self.unexpected)}")
+            parts.append(f"not needed: {shortened(self.examples, EXAMPLES, total=self.unexpected)}")
         if self.missing:
             parts.append(f"{self.missing} statistics of BatchNorm are missing, which the normalisation does without")
         if self.description:
@@ -305,7 +306,7 @@ def _check_whole(found: Tensors, wanted: Tensors, spared: set[str], where: str, 
     fitting = len(wanted) - len(missing) - len(shaped)
     faults = [f"{key} is {_shape(found[key])}, but must be {_shape(wanted[key])}" for key in shaped[:EXAMPLES]]
     if missing:
-        faults.append(f"missing: {_listed(missing[:EXAMPLES], len(missing))}")
+        faults.append(f"missing: {shortened(missing, EXAMPLES)}")
     if missing and all(key.endswith((".running_mean", ".running_var")) for key in missing):
         faults.append("statistics of BatchNorm: these weights want --set normalisation=group or layer")
     raise ModelError(
@@ -322,7 +323,7 @@ def _check_no_more(unexpected: list[str], found: Tensors, backbone: nn.Module, w
         return
     more = more or unexpected
     raise ModelError(
-        f"{where} fill {name}, but hold {len(more)} tensors more ({_listed(more[:EXAMPLES], len(more))}): they are "
+        f"{where} fill {name}, but hold {len(more)} tensors more ({shortened(more, EXAMPLES)}): they are "
         "of a larger architecture; give the backbone that they are of"
     )
 
@@ -346,10 +347,3 @@ def _checked(name: str, value: Tensor, wanted: Tensor, path: Path) -> Tensor:
 
 def _shape(value: Tensor) -> str:
     return str(tuple(value.shape))
-
-
-def _listed(names: Iterable[str], count: int) -> str:
-    """As «a, b, c and 4 more»."""
-    shown = list(names)
-    more = f" and {count - len(shown)} more" if count > len(shown) else ""
-    return f"{', '.join(shown)}{more}"
