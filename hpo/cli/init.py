@@ -100,7 +100,7 @@ def found(db: Database, plan: Plan, home: Path) -> tuple[optuna.Study, Dataset]:
         start = check.weights or ("weights of timm" if plan.space.fixed.get("pretrained", True) else "random weights")
         click.echo(f"{name}: {check.parameters:,} parameters with two classes; {start}", err=True)
     with counting("decoding images") as progress:
-        dataset = open_data(plan, cache_folder(home), progress)
+        dataset = open_data(plan, cache_folder(home), progress, db=db)
     for line in data_lines(plan.data, dataset):
         click.echo(line, err=True)
     return found_study(db, plan, dataset), dataset

@@ -70,7 +70,7 @@ def found_roster(db: Database, plan: Plan, home: Path, command: str) -> tuple[Pl
     for name, check in check_models(_kinds(plan.space)).items():
         click.echo(f"{name}: {check.parameters:,} parameters with two classes", err=True)
     with counting("decoding images") as progress:
-        dataset = open_data(plan, cache_folder(home), progress)
+        dataset = open_data(plan, cache_folder(home), progress, db=db)
     for line in data_lines(plan.data, dataset):
         click.echo(line, err=True)
     if not plan.study:

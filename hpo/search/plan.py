@@ -223,15 +223,19 @@ def _deepest(config: TrialConfig) -> TrialConfig:
     return max(config.phase_configs(), key=lambda phase: phase.unfreeze_depth)
 
 
-def open_data(plan: Plan, cache: Path, progress: Progress | None = None) -> Dataset:
-    """Decode and pack DATA at every image size that the space can ask for; the last one is returned."""
+def open_data(plan: Plan, cache: Path, progress: Progress | None = None, *, db: Database | None = None) -> Dataset:
+    """Decode and pack DATA at every image size that the space can ask for; the last one is returned.
+
+    Where the study exists in `db`, 16-bit images are decoded by its white level, as its workers do.
+    """
+    origin = _origin_there(db, plan) if db else None
     sizes = possible(plan.space, "image_size")
     if len(sizes) > 16:
         raise SpaceError(f"image_size can take {len(sizes)} values, but each is packed on disk; give at most 16")
     for size in sizes:
         dataset = open_dataset(
-            plan.data, image_size=size, cache=cache, split=plan.split,
-            max_unreadable=plan.max_unreadable, progress=progress,
+            plan.data, image_size=size, cache=cache, split=plan.split, max_unreadable=plan.max_unreadable,
+            white_level=origin.white if origin else None, progress=progress,
         )  # fmt: skip
     return dataset
 
@@ -294,17 +298,21 @@ def _data_fingerprint(db: Database, plan: Plan, dataset: Dataset) -> str:
 
     DataError where the study exists with other images; it says what changed, which the study alone cannot.
     """
-    if plan.study not in study_names(db):
+    origin = _origin_there(db, plan)
+    if origin is None:
         return dataset.fingerprint
+    way_out = "give that DATA, or another name with --study"
+    classes = read_spec(open_study(db, plan.study)).data["classes"]
+    origin.refuse_other_images(dataset, plan.data, maker=f"study {plan.study!r}", way_out=way_out, classes=classes)
+    return origin.fingerprint
+
+
+def _origin_there(db: Database, plan: Plan) -> DataOrigin | None:
+    """What the study remembers of its data, where it exists already."""
+    if plan.study not in study_names(db):
+        return None
     study = open_study(db, plan.study)
-    if has_spec(study):
-        spec = read_spec(study)
-        way_out = "give that DATA, or another name with --study"
-        origin_of(spec).refuse_other_images(
-            dataset, plan.data, maker=f"study {plan.study!r}", way_out=way_out, classes=spec.data["classes"]
-        )
-        return spec.data_fingerprint
-    return dataset.fingerprint
+    return origin_of(read_spec(study)) if has_spec(study) else None
 
 
 def origin_of(spec: StudySpec) -> DataOrigin:

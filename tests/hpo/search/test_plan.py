@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -247,6 +248,27 @@ def test_a_study_made_with_the_names_of_classes_as_written_goes_on(
     dataset = replace(bench.dataset, earlier_fingerprint="e" * 64)
     found_study(bench.db, other_plan(bench, cells, tiny_space), dataset)
     assert read_spec(bench.study).data_fingerprint == "e" * 64
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(("kept", "level"), [(None, 65535), (16383, 16383)])
+def test_images_of_16_bits_are_opened_by_the_white_level_of_the_study(
+    bench: Bench, tiny_space: SearchSpace, tmp_path: Path, kept: int | None, level: int
+) -> None:
+    """A study of an earlier version has none, which is 65535; its workers take that, so it is what is told."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "deep" / name).mkdir(parents=True)
+        for number in range(8):
+            pixels = rng.integers(0, 4096, (8, 8)).astype(np.uint16)
+            Image.fromarray(pixels).save(tmp_path / "deep" / name / f"{number}.png")
+    spec = read_spec(bench.study)
+    write_spec(bench.study, spec.model_copy(update={"data": {**spec.data, "white_level": kept}}))
+    plan = other_plan(bench, tmp_path / "deep", tiny_space)
+    dataset = open_data(plan, tmp_path / "cache", db=bench.db)
+    assert dataset.white_level == level
+    assert any(f"{level} is taken for white" in note for note in dataset.notes)
+    assert open_data(replace(plan, study="new"), tmp_path / "cache", db=bench.db).white_level == 4095
 
 
 @pytest.mark.postgres
