@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,7 +13,7 @@ from storage import leases
 from storage.database import Database
 from storage.persistence import PersistentStorage
 from storage.trials import fail_poison, is_poison, settle_finished
-from storage.workers import Worker, this_place
+from storage.workers import Worker, lives, this_place
 
 _HOLDINGS = text(
     """
@@ -65,6 +64,11 @@ class Holding:
     """How often the trial was taken up."""
     note: str | None
 
+    @property
+    def alive(self) -> bool:
+        """Whether a worker holds the trial and its lease has not expired."""
+        return self.state == "held" and self.left >= 0
+
 
 @dataclass(frozen=True)
 class Reaped:
@@ -107,18 +111,8 @@ def expire_dead_neighbours(db: Database, study: optuna.Study) -> int:
     """
     with db.engine.connect() as connection:
         rows = connection.execute(_NEIGHBOURS, {"study": study._study_id, "place": this_place()}).all()
-    dead = [Worker(host=row.host, pid=row.pid) for row in rows if not _lives(row.pid)]
+    dead = [Worker(host=row.host, pid=row.pid) for row in rows if not lives(row.pid)]
     return sum(expire_leases(db, study, worker) for worker in dead)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def reap(db: Database, study: optuna.Study) -> Reaped:

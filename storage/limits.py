@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 
 from storage.errors import StudyError
+from storage.workers import Worker
 
 LIMITS = "hpo:limits"
 """The user attribute of a study that holds them."""
@@ -21,6 +22,8 @@ class Limits:
 
     trials: int | None = None
     deadline: datetime | None = None
+    run: Worker | None = None
+    """The `hpo run` that set the deadline; None where `hpo init` did, or an earlier version, which did not note it."""
 
     def __post_init__(self) -> None:
         if self.trials is not None and self.trials < 0:
@@ -42,11 +45,15 @@ def read_limits(study: optuna.Study) -> Limits:
 def write_limits(study: optuna.Study, limits: Limits) -> None:
     """Write the limits into `study`, where every worker reads them before its next trial."""
     deadline = limits.deadline.isoformat() if limits.deadline else None
-    study.set_user_attr(LIMITS, {"trials": limits.trials, "deadline": deadline})
+    run = vars(limits.run) if limits.run else None
+    study.set_user_attr(LIMITS, {"trials": limits.trials, "deadline": deadline, "run": run})
 
 
 def limits_from(stored: Mapping[str, Any] | None) -> Limits:
     """The limits that are stored so; without any, none hold."""
     stored = stored or {}
     deadline = stored.get("deadline")
-    return Limits(stored.get("trials"), datetime.fromisoformat(deadline) if deadline else None)
+    run = stored.get("run")
+    return Limits(
+        stored.get("trials"), datetime.fromisoformat(deadline) if deadline else None, Worker(**run) if run else None
+    )

@@ -40,3 +40,22 @@ class Worker:
 
     def __str__(self) -> str:
         return f"{self.host}:{self.pid}"
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its process has ended for certain: False for one of another place, where that cannot be known.
+
+        Not to be asked of this process itself: its number, in another worker, was given anew, as containers do.
+        """
+        return bool(self.place) and self.place == this_place() and (self.pid == os.getpid() or not lives(self.pid))
+
+
+def lives(pid: int) -> bool:
+    """Whether there is a process with this number here, now."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

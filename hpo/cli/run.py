@@ -41,12 +41,13 @@ def run_command(ctx: click.Context, /, trials: int | None, timeout: timedelta | 
     with connected(staff.storage, staff.home, initialise=True, patience=STARTING) as db:
         study, _ = found(db, plan, staff.home)
         from hpo.search.plan import set_budget, settle_deadline
+        from storage import Worker
 
         if timeout is not None:  # what getting ready took is part of it
             timeout = max(timedelta(), timeout - timedelta(seconds=time.monotonic() - started))
         elif line := settle_deadline(db, study):
             click.echo(f"study {study.study_name}: {line}", err=True)
-        set_budget(db, study, trials, timeout)
+        set_budget(db, study, trials, timeout, run=Worker())
         team, look = employ(db, study, plan, staff)
         code = summarise(look(), team)
     ctx.exit(code)

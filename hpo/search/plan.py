@@ -30,11 +30,14 @@ from search_spaces import (
     parse_value,
 )
 from storage import (
+    Control,
     Database,
     Limits,
     StudySpec,
+    Worker,
     create_study,
     expire_dead_neighbours,
+    get_control,
     has_spec,
     holdings,
     open_study,
@@ -331,34 +334,55 @@ def open_study_data(path: Path, spec: StudySpec, image_size: int, cache: Path, *
     return dataset
 
 
-def set_budget(db: Database, study: optuna.Study, trials: int | None, timeout: timedelta | None) -> Limits:
+def set_budget(
+    db: Database, study: optuna.Study, trials: int | None, timeout: timedelta | None, *, run: Worker | None = None
+) -> Limits:
     """Write the budget into the study, where all its workers read it; what is not given stays as it was.
 
-    A deadline that has passed belongs to an earlier run and is dropped; one to come is still somebody's.
+    `run` is the process of the `hpo run` that gives `timeout`. A deadline that has passed belongs to an earlier run and
+    is dropped; one to come is still somebody's.
     """
     before, now = read_limits(study), db.now()
-    to_come = before.deadline if before.deadline is not None and before.deadline > now else None
-    limits = Limits(trials=trials or before.trials, deadline=now + timeout if timeout is not None else to_come)
+    limits = replace(before, trials=trials or before.trials)
+    if timeout is not None:
+        limits = replace(limits, deadline=now + timeout, run=run)
+    elif before.deadline is not None and before.deadline <= now:
+        limits = replace(limits, deadline=None, run=None)
     if limits != before:
         write_limits(study, limits)
     return limits
 
 
 def settle_deadline(db: Database, study: optuna.Study) -> str | None:
-    """What becomes of a deadline to come that an earlier run set, for a run that sets none; a line for people.
+    """What becomes of a deadline to come that was set before, for a run that sets none; a line for people.
 
-    With other workers at work it holds for this run too. With none it was an interrupted run's, and is lifted.
+    It is lifted only where it was set by an `hpo run` that has ended for certain, no worker holds a trial and the study
+    is not paused.
     """
     limits, now = read_limits(study), db.now()
     if limits.deadline is None or limits.deadline <= now:
         return None
     end = limits.deadline.astimezone()
     when = f"{end:%H:%M}" if end.date() == now.astimezone().date() else f"{end:%Y-%m-%d %H:%M}"
-    expire_dead_neighbours(db, study)
-    if any(lease.state == "held" and lease.left >= 0 for lease in holdings(db, study)):
-        return f"ends at {when}, by an earlier --timeout, as other workers are at work; --timeout TIME sets another end"
+    if reason := _in_force(db, study, limits):
+        return f"ends at {when}, by {reason}; --timeout TIME sets another end"
     write_limits(study, Limits(limits.trials))
-    return f"an earlier --timeout would end it at {when}; nobody is at work, so that is lifted: --timeout TIME sets one"
+    return (
+        f"an earlier --timeout would end it at {when}; no worker holds a trial and the run that set it has ended, so "
+        "that is lifted: --timeout TIME sets one"
+    )
+
+
+def _in_force(db: Database, study: optuna.Study, limits: Limits) -> str | None:
+    """Who set a deadline to come, and why it holds; None where it was set by a run that is over."""
+    expire_dead_neighbours(db, study)
+    if limits.run is None:
+        return "the --timeout of `hpo init`, or of an earlier version of hpo"
+    if get_control(db, study) is Control.PAUSE:
+        return "an earlier --timeout, as the study is paused"
+    if any(lease.alive for lease in holdings(db, study)):
+        return "an earlier --timeout, as other workers are at work"
+    return None if limits.run.is_gone else f"the --timeout of the run {limits.run}, which may be at work still"
 
 
 def check_path(data: Path) -> None:

@@ -116,9 +116,15 @@ def test_without_limits_none_hold(database: Database, study: optuna.Study) -> No
 
 
 def test_limits_are_read_as_written(study: optuna.Study) -> None:
-    limits = Limits(trials=7, deadline=datetime(2026, 11, 20, 12, 30, 0, 5, tzinfo=UTC))
-    write_limits(study, limits)
-    assert read_limits(study) == limits
+    deadline = datetime(2026, 11, 20, 12, 30, 0, 5, tzinfo=UTC)
+    for limits in (Limits(trials=7, deadline=deadline), Limits(deadline=deadline, run=Worker())):
+        write_limits(study, limits)
+        assert read_limits(study) == limits
+
+
+def test_limits_of_an_earlier_version_do_not_say_which_run_set_them(study: optuna.Study) -> None:
+    study.set_user_attr("hpo:limits", {"trials": 3, "deadline": "2026-11-20T12:30:00+00:00"})
+    assert read_limits(study) == Limits(3, datetime(2026, 11, 20, 12, 30, tzinfo=UTC))
 
 
 @pytest.mark.parametrize("wrong", [{"trials": -1}, {"deadline": datetime(2026, 1, 1)}])  # noqa: DTZ001 - the mistake

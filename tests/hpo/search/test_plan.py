@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -36,7 +38,7 @@ from hpo.search.plan import (
 )
 from hpo.search.worker import WorkerOptions, failures_at_the_end, work
 from search_spaces import SearchSpace, SpaceError, load_space
-from storage import Control, Limits, StudyError, read_limits, read_spec, set_control
+from storage import Control, Limits, StudyError, Worker, read_limits, read_spec, set_control
 from storage.spec import write_spec
 from tests.hpo.search.conftest import Bench
 
@@ -346,18 +348,56 @@ def test_weights_that_lost_the_file_beside_them_on_the_way_are_refused(bench: Be
     refuse_other_normalisation(stored.model_copy(update={"weights_normalisation": None}), weights)  # not recorded
 
 
-def test_a_deadline_of_an_interrupted_run_is_lifted_and_that_is_said(bench: Bench) -> None:
+@pytest.fixture
+def over() -> Worker:
+    """A run of this machine whose process has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return Worker(pid=process.pid)
+
+
+def test_a_deadline_of_an_interrupted_run_is_lifted_and_that_is_said(bench: Bench, over: Worker) -> None:
     assert settle_deadline(bench.db, bench.study) is None
-    set_budget(bench.db, bench.study, 7, timedelta(hours=1))
+    set_budget(bench.db, bench.study, 7, timedelta(hours=1), run=over)
     line = settle_deadline(bench.db, bench.study)
     assert line is not None
-    assert re.search(r"an earlier --timeout would end it at .*\d\d:\d\d; .* lifted", line)
+    assert re.search(r"an earlier --timeout would end it at .*\d\d:\d\d; no worker holds a trial.* lifted", line)
     assert read_limits(bench.study) == Limits(trials=7)
     assert settle_deadline(bench.db, bench.study) is None
 
 
+def test_a_deadline_is_lifted_where_the_process_number_of_its_run_is_ours_now(bench: Bench) -> None:
+    """In a container the number is often 1, of every run."""
+    set_budget(bench.db, bench.study, 7, timedelta(hours=1), run=Worker())
+    assert "lifted" in str(settle_deadline(bench.db, bench.study))
+
+
+@pytest.mark.parametrize(
+    "run",
+    [None, Worker(pid=os.getppid()), Worker(pid=2**22 + 1, place="another machine")],
+    ids=["of hpo init", "of a run that lasts", "of a run elsewhere, which may last"],
+)
+def test_a_deadline_that_may_be_in_force_is_kept_and_that_is_said(bench: Bench, run: Worker | None) -> None:
+    limits = set_budget(bench.db, bench.study, 7, timedelta(hours=1), run=run)
+    assert re.match(r"ends at .*\d\d:\d\d, by .*; --timeout TIME sets", str(settle_deadline(bench.db, bench.study)))
+    assert read_limits(bench.study) == limits
+
+
+def test_a_deadline_is_kept_while_the_study_is_paused(bench: Bench, over: Worker) -> None:
+    limits = set_budget(bench.db, bench.study, 7, timedelta(hours=8), run=over)
+    set_control(bench.db, bench.study, Control.PAUSE)
+    kept = settle_deadline(bench.db, bench.study)
+    assert "as the study is paused" in str(kept)
+    assert read_limits(bench.study) == limits
+
+
+def test_who_set_the_deadline_stays_known_when_only_the_trials_change(bench: Bench, over: Worker) -> None:
+    set_budget(bench.db, bench.study, 7, timedelta(hours=1), run=over)
+    assert set_budget(bench.db, bench.study, 9, None, run=Worker()).run == over
+
+
 def test_a_deadline_holds_while_others_are_at_work_and_that_is_said(bench: Bench) -> None:
-    limits = set_budget(bench.db, bench.study, 7, timedelta(hours=1))
+    limits = set_budget(bench.db, bench.study, 7, timedelta(hours=1), run=Worker())
     bench.claim()
     line = settle_deadline(bench.db, bench.study)
     assert line is not None
