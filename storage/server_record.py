@@ -131,7 +131,8 @@ def is_same(path: str, folder: Path) -> bool:
 def check_startable(data: Path, *, shared: bool) -> None:
     """Raise DatabaseUnavailableError unless it is certain that no server runs on `data`, and that they are whole.
 
-    For data whose lock was found free. `shared` says whether other processes use the folder.
+    For data whose lock was found free. `shared` says whether other processes may use the folder: it counts only where
+    the lock does not prove that the server has ended.
     """
     record, lines = ServerRecord.of(data), pid_file(data)
     if record is None:  # last served by a version of hpo that kept no record
@@ -142,10 +143,10 @@ def check_startable(data: Path, *, shared: bool) -> None:
     elif record.is_copy(data):
         if (lines and not is_of(data, lines)) or not _was_shut_down(data):
             raise _torn(data, f"{data / FILE} and {PID_FILE}")
-    elif not record.is_of_here:
+    elif not record.is_of_here and not record.is_over(data):
         if shared:
             raise in_use(data)
-        if lines and not record.is_over(data):
+        if lines:
             raise lasting(
                 f"{data} was last in use by host {record.host}, and whether its PostgreSQL has ended cannot be seen "
                 "from here; give --storage a URL, or, when certainly nothing runs on it there, remove "
@@ -173,8 +174,9 @@ def lasting(message: str) -> DatabaseUnavailableError:
 
 def _torn(data: Path, files: str) -> DatabaseUnavailableError:
     return lasting(
-        f"{data} was copied while its PostgreSQL ran, so its parts may not fit together; copy it again once nothing "
-        f"uses the original, or, where there is no better copy, remove {files}"
+        f"{data} is a copy of a folder whose PostgreSQL ran, or was killed, so its parts may not fit together; once "
+        "nothing uses the original run `hpo studies` on the original, which ends it in order, and copy it again, or, "
+        f"where there is no better copy, remove {files}"
     )
 
 

@@ -62,7 +62,7 @@ class SecondHome:
 
         def work_on_copy() -> None:
             subprocess.run(["cp", "-a", str(self._home), str(copy)], check=False, stderr=subprocess.DEVNULL)
-            self._refuses(copy, "was copied while its PostgreSQL ran")
+            self._refuses(copy, "is a copy of a folder whose PostgreSQL ran")
             shutil.rmtree(copy)
 
         self._drill(work_on_copy)

@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 from storage import StorageError, open_database
 try:
-    database = open_database(None, home=Path(sys.argv[1]), patience=0)
+    database = open_database(None, home=Path(sys.argv[1]), patience=float(sys.argv[2]))
 except StorageError as error:
     print("refused:", error)
     sys.exit(2)
@@ -45,8 +45,8 @@ with database:
 """
 
 
-def script(home: Path, *before: str) -> list[str]:
-    return [*before, sys.executable, "-c", WRITER, str(home)]
+def script(home: Path, *before: str, patience: float = 0) -> list[str]:
+    return [*before, sys.executable, "-c", WRITER, str(home), str(patience)]
 
 
 def write_row(home: Path, *before: str) -> str:
@@ -64,10 +64,18 @@ class Process:
 
     def __init__(self, home: Path, *before: str) -> None:
         self._process = subprocess.Popen(
-            script(home, *before), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            script(home, *before, patience=1), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self._process.stdout is not None
         self.said = self._process.stdout.readline().strip()
+
+    def goes_on(self) -> str:
+        """What it says after a further row; empty once it has ended."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline().strip()
 
     def kill(self) -> None:
         self._process.kill()
@@ -200,6 +208,17 @@ def test_what_a_killed_container_left_goes_on_elsewhere_without_a_word(home: Pat
 
 
 @pytest.mark.usefixtures("_namespaces")
+def test_those_who_joined_the_server_of_a_container_that_was_killed_start_it_again(home: Path) -> None:
+    container, *others = Process(home, *CONTAINER), Process(home), Process(home)
+    assert [container.said, *(other.said for other in others)] == ["rows 1", "rows 2", "rows 3"]
+    container.kill()
+    assert [other.goes_on() for other in others] == ["rows 4", "rows 5"]
+    assert write_row(home, *CONTAINER) == "rows 6"
+    for other in others:
+        other.kill()
+
+
+@pytest.mark.usefixtures("_namespaces")
 def test_a_busy_server_of_another_container_is_waited_for_and_then_refused(home: Path) -> None:
     run, server = Run(home), postmaster(home)
     seen = traces(home)
@@ -232,12 +251,12 @@ def test_a_copy_of_a_folder_in_use_is_refused_and_nothing_of_it_reaches_the_orig
     run, copy = Run(home), home.parent / "copy"
     subprocess.run(["cp", "-a", str(home), str(copy)], check=True)
     said = write_here(copy)
-    assert said.startswith(f"refused: {copy}/postgres was copied while its PostgreSQL ran")
-    assert "copy it again once nothing uses the original" in said
+    assert said.startswith(f"refused: {copy}/postgres is a copy of a folder whose PostgreSQL ran, or was killed")
+    assert "run `hpo studies` on the original" in said
     assert "\n" not in said
     assert run.goes_on() == "rows 2"
     run.end()
-    assert "was copied while its PostgreSQL ran" in write_here(copy)
+    assert "is a copy of a folder whose PostgreSQL ran, or was killed" in write_here(copy)
 
 
 def test_a_copy_of_a_folder_whose_server_was_killed_opens_once_it_is_said_that_there_is_no_better(home: Path) -> None:
@@ -398,6 +417,18 @@ def test_a_record_that_is_missing_or_torn_says_nothing(home: Path, content: str)
     (home / "postgres" / FILE).write_text(content)
     assert ServerRecord.of(home / "postgres") is None
     assert write_here(home) == "rows 2"
+
+
+def test_a_copy_of_a_folder_whose_server_was_killed_opens_once_the_original_was_used_again(home: Path) -> None:
+    crash(home)
+    copy, again = home.parent / "copy", home.parent / "again"
+    subprocess.run(["cp", "-a", str(home), str(copy)], check=True)
+    said = write_here(copy)
+    assert "whose PostgreSQL ran, or was killed" in said
+    assert "run `hpo studies` on the original, which ends it in order, and copy it again, or" in said
+    assert write_here(home) == "rows 2"
+    subprocess.run(["cp", "-a", str(home), str(again)], check=True)
+    assert write_here(again) == "rows 3"
 
 
 def test_a_copy_without_a_record_is_known_by_the_path_in_its_pid_file(home: Path) -> None:
