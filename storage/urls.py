@@ -6,7 +6,7 @@ import re
 from urllib.parse import unquote
 
 import psycopg2
-from psycopg2.extensions import parse_dsn
+from psycopg2.extensions import make_dsn, parse_dsn
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -15,12 +15,14 @@ from storage.errors import DatabaseUnavailableError
 _SCHEMES = ("postgresql+psycopg2", "postgresql", "postgres")
 _RULE = "the storage must be PostgreSQL, as postgresql://user:password@host:5432/database; none starts the embedded one"
 _ENCODE = (
-    "the storage URL cannot be read: percent-encode @ / ? # and % in user and password (%40 %2F %3F %23 %25), "
+    "the storage URL cannot be read: percent-encode @ / ? # & and % in user and password "
+    "(%40 %2F %3F %23 %26 %25), give no option twice and none that the client of PostgreSQL does not know, "
     "or leave the password out and name a file that holds it in HPO_STORAGE_PASSWORD_FILE"
 )
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,30}")
 _USER_INFO = re.compile(r"([^@/?#%]|%[0-9A-Fa-f]{2})*")
 _HOST = re.compile(r"((?:[\w.~-]|%[0-9A-Fa-f]{2})*|\[[0-9A-Fa-f:.%]+\])(?::(\d*))?")
+_OPTION = re.compile(r"[a-z_]+")
 _TAIL = re.compile(r"([^/?#]*)((?:/[^?#]*)?(?:\?[^#]*)?)")
 
 
@@ -39,17 +41,38 @@ def parse_url(text: str) -> URL:
         raise DatabaseUnavailableError(f"{shown} is no storage URL; {_RULE}")
     user, at, tail = rest.rpartition("@")  # the last one: a password that is not encoded may hold others
     parts = _TAIL.fullmatch(tail)
-    if parts is None or not _USER_INFO.fullmatch(user):
+    if parts is None or not _USER_INFO.fullmatch(user) or not _is_query(parts[2].partition("?")[2]):
         raise DatabaseUnavailableError(f"{_ENCODE}; {_RULE}")
     hosts = [_HOST.fullmatch(host) for host in parts[1].split(",")]
     try:
         url = make_url(f"{_SCHEMES[0]}://{user}{at}{parts[2]}")
     except (ArgumentError, ValueError):
         url = None
-    if url is None or not all(hosts):
+    given = () if url is None else {"user": url.username, "password": url.password}.items()
+    if url is None or not all(hosts) or any(value and key in url.query for key, value in given):
         raise DatabaseUnavailableError(f"{_ENCODE}; {_RULE}")
     pairs = [(unquote(host[1]).strip("[]"), host[2] or "") for host in hosts if host is not None]
     return _checked(_with_password_in_place(_at_hosts(url, pairs)))
+
+
+def _is_query(text: str) -> bool:
+    """Whether `text` is `key=value&…`, each key one that libpq knows and, but for those of several hosts, given once.
+
+    What follows an `&` in a password that is not encoded is no such option, and would be shown as one.
+    """
+    pieces = [piece.partition("=") for piece in text.split("&")] if text else []
+    keys = [key for key, _, _ in pieces]
+    single = [key for key in keys if key not in ("host", "port")]
+    return all(value for _, _, value in pieces) and len(set(single)) == len(single) and all(map(_is_option, keys))
+
+
+def _is_option(key: str) -> bool:
+    """Whether libpq knows an option of that name."""
+    try:
+        make_dsn(**{key: "x"})
+    except psycopg2.Error:
+        return False
+    return _OPTION.fullmatch(key) is not None
 
 
 def _at_hosts(url: URL, pairs: list[tuple[str, str]]) -> URL:
@@ -74,7 +97,8 @@ def _from_dsn(text: str) -> URL:
     except psycopg2.Error:
         raise DatabaseUnavailableError(f"text without a scheme is no storage URL; {_RULE}") from None
     user, password, database = (given.pop(key, None) for key in ("user", "password", "dbname"))
-    return URL.create(_SCHEMES[0], username=user, password=password, database=database, query=given)
+    url = URL.create(_SCHEMES[0], username=user, database=database, query=given)
+    return url if password is None else _with_password(url, password)
 
 
 def _checked(url: URL) -> URL:
@@ -88,7 +112,7 @@ def _checked(url: URL) -> URL:
 def give_password(text: str, password: str) -> str:
     """The URL `text` with `password`, encoded, where it holds none itself. Raises as `parse_url` does."""
     url = parse_url(text)
-    return text if url.password else _checked(url.set(password=password)).render_as_string(hide_password=False)
+    return text if url.password else _checked(_with_password(url, password)).render_as_string(hide_password=False)
 
 
 def safe_url(url: URL) -> str:
@@ -126,6 +150,9 @@ def _with_password_in_place(url: URL) -> URL:
     """`?password=` moved to where a password is masked."""
     if "password" not in url.query:
         return url
-    password = url.query["password"]
-    bare = url.difference_update_query(["password"])
-    return bare.set(password=password if isinstance(password, str) else password[-1])
+    return _with_password(url.difference_update_query(["password"]), str(url.query["password"]))
+
+
+def _with_password(url: URL, password: str) -> URL:
+    """`url` with `password`. Without a user before the host, SQLAlchemy renders it only where the user is empty."""
+    return url.set(username=url.username or "", password=password)

@@ -72,13 +72,13 @@ def test_a_message_names_the_server_and_the_database(text: str, shown: str) -> N
 
 
 def test_a_password_in_the_query_is_masked_too() -> None:
-    url = parse_url("postgresql://me:Secret-1@host/db?sslmode=require&sslpassword=Secret-2&Password=Secret-3")
+    url = parse_url("postgresql://me@host/db?sslmode=require&sslpassword=Secret-2&password=Secret-1")
     shown = safe_url(url)
     assert "Secret" not in shown
     assert shown.startswith("postgresql+psycopg2://me:***@host/db?")
     assert "sslmode=require" in shown
     assert "sslpassword=masked" in shown
-    assert sorted(passwords(url)) == ["Secret-1", "Secret-2", "Secret-3"]
+    assert sorted(passwords(url)) == ["Secret-1", "Secret-2"]
 
 
 def pieces(*secrets: str) -> set[str]:
@@ -96,7 +96,19 @@ def views(text: str) -> str:
     return " ".join((safe_url(url), str(url), repr(url), place(url)))
 
 
-@given(password=PARTS, shape=st.sampled_from(["{}@h/db", "u:{}@h/db", "u:{}@h:5432/db?sslmode=require", "u:{}@/db"]))
+@given(
+    password=PARTS,
+    shape=st.sampled_from(
+        [
+            "{}@h/db",
+            "u:{}@h/db",
+            "u:{}@h:5432/db?sslmode=require",
+            "u:{}@/db",
+            "h/db?user=u&password={}",
+            "/db?password={}&host=h",
+        ]
+    ),
+)
 def test_no_part_of_a_raw_password_is_ever_shown(password: str, shape: str) -> None:
     if shape.startswith("{}"):
         shape = f"u:{shape}"
@@ -111,6 +123,60 @@ def test_a_password_that_is_encoded_or_in_a_file_arrives_as_it_is(password: str)
         assert (url.username, url.password, url.host, url.database) == ("u", password, "h", "db")
         seen = " ".join((safe_url(url), str(url), repr(url), place(url)))
         assert not [piece for piece in pieces(password) if piece in seen]
+
+
+@pytest.mark.parametrize(
+    ("text", "user"),
+    [
+        ("postgresql://u@h/db", "u"),
+        ("postgresql://h/db?user=u", "u"),
+        ("postgresql://h/db", None),
+        ("postgresql:///db", None),
+        ("postgresql:///?service=foo", None),
+        ("postgresql://a:1,b:2/db?user=u", "u"),
+        ("host=h dbname=db user=u", "u"),
+        ("host=h dbname=db", None),
+        ("service=foo", None),
+    ],
+)
+def test_a_password_from_a_file_arrives_with_every_form_of_url(text: str, user: str | None) -> None:
+    url = parse_url(give_password(text, "Secret-1"))
+    given = {**url.translate_connect_args(username="user"), **url.query}
+    assert (given["password"], given.get("user")) == ("Secret-1", user)
+    assert give_password(give_password(text, "Secret-1"), "other") == give_password(text, "Secret-1")
+    assert "Secret" not in " ".join((safe_url(url), str(url), repr(url), place(url)))
+
+
+@pytest.mark.parametrize("text", ["password=Secret-1 host=h", "postgresql://h/db?password=Secret-1"])
+def test_a_password_without_a_user_reaches_the_workers(text: str) -> None:
+    url = parse_url(text)
+    assert url.password == "Secret-1"
+    assert parse_url(url.render_as_string(hide_password=False)) == url
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "user=u&password=top&secr=word", "user=u&password=top&secr", "password=top&=secr", "password=top&secr=",
+        "password=top&user=u&user=secr", "password=top&password=secr", "Password=secr", "ssl=secr",
+        "host%3Dh%20user=secr",
+    ],
+)  # fmt: skip
+def test_a_query_that_is_not_one_of_options_is_refused_without_its_parts(query: str) -> None:
+    with pytest.raises(DatabaseUnavailableError, match=r"percent-encode .*&.*%26.*HPO_STORAGE_PASSWORD_FILE") as caught:
+        parse_url(f"postgresql://h/db?{query}")
+    assert "secr" not in str(caught.value)
+    assert "top" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["target_session_attrs=read-write", "options=-csearch_path%3Dhpo", "options=-csearch_path=hpo", "keepalives=1"],
+)
+def test_options_of_the_client_are_kept(option: str) -> None:
+    assert dict(parse_url(f"postgresql://u:p@h/db?{option}").query) == {
+        option.partition("=")[0]: option.partition("=")[2].replace("%3D", "=")
+    }
 
 
 @pytest.mark.parametrize(
