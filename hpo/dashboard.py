@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import socket
 import threading
@@ -14,7 +15,6 @@ from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from hpo.errors import UsageError
-from hpo.hints import hint
 from hpo.search.signals import handled
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def _guarded(application: WSGIApplication, names: frozenset[str], allowed: froze
         name = _name(f"//{host}")
         reason = ""
         if host and not (_is_address(name) or name in names or name == "localhost" or name.endswith(".localhost")):
-            again = hint("dashboard", allow_host=name)
-            reason = f"this dashboard does not go by the name {name}: open it by its address, or start it by {again}"
+            reason = f"this dashboard does not go by the name {name}: open it by its address, or add "
+            reason += f"--allow-host {shlex.quote(name)} to the command that started it"
         elif origin is not None and environ["REQUEST_METHOD"] not in _SAFE and not _same(origin, host, allowed):
             reason = f"a page of {origin} may not change anything here"
         if not reason:

@@ -91,15 +91,25 @@ def canonical(field: str, value: object, key: str) -> Scalar:
         return None
     if isinstance(value, bool) and kind(field):
         raise SpaceError(f"{key} is {value!r}, but must be a number")
+    if kind(field) and _is_not_finite(value):
+        raise SpaceError(f"{key} is {value}, but must be finite")
     try:
         holder = _holder(_bare(field)).model_validate({"value": value})
     except ValidationError as error:
         rule = rule_in_words(error.errors(include_url=False)[0])
         raise SpaceError(f"{key} is {value!r}, but {rule}") from None
     typed = cast(Scalar, vars(holder)["value"])
-    if isinstance(typed, float) and not math.isfinite(typed):
-        raise SpaceError(f"{key} is {value!r}, but must be finite")
+    if isinstance(typed, float) and not math.isfinite(typed):  # of a field that may be None
+        raise SpaceError(f"{key} is {value}, but must be finite")
     return typed
+
+
+def _is_not_finite(value: object) -> bool:
+    """Whether `value`, a number or its text, is nan or infinite."""
+    try:
+        return isinstance(value, str | float) and not math.isfinite(float(value))
+    except ValueError:
+        return False
 
 
 def plain(value: Scalar) -> str:

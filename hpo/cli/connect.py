@@ -71,6 +71,12 @@ def artifacts_folder(artifacts: Path | str | None, home: Path) -> Path | str:
     return (artifacts if artifacts is not None else home / "artifacts").resolve()
 
 
+def require_artifacts(root: Path | str) -> None:
+    """UsageError where `root`, of `artifacts_folder`, is a folder that is not there: workers' files lie elsewhere."""
+    if isinstance(root, Path) and not root.is_dir():
+        raise UsageError(f"{root}: no such folder; give the --artifacts of the workers")
+
+
 def cache_folder(home: Path) -> Path:
     """Where packed images and measured speeds lie."""
     return home / "cache"

@@ -98,7 +98,7 @@ def _idle(leases: Sequence[Holding]) -> str:
 
 
 def _alive(leases: Sequence[Holding]) -> list[Holding]:
-    return [lease for lease in leases if lease.state == "held" and lease.left >= 0]
+    return [lease for lease in leases if lease.alive]
 
 
 def _workers(alive: Sequence[Holding]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.connect import artifacts_folder
+from hpo.cli.connect import artifacts_folder, require_artifacts
 from hpo.cli.existing import existing
 from hpo.cli.options import artifacts_option, debug_option, keep_option, storage_options, study_option
 from hpo.errors import UsageError
@@ -41,8 +41,7 @@ def gc_command(
         from hpo.search.garbage import free
         from storage import open_store, read_spec, refuse_foreign_files
 
-        if isinstance(root, Path) and not root.is_dir():
-            raise UsageError(f"{root}: no such folder; give the --artifacts of the workers")
+        require_artifacts(root)
         study_id = read_spec(found).id
         refuse_foreign_files(db, root, study_id)
         removals = free(found, open_store(root, study_id), keep, dry_run=dry_run)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.cli.connect import artifacts_folder, connected
+from hpo.cli.connect import artifacts_folder, connected, require_artifacts
 from hpo.cli.existing import existing
 from hpo.cli.options import artifacts_option, debug_option, storage_options, study_option
 from hpo.errors import UsageError
@@ -160,11 +160,14 @@ def delete_command(name: str, yes: bool, storage: str | None, home: Path, artifa
     """
     root = artifacts_folder(artifacts, home)
     with existing(storage, home, name) as (db, found):
-        from storage import delete_study, read_spec, refuse_foreign_files, remove_checkpoints, sharers
+        from storage import delete_study, holdings, read_spec, refuse_foreign_files, remove_checkpoints, sharers
 
         identity = read_spec(found).id
-        refuse_foreign_files(db, root, identity)
         _refuse_alive(db, found)
+        was_worked_on = bool(holdings(db, found))
+        if was_worked_on:
+            require_artifacts(root)
+        noted = refuse_foreign_files(db, root, identity)
         trials = len(found.get_trials(deepcopy=False))
         if not yes:
             _ask(f"delete study {name} with its {trials} trials, checkpoints and logs in {db.where}?")
@@ -174,6 +177,8 @@ def delete_command(name: str, yes: bool, storage: str | None, home: Path, artifa
         if shared:
             click.echo(f"its checkpoints stay: {', '.join(shared)} shares them", err=True)
         else:
+            if was_worked_on and not noted:
+                click.echo(f"{root} has no note of this study; checkpoints under another --artifacts stay", err=True)
             remove_checkpoints(root, identity)
             shutil.rmtree(home / "logs" / identity, ignore_errors=True)
     click.echo(f"study {name} is deleted, {trials} trials")
@@ -183,7 +188,7 @@ def _refuse_alive(db: Database, study: optuna.Study) -> None:
     """UsageError while a worker holds a trial of the study: its training would be for nothing."""
     from storage import holdings
 
-    alive = [lease for lease in holdings(db, study) if lease.state == "held" and lease.left >= 0]
+    alive = [lease for lease in holdings(db, study) if lease.alive]
     if alive:
         raise UsageError(
             f"{alive[0].owner} trains trial {alive[0].number} of study {study.study_name}; let it leave first: "

@@ -54,8 +54,8 @@ def forwarding(team: Team) -> Iterator[None]:
     def handle(number: int, _: object) -> None:
         if number in NOTICES and team.stopping:
             return
-        hint = "leaving at once" if team.stopping else "stopping at the next step; once more to leave at once"
-        click.echo(f"hpo: {hint}", err=True)
+        told = "leaving at once" if team.stopping else "stopping at the next step; once more to leave at once"
+        click.echo(f"hpo: {told}", err=True)
         team.stop()
 
     with handled(handle, STOPS, always=NOTICES):

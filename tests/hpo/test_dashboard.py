@@ -154,7 +154,7 @@ def test_it_answers_to_its_own_names_alone(study: Database) -> None:
         for host in ("evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.evil.example", "a@b c"):
             assert asked(address, Host=host)[0] == 403, host
         assert asked(address, "/dashboard", Host="evil.example")[0] == 403
-    assert "hpo dashboard --allow-host" in asked_once(study, "evil.example")
+    assert "add --allow-host evil.example to the command that started it" in asked_once(study, "evil.example")
 
 
 def asked_once(study: Database, host: str) -> str:

@@ -13,7 +13,18 @@ import pytest
 from click.testing import Result
 
 from search_spaces import SearchSpace
-from storage import Claim, Database, StudySpec, Worker, claim_trial, create_study, open_store, open_study, read_spec
+from storage import (
+    Claim,
+    Database,
+    StudySpec,
+    Worker,
+    claim_trial,
+    create_study,
+    expire_leases,
+    open_store,
+    open_study,
+    read_spec,
+)
 
 Here = Callable[..., Result]
 
@@ -98,6 +109,8 @@ def test_values_are_enqueued_and_what_is_left_out_is_sampled(here: Here, rich_st
         (["epochs=3"], "epochs is fixed to 3 in this study; leave it out"),
         (["epochs=8"], "epochs is fixed to 3"),
         (["learning_rate=1"], "learning_rate is 1.0, but must be in"),
+        (["learning_rate=nan"], "learning_rate is nan, but must be finite"),
+        (["learning_rate=inf"], "learning_rate is inf, but must be finite"),
         (["learning_rate=fast"], "learning_rate"),
         (["optimiser=lion"], "optimiser is 'lion', but must be in"),
         (["weight_decay=0.05"], "weight_decay exists only when optimiser"),
@@ -140,6 +153,21 @@ def test_the_checkpoints_that_a_copy_shares_stay(
     result = here("delete", "bare", "--yes")
     assert (result.exit_code, "copy" in result.stderr) == (0, True)
     assert [path for path in (tmp_path / "artifacts").rglob("*") if path.is_file()]
+
+
+def test_checkpoints_elsewhere_are_not_left_in_silence(
+    here: Here, database: Database, bare_study: optuna.Study, tmp_path: Path
+) -> None:
+    """`hpo gc` refuses a folder that is not there in the same words."""
+    claim = claim_trial(database, bare_study, Worker(host="node-7", pid=1))
+    assert isinstance(claim, Claim)
+    expire_leases(database, bare_study, Worker(host="node-7", pid=1, place=""))
+    for words in (("delete", "bare", "--yes"), ("gc", "--study", "bare")):
+        result = here(*words, "--artifacts", str(tmp_path / "elsewhere"))
+        assert (result.exit_code, "no such folder; give the --artifacts of the workers" in result.stderr) == (2, True)
+    (tmp_path / "elsewhere").mkdir()
+    result = here("delete", "bare", "--yes", "--artifacts", str(tmp_path / "elsewhere"))
+    assert (result.exit_code, "checkpoints under another --artifacts stay" in result.stderr) == (0, True)
 
 
 def test_a_study_that_is_worked_on_is_not_deleted(here: Here, database: Database, bare_study: optuna.Study) -> None:
