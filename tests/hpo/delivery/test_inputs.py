@@ -170,7 +170,7 @@ def test_a_batch_of_nothing_and_unknown_views_are_refused(bundle, pixels):
     model = hpo.load(bundle, device="cpu")
     with pytest.raises(UsageError, match="batch_size is 0, but must be at least 1"):
         model.predict([pixels], batch_size=0)
-    with pytest.raises(UsageError, match="tta is 'all', but must be one of none, flips, dihedral"):
+    with pytest.raises(UsageError, match="tta is 'all', but must be one of none, mirror, flips, dihedral"):
         model.predict([pixels], tta="all")
 
 

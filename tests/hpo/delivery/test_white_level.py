@@ -43,7 +43,7 @@ def model_of(tmp_path, manifest, weights, deep, cache):
 def test_prediction_and_evaluation_use_the_white_level_of_training(model_of, deep, cache):
     model = model_of()
     assert model.white_level == 4095
-    selection = select(model.bundle.manifest, deep, cache=cache, split="val")
+    selection = select(model.bundle, deep, cache=cache, split="val")
     files = [deep / name for name in selection.part.names]
     arrays = [np.asarray(Image.open(file)).astype(np.uint16) for file in files]
     packed = selection.part.batch(np.arange(len(files)))
@@ -66,5 +66,5 @@ def test_a_bundle_that_kept_no_white_level_reads_the_full_range(model_of, deep, 
     """As the version of hpo did that made it."""
     model = model_of(white_level=None)
     assert model.white_level == 65535
-    selection = select(model.bundle.manifest, deep, cache=cache, split="val")
+    selection = select(model.bundle, deep, cache=cache, split="val")
     assert selection.part.batch(np.arange(1)).max() <= 20
