@@ -12,7 +12,7 @@ from pathlib import Path
 from storage import garbage
 from storage.checkpoints import CheckpointStore
 from storage.database import Database
-from storage.errors import DiskFullError, StudyError
+from storage.errors import DiskFullError, StorageError, StudyError
 from storage.folder_objects import FolderObjects
 from storage.objects import ObjectStore
 from storage.quota import Quota
@@ -48,7 +48,8 @@ def refuse_foreign_files(db: Database, root: Path | str, study_id: str) -> bool:
     """Raise StudyError where the study's checkpoints under `root` are those of a study in another database.
 
     A dump that was restored beside its original has studies with the same ids. Returns whether they were noted to be
-    those of `db`; False where nothing is noted, as before the first worker.
+    those of `db`; False where nothing is noted, as before the first worker. StudyError for a note that is damaged, too;
+    StorageError where it cannot be read.
     """
     objects = open_objects(_below(root, study_folder(study_id)))
     try:
@@ -56,8 +57,15 @@ def refuse_foreign_files(db: Database, root: Path | str, study_id: str) -> bool:
         database, where = note["database"], note["where"]
     except FileNotFoundError:
         return False
-    except (OSError, ValueError, TypeError, KeyError):
-        database, where = None, "nobody knows which"
+    except OSError as error:
+        raise StorageError(
+            f"{objects.place}/{OWNER} cannot be read: {error.strerror or error}; let this user read it"
+        ) from None
+    except (ValueError, TypeError, KeyError):
+        raise StudyError(
+            f"{objects.place}/{OWNER} is damaged, so which database its checkpoints belong to cannot be read; if they "
+            f"are those of the study in {db.where}, remove that file, and its workers go on from them"
+        ) from None
     if database == db.identity():
         return True
     raise StudyError(

@@ -53,7 +53,7 @@ class Patience:
             if asked is None and self.should_stop():
                 asked = time.monotonic()
             if asked is not None and time.monotonic() - asked > LEAVING:
-                raise DatabaseUnavailableError("the database did not answer before this worker had to leave")
+                raise DatabaseUnavailableError("what was under way did not end before this worker had to leave")
         return attempt.outcome()
 
     def sleep(self, seconds: float) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 from storage import (
     Database,
+    StorageError,
     StudyError,
     claim_files,
     open_database,
@@ -65,11 +66,23 @@ def test_a_study_that_was_moved_goes_on_once_the_note_is_removed(
 
 
 @pytest.mark.parametrize("note", [b"", b"[]", b"{}", b"\xff"])
-def test_a_damaged_note_is_nobodys(database: Database, tmp_path: Path, note: bytes) -> None:
+def test_a_damaged_note_is_not_said_to_be_of_another_database(database: Database, tmp_path: Path, note: bytes) -> None:
     claim_files(database, tmp_path, STUDY)
     (tmp_path / STUDY / "owner.json").write_bytes(note)
-    with pytest.raises(StudyError, match="nobody knows which"):
+    with pytest.raises(StudyError, match=r"owner\.json is damaged.*remove that file") as caught:
         claim_files(database, tmp_path, STUDY)
+    assert "another database" not in str(caught.value)
+    (tmp_path / STUDY / "owner.json").unlink()
+    claim_files(database, tmp_path, STUDY)
+
+
+def test_a_note_that_cannot_be_read_is_said_with_the_cause(database: Database, tmp_path: Path) -> None:
+    (tmp_path / STUDY / "owner.json").mkdir(parents=True)
+    with pytest.raises(
+        StorageError, match=r"owner\.json cannot be read: Is a directory; let this user read it"
+    ) as caught:
+        claim_files(database, tmp_path, STUDY)
+    assert not isinstance(caught.value, StudyError)
 
 
 def test_where_the_disk_is_full_nothing_is_noted_and_the_next_worker_does_it(

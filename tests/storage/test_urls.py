@@ -246,3 +246,10 @@ def test_every_form_connects(tcp_server: TcpServer, form: str) -> None:
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT current_user").scalar_one() == "admin"
     engine.dispose()
+
+
+@pytest.mark.parametrize("text", ["postgresql://top@h/db?user=secr", "postgresql://u:top@h/db?password=secr"])
+def test_a_user_or_password_in_two_places_is_refused(text: str) -> None:
+    with pytest.raises(DatabaseUnavailableError, match="give no option twice") as caught:
+        parse_url(text)
+    assert "secr" not in str(caught.value)

@@ -139,7 +139,7 @@ def test_a_stop_while_a_sampler_thinks_puts_the_trial_back(
     monkeypatch.setattr("storage.patience.LEAVING", 0.2)
     shop = replace(bench.shop(tiny_space, stop=thinking.is_set), sampler=lambda _: Thinker())
     try:
-        with pytest.raises(DatabaseUnavailableError):
+        with pytest.raises(DatabaseUnavailableError, match="what was under way did not end before this worker had to"):
             run_trial(shop, bench.claim())
         assert [trial.state.name for trial in bench.study.get_trials()] == ["WAITING"]
     finally:
