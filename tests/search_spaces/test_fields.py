@@ -43,8 +43,8 @@ def test_a_text_gets_the_type_of_the_field(field: str, text: str, value: object)
         ("dropout", "2", "dropout is '2', but must be less than 1"),
         ("epochs", "1.5", "epochs is '1.5', but must be a valid integer"),
         ("epochs", "", "epochs is '', but must be a valid integer"),
-        ("learning_rate", "nan", "learning_rate is 'nan', but must be"),
-        ("gradient_clip", "inf", "gradient_clip is 'inf', but must be finite"),
+        ("learning_rate", "nan", "learning_rate is nan, but must be finite"),
+        ("gradient_clip", "inf", "gradient_clip is inf, but must be finite"),
         ("backbone", "", "backbone is '', but"),
         ("epochs", "null", "epochs is 'null', but must be a valid integer"),
         (

@@ -118,7 +118,9 @@ def test_no_such_host() -> None:
 
 
 def test_an_option_that_does_not_exist() -> None:
-    assert "option that PostgreSQL does not know" in refusal("postgresql://me:Secret-1@127.0.0.1/db?colour=red")
+    assert "none that the client of PostgreSQL does not know" in refusal(
+        "postgresql://me:Secret-1@127.0.0.1/db?colour=red"
+    )
 
 
 @contextmanager

@@ -259,7 +259,7 @@ def test_several_places_of_all_kinds_are_read_in_their_order(run, bundle, some, 
         ("a.csv", "path,label\n,x\n", r"line 2: path is empty"),
         ("a.csv", "path,Path\na.png,b.png\n", r"must have one path"),
         ("a.csv", "", r"must have path"),
-        ("a.csv", "path\n", r"no images in a list"),
+        ("a.csv", "path\n", r"has a header but no rows"),
         ("a.heic", "x", r"is a file, but must be a folder, a .zip, an .npz, a .csv or an image"),
     ],
 )
