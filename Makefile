@@ -14,7 +14,7 @@ JOBS ?= 2
 CHAOS_ARGS ?=
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo test check chaos test-compose test-all format lock clean
+.PHONY: help install demo test test-slow check chaos test-compose test-all format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ demo: install ## the main job on generated cells, in ./demo, with the embedded P
 
 test: install ## all default tests, with coverage
 	$(PYTEST) -n $(JOBS) --cov
+
+test-slow: install ## the tests that take longer than ten seconds each: whole searches, chaos, interleavings
+	$(PYTEST) -n $(JOBS) -m 'slow and not gpu and not data and not compose'
 
 check: install ## lint, format and types
 	$(BIN)/ruff check .

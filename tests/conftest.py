@@ -193,6 +193,7 @@ def in_terminal() -> Callable[..., Shown]:
         termios.tcsetwinsize(theirs, (40, columns))
         clean = {key: value for key, value in os.environ.items() if not key.startswith("HPO_") and key != "COLUMNS"}
         environment = {**clean, "TERM": "xterm", "OMP_NUM_THREADS": "1", **variables}
+        environment.pop("COLUMNS", None)  # it would count for more than the terminal's own width
         command = [sys.executable, "-m", "hpo", *map(str, arguments)]
         stdout = out.open("wb") if out else theirs
         with subprocess.Popen(command, stdin=theirs, stdout=stdout, stderr=theirs, env=environment) as process:

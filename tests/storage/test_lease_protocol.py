@@ -350,6 +350,7 @@ def databases(database_url: str) -> Iterator[list[Database]]:
 _MANY = pytest.param(1000, 60, marks=[pytest.mark.slow, pytest.mark.timeout(1800)], id="many")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("examples", "steps"), [pytest.param(60, 40, id="few"), _MANY])
 def test_every_interleaving_keeps_to_the_model(
     databases: list[Database], caplog: pytest.LogCaptureFixture, examples: int, steps: int

@@ -36,6 +36,7 @@ def bundled(here: Callable[..., Result], home: Path, cells: Path, preset: str) -
     return str(json.loads((home / "made/results.json").read_text())["contestants"][0]["folders"][0])
 
 
+@pytest.mark.slow
 def test_stopped_gone_on_with_and_told(
     here: Callable[..., Result], command: Command, database: Database, cells: Path
 ) -> None:
@@ -84,6 +85,7 @@ def test_stopped_gone_on_with_and_told(
     assert (command.home / "out/table.csv").read_bytes() == before, "nothing is trained or measured again"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_ablated_is_refused(
     here: Callable[..., Result], refused: Callable[[Sequence[str]], str], command: Command, database: Database,
     cells: Path, tmp_path: Path,

@@ -36,6 +36,7 @@ def contestants(out: Path) -> dict[str, dict[str, str]]:
     return {line["contestant"]: line for line in csv.DictReader(io.StringIO((out / "table.csv").read_text()))}
 
 
+@pytest.mark.slow
 def test_presets_are_trained_once_and_compared_with_bundles_and_trials(
     here: Callable[..., Result], command: Command, database: Database, cells: Path, tiny: str
 ) -> None:
@@ -79,6 +80,7 @@ def test_presets_are_trained_once_and_compared_with_bundles_and_trials(
     assert len(read_bundle(folder).metrics["test_openings"]) == 1, "the look of the first comparison serves this one"
 
 
+@pytest.mark.slow
 def test_without_a_name_the_same_command_finds_its_study_again(
     here: Callable[..., Result], database: Database, cells: Path
 ) -> None:
@@ -89,6 +91,7 @@ def test_without_a_name_the_same_command_finds_its_study_again(
     assert name.startswith("comparison-")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared_is_refused_before_anything_is_trained(
     refused: Callable[[Sequence[str]], str], here: Callable[..., Result], database: Database, cells: Path,
     tmp_path: Path, tiny: str,
@@ -117,6 +120,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(
     assert study_names(database) == ["made"]
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_told_and_the_others_are_compared(
     here: Callable[..., Result], command: Command, cells: Path, tiny: str
 ) -> None:

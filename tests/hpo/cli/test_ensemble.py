@@ -16,6 +16,7 @@ from tests.hpo.cli.conftest import TINY, Command
 pytestmark = pytest.mark.postgres
 
 
+@pytest.mark.slow
 def test_from_a_study_to_an_ensemble_that_is_a_bundle_like_any_other(
     command: Command, here: Callable[..., Result], cells: Path, tmp_path: Path
 ) -> None:

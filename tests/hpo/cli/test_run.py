@@ -17,6 +17,7 @@ from tests.hpo.cli.conftest import TINY, Command
 pytestmark = pytest.mark.postgres
 
 
+@pytest.mark.slow
 def test_from_images_to_predictions(command: Command, cells: Path, tmp_path: Path) -> None:
     ran = command(
         "run", str(cells), "--study", "e2e", "--space", "quick", *TINY, "--trials", "4", "--workers", "2",
@@ -43,6 +44,7 @@ def test_from_images_to_predictions(command: Command, cells: Path, tmp_path: Pat
     assert len(json.loads(out.read_text())) == 120
 
 
+@pytest.mark.slow
 def test_ctrl_c_puts_the_trial_back_and_the_same_command_goes_on(command: Command, cells: Path) -> None:
     arguments = (
         "run", str(cells), "--study", "stopped", "--space", "quick", *TINY, "--trials", "6",
@@ -68,6 +70,7 @@ def test_ctrl_c_puts_the_trial_back_and_the_same_command_goes_on(command: Comman
     assert (after["asked"], after["complete"], after["running"], after["failed"]) == (6, 6, 0, 0)
 
 
+@pytest.mark.slow
 def test_a_search_in_which_every_run_diverges_says_so_and_what_to_change(command: Command, cells: Path) -> None:
     steep = ("batch_size=8", "learning_rate=100", "optimiser=sgd", "weight_decay=10")  # decay alone is a factor of -999
     settings = [

@@ -175,6 +175,7 @@ def test_json_on_a_terminal_is_whole(in_terminal, bundle, tmp_path, batch_size):
     assert after == "15 images predicted, 1 could not be read\n"
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_progress_where_results_go_to_a_file(in_terminal, bundle, images, tmp_path):
     for arguments, out in ([], tmp_path / "piped.json"), (["--out", tmp_path / "out.json"], None):
         shown = in_terminal("predict", bundle, images, "--batch-size", "7", "--device", "cpu", *arguments, out=out)

@@ -82,6 +82,7 @@ def state(bench: Bench) -> TrialState:
     return bench.db.storage.get_all_trials(bench.study._study_id)[0].state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isolation", ["--isolate", "--no-isolate"])
 def test_sigterm_puts_the_trial_back_in_the_middle_of_an_epoch_and_ends_with_0(
     bench: Bench, start: Start, isolation: str
@@ -98,6 +99,7 @@ def test_sigterm_puts_the_trial_back_in_the_middle_of_an_epoch_and_ends_with_0(
     assert left.position > 1
 
 
+@pytest.mark.slow
 def test_a_killed_trial_goes_on_in_another_process_of_the_same_worker_as_the_same_trial(
     bench: Bench, start: Start
 ) -> None:
@@ -112,6 +114,7 @@ def test_a_killed_trial_goes_on_in_another_process_of_the_same_worker_as_the_sam
     assert worker.wait(SOON) == 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_slept_longer_than_its_lease_drops_its_trial(bench: Bench, start: Start) -> None:
     sleeper = start("--no-isolate")
     held = under_way(bench)
@@ -149,6 +152,7 @@ def test_the_notice_of_a_preemption_is_obeyed(bench: Bench, start: Start, tmp_pa
     assert state(bench) == TrialState.WAITING
 
 
+@pytest.mark.slow
 def test_a_trial_ends_with_its_worker(bench: Bench, start: Start) -> None:
     worker = start("--isolate")
     under_way(bench)
@@ -156,6 +160,7 @@ def test_a_trial_ends_with_its_worker(bench: Bench, start: Start) -> None:
     eventually(lambda: state(bench) == TrialState.WAITING)
 
 
+@pytest.mark.slow
 def test_a_worker_under_nohup_goes_on_when_its_terminal_goes(bench: Bench, start: Start) -> None:
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
