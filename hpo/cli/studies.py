@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,8 +85,10 @@ def _trials(overview: Overview, study: optuna.Study) -> list[dict[str, Any]]:
 
 
 def _utc(local: datetime | None) -> str | None:
-    """Optuna gives naive local times."""
-    return local.astimezone(UTC).isoformat(timespec="milliseconds") if local else None
+    """A time that optuna gives, as text in UTC; None where there is none."""
+    from hpo.search.clock import moment
+
+    return moment(local).isoformat(timespec="milliseconds") if local else None
 
 
 def _print_csv(rows: list[dict[str, Any]]) -> None:
