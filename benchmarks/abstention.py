@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hpo.delivery.candidates import Candidates
+from hpo.bundle.manifest import Validation
 from hpo.delivery.ensemble import choose, cross_check
+from hpo.delivery.ensemble_candidates import EnsembleCandidates
 from hpo.delivery.selection import mean_of
-from hpo.delivery.validation import Validation
 from hpo.evaluation.calibration import abstention, fit_temperature, log_probabilities, probabilities
 
 CLASSES, NEW, JOINED = 4, 8_000, 10
@@ -110,12 +110,12 @@ def drawn(generator: np.random.Generator, count: int, n: int) -> tuple[Array, Ar
     return labels, (3 * (3 * np.eye(CLASSES)[labels] + 0.95 * noise)).astype(np.float32)
 
 
-def known(labels: Array, logits: Array) -> Candidates:
-    """Candidates with these predictions (k, n, C): what choosing an ensemble needs of a study."""
+def known(labels: Array, logits: Array) -> EnsembleCandidates:
+    """EnsembleCandidates with these predictions (k, n, C): what choosing an ensemble needs of a study."""
     found: Any = tuple(SimpleNamespace(validation=Validation(labels, one)) for one in logits)
     nothing: Any = None
     spec: Any = SimpleNamespace(metric="accuracy")
-    return Candidates(nothing, spec, nothing, found, ())
+    return EnsembleCandidates(nothing, spec, nothing, found, ())
 
 
 if __name__ == "__main__":

@@ -22,9 +22,8 @@ from typing import Any
 
 import hpo.search.trial as trial_module
 from hpo.cli.connect import connected
-from hpo.cores import cores
 from hpo.data.synthetic import write_cells
-from hpo.search.device import use_threads
+from hpo.device import cores, use_threads
 from hpo.search.worker import WorkerOptions, work
 from hpo.training import EpochResult
 

@@ -29,7 +29,7 @@ from sqlalchemy import text
 from benchmarks.load_crowd import Account, run_crowd
 from benchmarks.load_growth import Growth, grow
 from benchmarks.load_studies import STEPS, LeasedStudy, Method, PlainStudy, Stopwatch, Study, spec
-from hpo.cores import cores
+from hpo.device import cores
 from storage import Database, create_study, open_database, quiet_optuna
 
 DECIMALS = 2

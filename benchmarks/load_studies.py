@@ -15,12 +15,12 @@ from optuna.trial import TrialState
 from sqlalchemy import Engine, event
 
 from hpo.data import KnownImages
-from hpo.search.book import TrialBook
-from hpo.search.record import Progress
 from hpo.search.strategy import make_pruner, make_sampler, sampler_for_trial
-from hpo.search.workshop import Standing, Workshop, keep_best
+from hpo.search.trial_record import TrialProgress
+from hpo.search.trial_reporter import TrialReporter
+from hpo.search.worker_context import EvictionOrder, WorkerContext, keep_best
 from search_spaces import SearchSpace
-from storage import Claim, Database, LeaseKeeper, NoTrial, Patience, StudySpec, Worker, claim_trial, open_store
+from storage import Claim, Database, LeaseSession, NoTrial, RetryPolicy, StudySpec, Worker, claim_trial, open_store
 
 EPOCHS = 5
 STEPS = ("claim", "open", "report", "tell", "tidy")
@@ -102,11 +102,11 @@ class LeasedStudy:
     def __init__(self, db: Database, study: optuna.Study, watch: Stopwatch, folder: Path, method: Method) -> None:
         self.study, self.watch, self.engine = study, watch, db.engine
         study.pruner = make_pruner(method.pruner, EPOCHS)
-        self._shop = Workshop(
+        self._shop = WorkerContext(
             db=db, study=study, worker=Worker(device="cpu"), sampler=sampler_for_trial(method.sampler, 0),
             space=SearchSpace.from_dict(SPACE), metric="accuracy", seed=0, store=open_store(folder, "load"), keep=1,
             dataset=_no_data, device="cpu", cache=folder, asked_to_stop=_never, out_of_time=_never,
-            read_clock=lambda: None, standing=Standing(()), patience=Patience(), known=KnownImages(),
+            read_clock=lambda: None, standing=EvictionOrder(()), patience=RetryPolicy(), known=KnownImages(),
         )  # fmt: skip
 
     def run_trial(self, pause: float = 0.0) -> int | NoTrial:
@@ -115,8 +115,8 @@ class LeasedStudy:
             claim = claim_trial(self._shop.db, self.study, self._shop.worker)
         if not isinstance(claim, Claim):
             return claim
-        with LeaseKeeper(self._shop.db.storage, claim.lease) as keeper:
-            book = TrialBook(self._shop, claim, keeper)
+        with LeaseSession(self._shop.db.storage, claim.lease) as keeper:
+            book = TrialReporter(self._shop, claim, keeper)
             with self.watch.timed("open"):
                 book.open()
             for epoch in range(1, EPOCHS + 1):
@@ -128,7 +128,7 @@ class LeasedStudy:
             keep_best(self._shop)
         return claim.number
 
-    def _report(self, book: TrialBook, claim: Claim, epoch: int) -> None:
+    def _report(self, book: TrialReporter, claim: Claim, epoch: int) -> None:
         reference = {"latest": f"latest-{claim.lease.token}-{epoch}", "epoch": epoch, "position": float(epoch)}
         curve = {str(done): objective(claim.number, done) for done in range(1, epoch + 1)}
         with self.watch.timed("report"):
@@ -162,10 +162,10 @@ class PlainStudy:
         return trial.number
 
 
-def _progress(number: int) -> Progress:
+def _progress(number: int) -> TrialProgress:
     metrics = {"accuracy": objective(number, EPOCHS), "macro_f1": 0.5, "loss": 0.5}
     facts = {"device": "cpu", "precision": "fp32", "parameters": 1_000_000, "trainable_parameters": 1_000_000}
-    return Progress("accuracy", EPOCHS, metrics, EPOCHS, metrics["accuracy"], 60.0, 100.0, 0, facts)
+    return TrialProgress("accuracy", EPOCHS, metrics, EPOCHS, metrics["accuracy"], 60.0, 100.0, 0, facts)
 
 
 def _no_data(_: int) -> Any:

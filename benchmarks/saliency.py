@@ -25,12 +25,11 @@ from scipy.stats import spearmanr
 import hpo
 from benchmarks.saliency_controls import ALL, COARSE, HEAD, MODEL, OTHER, UNIFORM, all_heats, all_shares, explainers
 from benchmarks.saliency_sample import Sample, draw_sample, moved
-from hpo.cores import cores
-from hpo.delivery.model import Model
+from hpo.bundle.model import Model
+from hpo.device import cores, use_threads
 from hpo.explain import Heat
 from hpo.explain.card import Card
-from hpo.explain.sheet import check_png, draw_sheet, write_png
-from hpo.search.device import use_threads
+from hpo.explain.explanation_sheet import check_png, draw_sheet, write_png
 
 RESAMPLES = 2000
 COLUMNS = (UNIFORM, MODEL, COARSE, OTHER, HEAD, ALL)

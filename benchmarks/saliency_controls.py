@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from benchmarks.saliency_sample import Sample
-from hpo.delivery.model import Model
-from hpo.delivery.networks import Network
+from hpo.bundle.model import Model, Network
 from hpo.explain import Heat, Method, Saliency, mass_inside
 
 MODEL, UNIFORM, OTHER, COARSE = "the model", "uniform map", "another image's map", "without stitching"

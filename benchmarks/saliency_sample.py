@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from hpo.bundle.evaluate import select
+from hpo.bundle.model import Model
 from hpo.data import Part
-from hpo.delivery.evaluate import select
-from hpo.delivery.model import Model
 from hpo.explain import cell_mask
 
 Images = npt.NDArray[np.uint8]

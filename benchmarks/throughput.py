@@ -20,12 +20,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hpo.cores import cores
 from hpo.data import Part, open_dataset
 from hpo.data.synthetic import write_cells
-from hpo.search.device import use_threads
-from hpo.training import FitData, Runtime, build_model, fit
-from hpo.training.freeze import freeze
+from hpo.device import cores, use_threads
+from hpo.models import build_model
+from hpo.models.classifier import freeze
+from hpo.training import FitData, Runtime, fit
 from search_spaces import TrialConfig
 
 ROUNDS = 3

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hpo.delivery.bundle import load as load
+    from hpo.bundle.model import load as load
 
 __all__ = ["load"]
 __version__ = "0.1.0"
@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     # torch takes seconds to import; `import hpo` and `hpo --help` do not pay for it.
     if name == "load":
-        from hpo.delivery.bundle import load
+        from hpo.bundle.model import load
 
         return load
     raise AttributeError(f"module 'hpo' has no attribute {name!r}")

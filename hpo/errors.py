@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from hpo.training.result import Snapshot
+    pass
 
 
 class HpoError(Exception):
@@ -59,15 +59,3 @@ class InfeasibleError(TrialEnded):
     """A trial does not fit into the memory, not even one image at a time."""
 
     constraint = "memory"
-
-
-class TrainingInterrupted(Exception):  # noqa: N818 - an outcome, not an error
-    """Training stopped between two steps, or two batches of validation, because `should_stop()` returned True.
-
-    `snapshot` is the state to go on from; None where there is nothing newer than the last epoch's, or than the one
-    that the run went on from.
-    """
-
-    def __init__(self, message: str, snapshot: Snapshot | None = None) -> None:
-        self.snapshot = snapshot
-        super().__init__(message)

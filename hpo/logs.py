@@ -11,4 +11,4 @@ def log_to_stderr(level: int) -> None:
     logging.getLogger("sqlalchemy").setLevel(logging.WARNING)  # of its pools' life nobody wants to read
     for package in ("hpo", "storage"):
         logging.getLogger(package).setLevel(level)
-    logging.getLogger("storage.sessions").setLevel(logging.WARNING)  # a pool of SQLAlchemy's too
+    logging.getLogger("storage.connections").setLevel(logging.WARNING)  # a pool of SQLAlchemy's too

@@ -9,8 +9,8 @@ import argparse
 
 import torch
 
-from hpo.training import build_model
-from hpo.training.model import count_parameters
+from hpo.models import build_model
+from hpo.models.built_model import count_parameters
 from search_spaces import SearchSpace, TrialConfig, catalog
 
 

@@ -3,7 +3,7 @@
 Knows no database, no optuna and no torch.
 """
 
-from search_spaces.conditions import parameter_name
+from search_spaces.conditions import check_given, parameter_name
 from search_spaces.config import (
     BEFORE,
     Activation,
@@ -11,19 +11,21 @@ from search_spaces.config import (
     ClassWeights,
     Loss,
     Normalisation,
+    Optimiser,
+    Phase,
     Precision,
+    Schedule,
     Symmetry,
     TrialConfig,
+    Unfreezing,
 )
 from search_spaces.dimensions import Choice, Dimension, Float, Int, Trial, dimension_from_dict
 from search_spaces.errors import SpaceError
-from search_spaces.explain import Row, describe, rows
+from search_spaces.explain import SpaceRow, describe, rows
 from search_spaces.fields import parse_value
-from search_spaces.loader import catalog, earlier_edition, load_space
-from search_spaces.phased import check_given
-from search_spaces.phases import Optimiser, Phase, Schedule, Unfreezing
-from search_spaces.roster import RUN, Entry, Roster, Space, read_space, trial_seed, with_weights
 from search_spaces.space import SearchSpace
+from search_spaces.space_files import catalog, earlier_edition, load_space
+from search_spaces.trial_list import RUN, PlannedTrial, Space, TrialList, read_space, trial_seed, with_weights
 
 __all__ = [
     "BEFORE",
@@ -33,23 +35,23 @@ __all__ = [
     "Choice",
     "ClassWeights",
     "Dimension",
-    "Entry",
     "Float",
     "Int",
     "Loss",
     "Normalisation",
     "Optimiser",
     "Phase",
+    "PlannedTrial",
     "Precision",
-    "Roster",
-    "Row",
     "Schedule",
     "SearchSpace",
     "Space",
     "SpaceError",
+    "SpaceRow",
     "Symmetry",
     "Trial",
     "TrialConfig",
+    "TrialList",
     "Unfreezing",
     "catalog",
     "check_given",

@@ -5,6 +5,8 @@
 A message gives the value, then the rule, then the way out; `source` names the file and key it came from.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from search_spaces.dimensions import Dimension
+from search_spaces.dimensions import Dimension, in_words
 from search_spaces.fields import PHASE_FIELDS, RUN_FIELDS, default, meaning, phase_of, plain
-from search_spaces.rules import in_words
 from search_spaces.space import SearchSpace
 
 
 @dataclass(frozen=True)
-class Row:
+class SpaceRow:
     """One line of the table: a field, or one variant of an open field."""
 
     field: str
@@ -31,7 +30,7 @@ class Row:
         return phase_of(self.field)
 
 
-def rows(space: SearchSpace) -> list[Row]:
+def rows(space: SearchSpace) -> list[SpaceRow]:
     """Every field of the run in its order: open ones by variant, fixed ones, and the rest with their defaults.
 
     Then, phase by phase, what the space sets there; all else a phase has from the run.
@@ -56,10 +55,10 @@ def _in_words(variant: Dimension) -> str:
     return f"{variant}, when {in_words(variant.when)}" if variant.when else str(variant)
 
 
-def _rows(space: SearchSpace, name: str) -> Iterator[Row]:
+def _rows(space: SearchSpace, name: str) -> Iterator[SpaceRow]:
     for variant in space.dimensions.get(name, ()):
-        yield Row(name, "open", str(variant), in_words(variant.when), meaning(name))
+        yield SpaceRow(name, "open", str(variant), in_words(variant.when), meaning(name))
     if name in space.fixed:
-        yield Row(name, "fixed", plain(space.fixed[name]), "", meaning(name))
+        yield SpaceRow(name, "fixed", plain(space.fixed[name]), "", meaning(name))
     elif name not in space.dimensions:
-        yield Row(name, "default", plain(default(name)), "", meaning(name))
+        yield SpaceRow(name, "default", plain(default(name)), "", meaning(name))

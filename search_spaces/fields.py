@@ -16,11 +16,11 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError, create_model
 
-from search_spaces.config import TrialConfig
+from search_spaces.config import PHASE_KEY, Phase, TrialConfig
 from search_spaces.errors import SpaceError, rule_in_words
-from search_spaces.phases import PHASE_KEY, Phase
 
 Scalar: TypeAlias = str | int | float | bool | None
+
 Value = TypeVar("Value")
 
 RUN_FIELDS: tuple[str, ...] = tuple(name for name in TrialConfig.model_fields if name != "phases")

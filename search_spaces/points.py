@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search_spaces.conditions import Dimensions, Values, existing, parameter_name
-from search_spaces.dimensions import Dimension
+from search_spaces.dimensions import Dimension, in_words
 from search_spaces.errors import SpaceError
 from search_spaces.fields import Scalar, canonical, known
-from search_spaces.rules import in_words
 
 
 def checked(point: object, key: str, dimensions: Dimensions, fixed: Values) -> dict[str, Scalar]:

@@ -1,24 +1,129 @@
-"""SearchSpace: what may be tried, as a frozen value that asks a trial for a configuration."""
+"""Every value that a field can have in a space.
+
+The configurations in the corners of a space: every dimension at its lowest or its highest value.
+
+Rules between fields (AugMix's consistency needs AugMix, a run has an epoch for each phase) are TrialConfig's. Trying
+the corners before there is a study shows a combination that breaks one without knowing any of them.
+
+SearchSpace: what may be tried, as a frozen value that asks a trial for a configuration.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 from search_spaces import conditions
-from search_spaces.conditions import Dimensions, Values, existing, parameter_name, settled, variant_key
+from search_spaces.conditions import (
+    Dimensions,
+    Values,
+    existing,
+    parameter_name,
+    phase_numbers,
+    settled,
+    variant_key,
+    with_sum,
+    without_sum,
+)
 from search_spaces.config import BEFORE, TrialConfig
-from search_spaces.corners import check_corners, filled, highest
-from search_spaces.dimensions import Dimension, Trial, dimension_from_dict
+from search_spaces.dimensions import Choice, Dimension, Float, Trial, dimension_from_dict, ranked
 from search_spaces.errors import SpaceError, within
-from search_spaces.fields import Scalar, canonical, default, in_order, known, one_of
-from search_spaces.phased import phase_numbers, with_sum, without_sum
+from search_spaces.fields import Scalar, canonical, default, in_order, known, one_of, plain
 from search_spaces.points import check_parameters, checked, contradicted, distinct, moved, parameters
-from search_spaces.reach import reach
+
+
+def reach(field: str, dimensions: Dimensions, fixed: Values) -> list[Scalar]:
+    """The values in ascending order, of a range of floats both ends; None in a phase: what the run has."""
+    if field in fixed:
+        return [fixed[field]]
+    variants = dimensions.get(field, ())
+    # Where every variant has a condition none of them may exist.
+    values = set() if any(not variant.when for variant in variants) else _otherwise(field, dimensions, fixed)
+    return list(ranked(values.union(*(_values(variant) for variant in variants))))
+
+
+def _otherwise(field: str, dimensions: Dimensions, fixed: Values) -> set[Scalar]:
+    """What the field has where no dimension gives it: its default, but the phases' sum for the epochs of the run."""
+    phases = phase_numbers([*fixed, *dimensions]) if field == "epochs" else []
+    sums = {0}
+    for phase in phases:
+        # None: the phase does not exist in every trial.
+        epochs = [int(value or 0) for value in reach(f"phase{phase}.epochs", dimensions, fixed)]
+        sums = {total + more for total in sums for more in epochs}
+    return {total or default(field) for total in sums}
+
+
+def _values(dimension: Dimension) -> set[Scalar]:
+    if isinstance(dimension, Choice):
+        return set(dimension.choices)
+    if isinstance(dimension, Float):
+        return {dimension.low, dimension.high}
+    return set(range(dimension.low, dimension.high + 1, dimension.step or 1))
+
+
+Corner: TypeAlias = Callable[[Dimension], Scalar]
+
+
+def lowest(dimension: Dimension) -> Scalar:
+    """The least value of a range; of choices too, None before all others."""
+    return _ends(dimension)[0]
+
+
+def highest(dimension: Dimension) -> Scalar:
+    """The greatest value."""
+    return _ends(dimension)[-1]
+
+
+def filled(dimensions: Dimensions, fixed: Values, wanted: Values, corner: Corner) -> dict[str, Scalar]:
+    """A value for every field that is fixed or exists: the wanted one where its dimension gives it, else the corner's.
+
+    `dimensions` are in order, parents first.
+    """
+    values = dict(fixed)
+    for name, variants in dimensions.items():
+        variant = existing(variants, values)
+        if variant is not None:
+            values[name] = wanted[name] if name in wanted and variant.contains(wanted[name]) else corner(variant)
+    return values
+
+
+def check_corners(dimensions: Dimensions, fixed: Values, points: Sequence[Values]) -> None:
+    """Raise SpaceError when a corner, one step along an edge from the lowest or the highest, or a point is none.
+
+    That is not every combination, and it need not be: rules between fields join two of them.
+    """
+    TrialConfig.from_dict(filled(dimensions, fixed, {}, lowest))
+    for name, value, corner in _edges(dimensions):
+        try:
+            TrialConfig.from_dict(filled(dimensions, fixed, {name: value}, corner))
+        except SpaceError as error:
+            raise SpaceError(
+                f"{error}; open dimensions can meet so where {name} is {plain(value)}: "
+                "give one a condition (when) or another range"
+            ) from None
+    for i, point in enumerate(points):
+        try:
+            TrialConfig.from_dict(filled(dimensions, fixed, point, lowest))
+        except SpaceError as error:
+            raise SpaceError(f"points[{i}]: {error}") from None
+
+
+def _edges(dimensions: Dimensions) -> Iterator[tuple[str, Scalar, Corner]]:
+    """Each end of each dimension, the others all at their lowest, then all at their highest."""
+    for corner in (lowest, highest):
+        for name, variants in dimensions.items():
+            for value in dict.fromkeys(end for variant in variants for end in _ends(variant)):
+                yield name, value, corner
+
+
+def _ends(dimension: Dimension) -> tuple[Scalar, ...]:
+    if isinstance(dimension, Choice):
+        return ranked(dimension.choices)
+    return dimension.low, dimension.high
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,7 @@
 """What is remembered: a PostgreSQL, studies and their trials in it, checkpoints beside it."""
 
-from storage.artifacts import (
-    claim_files,
-    is_url,
-    open_objects,
-    open_store,
-    refuse_foreign_files,
-    remove_checkpoints,
-    remove_stray_study,
-    stray_studies,
-)
-from storage.attributes import write_attributes
+from storage.checkpoint_versions import Freed, Quota, format_size
 from storage.checkpoints import Checkpoint, CheckpointStore
-from storage.control import Control, get_control, set_control
 from storage.database import Database, open_database
 from storage.embedded import EmbeddedServer, stop_embedded
 from storage.errors import (
@@ -24,27 +13,39 @@ from storage.errors import (
     StoreUnavailableError,
     StudyError,
 )
-from storage.garbage import Freed
-from storage.holders import Holding, Reaped, expire_dead_neighbours, expire_leases, holdings, reap
-from storage.keeper import Entry, LeaseKeeper
+from storage.fenced_storage import write_attributes
+from storage.lease_session import LeaseSession, PendingWrite
 from storage.leases import RENEWALS, Lease, advance, count_redone, renew, set_checkpoint
-from storage.limits import Limits, read_limits, write_limits
-from storage.objects import ObjectStore
-from storage.openings import read_openings, write_opening
-from storage.patience import GRACE, LEAVING, Patience
-from storage.quota import Quota, format_size
+from storage.objects import ObjectStore, is_url, open_objects
+from storage.reaping import LeaseInfo, Reaped, expire_dead_neighbours, expire_leases, lease_infos, reap
+from storage.retry import GRACE, LEAVING, RetryPolicy
 from storage.spec import StudySpec, has_spec, read_spec
+from storage.stores import (
+    claim_files,
+    open_store,
+    refuse_foreign_files,
+    remove_checkpoints,
+    remove_stray_study,
+    stray_studies,
+)
 from storage.studies import (
+    Control,
+    Limits,
     check_study_name,
     create_study,
     delete_study,
+    get_control,
     give_own_id,
     open_study,
     quiet_optuna,
+    read_limits,
+    set_control,
     sharers,
     study_counts,
     study_names,
+    write_limits,
 )
+from storage.test_accesses import read_openings, write_opening
 from storage.trials import Claim, NoTrial, claim_trial, reported_epochs, take_up
 from storage.urls import give_password
 from storage.workers import SECONDS as LEASE_SECONDS
@@ -64,18 +65,18 @@ __all__ = [
     "DatabaseUnavailableError",
     "DiskFullError",
     "EmbeddedServer",
-    "Entry",
     "Freed",
-    "Holding",
     "Lease",
-    "LeaseKeeper",
+    "LeaseInfo",
     "LeaseLostError",
+    "LeaseSession",
     "Limits",
     "NoTrial",
     "ObjectStore",
-    "Patience",
+    "PendingWrite",
     "Quota",
     "Reaped",
+    "RetryPolicy",
     "StorageError",
     "StoreUnavailableError",
     "StudyError",
@@ -95,8 +96,8 @@ __all__ = [
     "give_own_id",
     "give_password",
     "has_spec",
-    "holdings",
     "is_url",
+    "lease_infos",
     "open_database",
     "open_objects",
     "open_store",

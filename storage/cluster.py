@@ -21,10 +21,8 @@ from pathlib import Path
 
 import psutil
 
-from storage.durable import sync_folder
 from storage.errors import DatabaseUnavailableError
-from storage.programs import VERSION, reason, run_program
-from storage.server_account import ServerAccount, owner_name
+from storage.postgres_binaries import VERSION, ServerAccount, owner_name, reason, run_program
 from storage.server_record import (
     FILE,
     ServerRecord,
@@ -37,24 +35,34 @@ from storage.server_record import (
     new_record,
     pid_file,
 )
+from storage.synced_files import sync_folder
 
 _log = logging.getLogger(__name__)
 
 PORT = 5432
 """Names the socket file; no TCP port is opened."""
+
 USER = "hpo"
 """The one database user, whom the system's user is mapped to."""
 
 _SOCKET_PATH_LIMIT = 103  # bytes; with the final NUL it is 104 on macOS, 108 on Linux
+
 _PLAIN_PATH = re.compile(r"[\w./+@%:=~-]+", re.ASCII)
+
 _POLL = 0.05  # seconds
+
 _STRANGERS_PATIENCE = 5.0
 """Seconds that a server of another container or host is given to answer: nothing can be done about it from here."""
+
 _LEAST_ROOM = 2**20  # bytes
+
 _LEAST_SHARED = 16 * 2**20  # bytes; a container of docker's has 64 MiB
+
 _VANISHING = 1.0
 """Seconds for which a living server may be without its socket, as while it ends."""
+
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # PostgreSQL's protocol, «Message Formats»
+
 _SETTINGS = {
     "listen_addresses": "",
     "port": str(PORT),

@@ -1,4 +1,12 @@
-"""Database: one PostgreSQL, the embedded one or any other, and the few things that the rest needs of it."""
+"""The tables of ours beside optuna's: each migration is applied once, in order, under the initialiser's lock.
+
+hpo_schema     the version
+hpo_studies    what all workers of a study are told: run, pause, stop
+hpo_openings   every look at a test part that this database has heard of
+hpo_leases     who trains a trial, or did: one row for every trial that was ever taken up
+
+Database: one PostgreSQL, the embedded one or any other, and the few things that the rest needs of it.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +19,117 @@ from pathlib import Path
 from types import TracebackType
 
 from optuna.exceptions import StorageInternalError
-from sqlalchemy import URL, Connection, text
+from sqlalchemy import URL, Connection, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from storage.connections import LOCK_TIMEOUT, BoundedPool, Sessions, root, unavailable
 from storage.embedded import EmbeddedServer
 from storage.errors import StorageError, StudyError
-from storage.patience import Patience
-from storage.persistence import PersistentStorage
-from storage.schema import is_current, is_workable, migrate
-from storage.sessions import LOCK_TIMEOUT, BoundedPool, Sessions
-from storage.translation import root, unavailable
+from storage.fenced_storage import FencedStorage
+from storage.retry import RetryPolicy
 from storage.urls import parse_url, place, safe_url
+
+_LEASES = """
+CREATE SEQUENCE hpo_tokens;
+CREATE TABLE hpo_studies (
+    study_id integer PRIMARY KEY REFERENCES studies ON DELETE CASCADE,
+    control text NOT NULL CHECK (control IN ('run', 'pause', 'stop'))
+);
+CREATE TABLE hpo_leases (
+    trial_id integer PRIMARY KEY REFERENCES trials ON DELETE CASCADE,
+    study_id integer NOT NULL REFERENCES studies ON DELETE CASCADE,
+    state text NOT NULL CHECK (state IN ('held', 'free', 'ended')),
+    worker text NOT NULL,                    -- the process, by a name that no other ever has
+    host text NOT NULL,
+    pid integer NOT NULL,
+    place text NOT NULL,                     -- where process numbers mean the same: this boot, this pid namespace
+    device text NOT NULL,
+    token bigint NOT NULL,                   -- grows with every change of hands
+    claimed_at timestamptz NOT NULL,
+    renewed_at timestamptz NOT NULL,
+    deadline timestamptz NOT NULL,
+    seconds double precision NOT NULL,       -- how long the holder's lease lasts
+    deaths integer NOT NULL DEFAULT 0,       -- holders lost one after another without an epoch between
+    position double precision NOT NULL DEFAULT 0,  -- epochs done, with the fraction of the one under way
+    redone double precision NOT NULL DEFAULT 0,    -- epochs trained again, all takings together
+    takings integer NOT NULL DEFAULT 1,
+    checkpoint jsonb,
+    note text
+);
+CREATE INDEX hpo_leases_of_study ON hpo_leases (study_id, state, deadline);
+CREATE INDEX hpo_trials_of_study ON trials (study_id, state);
+"""
+
+_ADOPT = """
+-- What an earlier version left running is taken over at once: nobody can say whether its worker lives.
+INSERT INTO hpo_leases (trial_id, study_id, state, worker, host, pid, place, device, token,
+                        claimed_at, renewed_at, deadline, seconds)
+SELECT t.trial_id, t.study_id, 'held', 'an earlier version', '', 0, '', '', nextval('hpo_tokens'),
+       clock_timestamp(), clock_timestamp(), clock_timestamp(), 0
+FROM trials t JOIN study_user_attributes a ON a.study_id = t.study_id AND a.key = 'hpo:spec'
+WHERE t.state = 'RUNNING'
+"""
+
+_OPENINGS = """
+CREATE TABLE hpo_openings (
+    key text PRIMARY KEY,                    -- when, by which command, at which data, with which model
+    test text NOT NULL,                      -- the digest of the test part
+    opening jsonb NOT NULL
+);
+CREATE INDEX hpo_openings_of_test ON hpo_openings (test);
+"""
+
+MIGRATIONS = (_LEASES, _ADOPT, _OPENINGS)
+"""From version i to i + 1. Only ever appended to."""
+
+WORKABLE = 2
+"""The version from which on studies can be read, told what to do and worked on. A later migration that only adds a
+table leaves it as it is: what writes to that table makes it, and who reads it finds nothing."""
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the tables to this version. The caller holds the initialiser's lock, in whose transaction this runs."""
+    connection.execute(text("CREATE TABLE IF NOT EXISTS hpo_schema (version integer NOT NULL)"))
+    version = _version(connection)
+    _refuse_newer(version)
+    for migration in MIGRATIONS[version:]:
+        connection.exec_driver_sql(migration)
+    connection.execute(text("DELETE FROM hpo_schema"))
+    connection.execute(text("INSERT INTO hpo_schema VALUES (:version)"), {"version": len(MIGRATIONS)})
+
+
+def is_current(connection: Connection) -> bool:
+    """Whether the tables are of this version. Raises StorageError where they are of a later one."""
+    return _checked_version(connection) == len(MIGRATIONS)
+
+
+def is_workable(connection: Connection) -> bool:
+    """Whether studies can be worked on with the tables as they are. Raises StorageError where they are of a later
+    version.
+    """
+    return _checked_version(connection) >= WORKABLE
+
+
+def _checked_version(connection: Connection) -> int:
+    if not inspect(connection).has_table("hpo_schema"):
+        return 0
+    version = _version(connection)
+    _refuse_newer(version)
+    return version
+
+
+def _version(connection: Connection) -> int:
+    version: int = connection.execute(text("SELECT coalesce(max(version), 0) FROM hpo_schema")).scalar_one()
+    return version
+
+
+def _refuse_newer(version: int) -> None:
+    if version > len(MIGRATIONS):
+        raise StorageError(
+            f"the tables of the database are of a later version of hpo (schema {version}, here {len(MIGRATIONS)}); "
+            "upgrade hpo on this machine"
+        )
+
 
 _IDENTITY = text(
     "SELECT c.system_identifier || '/' || d.oid FROM pg_control_system() c, pg_database d "
@@ -39,6 +147,7 @@ _TABLES = text(
     GROUP BY c.relname
     """
 )
+
 _OPTUNAS_VERSION = re.compile(r"v\d+\.\d+\.\d+\.\w+")
 
 
@@ -52,7 +161,7 @@ class Database:
     def __init__(self, url: URL, *, server: EmbeddedServer | None = None, patience: float = 30.0) -> None:
         self._server = server
         self._sessions = Sessions(url, patience=patience, embedded=server)
-        self._storage: PersistentStorage | None = None
+        self._storage: FencedStorage | None = None
         self.engine = self._sessions.engine()
 
     @property
@@ -80,7 +189,7 @@ class Database:
         self._sessions.patience = seconds
 
     @property
-    def storage(self) -> PersistentStorage:
+    def storage(self) -> FencedStorage:
         """For optuna, on tables that exist. Raises StorageError when another version of optuna, or another program,
         made them.
 
@@ -179,9 +288,9 @@ class Database:
             "give hpo a database of its own"
         )
 
-    def _open_storage(self, *, create: bool) -> PersistentStorage:
+    def _open_storage(self, *, create: bool) -> FencedStorage:
         try:
-            storage = PersistentStorage(
+            storage = FencedStorage(
                 "postgresql+psycopg2://", self._sessions.engine_options(), skip_table_creation=not create
             )
         except RuntimeError as error:
@@ -224,7 +333,7 @@ def open_database(url: str | None, *, home: Path, patience: float = 30.0, create
     else:
         database = Database(parse_url(url), patience=patience)
     try:
-        Patience(patience).run(database.now)  # what was reached may be cut again while a server starts
+        RetryPolicy(patience).run(database.now)  # what was reached may be cut again while a server starts
     except BaseException:
         database.close()
         raise

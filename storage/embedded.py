@@ -1,4 +1,6 @@
-"""EmbeddedServer: the PostgreSQL of the wheel under `<home>/postgres`, shared by all processes of one user.
+"""Locks between the processes of one host. The kernel drops them when their holder dies, however it dies.
+
+EmbeddedServer: the PostgreSQL of the wheel under `<home>/postgres`, shared by all processes of one user.
 
 Every process that uses it holds a share in `<home>/postgres.users`, which the kernel takes back however that process
 ends; the one that leaves last stops the server. Starting and stopping happen under `<home>/postgres.lock`.
@@ -7,20 +9,73 @@ ends; the one that leaves last stops the server. Starting and stopping happen un
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from sqlalchemy import URL
 
 from storage.cluster import PORT, USER, Cluster
 from storage.errors import DatabaseUnavailableError
-from storage.file_lock import SharedHold, exclusive, is_held
-from storage.server_account import owner_name
+from storage.postgres_binaries import owner_name
+
+_POLL = 0.02  # seconds
+
+
+@contextmanager
+def exclusive(path: Path, *, timeout: float) -> Iterator[None]:
+    """Hold `path` alone; raise DatabaseUnavailableError when others keep it for more than `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    with path.open("ab") as file:
+        while not _try_lock(file.fileno(), fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                raise DatabaseUnavailableError(
+                    f"{path} has been held by another process for {timeout:g} s; end that process, then try again"
+                )
+            time.sleep(_POLL)
+        yield
+
+
+class SharedHold:
+    """One process's share in `path`, for as long as it lives or until `release`."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab")
+        fcntl.flock(self._file, fcntl.LOCK_SH)
+
+    def release(self) -> None:
+        """Give the share back. A forked child that inherited it still counts until it ends."""
+        self._file.close()
+
+    def __enter__(self) -> SharedHold:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def is_held(path: Path) -> bool:
+    """Whether any process holds a share in `path`."""
+    with path.open("ab") as file:
+        return not _try_lock(file.fileno(), fcntl.LOCK_EX)
+
+
+def _try_lock(descriptor: int, operation: int) -> bool:
+    try:
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
 
 _log = logging.getLogger(__name__)
 

@@ -13,6 +13,8 @@
 A message is one line: the value, the rule, the way out. No message ever holds a password.
 """
 
+from __future__ import annotations
+
 
 class StorageError(Exception):
     """Base of every error that this package raises."""

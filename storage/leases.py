@@ -18,8 +18,8 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 
-from storage.control import Control
 from storage.errors import LeaseLostError
+from storage.studies import Control
 from storage.workers import Worker
 
 RENEWALS = 6
@@ -61,10 +61,12 @@ class Lease:
 
 
 _FENCE = text("SELECT 1 FROM hpo_leases WHERE trial_id = :trial AND token = :token AND state = 'held' FOR UPDATE")
+
 _MINE = text(
     "SELECT l.* FROM hpo_leases l WHERE l.study_id = :study AND l.worker = :worker AND l.state = 'held' "
     "LIMIT 1 FOR UPDATE"
 )
+
 # A server that was down gives every holder the time of a whole lease to come back and renew.
 _EXPIRED = text(
     """
@@ -74,6 +76,7 @@ _EXPIRED = text(
     ORDER BY l.deadline LIMIT 1 FOR UPDATE SKIP LOCKED
     """
 )
+
 _GIVE = text(
     """
     INSERT INTO hpo_leases AS l (trial_id, study_id, state, worker, host, pid, place, device, token,
@@ -89,6 +92,7 @@ _GIVE = text(
     RETURNING l.*
     """
 )
+
 _RENEW = text(
     """
     UPDATE hpo_leases l SET renewed_at = clock_timestamp(),
@@ -98,6 +102,7 @@ _RENEW = text(
     RETURNING coalesce((SELECT s.control FROM hpo_studies s WHERE s.study_id = l.study_id), 'run') AS control
     """
 )
+
 _ADVANCE = text(
     """
     UPDATE hpo_leases l SET renewed_at = clock_timestamp(),
@@ -109,13 +114,19 @@ _ADVANCE = text(
     RETURNING coalesce((SELECT s.control FROM hpo_studies s WHERE s.study_id = l.study_id), 'run') AS control
     """
 ).bindparams(bindparam("checkpoint", type_=JSONB(none_as_null=True)))
+
 _RESUME = text("UPDATE hpo_leases SET redone = :redone WHERE trial_id = :trial AND token = :token")
+
 _CLOSE = text("UPDATE hpo_leases SET state = :state, position = :position, note = NULL WHERE trial_id = :trial")
+
 _PUT_BACK = text(
     "UPDATE hpo_leases SET state = 'free', token = nextval('hpo_tokens'), deaths = deaths + 1 WHERE trial_id = :trial"
 )
+
 _STATE = text("SELECT state FROM hpo_leases WHERE trial_id = :trial AND token = :token")
+
 _CLOSE_FOR_ANOTHER = text("UPDATE hpo_leases SET state = :state, token = nextval('hpo_tokens') WHERE trial_id = :trial")
+
 _SET_CHECKPOINT = text("UPDATE hpo_leases SET checkpoint = :checkpoint, position = :position WHERE trial_id = :trial"
 ).bindparams(bindparam("checkpoint", type_=JSONB(none_as_null=True)))  # fmt: skip
 
@@ -187,7 +198,7 @@ def close_for_another(connection: Connection, trial_id: int, state: str) -> None
     connection.execute(_CLOSE_FOR_ANOTHER, {"trial": trial_id, "state": state})
 
 
-def put_back(connection: Connection, expired: Lease) -> None:
+def requeue(connection: Connection, expired: Lease) -> None:
     """Free the lease of a holder that is gone, and count the death."""
     connection.execute(_PUT_BACK, {"trial": expired.trial_id})
 

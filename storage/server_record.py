@@ -25,6 +25,7 @@ from storage.errors import DatabaseUnavailableError
 from storage.workers import this_place
 
 FILE = "hpo.server"
+
 PID_FILE = "postmaster.pid"
 
 _SHUT_DOWN = 1  # DB_SHUTDOWNED of PostgreSQL's pg_control.h

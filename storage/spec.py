@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from storage.errors import StudyError
 
 _VERSION = 1
+
 SPEC = "hpo:spec"
 """The user attribute of a study that holds its spec."""
 

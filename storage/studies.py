@@ -1,10 +1,18 @@
-"""Studies: each created once, whoever else creates it, and refused when it was made with other options."""
+"""Limits: the budget of a study, which may change from run to run and holds for all its workers.
+
+What all workers of a study are told: to run, to pause, to stop. They hear it with every renewal of a lease.
+
+Studies: each created once, whoever else creates it, and refused when it was made with other options.
+"""
 
 from __future__ import annotations
 
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 import optuna
@@ -15,13 +23,98 @@ from sqlalchemy import Connection, text
 
 from storage.database import Database
 from storage.errors import StudyError
-from storage.limits import Limits, write_limits
 from storage.spec import SPEC, StudySpec, check_same, has_spec, id_of, make_id, read_spec, write_spec
+from storage.workers import Worker
+
+LIMITS = "hpo:limits"
+"""The user attribute of a study that holds them."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many trials may be taken up in all, and until when (aware, by the database's clock). None is no limit."""
+
+    trials: int | None = None
+    deadline: datetime | None = None
+    run: Worker | None = None
+    """The `hpo run` that set the deadline; None where `hpo init` did, or an earlier version, which did not note it."""
+
+    def __post_init__(self) -> None:
+        if self.trials is not None and self.trials < 0:
+            raise StudyError(f"trials is {self.trials}, but must be 0 or more")
+        if self.deadline is not None and self.deadline.tzinfo is None:
+            raise StudyError(f"deadline {self.deadline} has no time zone, but must have one")
+
+    def allow(self, asked: int, now: datetime) -> bool:
+        """Whether one more trial may be taken up after `asked` ones, at the time `now`."""
+        within_cap = self.trials is None or asked < self.trials
+        return within_cap and (self.deadline is None or now < self.deadline)
+
+
+def read_limits(study: optuna.Study) -> Limits:
+    """The limits of `study`; none were written, none hold."""
+    return limits_from(study.user_attrs.get(LIMITS))
+
+
+def write_limits(study: optuna.Study, limits: Limits) -> None:
+    """Write the limits into `study`, where every worker reads them before its next trial."""
+    deadline = limits.deadline.isoformat() if limits.deadline else None
+    run = vars(limits.run) if limits.run else None
+    study.set_user_attr(LIMITS, {"trials": limits.trials, "deadline": deadline, "run": run})
+
+
+def limits_from(stored: Mapping[str, Any] | None) -> Limits:
+    """The limits that are stored so; without any, none hold."""
+    stored = stored or {}
+    deadline = stored.get("deadline")
+    run = stored.get("run")
+    return Limits(
+        stored.get("trials"), datetime.fromisoformat(deadline) if deadline else None, Worker(**run) if run else None
+    )
+
+
+class Control(StrEnum):
+    """What a study's workers are told."""
+
+    RUN = "run"
+    PAUSE = "pause"
+    """Put your trial back, stay, and wait."""
+    STOP = "stop"
+    """Put your trial back and leave."""
+
+
+_SET = text(
+    "INSERT INTO hpo_studies (study_id, control) VALUES (:study, :control) "
+    "ON CONFLICT (study_id) DO UPDATE SET control = excluded.control"
+)
+
+_GET = text("SELECT control FROM hpo_studies WHERE study_id = :study")
+
+
+def set_control(db: Database, study: optuna.Study, control: Control) -> Control:
+    """Tell all workers of `study`, those to come too; gives what they were told before."""
+    with db.engine.begin() as connection:
+        before = control_of(connection, study._study_id)
+        connection.execute(_SET, {"study": study._study_id, "control": control.value})
+    return before
+
+
+def get_control(db: Database, study: optuna.Study) -> Control:
+    """What the workers of `study` are told."""
+    with db.engine.connect() as connection:
+        return control_of(connection, study._study_id)
+
+
+def control_of(connection: Connection, study_id: int) -> Control:
+    """What the workers of the study are told; a study of which nothing was said runs."""
+    return Control(connection.execute(_GET, {"study": study_id}).scalar_one_or_none() or Control.RUN)
+
 
 _log = logging.getLogger(__name__)
 
 NAME_LENGTH = 120
 """Characters of a study's name, at most."""
+
 _CREATING = "hpo:creating"
 
 

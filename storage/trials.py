@@ -12,12 +12,11 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, text
 
 from storage import leases
-from storage.control import Control, control_of
 from storage.database import Database
 from storage.errors import StudyGoneError
+from storage.fenced_storage import FencedStorage
 from storage.leases import DEATHS, Lease
-from storage.limits import LIMITS, Limits, limits_from
-from storage.persistence import PersistentStorage
+from storage.studies import LIMITS, Control, Limits, control_of, limits_from
 from storage.workers import Worker
 
 REASON = "reason"
@@ -42,6 +41,7 @@ class NoTrial(Enum):
 
 
 _STUDY = text("SELECT 1 FROM studies WHERE study_id = :study FOR UPDATE")
+
 _VIEW = text(
     """
     SELECT count(*) AS trials, count(*) FILTER (WHERE t.state <> 'WAITING') AS taken_up, clock_timestamp() AS now,
@@ -50,6 +50,7 @@ _VIEW = text(
     FROM trials t WHERE t.study_id = :study
     """
 )
+
 # As optuna numbers and writes it, which takes four statements, while all other workers wait for the study's lock.
 _NEW = text(
     """
@@ -57,6 +58,7 @@ _NEW = text(
     VALUES (:study, :number, 'RUNNING', clock_timestamp() AT TIME ZONE 'UTC') RETURNING trial_id
     """
 )
+
 _WAITING = text(
     """
     SELECT t.trial_id, t.number FROM trials t LEFT JOIN hpo_leases l ON l.trial_id = t.trial_id
@@ -64,7 +66,9 @@ _WAITING = text(
     ORDER BY (l.trial_id IS NULL), t.trial_id LIMIT 1
     """
 )
+
 _TRIAL = text("SELECT number, state FROM trials WHERE trial_id = :trial")
+
 _HELD = text("SELECT count(*) FROM hpo_leases WHERE study_id = :study AND state = 'held'")
 
 
@@ -102,7 +106,7 @@ def reported_epochs(trial: optuna.Trial) -> set[int]:
 
 @dataclass(frozen=True)
 class _Door:
-    storage: PersistentStorage
+    storage: FencedStorage
     study: optuna.Study
     worker: Worker
 
@@ -166,7 +170,7 @@ def is_poison(expired: Lease) -> bool:
     return expired.deaths + 1 >= DEATHS
 
 
-def fail_poison(storage: PersistentStorage, connection: Connection, expired: Lease) -> None:
+def fail_poison(storage: FencedStorage, connection: Connection, expired: Lease) -> None:
     """Fail a trial whose holders died one after another, with the reason. The caller holds the row lock."""
     reason = (
         f"its worker died {DEATHS} times without an epoch between (a crash, or killed for want of memory); "

@@ -13,16 +13,23 @@ from sqlalchemy.exc import ArgumentError
 from storage.errors import DatabaseUnavailableError
 
 _SCHEMES = ("postgresql+psycopg2", "postgresql", "postgres")
+
 _RULE = "the storage must be PostgreSQL, as postgresql://user:password@host:5432/database; none starts the embedded one"
+
 _ENCODE = (
     "the storage URL cannot be read: percent-encode @ / ? # & and % in user and password "
     "(%40 %2F %3F %23 %26 %25), give no option twice and none that the client of PostgreSQL does not know, "
     "or leave the password out and name a file that holds it in HPO_STORAGE_PASSWORD_FILE"
 )
+
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,30}")
+
 _USER_INFO = re.compile(r"([^@/?#%]|%[0-9A-Fa-f]{2})*")
+
 _HOST = re.compile(r"((?:[\w.~-]|%[0-9A-Fa-f]{2})*|\[[0-9A-Fa-f:.%]+\])(?::(\d*))?")
+
 _OPTION = re.compile(r"[a-z_]+")
+
 _TAIL = re.compile(r"([^/?#]*)((?:/[^?#]*)?(?:\?[^#]*)?)")
 
 

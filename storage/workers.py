@@ -47,10 +47,10 @@ class Worker:
 
         Not to be asked of this process itself: its number, in another worker, was given anew, as containers do.
         """
-        return bool(self.place) and self.place == this_place() and (self.pid == os.getpid() or not lives(self.pid))
+        return bool(self.place) and self.place == this_place() and (self.pid == os.getpid() or not is_alive(self.pid))
 
 
-def lives(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     """Whether there is a process with this number here, now."""
     try:
         os.kill(pid, 0)

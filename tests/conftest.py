@@ -26,8 +26,7 @@ import sqlalchemy
 from sqlalchemy import URL, make_url
 
 from storage import Database, EmbeddedServer, open_database
-from storage.programs import run_program
-from storage.server_account import ServerAccount
+from storage.postgres_binaries import ServerAccount, run_program
 
 _TEMPLATE = "with_tables"
 

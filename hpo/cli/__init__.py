@@ -20,7 +20,7 @@ from hpo.search.signals import handled
 
 COMMANDS = {
     "run": ("hpo.cli.run:run_command", "Search: create the study, start workers, watch, sum up."),
-    "init": ("hpo.cli.init:init_command", "Create a study, once, however many call it."),
+    "init": ("hpo.cli.run:init_command", "Create a study, once, however many call it."),
     "worker": ("hpo.cli.worker:worker_command", "Take trials of a study until its budget ends."),
     "status": ("hpo.cli.status:status_command", "Show how a study stands; --watch, --json."),
     "studies": ("hpo.cli.studies:studies_command", "List the studies of a database; --json."),
@@ -29,7 +29,7 @@ COMMANDS = {
     "pause": ("hpo.cli.control:pause_command", "Let all workers put their trials back and wait."),
     "stop": ("hpo.cli.control:stop_command", "Let all workers put their trials back and leave."),
     "resume": ("hpo.cli.control:resume_command", "Let the workers go on after a pause or a stop."),
-    "reap": ("hpo.cli.reap:reap_command", "Put back the trials of workers that are gone."),
+    "reap": ("hpo.cli.control:reap_command", "Put back the trials of workers that are gone."),
     "gc": ("hpo.cli.gc:gc_command", "Free the checkpoints that no kept trial needs."),
     "delete": ("hpo.cli.studies:delete_command", "Delete a study with its trials, checkpoints and logs."),
     "doctor": ("hpo.cli.doctor:doctor_command", "Check database, disk, device and libraries; say the fix."),
@@ -45,7 +45,7 @@ COMMANDS = {
     "ablate": ("hpo.cli.ablate:ablate_command", "What each part of a bundle's configuration is worth."),
     "explain": ("hpo.cli.explain:explain_command", "Where in an image a bundle looks."),
     "report": ("hpo.cli.report:report_command", "A study or a bundle as one HTML page."),
-    "make-cells": ("hpo.cli.cells:make_cells_command", "Draw synthetic blood cells to try things on."),
+    "make-cells": ("hpo.cli.show:make_cells_command", "Draw synthetic blood cells to try things on."),
 }
 USER_MISTAKE = 2
 INTERRUPTED = 130

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.cli.command_line import command_line
 from hpo.cli.connect import STARTING, cache_folder, connected
 from hpo.cli.delivery import bundle_argument, data_option
-from hpo.cli.options import UserPath, weights_option
+from hpo.cli.options import UserPath, command_line, weights_option
 from hpo.cli.progress import counting
-from hpo.cli.roster import WIDTH, found_roster, name_option, roster_plan, train_roster
-from hpo.cli.teamwork import Staff, team_options
+from hpo.cli.teamwork import LocalWorkerOptions, team_options
+from hpo.cli.trial_list import WIDTH, create_or_open_trial_list, name_option, train_trial_list, trial_list_plan
 from hpo.errors import UsageError
 from hpo.hints import hint
 from hpo.private_paths import shared_config
@@ -24,12 +23,10 @@ from hpo.private_paths import shared_config
 if TYPE_CHECKING:
     import optuna
 
-    from hpo.ablation.outcome import Outcome
-    from hpo.ablation.parts import Part
-    from hpo.ablation.runs import Seen
-    from hpo.ablation.variation import Variation
+    from hpo.bundle.manifest import Manifest
     from hpo.data import Dataset
-    from hpo.delivery.manifest import Manifest
+    from hpo.experiments.ablation import AblationOutcome, VariationResult
+    from hpo.experiments.ablation_parts import AblationPart, Variation
     from search_spaces import TrialConfig
     from storage import Database
 
@@ -63,15 +60,15 @@ def ablate_command(ctx: click.Context, /, bundle: Path | str, **options: Any) ->
     its own, for any number of workers; the same command goes on where an earlier one stopped. Pairs are a second study,
     as they follow from the first.
     """
-    from hpo.comparison.outputs import check_outputs
-    from hpo.delivery.remote import fetched
-    from hpo.search.device import resolve_device
+    from hpo.bundle.remote import local_bundle
+    from hpo.device import resolve_device
+    from hpo.experiments.outputs import check_outputs
     from hpo.search.plan import check_path
 
-    staff = Staff.taken_from(options)
+    staff = LocalWorkerOptions.taken_from(options)
     check_outputs(options["out"])
     check_path(options["data"])
-    with fetched(bundle, cache_folder(staff.home)) as folder:
+    with local_bundle(bundle, cache_folder(staff.home)) as folder:
         task = _task(folder, staff.home, options)
     resolve_device(staff.device)
     with connected(staff.storage, staff.home, initialise=True, patience=STARTING) as db:
@@ -88,19 +85,19 @@ class _Task:
     dataset: Dataset
     manifest: Manifest
     config: TrialConfig
-    parts: Sequence[Part]
+    parts: Sequence[AblationPart]
     seeds: int
     name: str | None
 
 
 def _task(folder: Path, home: Path, options: dict[str, Any]) -> _Task:
     """What the options ask for; DataError for other data, BundleError for weights that are gone, else UsageError."""
-    from hpo.ablation.variation import chosen_parts
-    from hpo.backbones import is_baseline
-    from hpo.comparison.basis import check_basis
-    from hpo.delivery.bundle import read_bundle
-    from hpo.delivery.evaluate import reopen
+    from hpo.bundle.bundle import read_bundle
+    from hpo.bundle.evaluate import reopen
     from hpo.delivery.retrain import with_weights
+    from hpo.experiments.ablation_parts import chosen_parts
+    from hpo.experiments.benchmark import check_basis
+    from hpo.models.registered_backbones import is_baseline
 
     manifest = with_weights(read_bundle(folder).manifest, options["weights"], cache=cache_folder(home))
     if manifest.stage in ("ensemble", "soup"):
@@ -124,14 +121,15 @@ class _Stage:
     """A study that was trained to its end, and what it has of each variation."""
 
     study: optuna.Study
-    runs: list[Seen]
+    runs: list[VariationResult]
 
 
-def _ablated(ctx: click.Context, db: Database, task: _Task, staff: Staff) -> tuple[list[Outcome], str]:
+def _ablated(
+    ctx: click.Context, db: Database, task: _Task, staff: LocalWorkerOptions
+) -> tuple[list[AblationOutcome], str]:
     """The outcome of the parts and, where they are asked for, of the pairs; and the name of the first study."""
-    from hpo.ablation.outcome import outcome
-    from hpo.ablation.robustness import METRIC
-    from hpo.ablation.variation import pair_variations, single_variations
+    from hpo.experiments.ablation import METRIC, outcome
+    from hpo.experiments.ablation_parts import pair_variations, single_variations
 
     stages = [_trained(ctx, db, task, single_variations(task.config, task.parts), staff)]
     single = outcome(task.manifest.metric, task.seeds, stages[0].runs)
@@ -146,48 +144,52 @@ def _ablated(ctx: click.Context, db: Database, task: _Task, staff: Staff) -> tup
 
 
 def _trained(
-    ctx: click.Context, db: Database, task: _Task, variations: Sequence[Variation], staff: Staff, suffix: str = ""
+    ctx: click.Context,
+    db: Database,
+    task: _Task,
+    variations: Sequence[Variation],
+    staff: LocalWorkerOptions,
+    suffix: str = "",
 ) -> _Stage:
     """Have the variations trained."""
-    from hpo.ablation.runs import seen
-    from hpo.ablation.variation import roster
+    from hpo.experiments.ablation import seen
+    from hpo.experiments.ablation_parts import roster
 
     origin = task.manifest.data
-    plan = roster_plan(
+    plan = trial_list_plan(
         task.data, task.name and f"{task.name}{suffix}", roster(f"ablation{suffix}", variations, task.seeds),
         metric=task.manifest.metric, split=origin.options, max_unreadable=origin.max_unreadable,
     )  # fmt: skip
-    plan, study = found_roster(db, plan, staff.home, command_line(ctx))
-    train_roster(ctx, db, plan, study, staff)
+    plan, study = create_or_open_trial_list(db, plan, staff.home, command_line(ctx))
+    train_trial_list(ctx, db, plan, study, staff)
     return _Stage(study, seen(study, variations, task.seeds))
 
 
-def _examined(stage: _Stage, task: _Task, staff: Staff) -> list[Seen]:
+def _examined(stage: _Stage, task: _Task, staff: LocalWorkerOptions) -> list[VariationResult]:
     """The stage's runs with their accuracy on the corrupted copy, measured here."""
-    from hpo.ablation.robustness import Examiner
-    from hpo.comparison.bench import Bench
-    from hpo.search.device import resolve_device, use_threads
+    from hpo.device import resolve_device, use_threads
+    from hpo.experiments.ablation import CorruptionEvaluator
+    from hpo.experiments.benchmark import Benchmark
     from storage import open_store, read_spec
 
     use_threads(staff.threads)
     origin, cache = task.manifest.data, cache_folder(staff.home)
-    bench = Bench(task.data, origin.options, origin.max_unreadable, cache, resolve_device(staff.device), test=False)
+    bench = Benchmark(task.data, origin.options, origin.max_unreadable, cache, resolve_device(staff.device), test=False)
     store = open_store(staff.artifacts, read_spec(stage.study).id)
     with counting("variations on the corrupted copy") as progress:
-        return Examiner(stage.study, store, bench, cache).seen(stage.runs, task.seeds, progress)
+        return CorruptionEvaluator(stage.study, store, bench, cache).seen(stage.runs, task.seeds, progress)
 
 
-def _tell(ctx: click.Context, found: list[Outcome], task: _Task, study: str) -> None:
+def _tell(ctx: click.Context, found: list[AblationOutcome], task: _Task, study: str) -> None:
     """Print the tables, and write them with the figure where --out says."""
     from rich.console import Console
 
-    from hpo.ablation.results import files
-    from hpo.ablation.table import print_outcomes
-    from hpo.comparison.circumstances import circumstances, described
-    from hpo.comparison.outputs import write_outputs
+    from hpo.experiments.ablation_table import files, print_outcomes
+    from hpo.experiments.outputs import write_outputs
+    from hpo.experiments.provenance import described, provenance_of
 
     data = described(task.data, task.dataset)
-    about = circumstances(command_line(ctx), seed=task.manifest.data.seed, study=study, data=data)
+    about = provenance_of(command_line(ctx), seed=task.manifest.data.seed, study=study, data=data)
     print_outcomes(Console(width=None if sys.stdout.isatty() else WIDTH), found, about)
     out = ctx.params["out"]
     write_outputs(out, files(found, shared_config(task.config.to_dict()), about))

@@ -12,27 +12,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.cli.command_line import command_line
 from hpo.cli.connect import STARTING, cache_folder, connected
 from hpo.cli.delivery import data_option
-from hpo.cli.options import METRICS, UserPath, together, weights_option
+from hpo.cli.options import METRICS, UserPath, command_line, together, weights_option
 from hpo.cli.progress import counting
-from hpo.cli.roster import WIDTH, found_roster, name_option, roster_plan, train_roster
-from hpo.cli.teamwork import Staff, team_options
+from hpo.cli.teamwork import LocalWorkerOptions, team_options
+from hpo.cli.trial_list import WIDTH, create_or_open_trial_list, name_option, train_trial_list, trial_list_plan
 from hpo.errors import HpoError, UsageError
 
 if TYPE_CHECKING:
-    from hpo.comparison.bench import Bench
-    from hpo.comparison.candidate import Candidate
-    from hpo.comparison.contestant import Contestant
-    from hpo.comparison.entrants import Entrant
-    from hpo.comparison.row import Row
+    from hpo.experiments.benchmark import Benchmark
+    from hpo.experiments.compared_model import ComparedModel
+    from hpo.experiments.comparison import ComparisonRow
+    from hpo.experiments.model_refs import ModelRef
+    from hpo.experiments.preset_configs import PresetConfig
     from storage import Database
+
 
 out_option = click.option(
     "--out", type=UserPath(), default=None, metavar="FOLDER",
     help="Folder for table.md, table.csv, figure.svg, figure.png and results.json.",
 )  # fmt: skip
+
 training_options = together(
     click.option(
         "--epochs", envvar="HPO_EPOCHS", type=click.IntRange(1, 10_000), default=None,
@@ -49,6 +50,7 @@ training_options = together(
         help="For every preset that can take it; `NAME:key=value,key=value` is for one.  Repeatable.",
     ),
 )  # fmt: skip
+
 splitting_options = together(
     click.option(
         "--metric", envvar="HPO_METRIC", type=click.Choice(METRICS), default="accuracy", show_default=True,
@@ -91,24 +93,26 @@ def compare_command(ctx: click.Context, /, contestants: tuple[str, ...], **optio
     complete trial (STUDY#NUMBER). Presets are trained by their first known-good point, in a study of their own, by any
     number of workers; the same command goes on where an earlier one stopped.
     """
-    from hpo.comparison.contestant import read_contestants
-    from hpo.comparison.outputs import check_outputs
-    from hpo.delivery.openings import Ledger
-    from hpo.search.device import resolve_device
+    from hpo.bundle.openings import Ledger
+    from hpo.device import resolve_device
+    from hpo.experiments.model_refs import read_model_refs
+    from hpo.experiments.outputs import check_outputs
     from hpo.search.plan import check_path
 
     _check_test(options)
-    staff = Staff.taken_from(options).isolating()  # else the peak memory of a run would be that of all before it
+    staff = LocalWorkerOptions.taken_from(
+        options
+    ).isolating()  # else the peak memory of a run would be that of all before it
     check_outputs(options["out"])
     check_path(options["data"])
-    named = read_contestants(contestants)
-    entrants = _entrants(named, options)
+    named = read_model_refs(contestants)
+    preset_configs = _entrants(named, options)
     device = resolve_device(staff.device)
     with connected(staff.storage, staff.home, initialise=True, patience=STARTING) as db, ExitStack() as stack:
         found = _existing(stack, db, named, staff)
         ledger = Ledger(staff.home, lambda: nullcontext(db), tell=partial(click.echo, err=True))
         bench = _bench(found, device, staff.home, {**options, "ledger": ledger})
-        study, trained = _trained(ctx, db, entrants, bench, staff, options)
+        study, trained = _trained(ctx, db, preset_configs, bench, staff, options)
         everything = {**found, **trained}
         rows, missing = measured([everything[contestant.label] for contestant in named], bench, staff.threads)
     _tell(ctx, rows, missing, bench, study)
@@ -124,46 +128,47 @@ def _check_test(options: dict[str, Any]) -> None:
     click.echo("hpo: --no-test is not needed any more: the test part stays locked without --test", err=True)
 
 
-def _entrants(named: Sequence[Contestant], options: dict[str, Any]) -> list[Entrant]:
+def _entrants(named: Sequence[ModelRef], options: dict[str, Any]) -> list[PresetConfig]:
     """The presets as they will be trained; what one of them cannot take of the options is told."""
-    from hpo.comparison.contestant import Preset
-    from hpo.comparison.entrants import Wishes, entrants
+    from hpo.experiments.model_refs import PresetRef
+    from hpo.experiments.preset_configs import Overrides, preset_configs
 
-    wishes = Wishes(*(options.pop(key) for key in ("backbone", "weights", "fixed", "epochs")))
-    made = entrants([contestant for contestant in named if isinstance(contestant, Preset)], wishes)
+    wishes = Overrides(*(options.pop(key) for key in ("backbone", "weights", "fixed", "epochs")))
+    made = preset_configs([contestant for contestant in named if isinstance(contestant, PresetRef)], wishes)
     for entrant in made:
         for text, reason in entrant.unused:
             click.echo(f"--set {text} does not apply: {reason}", err=True)
     return made
 
 
-def _existing(stack: ExitStack, db: Database, named: Sequence[Contestant], staff: Staff) -> dict[str, Candidate]:
+def _existing(
+    stack: ExitStack, db: Database, named: Sequence[ModelRef], staff: LocalWorkerOptions
+) -> dict[str, ComparedModel]:
     """The bundles and trials among the contestants, by label."""
-    from hpo.comparison.candidate import Shelf, from_bundle, from_trial
-    from hpo.comparison.contestant import BundlePlace, TrialName
-    from hpo.delivery.remote import fetched
+    from hpo.bundle.remote import local_bundle
+    from hpo.experiments.compared_model import BundleCache, from_bundle, from_trial
+    from hpo.experiments.model_refs import BundleRef, TrialRef
 
-    shelf = Shelf(db, staff.artifacts, staff.home)
-    found: dict[str, Candidate] = {}
+    shelf = BundleCache(db, staff.artifacts, staff.home)
+    found: dict[str, ComparedModel] = {}
     for contestant in named:
-        if isinstance(contestant, BundlePlace):
-            folder = stack.enter_context(fetched(contestant.place, cache_folder(staff.home)))
+        if isinstance(contestant, BundleRef):
+            folder = stack.enter_context(local_bundle(contestant.place, cache_folder(staff.home)))
             found[contestant.label] = from_bundle(db, contestant.label, folder)
-        elif isinstance(contestant, TrialName):
+        elif isinstance(contestant, TrialRef):
             found[contestant.label] = from_trial(shelf, contestant)
     return found
 
 
-def _bench(found: dict[str, Candidate], device: str, home: Path, options: dict[str, Any]) -> Bench:
+def _bench(found: dict[str, ComparedModel], device: str, home: Path, options: dict[str, Any]) -> Benchmark:
     """Where everything will be measured; a bundle of other data or another split is refused here."""
-    from hpo.comparison.basis import common_split, common_unreadable
-    from hpo.comparison.bench import Bench
-    from hpo.delivery.bundle import read_bundle
+    from hpo.bundle.bundle import read_bundle
+    from hpo.experiments.benchmark import Benchmark, common_split, common_unreadable
 
     manifests = {label: read_bundle(candidate.folders[0]).manifest for label, candidate in found.items()}
     given = {key: options[key] for key in ("seed", "val_fraction", "test_fraction")}
     origins = [manifest.data for manifest in manifests.values()]
-    bench = Bench(
+    bench = Benchmark(
         data=options["data"], split=common_split(origins, **given),
         max_unreadable=common_unreadable(origins, options["max_unreadable"]), cache=cache_folder(home),
         device=device, test=options["test"], ledger=options["ledger"],
@@ -175,36 +180,43 @@ def _bench(found: dict[str, Candidate], device: str, home: Path, options: dict[s
 
 
 def _trained(
-    ctx: click.Context, db: Database, entrants: list[Entrant], bench: Bench, staff: Staff, options: dict[str, Any]
-) -> tuple[str | None, dict[str, Candidate]]:
+    ctx: click.Context,
+    db: Database,
+    preset_configs: list[PresetConfig],
+    bench: Benchmark,
+    staff: LocalWorkerOptions,
+    options: dict[str, Any],
+) -> tuple[str | None, dict[str, ComparedModel]]:
     """The name of the study that trained the presets, and what came of them by label; nothing without presets."""
-    from hpo.comparison.candidate import Shelf, trained
-    from hpo.comparison.entrants import roster
+    from hpo.experiments.compared_model import BundleCache, trained
+    from hpo.experiments.preset_configs import roster
 
-    if not entrants:
+    if not preset_configs:
         return None, {}
     seeds = options["seeds"]
-    plan = roster_plan(
-        bench.data, options["name"], roster(entrants, seeds), metric=options["metric"], split=bench.split,
+    plan = trial_list_plan(
+        bench.data, options["name"], roster(preset_configs, seeds), metric=options["metric"], split=bench.split,
         max_unreadable=bench.max_unreadable,
     )  # fmt: skip
-    plan, study = found_roster(db, plan, staff.home, command_line(ctx))
-    train_roster(ctx, db, plan, study, staff)
-    shelf = Shelf(db, staff.artifacts, staff.home)
-    return plan.study, {candidate.label: candidate for candidate in trained(shelf, study, entrants, seeds)}
+    plan, study = create_or_open_trial_list(db, plan, staff.home, command_line(ctx))
+    train_trial_list(ctx, db, plan, study, staff)
+    shelf = BundleCache(db, staff.artifacts, staff.home)
+    return plan.study, {candidate.label: candidate for candidate in trained(shelf, study, preset_configs, seeds)}
 
 
-def measured(candidates: Sequence[Candidate], bench: Bench, threads: int | None) -> tuple[list[Row], list[Candidate]]:
+def measured(
+    candidates: Sequence[ComparedModel], bench: Benchmark, threads: int | None
+) -> tuple[list[ComparisonRow], list[ComparedModel]]:
     """Those that left a model and could be measured, best on validation first, and the others, each with the reason.
 
     HpoError where none could.
     """
-    from hpo.comparison.row import measured_row
-    from hpo.search.device import use_threads
+    from hpo.device import use_threads
+    from hpo.experiments.comparison import measured_row
 
     use_threads(threads)
-    rows: list[Row] = []
-    missing: list[Candidate] = []
+    rows: list[ComparisonRow] = []
+    missing: list[ComparedModel] = []
     for candidate in candidates:
         if not candidate.folders:
             click.echo(f"hpo: {candidate.label} gave no model: {'; '.join(candidate.notes)}", err=True)
@@ -223,17 +235,19 @@ def measured(candidates: Sequence[Candidate], bench: Bench, threads: int | None)
     return sorted(rows, key=lambda row: -row.validation.value if row.validation else 1.0), missing
 
 
-def _tell(ctx: click.Context, rows: list[Row], missing: list[Candidate], bench: Bench, study: str | None) -> None:
+def _tell(
+    ctx: click.Context, rows: list[ComparisonRow], missing: list[ComparedModel], bench: Benchmark, study: str | None
+) -> None:
     """Print the table, and write it with the figure where --out says."""
     from rich.console import Console
 
-    from hpo.comparison.circumstances import circumstances, described
-    from hpo.comparison.outputs import write_outputs
-    from hpo.comparison.results import files
-    from hpo.comparison.terminal import print_comparison
+    from hpo.experiments.comparison_figure import files
+    from hpo.experiments.comparison_table import print_comparison
+    from hpo.experiments.outputs import write_outputs
+    from hpo.experiments.provenance import described, provenance_of
 
     command, data = command_line(ctx), described(bench.data, bench.dataset(rows[0].image_size))
-    about = circumstances(command, seed=bench.split.seed, study=study, data=data, device=bench.device)
+    about = provenance_of(command, seed=bench.split.seed, study=study, data=data, device=bench.device)
     print_comparison(Console(width=None if sys.stdout.isatty() else WIDTH), rows, about)
     out = ctx.params["out"]
     if out is not None:

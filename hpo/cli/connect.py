@@ -16,6 +16,7 @@ from hpo.errors import UsageError
 if TYPE_CHECKING:
     from storage import Database
 
+
 PASSWORD_FILE = "HPO_STORAGE_PASSWORD_FILE"  # noqa: S105 - the name of a variable, not a password
 
 

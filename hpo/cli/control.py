@@ -1,19 +1,22 @@
-"""`hpo pause`, `hpo stop`, `hpo resume`: one word to all workers of a study, wherever they run."""
+"""`hpo pause`, `hpo stop`, `hpo resume`: one word to all workers of a study, wherever they run.
+
+`hpo reap`: put back the trials of workers that are gone, for a study that nobody works on.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.cli.existing import existing
-from hpo.cli.options import debug_option, storage_options, study_option
+from hpo.cli.options import debug_option, existing, storage_options, study_option
 from hpo.hints import hint
 
 if TYPE_CHECKING:
-    from storage import Holding
+    from storage import LeaseInfo, Reaped, Worker
+
 
 _WORDS = {"run": "running", "pause": "paused", "stop": "stopped"}
 
@@ -47,10 +50,10 @@ def resume_command(study: str, storage: str | None, home: Path) -> None:
 
 def _tell(study: str, storage: str | None, home: Path, word: str) -> None:
     with existing(storage, home, study) as (db, found):
-        from storage import Control, holdings, set_control
+        from storage import Control, lease_infos, set_control
 
         before = set_control(db, found, Control(word))
-        leases = holdings(db, found)
+        leases = lease_infos(db, found)
     click.echo(f"study {study} {change(before, word)}: {consequence(study, before, word, leases)}")
 
 
@@ -61,7 +64,7 @@ def change(before: str, now: str) -> str:
     return f"is {_WORDS[now]}" + ("" if before == "run" else f", no longer {_WORDS[before]}")
 
 
-def consequence(study: str, before: str, now: str, leases: Sequence[Holding]) -> str:
+def consequence(study: str, before: str, now: str, leases: Sequence[LeaseInfo]) -> str:
     """What happens next, and the way back."""
     again = f"`{hint('resume', study=study)}`"
     if now == "pause":
@@ -78,7 +81,7 @@ def consequence(study: str, before: str, now: str, leases: Sequence[Holding]) ->
     return "workers that have left stay away; start new ones with `hpo worker` or `hpo run`"
 
 
-def _put_back(leases: Sequence[Holding], then: str) -> str:
+def _put_back(leases: Sequence[LeaseInfo], then: str) -> str:
     """`3 workers put their trials back within a renewal (20 s) and wait`."""
     from storage import RENEWALS
 
@@ -91,15 +94,82 @@ def _put_back(leases: Sequence[Holding], then: str) -> str:
     return f"{_workers(alive)} put their trials back {within} and {then}"
 
 
-def _idle(leases: Sequence[Holding]) -> str:
+def _idle(leases: Sequence[LeaseInfo]) -> str:
     free = sum(lease.state == "free" for lease in leases)
     waiting = f", {free} interrupted trial{'s wait' if free > 1 else ' waits'} to be gone on with" if free else ""
     return f"nobody trains{waiting}"
 
 
-def _alive(leases: Sequence[Holding]) -> list[Holding]:
+def _alive(leases: Sequence[LeaseInfo]) -> list[LeaseInfo]:
     return [lease for lease in leases if lease.alive]
 
 
-def _workers(alive: Sequence[Holding]) -> str:
+def _workers(alive: Sequence[LeaseInfo]) -> str:
     return f"{len(alive)} worker{'s' if len(alive) > 1 else ''}"
+
+
+class Owner(click.ParamType[tuple[str, int]]):
+    """A process as `hpo status` names it: `HOST:PID`."""
+
+    name = "owner"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        """Text to host and process id."""
+        if isinstance(value, tuple):
+            return value
+        host, _, pid = str(value).rpartition(":")
+        if not host or not pid.isdecimal():
+            self.fail(f"{value!r} is no owner; write HOST:PID, as `hpo status` shows it", param, ctx)
+        return host, int(pid)
+
+
+@click.command("reap")
+@study_option
+@click.option(
+    "--owner", type=Owner(), metavar="HOST:PID",
+    help="A worker that you know to be dead: its lease ends now.",
+)  # fmt: skip
+@storage_options
+@debug_option
+def reap_command(study: str, owner: tuple[str, int] | None, storage: str | None, home: Path) -> None:
+    """Put back the trials of STUDY whose leases have expired; those that killed worker after worker are failed.
+
+    Workers do this by themselves whenever they look for a trial: it is for a study that nobody works on.
+    """
+    with existing(storage, home, study) as (db, found):
+        from storage import Worker, expire_dead_neighbours, expire_leases, lease_infos, reap
+
+        if owner is not None:
+            worker = Worker(host=owner[0], pid=owner[1], place="")
+            click.echo(ended_line(worker, expire_leases(db, found, worker)))
+        expire_dead_neighbours(db, found)
+        lines = reaped_lines(reap(db, found))
+        held = [lease for lease in lease_infos(db, found) if lease.state == "held"]
+    for line in lines or ["nothing to put back"]:
+        click.echo(line)
+    for lease in held:
+        click.echo(held_line(study, lease))
+
+
+def ended_line(worker: Worker, ended: int) -> str:
+    """What became of the leases of the process that is dead."""
+    if not ended:
+        return f"{worker} holds no trial of this study"
+    return f"{worker}: {ended} lease{'s' if ended > 1 else ''} ended"
+
+
+def reaped_lines(reaped: Reaped) -> list[str]:
+    """A line for each trial that was dealt with."""
+    lines = [f"trial {number} is put back; the next worker goes on with it" for number in reaped.put_back]
+    return lines + [f"trial {number} has failed: worker after worker died of it" for number in reaped.failed]
+
+
+def held_line(study: str, lease: LeaseInfo) -> str:
+    """A trial that stays as it is, and for how long."""
+    who = f"trial {lease.number} is held by {lease.owner or 'an unknown worker'} ({lease.device or 'unknown device'})"
+    if lease.left >= 0:
+        return f"{who}, renewed {lease.age:.0f} s ago; its lease lasts {lease.left:.0f} s more unless it is renewed"
+    return (
+        f"{who}, whose lease expired {-lease.left:.0f} s ago; but the database was only just started, and it may still "
+        f"renew: if it is dead, `{hint('reap', study=study, owner=lease.owner)}` puts the trial back now"
+    )

@@ -1,14 +1,148 @@
-"""`hpo dashboard`: optuna-dashboard over the studies of a database."""
+"""optuna-dashboard as a server of our own: threaded, quiet, stopped by a signal, no password in its arguments.
+
+`hpo dashboard`: optuna-dashboard over the studies of a database.
+"""
 
 from __future__ import annotations
 
 import re
+import shlex
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from ipaddress import ip_address
 from pathlib import Path
+from socketserver import ThreadingMixIn
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import click
 
 from hpo.cli.connect import STARTING, connected
 from hpo.cli.options import debug_option, storage_options
+from hpo.errors import UsageError
+from hpo.search.signals import handled
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from storage import Database
+
+
+_SAFE = ("GET", "HEAD", "OPTIONS")
+
+_STYLE = b"<style>main p.MuiTypography-root { white-space: pre-wrap !important; overflow-wrap: anywhere; }</style>"
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the standard library's
+        """Say nothing: a line per request hides what matters."""
+
+
+class DashboardServer(ThreadingMixIn, WSGIServer):
+    """One thread per request; `run` serves until a signal."""
+
+    daemon_threads = True
+
+    def run(self) -> None:
+        """Serve until SIGINT, SIGTERM or SIGHUP, then close the socket."""
+
+        def stop(_: int, __: FrameType | None) -> None:
+            # shutdown() waits for serve_forever, which this very thread runs
+            threading.Thread(target=self.shutdown, daemon=True).start()
+
+        with handled(stop, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
+            try:
+                self.serve_forever(poll_interval=0.2)
+            finally:
+                self.server_close()
+
+
+def make_dashboard(db: Database, host: str, port: int, allowed: Sequence[str] = ()) -> DashboardServer:
+    """A server bound to `host:port` (0 takes a free one) over the studies of `db`; UsageError where it is taken.
+
+    It answers requests for an IP address, localhost, `host`, this machine's own name and the `allowed` names only.
+    """
+    from optuna_dashboard import wsgi
+
+    names = {host, socket.gethostname(), socket.getfqdn()}
+    ours = frozenset(name.lower() for name in allowed)
+    application = _guarded(_wrapping(wsgi(db.storage)), ours.union(map(str.lower, names)), ours)
+    try:
+        return make_server(host, port, application, server_class=DashboardServer, handler_class=_Quiet)
+    except OSError as error:
+        raise UsageError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another --port") from None
+
+
+def _guarded(application: WSGIApplication, names: frozenset[str], allowed: frozenset[str]) -> WSGIApplication:
+    """`application` behind a check of whom a browser means, since there is no login.
+
+    A page of another site can make its own name point to this machine (DNS rebinding) and would then be asked as if it
+    were ours; so a request must name a host that we go by. An IP address cannot be made to point elsewhere. And a
+    request that changes something must come from our own page.
+    """
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        host, origin = environ.get("HTTP_HOST", ""), environ.get("HTTP_ORIGIN")
+        name = _name(f"//{host}")
+        reason = ""
+        if host and not (_is_address(name) or name in names or name == "localhost" or name.endswith(".localhost")):
+            reason = f"this dashboard does not go by the name {name}: open it by its address, or add "
+            reason += f"--allow-host {shlex.quote(name)} to the command that started it"
+        elif origin is not None and environ["REQUEST_METHOD"] not in _SAFE and not _same(origin, host, allowed):
+            reason = f"a page of {origin} may not change anything here"
+        if not reason:
+            return application(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"{reason}\n".encode(errors="replace")]
+
+    return answer
+
+
+def _same(origin: str, host: str, allowed: frozenset[str]) -> bool:
+    """Whether a page of `origin` is ours: of the host that was asked, or of an allowed one, before a proxy."""
+    return _name(origin) in allowed or origin.lower() in (f"http://{host}".lower(), f"https://{host}".lower())
+
+
+def _name(url: str) -> str:
+    """The host of a URL in lower case, without port, brackets and a trailing dot; empty where there is none."""
+    try:
+        return (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _wrapping(application: WSGIApplication) -> WSGIApplication:
+    """`application` with long texts broken over lines: a configuration of one line made a page 7,000 pixels wide."""
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if not environ["PATH_INFO"].startswith("/dashboard"):
+            return application(environ, start_response)
+        told: list[tuple[str, list[tuple[str, str]]]] = []
+
+        def note(status: str, headers: list[tuple[str, str]], *_: Any) -> Callable[[bytes], object]:
+            told.append((status, headers))
+            return lambda _: None
+
+        body = b"".join(application(environ, note)).replace(b"</head>", _STYLE + b"</head>", 1)
+        status, headers = told[-1]
+        others = [(name, value) for name, value in headers if name.lower() != "content-length"]
+        start_response(status, [*others, ("Content-Length", str(len(body)))])
+        return [body]
+
+    return answer
+
 
 _KUBERNETES = re.compile(r"(tcp|udp|sctp)://")
 
@@ -46,8 +180,6 @@ def dashboard_command(storage: str | None, home: Path, host: str, port: int, all
     answers only to IP addresses, localhost, the --host, this machine's name and what --allow-host names.
     """
     with connected(storage, home, initialise=True, create=False, patience=STARTING) as db:
-        from hpo.dashboard import make_dashboard
-
         server = make_dashboard(db, host, port, allow_host)
         address = f"http://{host}:{server.server_port}"
         click.echo(f"optuna-dashboard on {address}; Ctrl-C ends it")

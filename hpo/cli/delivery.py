@@ -29,26 +29,32 @@ from hpo.errors import UsageError
 from hpo.strict_json import strict_json
 
 if TYPE_CHECKING:
+    from hpo.bundle.evaluate import Evaluation
+    from hpo.bundle.model import Tta
+    from hpo.bundle.openings import Ledger
     from hpo.data import PartName, PathList
-    from hpo.delivery.evaluate import Evaluation
-    from hpo.delivery.openings import Ledger
-    from hpo.delivery.tta import Tta
+
 
 LOOKING = 5.0
 """Seconds that a record of a look waits for a database that does not answer; HOME and the bundle have it anyway."""
 
 bundle_argument = click.argument("bundle", type=Location())
+
 data_option = click.option(
     "--data", envvar="HPO_DATA", required=True, type=UserPath(), help="Labelled images.",
 )  # fmt: skip
+
 out_option = click.option(
     "--out", required=True, type=Location(), metavar="FOLDER|URL",
     help="Folder or s3://bucket/prefix to write the bundle to.",
 )  # fmt: skip
+
 force_option = click.option("--force", is_flag=True, help="Replace the bundle that is there.")
+
 batch_size_option = click.option(
     "--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Images in memory at a time.",
 )  # fmt: skip
+
 tta_option = click.option(
     "--tta", type=click.Choice(["none", "mirror", "flips", "dihedral"]), default="none", show_default=True,
     help="Average over views of an image: it and its mirror image, its 4 flips, or all 8 symmetries of a square.",
@@ -71,13 +77,13 @@ def export_best_command(
 
     Its probabilities are calibrated: one temperature, fitted to the trial's predictions on the validation part.
     """
+    from hpo.bundle.remote import upload_bundle
     from hpo.cli.delivery_text import calibration_line, on_altered
     from hpo.delivery.export import export_best
-    from hpo.delivery.remote import delivered
-    from hpo.evaluation.table import accuracy_line
+    from hpo.evaluation.metrics_table import accuracy_line
     from storage import open_store, open_study, read_spec
 
-    with connected(storage, home) as db, delivered(out, cache_folder(home), force=force) as folder:
+    with connected(storage, home) as db, upload_bundle(out, cache_folder(home), force=force) as folder:
         store = open_store(artifacts_folder(artifacts, home), read_spec(open_study(db, study)).id)
         manifest, found = export_best(db, study, store, folder, trial=trial, force=force, cache=cache_folder(home))
     click.echo(
@@ -108,14 +114,14 @@ def retrain_command(
 
     It starts from the original weights and trains for the number of epochs that was best in the trial.
     """
+    from hpo.bundle.bundle import read_bundle
+    from hpo.bundle.remote import local_bundle, upload_bundle
     from hpo.cli.delivery_text import epoch_line, retrain_lines
-    from hpo.delivery.bundle import read_bundle
-    from hpo.delivery.remote import delivered, fetched
-    from hpo.delivery.retrain import Options, Watch, retrain
-    from hpo.search.device import resolve_device, use_threads
+    from hpo.delivery.retrain import RetrainOptions, Watch, retrain
+    from hpo.device import resolve_device, use_threads
 
     use_threads(threads)
-    options = Options(
+    options = RetrainOptions(
         cache=cache_folder(home), device=resolve_device(device), weights=weights, other_data=other_data,
         other_weights=other_weights, force=force, ledger=ledger_of(storage, home),
     )  # fmt: skip
@@ -123,7 +129,7 @@ def retrain_command(
         packing=lambda: counting("decoding images"),
         epoch=lambda result, epochs: click.echo(epoch_line(result, epochs), err=True),
     )
-    with fetched(bundle, options.cache) as source, delivered(out, options.cache, force=force) as target:
+    with local_bundle(bundle, options.cache) as source, upload_bundle(out, options.cache, force=force) as target:
         before = read_bundle(source)
         result = retrain(before, data, target, options, watch)
     for line in retrain_lines(out, before, result):
@@ -155,15 +161,15 @@ def evaluate_command(
     in making the model are left out. A look at a test part is recorded in the bundle, in HOME and, with --storage, in
     the database.
     """
+    from hpo.bundle.evaluate import evaluate_on, select
+    from hpo.bundle.model import load
+    from hpo.bundle.remote import local_bundle
     from hpo.cli.delivery_text import selection_lines
-    from hpo.delivery.bundle import load
-    from hpo.delivery.evaluate import evaluate_on, select
-    from hpo.delivery.remote import fetched
-    from hpo.search.device import use_threads
+    from hpo.device import use_threads
 
     use_threads(threads)
     cache, ledger = cache_folder(home), ledger_of(storage, home)
-    with fetched(bundle, cache) as folder, counting("images") as progress:
+    with local_bundle(bundle, cache) as folder, counting("images") as progress:
         model = load(folder, device)
         selection = select(model.bundle, data, cache=cache, split=split, progress=progress)
         found = evaluate_on(model, selection, tta=tta, batch_size=batch_size, ledger=ledger, progress=progress)
@@ -203,18 +209,17 @@ def predict_command(
     each file, in their order; one that gives no image has an `error` there, and the exit code is 0 as long as one does.
     Probabilities are calibrated; with --accuracy the model abstains where it is not sure enough.
     """
+    from hpo.bundle.model import check_tta, load
+    from hpo.bundle.output import STDOUT, check_output
+    from hpo.bundle.predict import Answering, predict
+    from hpo.bundle.remote import local_bundle
     from hpo.cli.delivery_text import abstention_line, predicted_line
-    from hpo.delivery.bundle import load
-    from hpo.delivery.output import STDOUT, check_output
-    from hpo.delivery.predict import Answering, predict
-    from hpo.delivery.remote import fetched
-    from hpo.delivery.tta import check_tta
-    from hpo.search.device import use_threads
+    from hpo.device import use_threads
 
     check_output(out)
     sources = _sources(images)
     use_threads(threads)
-    with fetched(bundle, cache_folder(home)) as folder:
+    with local_bundle(bundle, cache_folder(home)) as folder:
         model = load(folder, device)
     check_tta(tta, model.config.symmetry)
     answering = Answering(tta)
@@ -245,7 +250,7 @@ def _print_evaluation(bundle: Path | str, data: Path, found: Evaluation) -> None
     from rich.console import Console
 
     from hpo.cli.delivery_text import tta_line
-    from hpo.evaluation.table import print_reliability, print_report
+    from hpo.evaluation.metrics_table import print_reliability, print_report
 
     whole = "the other images" if found.selection.overlap.left_out else "all"
     images = f"{f'the {found.selection.name} part' if found.selection.name else whole} of {data}"
@@ -267,7 +272,7 @@ def ledger_of(storage: str | None, home: Path) -> Ledger:
 
     The embedded database lies in HOME, as the file does: it is not started for this.
     """
-    from hpo.delivery.openings import Ledger
+    from hpo.bundle.openings import Ledger
 
     connect = partial(connected, storage, home, patience=LOOKING) if storage is not None else None
     return Ledger(home, connect, tell=partial(click.echo, err=True))

@@ -6,15 +6,14 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpo.evaluation.table import accuracy_line
+from hpo.evaluation.metrics_table import accuracy_line
 
 if TYPE_CHECKING:
-    from hpo.delivery.bundle import Bundle
-    from hpo.delivery.evaluate import Selection
-    from hpo.delivery.joined import Joined
-    from hpo.delivery.manifest import Calibration, Manifest
-    from hpo.delivery.measurement import Averaged, Measurement
-    from hpo.delivery.predict import Counts
+    from hpo.bundle.bundle import Bundle
+    from hpo.bundle.evaluate import Averaged, Measurement, Selection
+    from hpo.bundle.manifest import Calibration, Manifest
+    from hpo.bundle.predict import Counts
+    from hpo.delivery.ensemble import Joined
     from hpo.delivery.retrain import Retrained
     from hpo.delivery.selection import Comparison
     from hpo.evaluation.calibration import Abstention
@@ -40,7 +39,7 @@ def calibration_line(manifest: Manifest) -> str:
     """What the temperature does to the probabilities, on the images it was fitted on and on ones it was not."""
     found = manifest.calibration
     if found is None:
-        from hpo.delivery.calibrate import altered_validation
+        from hpo.bundle.calibrate import altered_validation
 
         reason = altered_validation(manifest.config) or "there are no predictions on validation images"
         return f"not calibrated: {reason}"

@@ -15,7 +15,8 @@ from hpo.strict_json import strict_json
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from hpo.health import Check
+    from hpo.doctor import Check
+
 
 _WIDTH = 13
 """Of the column that says what was looked at."""
@@ -39,7 +40,7 @@ def doctor_command(
     Each line is OK or !! with the fix; the exit code is 1 when anything is to be mended. Some images of each class are
     decoded, all of a small data set; those of a study that this host has not seen before are decoded once.
     """
-    from hpo.health import Subject, examine
+    from hpo.doctor import Subject, examine
     from storage import quiet_optuna
 
     quiet_optuna()

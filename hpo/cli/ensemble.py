@@ -10,20 +10,13 @@ import click
 
 from hpo.cli.connect import artifacts_folder, cache_folder, connected
 from hpo.cli.delivery import force_option, out_option
-from hpo.cli.options import (
-    UserPath,
-    artifacts_option,
-    debug_option,
-    device_option,
-    storage_options,
-    threads_option,
-)
+from hpo.cli.options import UserPath, artifacts_option, debug_option, device_option, storage_options, threads_option
 from hpo.cli.progress import counting
 from hpo.errors import UsageError
 
 if TYPE_CHECKING:
-    from hpo.delivery.candidates import Candidates
-    from hpo.delivery.joined import Joined
+    from hpo.delivery.ensemble import Joined
+    from hpo.delivery.ensemble_candidates import EnsembleCandidates
     from storage import Database
 
 
@@ -53,16 +46,16 @@ def ensemble_command(
     Members are chosen greedily, with replacement, by the validation predictions that the search has stored, and weigh
     as often as they were chosen. Only trials whose checkpoints are kept can be members: see `hpo run --keep`.
     """
+    from hpo.bundle.bundle import check_out
+    from hpo.bundle.remote import upload_bundle
     from hpo.cli.delivery_text import calibration_line, joined_lines
-    from hpo.delivery.bundle import check_out
     from hpo.delivery.ensemble import ensemble
-    from hpo.delivery.remote import delivered
-    from hpo.search.device import use_threads
+    from hpo.device import use_threads
 
     study = _one_study(name, study)
     _check_data(data, soup=soup)
     use_threads(threads)
-    with connected(storage, home) as db, delivered(out, cache_folder(home), force=force) as folder:
+    with connected(storage, home) as db, upload_bundle(out, cache_folder(home), force=force) as folder:
         check_out(folder, force=force)
         found = _candidates(db, study, artifacts_folder(artifacts, home), top)
         if soup and data is not None:
@@ -95,17 +88,17 @@ def _check_data(data: Path | None, *, soup: bool) -> None:
         raise UsageError("--data is for --soup alone: an ensemble is chosen by predictions that the search has stored")
 
 
-def _candidates(db: Database, study: str, artifacts: Path | str, top: int) -> Candidates:
-    from hpo.delivery.candidates import candidates
+def _candidates(db: Database, study: str, artifacts: Path | str, top: int) -> EnsembleCandidates:
+    from hpo.delivery.ensemble_candidates import ensemble_candidates
     from storage import open_store, open_study, read_spec
 
     opened = open_study(db, study)
-    return candidates(opened, open_store(artifacts, read_spec(opened).id), top)
+    return ensemble_candidates(opened, open_store(artifacts, read_spec(opened).id), top)
 
 
-def _soup(found: Candidates, data: Path, folder: Path, cache: Path, device: str, *, force: bool) -> Joined:
+def _soup(found: EnsembleCandidates, data: Path, folder: Path, cache: Path, device: str, *, force: bool) -> Joined:
     from hpo.delivery.soup import open_images, soup, soupable
-    from hpo.search.device import bound_threads, resolve_device
+    from hpo.device import bound_threads, resolve_device
 
     bound_threads()
     kept = soupable(found)
@@ -116,6 +109,6 @@ def _soup(found: Candidates, data: Path, folder: Path, cache: Path, device: str,
     return soup(kept, dataset, folder, device=resolve_device(device), force=force, heard=say)
 
 
-def _say_left_out(found: Candidates) -> None:
+def _say_left_out(found: EnsembleCandidates) -> None:
     for line in found.left_out:
         click.echo(f"left out: {line}", err=True)

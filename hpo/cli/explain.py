@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from hpo.delivery.model import Model
-    from hpo.explain.attribution import Method
+    from hpo.bundle.model import Model
     from hpo.explain.card import Explanation
+    from hpo.explain.methods import Method
 
 
 @click.command("explain")
@@ -46,15 +46,15 @@ def explain_command(
 
     An IMAGE is an image, a folder with all below it, a zip or an .npz.
     """
-    from hpo.delivery.bundle import load
-    from hpo.delivery.remote import fetched
+    from hpo.bundle.model import load
+    from hpo.bundle.remote import local_bundle
+    from hpo.device import use_threads
     from hpo.explain.card import explain
-    from hpo.explain.sheet import check_png, draw_sheet, write_png
-    from hpo.search.device import use_threads
+    from hpo.explain.explanation_sheet import check_png, draw_sheet, write_png
 
     check_png(out)
     use_threads(threads)
-    with fetched(bundle, cache_folder(home)) as folder:
+    with local_bundle(bundle, cache_folder(home)) as folder:
         model = load(folder, device)
     names, pixels = _read(images, model, limit)
     found = explain(model, names, pixels, target=target, method=method)

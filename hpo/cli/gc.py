@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpo.cli.connect import artifacts_folder, require_artifacts
-from hpo.cli.existing import existing
-from hpo.cli.options import artifacts_option, debug_option, keep_option, storage_options, study_option
+from hpo.cli.options import artifacts_option, debug_option, existing, keep_option, storage_options, study_option
 from hpo.errors import UsageError
 
 if TYPE_CHECKING:

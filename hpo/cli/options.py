@@ -1,4 +1,8 @@
-"""The options that commands share, each declared once: name, environment variable, default, help.
+"""The command that somebody gave, as text to give again: for what is written beside its results.
+
+Opening a study that is there, for the commands that look at it or tell its workers something.
+
+The options that commands share, each declared once: name, environment variable, default, help.
 
 Precedence is click's own: option, environment (`HPO_…`), `hpo.toml` (as click's default map), default.
 """
@@ -6,17 +10,71 @@ Precedence is click's own: option, environment (`HPO_…`), `hpo.toml` (as click
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
+from click.core import ParameterSource
+
+from hpo.cli.connect import connected
+
+if TYPE_CHECKING:
+    import optuna
+
+    from storage import Database
+
+
+SECRET = ("storage",)
+"""Parameters that may hold a password: whoever repeats the command has them in the environment."""
+
+
+def command_line(ctx: click.Context) -> str:
+    """`hpo NAME …` with all that was given: on the command line, in the environment or in hpo.toml."""
+    words = [word for parameter in ctx.command.params for word in _words(ctx, parameter)]
+    return shlex.join(["hpo", ctx.info_name or "", *words])
+
+
+def _words(ctx: click.Context, parameter: click.Parameter) -> Iterator[str]:
+    name = parameter.name or ""
+    value: Any = ctx.params.get(name)
+    source = ctx.get_parameter_source(name)
+    if name in SECRET or value is None or source in (ParameterSource.DEFAULT, None):
+        return
+    many = parameter.multiple or parameter.nargs != 1
+    for one in value if many else [value]:
+        yield from _spelled(parameter, one)
+
+
+def _spelled(parameter: click.Parameter, value: Any) -> Iterator[str]:
+    if not isinstance(parameter, click.Option):
+        yield str(value)
+    elif parameter.is_flag:
+        yield from (parameter.opts if value else parameter.secondary_opts)[:1]
+    else:
+        yield from (parameter.opts[0], f"{value.total_seconds():g}s" if isinstance(value, timedelta) else str(value))
+
+
+@contextmanager
+def existing(storage: str | None, home: Path, study: str) -> Iterator[tuple[Database, optuna.Study]]:
+    """The database and the study in it; StudyError where there is none, StorageError for tables of another version."""
+    with connected(storage, home) as db:
+        from storage import open_study
+
+        found = open_study(db, study)
+        db.require_schema()
+        yield db, found
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+
 SAMPLERS = ("tpe", "random")
+
 PRUNERS = ("successive-halving", "hyperband", "median", "none")
 
 
@@ -94,40 +152,50 @@ def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 data_argument = click.argument("data", envvar="HPO_DATA", type=UserPath())
+
 debug_option = click.option(
     "--debug", envvar="HPO_DEBUG", is_flag=True, expose_value=False, callback=_debug,
     help="Show tracebacks and log in detail.",
 )  # fmt: skip
+
 storage_option = click.option(
     "--storage", envvar="HPO_STORAGE", metavar="URL", default=None,
     help="PostgreSQL URL. None starts the embedded PostgreSQL in the home folder.",
 )  # fmt: skip
+
 home_option = click.option(
     "--home", envvar="HPO_HOME", type=UserPath(), default=Path(".hpo"), show_default=True,
     help="Folder for packed images, logs and the embedded PostgreSQL.",
 )  # fmt: skip
+
 artifacts_option = click.option(
     "--artifacts", envvar="HPO_ARTIFACTS", type=Location(), default=None, metavar="PATH|URL",
     help="Folder or s3://bucket/prefix for checkpoints, shared by all workers.  [default: HOME/artifacts]",
 )  # fmt: skip
+
 keep_option = click.option(
     "--keep", envvar="HPO_KEEP", type=click.IntRange(1), default=10, show_default=True,
     help="How many of the study's best trials keep their checkpoints.",
 )  # fmt: skip
+
 quota_option = click.option(
     "--checkpoint-quota", envvar="HPO_CHECKPOINT_QUOTA", type=Size(), default=None, metavar="SIZE",
     help="Most that the study's checkpoints may take, as 20GB: the worst trials' go first.  [default: no limit]",
 )  # fmt: skip
+
 study_option = click.option(
     "--study", envvar="HPO_STUDY", required=True, help="Name of the study."
 )  # fmt: skip
+
 device_option = click.option(
     "--device", envvar="HPO_DEVICE", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
 )  # fmt: skip
+
 weights_option = click.option(
     "--weights", envvar="HPO_WEIGHTS", type=UserPath(), default=None, metavar="FILE",
     help="Backbone weights: .safetensors, a tensors-only .pth, or a folder with one of them, as a bundle.",
 )  # fmt: skip
+
 threads_option = click.option(
     "--threads", envvar="HPO_THREADS", type=click.IntRange(1), default=None,
     help="CPU threads of a worker.  [default: the cores; `hpo run` shares them among its workers]",

@@ -16,6 +16,7 @@ from hpo.cli.terminal import can_redraw
 
 SILENT_SECONDS = 10.0
 """Where nothing can be redrawn, a line at most this often."""
+
 _START_OF_LINE = "\r\033[K"
 """Goes back to the start of the terminal's line and clears it."""
 

@@ -10,12 +10,12 @@ import click
 
 from hpo.cli.connect import artifacts_folder, cache_folder
 from hpo.cli.delivery import batch_size_option
-from hpo.cli.existing import existing
 from hpo.cli.options import (
     UserPath,
     artifacts_option,
     debug_option,
     device_option,
+    existing,
     storage_options,
     threads_option,
 )
@@ -23,7 +23,8 @@ from hpo.cli.progress import counting
 from hpo.errors import UsageError
 
 if TYPE_CHECKING:
-    from hpo.report.bench import Options
+    from hpo.report.model_data import BenchOptions
+
 
 SUFFIXES = (".html", ".htm")
 
@@ -55,12 +56,12 @@ def report_command(
     """
     out = out or Path(f"report-{_as_file_name(subject)}.html")
     check_out(out)
-    from hpo.delivery.folder import open_whole_file
-    from hpo.report.bench import Options
-    from hpo.search.device import use_threads
+    from hpo.device import use_threads
+    from hpo.files import open_whole_file
+    from hpo.report.model_data import BenchOptions
 
     use_threads(threads)
-    options = Options(cache_folder(home), device, batch_size, counting)
+    options = BenchOptions(cache_folder(home), device, batch_size, counting)
     if is_bundle(subject):
         text = _of_bundle(subject if subject.startswith("s3://") else Path(subject).expanduser(), data, options)
     else:
@@ -91,16 +92,16 @@ def _as_file_name(subject: str) -> str:
     return re.sub(r"[^\w.-]+", "-", last).strip("-.")[:100] or "study"
 
 
-def _of_bundle(bundle: Path | str, data: Path | None, options: Options) -> str:
-    from hpo.delivery.remote import fetched
+def _of_bundle(bundle: Path | str, data: Path | None, options: BenchOptions) -> str:
+    from hpo.bundle.remote import local_bundle
     from hpo.report.build import report_bundle
 
-    with fetched(bundle, options.cache) as folder:
+    with local_bundle(bundle, options.cache) as folder:
         return report_bundle(folder, data, options, place=str(bundle))
 
 
 def _of_study(
-    study: str, data: Path | None, options: Options, places: tuple[str | None, Path, Path | str | None]
+    study: str, data: Path | None, options: BenchOptions, places: tuple[str | None, Path, Path | str | None]
 ) -> str:  # fmt: skip
     from hpo.errors import HpoError
     from storage import StudyError

@@ -1,4 +1,7 @@
-"""`hpo show`: pictures of what a choice does."""
+"""`hpo make-cells`: synthetic blood cells to try things on.
+
+`hpo show`: pictures of what a choice does.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,27 @@ from typing import TYPE_CHECKING
 import click
 
 from hpo.cli.options import UserPath, debug_option, together
+from hpo.cli.progress import counting
 
 if TYPE_CHECKING:
     from search_spaces import Symmetry
+
+
+@click.command("make-cells")
+@click.argument("out", type=UserPath())
+@click.option("--images", type=click.IntRange(1), default=1600, show_default=True, help="How many.")
+@click.option("--size", type=click.IntRange(16, 1024), default=96, show_default=True, help="Side, in pixels.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed, the same images.")
+@click.option("--splits", is_flag=True, help="Class folders in train/, val/ and test/ (80/10/10) of OUT.")
+@debug_option
+def make_cells_command(out: Path, images: int, size: int, seed: int, splits: bool) -> None:
+    """Draw synthetic blood cells of 8 classes into class folders of OUT, which must be empty or not there."""
+    from hpo.data.synthetic import CELL_CLASSES, write_cells
+
+    with counting("drawing cells") as progress:
+        write_cells(out, images, size=size, seed=seed, splits=splits, progress=progress)
+    click.echo(f"{images} cells of {len(CELL_CLASSES)} classes, {size} x {size} pixels, seed {seed}: {out}")
+
 
 WIDEST = 2048
 """Pixels of the images in one cell of a sheet, side by side."""
@@ -58,9 +79,8 @@ def augmentation_command(
 
     Look whether the labels stay true, above all under --symmetry mirror and dihedral.
     """
-    from hpo.sheets.augmentation import augmentation_sheet
-    from hpo.sheets.drawing import write_png
-    from hpo.sheets.samples import sample_images
+    from hpo.figures.choice_sheets import augmentation_sheet
+    from hpo.figures.contact_sheet import sample_images, write_png
 
     _refuse_huge(samples, image_size)
     images = sample_images(data, samples, image_size, seed)
@@ -76,9 +96,8 @@ def augmentation_command(
 )  # fmt: skip
 def corruptions_command(data: Path | None, image_size: int, samples: int, seed: int, out: Path) -> None:
     """Draw what robustness is measured with, at severities 1 to 5, on images of DATA, on IMAGE, or on drawn cells."""
-    from hpo.sheets.corruptions import corruption_sheet
-    from hpo.sheets.drawing import write_png
-    from hpo.sheets.samples import sample_images
+    from hpo.figures.choice_sheets import corruption_sheet
+    from hpo.figures.contact_sheet import sample_images, write_png
 
     _refuse_huge(samples, image_size)
     images = sample_images(data, samples, image_size, seed)

@@ -1,11 +1,101 @@
-"""`hpo spaces`: list the search spaces, or explain one."""
+"""Search spaces as tables for a terminal.
+
+`hpo spaces`: list the search spaces, or explain one.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+
 import click
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from hpo.cli.options import debug_option
 from hpo.strict_json import strict_json
+from search_spaces import SearchSpace, SpaceRow, rows
+
+
+def listed(spaces: Sequence[SearchSpace]) -> RenderableType:
+    """One row a space: name, the seed system that it reproduces, open dimensions, summary."""
+    table = _table("space", "from", "open", "what it is")
+    table.columns[1].no_wrap = True
+    for space in spaces:
+        origin = "" if space.seed is None else f"seed {space.seed}"
+        table.add_row(space.name, origin, str(len(space.open)), space.summary)
+    return Group(table, Text(), Text("hpo spaces NAME explains one; --space FILE.yaml takes your own", style="dim"))
+
+
+def explained(space: SearchSpace) -> RenderableType:
+    """Every open dimension with its range and condition, what is fixed, and each phase; the rest has its default."""
+    described = rows(space)
+    tables = (_open(described), _fixed(described), *_phases(space, described))
+    shown = (part for table in tables if table.row_count for part in (Text(), _dense(table)))
+    defaults = "  ".join(f"{row.field}={row.values}" for row in described if row.state == "default")
+    return Group(_head(space), *shown, Text(), Text.assemble(("default  ", "dim"), (defaults, "dim")))
+
+
+def _head(space: SearchSpace) -> Text:
+    head = Text.assemble((space.name, "bold"), "  ", space.summary)
+    if space.seed is not None:
+        head.append(f"\nreproduces seed system {space.seed}")
+    return head
+
+
+def _open(described: Iterable[SpaceRow]) -> Table:
+    table = _table("dimension", "what may be tried", "when", "what it is")
+    for row, meaning in _told_once(row for row in described if row.state == "open" and not row.phase):
+        table.add_row(row.field, row.values, row.condition, meaning)
+    return table
+
+
+def _fixed(described: Iterable[SpaceRow]) -> Table:
+    table = _table("fixed", "value", "what it is")
+    for row in described:
+        if row.state == "fixed" and not row.phase:
+            table.add_row(row.field, row.values, row.meaning)
+    return table
+
+
+def _phases(space: SearchSpace, described: Iterable[SpaceRow]) -> Iterator[Table]:
+    """A table for each phase, of what it sets; the rest it has from the run."""
+    for phase, of_phase in groupby((row for row in described if row.phase), key=lambda row: row.phase):
+        table = _table(_title(space, phase), "", "value or range", "when", "what it is")
+        for row, meaning in _told_once(of_phase):
+            table.add_row(row.field, row.state, row.values, row.condition, meaning)
+        yield table
+
+
+def _title(space: SearchSpace, phase: int) -> str:
+    """`phase 1`, and how many of the run's epochs it has where that is settled."""
+    if not {"epochs", *(f"phase{number}.epochs" for number in space.phases)} <= space.fixed.keys():
+        return f"phase {phase}"
+    run = space.largest()
+    return f"phase {phase}: {run.phases[phase - 1].epochs} of {run.epochs} epochs"
+
+
+def _told_once(described: Iterable[SpaceRow]) -> Iterator[tuple[SpaceRow, str]]:
+    """Each row with the meaning of its field, which the first of several variants tells for all."""
+    before = ""
+    for row in described:
+        yield row, row.meaning if row.field != before else ""
+        before = row.field
+
+
+def _table(first: str, *titles: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column(first, style="bold", no_wrap=True)
+    for title in titles:
+        table.add_column(title)
+    return table
+
+
+def _dense(table: Table) -> Table:
+    """The table without the columns in which nothing stands."""
+    table.columns = [column for column in table.columns if any(column.cells)]
+    return table
 
 
 @click.command("spaces")
@@ -21,7 +111,5 @@ def spaces_command(name: str | None, as_json: bool) -> None:
         click.echo(strict_json([describe(space) for space in spaces], indent=2))
         return
     from rich.console import Console
-
-    from hpo.cli.space_tables import explained, listed
 
     Console().print(explained(spaces[0]) if name else listed(spaces))

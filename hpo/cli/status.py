@@ -1,17 +1,244 @@
-"""`hpo status`: how a study stands, once, live, or as JSON."""
+"""Drawing a study in a terminal: one renderable for `hpo status`, `--watch` and the live view of `hpo run`.
+
+`hpo status`: how a study stands, once, live, or as JSON.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
+from datetime import timedelta
+from math import isfinite
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from hpo.cli.connect import connected
 from hpo.cli.options import debug_option, storage_options, study_option
 from hpo.cli.terminal import can_redraw
+from hpo.hints import hint
 from hpo.strict_json import strict_json
+from search_spaces import RUN
+
+if TYPE_CHECKING:
+    from hpo.search.status import StudyStatus, TrialStatus
+    from storage import LeaseInfo
+
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+_STYLES = {"complete": "green", "pruned": "yellow", "failed": "red", "running": "cyan", "waiting": "dim"}
+
+_UNBOUNDED = 10_000
+"""Columns of a terminal that is wide enough for everything."""
+
+_LEAST_TRIED = 16
+"""Columns of what a trial tries, at least, where it is shown."""
+
+SHOWN = 12
+"""Trials in the table: the running ones and the latest finished."""
+
+
+def draw(overview: StudyStatus, shown: int = SHOWN) -> RenderableType:
+    """A head line with a bar, what the workers are told, the trials, who trains, the best so far."""
+    leases = [lease_table(overview.leases), Text()] if overview.leases else []
+    # Who trains takes its lines from the finished trials: a live view is cut at the end of the screen.
+    trials = _table(overview, shown - len(overview.leases) - 2 if leases else shown)
+    return Group(
+        _head(overview), *_told(overview), Text(), trials, Text(), *leases, *_redone(overview), best_line(overview)
+    )
+
+
+class _Fitting:
+    """`wide` where the terminal has the columns that it needs at least, or those that it wants; else `narrow`."""
+
+    def __init__(self, wide: RenderableType, narrow: RenderableType, *, at_least: bool) -> None:
+        self._wide, self._narrow, self._at_least = wide, narrow, at_least
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        needed = Measurement.get(console, options.update(width=_UNBOUNDED), self._wide)
+        columns = needed.minimum if self._at_least else needed.maximum
+        yield self._wide if columns <= options.max_width else self._narrow
+
+
+def _head(overview: StudyStatus) -> RenderableType:
+    counts, limit = overview.counts, overview.limits.trials
+    bar = ProgressBar(total=limit or max(1, counts["finished"]), completed=counts["finished"], width=24)
+    states = Text("  ").join(
+        Text(f"{counts[state]} {state}", style=_STYLES[state]) for state in _STYLES if counts[state]
+    )
+    name = Text(overview.study, style="bold", overflow="fold")
+    done = Text(f"{counts['finished']} of {limit} trials" if limit else f"{counts['finished']} trials")
+    left = _time_left(overview)
+    narrow = Group(name, _in_line(bar), done, states, *([Text(left)] if left else []))
+    return _Fitting(_in_line(name, bar, done, states, left), narrow, at_least=False)
+
+
+def _in_line(*parts: RenderableType) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for _ in parts:
+        grid.add_column(no_wrap=True)
+    grid.add_row(*parts)
+    return grid
+
+
+def _told(overview: StudyStatus) -> list[Text]:
+    """What a study that does not run needs; nothing where it runs."""
+    resume = f"`{hint('resume', study=overview.study)}`"
+    lines = {
+        "pause": f"paused: its workers wait, {resume} lets them go on",
+        "stop": f"stopped: no trial is given out, {resume} allows workers again",
+    }
+    if overview.control in lines:
+        return [Text(lines[overview.control], style="yellow")]
+    idle = not overview.leases and any(line.state == "waiting" and line.epoch for line in overview.lines)
+    way = "`hpo run` with another --timeout, or with none," if overview.out_of_time else "`hpo run` or `hpo worker`"
+    return [Text(f"nobody trains: {way} goes on", style="yellow")] if idle else []
+
+
+def _redone(overview: StudyStatus) -> list[Text]:
+    if overview.redone < 0.05:
+        return []
+    return [Text(f"{overview.redone:.1f} epochs were trained again after interruptions", style="dim"), Text()]
+
+
+def _time_left(overview: StudyStatus) -> str:
+    spent = overview.limits.trials is not None and overview.counts["finished"] >= overview.limits.trials
+    if overview.limits.deadline is None or spent:
+        return ""
+    left = overview.limits.deadline - overview.now
+    return f"{clock(left.total_seconds())} left" if left > timedelta() else "time is up"
+
+
+def _table(overview: StudyStatus, shown: int) -> RenderableType:
+    """The trials; without their curves and what they try where the terminal is too narrow for these."""
+    lines = _latest(overview.lines, shown)
+    if not lines:
+        return Text("no trial has started yet", style="dim")
+    return _Fitting(_wide_table(overview, lines), _narrow_table(overview, lines), at_least=True)
+
+
+def _wide_table(overview: StudyStatus, lines: Sequence[TrialStatus]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("trial", "state", "epoch", overview.metric, "curve", "time"):
+        right = title in ("trial", "epoch", overview.metric, "time")
+        table.add_column(title, justify="right" if right else "left", no_wrap=True)
+    table.add_column("what it tries", min_width=_LEAST_TRIED)
+    for line in lines:
+        number, state, epoch, value, time = _cells(overview, line)
+        # in a column that may wrap, so that a narrow terminal takes its width first; but one line it stays
+        tried = Text(line.reason or parameters(line), no_wrap=True, overflow="ellipsis")
+        table.add_row(number, state, epoch, value, sparkline(line.curve), time, tried)
+    return table
+
+
+def _narrow_table(overview: StudyStatus, lines: Sequence[TrialStatus]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    for title in ("trial", "state", "epoch", overview.metric, "time"):
+        table.add_column(title, justify="left" if title == "state" else "right", overflow="fold")
+    for line in lines:
+        table.add_row(*_cells(overview, line))
+    return table
+
+
+def _cells(overview: StudyStatus, line: TrialStatus) -> tuple[str, Text, str, str, str]:
+    """Number, state, epoch, value and time of a trial."""
+    best = overview.best
+    star = " ★" if best and line.number == best.number else ""
+    epoch = f"{line.epoch}/{line.epochs}" if line.epochs else str(line.epoch or "")
+    value = "" if line.value is None else f"{line.value:.4f}"
+    return str(line.number), Text(line.state + star, style=_STYLES[line.state]), epoch, value, clock(line.seconds)
+
+
+def lease_table(leases: Sequence[LeaseInfo]) -> RenderableType:
+    """Who holds which trial, and whether anything was heard of them lately."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("trial", justify="right", no_wrap=True)
+    table.add_column("worker", max_width=32, overflow="fold")
+    table.add_column("device", overflow="fold")
+    table.add_column("lease")
+    for lease in leases:
+        style = "red" if lease.left < 0 else "yellow" if lease.note else ""
+        table.add_row(str(lease.number), lease.owner, lease.device, Text(lease_state(lease), style=style))
+    return table
+
+
+def lease_state(lease: LeaseInfo) -> str:
+    """`renewed 3s ago, taken up 2 times, waits for room: …`."""
+    if lease.left < 0:
+        heard = f"expired {clock(-lease.left)} ago: the next worker takes it over"
+    else:
+        heard = f"renewed {clock(lease.age)} ago"
+    takings = f"taken up {lease.takings} times" if lease.takings > 1 else ""
+    return ", ".join(part for part in (heard, takings, lease.note) if part)
+
+
+def _latest(lines: Sequence[TrialStatus], shown: int) -> list[TrialStatus]:
+    """The running trials and the newest others, by number, without those that nobody has taken up yet."""
+    started = [line for line in lines if line.state != "waiting" or line.epoch]
+    running = [line for line in started if line.state == "running"]
+    others = [line for line in started if line.state != "running"]
+    rest = max(0, shown - len(running))
+    return sorted(others[max(0, len(others) - rest) :] + running, key=lambda line: line.number)
+
+
+def best_line(overview: StudyStatus) -> Text:
+    """`best  trial 7  0.9825  learning_rate=0.0031 …`, or that there is none yet."""
+    best = overview.best
+    if best is None or best.value is None:
+        return Text("no complete trial yet", style="dim")
+    text = Text.assemble(("best ", "bold"), f" trial {best.number}  ", (f"{best.value:.4f}", "bold green"), "  ")
+    text.append(parameters(best), style="dim")
+    return text
+
+
+def parameters(line: TrialStatus) -> str:
+    """`key=value` of what was searched, numbers to three figures."""
+    return "  ".join(
+        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in line.params.items()
+    )
+
+
+def plain_line(overview: StudyStatus, line: TrialStatus) -> str:
+    """One finished trial as one line, for logs and pipes."""
+    counts, best = overview.counts, overview.best
+    value = "-" if line.value is None else f"{line.value:.4f}"
+    top = f"best {best.value:.4f} (trial {best.number})" if best else "no complete trial yet"
+    run = f" ({line.params[RUN]})" if RUN in line.params else ""  # of a roster
+    return (
+        f"trial {line.number}{run} {line.state}, {overview.metric} {value} after {line.epoch} "
+        f"epoch{'' if line.epoch == 1 else 's'}, {clock(line.seconds)}; "
+        f"{counts['finished']} of {overview.limits.trials} finished, {top}"
+        + (f"; {line.reason}" if line.reason else "")
+    )
+
+
+def sparkline(curve: Sequence[float]) -> str:
+    """The curve as blocks, lowest to highest of itself; the last 12 epochs."""
+    if len(curve) < 2:
+        return ""
+    values = [value for value in curve[-12:] if isfinite(value)]
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    span = (high - low) or 1.0
+    return "".join(_BLOCKS[int((value - low) / span * (len(_BLOCKS) - 1))] for value in values)
+
+
+def clock(seconds: float) -> str:
+    """`42s`, `3m07s`, `2h05m`."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
 
 INTERVAL = 2.0
 """Seconds between two readings of --watch."""
@@ -26,17 +253,15 @@ INTERVAL = 2.0
 def status_command(study: str, storage: str | None, home: Path, watch: bool, as_json: bool) -> None:
     """Show how STUDY stands: trials by state, the running and the latest ones, the best."""
     with connected(storage, home) as db:
-        from hpo.search.overview import Survey
+        from hpo.search.status import StudyReader
         from storage import open_study
 
-        look = Survey(db, open_study(db, study))
+        look = StudyReader(db, open_study(db, study))
         if as_json:
             click.echo(strict_json(look().to_dict(), indent=2))
             return
         from rich.console import Console
         from rich.live import Live
-
-        from hpo.cli.view import draw
 
         console = Console()
         if not watch or not can_redraw(sys.stdout):

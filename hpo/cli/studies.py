@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpo.cli.connect import artifacts_folder, connected, require_artifacts
-from hpo.cli.existing import existing
-from hpo.cli.options import artifacts_option, debug_option, storage_options, study_option
+from hpo.cli.options import artifacts_option, debug_option, existing, storage_options, study_option
 from hpo.errors import UsageError
 from hpo.hints import hint
 from hpo.strict_json import strict_json
@@ -21,10 +20,12 @@ from hpo.strict_json import strict_json
 if TYPE_CHECKING:
     import optuna
 
-    from hpo.search.overview import Overview
+    from hpo.search.status import StudyStatus
     from storage import Database
 
+
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
+
 COLUMNS = ("number", "state", "value", "epoch", "epochs", "start", "end", "seconds", "reason", "worker")
 """Of `hpo trials --csv`, before the parameters."""
 
@@ -63,9 +64,9 @@ def trials_command(study: str, storage: str | None, home: Path, as_json: bool, a
     if as_json and as_csv:
         raise UsageError("--json contradicts --csv; give one of them")
     with existing(storage, home, study) as (db, found):
-        from hpo.search.overview import Survey
+        from hpo.search.status import StudyReader
 
-        overview = Survey(db, found)()
+        overview = StudyReader(db, found)()
         rows = _trials(overview, found)
     if as_json:
         click.echo(strict_json(rows, indent=2))
@@ -75,7 +76,7 @@ def trials_command(study: str, storage: str | None, home: Path, as_json: bool, a
         _print_table(["trial", "state", overview.metric, "parameters", "reason"], [_cells(row) for row in rows])
 
 
-def _trials(overview: Overview, study: optuna.Study) -> list[dict[str, Any]]:
+def _trials(overview: StudyStatus, study: optuna.Study) -> list[dict[str, Any]]:
     """Each trial as its row of JSON has it."""
     times = {one.number: (one.datetime_start, one.datetime_complete) for one in study.get_trials(deepcopy=False)}
     return [
@@ -134,11 +135,11 @@ def enqueue_command(study: str, values: tuple[str, ...], storage: str | None, ho
     """
     with existing(storage, home, study) as (_, found):
         from hpo.search.plan import assignments
-        from search_spaces import Roster, read_space
+        from search_spaces import TrialList, read_space
         from storage import read_limits, read_spec
 
         space = read_space(read_spec(found).space)
-        if isinstance(space, Roster):
+        if isinstance(space, TrialList):
             raise UsageError(f"{study} trains a list of runs, to which nothing can be added")
         params = space.parameters(assignments(values, ""))
         found.enqueue_trial(params)
@@ -162,11 +163,11 @@ def delete_command(name: str, yes: bool, storage: str | None, home: Path, artifa
     """
     root = artifacts_folder(artifacts, home)
     with existing(storage, home, name) as (db, found):
-        from storage import delete_study, holdings, read_spec, refuse_foreign_files, remove_checkpoints, sharers
+        from storage import delete_study, lease_infos, read_spec, refuse_foreign_files, remove_checkpoints, sharers
 
         identity = read_spec(found).id
         _refuse_alive(db, found)
-        was_worked_on = bool(holdings(db, found))
+        was_worked_on = bool(lease_infos(db, found))
         if was_worked_on:
             require_artifacts(root)
         noted = refuse_foreign_files(db, root, identity)
@@ -188,9 +189,9 @@ def delete_command(name: str, yes: bool, storage: str | None, home: Path, artifa
 
 def _refuse_alive(db: Database, study: optuna.Study) -> None:
     """UsageError while a worker holds a trial of the study: its training would be for nothing."""
-    from storage import holdings
+    from storage import lease_infos
 
-    alive = [lease for lease in holdings(db, study) if lease.alive]
+    alive = [lease for lease in lease_infos(db, study) if lease.alive]
     if alive:
         raise UsageError(
             f"{alive[0].owner} trains trial {alive[0].number} of study {study.study_name}; let it leave first: "

@@ -10,25 +10,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpo.cli.connect import artifacts_folder, with_password
-from hpo.cli.options import (
-    artifacts_option,
-    debug_option,
-    device_option,
-    storage_options,
-    threads_option,
-    together,
-)
+from hpo.cli.options import artifacts_option, debug_option, device_option, storage_options, threads_option, together
 from hpo.cli.watching import forwarding, steady, watch
 from hpo.cli.worker import WORKING, working_arguments, working_options
-from hpo.search.job import Job
+from hpo.search.local_workers import WorkerCommand
 
 if TYPE_CHECKING:
     import optuna
 
-    from hpo.search.overview import Overview
+    from hpo.search.local_workers import LocalWorkers
     from hpo.search.plan import Plan
-    from hpo.search.team import Team
+    from hpo.search.status import StudyStatus
     from storage import Database
+
 
 team_options = together(
     click.option(
@@ -42,11 +36,11 @@ team_options = together(
     artifacts_option,
     debug_option,
 )  # fmt: skip
-"""Who works, on what, and where studies and checkpoints lie: what `Staff.taken_from` takes, beside `--keep`."""
+"""Workers, devices and places of studies and checkpoints, as `LocalWorkerOptions.taken_from` reads them."""
 
 
 @dataclass(frozen=True)
-class Staff:
+class LocalWorkerOptions:
     """The workers that a command starts, and where they find the study and leave its checkpoints."""
 
     workers: int | None
@@ -59,7 +53,7 @@ class Staff:
     debug: bool
 
     @classmethod
-    def taken_from(cls, options: dict[str, Any]) -> Staff:
+    def taken_from(cls, options: dict[str, Any]) -> LocalWorkerOptions:
         """The values of `team_options` and `--keep`, which are taken out of `options`."""
         working = {key: options.pop(key) for key in WORKING if key in options}
         workers, device, threads = (options.pop(key) for key in ("workers", "device", "threads"))
@@ -67,7 +61,7 @@ class Staff:
         debug = bool(click.get_current_context().meta.get("hpo.debug"))
         return cls(workers, device, threads, storage, home, artifacts_folder(artifacts, home), working, debug)
 
-    def isolating(self) -> Staff:
+    def isolating(self) -> LocalWorkerOptions:
         """The same with each run in a process of its own, unless the options say otherwise."""
         chosen = self.working["isolate"]
         return replace(self, working={**self.working, "isolate": True if chosen is None else chosen})
@@ -82,25 +76,30 @@ class Staff:
         return environment
 
 
-def employ(db: Database, study: optuna.Study, plan: Plan, staff: Staff) -> tuple[Team, Callable[[], Overview]]:
+def start_workers(
+    db: Database, study: optuna.Study, plan: Plan, staff: LocalWorkerOptions
+) -> tuple[LocalWorkers, Callable[[], StudyStatus]]:
     """Start the workers, watch them until the last has ended; what became of them, and a look at the study.
 
     A study that was stopped goes on: who starts workers wants that.
     """
-    from hpo.search.overview import Survey
-    from hpo.search.team import Team
+    from hpo.search.local_workers import LocalWorkers
+    from hpo.search.status import StudyReader
     from storage import Control, get_control, read_spec, set_control
 
     if get_control(db, study) is Control.STOP:
         set_control(db, study, Control.RUN)
         click.echo(f"study {study.study_name} was stopped; it goes on", err=True)
-    base = Job(
+    base = WorkerCommand(
         [str(plan.data.resolve()), "--study", study.study_name, *working_arguments(staff.working), *_weights(plan)],
         staff.environment(),
         staff.home / "logs" / read_spec(study).id / "worker.log",
     )
-    look = steady(Survey(db, study))
-    with Team(db, study, make_jobs(base, staff.workers, staff.device, staff.threads)) as team, forwarding(team):
+    look = steady(StudyReader(db, study))
+    with (
+        LocalWorkers(db, study, worker_commands(base, staff.workers, staff.device, staff.threads)) as team,
+        forwarding(team),
+    ):
         watch(team, look)
     return team, look
 
@@ -110,16 +109,15 @@ def _weights(plan: Plan) -> list[str]:
     return ["--weights", str(path)] if path else []
 
 
-def make_jobs(base: Job, workers: int | None, device: str, threads: int | None) -> list[Job]:
+def worker_commands(base: WorkerCommand, workers: int | None, device: str, threads: int | None) -> list[WorkerCommand]:
     """One job a worker, each with a device, CPU threads and a log of its own: GPUs in turn, cores shared."""
-    from hpo.cores import cores
-    from hpo.search.device import devices, resolve_device
+    from hpo.device import cores, devices, resolve_device
 
     count = workers or devices(device)
     share = threads or max(1, cores() // count)
     environment = {**base.environment, "OMP_NUM_THREADS": str(share)}
     return [
-        Job(
+        WorkerCommand(
             [*base.arguments, "--device", resolve_device(device, number), "--threads", str(share)],
             environment,
             base.log.with_name(f"worker-{number}.log"),

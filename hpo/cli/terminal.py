@@ -1,6 +1,6 @@
 """What the terminals and pipes can show that hpo writes to: the one place that decides.
 
-A terminal or pipe that is not UTF-8 gets `*` for ★, ASCII bars and the like, and `\\u4e2d` for what has no likeness;
+A terminal or pipe that is not UTF-8 gets `*` for ★, ASCII bars and the like, and `\u4e2d` for what has no likeness;
 no command ends because a character cannot be written.
 """
 
@@ -18,6 +18,7 @@ _LIKENESS = {
     **dict(zip("★…–—−‘’“”«»·", "*.---''\"\"\"\".", strict=True)),
     "±": "+-", "×": "x", "≤": "<=", "≥": ">=", "→": "->", "µ": "u", "°": "deg",
 }  # fmt: skip
+
 _ERRORS, _ASCII = "hpo_likeness", "hpo_ascii"
 
 

@@ -17,26 +17,29 @@ from hpo.hints import hint
 from hpo.search.signals import handled
 
 if TYPE_CHECKING:
-    from hpo.search.overview import Overview
-    from hpo.search.team import Team
+    from hpo.search.local_workers import LocalWorkers
+    from hpo.search.status import StudyStatus
+
 
 log = logging.getLogger(__name__)
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 NOTICES = (signal.SIGUSR1, signal.SIGXCPU)
+
 INTERRUPTED = 130
 
 INTERVAL = 1.0
 """Seconds between two readings of the study."""
 
 
-def steady(look: Callable[[], Overview]) -> Callable[[], Overview]:
+def steady(look: Callable[[], StudyStatus]) -> Callable[[], StudyStatus]:
     """`look`, but with the view before where the database does not answer: the workers go on, so does the watching."""
     from storage import StorageError
 
     last = look()
 
-    def again() -> Overview:
+    def again() -> StudyStatus:
         nonlocal last
         try:
             last = look()
@@ -48,7 +51,7 @@ def steady(look: Callable[[], Overview]) -> Callable[[], Overview]:
 
 
 @contextmanager
-def forwarding(team: Team) -> Iterator[None]:
+def forwarding(team: LocalWorkers) -> Iterator[None]:
     """SIGINT, SIGTERM and SIGHUP stop the team; a second one makes it leave at once. Slurm's notices stop it too."""
 
     def handle(number: int, _: object) -> None:
@@ -62,7 +65,7 @@ def forwarding(team: Team) -> Iterator[None]:
         yield
 
 
-def watch(team: Team, look: Callable[[], Overview]) -> None:
+def watch(team: LocalWorkers, look: Callable[[], StudyStatus]) -> None:
     """Show the study until no worker is left: drawn on a terminal, a line per finished trial elsewhere."""
     if not can_redraw(sys.stdout):
         _watch_lines(team, look)
@@ -70,7 +73,7 @@ def watch(team: Team, look: Callable[[], Overview]) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from hpo.cli.view import draw
+    from hpo.cli.status import draw
 
     # What goes to stderr may go to a file: only where it shares the terminal must it be kept above the drawing.
     shared = sys.stderr.isatty()
@@ -80,9 +83,9 @@ def watch(team: Team, look: Callable[[], Overview]) -> None:
             live.update(draw(look()), refresh=True)
 
 
-def _watch_lines(team: Team, look: Callable[[], Overview]) -> None:
+def _watch_lines(team: LocalWorkers, look: Callable[[], StudyStatus]) -> None:
     """A line for each trial that finishes, for each that waits for something, and for each worker that dies."""
-    from hpo.cli.view import plain_line
+    from hpo.cli.status import plain_line
 
     overview = look()
     told = {line.number for line in overview.lines if line.state in ("complete", "pruned", "failed")}
@@ -106,7 +109,7 @@ def _watch_lines(team: Team, look: Callable[[], Overview]) -> None:
             return
 
 
-def stopped(overview: Overview, team: Team) -> int | None:
+def stopped(overview: StudyStatus, team: LocalWorkers) -> int | None:
     """Tell which workers died, and whether somebody stopped the work; the exit code then, None where nobody did."""
     for line in team.died:
         click.echo(f"hpo: {line}", err=True)
@@ -121,7 +124,7 @@ def stopped(overview: Overview, team: Team) -> int | None:
     return None
 
 
-def check_alive(overview: Overview, team: Team) -> None:
+def check_alive(overview: StudyStatus, team: LocalWorkers) -> None:
     """HpoError where every worker died before a trial was finished."""
     if team.died and not overview.counts["finished"]:
         raise HpoError("no worker stayed alive; their logs say why")

@@ -46,6 +46,7 @@ working_options = together(
         help="Each trial in a process of its own.  [default: on a GPU]",
     ),
 )  # fmt: skip
+
 WORKING = ("keep", "checkpoint_quota", "lease", "db_grace", "preempt_file", "isolate")
 """How a worker works: the names of `working_options`, and of `keep_option` where there is one.
 
@@ -74,7 +75,7 @@ def worker_command(
     DATA holds the images that the study was made with; it may lie elsewhere on another host.
     """
     log_to_stderr(verbosity())
-    from hpo.search.device import on_gpu, resolve_device, use_threads
+    from hpo.device import on_gpu, resolve_device, use_threads
     from hpo.search.plan import check_path
     from hpo.search.signals import stop_with_parent
     from hpo.search.worker import WorkerOptions, work

@@ -12,13 +12,12 @@ opening, stream            the doors: open_dataset, open_whole, iter_images
 summary                    what was understood of a data set, in lines and as JSON
 """
 
-from hpo.data.dataset import Dataset, Images, Labels, LeftOut, Part, PartName, Unreadable
+from hpo.data.dataset import Dataset, Images, Labels, LeftOut, Part, PartName, Progress, Unreadable, WholeData
 from hpo.data.decode import decode, fit, fit_array
 from hpo.data.folders import read_file
 from hpo.data.known import KnownImages, digest_of_part, split_digest
-from hpo.data.opening import WholeData, open_dataset, open_whole
+from hpo.data.opening import open_dataset, open_whole
 from hpo.data.origin import DataOrigin
-from hpo.data.pack import Progress
 from hpo.data.split import SplitOptions
 from hpo.data.stream import Batch, PathList, Skipped, iter_images
 from hpo.data.summary import DataSummary, summarise, summarise_part

@@ -26,6 +26,7 @@ FAULTS = (
 )  # fmt: skip
 """What zipfile raises on a damaged zip or member: a name said to be UTF-8 that is not is a ValueError, an unknown
 version of the format a NotImplementedError, which is a RuntimeError, and a place outside the file an OSError."""
+
 _METHODS = {
     zipfile.ZIP_STORED: "stored",
     zipfile.ZIP_DEFLATED: "deflated",
@@ -38,14 +39,17 @@ _METHODS = {
     99: "AES encryption",
 }
 """Ways to pack a member (APPNOTE.TXT 4.4.5), of which the first two are read."""
+
 _ENCRYPTED_FLAG = 0x1
+
 MAX_MEMBERS = 10_000_000
+
 _UTF8_FLAG = 0x800
 """Bit 11 of a member's flags: its name is in UTF-8 (APPNOTE.TXT 4.4.4); else it is in code page 437, or anything."""
 
 
 @dataclass(frozen=True)
-class Member:
+class ZipMember:
     """A visible file or folder of a zip."""
 
     name: str
@@ -67,7 +71,7 @@ class ZipSource:
         self.path = path
 
     @cached_property
-    def _members(self) -> list[Member]:
+    def _members(self) -> list[ZipMember]:
         with open_zip(self.path) as archive:
             return visible_members(archive)
 
@@ -100,7 +104,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         raise DataError(f"{path} is not a readable zip ({error}): copy or download it again") from None
 
 
-def visible_members(archive: zipfile.ZipFile) -> list[Member]:
+def visible_members(archive: zipfile.ZipFile) -> list[ZipMember]:
     """Files and folders of a zip in the order of a walk through them; hidden ones are left out.
 
     DataError for a name that leads out of the zip, for an image that is there twice and for one that is packed in a way
@@ -110,7 +114,7 @@ def visible_members(archive: zipfile.ZipFile) -> list[Member]:
         raise DataError(
             f"{archive.filename} holds {len(archive.infolist())} files, more than the limit of {MAX_MEMBERS}: split it"
         )
-    members = [Member(_name(info, str(archive.filename)), info) for info in archive.infolist()]
+    members = [ZipMember(_name(info, str(archive.filename)), info) for info in archive.infolist()]
     visible = [
         member for member in members if member.name and not any(is_hidden(level) for level in member.name.split("/"))
     ]
@@ -181,7 +185,7 @@ def member_reads(archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo]) -
     return map(reader, members)
 
 
-def _folders_of(member: Member) -> list[str]:
+def _folders_of(member: ZipMember) -> list[str]:
     """Every folder above a member, itself where it is one."""
     levels = member.name.split("/")
     return ["/".join(levels[:count]) for count in range(1, len(levels) + member.info.is_dir())]

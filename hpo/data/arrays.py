@@ -30,12 +30,14 @@ from hpo.data.records import CHUNK, PARTS, Listing, Read, Record
 from hpo.errors import DataError
 
 _CLASS_KEYS = ("classes", "label_names")
+
 _OTHER_KEYS = {
     "images": "x img imgs image pictures pixels data",
     "labels": "y label target targets class",
     "classes": "names labelnames classnames targetnames categories classlabels",
 }
 """Keys that are often meant for ours, with a part before or behind (x_train): told, never taken unasked."""
+
 _WANTED = "images and labels, or train_images and train_labels (val_… and test_… beside them)"
 
 

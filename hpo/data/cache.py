@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hpo.disk import sync_folder
 from hpo.errors import DataError
+from hpo.files import sync_folder
 
 
 @contextmanager

@@ -6,7 +6,7 @@ a copy. The test part is locked: `Dataset` gives train and val freely, `open_tes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,7 +16,12 @@ import numpy.typing as npt
 from hpo.errors import DataError
 
 Images = npt.NDArray[np.uint8]
+
 Labels = npt.NDArray[np.int64]
+
+Progress = Callable[[int, int], None]
+"""Called with what is done and what there is in all."""
+
 PartName = Literal["train", "val", "test"]
 
 
@@ -132,3 +137,25 @@ class Dataset:
         if self._test is None or not self.test_count:
             raise DataError("the data set has no test part: add a test/ folder, or give --test-fraction above 0")
         return self._test
+
+
+@dataclass(frozen=True)
+class WholeData:
+    """All images of a data set, or one given part of it, with labels of the classes that were asked for."""
+
+    part: Part
+    classes: tuple[str, ...]
+    fingerprint: str
+    """Of the whole data set, as in `Dataset`."""
+    given_parts: frozenset[PartName]
+    """The parts that the data set itself names; empty where it has no split."""
+    unreadable: tuple[Unreadable, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    """What lies there and is not read, by kind."""
+    notes: tuple[str, ...] = ()
+    """What was understood of the data, or is suspicious about it; one line each."""
+    earlier_fingerprint: str = ""
+    """As in `Dataset`."""
+    duplicates: int = 0
+    """Of the whole data set, as in `Dataset`."""
+    leaking: int = 0

@@ -31,12 +31,16 @@ from hpo.data.records import Payload
 from hpo.errors import DataError
 
 MAX_MEGAPIXELS = 64
+
 MAX_BYTES = 4 * MAX_MEGAPIXELS * 1_000_000
 """Of one stored image: what the largest one takes uncompressed with four channels."""
 
 _COUNTED_BY_SEEKING = ("GIF", "TIFF")
+
 _LARGE_PIXELS = 8_000_000
+
 _one_large_image = threading.Lock()
+
 _FAULTS = (
     OSError,
     SyntaxError,

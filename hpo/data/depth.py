@@ -25,11 +25,14 @@ Values = npt.NDArray[np.uint16]
 
 WHITE_LEVELS = (255, 1023, 4095, 16383, 65535)
 """The largest values of 8, 10, 12, 14 and 16 bits."""
+
 FULL = 65535
 
 _DEEP_COLOURS = re.compile(r"(RGB|RGBX|RGBA|LA);16")
 """Raw modes of which Pillow keeps the upper 8 bits only. CMYK and premultiplied alpha are left to Pillow."""
+
 _SEPARATE_PLANES, _WHITE_IS_ZERO = 2, 0
+
 _TURNS: dict[int, Callable[[Values], Values]] = {
     2: lambda values: values[:, ::-1],
     3: lambda values: values[::-1, ::-1],

@@ -14,6 +14,7 @@ from hpo.data.dataset import Images
 from hpo.data.records import Payload
 
 _BYTES = 16
+
 _STRIP_PIXELS = 100_000
 
 

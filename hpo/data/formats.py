@@ -80,10 +80,14 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
 
 HEAD_BYTES = 4096
 """Of a file, from which is told what it is."""
+
 _WAYS_OUT = {"again": "download it again", "convert": "convert it to PNG or JPEG"}
+
 _PNG = b"\x89PNG\r\n\x1a\n"
+
 _ADOBE_BYTES = 16
 """Of a whole segment that says which colours a JPEG has."""
+
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 

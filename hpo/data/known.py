@@ -22,9 +22,13 @@ from hpo.data.records import PARTS
 if TYPE_CHECKING:
     from hpo.data.dataset import Dataset, Part
 
+
 _BYTES = 16
+
 _ROW = 1 + 2 * _BYTES
+
 _TEST = PARTS.index("test")
+
 _UNKNOWN = -1
 
 

@@ -34,6 +34,7 @@ Levels = tuple[str, ...]
 
 _NAMED = 3
 """Files of a kind that is left out, and folders in a message, that are named."""
+
 _WAY_OUT = "rename to train/, val/, test/"
 
 

@@ -37,17 +37,22 @@ _PART_WORDS: dict[Meaning, str] = {
         eval evaluation evaluate evaluating holdout heldout trainval traintest valtest evaluierung evaluacion
         evaluacao valutazione evaluatie оценка 评估 評価 평가""",
 }
+
 _FILLERS = """
     set sets data dataset datasets image images img imgs picture pictures pics photo photos folder dir directory split
     splits part parts file files sample samples subset daten datensatz bilder bild donnees datos 集 数据 データ 用"""
 """Words that leave a part a part: «train_images», «valid set»."""
+
 _JOINED_FILLERS = "dataset datensatz images image imgs bilder daten data set split 数据集 資料集 データ 集 用"
 """The same, written together with the word: «trainset»."""
+
 _SPLIT_WORDS = "fold folds kfold set subset dataset partition phase usage stage split splits cv purpose tvt"
+
 _GROUP_WORDS = """
     patient subject group participant person donor individual animal specimen slide case study series session visit
     family site center centre hospital scanner camera video clip sequence scene plate well batch cluster owner user
     author location"""
+
 _MISSING = frozenset(["nan", "none", "null", "n/a", "na", "<na>", "#n/a", "nat", "undefined", "?", "-"])
 
 

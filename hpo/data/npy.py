@@ -19,14 +19,20 @@ from hpo.data.archives import FAULTS, refuse_packing
 from hpo.errors import DataError
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
 _FAULTS = (*FAULTS, TypeError, SyntaxError, tokenize.TokenError, MemoryError)
 """What zipfile and NumPy raise on damaged members and headers."""
+
 _LENGTHS = {(1, 0): "<H", (2, 0): "<I"}
 """How the length of a header is written (NumPy, `numpy.lib.format`)."""
+
 _READ_BYTES = 8 * 1024 * 1024
+
 _WHOLE_BYTES = 256 * 1024 * 1024
 """Of an array that is read as a whole, such as labels."""
+
 _HEADER_BYTES = 65_536
+
 MAX_ROWS = 5_000_000
 """Images in one array."""
 

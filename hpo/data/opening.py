@@ -13,11 +13,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hpo.data.dataset import Dataset, LeftOut, Part, PartName, Unreadable
+from hpo.data.dataset import Dataset, LeftOut, Part, PartName, Progress, Unreadable, WholeData
 from hpo.data.decode import pillow_unheard
-from hpo.data.manifest import Manifest, ManifestDraft
 from hpo.data.names import class_name, shortened
-from hpo.data.pack import Pack, Progress, open_pack
+from hpo.data.pack import (
+    Pack,
+    PackManifest,
+    PackManifestDraft,
+    open_pack,
+)
 from hpo.data.pipeline import decode_all
 from hpo.data.records import PARTS, Listing, Source
 from hpo.data.sources import open_source
@@ -26,32 +30,13 @@ from hpo.data.summary import DataSummary, left_out_line
 from hpo.errors import DataError
 
 StrPath = str | os.PathLike[str]
+
 _SHOWN = 3
+
 _TRIED = 500
-"""Images of a data set up to which a look decodes all."""
+"""Images of a data set up to which a inspect_data decodes all."""
+
 _LOOK_SIZE = 32
-
-
-@dataclass(frozen=True)
-class WholeData:
-    """All images of a data set, or one given part of it, with labels of the classes that were asked for."""
-
-    part: Part
-    classes: tuple[str, ...]
-    fingerprint: str
-    """Of the whole data set, as in `Dataset`."""
-    given_parts: frozenset[PartName]
-    """The parts that the data set itself names; empty where it has no split."""
-    unreadable: tuple[Unreadable, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
-    """What lies there and is not read, by kind."""
-    notes: tuple[str, ...] = ()
-    """What was understood of the data, or is suspicious about it; one line each."""
-    earlier_fingerprint: str = ""
-    """As in `Dataset`."""
-    duplicates: int = 0
-    """Of the whole data set, as in `Dataset`."""
-    leaking: int = 0
 
 
 def open_dataset(
@@ -132,7 +117,7 @@ def open_whole(  # noqa: PLR0913 - all but the path by name
 
 
 @dataclass(frozen=True)
-class Look:
+class Inspection:
     """What lies at a path, judged by some of its images."""
 
     images: int
@@ -142,7 +127,7 @@ class Look:
     """Classes with counts per given part; unreadable are those among the images that were tried."""
 
 
-def look(path: StrPath, *, split: SplitOptions | None = None, max_unreadable: float = 0.05) -> Look:
+def inspect_data(path: StrPath, *, split: SplitOptions | None = None, max_unreadable: float = 0.05) -> Inspection:
     """Decode some images of each class, all of a small data set, without packing any.
 
     Raises DataError where `open_dataset` would, as far as the listing and these images can tell, and where none of a
@@ -172,7 +157,7 @@ def look(path: StrPath, *, split: SplitOptions | None = None, max_unreadable: fl
         duplicates=_duplicates(groups) if whole else None,
         leaking=count_leaking(given, groups) if whole else None,
     )
-    return Look(len(listing.records), len(tried) + len(tried.unreadable), summary)
+    return Inspection(len(listing.records), len(tried) + len(tried.unreadable), summary)
 
 
 def _rows_to_try(labels: npt.NDArray[np.int64]) -> set[int]:
@@ -183,9 +168,9 @@ def _rows_to_try(labels: npt.NDArray[np.int64]) -> set[int]:
     return {int(of_class[at]) for of_class in rows for at in (0, len(of_class) // 2, -1)}
 
 
-def _sampled(source: Source, listing: Listing, rows: set[int]) -> Manifest:
+def _sampled(source: Source, listing: Listing, rows: set[int]) -> PackManifest:
     """The chosen images, decoded at a small size, as the manifest of a pack that is not written."""
-    draft = ManifestDraft(_LOOK_SIZE, listing.classes, listing.left_out, listing.notes)
+    draft = PackManifestDraft(_LOOK_SIZE, listing.classes, listing.left_out, listing.notes)
     records = iter([record for row, record in enumerate(listing.records) if row in rows])
     with pillow_unheard(), source.reads() as reads:
         chosen = (read for row, read in enumerate(islice(reads, max(rows) + 1)) if row in rows)
@@ -195,7 +180,7 @@ def _sampled(source: Source, listing: Listing, rows: set[int]) -> Manifest:
     return draft.finish()
 
 
-def _refuse_unreadable_class(tried: Manifest, listing: Listing) -> None:
+def _refuse_unreadable_class(tried: PackManifest, listing: Listing) -> None:
     """DataError for the first class of which no image that was tried can be read."""
     label = {record.name: record.label for record in listing.records}
     failed: dict[int, list[Unreadable]] = defaultdict(list)
@@ -229,13 +214,13 @@ def _left_out(left_out: tuple[LeftOut, ...]) -> list[str]:
     return [left_out_line(left_out)] if left_out else []
 
 
-def _notes(manifest: Manifest) -> tuple[str, ...]:
+def _notes(manifest: PackManifest) -> tuple[str, ...]:
     """What was noticed when the pack was made, and images whose duplicates have another label."""
     said = disagreement(manifest.label_array, manifest.groups, manifest.names)
     return (*manifest.notes, said) if said else manifest.notes
 
 
-def _sample_notes(tried: Manifest, listing: Listing) -> tuple[str, ...]:
+def _sample_notes(tried: PackManifest, listing: Listing) -> tuple[str, ...]:
     """As `_notes`, where some images were decoded: what these alone tell is told of them."""
     decoded = len(tried) + len(tried.unreadable)
     return tuple(
@@ -248,7 +233,7 @@ def _duplicates(groups: Sequence[str]) -> int:
     return len(groups) - len(set(groups))
 
 
-def _refuse_unreadable(manifest: Manifest, allowed: float) -> None:
+def _refuse_unreadable(manifest: PackManifest, allowed: float) -> None:
     skipped, total = len(manifest.unreadable), len(manifest) + len(manifest.unreadable)
     if len(manifest) and skipped <= allowed * total:
         return
@@ -259,7 +244,7 @@ def _refuse_unreadable(manifest: Manifest, allowed: float) -> None:
     )
 
 
-def _rows_of(manifest: Manifest, part: PartName | None, path: StrPath) -> npt.NDArray[np.int64]:
+def _rows_of(manifest: PackManifest, part: PartName | None, path: StrPath) -> npt.NDArray[np.int64]:
     if part is None:
         return np.arange(len(manifest), dtype=np.int64)
     rows = np.array([row for row, given in enumerate(manifest.given) if given == part], dtype=np.int64)

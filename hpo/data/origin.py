@@ -10,12 +10,11 @@ from typing import Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from hpo.data.dataset import Dataset
+from hpo.data.dataset import Dataset, Progress, WholeData
 from hpo.data.depth import FULL
 from hpo.data.known import split_digest
 from hpo.data.names import plain, shortened
-from hpo.data.opening import WholeData, open_dataset
-from hpo.data.pack import Progress
+from hpo.data.opening import open_dataset
 from hpo.data.split import SplitOptions
 from hpo.errors import DataError
 

@@ -8,14 +8,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
-from hpo.cores import cores
 from hpo.data import digests
 from hpo.data.dataset import Images
 from hpo.data.decode import original
 from hpo.data.records import Read
+from hpo.device import cores
 from hpo.errors import DataError
 
 _MAX_THREADS = 16
+
 _CHUNK_BYTES = 8 * 1024 * 1024
 
 

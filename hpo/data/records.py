@@ -20,6 +20,7 @@ Read = Callable[[], Payload]
 """Reads one image; may be called once, in any thread; raises DataError or OSError with the reason."""
 
 PARTS: tuple[PartName, ...] = ("train", "val", "test")
+
 PART_OF: dict[str, PartName] = {
     "train": "train",
     "val": "val",

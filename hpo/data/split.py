@@ -20,6 +20,7 @@ from hpo.data.records import PARTS
 from hpo.errors import DataError, UsageError
 
 _CODE: dict[PartName, int] = {name: code for code, name in enumerate(PARTS)}
+
 _NAMED = 5
 """Classes or pairs of images that a message names before it says how many more there are."""
 

@@ -45,10 +45,14 @@ class PathList:
 
 
 StrPath = str | os.PathLike[str]
+
 Batch = tuple[list[str], Images, list[Skipped]]
+
 Named = Iterator[tuple[str, Read]]
+
 Files = Iterable[tuple[str, Path]]
 """Names as they were given, and the file that each means."""
+
 Decoding = Callable[..., Generator[list[Decoded], None, None]]
 """`decode_all` with a size and a white level."""
 

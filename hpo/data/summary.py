@@ -12,11 +12,14 @@ from hpo.data.dataset import Dataset, LeftOut, Part, Unreadable
 from hpo.data.names import natural_key
 
 if TYPE_CHECKING:
-    from hpo.data.opening import WholeData
+    from hpo.data.dataset import WholeData
+
 
 _CLASSES = 12
 """Classes that are listed one by one; of more, the first ones and the smallest are."""
+
 _FIRST = 6
+
 _UNREADABLE = 10
 """Unreadable images that are named to people."""
 

@@ -8,7 +8,6 @@ on 1,600 cells of 48 pixels a linear probe reaches 0.61, a CNN of three convolut
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
@@ -17,15 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo.data.cell_drawing import CELL_CLASSES, Image, draw_cell
+from hpo.data.dataset import Progress
 from hpo.errors import DataError
 
 __all__ = ["CELL_CLASSES", "cells_arrays", "draw_cell", "write_cells"]
 
 PBC_COUNTS = (1218, 3117, 1551, 2895, 1214, 1420, 3329, 2348)
 """Images per class, in the order of CELL_CLASSES, of the PBC set (Acevedo et al. 2020, Data in Brief 30)."""
-JPEG_QUALITY = 90
 
-Progress = Callable[[int, int], None]
+JPEG_QUALITY = 90
 
 
 def cells_arrays(count: int, size: int = 96, seed: int = 0) -> tuple[Image, npt.NDArray[np.int64]]:

@@ -25,14 +25,18 @@ from hpo.data.records import CHUNK, Listing, Read, Record
 from hpo.errors import DataError
 
 _NEEDED = ("path", "label")
+
 _USED = (*_NEEDED, "split")
+
 _OTHER_NAMES = {
     "path": "file filename filepath file_name file_path image image_path imagepath image_file image_name image_id img "
     "img_path name",
     "label": "labels class classes class_name classname class_id category target y species diagnosis",
 }
 """Column names that are often meant for ours: told where ours is missing, never taken unasked."""
+
 _DELIMITERS = (",", ";", "\t", "|")
+
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),

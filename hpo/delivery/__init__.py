@@ -1,1 +1,1 @@
-"""From a finished study to a model in use: export, retrain, evaluate, predict, around the bundle."""
+"""From a finished study to a bundle: export, retrain, ensemble, soup."""

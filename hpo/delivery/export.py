@@ -14,18 +14,17 @@ import safetensors.torch
 from optuna.trial import TrialState
 from safetensors import SafetensorError
 
+from hpo.bundle.bundle import MODEL, Extras, check_out, write_bundle
+from hpo.bundle.calibrate import altered_validation, calibration_of
+from hpo.bundle.manifest import RESIZE_RULE, Manifest, Preprocessing, Validation, Weights, shared
+from hpo.bundle.model import refuse_not_finite
 from hpo.data import KnownImages
-from hpo.delivery.bundle import MODEL, Extras, check_out, write_bundle
-from hpo.delivery.calibrate import altered_validation, calibration_of
-from hpo.delivery.manifest import RESIZE_RULE, Manifest, Preprocessing, Weights, shared
-from hpo.delivery.networks import refuse_not_finite
 from hpo.delivery.original_weights import remember_weights
-from hpo.delivery.validation import Validation
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import Report, report
 from hpo.search.plan import origin_of
-from hpo.search.ranking import best_first
-from hpo.search.record import mismatched_best
+from hpo.search.status import best_first
+from hpo.search.trial_record import mismatched_best
 from search_spaces import TrialConfig
 from storage import Checkpoint, CheckpointError, CheckpointStore, Database, StudySpec, open_study, read_spec
 

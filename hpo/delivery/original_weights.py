@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpo.delivery.folder import write_file
-from hpo.delivery.manifest import Manifest
+from hpo.bundle.manifest import Manifest
 from hpo.errors import BundleError, ModelError
-from hpo.training.checkpoint import weights_digest
+from hpo.files import write_file
+from hpo.models.weights_file import weights_digest
 
 
 def remember_weights(cache: Path, path: Path | str, digest: str) -> None:

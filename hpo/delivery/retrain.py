@@ -8,25 +8,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hpo.bundle.bundle import Bundle, Extras, check_out, new_opening, record_opening, write_bundle
+from hpo.bundle.evaluate import Measurement, examine, refuse_other_split, reopen, reopen_same, without_known
+from hpo.bundle.manifest import Manifest, Weights, shared
+from hpo.bundle.model import Model
+from hpo.bundle.openings import Ledger, Looks
 from hpo.data import DataOrigin, Dataset, KnownImages, Part, Progress
-from hpo.delivery.bundle import Bundle, Extras, check_out, new_opening, record_opening, write_bundle
-from hpo.delivery.evaluate import refuse_other_split, reopen, reopen_same, without_known
-from hpo.delivery.manifest import Manifest, Weights, shared
-from hpo.delivery.measurement import Measurement, examine
-from hpo.delivery.model import Model
-from hpo.delivery.openings import Ledger, Looks
 from hpo.delivery.original_weights import original_weights, remember_weights
 from hpo.errors import BundleError, TrialEnded
 from hpo.hints import hint
-from hpo.search.record import versions
-from hpo.training import EpochResult, FitData, Runtime, build_model, fit
-from hpo.training.checkpoint import weights_digest, weights_file
+from hpo.models import build_model
+from hpo.models.weights_file import weights_digest, weights_file
+from hpo.search.trial_record import versions
+from hpo.training import EpochResult, FitData, Runtime, fit
 
 COMMAND = "retrain"
 
 
 @dataclass(frozen=True)
-class Options:
+class RetrainOptions:
     """What may be chosen about a retraining; the configuration itself is the bundle's."""
 
     cache: Path
@@ -73,7 +73,7 @@ class Retrained:
         return self.looks.count if self.looks else 0
 
 
-def retrain(bundle: Bundle, data: Path, out: Path, options: Options, watch: Watch | None = None) -> Retrained:
+def retrain(bundle: Bundle, data: Path, out: Path, options: RetrainOptions, watch: Watch | None = None) -> Retrained:
     """Train `bundle`'s configuration on train + val for its best number of epochs and write a new bundle to `out`.
 
     The schedule keeps its horizon (`config.epochs`), so the epochs are those that validation saw. The test part, where
@@ -124,7 +124,7 @@ def _refuse_joined(bundle: Bundle) -> None:
     )
 
 
-def _prove(bundle: Bundle, source: Path, test: Part, options: Options) -> tuple[Measurement, Looks]:
+def _prove(bundle: Bundle, source: Path, test: Part, options: RetrainOptions) -> tuple[Measurement, Looks]:
     """Open the test part once, recorded in the new bundle and in the one it comes from; what it gave, and all looks."""
     assert bundle.known is not None
     opening = new_opening(
@@ -173,7 +173,7 @@ class _Trained:
     facts: dict[str, Any]
 
 
-def _open(manifest: Manifest, data: Path, options: Options, watch: Watch) -> Dataset:
+def _open(manifest: Manifest, data: Path, options: RetrainOptions, watch: Watch) -> Dataset:
     maker, way_out = "the bundle", "give the same data, or --other-data to train on these"
     with watch.packing() as progress:
         if options.other_data:
@@ -196,7 +196,7 @@ def _check_normalisation(manifest: Manifest) -> None:
         )
 
 
-def _train(manifest: Manifest, dataset: Dataset, options: Options, watch: Watch) -> _Trained:
+def _train(manifest: Manifest, dataset: Dataset, options: RetrainOptions, watch: Watch) -> _Trained:
     """Run the schedule up to the best epoch; no validation, since its images are among those trained on."""
     everything: Part = dataset.train.joined(dataset.val)
     runtime = Runtime(

@@ -14,15 +14,20 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from hpo.data.dataset import Labels
 from hpo.evaluation.calibration import Probabilities, log_probabilities
-from hpo.evaluation.metrics import Labels, scores
+from hpo.evaluation.metrics import (
+    scores,
+)
 
 ROUNDS = 30
 """Picks of an ensemble; the best of the ensembles on the way is taken."""
 
 Merit = tuple[float, float]
 """The metric and, for equals, the negative log-likelihood with its sign turned: larger is better."""
+
 Rows = npt.NDArray[np.bool_]
+
 T = tuple[int, ...]
 
 

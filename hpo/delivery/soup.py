@@ -1,4 +1,6 @@
-"""Several trials of one study as one model: the mean of their weights, as good as greed finds it on validation images.
+"""The mean of the weights of several models of one architecture, made whole with statistics of its own.
+
+Several trials of one study as one model: the mean of their weights, as good as greed finds it on validation images.
 
 Trials that started from the same weights often lie in one valley of the loss, so that the mean of their weights is a
 model as well, and as cheap as one of them (Wortsman et al. 2022, Model Soups). Where they do not, greed keeps the best
@@ -7,28 +9,160 @@ trial alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
+import numpy.typing as npt
+import safetensors.torch
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from hpo.data import Dataset, KnownImages, Progress
-from hpo.delivery.averages import Averages, Ingredients
-from hpo.delivery.bundle import Extras, check_out, write_bundle
-from hpo.delivery.calibrate import calibration_of
-from hpo.delivery.candidates import Candidate, Candidates, trials_named
-from hpo.delivery.evaluate import reopen_same
+from hpo.bundle.bundle import Extras, check_out, write_bundle
+from hpo.bundle.calibrate import calibration_of
+from hpo.bundle.evaluate import reopen_same
+from hpo.bundle.manifest import Manifest, Validation
+from hpo.bundle.model import (
+    BATCH_SIZE,
+)
+from hpo.data import Dataset, Images, KnownImages, Part, Progress
+from hpo.delivery.ensemble import Joined
+from hpo.delivery.ensemble_candidates import EnsembleCandidate, EnsembleCandidates, trials_named
 from hpo.delivery.export import export_trial
-from hpo.delivery.joined import Joined
-from hpo.delivery.manifest import Manifest
-from hpo.delivery.model import Logits
 from hpo.delivery.selection import Chosen, Merit, Rows, compare, cross_checked, greedy_soup, merit, ranked
-from hpo.delivery.validation import Validation
 from hpo.errors import BundleError
 from hpo.evaluation.calibration import Probabilities, probabilities
-from hpo.evaluation.metrics import report
+from hpo.evaluation.metrics import Logits, report
+from hpo.models.built_model import build_model
+from hpo.models.compute_format import ComputeFormat, Normaliser
+from hpo.models.inference import predict_logits
+
+STATISTICS_IMAGES = 4096
+"""Training images, at most, over which the statistics of BatchNorm are taken."""
+
+VARIANCE = "running_var"
+
+Tensors = Mapping[str, torch.Tensor]
+
+Ingredients = tuple[int, ...]
+
+WeightsOf = Callable[[int], bytes]
+
+Tried = Callable[[Ingredients, Logits], None]
+
+
+class Averages:
+    """Means of the weights of models of the architecture that `manifest` names, of which one is in memory at a time.
+
+    `weights_of` gives the safetensors of an ingredient, each time it is needed.
+    """
+
+    def __init__(
+        self, manifest: Manifest, weights_of: WeightsOf, dataset: Dataset, device: str, tried: Tried | None = None
+    ) -> None:
+        self._manifest = manifest
+        self._weights_of = weights_of
+        self._dataset = dataset
+        self._device = device
+        self._tried: Tried = tried or (lambda ingredients, logits: None)
+        self._found: dict[Ingredients, Logits] = {}
+
+    def logits(self, ingredients: Ingredients) -> Logits:
+        """(n, C) float32 on the validation part, computed once for each set of ingredients."""
+        key = tuple(sorted(ingredients))
+        if key not in self._found:
+            self._found[key] = self._predict(self._network(key))
+            self._tried(key, self._found[key])
+        return self._found[key]
+
+    def weights(self, ingredients: Ingredients) -> bytes:
+        """safetensors of the mean."""
+        state = self._network(tuple(sorted(ingredients))).state_dict()
+        return safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
+
+    def _network(self, ingredients: Ingredients) -> nn.Module:
+        """In evaluation mode, with the mean of the weights.
+
+        The mean of BatchNorm's statistics is not the statistics of the mean: those that training has moved apart are
+        taken anew over training images. Frozen ones are the same in all ingredients and stay.
+        """
+        found = mean_of(safetensors.torch.load(self._weights_of(ingredient)) for ingredient in ingredients)
+        network = build_model(self._manifest.config, len(self._manifest.classes), initialise=False).model
+        network.load_state_dict(found.tensors)
+        network.eval()
+        moved: list[_BatchNorm] = [m for name, m in network.named_modules() if _is_moved(name, m, found)]
+        if moved:
+            self._take_statistics(network, moved)
+        return network
+
+    def _take_statistics(self, network: nn.Module, modules: Sequence[_BatchNorm]) -> None:
+        """The mean over batches of the statistics of each, with nothing but `modules` in training mode."""
+        device = torch.device(self._device)
+        number_format, steps = ComputeFormat("fp32"), self._manifest.preprocessing
+        normalise = Normaliser(steps.mean, steps.std, device, number_format)
+        number_format.placed(network, device)
+        for module in modules:
+            module.reset_running_stats()
+            module.momentum = None
+            module.train()
+        rows = np.random.default_rng(0).permutation(len(self._dataset.train))[:STATISTICS_IMAGES]
+        with torch.no_grad():
+            for images in _batches(self._dataset.train, rows):
+                network(normalise(torch.from_numpy(images).to(device)))
+        network.eval()
+
+    def _predict(self, network: nn.Module) -> Logits:
+        steps, part = self._manifest.preprocessing, self._dataset.val
+        images = _batches(part, np.arange(len(part)))
+        return predict_logits(network, images, mean=steps.mean, std=steps.std, device=self._device)
+
+
+class Mean(NamedTuple):
+    """The mean of several models' weights."""
+
+    tensors: Tensors
+    moved: frozenset[str]
+    """Running variances that differ among the models."""
+
+
+def mean_of(models: Iterable[Tensors]) -> Mean:
+    """The mean of each tensor, taken model by model; of whole numbers (batches that were seen) the first model's."""
+    rest = iter(models)
+    first = next(rest)
+    total = {name: tensor.clone() for name, tensor in first.items()}
+    variances = {name: tensor.clone() for name, tensor in first.items() if name.endswith(VARIANCE)}
+    del first
+    moved: set[str] = set()
+    count = 1
+    for model in rest:
+        count += 1
+        moved.update(name for name, tensor in variances.items() if not torch.equal(tensor, model[name]))
+        for name, tensor in _floating(total):
+            tensor.add_(model[name])
+    for _, tensor in _floating(total):
+        tensor.div_(count)
+    return Mean(total, frozenset(moved))
+
+
+def _floating(tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
+    return ((name, tensor) for name, tensor in tensors.items() if tensor.is_floating_point())
+
+
+def _is_moved(name: str, module: nn.Module, mean: Mean) -> TypeGuard[_BatchNorm]:
+    """Whether the module keeps running statistics that differ among the models."""
+    return isinstance(module, _BatchNorm) and f"{name}.{VARIANCE}" in mean.moved
+
+
+def _batches(part: Part, rows: npt.NDArray[np.int64]) -> Iterator[Images]:
+    """The images of `rows`, in batches whose sizes differ by one at most."""
+    for some in np.array_split(rows, max(1, math.ceil(len(rows) / BATCH_SIZE))):
+        yield part.batch(some)
+
 
 SHAPING = ("backbone", "normalisation", "head_layers", "head_units", "head_activation")
 """What two configurations must agree in for the mean of their weights to be of one architecture."""
@@ -36,7 +170,7 @@ SHAPING = ("backbone", "normalisation", "head_layers", "head_units", "head_activ
 Heard = Callable[[str], None]
 
 
-def soupable(candidates: Candidates) -> Candidates:
+def soupable(candidates: EnsembleCandidates) -> EnsembleCandidates:
     """Those of the best trial's architecture; BundleError for fewer than two."""
     found = candidates.found
     kept = tuple(one for one in found if _architecture(one) == _architecture(found[0]))
@@ -49,7 +183,7 @@ def soupable(candidates: Candidates) -> Candidates:
     return replace(candidates, found=kept, left_out=left_out)
 
 
-def open_images(candidates: Candidates, data: Path, cache: Path, progress: Progress | None = None) -> Dataset:
+def open_images(candidates: EnsembleCandidates, data: Path, cache: Path, progress: Progress | None = None) -> Dataset:
     """`data`, split as it was for the trials; DataError where it holds other images than theirs."""
     manifest = candidates.found[0].manifest
     maker, way_out = f"study {candidates.study.study_name!r}", "give the same data"
@@ -57,7 +191,13 @@ def open_images(candidates: Candidates, data: Path, cache: Path, progress: Progr
 
 
 def soup(
-    candidates: Candidates, dataset: Dataset, out: Path, *, device: str = "cpu", force: bool = False, heard: Heard
+    candidates: EnsembleCandidates,
+    dataset: Dataset,
+    out: Path,
+    *,
+    device: str = "cpu",
+    force: bool = False,
+    heard: Heard,
 ) -> Joined:
     """Write the greedy soup of `soupable` candidates to `out`, or the best trial alone where no mean is better.
 
@@ -65,11 +205,11 @@ def soup(
     checkpoint has gone meanwhile, or `out` may not be written.
     """
     check_out(out, force=force)
-    kitchen = Kitchen(candidates, dataset, device, heard)
-    return serve(kitchen, *kitchen.choose(), out, force=force)
+    kitchen = SoupSearch(candidates, dataset, device, heard)
+    return write_soup(kitchen, *kitchen.choose(), out, force=force)
 
 
-def serve(kitchen: Kitchen, best: int, chosen: Ingredients, out: Path, *, force: bool = False) -> Joined:
+def write_soup(kitchen: SoupSearch, best: int, chosen: Ingredients, out: Path, *, force: bool = False) -> Joined:
     """Write the soup of the `chosen` candidates to `out`, and measure it beside the candidate that is best alone."""
     candidates = kitchen.candidates
     labels, metric = candidates.labels, candidates.spec.metric
@@ -97,10 +237,10 @@ def serve(kitchen: Kitchen, best: int, chosen: Ingredients, out: Path, *, force:
     return joined
 
 
-class Kitchen:
+class SoupSearch:
     """Chooses ingredients by any of the validation images; what was tasted once is remembered."""
 
-    def __init__(self, candidates: Candidates, dataset: Dataset, device: str, heard: Heard) -> None:
+    def __init__(self, candidates: EnsembleCandidates, dataset: Dataset, device: str, heard: Heard) -> None:
         self.candidates, self.dataset = candidates, dataset
         self._stored = [candidate.validation.logits for candidate in candidates.found]
         manifest = candidates.found[0].manifest
@@ -137,7 +277,7 @@ class Kitchen:
 
 
 def _manifest(
-    candidates: Candidates, best: int, chosen: Ingredients, validation: Validation, crossed: Logits | None
+    candidates: EnsembleCandidates, best: int, chosen: Ingredients, validation: Validation, crossed: Logits | None
 ) -> Manifest:
     """Of the soup; of the one trial that it consists of, where there is only one."""
     found = candidates.found
@@ -150,6 +290,6 @@ def _manifest(
     return base.model_copy(update={"stage": "soup", **changes})
 
 
-def _architecture(candidate: Candidate) -> tuple[object, ...]:
+def _architecture(candidate: EnsembleCandidate) -> tuple[object, ...]:
     config, steps = candidate.manifest.config, candidate.manifest.preprocessing
     return (*(getattr(config, name) for name in SHAPING), steps.mean, steps.std)

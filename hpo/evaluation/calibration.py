@@ -16,16 +16,24 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
 
-from hpo.evaluation.metrics import Labels, Logits, wilson
+from hpo.data.dataset import Labels
+from hpo.evaluation.metrics import (
+    AnyLogits,
+    wilson,
+)
 
 Probabilities = npt.NDArray[np.float64]
 
 BINS = 15
+
 COLDEST, HOTTEST = 0.01, 100.0
 """Bounds of a fitted temperature."""
+
 FOLDS = 5
+
 SPREAD = float(np.log(2)) / 2
 """Standard deviation of log T before any image was seen: two T of three are within a factor of root 2 of 1."""
+
 RISK = 0.05
 """Probability with which the answers above a threshold may be right less often than was asked."""
 
@@ -78,7 +86,7 @@ class Abstention:
     """Models that were compared on these images before this one was chosen."""
 
 
-def probabilities(logits: Logits, temperature: float = 1.0) -> Probabilities:
+def probabilities(logits: AnyLogits, temperature: float = 1.0) -> Probabilities:
     """Softmax over the last axis of `logits` / `temperature`: (…, C) float64."""
     scaled = logits.astype(np.float64) / temperature
     powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
@@ -91,7 +99,7 @@ def log_probabilities(values: Probabilities) -> Probabilities:
     return np.log(np.maximum(values, np.finfo(np.float64).tiny))
 
 
-def likeliest_temperature(labels: Labels, logits: Logits) -> float:
+def likeliest_temperature(labels: Labels, logits: AnyLogits) -> float:
     """The T in [0.01, 100] of least NLL for `logits` (n, C), `labels` (n,); n > 0.
 
     Where every image is right the likelihood has no finite optimum (T would be 0, every confidence 1): then 1, which
@@ -100,7 +108,7 @@ def likeliest_temperature(labels: Labels, logits: Logits) -> float:
     return _temperature(labels, logits, None)
 
 
-def fit_temperature(labels: Labels, logits: Logits) -> float:
+def fit_temperature(labels: Labels, logits: AnyLogits) -> float:
     """The T in [0.01, 100] to apply, by `logits` (n, C) and `labels` (n,); n > 0.
 
     The maximum a posteriori under a normal prior of log T around 0 with the deviation `SPREAD`: a few images move it
@@ -116,7 +124,7 @@ def fit_temperature(labels: Labels, logits: Logits) -> float:
     return temperature if shown else 1.0
 
 
-def _temperature(labels: Labels, logits: Logits, spread: float | None) -> float:
+def _temperature(labels: Labels, logits: AnyLogits, spread: float | None) -> float:
     """The T of least NLL, or of the most probable one where log T has a prior of the deviation `spread`.
 
     NLL is convex in 1/T, so its slope has one root; the prior's slope has its own at T = 1, and the root of the sum
@@ -140,14 +148,14 @@ def _temperature(labels: Labels, logits: Logits, spread: float | None) -> float:
     return 1 / float(brentq(slope, low, high, rtol=1e-10))
 
 
-def _losses(labels: Labels, logits: Logits, temperature: float) -> Probabilities:
+def _losses(labels: Labels, logits: AnyLogits, temperature: float) -> Probabilities:
     """(n,) negative log-likelihood of each image."""
     rows = probabilities(logits, temperature)
     losses: Probabilities = -log_probabilities(rows[np.arange(len(labels)), labels])
     return losses
 
 
-def held_out(labels: Labels, logits: Logits, *, folds: int = FOLDS, seed: int = 0) -> Probabilities | None:
+def held_out(labels: Labels, logits: AnyLogits, *, folds: int = FOLDS, seed: int = 0) -> Probabilities | None:
     """(n, C): each image's probabilities under the temperature of the other folds; None for fewer images than folds."""
     if len(labels) < folds:
         return None

@@ -16,9 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Labels = npt.NDArray[np.int64]
-Logits = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+from hpo.data.dataset import Labels
+
+Logits = npt.NDArray[np.float32]
+"""(n, C), what a network gives."""
+
+AnyLogits = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+
 Counts = npt.NDArray[np.int64]
+
 Ratios = npt.NDArray[np.float64]
 
 WORST_PAIRS = 5
@@ -82,7 +88,7 @@ class Report:
         }
 
 
-def scores(labels: Labels, logits: Logits) -> dict[str, float]:
+def scores(labels: Labels, logits: AnyLogits) -> dict[str, float]:
     """Accuracy, balanced_accuracy, macro_f1, loss of `logits` (n, C) float32, `labels` (n,) int64; n > 0."""
     confusion = confusion_matrix(labels, logits)
     return {
@@ -93,7 +99,7 @@ def scores(labels: Labels, logits: Logits) -> dict[str, float]:
     }
 
 
-def report(labels: Labels, logits: Logits, classes: Sequence[str]) -> Report:
+def report(labels: Labels, logits: AnyLogits, classes: Sequence[str]) -> Report:
     """Report on `logits` (n, C) float32, `labels` (n,) int64, n > 0; C names in label order."""
     if logits.shape[1] != len(classes):
         raise ValueError(f"logits have {logits.shape[1]} columns, but there are {len(classes)} classes")
@@ -112,7 +118,7 @@ def report(labels: Labels, logits: Logits, classes: Sequence[str]) -> Report:
     )
 
 
-def confusion_matrix(labels: Labels, logits: Logits) -> Counts:
+def confusion_matrix(labels: Labels, logits: AnyLogits) -> Counts:
     """(C, C) int64 counts: row true class, column class of the largest logit."""
     if not len(labels) or len(labels) != len(logits):
         raise ValueError(f"{len(labels)} labels and {len(logits)} rows of logits; must be as many, above 0")
@@ -149,7 +155,7 @@ def _macro_f1(confusion: Counts) -> float:
     return float(_f1(confusion)[present].mean())
 
 
-def _negative_log_likelihood(labels: Labels, logits: Logits) -> float:
+def _negative_log_likelihood(labels: Labels, logits: AnyLogits) -> float:
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     log_normaliser = np.log(np.exp(shifted).sum(axis=1))
     return float((log_normaliser - shifted[np.arange(len(labels)), labels]).mean())

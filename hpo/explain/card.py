@@ -1,4 +1,7 @@
-"""What is told of one image: the image, its heat map, and what the model takes it for."""
+"""A heat map laid over its image.
+
+What is told of one image: the image, its heat map, and what the model takes it for.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,33 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
-import numpy.typing as npt
 
-from hpo.delivery.model import Model
-from hpo.delivery.prediction import Prediction
+from hpo.bundle.inputs import Prediction
+from hpo.bundle.model import Model
+from hpo.data.dataset import Images
 from hpo.errors import UsageError
-from hpo.explain.attribution import Method
-from hpo.explain.heat import Heat, Saliency
+from hpo.explain.mask import Heat
+from hpo.explain.methods import Method
+from hpo.explain.saliency import (
+    Saliency,
+)
 
-Images = npt.NDArray[np.uint8]
+OPAQUE = 0.6
+"""How much of the image the hottest colour covers."""
+
+
+def overlay(image: Images, heat: Heat) -> Images:
+    """(S, S, 3) uint8 RGB: `image` (S, S, 3) uint8 under the colours of `heat` (S, S) in [0, 1].
+
+    What is cold is clear, so that an image without any heat stays as it is.
+    """
+    levels = np.round(255 * np.clip(heat, 0, 1)).astype(np.uint8)
+    colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+    share = OPAQUE * np.clip(heat, 0, 1)[..., None]
+    mixed: Images = np.round((1 - share) * image + share * colours).astype(np.uint8)
+    return mixed
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,21 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Images = npt.NDArray[np.uint8]
+from hpo.data.dataset import Images
+
 Mask = npt.NDArray[np.bool_]
+
 Heat = npt.NDArray[np.float32]
 
 BLUR = 1 / 96
 """Standard deviation of the smoothing, as a fraction of the image's side; so are the next three."""
+
 GAP = 5 / 96
 """Between granules, that is closed."""
+
 BRIDGE = 7 / 96
 """Width of what is cut off: contacts with red cells, specks."""
+
 CENTRE = 0.2
 """Standard deviation of the preference for what lies near the centre, where the cell of such an image is."""
 

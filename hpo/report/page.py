@@ -1,16 +1,41 @@
-"""The page: one HTML file without scripts and without a reference to anything outside it."""
+"""One section of the page: values, and the template that lays them out.
+
+The page: one HTML file without scripts and without a reference to anything outside it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from hpo import __version__
-from hpo.report import palette, wording
-from hpo.report.section import Section, Tile
+from hpo.figures import charts as palette
+from hpo.report import wording
+
+
+@dataclass(frozen=True)
+class Section:
+    """`templates/<key>.html` is included with `values` as `v`."""
+
+    key: str
+    title: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    missing: str = ""
+    """One line on why there is nothing to show and how to get it; the template is not used then."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One of the key figures on top of the page."""
+
+    name: str
+    value: str
+    detail: str = ""
+
 
 MOST_BYTES = 8_000_000
 """A page is smaller than this, whatever the study: figures and pictures are limited in number and size."""

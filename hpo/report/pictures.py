@@ -1,24 +1,48 @@
-"""Which images a report shows: examples of each class, the worst mistakes, where the model looks."""
+"""Pixels for a page: PNG as a data URI, small enough that hundreds of them fit.
+
+Which images a report shows: examples of each class, the worst mistakes, where the model looks.
+"""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from hpo.data import Part
 from hpo.evaluation.calibration import Probabilities
 from hpo.explain import Saliency, overlay
-from hpo.report.bench import Bench
-from hpo.report.images import SIDE, SMALL, data_uri
+from hpo.report.model_data import ModelWithData
+
+SIDE = 96
+"""Largest side of an image on the page, in pixels: at worst 37 kB each."""
+
+SMALL = 56
+"""Where there are many."""
+
+
+def data_uri(image: npt.NDArray[np.uint8], side: int = SIDE) -> str:
+    """(H, W, 3) uint8 RGB as `data:image/png;base64,…`, made smaller where its larger side is above `side` pixels."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    written = io.BytesIO()
+    picture.save(written, format="png", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
+
 
 MOST_EXAMPLES = 96
 """Images of all classes together."""
+
 MOST_PER_CLASS = 6
+
 MOST_PER_PAIR = 8
+
 MOST_LOOKS = 8
 """Correct ones, and as many wrong ones."""
 
@@ -63,7 +87,7 @@ def mistakes(
 
 
 @dataclass(frozen=True)
-class Looks:
+class SaliencyExamples:
     """Where a model looks in validation images; each shown with its saliency for the predicted class."""
 
     right: list[Shown]
@@ -74,7 +98,7 @@ class Looks:
     """In words."""
 
 
-def looks(bench: Bench) -> Looks:
+def looks(bench: ModelWithData) -> SaliencyExamples:
     """Saliency of some images that the model is right about, and wrong. ModelError where there is no method for it."""
     explain = Saliency.of(bench.model.networks, bench.model.image_size, bench.model.device)
     predicted = bench.predicted
@@ -83,7 +107,7 @@ def looks(bench: Bench) -> Looks:
     wrong = np.flatnonzero(~right)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST_LOOKS]
     typical = _typical(bench.part.labels, confidence, right)
-    return Looks(_explained(bench, explain, typical), _explained(bench, explain, wrong), explain.method)
+    return SaliencyExamples(_explained(bench, explain, typical), _explained(bench, explain, wrong), explain.method)
 
 
 def _typical(
@@ -99,7 +123,7 @@ def _typical(
     return np.array(rows, dtype=np.int64)
 
 
-def _explained(bench: Bench, explain: Saliency, rows: npt.NDArray[np.int64]) -> list[Shown]:
+def _explained(bench: ModelWithData, explain: Saliency, rows: npt.NDArray[np.int64]) -> list[Shown]:
     if not len(rows):
         return []
     part, predicted, names = bench.part, bench.predicted, bench.model.classes

@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from hpo.delivery.calibrate import joining_command
+from hpo.bundle.calibrate import joining_command
 from hpo.hints import hint
 from hpo.private_paths import command_without_places, place_name
-from hpo.report.study_facts import StudyFacts
+from hpo.report.study_data import StudyData
 from search_spaces import SearchSpace, SpaceError, load_space
 from storage import StudySpec
 
@@ -35,7 +35,7 @@ class Recipe:
     space_file: str = ""
 
 
-def study_recipe(facts: StudyFacts, trial: int | None) -> Recipe:
+def study_recipe(facts: StudyData, trial: int | None) -> Recipe:
     """How to search again, export trial `trial` and retrain it; of a list of runs the command that founded it."""
     name = facts.name
     commands, file = [], ""
@@ -78,7 +78,7 @@ def bundle_recipe(path: str) -> Recipe:
     )
 
 
-def _search_words(facts: StudyFacts) -> tuple[list[str], str]:
+def _search_words(facts: StudyData) -> tuple[list[str], str]:
     spec = facts.spec
     space, file = _space_words(spec)
     data = spec.data

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo.data import Labels
-from hpo.search.record import Progress, foreign_checkpoint
+from hpo.search.trial_record import TrialProgress, foreign_checkpoint
 from hpo.training import SNAPSHOT_VERSION, EpochResult, Snapshot
 from storage import Checkpoint, CheckpointError, CheckpointStore, StoreUnavailableError
 
@@ -37,7 +37,7 @@ class TrialFiles:
         files = {"model.safetensors": weights, **_predictions(labels, result)}
         self._write("best", files, {"epoch": result.epoch, "metrics": dict(result.metrics)})
 
-    def keep_latest(self, snapshot: Snapshot, progress: Progress, position: float) -> None:
+    def keep_latest(self, snapshot: Snapshot, progress: TrialProgress, position: float) -> None:
         """Write the state to go on from, `position` epochs into the run."""
         files = {"resume.safetensors": snapshot.resume, "state.json": json.dumps(dict(snapshot.state)).encode()}
         notes = {"position": position, "progress": progress.to_dict()}

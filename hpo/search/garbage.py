@@ -11,8 +11,8 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from hpo.errors import HpoError
-from hpo.search.ranking import best_first
-from search_spaces import Roster, read_space
+from hpo.search.status import best_first
+from search_spaces import TrialList, read_space
 from storage import (
     CheckpointStore,
     Database,
@@ -27,7 +27,9 @@ from storage import (
 )
 
 _KINDS = {"best": "weights of its best epoch", "latest": "state to go on from"}
+
 _LEFT_OVER = "left by a killed writer"
+
 _MANIFEST = "manifest.json"
 
 
@@ -41,7 +43,7 @@ class Removal:
     """Bytes."""
 
 
-class Witness:
+class RecordingStore:
     """An ObjectStore over `inner` that notes what is removed; with `dry_run` nothing is."""
 
     def __init__(self, inner: ObjectStore, *, dry_run: bool) -> None:
@@ -68,7 +70,7 @@ def free(study: optuna.Study, store: CheckpointStore, keep: int, *, dry_run: boo
     kept = _kept(study, trials, keep) | kept_by_copies(study, keep)
     objects = open_objects(store.place)
     sizes = {found.key: found.size for found in objects.list()}
-    witness = Witness(objects, dry_run=dry_run)
+    witness = RecordingStore(objects, dry_run=dry_run)
     CheckpointStore(witness).collect({trial.number for trial in finished}, kept)
     return _removals({key: sizes.get(key, 0) for key in witness.removed})
 
@@ -88,7 +90,7 @@ def kept_by_copies(study: optuna.Study, keep: int) -> set[int]:
 def _kept(study: optuna.Study, trials: Iterable[FrozenTrial], keep: int) -> set[int]:
     """The best `keep` trials; all complete ones of a roster: what is compared is measured afterwards, the worst too."""
     ranked = best_first(trials)
-    kept = ranked if isinstance(read_space(read_spec(study).space), Roster) else ranked[:keep]
+    kept = ranked if isinstance(read_space(read_spec(study).space), TrialList) else ranked[:keep]
     return {trial.number for trial in kept}
 
 

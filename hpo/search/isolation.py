@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from hpo.device import resolve_device, use_threads
 from hpo.errors import HpoError
 from hpo.logs import log_to_stderr
-from hpo.search.device import resolve_device, use_threads
 from hpo.search.signals import NOTICE, StopSignal
-from hpo.search.worker import BETWEEN_ATTEMPTS, Shift, WorkerOptions, work_shift
+from hpo.search.worker import BETWEEN_ATTEMPTS, WorkerOptions, WorkResult, work_shift
 from search_spaces import SpaceError
-from storage import Database, Patience, StorageError, Worker, expire_leases, open_database, open_study, quiet_optuna
+from storage import Database, RetryPolicy, StorageError, Worker, expire_leases, open_database, open_study, quiet_optuna
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def work_isolated(surroundings: Surroundings, options: WorkerOptions) -> int:
     return finished
 
 
-def _in_a_process(surroundings: Surroundings, options: WorkerOptions, stop: StopSignal) -> Shift | None:
+def _in_a_process(surroundings: Surroundings, options: WorkerOptions, stop: StopSignal) -> WorkResult | None:
     """What came of one process; None where it died without a trial."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hpo.search.isolation"])
@@ -82,11 +82,11 @@ def _in_a_process(surroundings: Surroundings, options: WorkerOptions, stop: Stop
         orphaned.close()
         told = _answer(answer, process, stop)
         process.join()
-    if isinstance(told, Shift):
+    if isinstance(told, WorkResult):
         return told
     if isinstance(told, _Fault):
         raise HpoError(told.message)
-    return Shift(0, over=False) if _bury(surroundings, options, process) else None
+    return WorkResult(0, over=False) if _bury(surroundings, options, process) else None
 
 
 def _answer(answer: Connection, process: multiprocessing.process.BaseProcess, stop: StopSignal) -> object:
@@ -135,7 +135,7 @@ def _trial_process(
 
 def _patiently(surroundings: Surroundings, options: WorkerOptions) -> Database:
     """The database, which may be away between two trials as it may be during one."""
-    return Patience(options.db_grace).run(
+    return RetryPolicy(options.db_grace).run(
         lambda: open_database(surroundings.storage, home=surroundings.home, patience=BETWEEN_ATTEMPTS, create=False)
     )
 

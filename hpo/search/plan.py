@@ -19,11 +19,11 @@ from hpo.data import DataOrigin, Dataset, Progress, SplitOptions, open_dataset
 from hpo.data.sources import existing
 from hpo.errors import DataError, HpoError, UsageError
 from search_spaces import (
-    Roster,
     SearchSpace,
     Space,
     SpaceError,
     TrialConfig,
+    TrialList,
     check_given,
     earlier_edition,
     load_space,
@@ -39,7 +39,7 @@ from storage import (
     expire_dead_neighbours,
     get_control,
     has_spec,
-    holdings,
+    lease_infos,
     open_study,
     read_limits,
     read_spec,
@@ -48,7 +48,8 @@ from storage import (
 )
 
 if TYPE_CHECKING:
-    from hpo.training import Trainability
+    from hpo.models import Trainability
+
 
 DEFAULT_TRIALS = 50
 
@@ -135,7 +136,7 @@ def resolve_space(
 
 
 def _refuse_for_baselines(backbone: str, space: SearchSpace) -> None:
-    from hpo.backbones import is_baseline
+    from hpo.models.registered_backbones import is_baseline
 
     if is_baseline(str(space.fixed.get("backbone"))) and backbone != space.fixed["backbone"]:
         raise UsageError(f"--backbone {backbone}: {space.name} is a baseline and no recipe; name another --space")
@@ -153,7 +154,7 @@ def _agree_to_pretrain(weights: Path, space: SearchSpace, values: dict[str, Any]
 
 
 def _agree_on_backbone(weights: Path, space: SearchSpace, values: dict[str, Any]) -> None:
-    from hpo.training import architecture_of
+    from hpo.models import architecture_of
 
     theirs = architecture_of(weights)
     if theirs is None or "backbone" in values:
@@ -192,9 +193,9 @@ def possible(space: Space, field: str) -> list[Any]:
 
 def first_judged(space: Space) -> int:
     """The epoch after which trials can first be compared: the first of their last phase, all being at their longest."""
-    if isinstance(space, Roster):
+    if isinstance(space, TrialList):
         return 1
-    from hpo.training.phases import last_phase
+    from hpo.training.stages import last_phase
 
     return last_phase(space.largest()).start + 1
 
@@ -205,7 +206,7 @@ def check_models(space: Space) -> dict[str, Trainability]:
     The rest is at its largest: image, head, and depth of the phase that trains most. Raises ModelError for the first
     that cannot be had, before a study exists or a trial is spent on it.
     """
-    from hpo.training import check_trainable
+    from hpo.models import check_trainable
 
     # How many classes there are is not known yet.
     return {which: check_trainable(_deepest(config), classes=2) for which, config in _models(space).items()}
@@ -213,7 +214,7 @@ def check_models(space: Space) -> dict[str, Trainability]:
 
 def _models(space: Space) -> dict[str, TrialConfig]:
     """What is to be built, by entry, or by backbone (with its normalisation where that varies)."""
-    if isinstance(space, Roster):
+    if isinstance(space, TrialList):
         return {entry.name: entry.config for entry in space.entries}
     pairs = product(possible(space, "backbone"), possible(space, "normalisation"))
     configs = [space.largest({"backbone": backbone, "normalisation": kind}) for backbone, kind in pairs]
@@ -245,7 +246,7 @@ def open_data(plan: Plan, cache: Path, progress: Progress | None = None, *, db: 
 
 def _normalisation(weights: object) -> list[list[float]]:
     """Mean and std from the files beside the weights; empty where there is none."""
-    from hpo.training.description import describe
+    from hpo.models.architecture import describe
 
     found = describe(Path(str(weights)))
     return [list(found.mean), list(found.std)] if found.mean and found.std else []
@@ -266,7 +267,7 @@ def refuse_other_normalisation(spec: StudySpec, weights: object) -> None:
     )
 
 
-def found_study(db: Database, plan: Plan, dataset: Dataset) -> optuna.Study:
+def create_or_open_study(db: Database, plan: Plan, dataset: Dataset) -> optuna.Study:
     """Create the study, or open it where it exists with the same space, data, metric and seed.
 
     Raises StudyError where these differ, DataError where the images or their split do.
@@ -285,7 +286,7 @@ def found_study(db: Database, plan: Plan, dataset: Dataset) -> optuna.Study:
         sampler=plan.sampler,
         pruner=plan.pruner,
     )
-    limits = Limits(trials=len(plan.space.entries) if isinstance(plan.space, Roster) else DEFAULT_TRIALS)
+    limits = Limits(trials=len(plan.space.entries) if isinstance(plan.space, TrialList) else DEFAULT_TRIALS)
     study = create_study(db, plan.study, spec, points=plan.space.enqueue_points(), limits=limits)
     if plan.weights_digest:
         refuse_other_normalisation(read_spec(study), plan.space.fixed["weights"])
@@ -380,7 +381,7 @@ def _in_force(db: Database, study: optuna.Study, limits: Limits) -> str | None:
         return "the --timeout of `hpo init`, or of an earlier version of hpo"
     if get_control(db, study) is Control.PAUSE:
         return "an earlier --timeout, as the study is paused"
-    if any(lease.alive for lease in holdings(db, study)):
+    if any(lease.alive for lease in lease_infos(db, study)):
         return "an earlier --timeout, as other workers are at work"
     return None if limits.run.is_gone else f"the --timeout of the run {limits.run}, which may be at work still"
 

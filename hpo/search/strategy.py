@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable
 
@@ -11,6 +10,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner,
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from hpo.errors import UsageError
+from hpo.seeds import derive_seed
 
 REDUCTION_FACTOR = 2
 """eta of successive halving (Li et al. 2020, ASHA): a rung lets the better half pass.
@@ -21,12 +21,6 @@ warm-up, says little of the last. Halving costs about as many epochs in all, and
 
 STARTUP_TRIALS = 8
 """Finished trials before TPE models anything. The known-good points of a space count, so fewer than optuna's 10 do."""
-
-
-def derive_seed(study_seed: int, purpose: str, number: int) -> int:
-    """A 32-bit seed that depends on all three arguments, so that no two trials or workers share a stream."""
-    text = f"{study_seed}/{purpose}/{number}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:

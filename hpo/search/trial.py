@@ -18,11 +18,12 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from hpo.data import Dataset
-from hpo.errors import DataError, HubError, TrainingInterrupted, TrialEnded
-from hpo.search.book import TrialBook
+from hpo.errors import DataError, HubError, TrialEnded
+from hpo.interruption import TrainingInterrupted
 from hpo.search.checkpointing import TrialFiles
-from hpo.search.record import Progress, checkpoint_origin
-from hpo.search.workshop import Workshop, keep_best
+from hpo.search.trial_record import TrialProgress, checkpoint_origin
+from hpo.search.trial_reporter import TrialReporter
+from hpo.search.worker_context import WorkerContext, keep_best
 from hpo.training import EpochResult, FitData, Runtime, Snapshot, fit
 from storage import (
     CheckpointError,
@@ -30,9 +31,9 @@ from storage import (
     Control,
     DatabaseUnavailableError,
     DiskFullError,
-    LeaseKeeper,
     LeaseLostError,
-    Patience,
+    LeaseSession,
+    RetryPolicy,
     StorageError,
     StoreUnavailableError,
 )
@@ -45,7 +46,7 @@ ROOM = 5.0
 """Seconds between two attempts at a full disk."""
 
 
-class Outcome(Enum):
+class TrialOutcome(Enum):
     """How a trial ended for the worker that trained it."""
 
     COMPLETE = "complete"
@@ -55,30 +56,30 @@ class Outcome(Enum):
     """Put back, or lost to another worker."""
 
 
-def run_trial(shop: Workshop, claim: Claim) -> Outcome:
+def run_trial(shop: WorkerContext, claim: Claim) -> TrialOutcome:
     """Train one trial to its end and tell it; a failing trial is told as such and does not end the worker.
 
     Faults of database, disk and data set are raised: no trial is to blame for them, and none would fare better.
     """
-    with LeaseKeeper(shop.db.storage, claim.lease) as keeper:
+    with LeaseSession(shop.db.storage, claim.lease) as keeper:
         run = _TrialRun(shop, claim, keeper)
         try:
             return run.settle(run.train)
         except (LeaseLostError, UpdateFinishedTrialError) as lost:
             log.warning("trial %d is dropped: %s", claim.number, lost)
-            return Outcome.INTERRUPTED
+            return TrialOutcome.INTERRUPTED
 
 
 class _TrialRun:
     """One taking of one trial."""
 
-    def __init__(self, shop: Workshop, claim: Claim, keeper: LeaseKeeper) -> None:
+    def __init__(self, shop: WorkerContext, claim: Claim, keeper: LeaseSession) -> None:
         self._shop, self._keeper, self._number = shop, keeper, claim.number
-        self._book = TrialBook(shop, claim, keeper)
+        self._book = TrialReporter(shop, claim, keeper)
         self._files = TrialFiles(shop.store, claim.number, claim.lease.token, dict(claim.lease.checkpoint or {}))
-        self._progress = Progress(shop.metric)
+        self._progress = TrialProgress(shop.metric)
 
-    def settle(self, train: Callable[[], Outcome]) -> Outcome:
+    def settle(self, train: Callable[[], TrialOutcome]) -> TrialOutcome:
         """`train`, and what becomes of the trial when that does not reach its end."""
         try:
             return train()
@@ -97,7 +98,7 @@ class _TrialRun:
         except Exception as error:  # noqa: BLE001 - the one broad except: whatever a configuration breaks, the next one may work
             return self._failed(error)
 
-    def train(self) -> Outcome:
+    def train(self) -> TrialOutcome:
         """Suggest, and train to the end or to the pruner's."""
         shop = self._shop
         config, seed = self._book.open()
@@ -154,7 +155,7 @@ class _TrialRun:
                 result = access()
             except (DiskFullError, StoreUnavailableError) as want:
                 self._tell_of(want)
-                if not Patience(should_stop=self._should_stop).sleep(ROOM):
+                if not RetryPolicy(should_stop=self._should_stop).sleep(ROOM):
                     break
             else:
                 self._keeper.note = None
@@ -173,12 +174,12 @@ class _TrialRun:
         reached = self._progress
         return self._book.report(reached.curve, self._files.reference, last=reached.last, further=further)
 
-    def _tell(self, state: TrialState, reason: str | None = None, violated: str | None = None) -> Outcome:
+    def _tell(self, state: TrialState, reason: str | None = None, violated: str | None = None) -> TrialOutcome:
         self._book.tell(self._progress, state, reason, violated)
         self._tidy()
         complete = state == TrialState.COMPLETE
         log.info("trial %d is %s%s", self._number, state.name.lower(), f": {reason}" if reason else "")
-        return Outcome.COMPLETE if complete else Outcome.PRUNED
+        return TrialOutcome.COMPLETE if complete else TrialOutcome.PRUNED
 
     def _tidy(self) -> None:
         """Free what a finished trial leaves; what cannot be freed now is freed after the next one."""
@@ -188,15 +189,15 @@ class _TrialRun:
         except CheckpointError as error:
             log.warning("old checkpoints stay for now: %s", error)
 
-    def _failed(self, error: Exception) -> Outcome:
+    def _failed(self, error: Exception) -> TrialOutcome:
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
         log.warning("trial %d failed: %s", self._number, reason)
         log.debug("%s", "".join(traceback.format_exception(error)))
         self._book.fail(reason)
         self._tidy()
-        return Outcome.FAILED
+        return TrialOutcome.FAILED
 
-    def _interrupted(self, snapshot: Snapshot | None) -> Outcome:
+    def _interrupted(self, snapshot: Snapshot | None) -> TrialOutcome:
         """A stop puts the trial back, to be gone on with; at the end of the budget what it has reached counts."""
         self._book.refuse_lost()
         if self._progress.epochs and self._time_is_up():
@@ -208,7 +209,7 @@ class _TrialRun:
                 log.warning("trial %d keeps its last checkpoint: %s", self._number, error)
         self._book.put_back(self._files.reference)
         self._book.refuse_absence()
-        return Outcome.INTERRUPTED
+        return TrialOutcome.INTERRUPTED
 
     def _time_is_up(self) -> bool:
         """Whether the budget's time is over still: somebody may have given it more since the trial began."""

@@ -22,9 +22,9 @@ from hpo.search.garbage import kept_by_copies
 from hpo.search.plan import first_judged, open_study_data, origin_of, possible, refuse_other_normalisation
 from hpo.search.signals import StopSignal
 from hpo.search.strategy import make_pruner, sampler_for_trial
-from hpo.search.trial import Outcome, run_trial
-from hpo.search.workshop import Standing, Workshop
-from search_spaces import Roster, Space, read_space, with_weights
+from hpo.search.trial import TrialOutcome, run_trial
+from hpo.search.worker_context import EvictionOrder, WorkerContext
+from search_spaces import Space, TrialList, read_space, with_weights
 from storage import (
     GRACE,
     LEASE_SECONDS,
@@ -33,8 +33,8 @@ from storage import (
     Database,
     DatabaseUnavailableError,
     NoTrial,
-    Patience,
     Quota,
+    RetryPolicy,
     StudySpec,
     Worker,
     claim_files,
@@ -79,20 +79,20 @@ class WorkerOptions:
 
 
 @dataclass
-class Tally:
+class WorkCounts:
     """What a worker has done."""
 
     finished: int = 0
     failed_in_a_row: int = 0
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: TrialOutcome) -> None:
         """Count one trial."""
-        self.finished += outcome is not Outcome.INTERRUPTED
-        self.failed_in_a_row = self.failed_in_a_row + 1 if outcome is Outcome.FAILED else 0
+        self.finished += outcome is not TrialOutcome.INTERRUPTED
+        self.failed_in_a_row = self.failed_in_a_row + 1 if outcome is TrialOutcome.FAILED else 0
 
 
 @dataclass(frozen=True)
-class Shift:
+class WorkResult:
     """What came of a worker's time."""
 
     finished: int
@@ -106,14 +106,14 @@ def work(db: Database, options: WorkerOptions) -> int:
     return work_shift(db, options).finished
 
 
-def work_shift(db: Database, options: WorkerOptions, most: int | None = None) -> Shift:
+def work_shift(db: Database, options: WorkerOptions, most: int | None = None) -> WorkResult:
     """Take `most` trials at most, finished here or not.
 
     Raises StudyError for a missing study, DataError for other data, HpoError when trial after trial fails, and
     DatabaseUnavailableError when the database was away for longer than `db_grace`.
     """
     stop = StopSignal(options.preempt_file)
-    shop, clock = Patience(options.db_grace).run(lambda: _prepared(db, options, stop))
+    shop, clock = RetryPolicy(options.db_grace).run(lambda: _prepared(db, options, stop))
     exempt_loaded_from_collection()
     db.patience = BETWEEN_ATTEMPTS  # from now on the worker itself waits, and can be stopped while it does
     # Only now: until a trial is claimed, a signal may simply end the process.
@@ -133,7 +133,7 @@ def exempt_loaded_from_collection() -> None:
         atexit.register(gc.unfreeze)  # else extension modules report what they could not free at the end
 
 
-def _prepared(db: Database, options: WorkerOptions, stop: StopSignal) -> tuple[Workshop, Clock]:
+def _prepared(db: Database, options: WorkerOptions, stop: StopSignal) -> tuple[WorkerContext, Clock]:
     """What can be had, and can be wrong, before the first trial is claimed."""
     study = open_study(db, options.study)
     db.require_schema()
@@ -143,25 +143,25 @@ def _prepared(db: Database, options: WorkerOptions, stop: StopSignal) -> tuple[W
     return _workshop(db, study, spec, options, clock, stop), clock
 
 
-def _take_trials(shop: Workshop, clock: Clock, most: int | None = None) -> Shift:
-    tally = Tally()
+def _take_trials(shop: WorkerContext, clock: Clock, most: int | None = None) -> WorkResult:
+    tally = WorkCounts()
     try:
         tally.failed_in_a_row = shop.patience.run(lambda: failures_at_the_end(shop.study))
         for _ in itertools.count() if most is None else range(most):
             claim = _next_claim(shop, clock)
             if claim is None:
-                return Shift(tally.finished, over=True)
+                return WorkResult(tally.finished, over=True)
             tally.add(run_trial(shop, claim))
             _refuse_failures(tally)
     except DatabaseUnavailableError as error:
         if not shop.asked_to_stop():
             raise
         log.warning("%s", error)  # a stop was asked for, and is obeyed: what could not be written others take over
-        return Shift(tally.finished, over=True)
-    return Shift(tally.finished, over=False)
+        return WorkResult(tally.finished, over=True)
+    return WorkResult(tally.finished, over=False)
 
 
-def _refuse_failures(tally: Tally) -> None:
+def _refuse_failures(tally: WorkCounts) -> None:
     if tally.failed_in_a_row >= FAILURES_IN_A_ROW:
         raise HpoError(
             f"{FAILURES_IN_A_ROW} trials failed one after another; the reasons stand in `hpo status`. "
@@ -169,7 +169,7 @@ def _refuse_failures(tally: Tally) -> None:
         )
 
 
-def _next_claim(shop: Workshop, clock: Clock) -> Claim | None:
+def _next_claim(shop: WorkerContext, clock: Clock) -> Claim | None:
     """A trial to train; None when there will be none, or when a stop is asked for.
 
     While others train the last trials, or the study is paused, it waits: one of those may have to be taken over.
@@ -185,7 +185,7 @@ def _next_claim(shop: Workshop, clock: Clock) -> Claim | None:
             standing_by = found
         if found in (NoTrial.SPENT, NoTrial.STOPPED):
             return None
-        Patience(should_stop=shop.asked_to_stop).sleep(min(STANDBY, shop.worker.seconds / RENEWALS))
+        RetryPolicy(should_stop=shop.asked_to_stop).sleep(min(STANDBY, shop.worker.seconds / RENEWALS))
     return None
 
 
@@ -204,10 +204,10 @@ def _ended(trial: FrozenTrial) -> datetime:
 
 def _workshop(
     db: Database, study: optuna.Study, spec: StudySpec, options: WorkerOptions, clock: Clock, stop: StopSignal
-) -> Workshop:
+) -> WorkerContext:
     space = _localised(read_space(spec.space), spec, options.weights)
     study.pruner = make_pruner(spec.pruner, max(possible(space, "epochs")), first_judged(space))
-    standing = Standing(study.get_trials(deepcopy=False), kept_by_copies(study, options.keep))
+    standing = EvictionOrder(study.get_trials(deepcopy=False), kept_by_copies(study, options.keep))
     quota = None if options.quota is None else Quota(options.quota, standing.evictable)
 
     @cache
@@ -220,7 +220,7 @@ def _workshop(
     _tell_of_unknown_split(spec, options.study)
     store.usage()
     claim_files(db, options.artifacts, spec.id)
-    return Workshop(
+    return WorkerContext(
         db=db,
         study=study,
         worker=Worker(device=options.device, seconds=options.lease),
@@ -230,7 +230,7 @@ def _workshop(
         seed=spec.seed,
         store=store,
         # What is compared is measured afterwards, the worst too.
-        keep=len(space.entries) if isinstance(space, Roster) else options.keep,
+        keep=len(space.entries) if isinstance(space, TrialList) else options.keep,
         dataset=dataset,
         device=options.device,
         cache=options.cache,
@@ -239,7 +239,7 @@ def _workshop(
         read_clock=clock.read,
         standing=standing,
         known=known,
-        patience=Patience(options.db_grace, lambda: stop.received is not None),
+        patience=RetryPolicy(options.db_grace, lambda: stop.received is not None),
     )
 
 
@@ -259,7 +259,7 @@ def _localised(space: Space, spec: StudySpec, weights: Path | None) -> Space:
         raise UsageError(f"--weights {weights}: the study was made without a weights file; leave the option out")
     if spec.weights_digest is None or path is None:
         return space
-    from hpo.training import weights_digest
+    from hpo.models import weights_digest
 
     file = Path(str(path)).resolve()
     if weights_digest(file) != spec.weights_digest:

@@ -1,92 +1,62 @@
-"""Batches of uint8 images on the device, prepared while the step before them runs.
+"""The order of an epoch: which rows of the training part make up which batch. Pure functions of (seed, epoch).
+
+Batches of uint8 images on the device, prepared while the step before them runs.
 
 Batch b of epoch e is augmented from the seed (seed, e, b), so the number of threads changes nothing but the speed.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+import math
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
+from hpo.augmentation.augmenter import Augmenter, PerThread, build_augmenter
+from hpo.augmentation.families import EXTRAS
 from hpo.data.dataset import Images, Part
-from hpo.training.augment import Augmenter, PerThread, build_augmenter
-from hpo.training.families import EXTRAS
-from hpo.training.interruption import ShouldStop, never, until_stopped
-from hpo.training.randomness import derive
+from hpo.models.feeds import Feed, Make, Rows, StreamedFeed, plain_feed
+from hpo.seeds import derive
 from hpo.training.runtime import Runtime
-from hpo.training.sampling import Rows
 from search_spaces import TrialConfig
 
-SHARE = 0.4
-"""Of the free device memory, what a resident set may take."""
+
+def batch_count(images: int, batch_size: int) -> int:
+    """Batches of an epoch: as few as `batch_size` allows, and never so many that one would hold a single image."""
+    return max(1, min(math.ceil(images / batch_size), images // 2))
 
 
-ImageBatches = Generator[Tensor, None, None]
-"""Close it when leaving it early: threads that prepare batches end with it."""
+def epoch_order(labels: Rows, *, balanced: bool, seed: int, epoch: int) -> Rows:
+    """Rows (n,) of one epoch: a permutation or, when `balanced`, every class equally often."""
+    generator = np.random.default_rng(derive(seed, "order", epoch))
+    if balanced:
+        return _balanced(labels, generator)
+    return generator.permutation(len(labels))
 
 
-Make = Callable[[Rows, int, int], Images]
-"""(rows, epoch, number of the batch) to uint8 images; called by several threads at once."""
+def epoch_batches(order: Rows, batch_size: int) -> list[Rows]:
+    """`order` cut into batches whose sizes differ by one at most.
+
+    An epoch therefore ends with no small, noisy batch, no image is dropped, and BatchNorm never sees a batch of one.
+    """
+    return np.array_split(order, batch_count(len(order), batch_size))
 
 
-class Feed(Protocol):
-    """Images of one part."""
-
-    def epoch(self, batches: Sequence[Rows], epoch: int, done: int = 0) -> ImageBatches:
-        """Each batch of rows but the first `done`, as (b, S, S, 3) or (b, 3, S, S, 3) uint8 on the device."""
-
-
-class ResidentFeed:
-    """The whole part on the device, copied once; a batch is an index."""
-
-    def __init__(self, part: Part, device: torch.device, should_stop: ShouldStop = never) -> None:
-        self._images = torch.empty((len(part), *part.images.shape[1:]), dtype=torch.uint8, device=device)
-        for rows in until_stopped(torch.split(torch.arange(len(part)), 1024), should_stop):
-            self._images[rows[0] : rows[-1] + 1] = torch.from_numpy(part.batch(rows.numpy())).to(device)
-
-    def epoch(self, batches: Sequence[Rows], epoch: int, done: int = 0) -> ImageBatches:
-        """Each batch of rows but the first `done`, as (b, S, S, 3) uint8 on the device; the epoch changes nothing."""
-        sizes = [len(rows) for rows in batches]
-        order = torch.cat([torch.from_numpy(rows) for rows in batches]).to(self._images.device)
-        for rows in torch.split(order, sizes)[done:]:
-            yield self._images[rows]
+def _balanced(labels: Rows, generator: np.random.Generator) -> Rows:
+    """len(labels) rows; the counts of two classes differ by one at most, those of two rows of a class likewise."""
+    present = generator.permutation(np.unique(labels))
+    quotas = [len(part) for part in np.array_split(labels, len(present))]
+    drawn = [
+        _cycled(np.flatnonzero(labels == label), quota, generator) for label, quota in zip(present, quotas, strict=True)
+    ]
+    return generator.permutation(np.concatenate(drawn))
 
 
-class StreamedFeed:
-    """Batches made by threads, a few ahead of the step: read from the memory map and, where told so, augmented."""
-
-    def __init__(self, make: Make, device: torch.device, *, threads: int) -> None:
-        self._make = make
-        self._device = device
-        self._threads = threads
-
-    def epoch(self, batches: Sequence[Rows], epoch: int, done: int = 0) -> ImageBatches:
-        """Each batch of rows but the first `done`, as uint8 on the device."""
-        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="batches")
-        ahead: deque[Future[Tensor]] = deque()
-        try:
-            for number, rows in enumerate(batches[done:], start=done):
-                ahead.append(pool.submit(self._made, rows, epoch, number))
-                if len(ahead) > 2 * self._threads:
-                    yield self._moved(ahead.popleft().result())
-            while ahead:
-                yield self._moved(ahead.popleft().result())
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def _made(self, rows: Rows, epoch: int, number: int) -> Tensor:
-        images = torch.from_numpy(self._make(rows, epoch, number))
-        return images.pin_memory() if self._device.type == "cuda" else images
-
-    def _moved(self, images: Tensor) -> Tensor:
-        return images.to(self._device, non_blocking=True)
+def _cycled(rows: Rows, quota: int, generator: np.random.Generator) -> Rows:
+    """`quota` of `rows`, each used once before any is used again."""
+    rounds = math.ceil(quota / len(rows))
+    return np.concatenate([generator.permutation(rows) for _ in range(rounds)])[:quota]
 
 
 class Augmented:
@@ -158,16 +128,3 @@ def validation_feed(config: TrialConfig, part: Part, device: torch.device, runti
 def _streamed(make: Make, device: torch.device, runtime: Runtime) -> StreamedFeed:
     cv2.setNumThreads(0)  # OpenCV's own threads would fight with ours and torch's
     return StreamedFeed(make, device, threads=runtime.preparing)
-
-
-def plain_feed(part: Part, device: torch.device, should_stop: ShouldStop = never) -> Feed:
-    """A part as it is: resident on a GPU where it fits, else streamed. TrainingInterrupted when stopped meanwhile."""
-    if device.type == "cuda" and _fits(part, device):
-        return ResidentFeed(part, device, should_stop)
-    return StreamedFeed(lambda rows, epoch, number: part.batch(rows), device, threads=1)
-
-
-def _fits(part: Part, device: torch.device) -> bool:
-    free, _ = torch.cuda.mem_get_info(device)
-    size: int = len(part) * part.images[0].nbytes
-    return size < SHARE * free

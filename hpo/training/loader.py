@@ -1,4 +1,9 @@
-"""Loaders: what the network is shown in an epoch, batch by batch, as (inputs, targets) on the device."""
+"""What a wholly frozen backbone computes, computed once: pooled features of every image of a part.
+
+Loaders: what the network is shown in an epoch, batch by batch, as (inputs, targets) on the device.
+
+Logits of the validation part after each epoch.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +15,65 @@ import torch
 from torch import Tensor
 
 from hpo.data.dataset import Part
-from hpo.training.batches import Feed
-from hpo.training.classifier import Classifier
-from hpo.training.features import FeatureExtractor
-from hpo.training.mix import Mixer
-from hpo.training.normalise import Normaliser
-from hpo.training.randomness import derive
-from hpo.training.sampling import Rows, batch_count, epoch_batches, epoch_order
+from hpo.evaluation.metrics import Logits
+from hpo.interruption import ShouldStop, until_stopped
+from hpo.models.classifier import Classifier, deepest
+from hpo.models.compute_format import ComputeFormat, Normaliser
+from hpo.models.feeds import Feed, Rows, plain_feed, rows_in_order
+from hpo.models.inference import outputs
+from hpo.seeds import derive
+from hpo.training.batches import augments, batch_count, epoch_batches, epoch_order
+from hpo.training.loss import Mixer
 from search_spaces import TrialConfig
+
+LARGEST = 2 * 2**30
+"""Bytes of features that are kept at most; a larger part is computed again each epoch."""
+
+
+def backbone_frozen(config: TrialConfig) -> bool:
+    """Whether the head alone trains, in all phases, so that the features of an image never change."""
+    return deepest(config) == 0
+
+
+def inputs_repeat(config: TrialConfig) -> bool:
+    """Whether every epoch shows the head the same features: a frozen backbone, and images that nothing alters."""
+    return backbone_frozen(config) and not augments(config) and not config.mixup and not config.cutmix
+
+
+def validation_repeats(config: TrialConfig) -> bool:
+    """Whether the features of the validation images never change: a frozen backbone, and images that are as they are.
+
+    Where some of them are augmented, they never change either, but then they come from a feed of their own.
+    """
+    return backbone_frozen(config) and not config.validation_augmented
+
+
+def storable(part: Part, width: int) -> bool:
+    """Whether the (n, width) float32 features of a part may be kept in memory."""
+    return len(part) * width * 4 <= LARGEST
+
+
+class FeatureExtractor:
+    """Images of a part -> pooled features (n, F) on the device, in the precision that the head sees them in."""
+
+    def __init__(
+        self, normalise: Normaliser, number_format: ComputeFormat, batch_size: int, should_stop: ShouldStop
+    ) -> None:
+        self._normalise = normalise
+        self._format = number_format
+        self._batch_size = batch_size
+        self._should_stop = should_stop
+
+    def __call__(self, model: Classifier, part: Part) -> Tensor:
+        """The features of `part`, in its order; an ordinary tensor, which training may save for a backward pass.
+
+        TrainingInterrupted when asked to stop between two batches; what was computed by then is lost.
+        """
+        feed = plain_feed(part, next(model.parameters()).device, self._should_stop)
+        with closing(feed.epoch(rows_in_order(len(part), self._batch_size), 0)) as images:
+            inputs = map(self._normalise, until_stopped(images, self._should_stop))
+            return outputs(model.backbone, inputs, self._format).clone()
+
 
 Batch = tuple[Tensor, Tensor]
 """Inputs (b, …) float, and targets: (b,) int64 labels or (b, C) float32 distributions."""
@@ -90,3 +146,44 @@ class FeatureLoader:
         batches, labels = self._order.epoch(epoch)
         for rows, targets in zip(batches[done:], labels[done:], strict=True):
             yield self._features[torch.from_numpy(rows).to(self._features.device)], targets
+
+
+class ImageValidation:
+    """Runs the whole network over the part's images."""
+
+    def __init__(
+        self, rows: list[Rows], feed: Feed, normalise: Normaliser, number_format: ComputeFormat, should_stop: ShouldStop
+    ) -> None:
+        self._rows = rows
+        self._feed = feed
+        self._normalise = normalise
+        self._format = number_format
+        self._should_stop = should_stop
+
+    def logits(self, model: Classifier) -> Logits:
+        """(n, C) float32 in the order of the part; TrainingInterrupted when asked to stop between two batches."""
+        with closing(self._feed.epoch(self._rows, 0)) as images:
+            inputs = map(self._normalise, until_stopped(images, self._should_stop))
+            return _numpy(outputs(model, inputs, self._format))
+
+
+class FeatureValidation:
+    """Runs the head alone, over features that a frozen backbone has computed once."""
+
+    def __init__(self, part: Part, extract: FeatureExtractor, number_format: ComputeFormat, batch_size: int) -> None:
+        self._part = part
+        self._extract = extract
+        self._format = number_format
+        self._batch_size = batch_size
+        self._features: Tensor | None = None
+
+    def logits(self, model: Classifier) -> Logits:
+        """(n, C) float32 in the order of the part; TrainingInterrupted when asked to stop in the extraction."""
+        if self._features is None:
+            self._features = self._extract(model, self._part)
+        return _numpy(outputs(model.head, torch.split(self._features, self._batch_size), self._format))
+
+
+def _numpy(logits: Tensor) -> Logits:
+    values: Logits = logits.float().cpu().numpy()
+    return values

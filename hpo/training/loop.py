@@ -9,17 +9,15 @@ from typing import TypeVar
 
 import numpy as np
 
-from hpo.errors import TrainingInterrupted, TrialEnded
-from hpo.evaluation.metrics import scores
-from hpo.training.guard import Chance, collapse
-from hpo.training.interruption import until_stopped
-from hpo.training.memory import infeasible_where_exhausted, peak_memory, reset_peak
-from hpo.training.position import Position
-from hpo.training.randomness import derive, generator_states, restore_generators, seeded
-from hpo.training.result import EpochResult, Snapshot
+from hpo.errors import TrialEnded
+from hpo.evaluation.metrics import Logits, scores
+from hpo.interruption import TrainingInterrupted, until_stopped
+from hpo.models.memory import infeasible_where_exhausted, peak_memory, reset_peak
+from hpo.seeds import derive, generator_states, restore_generators, seeded
 from hpo.training.run import Run, prepare
 from hpo.training.runtime import FitData, Runtime
-from hpo.training.validation import Logits
+from hpo.training.state import EpochResult, Position, Snapshot
+from hpo.training.stopping import Chance, collapse
 from search_spaces import TrialConfig
 
 CHECK_EVERY = 25

@@ -1,21 +1,73 @@
-"""Loss: cross-entropy, focal and balanced softmax, on hard or soft targets, with label smoothing and class weights.
+"""AugMix's consistency: an image and its augmented views are to be given the same answer (Hendrycks et al. 2020).
+
+Loss: cross-entropy, focal and balanced softmax, on hard or soft targets, with label smoothing and class weights.
 
 One formula holds for all: the mean over the images of  Σ_c w_c q_c (1 - p_c)^γ (-log p_c),  with p = softmax(logits),
 q the (smoothed) target distribution, w the class weights. γ = 0 is cross-entropy; one-hot q is the focal loss of
 Lin et al. 2017 (arXiv 1708.02002, eq. 4), w being its α. With p = softmax(logits + log n), n_c being the training
 images of a class, it is balanced softmax (Ren et al. 2020, arXiv 2007.10740, eq. 4).
+
+MixUp and CutMix (timm's), seeded for each batch.
+
+Objective: what a step lowers, as a function of a batch. The loss of the logits, and penalties on the head.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
+from timm.data.mixup import Mixup
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hpo.training.consistency import ConsistencyLoss
+from hpo.models.classifier import Classifier
+from hpo.models.compute_format import ComputeFormat
+from hpo.seeds import seeded_numpy
 from search_spaces import TrialConfig
+
+
+class OverViews(nn.Module):
+    """A network of images, over V views of each: (b, V, 3, S, S) -> (b, V, C). BatchNorm sees them as one batch."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Logits (b, V, C)."""
+        logits: Tensor = self.network(views.flatten(0, 1))
+        return logits.view(*views.shape[:2], -1)
+
+
+class ConsistencyLoss(nn.Module):
+    """The loss of the first view, the image itself, plus `weight` times the divergence of all views (arXiv 1912.02781,
+    equation 2, `weight` being its λ)."""
+
+    def __init__(self, classification: nn.Module, weight: float) -> None:
+        super().__init__()
+        self.classification = classification
+        self.weight = weight
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The scalar mean over the images: logits (b, V, C) float32, targets (b,) int64."""
+        loss: Tensor = self.classification(logits[:, 0], targets)
+        return loss + self.weight * jensen_shannon(logits)
+
+
+def jensen_shannon(logits: Tensor) -> Tensor:
+    """Jensen-Shannon divergence in nats of the answers to V views, a mean over the images: logits (b, V, C) -> ().
+
+    The mean over the views of KL(p_v || m), m being the mean of all p_v (arXiv 1912.02781, equation 3).
+    """
+    log_p = torch.log_softmax(logits, dim=2)
+    log_m = torch.logsumexp(log_p, dim=1, keepdim=True) - math.log(logits.shape[1])
+    return (log_p.exp() * (log_p - log_m)).sum(dim=2).mean()
+
 
 BETA = 0.999
 """β of the effective number of samples (Cui et al. 2019, arXiv 1901.05555, eq. 2)."""
@@ -105,3 +157,81 @@ def build_loss(
     )
     consistency = config.augmix_consistency
     return ConsistencyLoss(classification, consistency) if consistency else classification
+
+
+class Mixer:
+    """Mixes a batch with its own reverse; where both are on, each batch gets one of them, with equal chance."""
+
+    def __init__(self, config: TrialConfig, classes: int) -> None:
+        self._classes = classes
+        self._smoothing = config.label_smoothing
+        self._mixup: Any = Mixup(  # type: ignore[no-untyped-call]
+            mixup_alpha=config.mixup,
+            cutmix_alpha=config.cutmix,
+            label_smoothing=config.label_smoothing,
+            num_classes=classes,
+        )
+
+    def __call__(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Mix images (b, 3, S, S) float in place; give them and targets (b, C) float32.
+
+        timm takes even batches only: the last image of an odd one stays as it is.
+        """
+        even = len(images) - len(images) % 2
+        with seeded_numpy(seed):
+            _, mixed = self._mixup(images[:even], labels[:even])
+        rest = smoothed(labels[even:], self._classes, self._smoothing)
+        return images, torch.cat([mixed, rest]).float()
+
+
+def build_mixer(config: TrialConfig, classes: int) -> Mixer | None:
+    """The configuration's mixer; None where it mixes nothing."""
+    return Mixer(config, classes) if config.mixup or config.cutmix else None
+
+
+class Objective:
+    """(inputs (b, …), targets (b, …)) -> scalar: a mean over the images, plus what does not depend on them."""
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        model: Classifier,
+        criterion: nn.Module,
+        number_format: ComputeFormat,
+        *,
+        device: torch.device,
+        on_features: bool = False,
+    ) -> None:
+        seen: nn.Module = model.head if on_features else model
+        self.network: nn.Module = OverViews(seen) if config.augmix_consistency else seen
+        """What is run: the classifier, or its head alone over stored features."""
+        self._criterion = criterion.to(device)
+        self._head = model.head
+        self._l1, self._l2 = config.l1, config.l2
+        self._format = number_format
+        self._device = device
+
+    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The scalar to lower, in float32; the network computes in the number format."""
+        with self._format.autocast(self._device):
+            logits = self.network(inputs)
+        loss: Tensor = self._criterion(logits.float(), targets)
+        if self._l1:
+            loss = loss + self._l1 * l1_penalty(self._head)
+        if self._l2:
+            loss = loss + self._l2 * l2_penalty(self._head)
+        return loss
+
+
+def l1_penalty(head: nn.Module) -> Tensor:
+    """Sum of the absolute weights of the head's linear layers, biases left out; a float32 scalar."""
+    return sum((weight.abs().sum() for weight in _linear_weights(head)), torch.zeros(()))
+
+
+def l2_penalty(head: nn.Module) -> Tensor:
+    """Sum of the squared weights of the head's linear layers, biases left out; a float32 scalar."""
+    return sum((weight.square().sum() for weight in _linear_weights(head)), torch.zeros(()))
+
+
+def _linear_weights(head: nn.Module) -> Iterator[Tensor]:
+    return (layer.weight for layer in head.modules() if isinstance(layer, nn.Linear))

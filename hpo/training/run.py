@@ -10,28 +10,30 @@ import torch
 
 from hpo.data.dataset import Part
 from hpo.errors import DataError, ModelError
+from hpo.models.built_model import BuiltModel, build_model, count_parameters
+from hpo.models.classifier import Classifier
+from hpo.models.compute_format import ComputeFormat, Normaliser
+from hpo.models.feeds import rows_in_order
+from hpo.seeds import derive, seeded
 from hpo.training.batches import training_feed, validation_feed
-from hpo.training.classifier import Classifier
-from hpo.training.features import FeatureExtractor, inputs_repeat, storable, validation_repeats
-from hpo.training.guard import Guard
-from hpo.training.learner import Learner
-from hpo.training.loader import FeatureLoader, ImageLoader, Loader, Order
-from hpo.training.loss import build_loss
-from hpo.training.mix import build_mixer
-from hpo.training.model import BuiltModel, build_model, count_parameters
-from hpo.training.normalise import Normaliser
-from hpo.training.numerics import NumberFormat
-from hpo.training.objective import Objective
-from hpo.training.patience import Standstill
-from hpo.training.position import Position
-from hpo.training.precision import choose_format, device_name
-from hpo.training.randomness import derive, seeded
-from hpo.training.result import Snapshot
+from hpo.training.learner import BaselineLearner, Learner
+from hpo.training.loader import (
+    FeatureExtractor,
+    FeatureLoader,
+    FeatureValidation,
+    ImageLoader,
+    ImageValidation,
+    Loader,
+    Order,
+    inputs_repeat,
+    storable,
+    validation_repeats,
+)
+from hpo.training.loss import Objective, build_loss, build_mixer
 from hpo.training.runtime import FitData, Runtime
-from hpo.training.sampling import rows_in_order
-from hpo.training.tensor_bytes import pack, unpack
-from hpo.training.untrained import Untrained
-from hpo.training.validation import FeatureValidation, Validation
+from hpo.training.state import Position, Snapshot, pack, unpack
+from hpo.training.stopping import Guard, Plateau
+from hpo.training.tuning import choose_format, device_name
 from search_spaces import TrialConfig
 
 VERSION = 3
@@ -46,22 +48,22 @@ class Run:
     data: FitData
     runtime: Runtime
     device: torch.device
-    number_format: NumberFormat
-    learner: Learner | Untrained
+    number_format: ComputeFormat
+    learner: Learner | BaselineLearner
     loader: Loader
-    validation: Validation | FeatureValidation | None
+    validation: ImageValidation | FeatureValidation | None
     updates: int
     """Optimiser updates of an epoch."""
     facts: Mapping[str, Any]
     position: Position
     guard: Guard = field(default_factory=Guard)
-    standstill: Standstill = field(default_factory=Standstill)
+    standstill: Plateau = field(default_factory=Plateau)
     """Of the score, in the last stage: before that more of the network is to come."""
 
     @property
     def over(self) -> bool:
         """Whether no epoch follows: a baseline has one, and patience may end the others."""
-        epochs = 1 if isinstance(self.learner, Untrained) else self.config.epochs
+        epochs = 1 if isinstance(self.learner, BaselineLearner) else self.config.epochs
         impatient = 0 < self.config.patience <= self.standstill.epochs
         return self.position.epoch >= epochs or impatient
 
@@ -108,7 +110,7 @@ def prepare(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapsh
         built = build_model(config, data.classes)
     built.model.learn_priors(data.train.labels)
     number_format = (
-        NumberFormat.from_dict(resume.state["format"])
+        ComputeFormat.from_dict(resume.state["format"])
         if resume is not None
         else _number_format(config, built.model, device, runtime)
     )
@@ -119,10 +121,10 @@ def prepare(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapsh
     return run
 
 
-def _number_format(config: TrialConfig, model: Classifier, device: torch.device, runtime: Runtime) -> NumberFormat:
+def _number_format(config: TrialConfig, model: Classifier, device: torch.device, runtime: Runtime) -> ComputeFormat:
     """The format to train in; a baseline, which is not trained, computes in the plain one."""
     if not model.learns:
-        return NumberFormat()
+        return ComputeFormat()
     return choose_format(config, model, device, runtime.cache, runtime.should_stop)
 
 
@@ -131,7 +133,7 @@ def _restore(run: Run, resume: Snapshot) -> None:
     run.learner.restore(tensors, resume.state["learner"])
     run.position = Position.restored(tensors, resume.state["position"], run.device)
     run.guard = Guard(**resume.state["guard"])
-    run.standstill = Standstill.from_dict(resume.state["standstill"])
+    run.standstill = Plateau.from_dict(resume.state["standstill"])
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class _Assembly:
     data: FitData
     runtime: Runtime
     built: BuiltModel
-    number_format: NumberFormat
+    number_format: ComputeFormat
 
     def run(self, device: torch.device) -> Run:
         order = Order(self.config, self.data.train, device, self.runtime.seed)
@@ -162,11 +164,11 @@ class _Assembly:
             position=Position.start(0, device),
         )
 
-    def _learner(self, device: torch.device, per_epoch: int, *, on_features: bool) -> Learner | Untrained:
+    def _learner(self, device: torch.device, per_epoch: int, *, on_features: bool) -> Learner | BaselineLearner:
         config, model = self.config, self.built.model
         loss = build_loss(config, self.data.train.labels, self.data.classes)
         if not model.learns:
-            return Untrained(model, Objective(config, model, loss, self.number_format, device=device))
+            return BaselineLearner(model, Objective(config, model, loss, self.number_format, device=device))
         return Learner(
             config,
             model,
@@ -185,7 +187,7 @@ class _Assembly:
     def _feature_loader(self, order: Order, device: torch.device) -> FeatureLoader:
         return FeatureLoader(order, self.data.train, self.built.model, self._extractor(device))
 
-    def _validation(self, device: torch.device) -> Validation | FeatureValidation | None:
+    def _validation(self, device: torch.device) -> ImageValidation | FeatureValidation | None:
         part = self.data.val
         if part is None:
             return None
@@ -193,7 +195,7 @@ class _Assembly:
             return FeatureValidation(part, self._extractor(device), self.number_format, self._batch_size)
         feed = validation_feed(self.config, part, device, self.runtime)
         rows = rows_in_order(len(part), self._batch_size)
-        return Validation(rows, feed, self._normaliser(device), self.number_format, self.runtime.should_stop)
+        return ImageValidation(rows, feed, self._normaliser(device), self.number_format, self.runtime.should_stop)
 
     @property
     def _batch_size(self) -> int:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpo.cores import cores
 from hpo.data.dataset import Part
-from hpo.training.interruption import ShouldStop, never
+from hpo.device import cores
+from hpo.interruption import ShouldStop, never
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,17 @@ import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.scheduler.step_lr import StepLRScheduler
 
-from hpo.training.patience import Standstill
+from hpo.training.stopping import Plateau
 from search_spaces import TrialConfig
 
 FACTOR = 0.5
 """What the plateau schedule multiplies the learning rate by."""
+
 PATIENCE = 2
 """Epochs without a better score before it does."""
 
 
-class Schedule(Protocol):
+class LearningRateSchedule(Protocol):
     """Sets `lr` of every parameter group."""
 
     def before_update(self, update: int) -> None:
@@ -71,7 +72,7 @@ class PlateauSchedule:
         self._peaks = [float(group["lr"]) for group in optimiser.param_groups]
         self._warmup = warmup_updates
         self._factor = 1.0
-        self._standstill = Standstill()
+        self._standstill = Plateau()
 
     def before_update(self, update: int) -> None:
         """Set the rates of update number `update`, from 0."""
@@ -93,10 +94,10 @@ class PlateauSchedule:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `to_dict()`."""
         self._factor = float(state["factor"])
-        self._standstill = Standstill.from_dict(state["standstill"])
+        self._standstill = Plateau.from_dict(state["standstill"])
 
 
-def build_schedule(config: TrialConfig, optimiser: torch.optim.Optimizer, updates: int) -> Schedule:
+def build_schedule(config: TrialConfig, optimiser: torch.optim.Optimizer, updates: int) -> LearningRateSchedule:
     """The configuration's schedule over `updates` optimiser updates: those of all epochs of the run or phase."""
     warmup = min(round(config.warmup * updates), updates - 1)
     if config.schedule == "plateau":

@@ -15,8 +15,8 @@ from optuna.trial import TrialState
 
 from hpo.data import Dataset, SplitOptions, open_dataset
 from hpo.data.synthetic import write_cells
-from hpo.search.plan import Plan, found_study, set_budget
-from hpo.search.strategy import derive_seed
+from hpo.search.plan import Plan, create_or_open_study, set_budget
+from hpo.seeds import derive_seed
 from search_spaces import SearchSpace, TrialConfig
 from storage import open_database, open_study, read_spec
 
@@ -62,7 +62,7 @@ class Bench:
         dataset = open_dataset(self.cells, image_size=IMAGE_SIZE, cache=self.cache, split=SPLIT)
         with open_database(url, home=self.folder / "unused") as db:
             db.initialise()
-            study = found_study(db, plan, dataset)
+            study = create_or_open_study(db, plan, dataset)
             set_budget(db, study, self.trials, None)
             return read_spec(study).id
 

@@ -21,13 +21,13 @@ from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 import hpo.search.trial as trial_module
 from hpo.data import Dataset, KnownImages
 from hpo.data.dataset import Part
-from hpo.errors import TrainingInterrupted
+from hpo.interruption import TrainingInterrupted
 from hpo.search.strategy import sampler_for_trial
 from hpo.search.trial import run_trial
-from hpo.search.workshop import Standing, Workshop
+from hpo.search.worker_context import EvictionOrder, WorkerContext
 from hpo.training import SNAPSHOT_VERSION, EpochResult, Snapshot
 from search_spaces import SearchSpace
-from storage import Claim, Database, Patience, Worker, claim_trial, open_database, open_store, open_study, read_spec
+from storage import Claim, Database, RetryPolicy, Worker, claim_trial, open_database, open_store, open_study, read_spec
 
 STUDY = "kills"
 EPOCHS = 2
@@ -93,7 +93,7 @@ def carry_out(order: Order) -> None:
     os._exit(0)
 
 
-def train(shop: Workshop, claim: Claim, after_first: Callable[[], None] | None = None) -> None:
+def train(shop: WorkerContext, claim: Claim, after_first: Callable[[], None] | None = None) -> None:
     """The real `run_trial` with a body that computes nothing: its values follow from number and epoch."""
     trial_module.fit = _body(claim.number, after_first)
     run_trial(shop, claim)
@@ -124,16 +124,16 @@ def _result(number: int, epoch: int) -> EpochResult:
     )  # fmt: skip
 
 
-def workshop(db: Database, artifacts: Path, stopping: Callable[[], bool] = lambda: False) -> Workshop:
+def workshop(db: Database, artifacts: Path, stopping: Callable[[], bool] = lambda: False) -> WorkerContext:
     """What a worker holds, with a data set of one image."""
     opened = open_study(db, STUDY)
     spec = read_spec(opened)
-    return Workshop(
+    return WorkerContext(
         db=db, study=opened, worker=Worker(device="cpu"), sampler=sampler_for_trial("random", spec.seed),
         space=SearchSpace.from_dict(spec.space), metric="accuracy", seed=spec.seed,
         store=open_store(artifacts, spec.id), keep=5, dataset=lambda _: one_image(), device="cpu", cache=artifacts,
-        asked_to_stop=stopping, out_of_time=lambda: False, read_clock=lambda: None, standing=Standing(()),
-        patience=Patience(grace=5.0), known=KnownImages.of(one_image()),
+        asked_to_stop=stopping, out_of_time=lambda: False, read_clock=lambda: None, standing=EvictionOrder(()),
+        patience=RetryPolicy(grace=5.0), known=KnownImages.of(one_image()),
     )  # fmt: skip
 
 

@@ -10,8 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from storage.programs import run_program
-from storage.server_account import ServerAccount
+from storage.postgres_binaries import ServerAccount, run_program
 from tests.chaos.sql import Sql
 
 Mode = Literal["fast", "immediate"]

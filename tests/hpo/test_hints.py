@@ -14,15 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.cli import main
-from hpo.cli.control import consequence
-from hpo.cli.reap import held_line
-from hpo.cli.view import draw
+from hpo.cli.control import consequence, held_line
+from hpo.cli.status import draw
 from hpo.cli.watching import stopped
-from hpo.health.study import leased, told
+from hpo.doctor.study import leased, told
 from hpo.hints import hint
 from hpo.report.reproduce import bundle_recipe, delivery, joining
 from storage import Control
-from tests.hpo.search.test_overview import holding, line, overview
+from tests.hpo.search.test_status import holding, line, overview
 
 ROOT = Path(__file__).parents[2]
 NAMES = [

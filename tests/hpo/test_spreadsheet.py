@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.comparison.outputs import to_csv
+from hpo.experiments.outputs import to_csv
 from hpo.spreadsheet import plain_cell, plain_row
 
 SIGNS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from search_spaces import Choice, Float, Int, SearchSpace, SpaceError, TrialConfig
-from search_spaces.corners import filled, highest, lowest
+from search_spaces.space import filled, highest, lowest
 from tests.search_spaces.strategies import spaces
 
 MIXUP, AUGMIX = (Float(0, 0.8),), (Float(0.1, 1),)

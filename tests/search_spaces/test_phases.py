@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces import Phase, SpaceError, TrialConfig
-from search_spaces.phases import apportioned, folded
+from search_spaces.config import apportioned, folded
 
 SHARES = st.lists(st.integers(1, 1000), min_size=1, max_size=8)
 

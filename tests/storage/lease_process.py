@@ -10,8 +10,8 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from sqlalchemy import Connection
 
-from storage import Database, Lease, LeaseKeeper, LeaseLostError, Worker
-from storage.keeper import Ending
+from storage import Database, Lease, LeaseLostError, LeaseSession, Worker
+from storage.lease_session import Ending
 from tests.storage.lease_model import Verdict
 
 Write = Callable[[Database, Lease, Connection], None]
@@ -57,7 +57,7 @@ class Process:
 
     def attempt(self, lease: Lease, write: Write, ending: Ending | None) -> Verdict:
         """What a keeper does with an entry, without its thread."""
-        keeper = LeaseKeeper(self.db.storage, lease)
+        keeper = LeaseSession(self.db.storage, lease)
         entry = keeper.submit(lambda connection: write(self.db, lease, connection), ending=ending)
         try:
             keeper._write(entry)

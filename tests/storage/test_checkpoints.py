@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage import CheckpointError, CheckpointStore, LeaseLostError, ObjectStore, open_objects, open_store
-from storage.artifacts import study_folder
-from storage.versions import Kind
+from storage.checkpoint_versions import Kind
+from storage.stores import study_folder
 
 FILES = {"model.safetensors": b"\x00weights" * 100, "state.json": b"{}"}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from storage import CheckpointError, CheckpointStore, DiskFullError, StoreUnavailableError, open_store
-from storage.folder_objects import FolderObjects
+from storage.objects import FolderObjects
 
 FILES = {"model.safetensors": b"\x00weights" * 100, "state.json": b"{}"}
 
@@ -70,7 +70,7 @@ def test_a_used_up_disk_quota_is_a_full_disk(tmp_path: Path, monkeypatch: pytest
     def refuse(path: Path, content: bytes) -> None:
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(path))
 
-    monkeypatch.setattr("storage.folder_objects.write_synced", refuse)
+    monkeypatch.setattr("storage.objects.write_synced", refuse)
     with pytest.raises(DiskFullError, match="Disk quota exceeded"):
         FolderObjects(tmp_path).put("a", b"a")
 

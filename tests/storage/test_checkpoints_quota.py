@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage import CheckpointError, CheckpointStore, DiskFullError, Quota, open_objects
-from storage.folder_objects import FolderObjects
-from storage.objects import ObjectStore, StoredObject
-from storage.quota import format_size
+from storage.checkpoint_versions import format_size
+from storage.objects import FolderObjects, ObjectStore, StoredObject
 
 from .interleaving import Gated, Interleaving, MemoryObjects
 
@@ -56,7 +55,7 @@ class Watched:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.drafts._TRIES", 0)
+    monkeypatch.setattr("storage.checkpoints._TRIES", 0)
 
 
 def write(store: CheckpointStore, trial: int, kind: Any = "latest", token: int = 1, body: int = BODY) -> str:
@@ -180,7 +179,7 @@ def test_writers_in_any_interleaving_hold_it(schedule: list[int], lives: list[in
     for kind in ("best", "best", "latest"):
         write(CheckpointStore(memory), 9, kind)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("storage.drafts._TRIES", 0)
+        patch.setattr("storage.checkpoints._TRIES", 0)
         interleaving.run(*(partial(writer, number) for number in range(3)))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from storage import CheckpointError, DiskFullError, StorageError, StoreUnavailableError, open_objects, open_store
-from storage.s3_objects import split_location
+from storage.objects import split_location
 
 from ..conftest import free_port
 
@@ -67,7 +67,7 @@ def test_two_studies_and_what_else_is_in_the_bucket_stay_apart(s3_root: str) -> 
 
 
 def test_more_objects_than_one_page_holds_are_all_listed(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.s3_objects._PAGE", 2)
+    monkeypatch.setattr("storage.objects._PAGE", 2)
     objects = open_objects(s3_root)
     for number in range(5):
         objects.put(f"a/{number}", b"x" * number)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage import CheckpointError, CheckpointStore, LeaseLostError
-from storage.shelf import Shelf
+from storage.checkpoints import Shelf
 
 from .interleaving import Gated, Interleaving, MemoryObjects
 

@@ -19,8 +19,8 @@ from storage import (
     Claim,
     Database,
     DatabaseUnavailableError,
-    LeaseKeeper,
-    Patience,
+    LeaseSession,
+    RetryPolicy,
     StorageError,
     Worker,
     claim_trial,
@@ -29,9 +29,8 @@ from storage import (
     read_limits,
     take_up,
 )
-from storage.programs import run_program
-from storage.server_account import ServerAccount
-from storage.sessions import Sessions
+from storage.connections import Sessions
+from storage.postgres_binaries import ServerAccount, run_program
 from tests.conftest import TcpServer
 
 pytestmark = pytest.mark.postgres
@@ -354,14 +353,14 @@ def limited(tcp_server: TcpServer) -> Iterator[Callable[[int], str]]:
 def train_one(url: str, patience: float, *, before_leaving: Callable[[], object] = lambda: None) -> int:
     """What a worker does with its connections: open, claim, keep the lease, read limits, tell."""
     with open_database(url, home=NOWHERE, patience=patience) as database:
-        study = Patience(patience).run(lambda: open_study(database, "cells"))
+        study = RetryPolicy(patience).run(lambda: open_study(database, "cells"))
         database.require_schema()
         claim = claim_trial(database, study, Worker())
         assert isinstance(claim, Claim)
         trial = take_up(study, claim)
         read_limits(study)
         database.now()
-        with LeaseKeeper(database.storage, claim.lease) as keeper:
+        with LeaseSession(database.storage, claim.lease) as keeper:
             assert keeper.submit(lambda _: study.tell(trial, 0.5), ending="ended").wait(30)
         before_leaving()
         return claim.number

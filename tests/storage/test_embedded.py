@@ -16,15 +16,8 @@ import psycopg2
 import pytest
 from sqlalchemy import URL
 
-from storage import (
-    DatabaseUnavailableError,
-    EmbeddedServer,
-    StudyError,
-    open_database,
-    open_study,
-    stop_embedded,
-)
-from storage.file_lock import exclusive
+from storage import DatabaseUnavailableError, EmbeddedServer, StudyError, open_database, open_study, stop_embedded
+from storage.embedded import exclusive
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.postgres

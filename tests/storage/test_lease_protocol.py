@@ -43,7 +43,7 @@ from storage import (
     write_attributes,
     write_limits,
 )
-from storage.keeper import Ending
+from storage.lease_session import Ending
 from storage.leases import renew
 from tests.storage.lease_model import Model, Row, Verdict
 from tests.storage.lease_process import Process, Write

@@ -14,8 +14,8 @@ from sqlalchemy import text
 from storage import (
     Claim,
     Database,
-    LeaseKeeper,
     LeaseLostError,
+    LeaseSession,
     Limits,
     NoTrial,
     StudySpec,
@@ -25,7 +25,7 @@ from storage import (
     create_study,
     expire_dead_neighbours,
     expire_leases,
-    holdings,
+    lease_infos,
     open_database,
     open_study,
     reap,
@@ -97,7 +97,7 @@ def test_nothing_is_accepted_from_whoever_lost_the_lease(
     claim = claimed(database, study)
     study.get_trials()
     trial = optuna.Trial(study, claim.lease.trial_id)
-    with LeaseKeeper(database.storage, claim.lease):
+    with LeaseSession(database.storage, claim.lease):
         trial.suggest_float("x", 0, 1)
         trial.report(0.1, step=1)
     lose(database, study)
@@ -146,7 +146,7 @@ def test_the_leases_of_a_process_that_is_gone_end_at_once(database: Database, st
     orphan, kept = claimed(database, study, gone), claimed(database, study, other)
     assert expire_leases(database, study, Worker(pid=1_000_001)) == 1
     assert claimed(database, study).number == orphan.number
-    assert [holding.owner for holding in holdings(database, study)][kept.number] == str(other)
+    assert [holding.owner for holding in lease_infos(database, study)][kept.number] == str(other)
 
 
 def test_reaping_puts_back_orphans_and_trials_that_run_without_a_lease(database: Database, study: optuna.Study) -> None:
@@ -179,13 +179,13 @@ def test_a_trial_that_was_finished_past_its_lease_is_left_as_it_is(database: Dat
     study._storage.set_trial_state_values(claim.lease.trial_id, TrialState.COMPLETE, [0.5])  # somebody at a dashboard
     lose(database, study)
     assert claimed(database, study).number == 1
-    assert [holding.state for holding in holdings(database, study)] == ["ended", "held"]
+    assert [holding.state for holding in lease_infos(database, study)] == ["ended", "held"]
 
 
 def test_holdings_tell_who_trains_what_and_for_how_long(database: Database, study: optuna.Study) -> None:
     worker = Worker(device="cuda:1", host="node-7", pid=42, seconds=30)
     claimed(database, study, worker)
-    (holding,) = holdings(database, study)
+    (holding,) = lease_infos(database, study)
     assert (holding.number, holding.owner, holding.device, holding.state) == (0, "node-7:42", "cuda:1", "held")
     assert 0 <= holding.age < 20
     assert 10 < holding.left <= 30
@@ -221,4 +221,4 @@ def test_dead_processes_of_this_machine_are_known_as_such_and_nobody_elses(
     claimed(database, study, Worker(pid=dead.pid, place="another boot or another container of the same name"))
     claimed(database, study, Worker())
     assert expire_dead_neighbours(database, study) == 1
-    assert [holding.left > 0 for holding in holdings(database, study)] == [False, True, True]
+    assert [holding.left > 0 for holding in lease_infos(database, study)] == [False, True, True]

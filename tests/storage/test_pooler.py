@@ -15,7 +15,7 @@ import optuna
 import psycopg2
 import pytest
 
-from storage import Claim, LeaseKeeper, StudySpec, Worker, claim_trial, create_study, open_database, take_up
+from storage import Claim, LeaseSession, StudySpec, Worker, claim_trial, create_study, open_database, take_up
 from tests.conftest import TcpServer, free_port
 
 pytestmark = pytest.mark.postgres
@@ -96,7 +96,7 @@ def test_a_trial_from_claim_to_end(pooled_url: str, spec: StudySpec) -> None:
             assert isinstance(claim, Claim)
             trial = take_up(study, claim)
             trial.suggest_float("x", 0, 1)
-            with LeaseKeeper(database.storage, claim.lease) as keeper:
+            with LeaseSession(database.storage, claim.lease) as keeper:
                 assert keeper.submit(lambda _: study.tell(trial, 0.5), ending="ended").wait(30)  # noqa: B023
             assert claim.number == number
     assert [trial.state.name for trial in _trials(pooled_url)] == ["COMPLETE"] * 3

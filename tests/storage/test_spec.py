@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from storage import StudySpec
-from storage.artifacts import study_folder
 from storage.spec import first_difference, make_id
+from storage.stores import study_folder
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

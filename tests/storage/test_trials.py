@@ -15,7 +15,7 @@ from storage import (
     Claim,
     Control,
     Database,
-    LeaseKeeper,
+    LeaseSession,
     Limits,
     NoTrial,
     StudyError,
@@ -54,7 +54,7 @@ def trial_of(study: optuna.Study, claim: Claim) -> optuna.Trial:
 
 
 def put_back(database: Database, claim: Claim) -> None:
-    with LeaseKeeper(database.storage, claim.lease) as keeper:
+    with LeaseSession(database.storage, claim.lease) as keeper:
         trial = claim.lease.trial_id
         entry = keeper.submit(
             lambda _: database.storage.set_trial_state_values(trial, TrialState.WAITING), ending="free"
@@ -69,7 +69,7 @@ def claim_all(url: str) -> list[int]:
         while isinstance(claim := claim_trial(database, study, worker), Claim):
             trial = trial_of(study, claim)
             trial.suggest_float("x", 0, 1)
-            with LeaseKeeper(database.storage, claim.lease) as keeper:
+            with LeaseSession(database.storage, claim.lease) as keeper:
                 assert keeper.submit(lambda _: study.tell(trial, 0.5), ending="ended").wait(30)  # noqa: B023
             taken.append(claim.number)
     return taken
@@ -209,7 +209,7 @@ def test_an_interrupted_trial_goes_before_enqueued_ones_and_keeps_its_point(
     put_back(database, claims[1])
     again = claimed(database, study)
     assert again.number == 1
-    with LeaseKeeper(database.storage, again.lease):
+    with LeaseSession(database.storage, again.lease):
         assert trial_of(study, again).suggest_float("x", 0, 1) == 0.5
 
 

@@ -10,7 +10,7 @@ from psycopg2.extensions import parse_dsn
 from sqlalchemy import URL
 
 from storage import DatabaseUnavailableError, give_password
-from storage.sessions import Sessions
+from storage.connections import Sessions
 from storage.urls import parse_url, passwords, place, safe_url
 from tests.conftest import TcpServer
 

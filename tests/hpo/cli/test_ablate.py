@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 
 from hpo.data.synthetic import write_cells
-from hpo.search.command import founding_command
+from hpo.search.trial_record import founding_command
 from storage import Database, open_study, study_names
 from tests.hpo.cli.conftest import Command
 

@@ -7,8 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from hpo.cli.command_line import command_line
-from hpo.cli.options import Duration
+from hpo.cli.options import Duration, command_line
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from hpo.bundle.bundle import read_bundle
 from hpo.data.synthetic import write_cells
-from hpo.delivery.bundle import read_bundle
-from hpo.search.command import founding_command
+from hpo.search.trial_record import founding_command
 from storage import Database, open_study, study_names
 from tests.hpo.cli.conftest import Command
 

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from click.testing import Result
 
-from hpo.delivery.bundle import read_bundle
+from hpo.bundle.bundle import read_bundle
 from tests.hpo.cli.conftest import TINY, Command
 
 pytestmark = pytest.mark.postgres

@@ -12,10 +12,10 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from hpo.bundle.bundle import write_bundle
+from hpo.bundle.manifest import RESIZE_RULE, DataOrigin, Manifest, Preprocessing, Weights
 from hpo.cli import main
-from hpo.delivery.bundle import write_bundle
-from hpo.delivery.manifest import RESIZE_RULE, DataOrigin, Manifest, Preprocessing, Weights
-from hpo.training.model import build_model
+from hpo.models.built_model import build_model
 from search_spaces import TrialConfig
 
 SIZE = 32

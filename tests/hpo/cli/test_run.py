@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpo.cli.run import untried, without_a_model
-from hpo.search.overview import Overview, TrialLine
+from hpo.search.status import StudyStatus, TrialStatus
 from storage import Limits
 from tests.hpo.cli.conftest import TINY, Command
 
@@ -87,12 +87,12 @@ def test_a_search_in_which_every_run_diverges_says_so_and_what_to_change(command
     assert "export-best" not in ran.stdout
 
 
-def line(number: int, state: str, *violated: str, reason: str | None = None, worker: str | None = "w") -> TrialLine:
-    return TrialLine(number, state, None, 0, 6, [], {}, 1.0, reason, worker, violated)
+def line(number: int, state: str, *violated: str, reason: str | None = None, worker: str | None = "w") -> TrialStatus:
+    return TrialStatus(number, state, None, 0, 6, [], {}, 1.0, reason, worker, violated)
 
 
-def overview(*lines: TrialLine) -> Overview:
-    return Overview("s", "accuracy", "quick", Limits(trials=2), datetime(2026, 11, 1, tzinfo=UTC), lines, None)
+def overview(*lines: TrialStatus) -> StudyStatus:
+    return StudyStatus("s", "accuracy", "quick", Limits(trials=2), datetime(2026, 11, 1, tzinfo=UTC), lines, None)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def overview(*lines: TrialLine) -> Overview:
         ([line(0, "failed"), line(1, "pruned", "diverged")], "1 diverged, 1 failed\n", "lower --set learning_rate"),
     ],
 )
-def test_the_advice_follows_what_ended_the_trials(lines: list[TrialLine], said: str, advice: str) -> None:
+def test_the_advice_follows_what_ended_the_trials(lines: list[TrialStatus], said: str, advice: str) -> None:
     text = without_a_model(overview(*lines))
     assert f"no trial gave a model: {said}" in f"{text}\n"
     assert advice in text.splitlines()[-1]

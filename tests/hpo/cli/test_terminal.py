@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.text import Text
 
 from hpo.cli import terminal
-from hpo.cli.view import draw
-from hpo.search.overview import Overview, TrialLine
-from storage import Holding, Limits
+from hpo.cli.status import draw
+from hpo.search.status import StudyStatus, TrialStatus
+from storage import LeaseInfo, Limits
 
 NOT_UTF8 = ("latin-1", "cp1252", "ascii", "iso8859-15", "koi8-r", "shift_jis")
 SHOWN = "★▁▂▃▄▅▆▇█━╸╺├└│─…–−±×≤°µ«»Σαλ 中 \udce9"
@@ -110,18 +110,18 @@ def test_json_has_null_for_what_is_not_finite(command: Any, bare_study: optuna.S
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 
 
-def overview(name: str, metric: str) -> Overview:
+def overview(name: str, metric: str) -> StudyStatus:
     states = ("complete", "pruned", "failed", "running", "waiting")
     lines = [
-        TrialLine(n, state, 0.9812, n + 1, 12, [0.5, 0.9, 0.98], {"learning_rate": 0.0031}, 187.0 * n, None, None)
+        TrialStatus(n, state, 0.9812, n + 1, 12, [0.5, 0.9, 0.98], {"learning_rate": 0.0031}, 187.0 * n, None, None)
         for n, state in enumerate(states)
     ]
-    lease = Holding(
+    lease = LeaseInfo(
         number=3, state="held", owner="worker.example.org:123456", device="cuda:0", claimed_at=NOW, age=3, left=100,
         deaths=0, position=1, redone=0, takings=2, note="waits for room: 12 GB",
     )  # fmt: skip
     limits = Limits(trials=5000, deadline=NOW + timedelta(hours=1))
-    return Overview(name, metric, "quick", limits, NOW, lines, lines[0], [lease])
+    return StudyStatus(name, metric, "quick", limits, NOW, lines, lines[0], [lease])
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 120, 200])

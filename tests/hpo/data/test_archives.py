@@ -9,7 +9,7 @@ import pytest
 
 from hpo.data import decode
 from hpo.data.archives import ZipSource
-from hpo.data.opening import look
+from hpo.data.opening import inspect_data
 from hpo.data.pipeline import decode_all
 from hpo.errors import DataError
 
@@ -170,7 +170,7 @@ def test_a_directory_that_zipfile_cannot_read_is_one_line(tmp_path, request, kin
     path = tmp_path / f"data.{kind}"
     path.write_bytes(damage(request.getfixturevalue(f"{kind}_bytes")))
     with pytest.raises(DataError, match=r"data\.(zip|npz) is not a readable zip \(.*\): copy or download it again"):
-        look(path)
+        inspect_data(path)
 
 
 @pytest.mark.parametrize("kind", ["zip", "npz"])
@@ -185,7 +185,7 @@ def test_changed_bytes_end_in_one_line_or_in_unreadable_images(tmp_path, request
             changed[chance.randrange(start, len(changed))] = chance.choice([0, 1, 0x80, 0xFF, chance.randrange(256)])
         path.write_bytes(changed)
         try:
-            look(path)
+            inspect_data(path)
         except DataError as error:
             refused += "\n" not in str(error)
     assert refused > 50

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 from hpo.data import fit_array, open_dataset, open_whole
 from hpo.data.decode import decode, fit, original
 from hpo.data.depth import WHITE_LEVELS, depth_note, reached_levels, white_level
-from hpo.data.opening import look
+from hpo.data.opening import inspect_data
 from hpo.errors import DataError
 
 
@@ -312,7 +312,7 @@ def test_eight_bits_have_no_white_level_and_one_pack(write_classes, cache):
 
 def test_a_look_at_some_images_names_the_same_white_level(write_deep):
     path, _ = write_deep("png", 4000)
-    assert look(path).summary.notes == ("images of 16 bits: values up to 4095 in 20; 4095 is taken for white",)
+    assert inspect_data(path).summary.notes == ("images of 16 bits: values up to 4095 in 20; 4095 is taken for white",)
 
 
 def test_depth_and_pages_are_noted(write_deep, cache):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hpo.data.dataset import LeftOut, Unreadable
-from hpo.data.manifest import Manifest, ManifestDraft
+from hpo.data.pack import PackManifest, PackManifestDraft
 from hpo.data.pipeline import Decoded
 from hpo.data.records import Record
 
@@ -15,9 +15,9 @@ PIXELS = np.zeros((4, 4, 3), np.uint8)
 
 
 @pytest.fixture
-def manifest() -> Manifest:
+def manifest() -> PackManifest:
     left_out = (LeftOut(".heic", 2, ("a/3.heic", "a/4.heic")), LeftOut("without a suffix", 1, ("b/5",)))
-    draft = ManifestDraft(4, ("a", "b"), left_out, ("classes are folders",))
+    draft = PackManifestDraft(4, ("a", "b"), left_out, ("classes are folders",))
     draft.add(Record("a/1.png", 0, None), Decoded(PIXELS, "", "s3", "p1"))
     draft.add(Record("a/2.png", 0, "val"), Decoded(None, "empty file (0 bytes)", "s0"))
     draft.add(Record("b/caf\udce9.png", 1, "train"), Decoded(PIXELS, "", "s1", "p1"))
@@ -26,7 +26,7 @@ def manifest() -> Manifest:
 
 
 def test_from_json_of_to_json(manifest):
-    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert PackManifest.from_json(manifest.to_json()) == manifest
     assert len(manifest) == 3
     assert manifest.label_array.tolist() == [0, 1, 1]
     assert manifest.unreadable == (Unreadable("a/2.png", "empty file (0 bytes)"),)
@@ -35,7 +35,7 @@ def test_from_json_of_to_json(manifest):
 def test_what_the_listing_and_the_decoder_noticed_is_kept(manifest):
     assert [(entry.kind, entry.count) for entry in manifest.left_out] == [(".heic", 2), ("without a suffix", 1)]
     assert manifest.notes == ("classes are folders",)
-    draft = ManifestDraft(4, ("a", "b"), notes=("first",))
+    draft = PackManifestDraft(4, ("a", "b"), notes=("first",))
     draft.note("second")
     draft.note("second")
     assert draft.finish().notes == ("first", "second")
@@ -52,14 +52,14 @@ def test_groups_are_named_by_what_is_stored(manifest):
 def test_what_is_no_manifest_is_refused(manifest, change):
     text = json.dumps(json.loads(manifest.to_json()) | change)
     with pytest.raises((ValueError, TypeError, KeyError)):
-        Manifest.from_json(text)
+        PackManifest.from_json(text)
 
 
 def test_fingerprint_is_of_classes_parts_and_content_only(manifest):
     images = [(Record("x", 0, None), "s1"), (Record("y", 1, "val"), "s2")]
 
     def fingerprint(images, classes=("a", "b"), size=4):
-        draft = ManifestDraft(size, classes)
+        draft = PackManifestDraft(size, classes)
         for record, stored in images:
             draft.add(record, Decoded(PIXELS, "", stored, "p"))
         return draft.finish().fingerprint

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from hpo.data import SplitOptions, fit_array, open_dataset, open_whole
-from hpo.data.opening import look
+from hpo.data.opening import inspect_data
 from hpo.data.summary import summarise_part
 from hpo.errors import DataError
 
@@ -247,7 +247,7 @@ def test_whole_refuses_a_class_that_the_model_does_not_know(write_classes, cache
 def test_a_look_decodes_all_of_a_small_data_set(write_classes):
     folder = write_classes({"train/a": 9, "train/b": 9, "test/a": 2})
     shutil.copy(folder / "train" / "a" / "000.png", folder / "train" / "a" / "copy.png")
-    seen = look(folder)
+    seen = inspect_data(folder)
     assert (seen.images, seen.decoded, seen.summary.duplicates) == (21, 21, 1)
     assert seen.summary.counts == {"train": [10, 9], "test": [2, 0]}
 
@@ -256,7 +256,7 @@ def test_a_look_decodes_some_images_of_each_class_of_a_large_one(write_classes, 
     monkeypatch.setattr("hpo.data.opening._TRIED", 10)
     folder = write_classes({"a": 20, "b": 20})
     (folder / "a" / "019.png").write_bytes(b"")
-    seen = look(folder)
+    seen = inspect_data(folder)
     assert (seen.images, seen.decoded) == (40, 6)
     assert [image.name for image in seen.summary.unreadable] == ["a/019.png"]
     assert seen.summary.counts == {"images": [20, 20]}
@@ -267,7 +267,7 @@ def test_a_look_at_a_sample_says_so_and_counts_no_duplicates(write_classes, monk
     folder = write_classes({"a": 20, "b": 20, "B": 20})
     shutil.copy(folder / "a" / "000.png", folder / "a" / "001.png")
     shutil.copy(folder / "a" / "000.png", folder / "b" / "000.png")
-    summary = look(folder).summary
+    summary = inspect_data(folder).summary
     assert (summary.duplicates, summary.leaking) == (None, None)
     assert (summary.to_json()["duplicates"], summary.to_json()["leaking"]) == (None, None)
     assert not any("duplicates" in line for line in summary.remarks())
@@ -294,7 +294,7 @@ def test_a_look_refuses_a_class_that_cannot_be_read(write_classes, monkeypatch, 
     with pytest.raises(
         DataError, match=r"none of \d+ images of class 'b' can be read, the first is b/000\.png: not an"
     ):
-        look(folder)
+        inspect_data(folder)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_a_look_refuses_a_class_that_cannot_be_read(write_classes, monkeypatch, 
 )
 def test_a_look_refuses_what_a_search_would(write_classes, counts, rule):
     with pytest.raises(DataError, match=rule):
-        look(write_classes(counts))
+        inspect_data(write_classes(counts))
 
 
 def test_a_look_refuses_too_many_unreadable_images(write_classes):
@@ -316,8 +316,8 @@ def test_a_look_refuses_too_many_unreadable_images(write_classes):
     for number in range(4):
         (folder / "b" / f"00{number}.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"4 of 32 images cannot be read, more than the 5 % allowed"):
-        look(folder)
-    assert len(look(folder, max_unreadable=0.5).summary.unreadable) == 4
+        inspect_data(folder)
+    assert len(inspect_data(folder, max_unreadable=0.5).summary.unreadable) == 4
 
 
 @pytest.mark.data

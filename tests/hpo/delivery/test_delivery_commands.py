@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from hpo.bundle.bundle import Extras, read_bundle, write_bundle
+from hpo.bundle.manifest import Validation
 from hpo.cli import main
 from hpo.data import KnownImages
-from hpo.delivery.bundle import Extras, read_bundle, write_bundle
-from hpo.delivery.validation import Validation
 
 from .conftest import draw
 

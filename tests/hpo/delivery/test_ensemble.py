@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 import hpo
+from hpo.bundle.bundle import read_bundle
+from hpo.bundle.evaluate import evaluate
+from hpo.bundle.manifest import Validation
+from hpo.bundle.predict import predict
 from hpo.cli.delivery_text import calibration_line, joined_lines
 from hpo.data import KnownImages
-from hpo.delivery.bundle import read_bundle
-from hpo.delivery.candidates import Candidates, candidates
 from hpo.delivery.ensemble import choose, cross_check, ensemble, join
-from hpo.delivery.evaluate import evaluate
-from hpo.delivery.predict import predict
+from hpo.delivery.ensemble_candidates import EnsembleCandidates, ensemble_candidates
 from hpo.delivery.selection import halves, mean_of
-from hpo.delivery.validation import Validation
 from hpo.errors import BundleError
 from hpo.evaluation.calibration import (
     abstention,
@@ -35,7 +35,7 @@ PIXELS = np.random.default_rng(5).integers(0, 256, (6, SIZE, SIZE, 3), dtype=np.
 @pytest.fixture
 def joined(study, store, tmp_path):
     """An ensemble of trials 1, 0 and 2, two parts of 1, whatever their predictions would choose."""
-    found = candidates(study, store, 10)
+    found = ensemble_candidates(study, store, 10)
     join(found, replace(choose(found), picks=(1, 0, 1, 2)), tmp_path / "joined")
     return tmp_path / "joined"
 
@@ -56,8 +56,8 @@ def test_members_are_weighed_calibrated_and_fed_as_they_are(joined, trained):
 def alone(model, one):
     import safetensors.torch
 
-    from hpo.training.inference import predict_logits
-    from hpo.training.model import build_model
+    from hpo.models.built_model import build_model
+    from hpo.models.inference import predict_logits
 
     network = build_model(one.config, len(CLASSES), initialise=False).model
     network.load_state_dict(safetensors.torch.load(one.weights))
@@ -85,7 +85,7 @@ def test_an_ensemble_predicts_from_the_command_and_batches_do_not_matter(joined,
 
 
 def test_the_result_is_never_worse_than_the_best_trial_and_says_what_is_honest(study, store, tmp_path):
-    result = ensemble(candidates(study, store, 10), tmp_path / "out")
+    result = ensemble(ensemble_candidates(study, store, 10), tmp_path / "out")
     assert result.validation.joined >= result.validation.best
     assert result.held_out.n == result.validation.n
     lines = [*joined_lines("out", result), calibration_line(result.manifest)]
@@ -95,13 +95,13 @@ def test_the_result_is_never_worse_than_the_best_trial_and_says_what_is_honest(s
 
 def test_the_same_trials_give_the_same_bundle(study, store, tmp_path):
     for name in ("first", "second"):
-        ensemble(candidates(study, store, 10), tmp_path / name)
+        ensemble(ensemble_candidates(study, store, 10), tmp_path / name)
     first, second = ({f.name: f.read_bytes() for f in (tmp_path / name).iterdir()} for name in ("first", "second"))
     assert first == second
 
 
 def test_one_trial_that_nothing_improves_is_exported_as_it_is(study, store, tmp_path):
-    members = candidates(study, store, 10)
+    members = ensemble_candidates(study, store, 10)
     choice = choose(members)
     result = join(members, replace(choice, picks=(choice.best,) * 3), tmp_path / "out")
     found = read_bundle(tmp_path / "out").manifest
@@ -118,7 +118,7 @@ def test_what_cannot_join_is_left_out_with_a_reason(study, store, trained, datas
     others = ((augmented, labels), (CONFIG.replace(image_size=64), labels), (CONFIG, labels[::-1]))
     for config, theirs in others:
         keep(store, add_trial(study, config, first.facts, value=0.5), first, theirs)
-    found = candidates(study, store, 10)
+    found = ensemble_candidates(study, store, 10)
     assert [one.trial.number for one in found.found] == [0, 1, 2]
     reasons = (
         "trials 3, 4: checkpoint not kept",
@@ -138,7 +138,7 @@ def test_trials_of_another_split_cannot_join(study, store, trained, dataset):
         number = len(study.trials)
         add_trial(study, trained[0].config, trained[0].facts, 0.99 - number / 1000, split_digest=digest)
         keep(store, number, trained[0], dataset.val.labels)
-    found = candidates(study, store, 3)
+    found = ensemble_candidates(study, store, 3)
     assert [one.trial.number for one in found.found] == [3, 4]
     assert found.left_out == ("trial 5: trained and validated on another split of the images than the best trial",)
     assert found.known == known
@@ -146,10 +146,10 @@ def test_trials_of_another_split_cannot_join(study, store, trained, dataset):
 
 def test_fewer_than_two_is_one_line_with_the_way_out(study, store):
     with pytest.raises(BundleError, match=r"1 of its 1 best trials can be joined, but it takes two"):
-        candidates(study, store, 1)
+        ensemble_candidates(study, store, 1)
     store.drop([0, 1])
     with pytest.raises(BundleError, match=r"trials 0, 1: checkpoint not kept.*--keep") as caught:
-        candidates(study, store, 10)
+        ensemble_candidates(study, store, 10)
     assert "\n" not in str(caught.value)
 
 
@@ -157,11 +157,11 @@ def test_out_is_checked_before_anything_is_chosen(study, store, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "photo.jpg").write_text("")
     with pytest.raises(BundleError, match="not a bundle"):
-        ensemble(candidates(study, store, 10), tmp_path / "mine", force=True)
+        ensemble(ensemble_candidates(study, store, 10), tmp_path / "mine", force=True)
 
 
 def test_an_ensemble_is_calibrated_by_members_chosen_without_the_image(study, store, tmp_path):
-    found = candidates(study, store, 10)
+    found = ensemble_candidates(study, store, 10)
     choice = replace(choose(found), picks=(1, 0, 1, 2))
     told = join(found, choice, tmp_path / "joined").manifest.calibration
     labels = found.labels
@@ -207,10 +207,10 @@ def test_candidates_are_the_best_of_all_such_sets_of_trials(study, store, trials
     facts = study.trials[0].user_attrs["facts"]
     for number in range(3, trials):
         add_trial(study, CONFIG, facts, value=0.1 - number / 1000)
-    assert candidates(study, store, 10).compared == compared
+    assert ensemble_candidates(study, store, 10).compared == compared
 
 
 def known(labels, logits):
-    """Candidates with these predictions (k, n, C), as far as choosing needs them."""
+    """EnsembleCandidates with these predictions (k, n, C), as far as choosing needs them."""
     found = tuple(SimpleNamespace(validation=Validation(labels, one)) for one in logits)
-    return Candidates(None, SimpleNamespace(metric="accuracy"), None, found, ())
+    return EnsembleCandidates(None, SimpleNamespace(metric="accuracy"), None, found, ())

@@ -9,15 +9,15 @@ import safetensors.torch
 from optuna.trial import TrialState
 
 import hpo
+from hpo.bundle.bundle import read_bundle
+from hpo.bundle.calibrate import calibration_of
+from hpo.bundle.manifest import RESIZE_RULE
 from hpo.cli.delivery_text import calibration_line, on_altered
 from hpo.data import KnownImages
-from hpo.delivery.bundle import read_bundle
-from hpo.delivery.calibrate import calibration_of
 from hpo.delivery.export import choose_trial, export_trial, is_of_trial, trial_manifest
-from hpo.delivery.manifest import RESIZE_RULE
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import report
-from hpo.search.record import checkpoint_origin
+from hpo.search.trial_record import checkpoint_origin
 from storage import StudySpec, open_store, read_spec
 from storage.spec import write_spec
 

@@ -5,27 +5,27 @@ import pytest
 import safetensors.torch
 
 import hpo
+from hpo.bundle.bundle import read_bundle, write_bundle
+from hpo.bundle.calibrate import calibration_of
+from hpo.bundle.evaluate import evaluate, evaluate_on, select
+from hpo.bundle.manifest import Member, Validation, Weights
+from hpo.bundle.openings import Ledger, Looks
 from hpo.cli.delivery_text import retrain_lines
 from hpo.data import DataOrigin, KnownImages, SplitOptions, open_dataset, split_digest
-from hpo.delivery.bundle import read_bundle, write_bundle
-from hpo.delivery.calibrate import calibration_of
-from hpo.delivery.evaluate import evaluate, evaluate_on, select
-from hpo.delivery.manifest import Member, Weights
-from hpo.delivery.openings import Ledger, Looks
 from hpo.delivery.original_weights import remember_weights
-from hpo.delivery.retrain import Options, Watch, retrain, with_weights
-from hpo.delivery.validation import Validation
+from hpo.delivery.retrain import RetrainOptions, Watch, retrain, with_weights
 from hpo.errors import BundleError, DataError
 from hpo.evaluation.metrics import report
-from hpo.training import FitData, Runtime, fit, weights_digest
-from hpo.training.model import build_model
+from hpo.models import weights_digest
+from hpo.models.built_model import build_model
+from hpo.training import FitData, Runtime, fit
 
 from .conftest import CONFIG, SIZE, draw
 
 
 @pytest.fixture
 def options(cache):
-    return Options(cache=cache)
+    return RetrainOptions(cache=cache)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_looks_at_the_test_part_add_up(bundle, images, cache, options, tmp_path)
 
 def test_a_bundle_may_replace_itself(bundle, images, cache):
     before = read_bundle(bundle)
-    result = retrain(before, images, bundle, Options(cache=cache, force=True))
+    result = retrain(before, images, bundle, RetrainOptions(cache=cache, force=True))
     after = read_bundle(bundle)
     assert after.manifest.stage == "retrained"
     assert (len(after.metrics["test_openings"]), result.openings) == (1, 1)
@@ -88,9 +88,9 @@ def test_without_a_test_part_nothing_is_proved(tmp_path, manifest, weights, imag
 def test_other_data_is_refused_unless_allowed(bundle, cache, tmp_path):
     other = draw(tmp_path / "other", 8, seed=9)
     with pytest.raises(DataError, match="--other-data"):
-        retrain(read_bundle(bundle), other, tmp_path / "final", Options(cache=cache))
+        retrain(read_bundle(bundle), other, tmp_path / "final", RetrainOptions(cache=cache))
     assert not (tmp_path / "final").exists()
-    result = retrain(read_bundle(bundle), other, tmp_path / "final", Options(cache=cache, other_data=True))
+    result = retrain(read_bundle(bundle), other, tmp_path / "final", RetrainOptions(cache=cache, other_data=True))
     split = SplitOptions(3, 0.2, 0.2)
     theirs = open_dataset(other, image_size=SIZE, cache=cache, split=split)
     assert result.manifest.data.fingerprint == theirs.fingerprint
@@ -120,7 +120,7 @@ def test_other_data_leaves_neither_temperature_nor_predictions(tmp_path, manifes
     fitted = manifest.model_copy(update={"calibration": calibration_of(validation)})
     write_bundle(tmp_path / "best", fitted, weights, {}, validation=validation)
     other = draw(tmp_path / "other", 8, seed=9)
-    retrain(read_bundle(tmp_path / "best"), other, tmp_path / "final", Options(cache=cache, other_data=True))
+    retrain(read_bundle(tmp_path / "best"), other, tmp_path / "final", RetrainOptions(cache=cache, other_data=True))
     final = read_bundle(tmp_path / "final")
     assert (final.manifest.calibration, final.validation) == (None, None)
 
@@ -167,7 +167,7 @@ def test_a_retrained_bundle_names_its_weights_and_is_retrained_again_on_this_mac
     steps = manifest.preprocessing.model_copy(update=usual)
     changes = {"config": config, "weights": named, "preprocessing": steps}
     write_bundle(tmp_path / "best", manifest.model_copy(update=changes), weights, {})
-    options = Options(cache=tmp_path / "home", weights=weights_file)
+    options = RetrainOptions(cache=tmp_path / "home", weights=weights_file)
     retrain(read_bundle(tmp_path / "best"), images, tmp_path / "final", options)
     assert str(tmp_path) not in (tmp_path / "final" / "config.json").read_text()
     final = read_bundle(tmp_path / "final").manifest
@@ -236,7 +236,7 @@ def test_a_plateau_schedule_steps_where_it_stepped_in_the_trial(bundle, images, 
 
 
 def test_the_new_bundle_knows_its_images_and_its_test_is_no_new_choice(bundle, images, dataset, cache, tmp_path):
-    options = Options(cache=cache, ledger=Ledger(tmp_path / "home"))
+    options = RetrainOptions(cache=cache, ledger=Ledger(tmp_path / "home"))
     result = retrain(read_bundle(bundle), images, tmp_path / "final", options)
     assert result.looks == Looks(1, 1)
     final = hpo.load(tmp_path / "final", device="cpu")
@@ -253,7 +253,7 @@ def test_the_new_bundle_knows_its_images_and_its_test_is_no_new_choice(bundle, i
 def test_a_replaced_bundle_leaves_its_looks_to_the_retrained_one(bundle, images, cache, manifest, weights, tmp_path):
     write_bundle(tmp_path / "final", manifest.model_copy(update={"trial": 9}), weights, {})
     evaluate(hpo.load(tmp_path / "final", device="cpu"), images, cache=cache)
-    result = retrain(read_bundle(bundle), images, tmp_path / "final", Options(cache=cache, force=True))
+    result = retrain(read_bundle(bundle), images, tmp_path / "final", RetrainOptions(cache=cache, force=True))
     assert result.looks == Looks(2, 2)
 
 

@@ -8,12 +8,11 @@ import safetensors.torch
 import torch
 
 import hpo
+from hpo.bundle.bundle import read_bundle
+from hpo.bundle.evaluate import evaluate
 from hpo.cli.delivery_text import joined_lines
-from hpo.delivery.averages import Averages, mean_of
-from hpo.delivery.bundle import read_bundle
-from hpo.delivery.candidates import candidates
-from hpo.delivery.evaluate import evaluate
-from hpo.delivery.soup import Kitchen, open_images, serve, soup, soupable
+from hpo.delivery.ensemble_candidates import ensemble_candidates
+from hpo.delivery.soup import Averages, SoupSearch, mean_of, open_images, soup, soupable, write_soup
 from hpo.errors import BundleError, DataError
 from hpo.evaluation.calibration import held_out, reliability
 
@@ -23,7 +22,7 @@ from .conftest import CONFIG, add_trial, draw, keep
 @pytest.fixture
 def recipe(study, store):
     """The manifest of the trials."""
-    return candidates(study, store, 10).found[0].manifest
+    return ensemble_candidates(study, store, 10).found[0].manifest
 
 
 @pytest.fixture
@@ -35,8 +34,8 @@ def averages(recipe, trained, dataset):
 def written(study, store, dataset, tmp_path):
     """A soup of trials 0 and 2, whatever their predictions would choose; and what was heard of it."""
     heard = []
-    kitchen = Kitchen(soupable(candidates(study, store, 10)), dataset, "cpu", heard.append)
-    return serve(kitchen, 0, (0, 2), tmp_path / "soup"), heard
+    kitchen = SoupSearch(soupable(ensemble_candidates(study, store, 10)), dataset, "cpu", heard.append)
+    return write_soup(kitchen, 0, (0, 2), tmp_path / "soup"), heard
 
 
 def test_the_mean_is_of_each_tensor_and_counts_are_the_first_models():
@@ -127,7 +126,7 @@ def test_a_soup_is_a_bundle_of_one_model(written, tmp_path, images, cache):
 
 
 def test_greed_never_ends_below_the_best_trial(study, store, dataset, tmp_path):
-    result = soup(soupable(candidates(study, store, 10)), dataset, tmp_path / "soup", heard=lambda line: None)
+    result = soup(soupable(ensemble_candidates(study, store, 10)), dataset, tmp_path / "soup", heard=lambda line: None)
     assert result.validation.joined >= result.validation.best
     stage = read_bundle(tmp_path / "soup").manifest.stage
     assert stage == ("soup" if result.manifest.ingredients else "exported")
@@ -136,7 +135,7 @@ def test_greed_never_ends_below_the_best_trial(study, store, dataset, tmp_path):
 def test_another_architecture_is_left_out(study, store, trained, dataset):
     wider = trained[0].config.replace(head_layers=1)
     keep(store, add_trial(study, wider, trained[0].facts, value=0.1), trained[0], dataset.val.labels)
-    found = soupable(candidates(study, store, 10))
+    found = soupable(ensemble_candidates(study, store, 10))
     assert len(found.found) == 3
     assert found.left_out == ("trial 3: another architecture than the best trial's",)
 
@@ -145,11 +144,11 @@ def test_a_best_trial_alone_in_its_architecture_makes_no_soup(study, store, trai
     wider = CONFIG.replace(head_layers=1)
     keep(store, add_trial(study, wider, trained[0].facts, value=1.0), trained[0], dataset.val.labels)
     with pytest.raises(BundleError, match="trial 3 is alone in its architecture; trials 0, 1, 2: another"):
-        soupable(candidates(study, store, 10))
+        soupable(ensemble_candidates(study, store, 10))
 
 
 def test_other_images_are_refused(study, store, cache, images, tmp_path):
-    found = candidates(study, store, 10)
+    found = ensemble_candidates(study, store, 10)
     assert open_images(found, images, cache).fingerprint == found.spec.data_fingerprint
     with pytest.raises(DataError, match="study 'colours' was made with other images than"):
         open_images(found, draw(tmp_path / "other", 8, seed=9), cache)

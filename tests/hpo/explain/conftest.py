@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import hpo
-from hpo.delivery.bundle import write_bundle
-from hpo.delivery.manifest import RESIZE_RULE, DataOrigin, Manifest, Preprocessing, Weights
-from hpo.delivery.model import Model
-from hpo.training.model import build_model
+from hpo.bundle.bundle import write_bundle
+from hpo.bundle.manifest import RESIZE_RULE, DataOrigin, Manifest, Preprocessing, Weights
+from hpo.bundle.model import Model
+from hpo.models.built_model import build_model
 from search_spaces import TrialConfig
 
 SIZE = 32

@@ -8,12 +8,12 @@ import timm
 import torch
 from torch import nn
 
-from hpo.delivery.networks import Network
+from hpo.bundle.model import Network
 from hpo.errors import ModelError
-from hpo.explain.attribution import attribution_for
-from hpo.explain.feature_map import find_feature_map
-from hpo.explain.heat import Saliency
-from hpo.training.classifier import Classifier
+from hpo.explain.methods import attribution_for
+from hpo.explain.network_maps import find_feature_map
+from hpo.explain.saliency import Saliency
+from hpo.models.classifier import Classifier
 
 from .conftest import CPU, SIZE, ChannelsLast, Tokens, toy
 

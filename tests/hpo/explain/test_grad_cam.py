@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from hpo.delivery.networks import Network
-from hpo.explain.attribution import attribution_for
-from hpo.explain.heat import Saliency
+from hpo.bundle.model import Network
+from hpo.explain.methods import attribution_for
+from hpo.explain.saliency import Saliency
 
 from .conftest import CPU, SIZE, Blind, ChannelsLast, Tokens, toy
 

@@ -8,12 +8,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from hpo.delivery.networks import Network
+from hpo.bundle.model import Network
 from hpo.errors import ModelError
-from hpo.explain.attention import find_attention, unfused
-from hpo.explain.attribution import attribution_for
-from hpo.explain.heat import Saliency
-from hpo.explain.rollout import relevance
+from hpo.explain.methods import attribution_for, relevance
+from hpo.explain.network_maps import find_attention, unfused
+from hpo.explain.saliency import Saliency
 
 from .conftest import CPU, SIZE, keeps_quadrant, toy
 

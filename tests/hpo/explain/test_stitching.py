@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hpo.explain.stitching import shifts_for, stitched
+from hpo.explain.saliency import shifts_for, stitched
 
 CELL, SIDE = 8, 3
 SIZE = CELL * SIDE

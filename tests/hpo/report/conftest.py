@@ -11,16 +11,15 @@ import pytest
 import safetensors.torch
 import torch
 
+from hpo.bundle.bundle import Bundle, write_bundle
+from hpo.bundle.calibrate import calibration_of
+from hpo.bundle.manifest import RESIZE_RULE, DataOrigin, Manifest, Preprocessing, Validation, Weights
 from hpo.data import SplitOptions, open_dataset
 from hpo.data.synthetic import write_cells
-from hpo.delivery.bundle import Bundle, write_bundle
-from hpo.delivery.calibrate import calibration_of
-from hpo.delivery.manifest import RESIZE_RULE, DataOrigin, Manifest, Preprocessing, Weights
-from hpo.delivery.validation import Validation
 from hpo.evaluation.metrics import report
-from hpo.report.bench import Options
-from hpo.report.study_facts import StudyFacts, TrialFacts
-from hpo.training.model import build_model
+from hpo.models.built_model import build_model
+from hpo.report.model_data import BenchOptions
+from hpo.report.study_data import StudyData, TrialData
 from search_spaces import TrialConfig, load_space
 from storage import StudySpec
 
@@ -37,7 +36,7 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def make_trials(count: int, epochs: int = 6, seed: int = 0) -> list[TrialFacts]:
+def make_trials(count: int, epochs: int = 6, seed: int = 0) -> list[TrialData]:
     """Trials of a search over four parameters of all kinds, two thirds of them pruned, some failed."""
     generator = np.random.default_rng(seed)
     trials = []
@@ -54,7 +53,7 @@ def make_trials(count: int, epochs: int = 6, seed: int = 0) -> list[TrialFacts]:
         if params["optimiser"] == "sgd":
             params["dropout"] = float(generator.uniform(0, 0.5))
         trials.append(
-            TrialFacts(
+            TrialData(
                 number=number, state=state, value=max(curve, default=None), curve=curve, epochs=epochs, params=params,
                 seconds=10.0 * done, ended=20.0 * (number + 1),
                 attrs={"device": "cpu", "precision": "fp32", "peak_memory": 10**9, "images_per_second": 500.0}
@@ -66,7 +65,7 @@ def make_trials(count: int, epochs: int = 6, seed: int = 0) -> list[TrialFacts]:
 
 def make_study(
     count: int, *, space: dict | None = None, classes: Sequence[str] = ("blue", "green", "red")
-) -> StudyFacts:
+) -> StudyData:
     """A study of `count` trials made with the space `quick` and some values fixed."""
     space = space or load_space("quick").with_fixed({"image_size": 32, "epochs": 6}).to_dict()
     from search_spaces import SearchSpace
@@ -82,7 +81,7 @@ def make_study(
     trials = make_trials(count)
     complete = [trial for trial in trials if trial.state == "complete"]
     best = max(complete, key=lambda trial: trial.value or 0).number if complete else None
-    return StudyFacts("colours", spec, trials, best, count)
+    return StudyData("colours", spec, trials, best, count)
 
 
 def make_validation(classes: int, n: int, seed: int = 0) -> Validation:
@@ -123,7 +122,7 @@ class Cells:
 
     bundle: Path
     images: Path
-    options: Options
+    options: BenchOptions
 
     def metrics(self) -> dict:
         return json.loads((self.bundle / "metrics.json").read_text())
@@ -152,7 +151,7 @@ def cells(drawn, tmp_path) -> Cells:
     manifest = make_manifest(dataset.classes, data=origin, calibration=calibration_of(validation))
     metrics = {"validation": report(*validation, dataset.classes).to_dict(), "test": None, "test_openings": []}
     write_bundle(tmp_path / "bundle", manifest, weights, metrics, validation=validation)
-    return Cells(tmp_path / "bundle", images, Options(cache, "cpu"))
+    return Cells(tmp_path / "bundle", images, BenchOptions(cache, "cpu"))
 
 
 def section_of(page: str, key: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from hpo.report.build import report_bundle, study_page
-from hpo.report.model_facts import ModelFacts
+from hpo.report.model_data import ModelData
 from hpo.report.page import render
 
 from .conftest import make_bundle, make_study
@@ -46,7 +46,7 @@ def picture(folder: Path, theme: int) -> np.ndarray:
 
 @pytest.fixture
 def folder(tmp_path):
-    page = render(study_page(make_study(24), ModelFacts(make_bundle(("blue", "<b>green</b>", "red"))), None, ""))
+    page = render(study_page(make_study(24), ModelData(make_bundle(("blue", "<b>green</b>", "red"))), None, ""))
     (tmp_path / "page.html").write_text(page, encoding="utf-8")
     return tmp_path
 

@@ -8,8 +8,8 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
 
+from hpo.bundle.bundle import read_bundle, write_bundle
 from hpo.data.synthetic import write_cells
-from hpo.delivery.bundle import read_bundle, write_bundle
 from hpo.errors import BundleError, DataError
 from hpo.evaluation.metrics import report
 from hpo.report.build import report_bundle, report_study

@@ -5,7 +5,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from hpo.report.importance import FEWEST, FEWEST_BEST, importances
+from hpo.report.study_data import FEWEST, FEWEST_BEST, importances
 
 SPACE = {"rate": FloatDistribution(0, 1), "idle": FloatDistribution(0, 1), "kind": CategoricalDistribution(["a", "b"])}
 

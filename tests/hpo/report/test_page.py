@@ -9,9 +9,9 @@ import pytest
 from hpo.evaluation.calibration import probabilities, reliability
 from hpo.evaluation.metrics import report
 from hpo.report.build import bundle_page, study_page
-from hpo.report.importance import Importance
-from hpo.report.model_facts import ModelFacts
+from hpo.report.model_data import ModelData
 from hpo.report.page import MOST_BYTES, render
+from hpo.report.study_data import Importance
 from search_spaces import load_space
 
 from .conftest import CONFIG, make_bundle, make_study, make_validation, section_of
@@ -51,7 +51,7 @@ class Reader(HTMLParser):
 
 def page_of(trials=24, classes=CLASSES, *, found=None):
     facts = replace(make_study(trials, classes=classes), importance=found)
-    return render(study_page(facts, ModelFacts(make_bundle(classes)), None, ""))
+    return render(study_page(facts, ModelData(make_bundle(classes)), None, ""))
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_names_are_text(name):
 def test_a_nasty_name_of_a_study_and_of_a_setting_is_text():
     study = replace(make_study(6), name=NASTY[0])
     trials = [replace(t, params={NASTY[1]: i}, attrs={"reason": NASTY[0]}) for i, t in enumerate(study.trials)]
-    page = render(study_page(replace(study, trials=trials), ModelFacts(make_bundle(CLASSES)), None, ""))
+    page = render(study_page(replace(study, trials=trials), ModelData(make_bundle(CLASSES)), None, ""))
     assert "script" not in Reader(page).tags
     assert "&lt;script&gt;" in page
 
@@ -160,7 +160,7 @@ def test_a_study_without_a_trial_gives_a_page():
 def test_runs_from_a_list_were_not_searched():
     facts = make_study(4)
     runs = [replace(trial, params={"run": f"run {trial.number}"}) for trial in facts.trials]
-    page = render(study_page(replace(facts, trials=runs), ModelFacts(make_bundle(CLASSES)), None, ""))
+    page = render(study_page(replace(facts, trials=runs), ModelData(make_bundle(CLASSES)), None, ""))
     assert "nothing was searched" in section_of(page, "importance")
     assert "nothing was searched" in section_of(page, "parallel")
 
@@ -171,7 +171,7 @@ def test_a_bundle_tells_of_its_test_part():
     test = bundle.metrics["validation"] | {"accuracy": 0.9, "interval": [0.6, 0.98], "n": 10}
     page = render(
         bundle_page(
-            ModelFacts(
+            ModelData(
                 replace(bundle, metrics={**bundle.metrics, "test": test, "test_openings": openings}), "s3://cells/best"
             ),
             None,
@@ -188,13 +188,13 @@ def test_a_bundle_tells_of_its_test_part():
 
 
 def test_a_bundle_that_nobody_has_proved_says_so():
-    page = render(bundle_page(ModelFacts(make_bundle(CLASSES), "best"), None))
+    page = render(bundle_page(ModelData(make_bundle(CLASSES), "best"), None))
     assert "nothing has proved this model yet" in section_of(page, "origin")
 
 
 def test_a_bundle_without_predictions_says_how_to_get_them():
     bundle = replace(make_bundle(CLASSES), validation=None, metrics={})
-    page = render(bundle_page(ModelFacts(bundle, "best"), None))
+    page = render(bundle_page(ModelData(bundle, "best"), None))
     for key in ("classes", "confusion", "calibration"):
         assert 'class="missing"' in section_of(page, key)
     assert "export" in section_of(page, "calibration")
@@ -209,7 +209,7 @@ def test_an_ensemble_names_its_members_and_its_gain():
     comparison = {"n": 200, "metric": "accuracy", "best": 0.9, "joined": 0.9375, "gained": 9, "lost": 1}
     joined = {"best_trial": 4, "validation": comparison, "held_out": None}
     page = render(
-        bundle_page(ModelFacts(replace(bundle, metrics={**bundle.metrics, "joined": joined}), "s3://cells/best"), None)
+        bundle_page(ModelData(replace(bundle, metrics={**bundle.metrics, "joined": joined}), "s3://cells/best"), None)
     )
     origin = section_of(page, "origin")
     for words in ("Members", "0.500", "0.9375", "images that it was weighed on", "hpo ensemble --study colours"):
@@ -222,14 +222,14 @@ def test_calibration_is_told_as_the_bundle_knows_it():
     known = bundle.manifest.calibration
     worse = known.held_out.model_copy(update={"ece": 0.0777, "nll": 0.7531})
     manifest = bundle.manifest.model_copy(update={"calibration": known.model_copy(update={"held_out": worse})})
-    told = section_of(render(bundle_page(ModelFacts(replace(bundle, manifest=manifest), "best"), None)), "calibration")
+    told = section_of(render(bundle_page(ModelData(replace(bundle, manifest=manifest), "best"), None)), "calibration")
     assert "0.0777" in told
     assert "0.7531" in told
 
 
 def test_predictions_on_augmented_images_calibrate_nothing():
     config = make_bundle(CLASSES).manifest.config.replace(augmentation="colour", validation_augmented=0.5)
-    page = render(bundle_page(ModelFacts(make_bundle(CLASSES, config=config), "best"), None))
+    page = render(bundle_page(ModelData(make_bundle(CLASSES, config=config), "best"), None))
     assert "augmented images" in section_of(page, "calibration")
 
 
@@ -245,7 +245,7 @@ def of_bundle(stage, *, test=True, calibrated=True, n=200, **changes):
             "after": reliability(found.labels, probabilities(found.logits, 1.5)).to_dict(),
         }  # fmt: skip
         metrics["test"] = {**report(*found, CLASSES).to_dict(), "calibration": scaled}
-    return metrics, render(bundle_page(ModelFacts(replace(bundle, metrics=metrics), "final"), None))
+    return metrics, render(bundle_page(ModelData(replace(bundle, metrics=metrics), "final"), None))
 
 
 OF_THE_TRIAL = (
@@ -297,7 +297,7 @@ def test_a_retrained_model_without_a_temperature_says_so():
 def test_a_test_from_before_probabilities_were_measured_there_says_so():
     bundle = make_bundle(CLASSES, stage="retrained")
     metrics = {**bundle.metrics, "test": report(*make_validation(len(CLASSES), 50, seed=9), CLASSES).to_dict()}
-    page = render(bundle_page(ModelFacts(replace(bundle, metrics=metrics), "final"), None))
+    page = render(bundle_page(ModelData(replace(bundle, metrics=metrics), "final"), None))
     assert "retrain it again" in section_of(page, "calibration")
     assert "test part" in section_of(page, "classes")
 
@@ -325,7 +325,7 @@ def test_the_temperature_on_the_page_is_the_one_that_is_applied():
     bundle = make_bundle(CLASSES, 12)
     stored = bundle.manifest.calibration.model_copy(update={"temperature": 0.9, "best_fit": 0.07})
     manifest = bundle.manifest.model_copy(update={"calibration": stored})
-    page = render(bundle_page(ModelFacts(replace(bundle, manifest=manifest), "best"), None))
+    page = render(bundle_page(ModelData(replace(bundle, manifest=manifest), "best"), None))
     section = section_of(page, "calibration")
     assert "The temperature is 0.900, fitted on 12 validation images (0.07 fits these best; drawn towards 1" in section
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from hpo.cli.init import init_command
+from hpo.cli.run import init_command
 from hpo.report.reproduce import SPACE_FILE, bundle_recipe, study_recipe
 from hpo.search.plan import resolve_space
 from search_spaces import SearchSpace, load_space

@@ -10,21 +10,11 @@ import torch
 
 from hpo.data import Dataset, KnownImages, SplitOptions, open_dataset
 from hpo.data.synthetic import write_cells
-from hpo.search.plan import Plan, found_study, set_budget
+from hpo.search.plan import Plan, create_or_open_study, set_budget
 from hpo.search.strategy import make_pruner, sampler_for_trial
-from hpo.search.workshop import Standing, Workshop
+from hpo.search.worker_context import EvictionOrder, WorkerContext
 from search_spaces import SearchSpace
-from storage import (
-    Claim,
-    Database,
-    Patience,
-    Worker,
-    claim_trial,
-    open_database,
-    open_store,
-    open_study,
-    read_spec,
-)
+from storage import Claim, Database, RetryPolicy, Worker, claim_trial, open_database, open_store, open_study, read_spec
 from tests.conftest import _fresh
 
 SPACE = {
@@ -80,14 +70,14 @@ class Bench:
         stop: Callable[[], bool] = lambda: False,
         up: Callable[[], bool] = lambda: False,
         lease: float = 60.0,
-    ) -> Workshop:
-        return Workshop(
+    ) -> WorkerContext:
+        return WorkerContext(
             db=self.db, study=self.study, worker=Worker(device="cpu", seconds=lease),
             sampler=sampler_for_trial("random", 0), space=space, metric="accuracy", seed=0,
             store=open_store(self.folder / "artifacts", read_spec(self.study).id), keep=2,
             dataset=lambda _: self.dataset, device="cpu", cache=self.folder / "cache",
-            asked_to_stop=stop, out_of_time=up, read_clock=lambda: None, standing=Standing(()),
-            patience=Patience(grace=5.0, should_stop=stop), known=KnownImages.of(self.dataset),
+            asked_to_stop=stop, out_of_time=up, read_clock=lambda: None, standing=EvictionOrder(()),
+            patience=RetryPolicy(grace=5.0, should_stop=stop), known=KnownImages.of(self.dataset),
         )  # fmt: skip
 
     def claim(self, lease: float = 60.0) -> Claim:
@@ -103,7 +93,7 @@ def bench(database: Database, cells: Path, tiny_space: SearchSpace, tmp_path: Pa
     split = SplitOptions(seed=0, val_fraction=0.2, test_fraction=0.1)
     plan = Plan(cells, "tiny", tiny_space, None, "accuracy", "tpe", "none", split, 0.05)
     dataset = open_dataset(cells, image_size=32, cache=tmp_path / "cache", split=split)
-    study = found_study(database, plan, dataset)
+    study = create_or_open_study(database, plan, dataset)
     study.pruner = make_pruner("none", 2)
     set_budget(database, study, 10, None)
     return Bench(database, study, dataset, tmp_path, cells)

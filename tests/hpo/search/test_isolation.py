@@ -14,7 +14,7 @@ import pytest
 from optuna.trial import TrialState
 
 from search_spaces import SearchSpace
-from storage import Control, Holding, holdings, set_control
+from storage import Control, LeaseInfo, lease_infos, set_control
 from tests.hpo.search.conftest import Bench
 
 pytestmark = pytest.mark.postgres
@@ -61,11 +61,11 @@ def start(bench: Bench, cells: Path) -> Iterator[Start]:
             worker.wait()
 
 
-def holding(bench: Bench) -> Holding | None:
-    return next((h for h in holdings(bench.db, bench.study) if h.state == "held"), None)
+def holding(bench: Bench) -> LeaseInfo | None:
+    return next((h for h in lease_infos(bench.db, bench.study) if h.state == "held"), None)
 
 
-def under_way(bench: Bench) -> Holding:
+def under_way(bench: Bench) -> LeaseInfo:
     """The running trial, once it is in its second epoch."""
 
     def begun() -> bool:
@@ -94,7 +94,7 @@ def test_sigterm_puts_the_trial_back_in_the_middle_of_an_epoch_and_ends_with_0(
     assert worker.wait(SOON) == 0
     assert time.monotonic() - begun < 10
     assert state(bench) == TrialState.WAITING
-    (left,) = holdings(bench.db, bench.study)
+    (left,) = lease_infos(bench.db, bench.study)
     assert left.state == "free"
     assert left.position > 1
 

@@ -17,16 +17,16 @@ import pytest
 from PIL import Image
 
 from hpo.data import SplitOptions
+from hpo.device import devices, resolve_device
 from hpo.errors import DataError, HpoError, ModelError, UsageError
 from hpo.search.clock import Clock
-from hpo.search.device import devices, resolve_device
 from hpo.search.plan import (
     Plan,
     as_made,
     check_models,
+    create_or_open_study,
     earlier_space,
     first_judged,
-    found_study,
     open_data,
     open_study_data,
     origin_of,
@@ -203,12 +203,12 @@ def test_trial_after_trial_failing_ends_the_worker(
     from optuna.trial import TrialState
 
     import hpo.search.worker as worker_module
-    from hpo.search.trial import Outcome
+    from hpo.search.trial import TrialOutcome
     from storage import Claim
 
-    def fail(shop: object, claim: Claim) -> Outcome:
+    def fail(shop: object, claim: Claim) -> TrialOutcome:
         bench.db.storage.set_trial_state_values(claim.lease.trial_id, TrialState.FAIL)
-        return Outcome.FAILED
+        return TrialOutcome.FAILED
 
     monkeypatch.setattr(worker_module, "run_trial", fail)
     with pytest.raises(HpoError, match="5 trials failed one after another"):
@@ -234,11 +234,11 @@ def test_a_study_says_what_changed_in_its_data(
     plan = other_plan(bench, more, tiny_space)
     dataset = open_data(plan, tmp_path / "cache")
     with pytest.raises(DataError, match=r"study 'tiny' was made with other images than .*1 image more \(81, then 80\)"):
-        found_study(bench.db, plan, dataset)
+        create_or_open_study(bench.db, plan, dataset)
     spec = read_spec(bench.study)
     with pytest.raises(DataError, match=r"study .tiny. was made with other images than .*1 image more"):
         open_study_data(more, spec, 32, tmp_path / "cache", name="tiny")
-    found_study(bench.db, replace(plan, data=cells), bench.dataset)
+    create_or_open_study(bench.db, replace(plan, data=cells), bench.dataset)
 
 
 @pytest.mark.postgres
@@ -248,7 +248,7 @@ def test_a_study_made_with_the_names_of_classes_as_written_goes_on(
     spec = read_spec(bench.study)
     write_spec(bench.study, spec.model_copy(update={"data_fingerprint": "e" * 64}))
     dataset = replace(bench.dataset, earlier_fingerprint="e" * 64)
-    found_study(bench.db, other_plan(bench, cells, tiny_space), dataset)
+    create_or_open_study(bench.db, other_plan(bench, cells, tiny_space), dataset)
     assert read_spec(bench.study).data_fingerprint == "e" * 64
 
 
@@ -284,7 +284,7 @@ def test_a_worker_that_splits_the_same_images_otherwise_takes_no_trial(
         work(bench.db, WorkerOptions(cells, "tiny", tmp_path / "cache", tmp_path / "artifacts", "cpu"))
     assert not [trial for trial in bench.study.get_trials() if trial.state.name != "WAITING"]
     with pytest.raises(DataError, match="but here other images validate or test"):
-        found_study(bench.db, other_plan(bench, cells, tiny_space), bench.dataset)
+        create_or_open_study(bench.db, other_plan(bench, cells, tiny_space), bench.dataset)
 
 
 @pytest.mark.postgres
@@ -295,7 +295,7 @@ def test_a_study_without_a_digest_of_its_split_goes_on_and_says_so(
     added = ("split_digest", "class_counts")
     old = {key: value for key, value in spec.data.items() if key not in added}
     write_spec(bench.study, spec.model_copy(update={"data": old}))
-    found_study(bench.db, other_plan(bench, cells, tiny_space), bench.dataset)
+    create_or_open_study(bench.db, other_plan(bench, cells, tiny_space), bench.dataset)
     set_control(bench.db, bench.study, Control.STOP)
     work(bench.db, WorkerOptions(cells, "tiny", tmp_path / "cache", tmp_path / "artifacts", "cpu"))
     assert sum("no digest of its split" in record.message for record in caplog.records) == 1
@@ -325,11 +325,11 @@ def test_a_study_from_before_symmetry_goes_on_as_it_was_made_by_the_same_command
     assert made.space == earlier
     assert note is not None
     assert note.endswith("goes on so: symmetry=dihedral, augmentation=flips")
-    assert found_study(bench.db, made, bench.dataset)._study_id == bench.study._study_id
+    assert create_or_open_study(bench.db, made, bench.dataset)._study_id == bench.study._study_id
     named = replace(plan, earlier=None)
     assert as_made(bench.db, named) == (named, None)
     with pytest.raises(StudyError, match="another search space"):
-        found_study(bench.db, named, bench.dataset)
+        create_or_open_study(bench.db, named, bench.dataset)
     assert as_made(bench.db, replace(plan, study="new")) == (replace(plan, study="new"), None)
 
 

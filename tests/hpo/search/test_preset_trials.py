@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo.data import SplitOptions, open_dataset
-from hpo.search.plan import Plan, check_models, found_study, set_budget
+from hpo.search.plan import Plan, check_models, create_or_open_study, set_budget
 from hpo.search.worker import WorkerOptions, work
 from search_spaces import SearchSpace, catalog
 from storage import Database
@@ -36,7 +36,7 @@ def test_a_preset_is_a_study_that_a_worker_can_end(
     check_models(space)
     dataset = open_dataset(cells, image_size=32, cache=tmp_path / "cache", split=split)
     plan = Plan(cells, preset.name, space, None, "accuracy", "tpe", "successive-halving", split, 0.05)
-    study = found_study(database, plan, dataset)
+    study = create_or_open_study(database, plan, dataset)
     set_budget(database, study, 1, None)
     work(database, WorkerOptions(cells, preset.name, tmp_path / "cache", tmp_path / "artifacts", "cpu"))
     trial, *_ = study.get_trials(deepcopy=False)  # the rest of the points wait beyond the budget

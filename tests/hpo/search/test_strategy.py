@@ -6,7 +6,8 @@ from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveH
 from optuna.trial import TrialState
 
 from hpo.errors import UsageError
-from hpo.search.strategy import derive_seed, make_pruner, make_sampler, sampler_for_trial
+from hpo.search.strategy import make_pruner, make_sampler, sampler_for_trial
+from hpo.seeds import derive_seed
 
 
 def test_seeds_differ_by_study_purpose_and_number() -> None:

@@ -12,13 +12,13 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy import text
 
-import hpo.search.book as book_module
 import hpo.search.trial as trial_module
+import hpo.search.trial_reporter as book_module
 from hpo.errors import HubError, InfeasibleError, TrialEnded
 from hpo.search.plan import set_budget
-from hpo.search.record import mismatched_best
 from hpo.search.strategy import make_pruner
-from hpo.search.trial import Outcome, run_trial
+from hpo.search.trial import TrialOutcome, run_trial
+from hpo.search.trial_record import mismatched_best
 from hpo.training import EpochResult, fit
 from search_spaces import SearchSpace
 from storage import CheckpointError, NoTrial, Worker, claim_trial, expire_leases
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.postgres
 
 def test_a_complete_trial_carries_all_that_the_readme_promises(bench: Bench, tiny_space: SearchSpace) -> None:
     shop = bench.shop(tiny_space)
-    assert run_trial(shop, bench.claim()) is Outcome.COMPLETE
+    assert run_trial(shop, bench.claim()) is TrialOutcome.COMPLETE
     (trial,) = bench.study.get_trials()
     assert trial.state == TrialState.COMPLETE
     assert trial.params == {"learning_rate": pytest.approx(3e-3)}, "the known-good point comes first"
@@ -59,7 +59,7 @@ def test_an_interrupted_trial_goes_on_as_the_same_trial_and_ends_as_if_nothing_h
     # Asked before each step and each batch of validation, and while the number format is measured: this falls into
     # the second epoch.
     interrupted = bench.shop(tiny_space, stop=lambda: next(steps) >= 15)
-    assert run_trial(interrupted, bench.claim()) is Outcome.INTERRUPTED
+    assert run_trial(interrupted, bench.claim()) is TrialOutcome.INTERRUPTED
     (trial,) = bench.study.get_trials()
     assert trial.state == TrialState.WAITING
     first = dict(trial.intermediate_values)
@@ -68,7 +68,7 @@ def test_an_interrupted_trial_goes_on_as_the_same_trial_and_ends_as_if_nothing_h
     again = bench.claim()
     assert again.number == 0
     assert again.lease.position > 1
-    assert run_trial(bench.shop(tiny_space), again) is Outcome.COMPLETE
+    assert run_trial(bench.shop(tiny_space), again) is TrialOutcome.COMPLETE
     (trial,) = bench.study.get_trials()
     assert trial.intermediate_values[1] == first[1]
 
@@ -83,7 +83,7 @@ def test_an_interrupted_trial_goes_on_as_the_same_trial_and_ends_as_if_nothing_h
 def test_a_trial_that_the_deadline_ends_is_worth_what_it_reached(bench: Bench, tiny_space: SearchSpace) -> None:
     steps = itertools.count()
     shop = bench.shop(tiny_space, up=lambda: next(steps) >= 15)
-    assert run_trial(shop, bench.claim()) is Outcome.COMPLETE
+    assert run_trial(shop, bench.claim()) is TrialOutcome.COMPLETE
     (trial,) = bench.study.get_trials()
     assert trial.value == trial.intermediate_values[1]
     assert trial.user_attrs["reason"] == "the time was up after epoch 1"
@@ -92,7 +92,7 @@ def test_a_trial_that_the_deadline_ends_is_worth_what_it_reached(bench: Bench, t
 
 def test_a_deadline_before_the_first_epoch_puts_the_trial_back(bench: Bench, tiny_space: SearchSpace) -> None:
     shop = bench.shop(tiny_space, up=lambda: True)
-    assert run_trial(shop, bench.claim()) is Outcome.INTERRUPTED
+    assert run_trial(shop, bench.claim()) is TrialOutcome.INTERRUPTED
     assert [t.state for t in bench.study.get_trials()] == [TrialState.WAITING]
 
 
@@ -107,14 +107,19 @@ def _broken_fit(error: Exception) -> Any:
 @pytest.mark.parametrize(
     ("error", "outcome", "state", "reason"),
     [
-        (TrialEnded("the loss is NaN in epoch 1"), Outcome.PRUNED, TrialState.PRUNED, "the loss is NaN in epoch 1"),
-        (RuntimeError("no kernel\nmore"), Outcome.FAILED, TrialState.FAIL, "RuntimeError: no kernel"),
-        (MemoryError("12 GB"), Outcome.FAILED, TrialState.FAIL, "MemoryError: 12 GB"),
+        (
+            TrialEnded("the loss is NaN in epoch 1"),
+            TrialOutcome.PRUNED,
+            TrialState.PRUNED,
+            "the loss is NaN in epoch 1",
+        ),
+        (RuntimeError("no kernel\nmore"), TrialOutcome.FAILED, TrialState.FAIL, "RuntimeError: no kernel"),
+        (MemoryError("12 GB"), TrialOutcome.FAILED, TrialState.FAIL, "MemoryError: 12 GB"),
     ],
 )
 def test_what_ends_a_trial_is_written_in_it(
     bench: Bench, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch,
-    error: Exception, outcome: Outcome, state: TrialState, reason: str,
+    error: Exception, outcome: TrialOutcome, state: TrialState, reason: str,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(trial_module, "fit", _broken_fit(error))
     assert run_trial(bench.shop(tiny_space), bench.claim()) is outcome
@@ -136,7 +141,7 @@ def test_a_run_that_cannot_win_breaks_a_constraint(
 
 def test_a_run_that_the_pruner_ends_breaks_none(bench: Bench, tiny_space: SearchSpace) -> None:
     bench.study.pruner = optuna.pruners.ThresholdPruner(lower=1.1)
-    assert run_trial(bench.shop(tiny_space), bench.claim()) is Outcome.PRUNED
+    assert run_trial(bench.shop(tiny_space), bench.claim()) is TrialOutcome.PRUNED
     assert bench.study.get_trials()[0].constraints == {}
 
 
@@ -163,9 +168,9 @@ def test_what_was_enqueued_past_the_command_and_cannot_be_tried_fails_with_the_r
 ) -> None:
     """As in the dashboard. Optuna passes over an unknown name, and takes a value out of its range."""
     shop = bench.shop(tiny_space)
-    assert run_trial(shop, bench.claim()) is Outcome.COMPLETE
+    assert run_trial(shop, bench.claim()) is TrialOutcome.COMPLETE
     bench.study.enqueue_trial(given)
-    assert run_trial(shop, bench.claim()) is Outcome.FAILED
+    assert run_trial(shop, bench.claim()) is TrialOutcome.FAILED
     trial = bench.study.get_trials()[1]
     assert trial.state == TrialState.FAIL
     assert told in trial.user_attrs["reason"]
@@ -186,7 +191,7 @@ def test_the_pruner_ends_a_lagging_trial(bench: Bench, tiny_space: SearchSpace) 
             return True
 
     bench.study.pruner = Always()
-    assert run_trial(bench.shop(tiny_space), bench.claim()) is Outcome.PRUNED
+    assert run_trial(bench.shop(tiny_space), bench.claim()) is TrialOutcome.PRUNED
     (trial,) = bench.study.get_trials()
     assert list(trial.intermediate_values) == [1], "it ends after the first report"
     assert not bench.shop(tiny_space).store.has(0, "best")
@@ -200,7 +205,7 @@ def test_successive_halving_ends_a_trial_that_lags_behind_others(bench: Bench, t
             other.report(0.999, step=step)
             assert not other.should_prune()
         bench.study.tell(other, 0.999)
-    assert run_trial(bench.shop(tiny_space), bench.claim()) is Outcome.PRUNED
+    assert run_trial(bench.shop(tiny_space), bench.claim()) is TrialOutcome.PRUNED
     trial = bench.study.get_trials()[-1]
     assert list(trial.intermediate_values) == [1]
     assert "completed_rung_0" in trial.system_attrs, "the next ones are judged by it too"
@@ -210,11 +215,11 @@ def test_what_an_earlier_owner_could_not_report_is_reported_by_the_next(bench: B
     steps = itertools.count()
     claim = bench.claim()
     interrupted = bench.shop(tiny_space, stop=lambda: next(steps) >= 15)
-    assert run_trial(interrupted, claim) is Outcome.INTERRUPTED
+    assert run_trial(interrupted, claim) is TrialOutcome.INTERRUPTED
     (before,) = bench.study.get_trials()
     with bench.db.engine.begin() as connection:  # as if the database had been away for all of the first epoch
         connection.execute(text("DELETE FROM trial_intermediate_values"))
-    assert run_trial(bench.shop(tiny_space), bench.claim()) is Outcome.COMPLETE
+    assert run_trial(bench.shop(tiny_space), bench.claim()) is TrialOutcome.COMPLETE
     (after,) = bench.study.get_trials()
     assert sorted(after.intermediate_values) == [1, 2]
     assert after.intermediate_values[1] == before.intermediate_values[1]
@@ -222,18 +227,18 @@ def test_what_an_earlier_owner_could_not_report_is_reported_by_the_next(bench: B
 
 def test_a_checkpoint_of_another_version_is_not_gone_on_from(bench: Bench, tiny_space: SearchSpace) -> None:
     steps = itertools.count()
-    assert run_trial(bench.shop(tiny_space, stop=lambda: next(steps) >= 15), bench.claim()) is Outcome.INTERRUPTED
+    assert run_trial(bench.shop(tiny_space, stop=lambda: next(steps) >= 15), bench.claim()) is TrialOutcome.INTERRUPTED
     shop = bench.shop(tiny_space)
     old = shop.store.read(0, "latest")
     files = {**old.files, "state.json": b'{"version": 1}'}
     shop.store.write(0, "latest", files, {}, token=old.token)
-    assert run_trial(shop, bench.claim()) is Outcome.COMPLETE
+    assert run_trial(shop, bench.claim()) is TrialOutcome.COMPLETE
     assert sorted(bench.study.get_trials()[0].intermediate_values) == [1, 2]
 
 
 def test_a_checkpoint_notes_the_trial_that_it_belongs_to(bench: Bench, tiny_space: SearchSpace) -> None:
     shop = bench.shop(tiny_space)
-    assert run_trial(shop, bench.claim()) is Outcome.COMPLETE
+    assert run_trial(shop, bench.claim()) is TrialOutcome.COMPLETE
     (trial,) = bench.study.get_trials()
     noted = shop.store.read(0, "best").info
     assert noted["trial"] == {
@@ -249,12 +254,12 @@ def test_a_trial_does_not_go_on_from_the_checkpoint_of_another(
 ) -> None:
     """Two studies may have one id, as after `optuna.copy_study`; then their trials of one number share a folder."""
     steps = itertools.count()
-    assert run_trial(bench.shop(tiny_space, stop=lambda: next(steps) >= 15), bench.claim()) is Outcome.INTERRUPTED
+    assert run_trial(bench.shop(tiny_space, stop=lambda: next(steps) >= 15), bench.claim()) is TrialOutcome.INTERRUPTED
     shop = bench.shop(tiny_space)
     found = shop.store.read(0, "latest")
     origin = {**found.info["trial"], "study": "the other", "seed": 1}
     shop.store.write(0, "latest", found.files, {**found.info, "trial": origin}, token=found.token)
-    assert run_trial(shop, bench.claim()) is Outcome.COMPLETE
+    assert run_trial(shop, bench.claim()) is TrialOutcome.COMPLETE
     assert "starts anew" in caplog.text
     assert "of a trial of study 'the other' whose seed is 1" in caplog.text
 

@@ -14,7 +14,7 @@ from optuna.samplers import RandomSampler
 
 from hpo.errors import HpoError
 from hpo.search.plan import set_budget
-from hpo.search.trial import Outcome, run_trial
+from hpo.search.trial import TrialOutcome, run_trial
 from hpo.search.worker import WorkerOptions, work
 from search_spaces import SearchSpace
 from storage import DatabaseUnavailableError, StudyError, open_store, open_study, read_spec
@@ -119,7 +119,7 @@ def test_what_the_pruner_raises_fails_the_trial(bench: Bench, tiny_space: Search
             raise KeyError("rung")
 
     bench.study.pruner = BrokenPruner()
-    assert run_trial(bench.shop(tiny_space), bench.claim()) is Outcome.FAILED
+    assert run_trial(bench.shop(tiny_space), bench.claim()) is TrialOutcome.FAILED
     (trial,) = bench.study.get_trials()
     assert (trial.state.name, trial.user_attrs["reason"]) == ("FAIL", "KeyError: 'rung'")
 
@@ -136,7 +136,7 @@ def test_a_stop_while_a_sampler_thinks_puts_the_trial_back(
             thinking.set()
             done.wait(30)
 
-    monkeypatch.setattr("storage.patience.LEAVING", 0.2)
+    monkeypatch.setattr("storage.retry.LEAVING", 0.2)
     shop = replace(bench.shop(tiny_space, stop=thinking.is_set), sampler=lambda _: Thinker())
     try:
         with pytest.raises(DatabaseUnavailableError, match="what was under way did not end before this worker had to"):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from hpo.training import build_model
-from hpo.training.batch_statistics import BatchStatistics
+from hpo.models import build_model
+from hpo.training.gradients import BatchStatistics
 from search_spaces import TrialConfig
 
 Make = Callable[..., TrialConfig]

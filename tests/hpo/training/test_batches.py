@@ -8,23 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from hpo.augmentation.augmenter import Augmenter, build_augmenter
+from hpo.augmentation.families import EXTRAS
 from hpo.data.dataset import Part
-from hpo.errors import TrainingInterrupted
-from hpo.training.augment import Augmenter, build_augmenter
-from hpo.training.batches import (
-    Augmented,
-    AugmentedOnce,
-    Feed,
-    ResidentFeed,
-    StreamedFeed,
-    augments,
-    plain_feed,
-    training_feed,
-    validation_feed,
-)
-from hpo.training.families import EXTRAS
-from hpo.training.normalise import Normaliser
-from hpo.training.numerics import NumberFormat
+from hpo.interruption import TrainingInterrupted
+from hpo.models.compute_format import ComputeFormat, Normaliser
+from hpo.models.feeds import Feed, ResidentFeed, StreamedFeed, plain_feed
+from hpo.training.batches import Augmented, AugmentedOnce, augments, training_feed, validation_feed
 from hpo.training.runtime import Runtime
 from search_spaces import TrialConfig
 
@@ -221,8 +211,8 @@ def test_the_part_itself_is_never_changed(hundred: Part) -> None:
     assert np.array_equal(hundred.images, before)
 
 
-@pytest.mark.parametrize("number_format", [NumberFormat(), NumberFormat("bf16", channels_last=False)], ids=str)
-def test_normalisation_is_the_formula(number_format: NumberFormat) -> None:
+@pytest.mark.parametrize("number_format", [ComputeFormat(), ComputeFormat("bf16", channels_last=False)], ids=str)
+def test_normalisation_is_the_formula(number_format: ComputeFormat) -> None:
     images = torch.randint(0, 256, (2, 5, 5, 3), dtype=torch.uint8)
     mean, std = (0.5, 0.4, 0.3), (0.5, 0.2, 0.1)
     normalised = Normaliser(mean, std, CPU, number_format)(images)

@@ -7,10 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from hpo.training.consistency import ConsistencyLoss, OverViews, jensen_shannon
-from hpo.training.loss import ClassificationLoss
-from hpo.training.normalise import Normaliser
-from hpo.training.numerics import NumberFormat
+from hpo.models.compute_format import ComputeFormat, Normaliser
+from hpo.training.loss import ClassificationLoss, ConsistencyLoss, OverViews, jensen_shannon
 
 LABELS = torch.tensor([0, 2, 1, 2, 2])
 
@@ -57,7 +55,7 @@ def test_the_losses_of_pieces_sum_up_to_that_of_the_batch(logits: torch.Tensor) 
 
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_views_go_through_the_network_as_images_do(channels_last: bool) -> None:
-    form = NumberFormat(channels_last=channels_last)
+    form = ComputeFormat(channels_last=channels_last)
     views = torch.randint(0, 256, (5, 3, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     normalise = Normaliser((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), torch.device("cpu"), form)
     network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hpo.training import EpochResult, FitData, Runtime, fit
-from hpo.training import features as features_module
-from hpo.training.features import inputs_repeat, validation_repeats
+from hpo.training import loader as features_module
+from hpo.training.loader import inputs_repeat, validation_repeats
 from search_spaces import TrialConfig
 
 Make = Callable[..., TrialConfig]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from hpo.errors import TrainingInterrupted
+from hpo.interruption import TrainingInterrupted
+from hpo.models.feeds import ResidentFeed, plain_feed
 from hpo.training import EpochResult, FitData, Runtime, fit
-from hpo.training.batches import ResidentFeed, plain_feed
 from search_spaces import Optimiser, TrialConfig
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]

@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from hpo.errors import InfeasibleError
-from hpo.training import FitData, Runtime, build_model, fit
-from hpo.training.classifier import Classifier
+from hpo.models import build_model
+from hpo.models.classifier import Classifier
+from hpo.models.compute_format import ComputeFormat
+from hpo.seeds import derive
+from hpo.training import FitData, Runtime, fit
 from hpo.training.learner import Learner
-from hpo.training.loss import build_loss
-from hpo.training.mix import build_mixer
-from hpo.training.numerics import NumberFormat
-from hpo.training.randomness import derive
+from hpo.training.loss import build_loss, build_mixer
 from search_spaces import TrialConfig
 
 pytestmark = pytest.mark.usefixtures("short_collections")
@@ -72,7 +72,7 @@ class Pupil:
         if self.memory is not None:
             self.memory.of(self.model)
         criterion = build_loss(self.config, LABELS, CLASSES)
-        self.learner = Learner(self.config, self.model, criterion, NumberFormat(), per_epoch=20, cache=self.cache)
+        self.learner = Learner(self.config, self.model, criterion, ComputeFormat(), per_epoch=20, cache=self.cache)
         self.learner.training()
 
     def learn(self, steps: int = 1) -> list[float]:
@@ -283,17 +283,17 @@ def test_a_whole_run_goes_on(config: Make, data: FitData, monkeypatch: pytest.Mo
 REAL = """
 import resource
 import numpy as np, psutil, torch
-from hpo.training import build_model
+from hpo.models import build_model
 from hpo.training.learner import Learner
 from hpo.training.loss import build_loss
-from hpo.training.numerics import NumberFormat
+from hpo.models.compute_format import ComputeFormat
 from search_spaces import TrialConfig
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
 config = TrialConfig(backbone="test_efficientnet_ln", pretrained=False, image_size=64)
 model, criterion = build_model(config, 3).model, build_loss(config, np.arange(3), 3)
-learner = Learner(config, model, criterion, NumberFormat(channels_last=False), per_epoch=9)
+learner = Learner(config, model, criterion, ComputeFormat(channels_last=False), per_epoch=9)
 images, labels = torch.randn(128, 3, 64, 64), torch.arange(128) % 3
 learner.learn(images[:4], labels[:4])
 with torch.no_grad():
@@ -322,7 +322,7 @@ def test_a_gpu_that_has_no_more_memory(config: Make, data: FitData, tmp_path: Pa
     settings = config(backbone="mobilenetv2_100", image_size=128, batch_size=512, precision="fp32")
     model = build_model(settings, CLASSES).model.to("cuda")
     criterion = build_loss(settings, LABELS, CLASSES)
-    learner = Learner(settings, model, criterion, NumberFormat(), per_epoch=9, cache=tmp_path)
+    learner = Learner(settings, model, criterion, ComputeFormat(), per_epoch=9, cache=tmp_path)
     images, labels = torch.randn(512, 3, 128, 128, device="cuda"), torch.arange(512, device="cuda") % CLASSES
     torch.cuda.set_per_process_memory_fraction(2 * 2**30 / torch.cuda.get_device_properties(0).total_memory)
     try:

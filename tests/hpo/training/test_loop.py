@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from hpo.errors import DataError, TrialEnded
-from hpo.training import EpochResult, FitData, Runtime, Snapshot, build_model, fit, predict_logits
-from hpo.training.freeze import blocks
-from hpo.training.phases import course
-from hpo.training.tensor_bytes import pack, unpack
+from hpo.models import build_model, predict_logits
+from hpo.models.classifier import blocks
+from hpo.training import EpochResult, FitData, Runtime, Snapshot, fit
+from hpo.training.stages import course
+from hpo.training.state import pack, unpack
 from search_spaces import TrialConfig
 
 Make = Callable[..., TrialConfig]

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hpo.training.consistency import ConsistencyLoss
-from hpo.training.loss import BETA, ClassificationLoss, build_loss, class_weights, log_priors, smoothed
+from hpo.training.loss import BETA, ClassificationLoss, ConsistencyLoss, build_loss, class_weights, log_priors, smoothed
 from search_spaces import TrialConfig
 
 LABELS = torch.tensor([0, 2, 1, 2, 2])

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpo.training.loss import smoothed
-from hpo.training.mix import build_mixer
+from hpo.training.loss import build_mixer, smoothed
 from search_spaces import TrialConfig
 
 Make = Callable[..., TrialConfig]

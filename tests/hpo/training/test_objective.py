@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from hpo.training import build_model
-from hpo.training.loss import ClassificationLoss
-from hpo.training.numerics import NumberFormat
-from hpo.training.objective import Objective, l1_penalty, l2_penalty
+from hpo.models import build_model
+from hpo.models.compute_format import ComputeFormat
+from hpo.training.loss import ClassificationLoss, Objective, l1_penalty, l2_penalty
 from search_spaces import TrialConfig
 
 Make = Callable[..., TrialConfig]
@@ -33,7 +32,7 @@ def test_the_loss_is_that_of_the_logits_plus_the_penalties(config: Make, on_feat
     model = build_model(settings, 3).model.eval()
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4) % 3
     loss = ClassificationLoss()
-    objective = Objective(settings, model, loss, NumberFormat(), device=CPU, on_features=on_features)
+    objective = Objective(settings, model, loss, ComputeFormat(), device=CPU, on_features=on_features)
     inputs = model.backbone(images) if on_features else images
     expected = loss(model(images), labels) + 0.01 * l1_penalty(model.head) + 0.1 * l2_penalty(model.head)
     torch.testing.assert_close(objective(inputs, labels), expected)

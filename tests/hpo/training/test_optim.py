@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from hpo.training import build_model
-from hpo.training.optim import build_optimiser, clip_gradients, parameter_groups
+from hpo.models import build_model
+from hpo.training.optimisation import build_optimiser, clip_gradients, parameter_groups
 from search_spaces import TrialConfig
 
 Make = Callable[..., TrialConfig]

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.training.phases import course, deepest, last_phase, stage_at, trainable_blocks
+from hpo.models.classifier import deepest, trainable_blocks
+from hpo.training.stages import course, last_phase, stage_at
 from search_spaces import TrialConfig
 
 Make = Callable[..., TrialConfig]

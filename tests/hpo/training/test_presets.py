@@ -9,8 +9,8 @@ import optuna
 import pytest
 import timm
 
-from hpo.backbones import is_baseline
 from hpo.data.dataset import Part
+from hpo.models.registered_backbones import is_baseline
 from hpo.training import FitData, Runtime, fit
 from search_spaces import SearchSpace, TrialConfig, catalog
 

@@ -13,7 +13,8 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from hpo.errors import ModelError, TrainingInterrupted
+from hpo.errors import ModelError
+from hpo.interruption import TrainingInterrupted
 from hpo.training import EpochResult, FitData, Runtime, Snapshot, fit
 from search_spaces import Optimiser, Schedule, TrialConfig
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.training.sampling import batch_count, epoch_batches, epoch_order, rows_in_order
+from hpo.models.feeds import rows_in_order
+from hpo.training.batches import batch_count, epoch_batches, epoch_order
 
 
 @given(images=st.integers(2, 500), batch_size=st.integers(1, 64))

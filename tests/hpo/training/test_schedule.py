@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.training.schedule import PlateauSchedule, Schedule, build_schedule
+from hpo.training.schedule import LearningRateSchedule, PlateauSchedule, build_schedule
 from search_spaces import TrialConfig
 
 UPDATES = 40
@@ -20,7 +20,7 @@ def optimiser() -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=1.0)
 
 
-def rates(schedule: Schedule, stepped: torch.optim.Optimizer) -> list[float]:
+def rates(schedule: LearningRateSchedule, stepped: torch.optim.Optimizer) -> list[float]:
     """Of the second group, at each update."""
     seen = []
     for update in range(UPDATES):

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpo.training import build_model
-from hpo.training.freeze import train_upper
+from hpo.models import build_model
+from hpo.models.classifier import train_upper
+from hpo.models.compute_format import ComputeFormat
 from hpo.training.learner import Learner
 from hpo.training.loss import build_loss
-from hpo.training.numerics import NumberFormat
-from hpo.training.optim import build_optimiser, carry_over
+from hpo.training.optimisation import build_optimiser, carry_over
 from search_spaces import Optimiser, TrialConfig
 
 Make = Callable[..., TrialConfig]
@@ -42,7 +42,7 @@ class Course:
         torch.manual_seed(0)
         self.model = build_model(config, 3).model
         self.learner = Learner(
-            config, self.model, build_loss(config, LABELS, 3), NumberFormat(), per_epoch=PER_EPOCH
+            config, self.model, build_loss(config, LABELS, 3), ComputeFormat(), per_epoch=PER_EPOCH
         )  # fmt: skip
 
     def epoch(self, number: int, steps: int = PER_EPOCH) -> list[float]:

@@ -10,12 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from hpo.models.classifier import Classifier
+from hpo.models.compute_format import ComputeFormat
 from hpo.training import FitData, Runtime, fit
-from hpo.training.classifier import Classifier
-from hpo.training.loss import ClassificationLoss
-from hpo.training.numerics import NumberFormat
-from hpo.training.objective import Objective
-from hpo.training.untrained import Untrained
+from hpo.training.learner import BaselineLearner
+from hpo.training.loss import ClassificationLoss, Objective
 from search_spaces import TrialConfig
 
 Make = Callable[..., TrialConfig]
@@ -33,8 +32,10 @@ class Constant(Classifier):
         return self.answer.expand(len(images), -1)
 
 
-def untrained(config: TrialConfig, model: Constant) -> Untrained:
-    return Untrained(model, Objective(config, model, ClassificationLoss(), NumberFormat(), device=torch.device("cpu")))
+def untrained(config: TrialConfig, model: Constant) -> BaselineLearner:
+    return BaselineLearner(
+        model, Objective(config, model, ClassificationLoss(), ComputeFormat(), device=torch.device("cpu"))
+    )
 
 
 def test_it_tells_the_loss_and_changes_nothing(config: Make) -> None:

@@ -1,0 +1,1 @@
+"""Augmentation: pure functions of uint8 images, from a configuration and a seed."""

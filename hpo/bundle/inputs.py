@@ -1,0 +1,183 @@
+"""What `Model.predict` takes: images in whatever form a program has them, brought to the model's own, in batches.
+
+An image is the path of a file, the bytes of one, a file that is open for reading, a Pillow image, an array (H, W),
+(H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16 or bool, or a tensor, channels last or first. All go through the
+preprocessing that files go through: upright by EXIF, 16 bits by the model's white level, over white where transparent.
+
+Prediction: what a model takes one image for, and whether it is sure enough to say so.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from hpo.data import fit, read_file
+from hpo.data.dataset import Images
+from hpo.errors import DataError, UsageError
+from hpo.evaluation.calibration import Probabilities
+
+Inputs = Iterable[Any]
+"""Any number of images in the forms above, or an array (N, H, W, 1, 3 or 4) or a tensor of N images."""
+
+_CHANNELS = (1, 3, 4)
+
+_FORMS = "a path, the bytes of an image file, an open file, a Pillow image, an array or a tensor"
+
+
+def batches_of(
+    images: Inputs, size: int, batch_size: int, white: int | None = None
+) -> Iterator[tuple[list[str], Images]]:
+    """Names and pixels (b, S, S, 3) uint8, S = `size`, read `batch_size` at a time; no more than that is held.
+
+    `white` is the value of 16-bit images that becomes 255; None is 65535.
+
+    The name of an image is its path, or its position where it has none. Raises DataError at once for one image where
+    several are meant, and in its turn for the first that cannot be read; UsageError for a batch of nothing.
+    """
+    if batch_size < 1:
+        raise UsageError(f"batch_size is {batch_size}, but must be at least 1")
+    return _batches(enumerate(_several(images)), partial(fit, size=size, white=white), batch_size)
+
+
+def _batches(
+    numbered: Iterator[tuple[int, Any]], fitting: Callable[..., Images], batch_size: int
+) -> Iterator[tuple[list[str], Images]]:
+    while some := list(islice(numbered, batch_size)):
+        yield [_name(image, number) for number, image in some], np.stack([_fitted(*one, fitting) for one in some])
+
+
+def _several(images: Any) -> Iterable[Any]:
+    """The images one by one; DataError for one image, whose letters, bytes or rows are none."""
+    if isinstance(images, str | PathLike):
+        raise DataError(f"{images} is one path, but a list is meant: [{str(images)!r}]")
+    if isinstance(images, bytes | bytearray | memoryview | Image.Image) or hasattr(images, "read"):
+        raise DataError("one image is given, but a list is meant: put it into a list, [image]")
+    if isinstance(images, Mapping):
+        raise DataError("a mapping is given, but a list is meant: give its values, list(images.values())")
+    if not isinstance(images, torch.Tensor) and hasattr(images, "__array__"):
+        images = np.asarray(images)
+    if isinstance(images, np.ndarray | torch.Tensor) and not _holds_images(images):
+        raise DataError(
+            f"an array of shape {tuple(images.shape)} is given, but must be (n, height, width, 3): add an axis"
+        )
+    if not isinstance(images, Iterable):
+        raise DataError(f"{type(images).__name__} is given, but a list is meant of images: {_FORMS}")
+    return images
+
+
+def _holds_images(array: Any) -> bool:
+    """Whether the rows of an array are images, or paths; those of an empty one are either."""
+    return array.ndim == 4 or (array.ndim == 1 and (not len(array) or getattr(array.dtype, "kind", "") in "UO"))
+
+
+def _name(image: Any, number: int) -> str:
+    return str(image) if isinstance(image, str | PathLike) else str(number)
+
+
+def _fitted(number: int, image: Any, fitting: Callable[..., Images]) -> Images:
+    """One image as (S, S, 3) uint8; DataError names it."""
+    try:
+        return fitting(_payload(image))
+    except DataError as error:
+        raise DataError(f"{_called(image, number)}: {error}") from None
+    except OSError as error:
+        raise DataError(f"{_called(image, number)}: cannot be opened ({error.strerror or error})") from None
+
+
+def _called(image: Any, number: int) -> str:
+    name = _name(image, number)
+    return name if isinstance(image, str | PathLike) else f"image {name}"
+
+
+def _payload(image: Any) -> bytes | npt.NDArray[Any] | Image.Image:
+    """What `fit` takes; DataError where it is no image."""
+    if isinstance(image, str | PathLike):
+        return read_file(Path(image))
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, torch.Tensor):
+        return _pixels_of(image)
+    if hasattr(image, "read"):
+        return _content(image)
+    if hasattr(image, "__array__"):
+        return _hinted(np.asarray(image))
+    raise DataError(f"{type(image).__name__} is no image: give {_FORMS}")
+
+
+def _content(file: Any) -> bytes:
+    try:
+        content = file.read()
+    except (ValueError, io.UnsupportedOperation) as error:
+        raise DataError(f"the file cannot be read ({error})") from None
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise DataError('the file is open as text: open it with "rb"')
+    return bytes(content)
+
+
+def _hinted(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array; DataError for one whose channels stand first, which is not turned unasked."""
+    if array.ndim == 3 and array.shape[0] in _CHANNELS and array.shape[2] not in _CHANNELS:
+        raise DataError(
+            f"pixels have shape {array.shape}, but must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): "
+            "give image.transpose(1, 2, 0)"
+        )
+    return array
+
+
+def _pixels_of(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    """(H, W) or (H, W, C) of a tensor, whose channels may stand first, as torch has them, or last."""
+    if tensor.ndim == 3:
+        first, last = tensor.shape[0] in _CHANNELS, tensor.shape[2] in _CHANNELS
+        if first and last:
+            raise DataError(
+                f"a tensor of shape {tuple(tensor.shape)} has its channels first or last, which cannot be told apart: "
+                "give an array (H, W, C)"
+            )
+        tensor = tensor.permute(1, 2, 0) if first else tensor
+    if tensor.dtype not in (torch.uint8, torch.uint16, torch.bool):
+        raise DataError(f"pixels are {tensor.dtype}, but must be uint8 (0 to 255), uint16 or bool")
+    array: npt.NDArray[Any] = tensor.detach().cpu().numpy()
+    return np.ascontiguousarray(array)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model takes one image for."""
+
+    name: str
+    """Path or key of the image; its position where it came as an array."""
+    label: str
+    index: int
+    """Position of `label` in the model's classes."""
+    probability: float
+    probabilities: dict[str, float]
+    """Calibrated, by class name."""
+    abstained: bool = False
+    """Whether `probability` is below the threshold for the accuracy that was asked for: `label` is then a guess."""
+
+
+def predictions(
+    names: Sequence[str], probabilities: Probabilities, classes: Sequence[str], threshold: float = 0.0
+) -> list[Prediction]:
+    """Predictions from n names and (n, C) probabilities; those below `threshold` abstain."""
+
+    def one(name: str, row: list[float]) -> Prediction:
+        index = max(range(len(row)), key=row.__getitem__)
+        by_class = dict(zip(classes, row, strict=True))
+        return Prediction(name, classes[index], index, row[index], by_class, abstained=row[index] < threshold)
+
+    return [one(name, row) for name, row in zip(names, probabilities.tolist(), strict=True)]

@@ -1,0 +1,85 @@
+"""Classify any number of images, a batch in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpo.bundle.inputs import Prediction, predictions
+from hpo.bundle.model import BATCH_SIZE, Model, Tta
+from hpo.bundle.output import Writer, open_output
+from hpo.data import Images, PathList, Unreadable, iter_images
+from hpo.errors import DataError, UsageError
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the images."""
+
+    predicted: int = 0
+    """Those that abstained among them."""
+    unreadable: int = 0
+    abstained: int = 0
+
+    def plus(self, predicted: int, unreadable: int, abstained: int) -> Counts:
+        """The counts after one more batch."""
+        return Counts(self.predicted + predicted, self.unreadable + unreadable, self.abstained + abstained)
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How an image is answered."""
+
+    tta: Tta = "none"
+    """Views over which the calibrated probabilities are averaged."""
+    threshold: float = 0.0
+    """Probability below which the model abstains."""
+
+
+PLAIN = Answering()
+
+
+def predict(
+    model: Model,
+    sources: Path | Sequence[Path | PathList],
+    out: str,
+    *,
+    answering: Answering = PLAIN,
+    batch_size: int = BATCH_SIZE,
+    progress: Callable[[int], None] = lambda done: None,
+    on_unreadable: Callable[[Unreadable], None] = lambda _: None,
+) -> Counts:
+    """Classify every image that `iter_images` finds in `sources` and write a row for each to `out`, in its order.
+
+    `out` is what `open_output` takes. `progress` gets the images done after each batch. A file that gave no image goes
+    to `on_unreadable` and, as a row with an `error` in its place, to `out`; DataError when no file gave one.
+    """
+    if batch_size < 1:
+        raise UsageError(f"--batch-size is {batch_size}, but must be at least 1")
+    counts = Counts()
+    with open_output(out, model.classes) as writer:
+        for names, images, skipped in iter_images(sources, model.image_size, batch_size, model.white_level):
+            found = _answered(model, names, images, answering) if names else []
+            start = 0
+            for image in skipped:
+                _write(writer, found[start : image.after])
+                start = image.after
+                writer.write_unreadable(image)
+                on_unreadable(image)
+            _write(writer, found[start:])
+            counts = counts.plus(len(found), len(skipped), sum(one.abstained for one in found))
+            progress(counts.predicted + counts.unreadable)
+        if not counts.predicted:
+            raise DataError(f"none of the {counts.unreadable} images could be read; give images that can")
+    return counts
+
+
+def _answered(model: Model, names: list[str], images: Images, answering: Answering) -> list[Prediction]:
+    probabilities = model.probabilities_of([images], answering.tta)
+    return predictions(names, probabilities, model.classes, answering.threshold)
+
+
+def _write(writer: Writer, found: Sequence[Prediction]) -> None:
+    for prediction in found:
+        writer.write(prediction)

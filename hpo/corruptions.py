@@ -1,0 +1,152 @@
+"""Ten ways in which an image goes wrong between the lens and the network, each in five severities.
+
+Made after ImageNet-C (Hendrycks and Dietterich 2019), with magnitudes for small images, in fractions of the side where
+they are lengths. They are the measure and stand apart from what trains: nothing here follows
+`hpo.augmentation.families`.
+At every severity a person still names the class; masks leave at least half of a subject in the centre.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from hpo.errors import UsageError
+
+Image = npt.NDArray[np.uint8]
+
+Alteration = Callable[[Image, int, np.random.Generator], Image]
+"""An image (S, S, 3) uint8, a step from 0 to 4, and the draws, to a new image of that shape."""
+
+VERSION = 2
+"""Of what the alterations give; raised with any change of them."""
+
+SEVERITIES = (1, 2, 3, 4, 5)
+
+
+def _noise(image: Image, step: int, rng: np.random.Generator) -> Image:
+    """Normal, for each value by itself."""
+    deviation = (10, 20, 30, 45, 65)[step]
+    return _rounded(image + deviation * rng.standard_normal(image.shape, np.float32))
+
+
+def _blur(image: Image, step: int, rng: np.random.Generator) -> Image:
+    """Gaussian."""
+    sigma = (0.01, 0.016, 0.022, 0.03, 0.04)[step] * len(image)
+    return _image(cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101))
+
+
+def _brightness(image: Image, step: int, rng: np.random.Generator) -> Image:
+    """Lighter or darker by one amount everywhere."""
+    return _rounded(image + np.float32(_sign(rng) * (20, 40, 60, 80, 100)[step]))
+
+
+def _contrast(image: Image, step: int, rng: np.random.Generator) -> Image:
+    """Less of it, about the image's mean."""
+    mean = np.float32(image.mean())
+    return _rounded(mean + np.float32((0.75, 0.6, 0.45, 0.3, 0.2)[step]) * (image - mean))
+
+
+def _hue(image: Image, step: int, rng: np.random.Generator) -> Image:
+    """Turned about the circle of colours, either way."""
+    hsv = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0] + _sign(rng) * (15, 30, 45, 60, 80)[step]) % 360
+    return _rounded(255 * np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.float32))
+
+
+def _rotation(image: Image, step: int, rng: np.random.Generator) -> Image:
+    """About the centre, either way; what comes in from outside is the image reflected."""
+    middle = (len(image) - 1) / 2
+    matrix = cv2.getRotationMatrix2D((middle, middle), _sign(rng) * (8, 16, 24, 34, 45)[step], 1)
+    side = (len(image), len(image))
+    return _image(cv2.warpAffine(image, matrix, side, None, cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101))
+
+
+def _jpeg(image: Image, step: int, rng: np.random.Generator) -> Image:
+    """Stored at a low quality."""
+    quality = (40, 25, 15, 10, 6)[step]
+    _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return _image(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1]
+
+
+def _grid_mask(image: Image, step: int, rng: np.random.Generator) -> Image:
+    """Black squares on a grid whose unit is a sixth to a quarter of the side."""
+    unit = rng.uniform(1 / 6, 1 / 4) * len(image)
+    hidden = (np.arange(len(image)) + rng.uniform(0, unit, (2, 1))) % unit < (0.15, 0.25, 0.35, 0.5, 0.65)[step] * unit
+    return _blackened(image, hidden[0], hidden[1])
+
+
+def _cut_mask(image: Image, step: int, rng: np.random.Generator) -> Image:
+    """One black square, whole and on one side of the centre."""
+    side = (0.15, 0.25, 0.33, 0.41, 0.5)[step]
+    aside = rng.uniform(0, 0.5 - side)
+    places = [aside if rng.random() < 0.5 else 1 - side - aside, rng.uniform(0, 1 - side)]
+    hidden = [_within(len(image), place, side) for place in rng.permutation(places)]
+    return _blackened(image, hidden[0], hidden[1])
+
+
+def _channel_shuffle(image: Image, step: int, rng: np.random.Generator) -> Image:
+    """Mixed with itself with its channels in another order; at severity 5 nothing but that."""
+    orders = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+    share = np.float32((step + 1) / len(SEVERITIES))
+    return _rounded((1 - share) * image + share * image[..., orders[rng.integers(len(orders))]])
+
+
+_ALTERATIONS: Mapping[str, Alteration] = MappingProxyType(
+    {
+        "noise": _noise,
+        "blur": _blur,
+        "brightness": _brightness,
+        "contrast": _contrast,
+        "hue": _hue,
+        "rotation": _rotation,
+        "jpeg": _jpeg,
+        "grid-mask": _grid_mask,
+        "cut-mask": _cut_mask,
+        "channel-shuffle": _channel_shuffle,
+    }
+)
+
+CORRUPTIONS = tuple(_ALTERATIONS)
+"""Their names, in the order in which results are shown."""
+
+
+def corrupt(image: Image, name: str, severity: int, rng: np.random.Generator) -> Image:
+    """A new image (S, S, 3) uint8 RGB, altered as `name` in CORRUPTIONS says, at a severity from 1 to 5.
+
+    Raises UsageError on another name or severity.
+    """
+    if name not in _ALTERATIONS:
+        raise UsageError(f"alteration is {name!r}, but must be one of {', '.join(CORRUPTIONS)}")
+    if severity not in SEVERITIES:
+        raise UsageError(f"severity is {severity}, but must be a whole number from 1 to {len(SEVERITIES)}")
+    return np.ascontiguousarray(_ALTERATIONS[name](image, severity - 1, rng))
+
+
+def _sign(rng: np.random.Generator) -> int:
+    return 1 if rng.random() < 0.5 else -1
+
+
+def _within(size: int, start: float, length: float) -> npt.NDArray[np.bool_]:
+    """(S,) bool: the pixels of an axis that lie in a stretch of it, both in fractions of the side."""
+    places = (np.arange(size) + 0.5) / size - start
+    return (places >= 0) & (places < length)
+
+
+def _blackened(image: Image, rows: npt.NDArray[np.bool_], columns: npt.NDArray[np.bool_]) -> Image:
+    """Black where a hidden row (S,) meets a hidden column (S,)."""
+    return image * ~(rows[:, None] & columns)[..., None]
+
+
+def _rounded(values: npt.NDArray[np.float32]) -> Image:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def _image(pixels: Any) -> Image:
+    """What OpenCV gives, whose types say less."""
+    return np.asarray(pixels, np.uint8)

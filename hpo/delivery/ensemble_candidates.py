@@ -1,0 +1,122 @@
+"""The trials of a study that may be joined: the best of those whose weights and predictions are still there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpo.bundle.calibrate import altered_validation
+from hpo.bundle.manifest import Manifest, Validation
+from hpo.data import KnownImages
+from hpo.data.dataset import Labels
+from hpo.data.names import shortened
+from hpo.delivery.export import compared_trials, known_images, read_best, trial_manifest, validation_of
+from hpo.errors import BundleError
+from hpo.search.status import best_first
+from storage import CheckpointStore, StudySpec, read_spec
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
+
+NAMED = 5
+"""Trials that a line names before it says how many more there are."""
+
+
+@dataclass(frozen=True)
+class EnsembleCandidate:
+    """A complete trial whose best weights are kept."""
+
+    trial: FrozenTrial
+    manifest: Manifest
+    validation: Validation
+
+
+@dataclass(frozen=True)
+class EnsembleCandidates:
+    """What may be joined, and what may not."""
+
+    study: Study
+    spec: StudySpec
+    store: CheckpointStore
+    found: tuple[EnsembleCandidate, ...]
+    """Best first; at least two, of one image size, with predictions on the same images."""
+    left_out: tuple[str, ...]
+    """A line for each reason for which some of the best trials are not among them."""
+
+    @property
+    def labels(self) -> Labels:
+        """(n,) int64 of the validation part."""
+        return self.found[0].validation.labels
+
+    @property
+    def known(self) -> KnownImages | None:
+        """The images that all of them were made with; None where that is not known."""
+        return known_images(self.store, *(candidate.trial for candidate in self.found))
+
+    @property
+    def compared(self) -> int:
+        """Number of sets of this size that the trials of the study would make; this set is the best of them."""
+        return math.ceil((self.found[0].manifest.compared or 1) / len(self.found))
+
+    def weights(self, candidate: EnsembleCandidate) -> bytes:
+        """The candidate's weights, read again: those of all at once may not fit into the memory."""
+        return read_best(self.store, self.study, candidate.trial).files["model.safetensors"]
+
+
+def ensemble_candidates(study: Study, store: CheckpointStore, top: int) -> EnsembleCandidates:
+    """The `top` best complete trials of a study, as far as they can be joined; BundleError for fewer than two."""
+    spec = read_spec(study)
+    best = best_first(study.get_trials(deepcopy=False))[:top]
+    found: list[EnsembleCandidate] = []
+    reasons: dict[str, list[int]] = {}
+    for trial in best:
+        try:
+            candidate = _read(study, spec, store, trial)
+            _refuse_misfit(candidate, found)
+        except BundleError as error:
+            reasons.setdefault(str(error), []).append(trial.number)
+        else:
+            found.append(candidate)
+    left_out = tuple(f"{trials_named(numbers)}: {reason}" for reason, numbers in reasons.items())
+    if len(found) < 2:
+        count = f"{len(found)} of its {len(best)} best trials"
+        why = "; ".join(left_out) or "let workers finish more"
+        raise BundleError(f"study {study.study_name!r}: {count} can be joined, but it takes two; {why}")
+    return EnsembleCandidates(study, spec, store, tuple(found), left_out)
+
+
+def _read(study: Study, spec: StudySpec, store: CheckpointStore, trial: FrozenTrial) -> EnsembleCandidate:
+    """The candidate; BundleError saying why the trial is none."""
+    if not store.has(trial.number, "best"):
+        raise BundleError("checkpoint not kept; give `hpo run` a larger --keep")
+    manifest = trial_manifest(study.study_name, spec, trial, compared=compared_trials(study))
+    reason = altered_validation(manifest.config)
+    if reason is not None:
+        raise BundleError(f"{reason}, so its predictions compare with no other's")
+    return EnsembleCandidate(trial, manifest, validation_of(read_best(store, study, trial)))
+
+
+def _refuse_misfit(candidate: EnsembleCandidate, found: list[EnsembleCandidate]) -> None:
+    """BundleError where a candidate cannot join those found so far."""
+    if not found:
+        return
+    ours, theirs = (one.manifest.config.image_size for one in (candidate, found[0]))
+    if ours != theirs:
+        raise BundleError(f"image size {ours}, but {theirs} is the best trial's")
+    splits = [one.manifest.data.split_digest for one in (candidate, found[0])]
+    if all(splits) and splits[0] != splits[1]:
+        raise BundleError("trained and validated on another split of the images than the best trial")
+    if not np.array_equal(candidate.validation.labels, found[0].validation.labels):
+        raise BundleError("validated on other images than the best trial")
+
+
+def trials_named(numbers: Iterable[int]) -> str:
+    """`trial 3`, `trials 3, 4`, `trials 3, 4, 7, 8, 9 and 2 more`."""
+    some = [str(number) for number in sorted(numbers)]
+    return f"trial{'s' if len(some) > 1 else ''} {shortened(some, NAMED)}"

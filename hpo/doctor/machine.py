@@ -1,0 +1,201 @@
+"""The devices: whether torch sees them, computes on them, and how much of their memory is free.
+
+Python and the libraries: their versions against what hpo and torchvision ask for, and whether they import.
+
+The places that are written to: room, permission, and that what was written is on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from hpo.doctor.check import Check, amiss, well
+from hpo.errors import UsageError
+from storage import StorageError, format_size, is_url, open_objects
+
+LOW_MEMORY = 10**9
+"""Bytes of free memory below which hardly a backbone trains."""
+
+_SIDE = 64
+
+
+def check_devices(name: str) -> Iterator[Check]:
+    """A line for each device that `name` (auto, cpu, cuda, cuda:N) stands for."""
+    import torch
+
+    from hpo.device import resolve_device
+
+    count = torch.cuda.device_count()
+    try:
+        resolved = resolve_device(name)
+    except UsageError as error:
+        yield amiss("device", error)
+        return
+    if resolved == "cpu":
+        yield _unused_gpu() if name == "auto" and shutil.which("nvidia-smi") else _check(resolved)
+        return
+    every = [f"cuda:{number}" for number in range(count)] if name in ("auto", "cuda") else [resolved]
+    yield from map(_check, every)
+
+
+def _unused_gpu() -> Check:
+    return amiss(
+        "device", "this machine has an NVIDIA driver, but torch sees no GPU",
+        "install a CUDA build of torch and torchvision that fits the driver, or give --device cpu",
+    )  # fmt: skip
+
+
+def _check(device: str) -> Check:
+    import torch
+
+    try:
+        ones = torch.ones(_SIDE, _SIDE, device=device)
+        right = bool((ones @ ones == _SIDE).all())
+        free, total, name = _memory(device)
+    except RuntimeError as error:  # what CUDA and the allocators raise
+        said = str(error).strip().splitlines()[0]
+        return amiss("device", f"{device} does not compute: {said}", "see nvidia-smi; free its memory, or reset it")
+    detail = f"{device} ({name}) computes, {format_size(free)} of {format_size(total)} free"
+    if not right:
+        return amiss("device", f"{device} ({name}) computes wrong results", "take it out of service")
+    return well("device", detail) if free >= LOW_MEMORY else amiss("device", detail, "end what else uses its memory")
+
+
+def _memory(device: str) -> tuple[int, int, str]:
+    """Free and all bytes, and what it is."""
+    if device == "cpu":
+        import psutil
+
+        from hpo.device import cores
+
+        memory = psutil.virtual_memory()
+        return memory.available, memory.total, f"{cores()} cores"
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    return free, total, torch.cuda.get_device_name(device)
+
+
+SHOWN = ("torch", "torchvision", "timm", "optuna", "sqlalchemy")
+
+_ASKING = ("hpo", "torchvision", "optuna-dashboard")
+"""Distributions whose requirements are looked at: the others pin nothing that matters here."""
+
+
+def check_python() -> Check:
+    """Which Python this is; `pip` refuses those that hpo does not run on."""
+    return well("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+
+
+def check_versions() -> Check:
+    """The versions that are installed, against what is asked for."""
+    wrong = [text for name in _ASKING for text in unmet(name)]
+    if wrong:
+        return amiss("libraries", ", ".join(wrong), "install again with `pip install -c constraints.txt .`")
+    return well("libraries", ", ".join(f"{name} {version(name)}" for name in SHOWN))
+
+
+def unmet(name: str) -> list[str]:
+    """What the distribution `name` asks for and does not find, in words."""
+    try:
+        asked = [Requirement(text) for text in requires(name) or ()]
+    except PackageNotFoundError:
+        return [f"{name} is not installed"] if name != "hpo" else []  # hpo may run from its sources
+    needed = [one for one in asked if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return [f"{name} needs {one}, {found}" for one in needed if (found := _found_wrong(one))]
+
+
+def _found_wrong(requirement: Requirement) -> str:
+    try:
+        found = version(requirement.name)
+    except PackageNotFoundError:
+        return "which is not installed"
+    return "" if requirement.specifier.contains(found, prereleases=True) else f"but {found} is installed"
+
+
+def check_torch() -> Check:
+    """Whether torch imports with its companions: builds from two package indices do not."""
+    try:
+        torch = import_module("torch")
+        import_module("torchvision")
+        import_module("timm")
+    except (ImportError, RuntimeError, OSError) as error:
+        said = str(error).strip().splitlines()[0]
+        return amiss(
+            "torch", f"torch, torchvision or timm does not import: {said}",
+            "take torch and torchvision from one package index: a CPU build of one does not go with a CUDA build "
+            "of the other",
+        )  # fmt: skip
+    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for the CPU"
+    return well("torch", f"imports with torchvision and timm, {built}")
+
+
+LOW_DISK = 10**9
+"""Bytes; a study with a few checkpoints of a mid-sized backbone takes about as much."""
+
+_PROBE = b"hpo doctor looks whether it may write here\n"
+
+
+def check_place(what: str, option: str, place: Path | str) -> Check:
+    """Whether `place`, given with `option`, can be written: a folder, or an s3:// URL."""
+    return _check_s3(what, str(place)) if is_url(place) else _check_folder(what, option, Path(place))
+
+
+def _check_folder(what: str, option: str, folder: Path) -> Check:
+    tried = folder = folder.absolute()
+    try:
+        tried = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        seconds = _write_synced(tried / f".hpo-doctor-{secrets.token_hex(4)}")
+    except OSError as error:
+        return amiss(
+            what, f"{tried} cannot be written: {error.strerror}",
+            f"give write permission or make room there, or name another folder with {option}",
+        )  # fmt: skip
+    free = shutil.disk_usage(tried).free
+    missing = "" if tried == folder else " (not there yet; its parent was tried)"
+    detail = f"{folder}{missing}: {format_size(free)} free, written to the disk in {1000 * seconds:.0f} ms"
+    if free < LOW_DISK:
+        return amiss(what, detail, f"make room there, or name another folder with {option}")
+    return well(what, detail)
+
+
+def _write_synced(probe: Path) -> float:
+    """Seconds that a small file takes to the disk; it is removed."""
+    start = time.perf_counter()
+    try:
+        with probe.open("xb") as file:
+            file.write(_PROBE)
+            file.flush()
+            os.fsync(file.fileno())
+        return time.perf_counter() - start
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def _check_s3(what: str, url: str) -> Check:
+    key = f".hpo-doctor-{secrets.token_hex(4)}"
+    start = time.perf_counter()
+    try:
+        objects = open_objects(url)
+        objects.put(key, _PROBE)
+        same = objects.get(key) == _PROBE
+        objects.delete([key])
+    except StorageError as error:
+        return amiss(what, error)
+    except FileNotFoundError:
+        same = False
+    if not same:
+        return amiss(what, f"{url} does not give back what was just written", "check what serves it: it is no S3")
+    return well(what, f"{url}: written, read and removed in {1000 * (time.perf_counter() - start):.0f} ms")

@@ -1,0 +1,229 @@
+"""The database: reachable, of our schema, with room for workers, and its clock against this host's.
+
+The study and its data: expired leases, trials that nobody can take, what its workers are told, other images.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+from hpo import __version__
+from hpo.doctor.check import Check, amiss, well
+from hpo.errors import HpoError
+from hpo.hints import hint
+from search_spaces import SpaceError, read_space
+from storage import Control, StorageError, get_control, lease_infos, open_study, read_spec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import optuna
+    from sqlalchemy import Connection
+
+    from storage import Database, LeaseInfo
+
+
+PER_WORKER = 2
+"""Connections that a worker keeps open."""
+
+SKEW = 5.0
+"""Seconds that a host's clock may differ from the database's before it is worth a line."""
+
+_PINGS = 5
+
+_FACTS = """
+SELECT current_setting('server_version') AS version, pg_is_in_recovery() AS replica,
+    current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int AS most,
+    (SELECT sum(numbackends) FROM pg_stat_database)::int AS used,
+    to_regclass('studies') IS NOT NULL OR to_regclass('alembic_version') IS NOT NULL AS filled
+"""
+
+_RIGHTS = """
+SELECT c.relname, r.wanted FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+CROSS JOIN (VALUES ('SELECT'), ('INSERT'), ('UPDATE'), ('DELETE')) r (wanted)
+WHERE n.nspname = current_schema() AND c.relname ~ '^(hpo_|stud|trial)'
+  AND CASE WHEN c.relkind = 'r' THEN NOT has_table_privilege(c.oid, r.wanted) END
+UNION ALL
+SELECT c.relname, 'USAGE' FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = current_schema() AND c.relname ~ '^(hpo_|stud|trial)'
+  AND CASE WHEN c.relkind = 'S' THEN NOT has_sequence_privilege(c.oid, 'USAGE') END
+"""
+"""Rights that the user lacks on optuna's tables and ours. A CASE, as PostgreSQL may ask for the rights first."""
+
+
+def check_database(db: Database) -> Iterator[Check]:
+    """What a connection shows, one line after another."""
+    from sqlalchemy import text
+
+    try:
+        with db.engine.connect() as connection:
+            facts = connection.execute(text(_FACTS)).one()
+            milliseconds = 1000 * _latency(connection)
+        answers = f"PostgreSQL {facts.version}, {db.where}, answers in {milliseconds:.1f} ms"
+        if facts.replica:
+            yield amiss("database", f"{answers}, but is a replica", "give --storage the URL of the primary")
+        else:
+            yield well("database", answers)
+        yield _schema(db, bool(facts.filled))
+        yield connections(facts.most, facts.used)
+        yield clock(_skew(db))
+    except StorageError as error:
+        yield amiss("database", error)
+
+
+def connections(most: int, used: int) -> Check:
+    """Whether one more worker finds its connections; `used` of `most` are taken now, ours among them."""
+    free = most - used
+    detail = f"{free} of {most} connections are free: room for {max(0, free) // PER_WORKER} more workers"
+    if free < PER_WORKER:
+        return amiss("connections", detail, "raise max_connections there, or end sessions that nobody needs")
+    return well("connections", detail)
+
+
+def clock(skew: float) -> Check:
+    """This host's clock against the database's: `skew` seconds ahead of it."""
+    direction = "ahead of" if skew > 0 else "behind"
+    detail = f"this host is {abs(skew):.1f} s {direction} the database"
+    if abs(skew) <= SKEW:
+        return well("clock", detail)
+    return amiss(
+        "clock", f"{detail}; leases go by the database's clock and do not suffer, times of trials and logs do",
+        "let NTP set the clock of this host",
+    )  # fmt: skip
+
+
+def _schema(db: Database, filled: bool) -> Check:
+    if not filled:
+        return well("schema", "no study yet: the first `hpo run` or `hpo init` makes the tables")
+    try:
+        db.require_schema()
+        _ = db.storage
+        lacking = _lacking(db)
+    except StorageError as error:
+        return amiss("schema", error)
+    if lacking is not None:
+        return lacking
+    ours = f"hpo {__version__}" if db.is_initialised() else "an earlier hpo, with which this one works,"
+    return well("schema", f"the tables are of {ours} and optuna {version('optuna')}")
+
+
+def _lacking(db: Database) -> Check | None:
+    """What the user may not do with the tables, which working takes; None where a write was tried and went through."""
+    from sqlalchemy import text
+
+    with db.engine.connect() as connection:
+        rows = connection.execute(text(_RIGHTS)).all()
+        if not rows:
+            connection.execute(text("UPDATE hpo_schema SET version = version"))
+            connection.rollback()
+            return None
+        user, schema = connection.execute(text("SELECT current_user, current_schema()")).one()
+    missing = {row.wanted for row in rows}
+    rights = ", ".join(right for right in ("SELECT", "INSERT", "UPDATE", "DELETE", "USAGE") if right in missing)
+    names = ", ".join(dict.fromkeys(row.relname for row in rows))
+    return amiss(
+        "schema", f"the user {user} may inspect_data at studies, but not work on them: it lacks {rights} on {names}",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {user}; "
+        f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {user}",
+    )  # fmt: skip
+
+
+def _latency(connection: Connection) -> float:
+    """Seconds of one question and its answer, the median of a few."""
+    times = []
+    for _ in range(_PINGS):
+        start = time.perf_counter()
+        connection.exec_driver_sql("SELECT 1")
+        times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def _skew(db: Database) -> float:
+    before = datetime.now(UTC)
+    theirs = db.now()
+    after = datetime.now(UTC)
+    return (before + (after - before) / 2 - theirs).total_seconds()
+
+
+def check_study(db: Database, name: str) -> Iterator[Check]:
+    """The study, its leases, what its workers are told."""
+    try:
+        study = open_study(db, name)
+        read_spec(study)
+        db.require_schema()
+        before = _running(study)
+        leases = lease_infos(db, study)
+        running = before & _running(study)  # not those that began or ended while we looked
+        control = get_control(db, study)
+    except StorageError as error:
+        yield amiss("study", error)
+        return
+    yield told(name, control)
+    yield leased(name, leases, running)
+
+
+def told(name: str, control: Control) -> Check:
+    """Whether the study's workers may work."""
+    if control is Control.RUN:
+        return well("study", f"{name} is there, and its workers may work")
+    state = "paused" if control is Control.PAUSE else "stopped"
+    return amiss("study", f"{name} is {state}", f"`{hint('resume', study=name)}` lets workers go on")
+
+
+def leased(name: str, leases: Sequence[LeaseInfo], running: set[int]) -> Check:
+    """Whether every running trial has a living holder."""
+    held = [lease for lease in leases if lease.state == "held"]
+    expired = [lease.number for lease in held if lease.left < 0]
+    bare = sorted(running - {lease.number for lease in held})
+    reap = f"`{hint('reap', study=name)}`"
+    if bare:
+        return amiss("leases", f"trials without a lease run: {_numbers(bare)}", f"{reap} puts them back")
+    if expired:
+        detail = f"trials whose workers are not heard of any more: {_numbers(expired)}"
+        return amiss("leases", detail, f"the next worker takes them over; where none comes, {reap} puts them back")
+    return well("leases", f"the workers of {len(held)} running trials are heard of" if held else "no trial runs")
+
+
+def check_data(data: Path, db: Database | None, study: str | None, cache: Path) -> Check:
+    """DATA: a layout that hpo reads, images of each class that can be decoded, and with a study its images."""
+    from hpo.data.opening import inspect_data
+
+    try:
+        # How many images may be unreadable is the study's to say, where there is one.
+        seen = inspect_data(data) if db is None or study is None else inspect_data(data, max_unreadable=1)
+        tried = "all decoded" if seen.decoded == seen.images else f"{seen.decoded:,} of them decoded"
+        found = f"{data}: {seen.images:,} images of {len(seen.summary.classes)} classes, {tried}"
+        if db is not None and study is not None:
+            _same_images(data, open_study(db, study), cache)
+            found += f", those that {study} was made with"
+    except (HpoError, SpaceError, OSError) as error:
+        return amiss("data", error)
+    except StorageError:
+        return well("data", f"{found}; whether they are the study's is not known", seen.summary)
+    return well("data", found, seen.summary)
+
+
+def _same_images(data: Path, study: optuna.Study, cache: Path) -> None:
+    """Raise DataError for other images than the study's; those not seen on this host before are decoded now."""
+    from hpo.search.plan import open_study_data, possible
+
+    spec = read_spec(study)
+    size = min(possible(read_space(spec.space), "image_size"))
+    open_study_data(data, spec, size, cache, name=study.study_name)
+
+
+def _running(study: optuna.Study) -> set[int]:
+    from optuna.trial import TrialState
+
+    return {trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    shown = ", ".join(str(number) for number in numbers[:8])
+    return f"{shown} and {len(numbers) - 8} more" if len(numbers) > 8 else shown

@@ -1,0 +1,1 @@
+"""Pictures that several rooms draw: contact sheets of images, and charts."""

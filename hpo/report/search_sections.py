@@ -1,0 +1,242 @@
+"""Sections about a search: its trials over time, what mattered, what it cost, how to do it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from hpo.private_paths import shared_config
+from hpo.report import search_figures as figures_search
+from hpo.report import wording
+from hpo.report.page import Section
+from hpo.report.reproduce import study_recipe
+from hpo.report.search_figures import MOST_AXES, parallel
+from hpo.report.study_data import FEWEST, StudyData, TrialData
+
+MOST_ROWS = 10
+"""Trials in the table of the best."""
+
+LISTED = "The trials are runs from a list: nothing was searched."
+
+
+def search_sections(facts: StudyData) -> list[Section]:
+    """History, importance, parallel coordinates and learning curves."""
+    return [history(facts), importance(facts), coordinates(facts), curves(facts)]
+
+
+def history(facts: StudyData) -> Section:
+    """Value over trials, with the best of them in a table."""
+    title = "Search history"
+    valued = [trial for trial in facts.trials if trial.value is not None]
+    if not valued:
+        return Section("history", title, missing="No trial has reported a value yet.")
+    floor = figures_search.floor_of(trial.value or 0.0 for trial in valued)
+    below = sum((trial.value or 0.0) < floor for trial in valued)
+    best = sorted(
+        (t for t in facts.trials if t.state == "complete"), key=lambda t: (-(t.value or 0.0), t.number)
+    )[:MOST_ROWS]  # fmt: skip
+    return Section(
+        "history", title,
+        {
+            "svg": figures_search.history(facts.trials, facts.spec.metric),
+            "counts": facts.counts,
+            "thinned": _thinned(len(valued), figures_search.MOST_POINTS),
+            "below": f"{wording.counted(below, 'trial')} below {floor:.3g} drawn at the lower edge." if below else "",
+            "metric": facts.spec.metric,
+            "best": [_row(trial) for trial in best],
+            "failures": [
+                (trial.number, str(trial.attrs.get("reason") or "no reason recorded"))
+                for trial in facts.trials if trial.state == "failed"
+            ][:MOST_ROWS],
+        },
+    )  # fmt: skip
+
+
+def _row(trial: TrialData) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "value": trial.value,
+        "epochs": len(trial.curve),
+        "time": wording.span(trial.seconds),
+        "params": ", ".join(f"{name} {wording.value(value)}" for name, value in trial.params.items()),
+    }
+
+
+def _thinned(count: int, most: int) -> str:
+    """What a figure says that draws only some of its trials."""
+    if count <= most:
+        return ""
+    return f"{most:,} of {count:,} trials are drawn: the best {most // 4:,}, and of the others every n-th."
+
+
+def importance(facts: StudyData) -> Section:
+    """Which parameters made the difference."""
+    title = "What mattered"
+    if not facts.searches:
+        return Section("importance", title, missing=LISTED)
+    found = facts.importance
+    if found is None:
+        count = sum(facts.counts.get(state, 0) for state in ("complete", "pruned"))
+        told = f"{wording.counted(count, 'finished trial')} so far; shares are told from {FEWEST} on."
+        return Section("importance", title, missing=f"{told} From fewer they would be noise.")
+    values = {
+        "svg": figures_search.importance(found.shares),
+        "best": found.best,
+        "trials": found.trials,
+        "hint": found.trials < 5 * FEWEST,
+    }
+    return Section("importance", title, values)
+
+
+def coordinates(facts: StudyData) -> Section:
+    """One line for each trial through all parameters."""
+    title = "Parameters together"
+    finished = [t for t in facts.trials if t.value is not None and t.state in ("complete", "pruned")]
+    names = _varied(finished, facts.importance.shares if facts.importance else {})
+    if not facts.searches:
+        return Section("parallel", title, missing=LISTED)
+    if len(finished) < 2 or not names:
+        return Section("parallel", title, missing="There are no two finished trials that differ in a parameter.")
+    shown = figures_search.thinned(finished, figures_search.MOST_LINES)
+    return Section(
+        "parallel", title,
+        {
+            "svg": parallel(shown, names, facts.best, facts.spec.metric),
+            "thinned": _thinned(len(finished), figures_search.MOST_LINES),
+            "left_out": ", ".join(names[MOST_AXES:]),
+            "pruned": any(t.state == "pruned" for t in finished),
+        },
+    )  # fmt: skip
+
+
+def _varied(trials: Sequence[TrialData], importance: Mapping[str, float]) -> list[str]:
+    """Parameters with more than one value, the most important first; of equals those that most trials have."""
+    values: dict[str, list[str]] = {}
+    for trial in trials:
+        for name, value in trial.params.items():
+            values.setdefault(name, []).append(str(value))
+    # A parameter of optuna's may be one variant of a field: `learning_rate[adamw]`.
+    shares: dict[str, float] = {}
+    for name, share in importance.items():
+        field = name.partition("[")[0]
+        shares[field] = shares.get(field, 0.0) + share
+    varied = [name for name, seen in values.items() if len(set(seen)) > 1]
+    return sorted(varied, key=lambda name: (-shares.get(name, 0.0), -len(values[name])))
+
+
+def curves(facts: StudyData) -> Section:
+    """The metric after each epoch of all trials."""
+    curved = [trial for trial in facts.trials if trial.curve]
+    if not curved:
+        return Section("curves", "Learning curves", missing="No trial has finished an epoch yet.")
+    values = {
+        "svg": figures_search.learning_curves(facts.trials, facts.best, facts.spec.metric),
+        "thinned": _thinned(len(curved), figures_search.MOST_LINES),
+    }
+    return Section("curves", "Learning curves", values)
+
+
+def best_configuration(facts: StudyData) -> Section:
+    """The best trial's configuration and how to get it again."""
+    trial = facts.best_trial
+    recipe = study_recipe(facts, trial.number if trial else None)
+    searched = set(trial.params) if trial else set()
+    config = dict(trial.attrs.get("config", {})) if trial else {}
+    return Section(
+        "configuration", "Best trial, and how to get it again",
+        {
+            "trial": trial.number if trial else None,
+            "facts": _origin_facts(facts, trial),
+            "groups": configuration_groups(config, searched),
+            "recipe": recipe,
+        },
+    )  # fmt: skip
+
+
+def configuration_groups(config: Mapping[str, Any], searched: set[str]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Settings in two groups: searched, and fixed; phases one by one as `phase1.learning_rate`."""
+    flat = {name: value for name, value in shared_config(config).items() if name != "phases"}
+    for number, phase in enumerate(config.get("phases") or (), start=1):
+        flat |= {f"phase{number}.{name}": value for name, value in phase.items()}
+    rows = [(name, wording.value(value), name in searched) for name, value in flat.items()]
+    groups = [
+        ("searched", [(name, value) for name, value, open_ in rows if open_]),
+        ("fixed" if searched else "all settings", [(name, value) for name, value, open_ in rows if not open_]),
+    ]
+    return [(title, items) for title, items in groups if items]
+
+
+def _origin_facts(facts: StudyData, trial: TrialData | None) -> list[tuple[str, str]]:
+    spec = facts.spec
+    rows = [
+        ("space", f"{spec.space.get('name')}, fingerprint {spec.space_fingerprint[:12]}"),
+        ("data", f"fingerprint {spec.data_fingerprint[:12]}"),
+        ("weights", f"digest {spec.weights_digest[:12]}" if spec.weights_digest else "no file given"),
+        ("seed", f"study {spec.seed}" + (f", trial {trial.attrs['seed']}" if trial and "seed" in trial.attrs else "")),
+    ]
+    if trial and "versions" in trial.attrs:
+        rows.append(("versions", ", ".join(f"{name} {version}" for name, version in trial.attrs["versions"].items())))
+    return rows
+
+
+def cost(facts: StudyData) -> Section:
+    """Time, epochs, memory, devices."""
+    trained = [trial for trial in facts.trials if trial.curve]
+    if not trained:
+        return Section("cost", "Time and cost", missing="No trial has finished an epoch yet.")
+    ended = any(t.state == "complete" and t.ended is not None and t.value is not None for t in facts.trials)
+    values = {
+        "rows": _cost_rows(facts, trained),
+        "svg": figures_search.progress(facts.trials, facts.spec.metric) if ended else "",
+    }
+    return Section("cost", "Time and cost", values)
+
+
+def _cost_rows(facts: StudyData, trained: Sequence[TrialData]) -> list[tuple[str, str, str]]:
+    """Name, value, remark."""
+    total = sum(trial.seconds for trial in facts.trials)
+    per_epoch = [trial.seconds / len(trial.curve) for trial in trained]
+    per_trial = [trial.seconds for trial in trained if trial.state == "complete"] or [t.seconds for t in trained]
+    speeds = [trial.attrs["images_per_second"] for trial in trained if trial.attrs.get("images_per_second")]
+    memory = max((int(trial.attrs.get("peak_memory", 0)) for trial in trained), default=0)
+    devices = sorted({str(trial.attrs["device"]) for trial in trained if "device" in trial.attrs})
+    precisions = sorted({str(trial.attrs["precision"]) for trial in trained if "precision" in trial.attrs})
+    rows = [
+        ("training, all trials", wording.span(total), f"{total / 3_600:.2f} device hours"),
+        _wall_clock(facts),
+        ("per complete trial", wording.span(median(per_trial)), _between(per_trial)),
+        ("per epoch", wording.span(median(per_epoch)), _between(per_epoch)),
+        ("training speed", f"{median(speeds):,.0f} images/s", "median of the trials") if speeds else None,
+        _saved(facts, trained),
+        ("peak memory", wording.size(memory), "of the process; on a GPU of the device") if memory else None,
+        ("device", ", ".join(devices), ", ".join(precisions)) if devices else None,
+    ]
+    return [row for row in rows if row is not None]
+
+
+def _wall_clock(facts: StudyData) -> tuple[str, str, str] | None:
+    """From the first start to the last end, where a trial has ended."""
+    ended = [trial for trial in facts.trials if trial.state in ("complete", "pruned", "failed")]
+    times = [trial.ended for trial in ended if trial.ended is not None]
+    if times:
+        return "wall clock", wording.span(max(times)), "first start to last end"
+    return ("wall clock", "unknown", "the starts of its trials were recorded in another time zone") if ended else None
+
+
+def _between(seconds: Sequence[float]) -> str:
+    return f"median; {wording.span(min(seconds))} to {wording.span(max(seconds))}"
+
+
+def _saved(facts: StudyData, trained: Sequence[TrialData]) -> tuple[str, str, str] | None:
+    """What pruning saved, each trial's own seconds per epoch taken for the epochs that it was spared."""
+    pruned = [trial for trial in trained if trial.saved]
+    if not pruned:
+        return None
+    epochs = sum(trial.saved for trial in pruned)
+    spent = sum(len(trial.curve) for trial in facts.trials)
+    time = sum(trial.saved * trial.seconds / len(trial.curve) for trial in pruned)
+    return (
+        "saved by pruning", wording.counted(epochs, "epoch"),
+        f"{wording.percent(epochs / (epochs + spent))} of those of full runs, about {wording.span(time)}",
+    )  # fmt: skip

@@ -1,0 +1,185 @@
+"""Which trial is best: one order for the status, the checkpoints that are kept and the export.
+
+How a study stands, as one frozen value: what `hpo status`, its --json and the live view of `hpo run` show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.search.clock import moment
+from search_spaces import Space, read_space
+from storage import Control, Database, LeaseInfo, Limits, get_control, lease_infos, read_limits, read_spec
+
+
+def best_first(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The complete trials, highest value first, of equals the earliest."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+    return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
+
+
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+@dataclass(frozen=True)
+class TrialStatus:
+    """One trial as a person reads it."""
+
+    number: int
+    state: str
+    value: float | None
+    """Best reported value so far; None before the first report."""
+    epoch: int
+    epochs: int
+    curve: Sequence[float]
+    params: Mapping[str, Any]
+    seconds: float
+    reason: str | None
+    worker: str | None
+    violated: Sequence[str] = ()
+    """Constraints that the trial broke: diverged, memory."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**vars(self), "curve": list(self.curve), "params": dict(self.params), "violated": list(self.violated)}
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """A study at one moment."""
+
+    study: str
+    metric: str
+    space: str
+    limits: Limits
+    now: datetime
+    lines: Sequence[TrialStatus]
+    best: TrialStatus | None
+    """The complete trial with the highest value."""
+    leases: Sequence[LeaseInfo] = ()
+    """Of the trials that somebody holds, by number."""
+    redone: float = 0.0
+    """Epochs that were trained again after interruptions, all trials together."""
+    control: Control = Control.RUN
+    """What the study's workers are told."""
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.limits.deadline is not None and self.now >= self.limits.deadline
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Trials by state; asked = all that were ever taken up, finished = complete + pruned + failed."""
+        states = {name: sum(line.state == name for line in self.lines) for name in _STATES.values()}
+        finished = states["complete"] + states["pruned"] + states["failed"]
+        return {"asked": finished + states["running"], "finished": finished} | states
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document of `hpo status --json`; its keys are stable."""
+        best = self.best
+        return {
+            "study": self.study,
+            "trials": self.counts,
+            "best": best and {"trial": best.number, "value": best.value, "params": dict(best.params)},
+            "metric": self.metric,
+            "space": self.space,
+            "limit": {
+                "trials": self.limits.trials,
+                "deadline": self.limits.deadline and self.limits.deadline.isoformat(),
+            },
+            "running": [line.to_dict() for line in self.lines if line.state == "running"],
+            "failures": [
+                {"trial": line.number, "reason": line.reason} for line in self.lines if line.state == "failed"
+            ],
+            "leases": [_lease_to_dict(lease) for lease in self.leases],
+            "redone": self.redone,
+            "control": self.control.value,
+        }
+
+
+class StudyReader:
+    """Reads one study again and again: what cannot change any more is read and reckoned once."""
+
+    def __init__(self, db: Database, study: optuna.Study) -> None:
+        db.require_schema()
+        self._db, self._study = db, study
+        self._spec = read_spec(study)
+        self._space = read_space(self._spec.space)
+        self._finished: dict[int, TrialStatus] = {}
+
+    def __call__(self) -> StudyStatus:
+        """The study as it stands: its trials in one query of optuna's, leases, limits, the database's clock."""
+        now = self._db.now()
+        trials = self._study.get_trials(deepcopy=False)
+        best = best_first(trials)
+        leases = lease_infos(self._db, self._study)
+        # A trial that was put back has cost time until its holder was last heard of.
+        heard = {lease.number: now - timedelta(seconds=lease.age) for lease in leases if lease.state == "free"}
+        return StudyStatus(
+            study=self._study.study_name,
+            metric=self._spec.metric,
+            space=self._space.name,
+            limits=read_limits(self._study),
+            now=now,
+            lines=[self._line(trial, heard.get(trial.number, now)) for trial in trials],
+            best=self._line(best[0], now) if best else None,
+            leases=[lease for lease in leases if lease.state == "held"],
+            redone=sum(lease.redone for lease in leases),
+            control=get_control(self._db, self._study),
+        )
+
+    def _line(self, trial: FrozenTrial, until: datetime) -> TrialStatus:
+        if trial.number not in self._finished:
+            line = _line(trial, self._space, until)
+            if not trial.state.is_finished():
+                return line
+            self._finished[trial.number] = line
+        return self._finished[trial.number]
+
+
+def _lease_to_dict(lease: LeaseInfo) -> dict[str, Any]:
+    kept = {key: value for key, value in vars(lease).items() if key not in ("number", "state", "claimed_at")}
+    return {"trial": lease.number, "claimed_at": lease.claimed_at.isoformat(), **kept}
+
+
+def _line(trial: FrozenTrial, space: Space, until: datetime) -> TrialStatus:
+    attrs = trial.user_attrs
+    curve = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
+    config = attrs.get("config", {})
+    return TrialStatus(
+        number=trial.number,
+        state=_STATES[trial.state],
+        value=trial.value if trial.state == TrialState.COMPLETE else max(curve, default=None),
+        epoch=max(trial.intermediate_values, default=0),
+        epochs=int(config.get("epochs", space.fixed.get("epochs", 0))),
+        curve=curve,
+        params=space.searched(trial.params),
+        seconds=attrs.get("seconds") or _seconds(trial, until),
+        reason=attrs.get("reason"),
+        worker=attrs.get("worker"),
+        violated=sorted(name for name, value in trial.constraints.items() if value > 0),
+    )
+
+
+def _seconds(trial: FrozenTrial, until: datetime) -> float:
+    """Seconds from the trial's start to its end, or `until` then; 0 where the start was recorded wrongly.
+
+    Earlier versions wrote local time where optuna expects UTC.
+    """
+    if trial.datetime_start is None:
+        return 0.0
+    end = moment(trial.datetime_complete) if trial.datetime_complete else until
+    return max(0.0, (end - moment(trial.datetime_start)).total_seconds())

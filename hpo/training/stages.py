@@ -1,0 +1,63 @@
+"""What trains in which epoch: the phases of a run, and the steps of a gradual unfreezing, as one course of stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from hpo.models.classifier import trainable_blocks
+from search_spaces import TrialConfig
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Epochs running in which the same blocks train, by the same settings."""
+
+    settings: TrialConfig
+    """Those of the phase."""
+    blocks: int
+    """Blocks of the backbone that train, counted from the head."""
+    epochs: range
+    """Of the run, from 0."""
+    phase: range
+    """The epochs of the whole phase, which the schedule spans."""
+
+
+def course(config: TrialConfig, blocks: int) -> tuple[Stage, ...]:
+    """The stages of a run whose backbone has `blocks` blocks, one after the other, from epoch 0 to its last."""
+    stages: list[Stage] = []
+    for settings in config.phase_configs():
+        start, before = (stages[-1].epochs.stop, stages[-1].blocks) if stages else (0, -1)
+        phase = range(start, start + settings.epochs)
+        spread = _spread(_levels(settings, blocks, before), phase)
+        stages += [Stage(settings, level, epochs, phase) for level, epochs in spread]
+    return tuple(stages)
+
+
+def stage_at(stages: Sequence[Stage], epoch: int) -> int:
+    """Number, from 0, of the stage that epoch number `epoch`, from 0, belongs to."""
+    return next(number for number, stage in enumerate(stages) if epoch in stage.epochs)
+
+
+def last_phase(config: TrialConfig) -> range:
+    """The epochs, from 0, of the last phase; of the whole run, where it has one phase."""
+    return range(config.epochs - config.phase_configs()[-1].epochs, config.epochs)
+
+
+def _levels(settings: TrialConfig, blocks: int, before: int) -> Sequence[int]:
+    """How many blocks train, step by step, in a phase after one that ended with `before` blocks; -1: there is none.
+
+    A gradual unfreezing adds one block at a time. The first phase of a run begins with the head alone, as that of
+    ULMFiT does (Howard and Ruder 2018, arXiv 1801.06146, section 3.3).
+    """
+    reached = trainable_blocks(blocks, settings.unfreeze_depth)
+    gradual = settings.unfreezing == "gradual" and reached > before
+    return range(before + 1, reached + 1) if gradual else [reached]
+
+
+def _spread(levels: Sequence[int], epochs: range) -> list[tuple[int, range]]:
+    """The levels evenly over the epochs, the last to the end; levels are left out where epochs are too few."""
+    bounds = [number * len(epochs) // len(levels) for number in range(len(levels) + 1)]
+    spans = zip(levels, pairwise(bounds), strict=True)
+    return [(level, epochs[first:end]) for level, (first, end) in spans if first < end]

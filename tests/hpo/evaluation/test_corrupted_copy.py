@@ -1,0 +1,164 @@
+"""The corrupted copy: the same for everybody, made once, whole or not at all."""
+
+import errno
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpo.corruptions import CORRUPTIONS, SEVERITIES
+from hpo.data.dataset import Part
+from hpo.data.synthetic import cells_arrays
+from hpo.evaluation.corrupted_copy import corrupted_copy
+
+CLASSES, COUNT, SIZE = 8, 50, 32
+
+
+@pytest.fixture(scope="module")
+def part():
+    """50 images of a packed set of 60, in an order of their own."""
+    images, labels = cells_arrays(60, SIZE, seed=4)
+    rows = np.random.default_rng(0).permutation(60)[:COUNT]
+    return Part(images, rows, labels[rows], [str(row) for row in rows])
+
+
+def stored(cache: Path):
+    (path,) = cache.rglob("*.npy")
+    return path
+
+
+def test_every_image_meets_every_alteration_once(part, tmp_path):
+    copy = corrupted_copy(part, tmp_path)
+    assert copy.images.shape == (len(CORRUPTIONS) * COUNT, SIZE, SIZE, 3)
+    assert copy.images.dtype == np.uint8
+    assert not copy.images.flags.writeable
+    for number in range(len(CORRUPTIONS)):
+        rows = copy.alteration == number
+        assert np.array_equal(copy.labels[rows], part.labels)
+        original = part.batch(np.arange(COUNT))
+        assert (copy.images[rows] != original).any(axis=(1, 2, 3)).mean() > 0.9
+
+
+def test_severities_are_balanced_within_alterations_classes_and_images(part, tmp_path):
+    copy = corrupted_copy(part, tmp_path)
+    for number in range(len(CORRUPTIONS)):
+        counts = np.bincount(copy.severity[copy.alteration == number], minlength=6)[1:]
+        assert counts.tolist() == [COUNT / 5] * 5
+        for label in range(CLASSES):
+            of_class = copy.severity[(copy.alteration == number) & (copy.labels == label)]
+            assert np.ptp(np.bincount(of_class, minlength=6)[1:]) <= 1
+    of_images = copy.severity.reshape(len(CORRUPTIONS), COUNT)
+    assert np.array_equal(np.sort(of_images, axis=0)[:, 0], np.repeat(SEVERITIES, 2))
+
+
+def test_two_copies_in_two_places_are_equal(part, tmp_path):
+    first, second = corrupted_copy(part, tmp_path / "a"), corrupted_copy(part, tmp_path / "b")
+    assert np.array_equal(first.images, second.images)
+    assert np.array_equal(first.severity, second.severity)
+    assert stored(tmp_path / "a").name == stored(tmp_path / "b").name
+
+
+def test_another_seed_is_another_copy(part, tmp_path):
+    first, second = corrupted_copy(part, tmp_path), corrupted_copy(part, tmp_path, seed=1)
+    assert not np.array_equal(first.images, second.images)
+    assert not np.array_equal(first.severity, second.severity)
+
+
+def test_an_image_is_altered_by_its_pixels_not_by_its_place(part, tmp_path):
+    turned = Part(part.images, part.indices[::-1].copy(), part.labels[::-1].copy(), part.names[::-1])
+    first, second = corrupted_copy(part, tmp_path), corrupted_copy(turned, tmp_path)
+    there = second.images.reshape(len(CORRUPTIONS), COUNT, SIZE, SIZE, 3)[:, ::-1].reshape(first.images.shape)
+    alike = first.severity == second.severity.reshape(len(CORRUPTIONS), COUNT)[:, ::-1].ravel()
+    assert alike.any()
+    assert np.array_equal(first.images[alike], there[alike])
+
+
+def test_the_file_is_made_once(part, tmp_path):
+    corrupted_copy(part, tmp_path)
+    made = stored(tmp_path).stat()
+    calls = []
+    corrupted_copy(part, tmp_path, progress=lambda done, total: calls.append(done))
+    assert not calls
+    assert stored(tmp_path).stat().st_mtime_ns == made.st_mtime_ns
+
+
+def test_progress_counts_to_the_end(part, tmp_path):
+    calls = []
+    corrupted_copy(part, tmp_path, progress=lambda *state: calls.append(state))
+    assert calls[-1] == (500, 500)
+    assert [done for done, _ in calls] == list(range(1, 501))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_a_damaged_file_is_made_anew(part, tmp_path, damage):
+    expected = np.array(corrupted_copy(part, tmp_path).images)
+    path = stored(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 1
+    path.write_bytes({"truncated": content[:-7], "flipped": content, "empty": b""}[damage])
+    assert np.array_equal(corrupted_copy(part, tmp_path).images, expected)
+    assert np.array_equal(np.load(stored(tmp_path)), expected)
+
+
+def test_an_interrupted_maker_leaves_nothing_and_what_a_killed_one_left_is_removed(part, tmp_path):
+    def interrupt(done: int, total: int) -> None:
+        if done == 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        corrupted_copy(part, tmp_path, progress=interrupt)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".npy", ".tmp")]
+    (tmp_path / "corrupted" / "killed.tmp").write_bytes(b"half")
+    corrupted_copy(part, tmp_path)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_full_disk_says_so_and_leaves_nothing_half_made(part, tiny_disk):
+    images = np.tile(part.images, (1, 4, 4, 1))
+    large = Part(images, part.indices, part.labels, part.names)
+    with pytest.raises(OSError) as failure:  # noqa: PT011 - the number says which
+        corrupted_copy(large, tiny_disk)
+    assert failure.value.errno == errno.ENOSPC
+    assert not [path for path in tiny_disk.rglob("*") if path.suffix in (".npy", ".tmp")]
+
+
+def test_two_who_want_it_at_once_get_the_same(part, tmp_path):
+    copies, makers = [], []
+
+    def want() -> None:
+        copies.append(corrupted_copy(part, tmp_path, progress=lambda done, total: makers.append(done)))
+
+    threads = [threading.Thread(target=want) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(copies) == 3
+    assert len(makers) == 500, "it was made more than once"
+    assert all(np.array_equal(copies[0].images, copy.images) for copy in copies)
+
+
+def test_batches_are_all_images_in_order_and_may_be_written_to(part, tmp_path):
+    copy = corrupted_copy(part, tmp_path)
+    batches = list(copy.batches(64))
+    assert [len(batch) for batch in batches] == [64] * 7 + [52]
+    assert np.array_equal(np.concatenate(batches), copy.images)
+    assert all(batch.flags.writeable for batch in batches)
+
+
+def test_accuracy_is_told_for_every_alteration_and_severity(part, tmp_path):
+    copy = corrupted_copy(part, tmp_path)
+    wrong = (copy.alteration == CORRUPTIONS.index("jpeg")) & (copy.severity == 5)
+    conditions = copy.by_condition(~wrong)
+    assert [(c.alteration, c.severity) for c in conditions] == [(a, s) for a in CORRUPTIONS for s in SEVERITIES]
+    assert {c.images for c in conditions} == {COUNT // 5}
+    assert [c.accuracy for c in conditions] == [float((c.alteration, c.severity) != ("jpeg", 5)) for c in conditions]
+
+
+def test_conditions_without_images_are_left_out(part, tmp_path):
+    one = Part(part.images, part.indices[:1], part.labels[:1], part.names[:1])
+    copy = corrupted_copy(one, tmp_path)
+    conditions = copy.by_condition(np.ones(10, bool))
+    assert len(conditions) == 10
+    assert {condition.images for condition in conditions} == {1}

@@ -1,0 +1,147 @@
+"""The table in its three forms, the figure, and the files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpo.errors import UsageError
+from hpo.experiments.compared_model import ComparedModel
+from hpo.experiments.comparison import ComparisonRow
+from hpo.experiments.comparison_figure import files
+from hpo.experiments.comparison_table import count, csv_table, markdown, memory, notes, speed
+from hpo.experiments.outputs import check_outputs, to_csv, to_markdown, write_outputs
+
+from .conftest import ABOUT, row
+
+ROWS = [
+    row("a-preset-with-quite-a-long-name:epochs=3,batch_size=64", 0.9812, seeds=3),
+    row("retrained", None, macro_f1=None, corrupted=None, conditions={}, seconds_per_epoch=None, peak_memory=None),
+    row("majority-class", 0.24, parameters=0, trainable_parameters=0, notes=("fell ill",), openings=2, epochs=None),
+]
+
+
+def test_markdown_has_a_line_per_contestant_and_the_alterations() -> None:
+    lines = markdown(ROWS, ABOUT).splitlines()
+    (head,) = [line for line in lines if line.startswith("| contestant | model")]
+    width = head.count("|")
+    assert all(line.count("|") == width for line in lines[lines.index(head) : lines.index(head) + 5])
+    assert any("98.12 (97.4–98.7)" in line for line in lines)
+    assert "| majority-class | 80.0 | 100.0 |" in lines, "means over severities"
+    assert not any(line.startswith("| retrained |") and line.count("|") == 4 for line in lines)
+
+
+def test_a_baseline_has_no_epochs() -> None:
+    text = markdown([replace(ROWS[2], backbone="majority-class")], ABOUT)
+    assert "| majority-class, 96 px |" in text
+    (line,) = csv.DictReader(io.StringIO(csv_table(ROWS[2:]).decode()))
+    assert line["epochs"] == ""
+
+
+def test_csv_holds_the_figures_in_full() -> None:
+    found = list(csv.DictReader(io.StringIO(csv_table(ROWS).decode())))
+    assert [one["contestant"] for one in found] == [one.label for one in ROWS]
+    score = ROWS[0].validation
+    assert score is not None
+    assert (float(found[0]["validation"]), float(found[0]["validation_low"])) == (score.value, score.interval[0])
+    assert found[1]["validation"] == found[1]["peak_memory"] == ""
+    assert float(found[0]["images_per_second_64"]) == 1234.5
+
+
+def test_speeds_that_were_measured_beside_other_work_are_told() -> None:
+    assert any("busy (load 2.6 a core)" in line for line in notes(ROWS, replace(ABOUT, load=2.61)))
+    assert not any("busy" in line for line in notes(ROWS, replace(ABOUT, load=1.0)))
+    assert not replace(ABOUT, device=None, load=2.6).busy, "nothing was measured here"
+
+
+def test_how_many_models_had_a_look_at_the_test_part_is_told() -> None:
+    (line,) = [line for line in notes(ROWS, ABOUT) if "test part" in line]
+    assert line.startswith("5 different models were measured on this test part by now"), "3 seeds"
+    assert "choose by validation" in line
+    alone = [replace(ROWS[1]), replace(ROWS[2], test=None)]
+    assert not any("test part" in line for line in notes(alone, ABOUT))
+
+
+def test_models_that_other_commands_measured_on_the_test_part_count_too() -> None:
+    alone = [replace(ROWS[1], test_models=7, openings=9), replace(ROWS[2], test=None)]
+    assert any(line.startswith("7 different models were measured") for line in notes(alone, ABOUT))
+    locked = [replace(row, test=None, test_models=0) for row in ROWS]
+    assert not any("test part" in line for line in notes(locked, ABOUT))
+
+
+def test_training_figures_that_are_not_of_this_machine_or_of_the_run_alone_are_told() -> None:
+    rows = [replace(ROWS[0], label=label, trained_on=("NVIDIA H200",)) for label in ("a", "b")]
+    told = notes([*rows, replace(ROWS[2], memory_shared=True)], ABOUT)
+    assert "s/epoch and memory of a, b: training ran on NVIDIA H200" in told
+    assert any(line.startswith("≤: ") for line in told)
+    assert "≤1.3 GB" in markdown([replace(ROWS[0], memory_shared=True)], ABOUT)
+    assert not any("training ran" in line or "≤" in line for line in notes(ROWS, ABOUT))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "–"), (0, "0"), (999, "999"), (12_345, "12.3 k"), (26.08e6, "26.1 M")]
+)
+def test_counts(value: Any, text: str) -> None:
+    assert count(value if value is None else int(value)) == text
+
+
+def test_speeds_and_sizes() -> None:
+    assert [speed(value) for value in (None, 8.314, 1234.5)] == ["–", "8.31", "1,234"]
+    assert [memory(value) for value in (None, 64e7, 4.2e9)] == ["–", "640 MB", "4.2 GB"]  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def written() -> dict[str, bytes]:
+    return files(ROWS, [ComparedModel("gone", "preset", (), notes=("failed: no memory",))], ABOUT)
+
+
+def test_the_figure_is_the_same_for_the_same_figures(written: dict[str, bytes]) -> None:
+    assert written["figure.png"].startswith(b"\x89PNG")
+    again = files(ROWS, [], ABOUT)
+    assert written["figure.svg"] == again["figure.svg"]
+    assert b"<text" not in written["figure.svg"], "no font is needed to show it"
+
+
+def test_results_hold_everything(written: dict[str, bytes]) -> None:
+    results = json.loads(written["results.json"])
+    assert results["command"] == ABOUT.command
+    assert results["missing"] == [{"label": "gone", "notes": ["failed: no memory"]}]
+    assert [one["label"] for one in results["contestants"]] == [one.label for one in ROWS]
+    assert results["contestants"][0]["conditions"]["noise"] == {"1": 0.9, "2": 0.7}
+
+
+@pytest.mark.parametrize("rows", [[ROWS[1]], [ROWS[2]]], ids=["no validation", "no parameters"])
+def test_a_figure_can_be_drawn_of_little(rows: list[ComparisonRow]) -> None:
+    assert files(rows, [], ABOUT)["figure.png"]
+
+
+def test_files_are_replaced_and_what_else_lies_there_stays(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    write_outputs(out, {"table.md": b"old", "figure.png": b"1"})
+    (out / "mine.txt").write_text("mine")
+    write_outputs(out, {"table.md": b"new"})
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        "table.md": b"new", "figure.png": b"1", "mine.txt": b"mine",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("out", ["file", "file/out", "file/a/b"])
+def test_a_file_where_the_folder_should_be_is_told_before_the_work(tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"--out .*file is a file; name a folder"):
+        check_outputs(tmp_path / out)
+    check_outputs(tmp_path)
+    check_outputs(tmp_path / "new" / "out")
+    check_outputs(None)
+    assert not (tmp_path / "new").exists()
+
+
+def test_markdown_and_csv_of_awkward_cells() -> None:
+    assert to_markdown(["a", "b"], [["x|y", "1"]]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 |\n"
+    assert to_csv([{"a": 'x,"y"', "b": None}]) == b'a,b\n"x,""y""",\n'

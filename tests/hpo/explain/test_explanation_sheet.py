@@ -1,0 +1,126 @@
+"""Pictures for people: colours, captions, files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hpo.bundle.model import Model
+from hpo.errors import UsageError
+from hpo.explain import overlay
+from hpo.explain.card import Card, class_position, explain
+from hpo.explain.explanation_sheet import MARGIN, MOST_COLUMNS, PICTURE, check_png, draw_sheet, write_png
+
+from .conftest import SIZE
+
+
+def card(lines: tuple[str, ...] = ("red  0.900",), *, heat: float = 1.0, title: str = "cell.png") -> Card:
+    image = np.full((SIZE, SIZE, 3), 200, np.uint8)
+    return Card(image, np.full((SIZE, SIZE), heat, np.float32), title, lines)
+
+
+def test_what_is_cold_is_clear(images: np.ndarray) -> None:
+    heat = np.zeros((SIZE, SIZE), np.float32)
+    heat[:4, :4] = 1
+    found = overlay(images[0], heat)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found[4:], images[0, 4:])
+    assert (found[:4, :4] != images[0, :4, :4]).any(axis=2).all()
+
+
+def test_hot_is_red_and_warm_is_not() -> None:
+    grey = np.full((1, 2, 3), 128, np.uint8)
+    warm, hot = overlay(grey, np.array([[0.5, 1.0]], np.float32))[0].astype(int)
+    assert hot[0] > hot[1]
+    assert hot[0] > hot[2]
+    assert warm[1] > warm[0]
+
+
+@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (3, 3, 1), (5, MOST_COLUMNS, 2)])
+def test_cards_lie_in_rows(count: int, columns: int, rows: int) -> None:
+    sheet = draw_sheet([card() for _ in range(count)], "bundle: grad-cam")
+    assert sheet.mode == "RGB"
+    width, height = sheet.size
+    assert width // (2 * PICTURE + MARGIN) == columns
+    assert height // (PICTURE + MARGIN) == rows
+
+
+def test_the_pictures_are_the_image_and_its_heat() -> None:
+    pixels = np.asarray(draw_sheet([card()], "t"))
+    row = pixels[-PICTURE // 2 - 60]  # through the middle of the pictures, above the caption
+    assert (row[MARGIN + 10] == 200).all()
+    assert (row[MARGIN + PICTURE + 20] != 200).any()
+
+
+def test_every_line_is_written() -> None:
+    one, three = (draw_sheet([card(lines)], "t") for lines in (("a",), ("a", "b", "c")))
+    assert three.height > one.height
+    ink = [(np.asarray(sheet.convert("L")) < 128).sum() for sheet in (one, three)]
+    assert ink[1] > ink[0]
+
+
+def test_long_names_stay_inside() -> None:
+    sheet = draw_sheet([card(title="folder/" * 60 + "cell.png")], "t")
+    margin = np.asarray(sheet)[:, -MARGIN + 2 :]
+    assert (margin == 255).all()
+
+
+def test_a_file_is_whole_and_alone(tmp_path: Path) -> None:
+    path = tmp_path / "sheet.png"
+    path.write_text("older")
+    write_png(draw_sheet([card()], "t"), path)
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["sheet.png"]
+
+
+def test_a_failed_writing_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "sheet.png"
+    path.write_text("older")
+    with pytest.raises(OSError, match="cannot write mode"):
+        write_png(Image.new("CMYK", (4, 4)), path)
+    assert path.read_text() == "older"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["sheet.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("a.jpg", "must end in .png"), ("folder.png", "is a folder"), ("no/a.png", "there is no folder")]
+)
+def test_places_that_cannot_be_written(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UsageError, match=said):
+        check_png(tmp_path / name)
+
+
+def test_cards_say_what_each_image_is_taken_for(model: Model, images: np.ndarray) -> None:
+    names = [f"{number}.png" for number in range(len(images))]
+    found = explain(model, names, images)
+    assert found.method == "grad-cam"
+    for one, name, prediction in zip(found.cards, names, model.predict(images), strict=True):
+        assert one.title == name
+        assert one.lines[0] == f"{prediction.label}  {prediction.probability:.3f}"
+        assert one.empty == (len(one.lines) == 2)
+
+
+def test_a_target_has_its_own_probability_and_heat(model: Model, images: np.ndarray) -> None:
+    names = [str(number) for number in range(len(images))]
+    predictions = model.predict(images)
+    target = next(name for name in model.classes if name != predictions[0].label)
+    found = explain(model, names, images, target=target)
+    for one, prediction in zip(found.cards, predictions, strict=True):
+        assert one.lines[1] == f"heat for {target}  {prediction.probabilities[target]:.3f}"
+    assert not np.array_equal(found.cards[0].heat, explain(model, names, images).cards[0].heat)
+
+
+def test_an_empty_map_is_told() -> None:
+    assert card(heat=0.0).empty
+    assert not card().empty
+
+
+@pytest.mark.parametrize(("name", "said"), [("gren", "classes: green"), ("zzz", "classes: blue, green, red")])
+def test_a_class_that_is_not_there_is_told(name: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        class_position(("blue", "green", "red"), name)

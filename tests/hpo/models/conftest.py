@@ -1,0 +1,14 @@
+"""The fixtures of tests/hpo/training: small sets of coloured squares and a configuration that trains in a moment."""
+
+from tests.hpo.training.conftest import (
+    CLASSES,
+    SIZE,
+    coloured,
+    config,
+    data,
+    one_thread,
+    part_of,
+    short_collections,
+)
+
+__all__ = ["CLASSES", "SIZE", "coloured", "config", "data", "one_thread", "part_of", "short_collections"]

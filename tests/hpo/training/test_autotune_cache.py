@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpo.training.tuning import recall, remember
+
+
+def test_where_nothing_can_be_written_a_warning_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache = tmp_path / "file"
+    cache.write_text("in the way")
+    remember(cache, "resnet50", 1)
+    assert recall(cache, "resnet50") is None
+    assert [message.split(":")[0] for message in caplog.messages] == ["resnet50 is not remembered"]
+
+
+def test_a_write_that_fails_halfway_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remember(tmp_path, "resnet50", 1)
+
+    def full(_: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    remember(tmp_path, "resnet50", 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["speed.json"]
+    assert recall(tmp_path, "resnet50") == 1

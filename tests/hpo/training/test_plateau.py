@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hpo.training.stopping import BETTER, Plateau
+
+
+def after(*scores: float) -> Plateau:
+    standstill = Plateau()
+    for score in scores:
+        standstill = standstill.after(score)
+    return standstill
+
+
+@pytest.mark.parametrize(
+    ("scores", "epochs"),
+    [((), 0), ((0.5,), 0), ((0.5, 0.5), 1), ((0.5, 0.4, 0.3), 2), ((0.5, 0.4, 0.6), 0), ((-3.0, -2.0, -2.5), 1)],
+)
+def test_epochs_without_a_better_score_are_counted(scores: tuple[float, ...], epochs: int) -> None:
+    standstill = after(*scores)
+    assert standstill.epochs == epochs
+    assert standstill.best == (max(scores) if scores else None)
+
+
+def test_a_gain_by_rounding_is_none() -> None:
+    assert after(0.5, 0.5 + BETTER / 2).epochs == 1
+    assert after(0.5, 0.5 + 2 * BETTER).epochs == 0
+
+
+@pytest.mark.parametrize("standstill", [after(), after(0.5, 0.4)])
+def test_a_standstill_survives_json(standstill: Plateau) -> None:
+    assert Plateau.from_dict(json.loads(json.dumps(standstill.to_dict()))) == standstill

@@ -1,0 +1,215 @@
+"""The keeper of a lease through faults of the database that are made for real: cut sessions, a server that is gone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from sqlalchemy import Connection, event, text
+
+import storage.lease_session
+from storage import (
+    Claim,
+    Control,
+    Database,
+    LeaseSession,
+    StudySpec,
+    Worker,
+    claim_trial,
+    create_study,
+    lease_infos,
+    open_database,
+    open_study,
+    set_control,
+)
+
+pytestmark = pytest.mark.postgres
+
+SOON = 20.0
+"""Seconds after which something that was to happen is missed."""
+
+
+@pytest.fixture
+def study(database: Database, spec: StudySpec) -> optuna.Study:
+    return create_study(database, "cells", spec)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage.lease_session, "PAUSE", (0.01, 0.05))
+
+
+@pytest.fixture
+def other(database_url: str, study: optuna.Study) -> Iterator[Database]:
+    """Another worker's connection to the same database."""
+    with open_database(database_url, home=Path("unused")) as other:
+        yield other
+
+
+def claimed(database: Database, study: optuna.Study, seconds: float = 60.0) -> Claim:
+    claim = claim_trial(database, study, Worker(seconds=seconds))
+    assert isinstance(claim, Claim), claim
+    return claim
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        threading.Event().wait(0.01)
+
+
+def reporter(database: Database, claim: Claim, step: int) -> Callable[[Connection], None]:
+    trial, value = claim.lease.trial_id, step / 10
+    return lambda _: database.storage.set_trial_intermediate_value(trial, step, value)
+
+
+def cut(database: Database, other: Database) -> None:
+    """End all sessions of `database`, as a restart of the server does."""
+    mine = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> "
+    with other.engine.connect() as connection:
+        connection.execute(text(mine + "pg_backend_pid()"))
+
+
+def test_a_lease_is_renewed_for_as_long_as_it_is_kept(database: Database, study: optuna.Study) -> None:
+    claim = claimed(database, study, seconds=1.5)
+    before = lease_infos(database, study)[0]
+    with LeaseSession(database.storage, claim.lease) as keeper:
+        keeper.position, keeper.note = 2.25, "waits for room"
+        eventually(lambda: lease_infos(database, study)[0].position == 2.25)
+        time_passes = lease_infos(database, study)[0]
+    assert time_passes.claimed_at == before.claimed_at
+    assert time_passes.note == "waits for room"
+    assert time_passes.left > 1.0
+
+
+def test_what_the_study_is_told_is_heard_with_the_next_renewal(database: Database, study: optuna.Study) -> None:
+    with LeaseSession(database.storage, claimed(database, study, seconds=0.6).lease) as keeper:
+        set_control(database, study, Control.PAUSE)
+        eventually(lambda: keeper.control is Control.PAUSE)
+
+
+def test_reports_are_written_in_order_and_the_question_is_asked_after_the_last(
+    database: Database, study: optuna.Study
+) -> None:
+    claim = claimed(database, study)
+    with LeaseSession(database.storage, claim.lease) as keeper:
+        entries = [keeper.submit(reporter(database, claim, step), question=lambda: "no") for step in (1, 2, 3)]
+        assert all(entry.wait(SOON) for entry in entries)
+    assert entries[-1].answer == "no"
+    assert study.get_trials()[0].intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3}
+
+
+def test_reports_outlive_cut_sessions_and_are_written_once(
+    database: Database, other: Database, study: optuna.Study
+) -> None:
+    claim = claimed(database, study)
+    with LeaseSession(database.storage, claim.lease) as keeper:
+        for step in range(1, 11):
+            keeper.submit(reporter(database, claim, step))
+            cut(database, other)
+        trial = claim.lease.trial_id
+        last = keeper.submit(
+            lambda _: database.storage.set_trial_state_values(trial, TrialState.COMPLETE, [0.5]), ending="ended"
+        )
+        assert last.wait(SOON)
+        assert not keeper.over
+    (frozen,) = open_study(other, "cells").get_trials()
+    assert frozen.intermediate_values == {step: step / 10 for step in range(1, 11)}
+    assert (frozen.state, frozen.value) == (TrialState.COMPLETE, 0.5)
+
+
+@pytest.mark.parametrize("ending", ["ended", "free"])
+def test_an_end_whose_commit_was_not_answered_counts_once(
+    database: Database, other: Database, study: optuna.Study, ending: str
+) -> None:
+    claim = claimed(database, study)
+    cuts: list[int] = []
+
+    def lose_the_answer(connection: Connection) -> None:
+        """The transaction is committed, and the worker hears of a lost connection instead."""
+        if not cuts:
+            cuts.append(1)
+            connection.connection.driver_connection.commit()  # type: ignore[union-attr]
+            cut(database, other)
+
+    state = TrialState.COMPLETE if ending == "ended" else TrialState.WAITING
+    values = [0.5] if ending == "ended" else None
+    with LeaseSession(database.storage, claim.lease) as keeper:
+        event.listen(database.storage.engine, "commit", lose_the_answer)
+        entry = keeper.submit(
+            lambda _: database.storage.set_trial_state_values(claim.lease.trial_id, state, values),
+            ending=ending,  # type: ignore[arg-type]
+        )
+        assert entry.wait(SOON)
+        assert cuts
+        assert not keeper.over
+    assert lease_infos(other, open_study(other, "cells"))[0].state == ending
+
+
+def test_an_outage_is_noticed_and_its_end_too(
+    database: Database, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = claimed(database, study)
+    target = database._sessions
+    with LeaseSession(database.storage, claim.lease) as keeper:
+        database.patience = 0
+        there = target.url
+        target.url = there.update_query_dict({"host": "/nowhere"})
+        database.storage.engine.dispose()
+        entry = keeper.submit(reporter(database, claim, 1))
+        eventually(lambda: keeper.failing > 0)
+        assert not entry.done.is_set()
+        target.url = there
+        assert entry.wait(SOON)
+        eventually(lambda: keeper.failing == 0)
+
+
+def test_a_keeper_whose_trial_was_given_away_says_so_and_writes_nothing_more(
+    database: Database, other: Database, study: optuna.Study
+) -> None:
+    claim = claimed(database, study)
+    with LeaseSession(database.storage, claim.lease) as keeper:
+        with other.engine.begin() as connection:
+            connection.execute(text("UPDATE hpo_leases SET deadline = clock_timestamp(), seconds = 0"))
+        again = claimed(other, open_study(other, "cells"))
+        assert again.number == claim.number
+        late = keeper.submit(reporter(database, claim, 9))
+        assert late.wait(SOON)
+        assert keeper.lost
+        assert keeper.submit(reporter(database, claim, 10)).wait(SOON), "nobody waits for what is not written any more"
+    assert study.get_trials()[0].intermediate_values == {}
+
+
+def test_a_study_that_is_deleted_meanwhile_is_the_trainers_to_hear(
+    database: Database, other: Database, study: optuna.Study
+) -> None:
+    claim = claimed(database, study)
+    with LeaseSession(database.storage, claim.lease) as keeper:
+        optuna.delete_study(study_name="cells", storage=other.storage)
+        assert keeper.submit(reporter(database, claim, 1)).wait(SOON)
+        assert keeper.over
+
+
+def test_a_worker_takes_two_connections(database: Database, other: Database, study: optuna.Study) -> None:
+    count = text(
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+    )
+    with other.engine.connect() as connection:
+        ours = [row[0] for row in connection.execute(text("SELECT pid FROM pg_stat_activity")).all()]
+        assert ours
+        claim = claimed(database, study, seconds=0.3)
+        most = 0
+        with LeaseSession(database.storage, claim.lease) as keeper:
+            for step in range(1, 30):
+                entry = keeper.submit(reporter(database, claim, step), question=lambda: len(study.get_trials()))
+                assert entry.wait(SOON)
+                connection.rollback()
+                most = max(most, connection.execute(count).scalar_one())
+    assert most <= 2
