@@ -1,55 +1,64 @@
-"""What is remembered: a PostgreSQL, studies and their trials in it, checkpoints beside it."""
+"""The database of studies and their trials, and the checkpoints beside it.
 
-from storage.checkpoint_versions import Freed, Quota, format_size
-from storage.checkpoints import Checkpoint, CheckpointStore
-from storage.database import Database, open_database
-from storage.embedded import EmbeddedServer, stop_embedded
-from storage.errors import (
-    CheckpointError,
-    DatabaseUnavailableError,
-    DiskFullError,
-    LeaseLostError,
-    StorageError,
-    StoreUnavailableError,
-    StudyError,
-)
-from storage.fenced_storage import write_attributes
-from storage.lease_session import LeaseSession, PendingWrite
-from storage.leases import RENEWALS, Lease, advance, count_redone, renew, set_checkpoint
-from storage.objects import ObjectStore, is_url, open_objects
-from storage.reaping import LeaseInfo, Reaped, expire_dead_neighbours, expire_leases, lease_infos, reap
-from storage.retry import GRACE, LEAVING, RetryPolicy
-from storage.spec import StudySpec, has_spec, read_spec
-from storage.stores import (
-    claim_files,
-    open_store,
-    refuse_foreign_files,
-    remove_checkpoints,
-    remove_stray_study,
-    stray_studies,
-)
-from storage.studies import (
-    Control,
-    Limits,
-    check_study_name,
-    create_study,
-    delete_study,
-    get_control,
-    give_own_id,
-    open_study,
-    quiet_optuna,
-    read_limits,
-    set_control,
-    sharers,
-    study_counts,
-    study_names,
-    write_limits,
-)
-from storage.test_accesses import read_openings, write_opening
-from storage.trials import Claim, NoTrial, claim_trial, reported_epochs, take_up
-from storage.urls import give_password
-from storage.workers import SECONDS as LEASE_SECONDS
-from storage.workers import Worker
+The names are loaded on first use (PEP 562), so that `import storage`, `storage.errors` and `storage.objects` load
+neither optuna nor SQLAlchemy: a bundle is read from S3 without either.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from storage.checkpoint_versions import Freed, Quota, format_size
+    from storage.checkpoints import Checkpoint, CheckpointStore
+    from storage.database import Database, open_database
+    from storage.embedded import EmbeddedServer, stop_embedded
+    from storage.errors import (
+        CheckpointError,
+        DatabaseUnavailableError,
+        DiskFullError,
+        LeaseLostError,
+        StorageError,
+        StoreUnavailableError,
+        StudyError,
+    )
+    from storage.fenced_storage import write_attributes
+    from storage.lease_session import LeaseSession, PendingWrite
+    from storage.leases import RENEWALS, Lease, advance, count_redone, renew, set_checkpoint
+    from storage.objects import ObjectStore, is_url, open_objects
+    from storage.reaping import LeaseInfo, Reaped, expire_dead_neighbours, expire_leases, lease_infos, reap
+    from storage.retry import GRACE, LEAVING, RetryPolicy
+    from storage.spec import StudySpec, has_spec, read_spec
+    from storage.stores import (
+        claim_files,
+        open_store,
+        refuse_foreign_files,
+        remove_checkpoints,
+        remove_stray_study,
+        stray_studies,
+    )
+    from storage.studies import (
+        Control,
+        Limits,
+        check_study_name,
+        create_study,
+        delete_study,
+        get_control,
+        give_own_id,
+        open_study,
+        quiet_optuna,
+        read_limits,
+        set_control,
+        sharers,
+        study_counts,
+        study_names,
+        write_limits,
+    )
+    from storage.test_accesses import read_openings, write_opening
+    from storage.trials import Claim, NoTrial, claim_trial, reported_epochs, take_up
+    from storage.urls import give_password
+    from storage.workers import LEASE_SECONDS, Worker
 
 __all__ = [
     "GRACE",
@@ -124,3 +133,122 @@ __all__ = [
     "write_limits",
     "write_opening",
 ]
+
+_NAMES = {
+    "checkpoint_versions": (
+        "Freed",
+        "Quota",
+        "format_size",
+    ),
+    "checkpoints": (
+        "Checkpoint",
+        "CheckpointStore",
+    ),
+    "database": (
+        "Database",
+        "open_database",
+    ),
+    "embedded": (
+        "EmbeddedServer",
+        "stop_embedded",
+    ),
+    "errors": (
+        "CheckpointError",
+        "DatabaseUnavailableError",
+        "DiskFullError",
+        "LeaseLostError",
+        "StorageError",
+        "StoreUnavailableError",
+        "StudyError",
+    ),
+    "fenced_storage": ("write_attributes",),
+    "lease_session": (
+        "LeaseSession",
+        "PendingWrite",
+    ),
+    "leases": (
+        "RENEWALS",
+        "Lease",
+        "advance",
+        "count_redone",
+        "renew",
+        "set_checkpoint",
+    ),
+    "objects": (
+        "ObjectStore",
+        "is_url",
+        "open_objects",
+    ),
+    "reaping": (
+        "LeaseInfo",
+        "Reaped",
+        "expire_dead_neighbours",
+        "expire_leases",
+        "lease_infos",
+        "reap",
+    ),
+    "retry": (
+        "GRACE",
+        "LEAVING",
+        "RetryPolicy",
+    ),
+    "spec": (
+        "StudySpec",
+        "has_spec",
+        "read_spec",
+    ),
+    "stores": (
+        "claim_files",
+        "open_store",
+        "refuse_foreign_files",
+        "remove_checkpoints",
+        "remove_stray_study",
+        "stray_studies",
+    ),
+    "studies": (
+        "Control",
+        "Limits",
+        "check_study_name",
+        "create_study",
+        "delete_study",
+        "get_control",
+        "give_own_id",
+        "open_study",
+        "quiet_optuna",
+        "read_limits",
+        "set_control",
+        "sharers",
+        "study_counts",
+        "study_names",
+        "write_limits",
+    ),
+    "test_accesses": (
+        "read_openings",
+        "write_opening",
+    ),
+    "trials": (
+        "Claim",
+        "NoTrial",
+        "claim_trial",
+        "reported_epochs",
+        "take_up",
+    ),
+    "urls": ("give_password",),
+    "workers": (
+        "LEASE_SECONDS",
+        "Worker",
+    ),
+}
+"""Public names by the module that defines them; `__all__` and the imports for type checkers list the same names."""
+
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"storage.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(globals().keys() | _MODULES)

@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SECONDS = 120.0
+LEASE_SECONDS = 120.0
 """How long a lease lasts unless told otherwise: the time for which a dead worker's trial waits for another."""
 
 
@@ -35,7 +35,7 @@ class Worker:
     """Unlike any other's, so that a process with the same pid later is not taken for this one."""
     place: str = field(default_factory=this_place)
     """Within which its pid means something."""
-    seconds: float = SECONDS
+    seconds: float = LEASE_SECONDS
     """How long its leases last without a renewal."""
 
     def __str__(self) -> str:

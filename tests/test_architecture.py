@@ -22,6 +22,7 @@ UNSAFE = {"allow_pickle": True, "weights_only": False}
 MOST_LINES_OF_A_FILE = 400
 MOST_LINES_OF_A_FUNCTION = 40
 HELP_SECONDS = 0.5
+LIGHT_ROOTS = ("storage.objects", "storage.errors")  # a bundle needs them in an environment without a database library
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def test_hpo_imports_the_lower_packages_by_their_roots() -> None:
         if module.name.split(".")[0] == "hpo"
         for name, line in module.imports()
         if name.split(".")[0] in ("search_spaces", "storage") and (name in MODULES or name.count(".") > 1)
-        if "." in name
+        if "." in name and not name.startswith(LIGHT_ROOTS)
     ]
     assert not inside
 

@@ -22,7 +22,7 @@ AtOnce = Callable[..., list[Any]]
 def at_once() -> AtOnce:
     """Calls a function in several real processes at the same moment."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["storage"])
+    context.set_forkserver_preload(["storage.database", "storage.lease_session"])
 
     def run(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         barrier, results = context.Barrier(count), context.Queue()
