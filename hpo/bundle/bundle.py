@@ -15,10 +15,8 @@ Tensors and JSON only, no code. The folder appears whole or not at all, and is c
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -37,7 +35,7 @@ from hpo.bundle.stored_metrics import check_metrics
 from hpo.data import KnownImages
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import Logits
-from hpo.files import write_file, write_folder
+from hpo.files import exclusive_lock, write_file, write_folder
 
 if TYPE_CHECKING:
     pass
@@ -222,7 +220,7 @@ def record_opening(path: Path, opening: Mapping[str, Any]) -> int:
     Called before the look: one that fails half-way, or on a bundle that cannot be written, is not a free one. Where the
     folder is a copy, the record is in the place it comes from too when this returns: see `heard_openings`.
     """
-    with locked(path):
+    with exclusive_lock(path):
         metrics = _read_json(path / METRICS)
         openings = [*metrics.get("test_openings", []), dict(opening)]
         write_file(path / METRICS, _to_json({**metrics, "test_openings": openings}))
@@ -234,7 +232,7 @@ def record_opening(path: Path, opening: Mapping[str, Any]) -> int:
 
 def record_result(path: Path, opening: Mapping[str, Any], accuracy: float, **metrics: Any) -> None:
     """Write what a recorded look gave into its record, and `metrics` beside the records."""
-    with locked(path):
+    with exclusive_lock(path):
         before = _read_json(path / METRICS)
         openings = [{**one, "accuracy": accuracy} if one == opening else one for one in before.get("test_openings", [])]
         write_file(path / METRICS, _to_json({**before, **metrics, "test_openings": openings}))
@@ -244,7 +242,7 @@ def merge_metrics(path: Path, other: bytes) -> None:
     """Take over `other`, the metrics.json of another copy of the bundle; keep the looks that only this one knows."""
     theirs = _parsed(other, path / METRICS)
     check_metrics(theirs, str(path / METRICS))
-    with locked(path):
+    with exclusive_lock(path):
         ours = _read_json(path / METRICS)
         openings = merged_openings(theirs.get("test_openings", []), ours.get("test_openings", []))
         write_file(path / METRICS, _to_json({**ours, **theirs, "test_openings": openings}))
@@ -279,17 +277,6 @@ def heard_openings(path: Path, hear: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         _HEARERS.reset(token)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder against other processes that read, change and write its files."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _is_manifest(path: Path) -> bool:

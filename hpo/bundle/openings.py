@@ -8,9 +8,7 @@ several models is one: the best of them owes part of its figure to chance, all t
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from typing import Any
 
 from hpo.bundle.bundle import merged_openings, openings_of, record_opening, record_result
 from hpo.errors import HpoError
-from hpo.files import sync_folder
+from hpo.files import append_line
 from storage import Database, StorageError, read_openings, write_opening
 
 FILE = "test-openings.jsonl"
@@ -101,7 +99,7 @@ class Ledger:
 
     def _write(self, opening: Opening) -> None:
         if self._path is not None:
-            append_line(self._path, json.dumps(dict(opening)))
+            _append(self._path, opening)
         self._with_database(lambda db: write_opening(db, opening))
 
     def _of_file(self) -> list[dict[str, Any]]:
@@ -124,20 +122,9 @@ class Ledger:
             self._tell(f"looks at the test part are counted without the database: {error}")
 
 
-def append_line(path: Path, line: str) -> None:
-    """Append one line, on the disk when this returns, whoever else appends at the same time."""
+def _append(path: Path, opening: Opening) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not path.exists()
-        with path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if file.seek(0, os.SEEK_END) and _last_byte(file.fileno()) != b"\n":
-                file.write(b"\n")  # the writer before was killed within its line
-            file.write(line.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        if is_new:
-            sync_folder(path.parent)
+        append_line(path, json.dumps(dict(opening)))
     except OSError as error:
         raise HpoError(
             f"{path} cannot be written ({error.strerror}), so a look at the test part would go unrecorded; "
@@ -161,10 +148,6 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(values, dict):
             yield values
-
-
-def _last_byte(descriptor: int) -> bytes:
-    return os.pread(descriptor, 1, os.fstat(descriptor).st_size - 1)
 
 
 def _same_test(one: Opening, opening: Opening) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from hpo.errors import UsageError
-from hpo.files import open_whole_file
+from hpo.files import atomic_text_file
 from hpo.spreadsheet import plain_row
 from hpo.strict_json import strict_json
 
@@ -130,7 +130,7 @@ def open_output(out: str, classes: Sequence[str]) -> Iterator[Writer]:
         yield from _closed(JsonWriter(sys.stdout))
         return
     path = Path(out)
-    with open_whole_file(path, UNDECODABLE) as file:
+    with atomic_text_file(path, UNDECODABLE) as file:
         yield from _closed(CsvWriter(file, classes) if path.suffix.lower() == ".csv" else JsonWriter(file))
 
 

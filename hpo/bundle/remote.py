@@ -23,13 +23,12 @@ from hpo.bundle.bundle import (
     METRICS,
     files_of,
     heard_openings,
-    locked,
     merge_metrics,
     read_bundle,
     with_openings_of,
 )
 from hpo.errors import BundleError
-from hpo.files import write_file, write_folder
+from hpo.files import exclusive_lock, write_file, write_folder
 from storage import ObjectStore, is_url, open_objects
 
 
@@ -101,7 +100,7 @@ def _download(objects: ObjectStore, cache: Path) -> Path:
     if not _is_whole(folder):
         files = {name: _get(objects, name) for name in files_of(config)}
         cache.mkdir(parents=True, exist_ok=True)
-        with locked(cache):
+        with exclusive_lock(cache):
             if not _is_whole(folder):  # Another process may have been faster, and recorded a look in it.
                 write_folder(folder, {**files, CONFIG: config, METRICS: metrics})
     merge_metrics(folder, metrics)

@@ -57,7 +57,7 @@ def report_command(
     out = out or Path(f"report-{_as_file_name(subject)}.html")
     check_out(out)
     from hpo.device import use_threads
-    from hpo.files import open_whole_file
+    from hpo.files import atomic_text_file
     from hpo.report.model_data import BenchOptions
 
     use_threads(threads)
@@ -66,7 +66,7 @@ def report_command(
         text = _of_bundle(subject if subject.startswith("s3://") else Path(subject).expanduser(), data, options)
     else:
         text = _of_study(subject, data, options, (storage, home, artifacts))
-    with open_whole_file(out, errors="replace") as file:
+    with atomic_text_file(out, errors="replace") as file:
         file.write(text)
     click.echo(f"{out}: {len(text.encode(errors='replace')) / 1e6:.1f} MB, opens in any browser")
 

@@ -24,13 +24,14 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo.data import digests
-from hpo.data.cache import exclusive, place, refuse_too_little_space, write_synced
+from hpo.data.cache import exclusive, new_pack_folder, refuse_too_little_space
 from hpo.data.dataset import Images, Labels, LeftOut, Part, PartName, Progress, Unreadable
 from hpo.data.decode import pillow_unheard
 from hpo.data.depth import FULL, depth_note, reached_levels, white_level
 from hpo.data.names import shortened
 from hpo.data.pipeline import Decoded, decode_all
 from hpo.data.records import Listing, Record, Source
+from hpo.files import write_new_file
 
 VERSION = 4
 """Of the pack: goes up when decoding, digests or these fields change, so that older packs are made anew."""
@@ -273,23 +274,21 @@ def _make(
         check(listing)
     refuse_too_little_space(folder.parent, len(listing.records) * (how.size * how.size * 3 + _MANIFEST_BYTES))
 
-    def fill(temporary: Path) -> None:
-        draft = _written(source, listing, how, temporary / "images.u8", progress)
+    with new_pack_folder(folder) as new:
+        draft = _written(source, listing, how, new / "images.u8", progress)
         if how.white is None and draft.own_white not in (None, FULL):
             # Which value is white is known when all are read: images of 16 bits that use fewer are decoded once more.
-            (temporary / "images.u8").unlink()
+            (new / "images.u8").unlink()
             again = _How(how.size, draft.own_white)
-            draft = _written(source, listing, again, temporary / "images.u8", progress)
-        write_synced(temporary / "manifest.json", iter([draft.finish().to_json().encode()]))
-
-    place(folder, fill)
+            draft = _written(source, listing, again, new / "images.u8", progress)
+        write_new_file(new / "manifest.json", [draft.finish().to_json().encode()])
 
 
 def _written(source: Source, listing: Listing, how: _How, path: Path, progress: Progress | None) -> PackManifestDraft:
     """Write the pixels; the manifest of what was written is returned."""
     draft = PackManifestDraft(how.size, listing.classes, listing.left_out, listing.notes, how.white, listing.written)
     with closing(_packed(source, listing, how, draft, progress)) as pixels:
-        write_synced(path, pixels)
+        write_new_file(path, pixels)
     return draft
 
 

@@ -7,7 +7,6 @@ The places that are written to: room, permission, and that what was written is o
 
 from __future__ import annotations
 
-import os
 import platform
 import secrets
 import shutil
@@ -22,6 +21,7 @@ from packaging.requirements import Requirement
 
 from hpo.doctor.check import Check, amiss, well
 from hpo.errors import UsageError
+from hpo.files import write_new_file
 from storage import StorageError, format_size, is_url, open_objects
 
 LOW_MEMORY = 10**9
@@ -174,10 +174,7 @@ def _write_synced(probe: Path) -> float:
     """Seconds that a small file takes to the disk; it is removed."""
     start = time.perf_counter()
     try:
-        with probe.open("xb") as file:
-            file.write(_PROBE)
-            file.flush()
-            os.fsync(file.fileno())
+        write_new_file(probe, [_PROBE])
         return time.perf_counter() - start
     finally:
         with suppress(OSError):

@@ -10,11 +10,10 @@ A corrupted copy of a part: every image once under each alteration, the same for
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,7 @@ from hpo.corruptions import CORRUPTIONS, SEVERITIES, VERSION, corrupt
 from hpo.data import digests
 from hpo.data.cache import exclusive
 from hpo.data.dataset import Images, Labels, Part, Progress
-from hpo.files import sync_folder
+from hpo.files import rename_durably, write_new_file
 
 _BYTES = 16
 
@@ -57,23 +56,21 @@ def _written(folder: Path, key: str, shape: tuple[int, ...], rows: Iterator[Imag
         left.unlink()
     temporary = folder / f"{key}.tmp"
     try:
-        with temporary.open("wb") as file:
-            _write(file, shape, rows)
+        write_new_file(temporary, _npy(shape, rows))
         path = temporary.with_name(f"{key}-{_digest(temporary)}.npy")
-        temporary.rename(path)
+        rename_durably(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(folder)
     return path
 
 
-def _write(file: IO[bytes], shape: tuple[int, ...], rows: Iterator[Images]) -> None:
-    """Plain writes, because a full disk under a writable memory map kills the process."""
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+def _npy(shape: tuple[int, ...], rows: Iterator[Images]) -> Iterator[bytes | memoryview]:
+    """Yield the header of an .npy file, then its rows."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    yield header.getvalue()
     for row in rows:
-        file.write(row.data)
-    file.flush()
-    os.fsync(file.fileno())
+        yield row.data
 
 
 def _mapped(path: Path) -> Images:

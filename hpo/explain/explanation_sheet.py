@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from hpo.errors import UsageError
 from hpo.explain.card import overlay
+from hpo.files import atomic_file
 
 if TYPE_CHECKING:
     from hpo.data.dataset import Images
@@ -43,12 +43,8 @@ def check_png(path: Path) -> None:
 
 def write_png(sheet: Image.Image, path: Path) -> None:
     """Write `sheet` to `path`, whole or not at all."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        sheet.save(fresh, format="PNG", optimize=True)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        sheet.save(file, format="PNG", optimize=True)
 
 
 def draw_sheet(cards: Sequence[Card], title: str) -> Image.Image:

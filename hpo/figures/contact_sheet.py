@@ -5,7 +5,6 @@ A contact sheet: rows and columns of cells, each of some small images side by si
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from hpo.data.formats import is_image
 from hpo.data.sources import existing, open_source
 from hpo.data.synthetic import CELL_CLASSES, draw_cell
 from hpo.errors import DataError, UsageError
+from hpo.files import atomic_file
 
 
 def sample_images(path: Path | None, count: int, size: int, seed: int) -> Images:
@@ -134,9 +134,8 @@ def write_png(path: Path, sheet: Image.Image) -> None:
     if path.suffix.lower() != ".png":
         raise UsageError(f"--out is {path}, but must end in .png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as hidden:
-        sheet.save(Path(hidden, path.name))
-        Path(hidden, path.name).replace(path)
+    with atomic_file(path) as file:
+        sheet.save(file, format="PNG")
 
 
 def _draw_row(sheet: Image.Image, pen: ImageDraw.ImageDraw, row: SheetRow, number: int, layout: _Layout) -> None:

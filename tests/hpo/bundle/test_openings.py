@@ -6,8 +6,9 @@ from contextlib import contextmanager
 import pytest
 
 from hpo.bundle.bundle import new_opening, openings_of, record_opening, write_bundle
-from hpo.bundle.openings import FILE, Ledger, Looks, append_line, read_lines
+from hpo.bundle.openings import FILE, Ledger, Looks, read_lines
 from hpo.errors import HpoError
+from hpo.files import append_line
 from storage import StorageError
 
 

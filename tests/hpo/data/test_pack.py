@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from hpo.data import decode
-from hpo.data.cache import exclusive, place
+from hpo.data.cache import exclusive, new_pack_folder
 from hpo.data.folders import FolderSource
 from hpo.data.pack import open_pack
 from hpo.data.records import Listing, Record
@@ -254,13 +254,14 @@ def test_a_file_that_cannot_grow_is_said_in_one_line_and_leaves_nothing(write_cl
 
 
 def test_a_disk_that_fills_up_names_what_is_free_and_the_way_out(cache):
-    def fill(temporary):
-        (temporary / "half").touch()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def fill():
+        with new_pack_folder(cache / "pack") as new:
+            (new / "half").touch()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     cache.mkdir()
     with pytest.raises(DataError, match=r"\(No space left on device; .* free\): free some space, or give another"):
-        place(cache / "pack", fill)
+        fill()
     assert left_in(cache) == []
 
 
