@@ -9,14 +9,13 @@ import csv
 import io
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import UsageError
-from hpo.files import sync_folder
+from hpo.files import write_file
 from hpo.spreadsheet import plain_row
 
 if TYPE_CHECKING:
@@ -39,14 +38,7 @@ def write_outputs(out: Path, files: Mapping[str, bytes]) -> None:
     """Write `files` into the folder `out`, which is made where it is not there; each replaces one of its name."""
     out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        with tempfile.NamedTemporaryFile(dir=out, prefix=f".{name}.", suffix=".tmp", delete=False) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh = Path(file.name)
-        fresh.chmod(0o644)
-        fresh.replace(out / name)
-    sync_folder(out)
+        write_file(out / name, content)
 
 
 def to_json(values: Mapping[str, Any]) -> bytes:

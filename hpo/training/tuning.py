@@ -15,8 +15,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +22,7 @@ from typing import Any
 
 import torch
 
+from hpo.files import write_file
 from hpo.interruption import ShouldStop, never, until_stopped
 from hpo.models.backbone import network_name
 from hpo.models.classifier import Classifier, deepest
@@ -47,7 +46,7 @@ def remember(cache: Path, key: str, value: Any) -> None:
     content = json.dumps({**_entries(cache), key: value}, indent=1, sort_keys=True)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        _replace(cache / NAME, content)
+        write_file(cache / NAME, content)
     except OSError as error:
         log.warning("%s is not remembered: %s cannot be written: %s", key, cache / NAME, error.strerror)
 
@@ -59,18 +58,6 @@ def get_or_set(cache: Path, key: str, value: Any) -> Any:
         return known
     remember(cache, key, value)
     return value
-
-
-def _replace(path: Path, content: str) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=NAME, delete=False, encoding="utf-8") as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).replace(path)
-        except OSError:
-            Path(file.name).unlink(missing_ok=True)
-            raise
 
 
 def _entries(cache: Path) -> dict[str, Any]:

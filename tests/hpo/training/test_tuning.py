@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,3 +135,14 @@ def test_a_torn_memory_is_forgotten(tmp_path: Path, content: str) -> None:
     remember(tmp_path, "c", 2)
     assert (recall(tmp_path, "a"), recall(tmp_path, "c")) == ({"b": 1}, 2)
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o664), (0o022, 0o644), (0o077, 0o600)])
+def test_the_umask_decides_who_may_read_the_measurements(tmp_path: Path, umask: int, mode: int) -> None:
+    """Who shares the cache shares them: one that another user could not read was replaced without its entries."""
+    before = os.umask(umask)
+    try:
+        remember(tmp_path, "a", 1)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / NAME).stat().st_mode) == mode
