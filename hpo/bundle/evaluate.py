@@ -94,7 +94,7 @@ def examine(
     model: Model, part: Part, *, tta: Tta = "none", batch_size: int = BATCH_SIZE, progress: Progress | None = None
 ) -> Measurement:
     """Measure `model` on all images of `part`, `batch_size` in memory at a time."""
-    logits, means = _seen(model, _batches(part, batch_size, progress), tta)
+    logits, means = _seen(model, part.batches(batch_size, progress), tta)
     plain = probabilities(logits, model.temperature)
     return Measurement(
         report=report(part.labels, logits, model.classes),
@@ -127,14 +127,6 @@ def _averaged(
         gained=int((after & ~before).sum()),
         lost=int((before & ~after).sum()),
     )
-
-
-def _batches(part: Part, size: int, progress: Progress | None) -> Iterator[Images]:
-    for start in range(0, len(part), size):
-        rows = np.arange(start, min(start + size, len(part)))
-        yield part.batch(rows)
-        if progress is not None:
-            progress(int(rows[-1]) + 1, len(part))
 
 
 @dataclass(frozen=True)

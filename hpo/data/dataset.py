@@ -6,7 +6,7 @@ a copy. The test part is locked: `Dataset` gives train and val freely, `open_tes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,6 +18,9 @@ from hpo.errors import DataError
 Images = npt.NDArray[np.uint8]
 
 Labels = npt.NDArray[np.int64]
+
+Rows = npt.NDArray[np.int64]
+"""Positions in a part."""
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is in all."""
@@ -47,6 +50,16 @@ class Part:
         """Copy of the rows (b,) of this part as (b, S, S, 3) uint8."""
         return self.images[self.indices[rows]]
 
+    def batches(self, size: int, progress: Progress | None = None) -> Iterator[Images]:
+        """Yield copies of all images in order as (b, S, S, 3) uint8, b = `size` except in the last batch.
+
+        `progress` is called each time the consumer has finished a batch.
+        """
+        for rows in rows_in_order(len(self), size):
+            yield self.batch(rows)
+            if progress is not None:
+                progress(int(rows[-1]) + 1, len(self))
+
     def joined(self, other: Part) -> Part:
         """This part and another of the same packed set, one after the other."""
         if self.images is not other.images:
@@ -64,6 +77,11 @@ class Part:
         names = [self.names[row] for row in rows]
         digests = [self.digests[row] for row in rows] if self.digests else ()
         return Part(self.images, self.indices[rows], self.labels[rows], names, digests)
+
+
+def rows_in_order(count: int, size: int) -> list[Rows]:
+    """Return 0..count-1 in batches of `size`; the last batch may be smaller."""
+    return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 @dataclass(frozen=True)

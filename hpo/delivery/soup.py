@@ -9,7 +9,6 @@ trial alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
 import numpy as np
-import numpy.typing as npt
 import safetensors.torch
 import torch
 from torch import nn
@@ -30,7 +28,7 @@ from hpo.bundle.manifest import Manifest, Validation
 from hpo.bundle.model import (
     BATCH_SIZE,
 )
-from hpo.data import Dataset, Images, KnownImages, Part, Progress
+from hpo.data import Dataset, KnownImages, Progress
 from hpo.delivery.ensemble import Joined
 from hpo.delivery.ensemble_candidates import EnsembleCandidate, EnsembleCandidates, trials_named
 from hpo.delivery.export import export_trial
@@ -41,6 +39,7 @@ from hpo.evaluation.metrics import Logits, report
 from hpo.models.built_model import build_model
 from hpo.models.compute_format import ComputeFormat, Normaliser
 from hpo.models.inference import predict_logits
+from hpo.training.batches import epoch_batches
 
 STATISTICS_IMAGES = 4096
 """Training images, at most, over which the statistics of BatchNorm are taken."""
@@ -112,13 +111,14 @@ class Averages:
             module.train()
         rows = np.random.default_rng(0).permutation(len(self._dataset.train))[:STATISTICS_IMAGES]
         with torch.no_grad():
-            for images in _batches(self._dataset.train, rows):
+            for some in epoch_batches(rows, BATCH_SIZE):
+                images = self._dataset.train.batch(some)
                 network(normalise(torch.from_numpy(images).to(device)))
         network.eval()
 
     def _predict(self, network: nn.Module) -> Logits:
         steps, part = self._manifest.preprocessing, self._dataset.val
-        images = _batches(part, np.arange(len(part)))
+        images = map(part.batch, epoch_batches(np.arange(len(part)), BATCH_SIZE))
         return predict_logits(network, images, mean=steps.mean, std=steps.std, device=self._device)
 
 
@@ -156,12 +156,6 @@ def _floating(tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
 def _is_moved(name: str, module: nn.Module, mean: Mean) -> TypeGuard[_BatchNorm]:
     """Whether the module keeps running statistics that differ among the models."""
     return isinstance(module, _BatchNorm) and f"{name}.{VARIANCE}" in mean.moved
-
-
-def _batches(part: Part, rows: npt.NDArray[np.int64]) -> Iterator[Images]:
-    """The images of `rows`, in batches whose sizes differ by one at most."""
-    for some in np.array_split(rows, max(1, math.ceil(len(rows) / BATCH_SIZE))):
-        yield part.batch(some)
 
 
 SHAPING = ("backbone", "normalisation", "head_layers", "head_units", "head_activation")

@@ -104,10 +104,9 @@ class CorruptedCopy:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, size: int) -> Iterator[Images]:
-        """Copies of the images in order, (b, S, S, 3) uint8, b = `size` but for the last."""
-        for start in range(0, len(self), size):
-            yield np.array(self.images[start : start + size])
+    def batches(self, size: int, progress: Progress | None = None) -> Iterator[Images]:
+        """Yield the images in order, as `Part.batches` does."""
+        return Part(self.images, np.arange(len(self)), self.labels, ()).batches(size, progress)
 
     def by_condition(self, correct: npt.NDArray[np.bool_]) -> tuple[Condition, ...]:
         """What `correct` (m,) bool means for each alteration and severity, in this order; those without images miss."""

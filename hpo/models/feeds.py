@@ -7,15 +7,11 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hpo.data.dataset import Images, Part
+from hpo.data.dataset import Images, Part, Rows
 from hpo.interruption import ShouldStop, never, until_stopped
-
-Rows = npt.NDArray[np.int64]
 
 SHARE = 0.4
 """Of the free device memory, what a resident set may take."""
@@ -93,8 +89,3 @@ def _fits(part: Part, device: torch.device) -> bool:
     free, _ = torch.cuda.mem_get_info(device)
     size: int = len(part) * part.images[0].nbytes
     return size < SHARE * free
-
-
-def rows_in_order(count: int, batch_size: int) -> list[Rows]:
-    """0..count-1 in batches, for evaluation; the last of them may be smaller."""
-    return [np.arange(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hpo.data.dataset import Images, Part
+from hpo.data.dataset import Images, Part, rows_in_order
 from hpo.evaluation.metrics import Logits
 from hpo.models.compute_format import ComputeFormat, Normaliser
-from hpo.models.feeds import plain_feed, rows_in_order
+from hpo.models.feeds import plain_feed
 from hpo.models.memory import in_pieces
 
 

@@ -5,14 +5,14 @@ Sections that need the images: where the model looks, and what throws it off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hpo.corruptions import CORRUPTIONS
-from hpo.data import Dataset, Images, Part
+from hpo.data import Dataset, Part
 from hpo.errors import HpoError
 from hpo.evaluation.corrupted_copy import CorruptedCopy, corrupted_copy
 from hpo.evaluation.metrics import wilson
@@ -143,23 +143,9 @@ def severities(copy: CorruptedCopy, correct: npt.NDArray[np.bool_]) -> dict[str,
 def _correct(bench: ModelWithData, copy: CorruptedCopy) -> npt.NDArray[np.bool_]:
     """(m,) whether the model is right about each image of the copy."""
     with bench.options.counting("altered images") as progress:
-        told = _telling(progress, len(copy.labels))
-        logits = bench.model.logits_of(told(batch) for batch in copy.batches(bench.options.batch_size))
+        logits = bench.model.logits_of(copy.batches(bench.options.batch_size, progress))
     right: npt.NDArray[np.bool_] = logits.argmax(axis=1) == copy.labels
     return right
-
-
-def _telling(progress: Callable[[int, int], None] | None, total: int) -> Callable[[Images], Images]:
-    done = 0
-
-    def told(batch: Images) -> Images:
-        nonlocal done
-        done += len(batch)
-        if progress is not None:
-            progress(done, total)
-        return batch
-
-    return told
 
 
 def _mean(points: list[Severity]) -> float:

@@ -5,7 +5,7 @@ What a report says of a model: its bundle, and of which model and which images e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,7 +21,7 @@ from hpo.bundle.evaluate import reopen_same
 from hpo.bundle.manifest import Manifest, Scores
 from hpo.bundle.model import Model
 from hpo.bundle.stored_metrics import report_of, scaled_of
-from hpo.data import Dataset, Images, Part, Progress
+from hpo.data import Dataset, Part, Progress
 from hpo.evaluation.calibration import Probabilities, Reliability, held_out, probabilities, reliability
 from hpo.evaluation.metrics import report
 
@@ -67,7 +67,7 @@ class ModelWithData:
     def probabilities(self) -> Probabilities:
         """(n_val, C) float64: calibrated, of the model as it is now."""
         with self.options.counting("validation images") as progress:
-            logits = self.model.logits_of(batches(self.part, self.options.batch_size, progress))
+            logits = self.model.logits_of(self.part.batches(self.options.batch_size, progress))
         return probabilities(logits, self.model.temperature)
 
     @property
@@ -84,15 +84,6 @@ def open_data(manifest: Manifest, data: Path, options: BenchOptions) -> Dataset:
             manifest, data, options.cache, progress, maker="the model",
             way_out="give the same data, or leave --data out",
         )  # fmt: skip
-
-
-def batches(part: Part, size: int, progress: Progress | None) -> Iterator[Images]:
-    """The images of `part` in order, `size` at a time, as (b, S, S, 3) uint8."""
-    for start in range(0, len(part), size):
-        rows = np.arange(start, min(start + size, len(part)))
-        yield part.batch(rows)
-        if progress is not None:
-            progress(int(rows[-1]) + 1, len(part))
 
 
 @dataclass(frozen=True)

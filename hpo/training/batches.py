@@ -15,8 +15,8 @@ import torch
 
 from hpo.augmentation.augmenter import Augmenter, PerThread, build_augmenter
 from hpo.augmentation.families import EXTRAS
-from hpo.data.dataset import Images, Part
-from hpo.models.feeds import Feed, Make, Rows, StreamedFeed, plain_feed
+from hpo.data.dataset import Images, Part, Rows
+from hpo.models.feeds import Feed, Make, StreamedFeed, plain_feed
 from hpo.seeds import derive
 from hpo.training.runtime import Runtime
 from search_spaces import TrialConfig

@@ -14,12 +14,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hpo.data.dataset import Part
+from hpo.data.dataset import Part, Rows, rows_in_order
 from hpo.evaluation.metrics import Logits
 from hpo.interruption import ShouldStop, until_stopped
 from hpo.models.classifier import Classifier, deepest
 from hpo.models.compute_format import ComputeFormat, Normaliser
-from hpo.models.feeds import Feed, Rows, plain_feed, rows_in_order
+from hpo.models.feeds import Feed, plain_feed
 from hpo.models.inference import outputs
 from hpo.seeds import derive
 from hpo.training.batches import augments, batch_count, epoch_batches, epoch_order

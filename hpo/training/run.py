@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-from hpo.data.dataset import Part
+from hpo.data.dataset import Part, rows_in_order
 from hpo.errors import DataError, ModelError
 from hpo.models.built_model import BuiltModel, build_model, count_parameters
 from hpo.models.classifier import Classifier
 from hpo.models.compute_format import ComputeFormat, Normaliser
-from hpo.models.feeds import rows_in_order
 from hpo.seeds import derive, seeded
 from hpo.training.batches import training_feed, validation_feed
 from hpo.training.learner import BaselineLearner, Learner

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.models.feeds import rows_in_order
+from hpo.data.dataset import rows_in_order
 from hpo.training.batches import batch_count, epoch_batches, epoch_order
 
 
