@@ -1,4 +1,8 @@
-"""Seeds: every random number of a run derives from (seed, purpose, epoch, batch); no global state is left changed."""
+"""Seeds and random generators.
+
+Every random number of a run derives from (seed, purpose, epoch, batch). No function here leaves global state changed
+after its `with` block.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +15,20 @@ import torch
 from torch import Tensor
 
 
-def derive(seed: int, *path: int | str) -> int:
-    """A 32-bit seed for one purpose, e.g. `derive(seed, "augment", epoch, batch)`."""
+def derive_seed(seed: int, *path: int | str) -> int:
+    """Return a 32-bit seed for one purpose, for example `derive_seed(seed, "augment", epoch, batch)`.
+
+    It depends on all arguments, so no two trials, epochs or batches share a stream of random numbers.
+    """
     text = "/".join(str(part) for part in (seed, *path))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's global generators start at `seed` inside and go on outside as if nothing had happened.
+    """Seed torch's global generators inside the block, and restore their states after it.
 
-    Inside, cuDNN takes the algorithms that give the same result each time.
+    Inside, cuDNN uses deterministic algorithms.
     """
     before = torch.backends.cudnn.deterministic
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -34,13 +41,13 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def generator_states(device: torch.device) -> dict[str, Tensor]:
-    """States (n,) uint8 of torch's global generators, that of the CPU and, beside it, that of a GPU."""
+    """Return the states (n,) uint8 of torch's global generators: the CPU's, and the GPU's if `device` is one."""
     states = {"cpu": torch.get_rng_state()}
     return {**states, "cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
 
 
 def restore_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Go on from `generator_states()`; a generator without a state there stays as it is."""
+    """Restore what `generator_states()` returned; a generator without a state in `states` stays as it is."""
     if "cpu" in states:
         torch.set_rng_state(states["cpu"])
     if "cuda" in states and device.type == "cuda":
@@ -49,16 +56,10 @@ def restore_generators(states: Mapping[str, Tensor], device: torch.device) -> No
 
 @contextmanager
 def seeded_numpy(seed: int) -> Iterator[None]:
-    """Numpy's global generator starts at `seed` inside; for libraries that know no other (timm's Mixup)."""
+    """Seed NumPy's global generator inside the block, for libraries that use no other one (timm's Mixup)."""
     before = np.random.get_state()
     np.random.seed(seed)
     try:
         yield
     finally:
         np.random.set_state(before)
-
-
-def derive_seed(study_seed: int, purpose: str, number: int) -> int:
-    """A 32-bit seed that depends on all three arguments, so that no two trials or workers share a stream."""
-    text = f"{study_seed}/{purpose}/{number}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")

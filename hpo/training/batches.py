@@ -17,7 +17,7 @@ from hpo.augmentation.augmenter import Augmenter, PerThread, build_augmenter
 from hpo.augmentation.families import EXTRAS
 from hpo.data.dataset import Images, Part, Rows
 from hpo.models.feeds import Feed, Make, StreamedFeed, plain_feed
-from hpo.seeds import derive
+from hpo.seeds import derive_seed
 from hpo.training.runtime import Runtime
 from search_spaces import TrialConfig
 
@@ -29,7 +29,7 @@ def batch_count(images: int, batch_size: int) -> int:
 
 def epoch_order(labels: Rows, *, balanced: bool, seed: int, epoch: int) -> Rows:
     """Rows (n,) of one epoch: a permutation or, when `balanced`, every class equally often."""
-    generator = np.random.default_rng(derive(seed, "order", epoch))
+    generator = np.random.default_rng(derive_seed(seed, "order", epoch))
     if balanced:
         return _balanced(labels, generator)
     return generator.permutation(len(labels))
@@ -69,7 +69,7 @@ class Augmented:
 
     def __call__(self, rows: Rows, epoch: int, number: int) -> Images:
         """What the augmenter makes of the rows, from the seed of this batch."""
-        return self._augment(self._part.batch(rows), derive(self._seed, "augment", epoch, number))
+        return self._augment(self._part.batch(rows), derive_seed(self._seed, "augment", epoch, number))
 
 
 _VALIDATION = TrialConfig(augmentation="randaugment", augmentation_strength=0.5, randaugment_operations=2)
@@ -86,14 +86,14 @@ class AugmentedOnce:
     def __init__(self, part: Part, augmenter: Augmenter, share: float) -> None:
         self._part = part
         self._augment = PerThread(augmenter)
-        chosen = np.random.default_rng(derive(0, "validation")).permutation(len(part))[: round(share * len(part))]
+        chosen = np.random.default_rng(derive_seed(0, "validation")).permutation(len(part))[: round(share * len(part))]
         self._chosen = np.isin(np.arange(len(part)), chosen)
 
     def __call__(self, rows: Rows, epoch: int, number: int) -> Images:
         """The rows, those chosen augmented one by one."""
         images = self._part.batch(rows)
         for place in np.flatnonzero(self._chosen[rows]):
-            images[place] = self._augment(images[place : place + 1], derive(0, "validation", int(rows[place])))[0]
+            images[place] = self._augment(images[place : place + 1], derive_seed(0, "validation", int(rows[place])))[0]
         return images
 
 

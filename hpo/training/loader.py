@@ -21,7 +21,7 @@ from hpo.models.classifier import Classifier, deepest
 from hpo.models.compute_format import ComputeFormat, Normaliser
 from hpo.models.feeds import Feed, plain_feed
 from hpo.models.inference import outputs
-from hpo.seeds import derive
+from hpo.seeds import derive_seed
 from hpo.training.batches import augments, batch_count, epoch_batches, epoch_order
 from hpo.training.loss import Mixer
 from search_spaces import TrialConfig
@@ -126,7 +126,7 @@ class ImageLoader:
                 if self._mixer is None:
                     yield inputs, labels[number]
                 else:
-                    yield self._mixer(inputs, labels[number], derive(self._seed, "mix", epoch, number))
+                    yield self._mixer(inputs, labels[number], derive_seed(self._seed, "mix", epoch, number))
 
 
 class FeatureLoader:

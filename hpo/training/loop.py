@@ -13,7 +13,7 @@ from hpo.errors import TrialEnded
 from hpo.evaluation.metrics import Logits, scores
 from hpo.interruption import TrainingInterrupted, until_stopped
 from hpo.models.memory import infeasible_where_exhausted, peak_memory, reset_peak
-from hpo.seeds import derive, generator_states, restore_generators, seeded
+from hpo.seeds import derive_seed, generator_states, restore_generators, seeded
 from hpo.training.run import Run, prepare
 from hpo.training.runtime import FitData, Runtime
 from hpo.training.state import EpochResult, Position, Snapshot
@@ -58,7 +58,7 @@ def _one_epoch(run: Run) -> EpochResult:
     """Train, validate, look for collapse, and advance the run."""
     position = run.position
     run.learner.begin(position.epoch)
-    with seeded(derive(run.runtime.seed, "epoch", position.epoch), run.device), _resumable(run):
+    with seeded(derive_seed(run.runtime.seed, "epoch", position.epoch), run.device), _resumable(run):
         with position.timed("training"):
             train_loss = _train(run)
         with position.timed("validation"):

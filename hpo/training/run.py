@@ -13,7 +13,7 @@ from hpo.errors import DataError, ModelError
 from hpo.models.built_model import BuiltModel, build_model, count_parameters
 from hpo.models.classifier import Classifier
 from hpo.models.compute_format import ComputeFormat, Normaliser
-from hpo.seeds import derive, seeded
+from hpo.seeds import derive_seed, seeded
 from hpo.training.batches import training_feed, validation_feed
 from hpo.training.learner import BaselineLearner, Learner
 from hpo.training.loader import (
@@ -105,7 +105,7 @@ def prepare(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapsh
             f"image_size is {config.image_size}, but the images are packed at {packed}; pack them at that size"
         )
     device = torch.device(runtime.device)
-    with seeded(derive(runtime.seed, "init"), device):
+    with seeded(derive_seed(runtime.seed, "init"), device):
         built = build_model(config, data.classes)
     built.model.learn_priors(data.train.labels)
     number_format = (

@@ -7,13 +7,6 @@ from optuna.trial import TrialState
 
 from hpo.errors import UsageError
 from hpo.search.strategy import make_pruner, make_sampler, sampler_for_trial
-from hpo.seeds import derive_seed
-
-
-def test_seeds_differ_by_study_purpose_and_number() -> None:
-    seeds = {derive_seed(s, p, n) for s in range(5) for p in ("trial", "sampler") for n in range(20)}
-    assert len(seeds) == 5 * 2 * 20
-    assert derive_seed(1, "trial", 2) == derive_seed(1, "trial", 2)
 
 
 def test_a_sampler_draws_otherwise_for_every_trial_though_the_seed_of_the_study_is_one() -> None:

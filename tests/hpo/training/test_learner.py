@@ -22,7 +22,7 @@ from hpo.errors import InfeasibleError
 from hpo.models import build_model
 from hpo.models.classifier import Classifier
 from hpo.models.compute_format import ComputeFormat
-from hpo.seeds import derive
+from hpo.seeds import derive_seed
 from hpo.training import FitData, Runtime, fit
 from hpo.training.learner import Learner
 from hpo.training.loss import build_loss, build_mixer
@@ -91,7 +91,7 @@ def batch(config: TrialConfig, number: int) -> tuple[Tensor, Tensor]:
     images = torch.randn(*shape, config.image_size, config.image_size, generator=generator)
     mixer = build_mixer(config, CLASSES)
     labels = torch.from_numpy(LABELS)
-    return (images, labels) if mixer is None else mixer(images, labels, derive(0, number))
+    return (images, labels) if mixer is None else mixer(images, labels, derive_seed(0, number))
 
 
 def assert_equal(first: Pupil, second: Pupil) -> None:
