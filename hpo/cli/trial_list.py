@@ -66,7 +66,7 @@ def create_or_open_trial_list(db: Database, plan: Plan, home: Path, command: str
     A study that is created here remembers `command`.
     """
     from hpo.search.plan import check_models, create_or_open_study, open_data
-    from hpo.search.trial_record import remember_command
+    from hpo.search.trial_record import store_command
 
     for name, check in check_models(_kinds(plan.space)).items():
         click.echo(f"{name}: {check.parameters:,} parameters with two classes", err=True)
@@ -77,7 +77,7 @@ def create_or_open_trial_list(db: Database, plan: Plan, home: Path, command: str
     if not plan.study:
         plan = replace(plan, study=f"{plan.space.name}-{_digest(plan, dataset)}")
     study = create_or_open_study(db, plan, dataset)
-    remember_command(study, command)
+    store_command(study, command)
     runs = len(study.get_trials(deepcopy=False))
     click.echo(f"study {plan.study}: {runs} runs; `hpo worker` trains at it from anywhere", err=True)
     return plan, study

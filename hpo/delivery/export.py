@@ -24,7 +24,7 @@ from hpo.errors import BundleError
 from hpo.evaluation.metrics import Report, report
 from hpo.search.plan import origin_of
 from hpo.search.status import best_first
-from hpo.search.trial_record import mismatched_best
+from hpo.search.trial_record import TrialRecord, mismatched_best
 from search_spaces import TrialConfig
 from storage import Checkpoint, CheckpointError, CheckpointStore, Database, StudySpec, open_study, read_spec
 
@@ -56,7 +56,7 @@ def export_best(
     study = open_study(db, study_name)
     chosen = choose_trial(study, trial)
     exported = export_trial(study, chosen, store, out, force=force)
-    digest, place = exported[0].weights.digest, chosen.user_attrs["config"].get("weights")
+    digest, place = exported[0].weights.digest, TrialRecord.of(chosen).config.get("weights")
     if cache is not None and digest is not None and place is not None:
         remember_weights(cache, place, digest)
     return exported
@@ -102,7 +102,7 @@ def export_trial(
 
 def known_images(store: CheckpointStore, *trials: FrozenTrial) -> KnownImages | None:
     """The images that trials of one split were made with; None, which is told, where none of them can say."""
-    recorded = [digest for trial in trials if (digest := trial.user_attrs.get("split_digest"))]
+    recorded = [digest for trial in trials if (digest := TrialRecord.of(trial).split_digest)]
     for digest in dict.fromkeys(recorded):
         try:
             known = KnownImages.from_bytes(store.images(digest) or b"")
@@ -123,12 +123,12 @@ def read_best(store: CheckpointStore, study: Study, trial: FrozenTrial) -> Check
     killed worker may have left one that its successor did not reach again, and two studies may share an id. Raises
     BundleError, saying what is wrong with each version, where none is left.
     """
-    metric, number = read_spec(study).metric, trial.number
+    metric, number, record = read_spec(study).metric, trial.number, TrialRecord.of(trial)
     refused: list[str] = []
     try:
         for name in store.names(number, "best"):
             checkpoint = store.read(number, "best", version=name)
-            why = mismatched_best(checkpoint.info, trial.user_attrs, metric)
+            why = mismatched_best(checkpoint.info, record, metric)
             if checkpoint.name == name and why is None:
                 return checkpoint
             refused.append(f"{name}: {why}" if checkpoint.name == name else checkpoint.damaged[0])
@@ -179,10 +179,11 @@ def trial_manifest(study: str, spec: StudySpec, trial: FrozenTrial, *, compared:
     `compared` is the number of trials that it was chosen among.
     """
     source = f"trial {trial.number} of study {study!r}"
-    known = _Recorded(trial.user_attrs, source)
-    facts = _Recorded(known["facts"], source)
-    # With what `auto` was in the trial: a retraining elsewhere shall not choose anew.
-    config = TrialConfig.from_stored({**known["config"], "precision": facts["precision"]}, source=source)
+    record = TrialRecord.of(trial)
+    _refuse_incomplete(record, source)
+    facts = record.facts
+    # With the precision that `auto` chose in the trial: a retraining on another machine must not choose anew.
+    config = TrialConfig.from_stored({**record.config, "precision": facts["precision"]}, source=source)
     config = shared(config)
     preprocessing = {"image_size": config.image_size, "mean": facts["mean"], "std": facts["std"], "resize": RESIZE_RULE}
     values = {
@@ -193,14 +194,14 @@ def trial_manifest(study: str, spec: StudySpec, trial: FrozenTrial, *, compared:
         "config": config,
         "classes": spec.data["classes"],
         "preprocessing": Preprocessing.model_validate(preprocessing),
-        "epochs": known["best_epoch"],
-        "best_epoch": known["best_epoch"],
+        "epochs": record.best_epoch,
+        "best_epoch": record.best_epoch,
         "compared": compared,
         "curve": [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)],
-        "seed": known["seed"],
-        "data": origin_of(spec).model_copy(update={"split_digest": known.get("split_digest") or None}),
+        "seed": record.seed,
+        "data": origin_of(spec).model_copy(update={"split_digest": record.split_digest or None}),
         "weights": _weights(facts["weights"]),
-        "versions": known["versions"],
+        "versions": record.versions,
     }
     return Manifest.from_dict(values, source=source, way_out="name another --trial")
 
@@ -214,21 +215,20 @@ def is_of_trial(manifest: Manifest, trial: Manifest) -> bool:
     return told(manifest) == told(trial)
 
 
-class _Recorded:
-    """What a trial recorded about itself; a missing key raises BundleError."""
-
-    def __init__(self, values: Mapping[str, Any], source: str) -> None:
-        self._values = values
-        self._source = source
-
-    def get(self, key: str) -> Any:
-        """None where it is missing."""
-        return self._values.get(key)
-
-    def __getitem__(self, key: str) -> Any:
-        if key not in self._values:
-            raise BundleError(f"{self._source} recorded no {key!r}, so it cannot be exported; name another --trial")
-        return self._values[key]
+def _refuse_incomplete(record: TrialRecord, source: str) -> None:
+    """Raise BundleError where a trial did not record all that a bundle needs."""
+    needed = {
+        "facts": bool(record.facts),
+        "config": bool(record.config),
+        **{key: key in record.facts for key in ("precision", "mean", "std")},
+        "best_epoch": record.best_epoch is not None,
+        "seed": record.seed is not None,
+        "weights": "weights" in record.facts,
+        "versions": bool(record.versions),
+    }
+    for key, recorded in needed.items():
+        if not recorded:
+            raise BundleError(f"{source} recorded no {key!r}, so it cannot be exported; name another --trial")
 
 
 def _weights(loaded: Mapping[str, Any] | None) -> Weights:

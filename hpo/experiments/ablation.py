@@ -7,7 +7,6 @@ The runs of an ablation on the corrupted copy: what a part is worth where images
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from hpo.evaluation.intervals import Difference, Values, contribution, interacti
 from hpo.experiments.ablation_parts import PARTS, Variation
 from hpo.experiments.benchmark import Benchmark
 from hpo.files import write_file
+from hpo.search.trial_record import TrialRecord, describe_ending
 from search_spaces import RUN
 from storage import CheckpointStore, read_spec
 
@@ -53,7 +53,11 @@ def seen(study: optuna.Study, variations: Sequence[Variation], seeds: int) -> li
 
 def _seen(variation: Variation, trials: Sequence[FrozenTrial | None]) -> VariationResult:
     values = {seed: value for seed, trial in enumerate(trials) if (value := best_value(trial)) is not None}
-    notes = [f"{variation.run(seed)}: {ending}" for seed, trial in enumerate(trials) if (ending := _ending(trial))]
+    notes = [
+        f"{variation.run(seed)}: {describe_ending(trial, ', ')}"
+        for seed, trial in enumerate(trials)
+        if trial is None or trial.state != TrialState.COMPLETE
+    ]
     return VariationResult(variation, values, tuple(notes))
 
 
@@ -67,15 +71,6 @@ def best_value(trial: FrozenTrial | None) -> float | None:
     if trial.state == TrialState.COMPLETE:
         return trial.value
     return max(trial.intermediate_values.values(), default=None)
-
-
-def _ending(trial: FrozenTrial | None) -> str | None:
-    """Why a run did not reach its end, in words; None where it did."""
-    if trial is None:
-        return "not trained"
-    if trial.state == TrialState.COMPLETE:
-        return None
-    return f"{trial.state.name.lower()}, {trial.user_attrs.get('reason', 'no reason on record')}"
 
 
 @dataclass(frozen=True)
@@ -219,7 +214,7 @@ class CorruptionEvaluator:
     def accuracy(self, trial: FrozenTrial) -> float:
         """Of the trial's best weights; BundleError where they are gone."""
         spec = read_spec(self.study)
-        path = self.cache / "robustness" / f"{spec.id}-{trial.number}-{_digest(trial)}.json"
+        path = self.cache / "robustness" / f"{spec.id}-{trial.number}-{TrialRecord.of(trial).training_digest}.json"
         known = _read(path)
         if known is not None:
             return known
@@ -230,12 +225,6 @@ class CorruptionEvaluator:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, json.dumps({"version": VERSION, "accuracy": score.value}))
         return score.value
-
-
-def _digest(trial: FrozenTrial) -> str:
-    """Of what the trial recorded of its training: two studies may have one id, and a trial of each one number."""
-    recorded = {key: trial.user_attrs.get(key) for key in ("config", "seed", "best_epoch", "best_metrics")}
-    return hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _read(path: Path) -> float | None:

@@ -19,6 +19,7 @@ from hpo.errors import BundleError
 from hpo.experiments.model_refs import TrialRef
 from hpo.experiments.preset_configs import PresetConfig, run_name
 from hpo.search.clock import moment
+from hpo.search.trial_record import TrialRecord, describe_ending
 from search_spaces import RUN
 from storage import StudyError, open_store, open_study, read_spec
 
@@ -52,17 +53,16 @@ class Cost:
 
 def cost_of(trial: FrozenTrial, trials: Iterable[FrozenTrial]) -> Cost | None:
     """What a finished trial among the `trials` of its study recorded; None where it recorded nothing."""
-    epochs, record = len(trial.intermediate_values), trial.user_attrs
-    if not epochs or "seconds" not in record:
+    epochs, record = len(trial.intermediate_values), TrialRecord.of(trial)
+    if not epochs or record.seconds is None:
         return None
-    device = str(record.get("device", ""))
     return Cost(
         epochs=epochs,
-        seconds_per_epoch=float(record["seconds"]) / epochs,
-        peak_memory=int(record.get("peak_memory", 0)),
-        device=device,
-        trainable_parameters=record.get("trainable_parameters"),
-        shared=device.startswith("cpu") and any(_before(other, trial) for other in trials),
+        seconds_per_epoch=float(record.seconds) / epochs,
+        peak_memory=record.peak_memory,
+        device=record.device,
+        trainable_parameters=record.trainable_parameters,
+        shared=record.device.startswith("cpu") and any(_before(other, trial) for other in trials),
     )
 
 
@@ -72,7 +72,8 @@ def _before(other: FrozenTrial, trial: FrozenTrial) -> bool:
         return False
     if moment(other.datetime_start) >= moment(trial.datetime_start):
         return False
-    return "worker" in trial.user_attrs and other.user_attrs.get("worker") == trial.user_attrs["worker"]
+    worker = TrialRecord.of(trial).worker
+    return worker is not None and TrialRecord.of(other).worker == worker
 
 
 def recorded_cost(db: Database, manifest: Manifest) -> Cost | None:
@@ -89,7 +90,7 @@ def recorded_cost(db: Database, manifest: Manifest) -> Cost | None:
         return None
     trials = study.get_trials(deepcopy=False)
     trial = trials[manifest.trial] if manifest.trial < len(trials) else None
-    if trial is None or not same_data or trial.user_attrs.get("seed") != manifest.seed:
+    if trial is None or not same_data or TrialRecord.of(trial).seed != manifest.seed:
         return None
     return cost_of(trial, trials)
 
@@ -155,16 +156,9 @@ def _trained(
     trials = study.get_trials(deepcopy=False)
     costs = tuple(cost for trial in complete if (cost := cost_of(trial, trials)) is not None)
     unused = tuple(f"{text} does not apply" for text, _ in entrant.unused)
-    ended = tuple(ending(trial) for trial in runs if trial is None or trial.state != TrialState.COMPLETE)
+    ended = tuple(describe_ending(trial, ": ") for trial in runs if trial is None or trial.state != TrialState.COMPLETE)
     folders = tuple(shelf.put(study, trial) for trial in complete)
     return ComparedModel(entrant.label, "preset", folders, costs, (*ended, *unused))
-
-
-def ending(trial: FrozenTrial | None) -> str:
-    """Why a run gave no model, in words."""
-    if trial is None:
-        return "not trained"
-    return f"{trial.state.name.lower()}: {trial.user_attrs.get('reason', 'no reason on record')}"
 
 
 def from_trial(shelf: BundleCache, name: TrialRef) -> ComparedModel:

@@ -37,7 +37,7 @@ def study_tiles(facts: StudyData, model: ModelData | None) -> list[Tile]:
     finished = sum(counts.get(state, 0) for state in ("complete", "pruned", "failed"))
     told = ", ".join(f"{count:,} {state}" for state, count in counts.items())
     seconds = sum(trial.seconds for trial in facts.trials)
-    devices = sorted({str(trial.attrs["device"]) for trial in facts.trials if "device" in trial.attrs})
+    devices = sorted({trial.record.device for trial in facts.trials if trial.record.device})
     return [
         *tiles,
         Tile("Finished trials", f"{finished:,}", told or "none yet"),
@@ -166,7 +166,7 @@ def _study_line(facts: StudyData) -> str:
     searched = f"space {facts.spec.space.get('name')}, {facts.spec.metric} on the validation part"
     if best is None:
         return f"Searched in {searched}; no complete trial yet."
-    config = best.attrs.get("config", {})
+    config = best.record.config
     return (
         f"Best: trial {best.number}, {config.get('backbone', 'unknown backbone')} at {config.get('image_size', '?')} "
         f"pixels. Searched in {searched}."

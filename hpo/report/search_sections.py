@@ -13,6 +13,7 @@ from hpo.report.page import Section
 from hpo.report.reproduce import study_recipe
 from hpo.report.search_figures import MOST_AXES, parallel
 from hpo.report.study_data import FEWEST, StudyData, TrialData
+from hpo.search.trial_record import TrialRecord
 
 MOST_ROWS = 10
 """Trials in the table of the best."""
@@ -46,7 +47,7 @@ def history(facts: StudyData) -> Section:
             "metric": facts.spec.metric,
             "best": [_row(trial) for trial in best],
             "failures": [
-                (trial.number, str(trial.attrs.get("reason") or "no reason recorded"))
+                (trial.number, trial.record.reason or "no reason recorded")
                 for trial in facts.trials if trial.state == "failed"
             ][:MOST_ROWS],
         },
@@ -142,7 +143,7 @@ def best_configuration(facts: StudyData) -> Section:
     trial = facts.best_trial
     recipe = study_recipe(facts, trial.number if trial else None)
     searched = set(trial.params) if trial else set()
-    config = dict(trial.attrs.get("config", {})) if trial else {}
+    config = dict(trial.record.config) if trial else {}
     return Section(
         "configuration", "Best trial, and how to get it again",
         {
@@ -168,15 +169,15 @@ def configuration_groups(config: Mapping[str, Any], searched: set[str]) -> list[
 
 
 def _origin_facts(facts: StudyData, trial: TrialData | None) -> list[tuple[str, str]]:
-    spec = facts.spec
+    spec, record = facts.spec, trial.record if trial else TrialRecord()
     rows = [
         ("space", f"{spec.space.get('name')}, fingerprint {spec.space_fingerprint[:12]}"),
         ("data", f"fingerprint {spec.data_fingerprint[:12]}"),
         ("weights", f"digest {spec.weights_digest[:12]}" if spec.weights_digest else "no file given"),
-        ("seed", f"study {spec.seed}" + (f", trial {trial.attrs['seed']}" if trial and "seed" in trial.attrs else "")),
+        ("seed", f"study {spec.seed}" + (f", trial {record.seed}" if record.seed is not None else "")),
     ]
-    if trial and "versions" in trial.attrs:
-        rows.append(("versions", ", ".join(f"{name} {version}" for name, version in trial.attrs["versions"].items())))
+    if record.versions:
+        rows.append(("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())))
     return rows
 
 
@@ -198,10 +199,11 @@ def _cost_rows(facts: StudyData, trained: Sequence[TrialData]) -> list[tuple[str
     total = sum(trial.seconds for trial in facts.trials)
     per_epoch = [trial.seconds / len(trial.curve) for trial in trained]
     per_trial = [trial.seconds for trial in trained if trial.state == "complete"] or [t.seconds for t in trained]
-    speeds = [trial.attrs["images_per_second"] for trial in trained if trial.attrs.get("images_per_second")]
-    memory = max((int(trial.attrs.get("peak_memory", 0)) for trial in trained), default=0)
-    devices = sorted({str(trial.attrs["device"]) for trial in trained if "device" in trial.attrs})
-    precisions = sorted({str(trial.attrs["precision"]) for trial in trained if "precision" in trial.attrs})
+    records = [trial.record for trial in trained]
+    speeds = [record.images_per_second for record in records if record.images_per_second]
+    memory = max((record.peak_memory for record in records), default=0)
+    devices = sorted({record.device for record in records if record.device})
+    precisions = sorted({record.precision for record in records if record.precision})
     rows = [
         ("training, all trials", wording.span(total), f"{total / 3_600:.2f} device hours"),
         _wall_clock(facts),

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.search.clock import moment
 from hpo.search.status import StudyReader, StudyStatus, TrialStatus
-from hpo.search.trial_record import founding_command
+from hpo.search.trial_record import TrialRecord, stored_command
 from storage import Database, StudySpec, read_spec
 
 FEWEST = 12
@@ -93,8 +93,8 @@ class TrialData:
     """Of training, all takings together."""
     ended: float | None = None
     """Seconds from the study's first start to this trial's end; None where it has not ended, or no start is known."""
-    attrs: Mapping[str, Any] = field(default_factory=dict)
-    """What the trial remembers about itself; `hpo.search.trial_record` names the keys."""
+    record: TrialRecord = field(default_factory=TrialRecord)
+    """What the trial recorded of itself."""
 
     @property
     def saved(self) -> int:
@@ -145,7 +145,7 @@ def read_study(db: Database, study: optuna.Study) -> StudyData:
     trials = [_trial(trial, lines[trial.number], start) for trial in frozen if trial.number in lines]
     facts = StudyData(
         study.study_name, read_spec(study), trials, _best(overview), overview.limits.trials,
-        command=founding_command(study),
+        command=stored_command(study),
     )  # fmt: skip
     return replace(facts, importance=importances(frozen)) if facts.searches else facts
 
@@ -173,6 +173,6 @@ def _trial(trial: FrozenTrial, line: TrialStatus, start: datetime | None) -> Tri
     end = trial.datetime_complete
     return TrialData(
         number=trial.number, state=line.state, value=line.value, curve=tuple(line.curve), epochs=line.epochs,
-        params=line.params, seconds=line.seconds, attrs=trial.user_attrs,
+        params=line.params, seconds=line.seconds, record=TrialRecord.of(trial),
         ended=(moment(end) - start).total_seconds() if end and start else None,
     )  # fmt: skip

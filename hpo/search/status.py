@@ -14,6 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.clock import moment
+from hpo.search.trial_record import TrialRecord
 from search_spaces import Space, read_space
 from storage import Control, Database, LeaseInfo, Limits, get_control, lease_infos, read_limits, read_spec
 
@@ -156,20 +157,19 @@ def _lease_to_dict(lease: LeaseInfo) -> dict[str, Any]:
 
 
 def _line(trial: FrozenTrial, space: Space, until: datetime) -> TrialStatus:
-    attrs = trial.user_attrs
+    record = TrialRecord.of(trial)
     curve = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
-    config = attrs.get("config", {})
     return TrialStatus(
         number=trial.number,
         state=_STATES[trial.state],
         value=trial.value if trial.state == TrialState.COMPLETE else max(curve, default=None),
         epoch=max(trial.intermediate_values, default=0),
-        epochs=int(config.get("epochs", space.fixed.get("epochs", 0))),
+        epochs=int(record.config.get("epochs", space.fixed.get("epochs", 0))),
         curve=curve,
         params=space.searched(trial.params),
-        seconds=attrs.get("seconds") or _seconds(trial, until),
-        reason=attrs.get("reason"),
-        worker=attrs.get("worker"),
+        seconds=record.seconds or _seconds(trial, until),
+        reason=record.reason,
+        worker=record.worker,
         violated=sorted(name for name, value in trial.constraints.items() if value > 0),
     )
 

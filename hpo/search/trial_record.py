@@ -1,130 +1,136 @@
-"""The command that founded a study over a list of runs, kept with it: nothing else says how the list came to be.
+"""What a trial records of itself beside its parameters and its curve, as optuna's user attributes.
 
-What a trial remembers beside its parameters and curve: user attributes, which the dashboard shows as they are.
-
-    config          every field of its TrialConfig        best_epoch, best_metrics   the epoch that was kept
+    config          every field of its TrialConfig        best_epoch, best_metrics   the epoch whose weights are kept
     seed            of its training                       seconds, images_per_second, peak_memory
-    worker          who trains it: host:pid               device, precision, parameters, trainable_parameters
-    facts           all that the engine said of the run   versions                   python, torch, timm, optuna, hpo
+    worker          that trains it: host:pid              device, precision, parameters, trainable_parameters
+    facts           what training reported of the run     versions                   python, torch, timm, optuna, hpo
     reason          why it ended early or failed          split_digest               of the images it was validated on
 
-A trial costs the database a fixed, small number of statements: one for all of these at its start, one at its end, and
-one transaction with the report of each epoch.
+This is the one file that names these keys: `TrialRecord` reads them, the functions `*_attributes` give what is written.
+A trial costs the database a fixed number of statements: one for all attributes at its start, one at its end, and one
+transaction with the report of each epoch. A study over a trial list also stores the command that created it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
 if TYPE_CHECKING:
     from hpo.training import EpochResult
     from search_spaces import TrialConfig
 
 
-_KEY = "hpo:command"
+@dataclass(frozen=True)
+class TrialRecord:
+    """The attributes of one trial; an attribute that the trial did not record has the default."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """All fields of the TrialConfig, JSON-ready."""
+    seed: int | None = None
+    """Seed of the training."""
+    worker: str | None = None
+    """host:pid."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Version by library."""
+    split_digest: str | None = None
+    epochs: int = 0
+    """Number of epochs trained."""
+    best_epoch: int | None = None
+    best_metrics: Mapping[str, float] = field(default_factory=dict)
+    """Metrics on the validation part after the best epoch."""
+    seconds: float | None = None
+    """Seconds of training and validation, all attempts together."""
+    images_per_second: float = 0.0
+    peak_memory: int = 0
+    """Bytes: of the device on a GPU, of the process on a CPU."""
+    device: str = ""
+    """The device that trained the trial, in words."""
+    precision: str = ""
+    parameters: int | None = None
+    trainable_parameters: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What training reported of the run: mean, std, weights, precision and more."""
+    reason: str | None = None
+    """Why the trial ended early or failed."""
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> TrialRecord:
+        """Read the record of `trial`; other attributes are left out."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in trial.user_attrs.items() if key in known})
+
+    @property
+    def training_digest(self) -> str:
+        """Digest of the configuration, the seed and the best epoch.
+
+        It distinguishes trials of one number in two studies that share an id.
+        """
+        recorded = {
+            "config": self.config or None,
+            "seed": self.seed,
+            "best_epoch": self.best_epoch,
+            "best_metrics": self.best_metrics or None,
+        }
+        return hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def remember_command(study: optuna.Study, command: str) -> None:
-    """Keep `command` with the study, unless it has one. It must hold no password: the dashboard shows it."""
-    if _KEY not in study.user_attrs:
-        study.set_user_attr(_KEY, command)
-
-
-def founding_command(study: optuna.Study) -> str:
-    """The command that is kept with the study; empty where there is none."""
-    return str(study.user_attrs.get(_KEY, ""))
+def describe_ending(trial: FrozenTrial | None, separator: str) -> str:
+    """Return the state and the reason of a trial that gave no result, for example `failed: OSError`."""
+    if trial is None:
+        return "not trained"
+    return f"{trial.state.name.lower()}{separator}{TrialRecord.of(trial).reason or 'no reason on record'}"
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions that decide a result: Python and the libraries that compute it."""
+    """Return the versions that decide a result: of Python, of hpo and of the libraries that compute it."""
     libraries = ("torch", "timm", "albumentations", "optuna", "numpy")
     from hpo import __version__
 
     return {"hpo": __version__, "python": platform.python_version()} | {name: version(name) for name in libraries}
 
 
-def open_record(config: TrialConfig, seed: int, worker: str, split_digest: str) -> dict[str, Any]:
-    """What is known before training."""
+def initial_attributes(config: TrialConfig, seed: int, worker: str, split_digest: str) -> dict[str, Any]:
+    """Return the attributes that are known before training."""
     known = {"config": config.to_dict(), "seed": seed, "worker": worker, "versions": versions()}
     return {**known, "split_digest": split_digest}
 
 
-def checkpoint_origin(study: str, config: TrialConfig, seed: int) -> dict[str, Any]:
-    """What a checkpoint notes of the trial that it belongs to, JSON-ready: see `foreign_checkpoint`."""
-    return {"study": study, "config": config.to_dict(), "seed": seed}
-
-
-def foreign_checkpoint(info: Mapping[str, Any], config: Mapping[str, Any], seed: Any) -> str | None:
-    """Why a checkpoint with the notes `info` is not of a trial with this configuration and seed; None where it may be.
-
-    Two studies may have one id, as after `optuna.copy_study` or where a dump was restored: their trials of one number
-    then share a folder. The path of the weights file is left out, as each machine has its own. A checkpoint from
-    before these notes were written is not told apart here.
-    """
-    origin = info.get("trial")
-    if origin is None:
-        return None
-    theirs, ours = origin["config"], json.loads(json.dumps(dict(config)))
-    for key in (theirs.keys() & ours.keys()) - {"weights"}:
-        if theirs[key] != ours[key]:
-            return f"it is of a trial of study {origin['study']!r} whose {key} is {theirs[key]!r}, not {ours[key]!r}"
-    if seed is not None and origin["seed"] != seed:
-        return f"it is of a trial of study {origin['study']!r} whose seed is {origin['seed']}, not {seed}"
-    return None
-
-
-def mismatched_best(info: Mapping[str, Any], recorded: Mapping[str, Any], metric: str) -> str | None:
-    """Why a `best` checkpoint with the notes `info` is not what a trial's attributes `recorded`; None where it is.
-
-    Compared are the configuration and the seed, the epoch and the value of `metric`, each where both sides know it.
-    """
-    foreign = foreign_checkpoint(info, recorded.get("config", {}), recorded.get("seed"))
-    if foreign is not None:
-        return foreign
-    epoch, best = info.get("epoch"), recorded.get("best_epoch")
-    if epoch is not None and best is not None and epoch != best:
-        return f"it is of epoch {epoch}, but the trial's best epoch is {best}"
-    value = info.get("metrics", {}).get(metric)
-    wanted = recorded.get("best_metrics", {}).get(metric)
-    if value is not None and wanted is not None and not math.isclose(value, wanted, rel_tol=1e-9):
-        return f"its {metric} is {value:.6g}, but the trial recorded {wanted:.6g}"
-    return None
-
-
 @dataclass
 class TrialProgress:
-    """The best epoch so far and the cost so far of one trial, over all the times that it was taken up."""
+    """The best epoch and the cost of one trial so far, all attempts together."""
 
     metric: str
     best_epoch: int = 0
     best_metrics: dict[str, float] = field(default_factory=dict)
     epochs: int = 0
     last: bool = False
-    """Whether no epoch follows: all are done, or the patience is over."""
+    """Whether no epoch follows: all are trained, or training stopped early."""
     curve: dict[str, float] = field(default_factory=dict)
-    """The metric after each epoch so far; keys are epochs, as JSON has them."""
+    """The metric after each epoch; the keys are epochs as text, since JSON has no other keys."""
     seconds: float = 0.0
     images_per_second: float = 0.0
     peak_memory: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
 
     def restore(self, stored: Mapping[str, Any]) -> None:
-        """Go on from what `to_dict` gave."""
+        """Set the fields to what `to_dict` gave."""
         for key, value in stored.items():
             setattr(self, key, value)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the metric's name, JSON-ready."""
+        """Return every field but the metric's name, JSON-ready."""
         return {key: value for key, value in vars(self).items() if key != "metric"}
 
     @property
@@ -133,7 +139,7 @@ class TrialProgress:
         return self.best_metrics.get(self.metric, float("nan"))
 
     def add(self, result: EpochResult) -> bool:
-        """Count one more epoch; True when it is the best so far (the first of equals stays)."""
+        """Count one more epoch; return True when it is the best so far (the first of equals stays the best)."""
         self.epochs, self.last = result.epoch, result.last
         self.curve[str(result.epoch)] = result.metrics[self.metric]
         self.seconds += result.seconds
@@ -147,11 +153,69 @@ class TrialProgress:
         return better
 
 
-def close_record(progress: TrialProgress, reason: str | None = None) -> dict[str, Any]:
-    """What training gave, and why it ended early if it did; written before `tell`: a finished trial is immutable."""
+def final_attributes(progress: TrialProgress, reason: str | None = None) -> dict[str, Any]:
+    """Return what training gave, and why it ended early; written before `tell`, since a finished trial is immutable."""
     shown = ("device", "precision", "parameters", "trainable_parameters")
-    told = {
-        key: value for key, value in progress.to_dict().items() if key not in ("curve", "last")
-    }  # optuna has them already
-    values = told | {key: progress.facts[key] for key in shown if key in progress.facts}
-    return values | ({"reason": reason} if reason else {})
+    # optuna stores the curve itself, and its end shows whether an epoch was the last.
+    trained = {key: value for key, value in progress.to_dict().items() if key not in ("curve", "last")}
+    values = trained | {key: progress.facts[key] for key in shown if key in progress.facts}
+    return values | (failure_attributes(reason) if reason else {})
+
+
+def failure_attributes(reason: str) -> dict[str, Any]:
+    """Return the attributes of a trial that failed."""
+    return {"reason": reason}
+
+
+def checkpoint_origin(study: str, config: TrialConfig, seed: int) -> dict[str, Any]:
+    """Return what a checkpoint notes of the trial that it belongs to, JSON-ready: see `foreign_checkpoint`."""
+    return {"study": study, "config": config.to_dict(), "seed": seed}
+
+
+def foreign_checkpoint(info: Mapping[str, Any], config: Mapping[str, Any], seed: int | None) -> str | None:
+    """Return why a checkpoint with the notes `info` is not of a trial with this configuration and seed, or None.
+
+    Two studies may have one id, as after `optuna.copy_study` or where a dump was restored: their trials of one number
+    then share a folder. Checkpoints written before these notes existed cannot be distinguished.
+    """
+    origin = info.get("trial")
+    if origin is None:
+        return None
+    theirs, ours = origin["config"], json.loads(json.dumps(dict(config)))
+    for key in (theirs.keys() & ours.keys()) - {"weights"}:  # each machine has its own path to the weights file
+        if theirs[key] != ours[key]:
+            return f"it is of a trial of study {origin['study']!r} whose {key} is {theirs[key]!r}, not {ours[key]!r}"
+    if seed is not None and origin["seed"] != seed:
+        return f"it is of a trial of study {origin['study']!r} whose seed is {origin['seed']}, not {seed}"
+    return None
+
+
+def mismatched_best(info: Mapping[str, Any], record: TrialRecord, metric: str) -> str | None:
+    """Return why a `best` checkpoint with the notes `info` does not match the record of its trial, or None.
+
+    The configuration and the seed, the epoch and the value of `metric` are compared, each where both sides have it.
+    """
+    foreign = foreign_checkpoint(info, record.config, record.seed)
+    if foreign is not None:
+        return foreign
+    epoch = info.get("epoch")
+    if epoch is not None and record.best_epoch is not None and epoch != record.best_epoch:
+        return f"it is of epoch {epoch}, but the trial's best epoch is {record.best_epoch}"
+    value, wanted = info.get("metrics", {}).get(metric), record.best_metrics.get(metric)
+    if value is not None and wanted is not None and not math.isclose(value, wanted, rel_tol=1e-9):
+        return f"its {metric} is {value:.6g}, but the trial recorded {wanted:.6g}"
+    return None
+
+
+_COMMAND = "hpo:command"
+
+
+def store_command(study: optuna.Study, command: str) -> None:
+    """Store `command` with the study, unless it has one. It must hold no password: the dashboard shows it."""
+    if _COMMAND not in study.user_attrs:
+        study.set_user_attr(_COMMAND, command)
+
+
+def stored_command(study: optuna.Study) -> str:
+    """Return the command that created the study; empty where none is stored."""
+    return str(study.user_attrs.get(_COMMAND, ""))

@@ -12,7 +12,7 @@ from optuna.pruners import NopPruner
 from optuna.trial import TrialState
 from sqlalchemy import Connection
 
-from hpo.search.trial_record import TrialProgress, close_record, open_record
+from hpo.search.trial_record import TrialProgress, failure_attributes, final_attributes, initial_attributes
 from hpo.search.worker_context import WorkerContext
 from hpo.seeds import derive_seed
 from search_spaces import SpaceError, TrialConfig, trial_seed
@@ -74,7 +74,7 @@ class TrialReporter:
             if unasked := given.keys() - trial.params.keys():
                 raise SpaceError(f"{', '.join(sorted(unasked))} does not exist under the other values of this trial")
             seed = derive_seed(shop.seed, "trial", trial_seed(shop.space, trial.params, self._number))
-            record = open_record(config, seed, str(shop.worker), shop.known.split_digest)
+            record = initial_attributes(config, seed, str(shop.worker), shop.known.split_digest)
             write_attributes(connection, self._trial_id, record)
         self._trial, self._reported = trial, reported_epochs(trial)
         return config, seed
@@ -124,7 +124,7 @@ class TrialReporter:
             assert self._trial is not None
             if violated is not None:
                 self._trial.set_constraint(violated, 1.0)
-            write_attributes(connection, self._trial_id, close_record(progress, reason))
+            write_attributes(connection, self._trial_id, final_attributes(progress, reason))
             self._shop.study.tell(self._trial, progress.best_value if state == TrialState.COMPLETE else None, state)
 
         self._end(write)
@@ -133,7 +133,7 @@ class TrialReporter:
         """Tell the trial as failed; no sampler is asked, since it may be what failed."""
 
         def write(connection: Connection) -> None:
-            write_attributes(connection, self._trial_id, {"reason": reason})
+            write_attributes(connection, self._trial_id, failure_attributes(reason))
             self._storage.set_trial_state_values(self._trial_id, TrialState.FAIL)
 
         self._end(write)

@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 
 from hpo.data.synthetic import write_cells
-from hpo.search.trial_record import founding_command
+from hpo.search.trial_record import stored_command
 from storage import Database, open_study, study_names
 from tests.hpo.cli.conftest import Command
 
@@ -67,7 +67,7 @@ def test_stopped_gone_on_with_and_told(
     ]
     assert len({trial.user_attrs["seed"] for trial in runs}) == 2, "one seed of training for each of the ablation"
     assert len(open_study(database, "parts-pairs").get_trials(deepcopy=False)) == 2
-    assert founding_command(open_study(database, "parts")).startswith(f"hpo ablate {bundle} --data ")
+    assert stored_command(open_study(database, "parts")).startswith(f"hpo ablate {bundle} --data ")
     results = json.loads((command.home / "out/results.json").read_text())
     clean, corrupted = results["outcomes"]
     values = {trial.params["run"]: trial.value for trial in runs}

@@ -13,7 +13,7 @@ from click.testing import Result
 
 from hpo.bundle.bundle import read_bundle
 from hpo.data.synthetic import write_cells
-from hpo.search.trial_record import founding_command
+from hpo.search.trial_record import stored_command
 from storage import Database, open_study, study_names
 from tests.hpo.cli.conftest import Command
 
@@ -45,7 +45,7 @@ def test_presets_are_trained_once_and_compared_with_bundles_and_trials(
     first = here("compare", *presets, *common, "--seeds", "2", "--epochs", "1", "--name", "three", "--test",
                  "--out", "first")  # fmt: skip
     assert first.exit_code == 0, first.output
-    founded = founding_command(open_study(database, "three"))
+    founded = stored_command(open_study(database, "three"))
     assert founded.startswith(f"hpo compare {tiny} ")
     assert "--name three" in founded
     assert database.url.password is None or database.url.password not in founded
@@ -65,7 +65,7 @@ def test_presets_are_trained_once_and_compared_with_bundles_and_trials(
     assert again.exit_code == 0, again.output
     assert "--no-test is not needed any more" in again.stderr
     assert len(open_study(database, "three").get_trials(deepcopy=False)) == len(trials) == 6
-    assert founding_command(open_study(database, "three")) == founded, "of whoever came first"
+    assert stored_command(open_study(database, "three")) == founded, "of whoever came first"
     second = contestants(command.home / "second")
     assert {line["kind"] for line in second.values()} == {"preset", "bundle", "trial"}
     assert all(line["seconds_per_epoch"] and line["peak_memory"] for line in second.values()), "on record for all"

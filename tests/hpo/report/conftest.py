@@ -20,6 +20,7 @@ from hpo.evaluation.metrics import report
 from hpo.models.built_model import build_model
 from hpo.report.model_data import BenchOptions
 from hpo.report.study_data import StudyData, TrialData
+from hpo.search.trial_record import TrialRecord
 from search_spaces import TrialConfig, load_space
 from storage import StudySpec
 
@@ -56,8 +57,10 @@ def make_trials(count: int, epochs: int = 6, seed: int = 0) -> list[TrialData]:
             TrialData(
                 number=number, state=state, value=max(curve, default=None), curve=curve, epochs=epochs, params=params,
                 seconds=10.0 * done, ended=20.0 * (number + 1),
-                attrs={"device": "cpu", "precision": "fp32", "peak_memory": 10**9, "images_per_second": 500.0}
-                | ({"reason": "OSError: no"} if state == "failed" else {}),
+                record=TrialRecord(
+                    device="cpu", precision="fp32", peak_memory=10**9, images_per_second=500.0,
+                    reason="OSError: no" if state == "failed" else None,
+                ),
             )
         )  # fmt: skip
     return trials

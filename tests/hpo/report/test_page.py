@@ -12,6 +12,7 @@ from hpo.report.build import bundle_page, study_page
 from hpo.report.model_data import ModelData
 from hpo.report.page import MOST_BYTES, render
 from hpo.report.study_data import Importance
+from hpo.search.trial_record import TrialRecord
 from search_spaces import load_space
 
 from .conftest import CONFIG, make_bundle, make_study, make_validation, section_of
@@ -127,7 +128,7 @@ def test_names_are_text(name):
 
 def test_a_nasty_name_of_a_study_and_of_a_setting_is_text():
     study = replace(make_study(6), name=NASTY[0])
-    trials = [replace(t, params={NASTY[1]: i}, attrs={"reason": NASTY[0]}) for i, t in enumerate(study.trials)]
+    trials = [replace(t, params={NASTY[1]: i}, record=TrialRecord(reason=NASTY[0])) for i, t in enumerate(study.trials)]
     page = render(study_page(replace(study, trials=trials), ModelData(make_bundle(CLASSES)), None, ""))
     assert "script" not in Reader(page).tags
     assert "&lt;script&gt;" in page
@@ -334,7 +335,7 @@ def test_no_path_of_this_machine_is_on_a_page():
     config = CONFIG.replace(weights="/home/ada/w.safetensors")
     _, page = of_bundle("exported", test=False, config=config)
     study = make_study(24, space=load_space("quick").with_fixed({"weights": "/home/ada/w.safetensors"}).to_dict())
-    trials = [replace(t, attrs={**t.attrs, "config": config.to_dict()}) for t in study.trials]
+    trials = [replace(t, record=replace(t.record, config=config.to_dict())) for t in study.trials]
     both = page + render(study_page(replace(study, trials=trials), None, None, "no model"))
     assert "/home/ada" not in both
     assert "--weights w.safetensors" in both

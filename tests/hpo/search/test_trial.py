@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -18,7 +19,7 @@ from hpo.errors import HubError, InfeasibleError, TrialEnded
 from hpo.search.plan import set_budget
 from hpo.search.strategy import make_pruner
 from hpo.search.trial import TrialOutcome, run_trial
-from hpo.search.trial_record import mismatched_best
+from hpo.search.trial_record import TrialRecord, mismatched_best
 from hpo.training import EpochResult, fit
 from search_spaces import SearchSpace
 from storage import CheckpointError, NoTrial, Worker, claim_trial, expire_leases
@@ -244,8 +245,9 @@ def test_a_checkpoint_notes_the_trial_that_it_belongs_to(bench: Bench, tiny_spac
     assert noted["trial"] == {
         "study": bench.study.study_name, "config": trial.user_attrs["config"], "seed": trial.user_attrs["seed"],
     }  # fmt: skip
-    assert mismatched_best(noted, trial.user_attrs, "accuracy") is None
-    other = {**trial.user_attrs, "config": {**trial.user_attrs["config"], "learning_rate": 0.5}}
+    record = TrialRecord.of(trial)
+    assert mismatched_best(noted, record, "accuracy") is None
+    other = replace(record, config={**record.config, "learning_rate": 0.5})
     assert "whose learning_rate is" in (mismatched_best(noted, other, "accuracy") or "")
 
 
