@@ -14,7 +14,7 @@ JOBS ?= 2
 CHAOS_ARGS ?=
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo test test-slow check chaos test-compose test-all format lock clean
+.PHONY: help install demo test coverage test-slow check chaos test-compose test-all format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,7 +33,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install ## the main job on generated cells, in ./demo, with the embedded PostgreSQL; under 3 minutes
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
 
-test: install ## all default tests, with coverage
+test: install ## all default tests; under 8 minutes on 2 cores
+	$(PYTEST) -n $(JOBS)
+
+coverage: install ## the same tests, and which lines they reach; half as long again
 	$(PYTEST) -n $(JOBS) --cov
 
 test-slow: install ## the tests that take longer than ten seconds each: whole searches, chaos, interleavings
