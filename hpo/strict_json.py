@@ -1,4 +1,4 @@
-"""JSON that every reader takes: pure ASCII, so that no pipe can spoil it, and no NaN or Infinity, which JSON lacks."""
+"""JSON that every reader accepts: without NaN and Infinity, which JSON lacks, and ASCII unless it goes to a file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 
-def strict_json(value: object, indent: int | None = None) -> str:
-    """`value` as JSON text; a number that is not finite becomes null. TypeError for what JSON has no form for.
+def strict_json(value: object, indent: int | None = None, *, ascii_only: bool = True) -> str:
+    """Return `value` as JSON text; a number that is not finite becomes null.
 
-    Numpy's scalars and arrays, paths and dates are taken too.
+    NumPy's scalars and arrays, paths and dates are accepted too; TypeError for what JSON has no form for. `ascii_only`
+    escapes other characters, which a pipe of another encoding would spoil.
     """
-    return json.dumps(_finite(value), indent=indent, allow_nan=False, default=_plain)
+    return json.dumps(_finite(value), indent=indent, allow_nan=False, default=_plain, ensure_ascii=ascii_only)
 
 
 def _finite(value: object) -> object:
@@ -28,9 +29,9 @@ def _finite(value: object) -> object:
 
 
 def _plain(value: Any) -> object:
-    """What json asks for where it knows no form itself."""
+    """Return a form that json knows for a value whose type it does not know."""
     if isinstance(value, Path | date):
         return str(value)
-    if hasattr(value, "tolist"):  # numpy, which this module need not import
+    if hasattr(value, "tolist"):  # A NumPy value; this module does not import NumPy.
         return _finite(value.tolist())
     raise TypeError(f"{type(value).__name__} has no form in JSON")

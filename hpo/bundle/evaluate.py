@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from hpo.bundle.bundle import Bundle, new_opening
+from hpo.bundle.access_ledger import AccessCounts, AccessLedger
+from hpo.bundle.bundle import Bundle
 from hpo.bundle.manifest import Manifest
 from hpo.bundle.model import (
     BATCH_SIZE,
@@ -21,7 +22,7 @@ from hpo.bundle.model import (
     Tta,
     check_tta,
 )
-from hpo.bundle.openings import Ledger, Looks
+from hpo.bundle.stored_metrics import new_opening
 from hpo.data import (
     Dataset,
     DataSummary,
@@ -178,8 +179,8 @@ class Evaluation:
 
     measurement: Measurement
     selection: Selection
-    looks: Looks | None
-    """All looks at this test part by now, this one included; None for other parts.
+    accesses: AccessCounts | None
+    """Counts of the accesses to this test part so far, this one included; None for other parts.
 
     Of two test parts those of the one that more models were measured on."""
 
@@ -191,7 +192,7 @@ class Evaluation:
     @property
     def openings(self) -> int | None:
         """How often this test part has been opened by now, with whichever model."""
-        return self.looks.count if self.looks else None
+        return self.accesses.count if self.accesses else None
 
     def to_dict(self) -> dict[str, Any]:
         """The measurement's dictionary, and which images it is about."""
@@ -203,7 +204,7 @@ class Evaluation:
             "data": self.selection.summary.to_json(),
             "overlap": self.selection.overlap.to_dict(),
             "test_openings": self.openings,
-            "test_models": self.looks.models if self.looks else None,
+            "test_models": self.accesses.models if self.accesses else None,
         }
 
 
@@ -233,7 +234,7 @@ def evaluate_on(
     *,
     tta: Tta = "none",
     batch_size: int = BATCH_SIZE,
-    ledger: Ledger | None = None,
+    ledger: AccessLedger | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """As `evaluate`, on images that were chosen before; `ledger` remembers a look at a test part before it happens.
@@ -241,16 +242,16 @@ def evaluate_on(
     A look at two test parts is recorded under each of them.
     """
     check_tta(tta, model.config.symmetry)
-    bundle, n, ledger = model.bundle, len(selection.part), ledger or Ledger()
+    bundle, n, ledger = model.bundle, len(selection.part), ledger or AccessLedger()
     openings = [
         new_opening("evaluate", selection.fingerprint, n, test=test, model=bundle.model_digest)
         for test in selection.tests
     ]
-    looks = [ledger.begin(bundle.path, opening) for opening in openings]
+    accesses = [ledger.begin(bundle.path, opening) for opening in openings]
     found = examine(model, selection.part, tta=tta, batch_size=batch_size, progress=progress)
     for opening in openings:
         ledger.end(bundle.path, opening, found.report.accuracy)
-    return Evaluation(found, selection, max(looks, key=lambda one: (one.models, one.count), default=None))
+    return Evaluation(found, selection, max(accesses, key=lambda one: (one.models, one.count), default=None))
 
 
 def select(

@@ -1,39 +1,55 @@
-"""metrics.json of a bundle, checked: it has no digest, since it grows, and may have been written by hand.
+"""metrics.json of a bundle: what was measured, and the records of access to test parts.
 
-`check_metrics` looks at what every reader of a bundle relies on; `report_of` and `scaled_of` at a whole report and
-at a measured calibration, for those that show them.
+    {"validation": report or null, "test": report or null, "test_openings": [opening, …], …}
+
+An opening, the record of one test access, is {date, command, data, test, model, n, accuracy}: `data` is the fingerprint
+of the data set, `test` the digest of the test part, `model` the digest of the weights; `accuracy` is null until the
+measurement has ended. The file grows, so no digest of it is kept, and it may have been written by hand: it is checked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from hpo.bundle.json_files import json_text, parse_json, read_json
 from hpo.errors import BundleError
 from hpo.evaluation.calibration import Reliability
 from hpo.evaluation.metrics import Report
+from hpo.files import exclusive_lock, write_file
 
-T = TypeVar("T")
+METRICS = "metrics.json"
 
 WAY_OUT = "copy or export the bundle again"
 
+T = TypeVar("T")
 
-class _Stored(BaseModel):
+Opening = Mapping[str, Any]
+
+_LISTENERS: ContextVar[tuple[tuple[Path, Callable[[], None]], ...]] = ContextVar("listeners", default=())
+
+
+class _StoredValues(BaseModel):
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
 
-class _Scores(_Stored):
-    """The least that is stored of an evaluation."""
+class _StoredScores(_StoredValues):
+    """The part of an evaluation that every version of hpo stores."""
 
     accuracy: float = Field(ge=0, le=1)
     interval: tuple[float, float]
     n: int = Field(ge=1)
 
 
-class _Opening(_Stored):
-    """A look at a test part."""
+class _StoredOpening(_StoredValues):
+    """The record of one test access, as far as every version of hpo writes it."""
 
     date: str
     command: str
@@ -42,14 +58,14 @@ class _Opening(_Stored):
     accuracy: float | None
 
 
-class _Metrics(_Stored):
-    validation: _Scores | None = None
+class _StoredMetrics(_StoredValues):
+    validation: _StoredScores | None = None
     test: dict[str, Any] | None = None
-    test_openings: list[_Opening] = []
+    test_openings: list[_StoredOpening] = []
 
 
-class Scaled(_Stored):
-    """What a temperature does to probabilities, measured."""
+class StoredCalibration(_StoredValues):
+    """A measurement of what a temperature does to the probabilities."""
 
     temperature: float | None = Field(gt=0)
     """None where the model is not calibrated."""
@@ -58,40 +74,127 @@ class Scaled(_Stored):
 
 
 def check_metrics(values: Mapping[str, Any], source: str) -> None:
-    """BundleError, naming `source`, key and rule, unless scores and looks at test parts are what they must be."""
-    _checked(TypeAdapter(_Metrics), values, source)
+    """Raise BundleError, naming `source`, key and rule, unless scores and records of test access are well-formed."""
+    _validated(TypeAdapter(_StoredMetrics), values, source)
 
 
 def report_of(stored: Mapping[str, Any], source: str) -> Report | None:
-    """The whole report that `stored` is; None where only its accuracy is kept; BundleError where it is no report."""
+    """Return the whole report that is `stored`, or None where only its accuracy was kept.
+
+    Raises BundleError where the stored values are not a report.
+    """
     if "classes" not in stored:
         return None
-    found = _checked(TypeAdapter(Report), stored, source)
+    found = _validated(TypeAdapter(Report), stored, source)
+    if not _is_consistent(found):
+        raise BundleError(f"{source}: classes, labels and confusion do not belong together; {WAY_OUT}")
+    return found
+
+
+def calibration_in(stored: Any, source: str) -> StoredCalibration:
+    """Return the calibration that was measured on a test part; BundleError where `stored` is something else."""
+    return _validated(TypeAdapter(StoredCalibration), stored, source)
+
+
+def _is_consistent(found: Report) -> bool:
     count = len(found.labels)
     shares = [value for one in found.classes.values() for value in (one.precision, one.recall, one.f1)]
     pairs = {name for pair in found.worst_pairs for name in (pair.true, pair.predicted)}
     counts = [one.support for one in found.classes.values()] + [cell for row in found.confusion for cell in row]
-    consistent = (
+    return (
         tuple(found.classes) == found.labels
         and [len(row) for row in found.confusion] == [count] * count
         and pairs <= set(found.labels)
         and min(counts, default=0) >= 0
         and all(0 <= share <= 1 for share in shares)
     )
-    if not consistent:
-        raise BundleError(f"{source}: classes, labels and confusion do not belong together; {WAY_OUT}")
-    return found
 
 
-def scaled_of(stored: Any, source: str) -> Scaled:
-    """The calibration that was measured on a test part; BundleError for anything else."""
-    return _checked(TypeAdapter(Scaled), stored, source)
-
-
-def _checked(adapter: TypeAdapter[T], values: Any, source: str) -> T:
+def _validated(adapter: TypeAdapter[T], values: Any, source: str) -> T:
     try:
         return adapter.validate_python(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
         raise BundleError(f"{source}: {key}: {first['msg']}; {WAY_OUT}") from None
+
+
+def new_opening(command: str, fingerprint: str, n: int, *, test: str = "", model: str = "") -> dict[str, Any]:
+    """Return the record of an access to a test part of `n` images by `command` now, whose result is not known yet.
+
+    `fingerprint` is that of the data, `test` the digest of the test part, `model` that of the weights.
+    """
+    date = datetime.now(UTC).isoformat(timespec="microseconds")
+    return {
+        "date": date, "command": command, "data": fingerprint, "test": test, "model": model, "n": n, "accuracy": None
+    }  # fmt: skip
+
+
+def openings_of(bundle: Path) -> list[dict[str, Any]]:
+    """Return the records of every test access that the bundle at `bundle` holds."""
+    return list(read_json(bundle / METRICS).get("test_openings", []))
+
+
+def record_opening(bundle: Path, opening: Opening) -> int:
+    """Append `opening` to the bundle's metrics.json; return how often the test part of these data has been opened.
+
+    Where the folder is a copy, the listeners of `on_test_access` have written the record at its origin on return.
+    """
+    # Recorded before the access, so that one that fails half-way is still counted.
+    with exclusive_lock(bundle):
+        metrics = read_json(bundle / METRICS)
+        openings = [*metrics.get("test_openings", []), dict(opening)]
+        write_file(bundle / METRICS, json_text({**metrics, "test_openings": openings}))
+    for folder, listener in _LISTENERS.get():
+        if folder == bundle:
+            listener()
+    return sum(one.get("data") == opening["data"] for one in openings_of(bundle))
+
+
+def record_result(bundle: Path, opening: Opening, accuracy: float, **metrics: Any) -> None:
+    """Write the result of a recorded test access into its record, and `metrics` beside the records."""
+    with exclusive_lock(bundle):
+        before = read_json(bundle / METRICS)
+        openings = [{**one, "accuracy": accuracy} if one == opening else one for one in before.get("test_openings", [])]
+        write_file(bundle / METRICS, json_text({**before, **metrics, "test_openings": openings}))
+
+
+@contextmanager
+def on_test_access(bundle: Path, listener: Callable[[], None]) -> Iterator[None]:
+    """Call `listener` within the block as soon as a test access is recorded in the bundle, before it happens."""
+    token = _LISTENERS.set((*_LISTENERS.get(), (bundle, listener)))
+    try:
+        yield
+    finally:
+        _LISTENERS.reset(token)
+
+
+def merge_metrics(bundle: Path, other: bytes) -> None:
+    """Replace the bundle's metrics by `other`, the metrics.json of a copy of it, and keep the records of both."""
+    theirs = parse_json(other, bundle / METRICS)
+    check_metrics(theirs, str(bundle / METRICS))
+    with exclusive_lock(bundle):
+        ours = read_json(bundle / METRICS)
+        openings = merged_openings(theirs.get("test_openings", []), ours.get("test_openings", []))
+        write_file(bundle / METRICS, json_text({**ours, **theirs, "test_openings": openings}))
+
+
+def with_openings_of(metrics: Mapping[str, Any], replaced: bytes) -> dict[str, Any]:
+    """Return `metrics` with the records in `replaced`, the metrics.json of the bundle that they replace, too."""
+    try:
+        known = json.loads(replaced).get("test_openings", [])
+    except (ValueError, AttributeError):  # The file is damaged; the ledger in HOME still has these records.
+        known = []
+    return (
+        {**metrics, "test_openings": merged_openings(known, metrics.get("test_openings", []))} if known else {**metrics}
+    )
+
+
+def merged_openings(*lists: Sequence[Opening]) -> list[dict[str, Any]]:
+    """Return every record of the lists once, by date; one that is in several lists with the result, if one has it."""
+    found: dict[tuple[Any, ...], Opening] = {}
+    for one in (opening for openings in lists for opening in openings):
+        key = tuple(one.get(name) for name in ("date", "command", "data", "model", "test"))
+        if key not in found or one.get("accuracy") is not None:
+            found[key] = one
+    return [dict(one) for one in sorted(found.values(), key=lambda one: str(one.get("date")))]

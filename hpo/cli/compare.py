@@ -93,7 +93,8 @@ def compare_command(ctx: click.Context, /, contestants: tuple[str, ...], **optio
     complete trial (STUDY#NUMBER). Presets are trained by their first known-good point, in a study of their own, by any
     number of workers; the same command goes on where an earlier one stopped.
     """
-    from hpo.bundle.openings import Ledger
+    from hpo.bundle.access_ledger import AccessLedger
+    from hpo.delivery.database_accesses import DatabaseAccesses
     from hpo.device import resolve_device
     from hpo.experiments.model_refs import read_model_refs
     from hpo.experiments.outputs import check_outputs
@@ -110,7 +111,7 @@ def compare_command(ctx: click.Context, /, contestants: tuple[str, ...], **optio
     device = resolve_device(staff.device)
     with connected(staff.storage, staff.home, initialise=True, patience=STARTING) as db, ExitStack() as stack:
         found = _existing(stack, db, named, staff)
-        ledger = Ledger(staff.home, lambda: nullcontext(db), tell=partial(click.echo, err=True))
+        ledger = AccessLedger(staff.home, DatabaseAccesses(lambda: nullcontext(db), warn=partial(click.echo, err=True)))
         bench = _bench(found, device, staff.home, {**options, "ledger": ledger})
         study, trained = _trained(ctx, db, preset_configs, bench, staff, options)
         everything = {**found, **trained}

@@ -29,14 +29,14 @@ from hpo.errors import UsageError
 from hpo.strict_json import strict_json
 
 if TYPE_CHECKING:
+    from hpo.bundle.access_ledger import AccessLedger
     from hpo.bundle.evaluate import Evaluation
     from hpo.bundle.model import Tta
-    from hpo.bundle.openings import Ledger
     from hpo.data import PartName, PathList
 
 
-LOOKING = 5.0
-"""Seconds that a record of a look waits for a database that does not answer; HOME and the bundle have it anyway."""
+RECORD_SECONDS = 5.0
+"""Seconds that the record of a test access waits for a database that does not answer; HOME and the bundle have it."""
 
 bundle_argument = click.argument("bundle", type=Location())
 
@@ -263,16 +263,17 @@ def _print_evaluation(bundle: Path | str, data: Path, found: Evaluation) -> None
         print_reliability(Console(), measured.before, measured.after, measured.temperature)
     if measured.averaged:
         click.echo(f"\n{tta_line(measured.averaged, measured.report)}")
-    if found.looks is not None:
-        click.echo(f"\n{found.looks.line}")
+    if found.accesses is not None:
+        click.echo(f"\n{found.accesses.line}")
 
 
-def ledger_of(storage: str | None, home: Path) -> Ledger:
-    """Who remembers looks at test parts: a file of HOME and, where --storage names one, a database.
+def ledger_of(storage: str | None, home: Path) -> AccessLedger:
+    """Return the ledger of test accesses: a file in HOME and, where --storage names one, a database."""
+    from hpo.bundle.access_ledger import AccessLedger
+    from hpo.delivery.database_accesses import DatabaseAccesses
 
-    The embedded database lies in HOME, as the file does: it is not started for this.
-    """
-    from hpo.bundle.openings import Ledger
-
-    connect = partial(connected, storage, home, patience=LOOKING) if storage is not None else None
-    return Ledger(home, connect, tell=partial(click.echo, err=True))
+    # The embedded database lies in HOME, as the file does, so it is not started for this.
+    if storage is None:
+        return AccessLedger(home)
+    connect = partial(connected, storage, home, patience=RECORD_SECONDS)
+    return AccessLedger(home, DatabaseAccesses(connect, warn=partial(click.echo, err=True)))

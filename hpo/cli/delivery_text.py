@@ -85,8 +85,8 @@ def retrain_lines(out: Path | str, before: Bundle, result: Retrained) -> list[st
     lines.append(f"test accuracy of the new model    {accuracy_line(test.accuracy, test.interval, test.n)}")
     if result.left_out:
         lines.append(f"{copies_line(result.left_out)} and were not measured")
-    looks = [result.looks.line] if result.looks else []
-    return [*lines, _kept_temperature(before.manifest, result), *looks]
+    accesses = [result.accesses.line] if result.accesses else []
+    return [*lines, _kept_temperature(before.manifest, result), *accesses]
 
 
 def _kept_temperature(before: Manifest, result: Retrained) -> str:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpo.bundle.bundle import Bundle, Extras, check_out, new_opening, record_opening, write_bundle
+from hpo.bundle.access_ledger import AccessCounts, AccessLedger
+from hpo.bundle.bundle import Bundle, Extras, check_out, write_bundle
 from hpo.bundle.evaluate import Measurement, examine, refuse_other_split, reopen, reopen_same, without_known
 from hpo.bundle.manifest import Manifest, Weights, shared
 from hpo.bundle.model import Model
-from hpo.bundle.openings import Ledger, Looks
+from hpo.bundle.stored_metrics import new_opening, record_opening
 from hpo.data import DataOrigin, Dataset, KnownImages, Part, Progress
 from hpo.delivery.original_weights import original_weights, remember_weights
 from hpo.errors import BundleError, TrialEnded
@@ -39,7 +40,7 @@ class RetrainOptions:
     """Allow another weights file than the trial's."""
     force: bool = False
     """Replace a bundle at `out`."""
-    ledger: Ledger = field(default_factory=Ledger)
+    ledger: AccessLedger = field(default_factory=AccessLedger)
     """Who remembers the look at the test part, beside both bundles."""
 
 
@@ -60,8 +61,8 @@ class Retrained:
     manifest: Manifest
     test: Measurement | None
     """None where the data set has no test part: nothing has proved the model then."""
-    looks: Looks | None
-    """All looks at this test part by now; None where there is none."""
+    accesses: AccessCounts | None
+    """Counts of the accesses to this test part so far; None where there is none."""
     images: int
     """Images trained on."""
     left_out: int = 0
@@ -70,7 +71,7 @@ class Retrained:
     @property
     def openings(self) -> int:
         """How often this test part has been opened by now, with whichever model."""
-        return self.looks.count if self.looks else 0
+        return self.accesses.count if self.accesses else 0
 
 
 def retrain(bundle: Bundle, data: Path, out: Path, options: RetrainOptions, watch: Watch | None = None) -> Retrained:
@@ -109,8 +110,8 @@ def retrain(bundle: Bundle, data: Path, out: Path, options: RetrainOptions, watc
         return Retrained(manifest, None, None, images, dataset.test_count)
     test, left_out = without_known(dataset.open_test(), known, data)
     written = Bundle(out, manifest, metrics, trained.model, known=known)
-    measured, looks = _prove(written, bundle.path, test, options)
-    return Retrained(manifest, measured, looks, images, left_out.left_out)
+    measured, accesses = _prove(written, bundle.path, test, options)
+    return Retrained(manifest, measured, accesses, images, left_out.left_out)
 
 
 def _refuse_joined(bundle: Bundle) -> None:
@@ -124,20 +125,20 @@ def _refuse_joined(bundle: Bundle) -> None:
     )
 
 
-def _prove(bundle: Bundle, source: Path, test: Part, options: RetrainOptions) -> tuple[Measurement, Looks]:
+def _prove(bundle: Bundle, source: Path, test: Part, options: RetrainOptions) -> tuple[Measurement, AccessCounts]:
     """Open the test part once, recorded in the new bundle and in the one it comes from; what it gave, and all looks."""
     assert bundle.known is not None
     opening = new_opening(
         COMMAND, bundle.manifest.data.fingerprint, len(test), test=bundle.known.test_digest, model=bundle.model_digest
     )
-    looks = options.ledger.begin(bundle.path, opening)
+    accesses = options.ledger.begin(bundle.path, opening)
     found = examine(Model(bundle, options.device), test)
     accuracy = found.report.accuracy
     told = {key: value for key, value in found.to_dict().items() if key != "tta"}
     options.ledger.end(bundle.path, opening, accuracy, test=told)
     if bundle.path.resolve() != source.resolve():
         record_opening(source, {**opening, "accuracy": accuracy})
-    return found, looks
+    return found, accesses
 
 
 def with_weights(manifest: Manifest, path: Path | None, *, other: bool = False, cache: Path | None = None) -> Manifest:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hpo.bundle.bundle import new_opening, openings_of, read_bundle
+from hpo.bundle.access_ledger import AccessCounts, AccessLedger
+from hpo.bundle.bundle import read_bundle
 from hpo.bundle.evaluate import measure, refuse_other_split, without_known
 from hpo.bundle.manifest import Manifest
 from hpo.bundle.model import BATCH_SIZE, Model
-from hpo.bundle.openings import Ledger, Looks
+from hpo.bundle.stored_metrics import new_opening, openings_of
 from hpo.data import DataOrigin, Dataset, KnownImages, Part, Progress, SplitOptions, open_dataset
 from hpo.evaluation.corrupted_copy import CorruptedCopy, corrupted_copy
 from hpo.evaluation.intervals import Score, clustered
@@ -117,13 +118,13 @@ class Measured:
     conditions: Mapping[str, Mapping[int, float]]
     """Accuracy on the corrupted copy by alteration and severity."""
     test: Score | None
-    looks: Looks | None
-    """All looks at this test part by now; None where it stays locked."""
+    accesses: AccessCounts | None
+    """All accesses to this test part by now; None where it stays locked."""
 
     @property
     def openings(self) -> int:
         """How often the test part has been opened by now, with whichever model; 0 where it stays locked."""
-        return self.looks.count if self.looks else 0
+        return self.accesses.count if self.accesses else 0
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,8 @@ class Benchmark:
     device: str
     test: bool = False
     """Whether the test part is opened, once for every model, however often it is compared."""
-    ledger: Ledger = field(default_factory=Ledger)
-    """Who remembers the looks at the test part, beside the bundles."""
+    ledger: AccessLedger = field(default_factory=AccessLedger)
+    """Where test accesses are recorded, beside the bundles."""
     timing: Timing = field(default_factory=Timing)
     progress: Progress | None = None
     _datasets: dict[tuple[int, int | None], Dataset] = field(default_factory=dict)
@@ -167,14 +168,14 @@ class Benchmark:
         unseen = model.bundle.manifest.stage != "retrained"
         report = measure(model, dataset.val, progress=self.progress) if unseen else None
         corrupted, conditions = self.robustness(model) if unseen else (None, {})
-        test, looks = self._test(model, dataset)
+        test, accesses = self._test(model, dataset)
         return Measured(
             validation=Score.of(report.accuracy, report.n) if report else None,
             macro_f1=report.macro_f1 if report else None,
             corrupted=corrupted,
             conditions=conditions,
             test=test,
-            looks=looks,
+            accesses=accesses,
         )
 
     def speed(self, folder: Path) -> dict[int, float]:
@@ -202,7 +203,7 @@ class Benchmark:
             self._copies[key] = corrupted_copy(part, self.cache, progress=self.progress)
         return self._copies[key]
 
-    def _test(self, model: Model, dataset: Dataset) -> tuple[Score | None, Looks | None]:
+    def _test(self, model: Model, dataset: Dataset) -> tuple[Score | None, AccessCounts | None]:
         """What a look at the test part gave: an earlier comparison's where there is one, else a new one, on record."""
         known = self._known(dataset)
         if not self.test or not known.test_digest:
@@ -214,11 +215,11 @@ class Benchmark:
         )
         earlier = [one for one in openings_of(bundle.path) if _answers(one, opening)]
         if earlier:
-            return Score.of(earlier[-1]["accuracy"], opening["n"]), self.ledger.looks(bundle.path, opening)
-        looks = self.ledger.begin(bundle.path, opening)
+            return Score.of(earlier[-1]["accuracy"], opening["n"]), self.ledger.counts(bundle.path, opening)
+        accesses = self.ledger.begin(bundle.path, opening)
         found = measure(model, part, progress=self.progress)
         self.ledger.end(bundle.path, opening, found.accuracy)
-        return Score.of(found.accuracy, found.n), looks
+        return Score.of(found.accuracy, found.n), accesses
 
     def _known(self, dataset: Dataset) -> KnownImages:
         """The images that every model here was made with, which `check` has seen to."""

@@ -111,7 +111,7 @@ def _pooled(found: list[Measured]) -> dict[str, Any]:
         "macro_f1": mean(f1) if f1 else None,
         "conditions": _mean_conditions([one.conditions for one in found]),
         "openings": max(one.openings for one in found),
-        "test_models": max(one.looks.models if one.looks else 0 for one in found),
+        "test_models": max(one.accesses.models if one.accesses else 0 for one in found),
     }
 
 

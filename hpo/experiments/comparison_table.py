@@ -18,7 +18,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from hpo.bundle.openings import Looks
+from hpo.bundle.access_ledger import AccessCounts
 from hpo.evaluation.intervals import Score
 from hpo.experiments.benchmark import BATCHES
 from hpo.experiments.comparison import ComparisonRow
@@ -167,7 +167,7 @@ def _looks(rows: Sequence[ComparisonRow]) -> Iterator[str]:
     here = sum(row.seeds for row in rows if row.test)
     models = max([here, *(row.test_models for row in rows)])
     if here and models > 1:
-        yield Looks(max(row.openings for row in rows), models).line
+        yield AccessCounts(max(row.openings for row in rows), models).line
 
 
 def _trainings(rows: Sequence[ComparisonRow]) -> Iterator[str]:

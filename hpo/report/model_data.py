@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hpo.bundle.bundle import METRICS, Bundle
+from hpo.bundle.bundle import Bundle
 from hpo.bundle.calibrate import altered_validation
 from hpo.bundle.evaluate import reopen_same
 from hpo.bundle.manifest import Manifest, Scores
 from hpo.bundle.model import Model
-from hpo.bundle.stored_metrics import report_of, scaled_of
+from hpo.bundle.stored_metrics import METRICS, calibration_in, report_of
 from hpo.data import Dataset, Part, Progress
 from hpo.evaluation.calibration import Probabilities, Reliability, held_out, probabilities, reliability
 from hpo.evaluation.metrics import report
@@ -214,7 +214,7 @@ def _measured(figures: Figures, source: str) -> CalibrationData | None:
     stored = figures.scores.get("calibration")
     if not stored:
         return None
-    found = scaled_of(stored, f"{source}: test.calibration")
+    found = calibration_in(stored, f"{source}: test.calibration")
     return CalibrationData(
         temperature=found.temperature or 1.0,
         n=int(figures.scores["n"]),

@@ -9,21 +9,9 @@ import pytest
 
 import hpo
 from hpo.bundle import bundle as module
-from hpo.bundle.bundle import (
-    CONFIG,
-    IMAGES,
-    METRICS,
-    MODEL,
-    VALIDATION,
-    Extras,
-    check_out,
-    new_opening,
-    read_bundle,
-    record_opening,
-    record_result,
-    write_bundle,
-)
+from hpo.bundle.bundle import CONFIG, IMAGES, MODEL, VALIDATION, Extras, check_out, read_bundle, write_bundle
 from hpo.bundle.manifest import FORMAT, Manifest, Validation, read_validation
+from hpo.bundle.stored_metrics import METRICS, new_opening, record_opening, record_result
 from hpo.data import KnownImages
 from hpo.errors import BundleError
 

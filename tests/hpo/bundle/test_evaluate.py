@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 import hpo
+from hpo.bundle.access_ledger import AccessCounts, AccessLedger
 from hpo.bundle.bundle import Extras, read_bundle, write_bundle
 from hpo.bundle.evaluate import evaluate, evaluate_on, select
 from hpo.bundle.manifest import Calibration, Scores
-from hpo.bundle.openings import Ledger, Looks
 from hpo.cli.delivery_text import selection_lines
 from hpo.data import DataOrigin, KnownImages, open_dataset
 from hpo.errors import DataError
@@ -254,13 +254,13 @@ def test_a_given_test_part_is_taken_whatever_was_added_to_train(tmp_path, manife
     found = evaluate(model, folder, cache=cache, split="test")
     assert (found.selection.own, found.selection.overlap.left_out, found.report.n) == (False, 0, 18)
     assert found.report == before.report
-    assert (found.looks, before.looks) == (Looks(2, 1), Looks(1, 1)), "it is the same test part"
+    assert (found.accesses, before.accesses) == (AccessCounts(2, 1), AccessCounts(1, 1)), "it is the same test part"
 
 
 def test_a_look_at_two_test_parts_is_recorded_under_each(knowing, parted, images, cache, tmp_path):
     own = open_dataset(images, image_size=SIZE, cache=cache, split=SPLIT).open_test().names[0]
     shutil.copy(images / own, parted / "test" / "red" / "own.png")
-    ledger = Ledger(tmp_path / "home")
+    ledger = AccessLedger(tmp_path / "home")
 
     def look(data):
         return evaluate_on(knowing, select(knowing.bundle, data, cache=cache, split=None), ledger=ledger)

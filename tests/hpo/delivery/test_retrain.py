@@ -5,11 +5,11 @@ import pytest
 import safetensors.torch
 
 import hpo
+from hpo.bundle.access_ledger import AccessCounts, AccessLedger
 from hpo.bundle.bundle import read_bundle, write_bundle
 from hpo.bundle.calibrate import calibration_of
 from hpo.bundle.evaluate import evaluate, evaluate_on, select
 from hpo.bundle.manifest import Member, Validation, Weights
-from hpo.bundle.openings import Ledger, Looks
 from hpo.cli.delivery_text import retrain_lines
 from hpo.data import DataOrigin, KnownImages, SplitOptions, open_dataset, split_digest
 from hpo.delivery.original_weights import remember_weights
@@ -236,25 +236,27 @@ def test_a_plateau_schedule_steps_where_it_stepped_in_the_trial(bundle, images, 
 
 
 def test_the_new_bundle_knows_its_images_and_its_test_is_no_new_choice(bundle, images, dataset, cache, tmp_path):
-    options = RetrainOptions(cache=cache, ledger=Ledger(tmp_path / "home"))
+    options = RetrainOptions(cache=cache, ledger=AccessLedger(tmp_path / "home"))
     result = retrain(read_bundle(bundle), images, tmp_path / "final", options)
-    assert result.looks == Looks(1, 1)
+    assert result.accesses == AccessCounts(1, 1)
     final = hpo.load(tmp_path / "final", device="cpu")
     assert final.bundle.known == KnownImages.of(dataset)
     assert final.bundle.manifest.data.split_digest == split_digest(dataset)
     selection = select(final.bundle, images, cache=cache, split="test")
     again = evaluate_on(final, selection, ledger=options.ledger)
-    assert again.looks == Looks(2, 1)
-    assert "always with this model" in again.looks.line
+    assert again.accesses == AccessCounts(2, 1)
+    assert "always with this model" in again.accesses.line
     trial = hpo.load(bundle, device="cpu")
-    assert evaluate_on(trial, selection, ledger=options.ledger).looks == Looks(3, 2), "the trial's own model is another"
+    assert evaluate_on(trial, selection, ledger=options.ledger).accesses == AccessCounts(3, 2), (
+        "the trial's own model is another"
+    )
 
 
 def test_a_replaced_bundle_leaves_its_looks_to_the_retrained_one(bundle, images, cache, manifest, weights, tmp_path):
     write_bundle(tmp_path / "final", manifest.model_copy(update={"trial": 9}), weights, {})
     evaluate(hpo.load(tmp_path / "final", device="cpu"), images, cache=cache)
     result = retrain(read_bundle(bundle), images, tmp_path / "final", RetrainOptions(cache=cache, force=True))
-    assert result.looks == Looks(2, 2)
+    assert result.accesses == AccessCounts(2, 2)
 
 
 def test_test_images_that_are_trained_on_prove_nothing(tmp_path, manifest, weights, cache, options):

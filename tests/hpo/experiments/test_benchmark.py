@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from hpo.bundle.bundle import new_opening, read_bundle, record_opening
+from hpo.bundle.access_ledger import AccessCounts
+from hpo.bundle.bundle import read_bundle
 from hpo.bundle.evaluate import evaluate
 from hpo.bundle.manifest import Manifest
 from hpo.bundle.model import load
-from hpo.bundle.openings import Looks
+from hpo.bundle.stored_metrics import new_opening, record_opening
 from hpo.corruptions import CORRUPTIONS
 from hpo.data import Dataset, KnownImages, Part
 from hpo.errors import DataError
@@ -82,7 +83,7 @@ def test_the_look_at_the_test_part_is_on_record_and_serves_later_comparisons(
     assert first.test == second.test is not None
     assert (one["command"], one["n"], one["data"]) == ("compare", dataset.test_count, dataset.fingerprint)
     assert (one["test"], one["model"]) == (KnownImages.of(dataset).test_digest, read_bundle(bundle).model_digest)
-    assert first.looks == Looks(count=1, models=1)
+    assert first.accesses == AccessCounts(count=1, models=1)
     assert first.test is not None
     assert one["accuracy"] == first.test.value
 
