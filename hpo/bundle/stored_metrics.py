@@ -97,17 +97,22 @@ def calibration_in(stored: Any, source: str) -> StoredCalibration:
 
 
 def _is_consistent(found: Report) -> bool:
+    """Whether the parts of a report are of the same classes, with counts and shares in range."""
     count = len(found.labels)
-    shares = [value for one in found.classes.values() for value in (one.precision, one.recall, one.f1)]
-    pairs = {name for pair in found.worst_pairs for name in (pair.true, pair.predicted)}
-    counts = [one.support for one in found.classes.values()] + [cell for row in found.confusion for cell in row]
-    return (
+    names_fit = (
         tuple(found.classes) == found.labels
         and [len(row) for row in found.confusion] == [count] * count
-        and pairs <= set(found.labels)
-        and min(counts, default=0) >= 0
-        and all(0 <= share <= 1 for share in shares)
+        and all({pair.true, pair.predicted} <= set(found.labels) for pair in found.worst_pairs)
     )
+    return names_fit and min(_counts_of(found), default=0) >= 0 and all(0 <= share <= 1 for share in _shares_of(found))
+
+
+def _counts_of(found: Report) -> list[int]:
+    return [one.support for one in found.classes.values()] + [cell for row in found.confusion for cell in row]
+
+
+def _shares_of(found: Report) -> list[float]:
+    return [share for one in found.classes.values() for share in (one.precision, one.recall, one.f1)]
 
 
 def _validated(adapter: TypeAdapter[T], values: Any, source: str) -> T:

@@ -4,10 +4,11 @@ import multiprocessing
 
 import pytest
 
-from hpo.bundle.access_ledger import FILE, AccessCounts, AccessLedger, append_line, read_lines
+from hpo.bundle.access_ledger import FILE, AccessCounts, AccessLedger, read_lines
 from hpo.bundle.bundle import write_bundle
 from hpo.bundle.stored_metrics import new_opening, openings_of, record_opening
 from hpo.errors import HpoError
+from hpo.files import append_line
 
 
 def new_access(test="t" * 32, model="a" * 64, data="ours"):
