@@ -28,8 +28,8 @@ from benchmarks.saliency_sample import Sample, draw_sample, moved
 from hpo.bundle.model import Model
 from hpo.device import cores, use_threads
 from hpo.explain import Heat
-from hpo.explain.card import Card
-from hpo.explain.explanation_sheet import check_png, draw_sheet, write_png
+from hpo.explain.card import Card, draw_cards
+from hpo.figures.contact_sheet import check_png, write_png
 
 RESAMPLES = 2000
 COLUMNS = (UNIFORM, MODEL, COARSE, OTHER, HEAD, ALL)
@@ -51,7 +51,7 @@ def main() -> None:
     say(notes(sample, heats, shares))
     if options.sheet:
         title = f"{options.bundle}: {found[MODEL].method}, share of heat on the cell"
-        write_png(draw_sheet(list(cards(model, sample, heats, shares)), title), options.sheet)
+        write_png(options.sheet, draw_cards(list(cards(model, sample, heats, shares)), title))
     aside = moved(model, sample, options.move, options.seed)
     elsewhere = all_shares(all_heats(found, aside, options.seed), aside)
     right = {"all": aside.drawn, "right": aside.drawn & aside.right, "wrong": aside.drawn & ~aside.right}

@@ -1,4 +1,4 @@
-"""`hpo explain`: where in an image a bundle looks."""
+"""`hpo explain`: saliency maps of a bundle for images."""
 
 from __future__ import annotations
 
@@ -49,21 +49,21 @@ def explain_command(
     from hpo.bundle.model import load
     from hpo.bundle.remote import local_bundle
     from hpo.device import use_threads
-    from hpo.explain.card import explain
-    from hpo.explain.explanation_sheet import check_png, draw_sheet, write_png
+    from hpo.explain.card import draw_cards, explain
+    from hpo.figures.contact_sheet import check_png, write_png
 
     check_png(out)
     use_threads(threads)
     with local_bundle(bundle, cache_folder(home)) as folder:
         model = load(folder, device)
-    names, pixels = _read(images, model, limit)
+    names, pixels = _read_images(images, model, limit)
     found = explain(model, names, pixels, target=target, method=method)
-    write_png(draw_sheet(found.cards, f"{place_name(bundle)}: {found.method}"), out)
-    _say(out, found)
+    write_png(out, draw_cards(found.cards, f"{place_name(bundle)}: {found.method}"), optimize=True)
+    _print_summary(out, found)
 
 
-def _read(paths: tuple[Path, ...], model: Model, limit: int) -> tuple[list[str], npt.NDArray[np.uint8]]:
-    """Names and pixels (n, S, S, 3) of the first `limit` images; those that cannot be read are told on the way."""
+def _read_images(paths: tuple[Path, ...], model: Model, limit: int) -> tuple[list[str], npt.NDArray[np.uint8]]:
+    """Return names and pixels (n, S, S, 3) of the first `limit` images, and report those that cannot be read."""
     from hpo.data import iter_images
     from hpo.data.names import readable
     from hpo.errors import DataError
@@ -77,9 +77,9 @@ def _read(paths: tuple[Path, ...], model: Model, limit: int) -> tuple[list[str],
     return names, pixels
 
 
-def _say(out: Path, found: Explanation) -> None:
+def _print_summary(out: Path, found: Explanation) -> None:
     empty = [card.title for card in found.cards if card.empty]
     if empty:
         more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
-        click.echo(f"no heat: nothing speaks for the class in {empty[0]}{more}", err=True)
+        click.echo(f"no heat: there is no evidence for the class in {empty[0]}{more}", err=True)
     click.echo(f"{out}: {len(found.cards)} images, {found.method}")

@@ -1,7 +1,4 @@
-"""`hpo make-cells`: synthetic blood cells to try things on.
-
-`hpo show`: pictures of what a choice does.
-"""
+"""`hpo show`: contact sheets of augmentations and corruptions; `hpo make-cells`: synthetic images."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ def make_cells_command(out: Path, images: int, size: int, seed: int, splits: boo
 
 
 WIDEST = 2048
-"""Pixels of the images in one cell of a sheet, side by side."""
+"""Most pixels of the images of a cell, side by side."""
 
 sheet_options = together(
     click.argument("data", required=False, metavar="[DATA|IMAGE]", type=UserPath()),
@@ -45,7 +42,7 @@ sheet_options = together(
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which images and draws."),
     debug_option,
 )
-"""What every sheet takes: `data`, `image_size`, `samples`, `seed`."""
+"""Options of every sheet: `data`, `image_size`, `samples`, `seed`."""
 
 
 @click.group("show")
@@ -79,8 +76,8 @@ def augmentation_command(
 
     Look whether the labels stay true, above all under --symmetry mirror and dihedral.
     """
-    from hpo.figures.choice_sheets import augmentation_sheet
-    from hpo.figures.contact_sheet import sample_images, write_png
+    from hpo.figures.choice_sheets import augmentation_sheet, sample_images
+    from hpo.figures.contact_sheet import write_png
 
     _refuse_huge(samples, image_size)
     images = sample_images(data, samples, image_size, seed)
@@ -96,8 +93,8 @@ def augmentation_command(
 )  # fmt: skip
 def corruptions_command(data: Path | None, image_size: int, samples: int, seed: int, out: Path) -> None:
     """Draw what robustness is measured with, at severities 1 to 5, on images of DATA, on IMAGE, or on drawn cells."""
-    from hpo.figures.choice_sheets import corruption_sheet
-    from hpo.figures.contact_sheet import sample_images, write_png
+    from hpo.figures.choice_sheets import corruption_sheet, sample_images
+    from hpo.figures.contact_sheet import write_png
 
     _refuse_huge(samples, image_size)
     images = sample_images(data, samples, image_size, seed)
@@ -106,7 +103,8 @@ def corruptions_command(data: Path | None, image_size: int, samples: int, seed: 
 
 
 def _refuse_huge(samples: int, image_size: int) -> None:
-    """UsageError for a sheet that no viewer opens: at the limit it is some ten thousand pixels wide."""
+    """Raise UsageError for a sheet that viewers cannot open."""
+    # At the limit a sheet is some ten thousand pixels wide.
     from hpo.errors import UsageError
 
     if samples * image_size > WIDEST:

@@ -1,10 +1,10 @@
-"""How far a model's probabilities can be believed, and the one number that makes them more believable.
+"""Calibration of a model's probabilities, temperature scaling, and abstention.
 
-Temperature scaling (Guo et al. 2017, On Calibration of Modern Neural Networks) divides all logits by one T > 0: the
-ranking of the classes stays, so accuracy does. The T of least NLL on few images is mostly noise, and made probabilities
-worse on new ones; `fit_temperature` draws it towards 1 by as much as is not known, and keeps 1 where the images do not
-show that another is better. Measured on the images that it was fitted on, T seems a little better than it is;
-`held_out` measures each image under a T that was fitted without it.
+Temperature scaling (Guo et al. 2017, On Calibration of Modern Neural Networks) divides all logits by one T > 0. The
+ranking of the classes does not change, so the accuracy does not either. With few images the T of least NLL is mostly
+noise and made probabilities of new images worse; `fit_temperature` therefore shrinks it towards 1, and returns 1 unless
+the images show that another T is better. Measured on the images that it was fitted to, T looks slightly better than it
+is; `held_out` measures each image under a T that was fitted without it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,7 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 
 from hpo.data.dataset import Labels
-from hpo.evaluation.metrics import (
-    AnyLogits,
-    wilson,
-)
+from hpo.evaluation.metrics import AnyLogits, wilson
 
 Probabilities = npt.NDArray[np.float64]
 
@@ -32,15 +29,15 @@ COLDEST, HOTTEST = 0.01, 100.0
 FOLDS = 5
 
 SPREAD = float(np.log(2)) / 2
-"""Standard deviation of log T before any image was seen: two T of three are within a factor of root 2 of 1."""
+"""Prior standard deviation of log T: two of three T are within a factor of sqrt(2) of 1."""
 
 RISK = 0.05
-"""Probability with which the answers above a threshold may be right less often than was asked."""
+"""Probability that the answers above a threshold are correct less often than requested."""
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Images whose confidence, the probability of the class they are taken for, lies in (low, high]."""
+    """Images whose confidence, the probability of the predicted class, lies in (low, high]."""
 
     low: float
     high: float
@@ -52,42 +49,41 @@ class Bin:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How probabilities compare with what came true."""
+    """Agreement of probabilities with the labels."""
 
     ece: float
     """Expected calibration error: mean |accuracy - confidence| of the bins, weighted by their images."""
     chance_ece: float
-    """About the ECE that a perfectly calibrated model would show on as many images: |.| of a noisy mean is never 0."""
+    """Approximate ECE of a perfectly calibrated model on as many images; it is above 0 since each bin's mean varies."""
     brier: float
     """Mean squared distance to the one-hot label, summed over the classes, in [0, 2] (Brier 1950)."""
     nll: float
     """Mean negative log-likelihood, in nats."""
     bins: tuple[Bin, ...]
-    """Those that hold an image."""
+    """The bins that contain an image."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """Return JSON-ready values."""
         return {**asdict(self), "bins": [asdict(one) for one in self.bins]}
 
 
 @dataclass(frozen=True)
 class Abstention:
-    """A confidence below which a model should not answer, and what its other answers are worth."""
+    """A confidence below which a model should not answer, and the accuracy of its other answers."""
 
     threshold: float
     coverage: float
-    """Share of the images at or above the threshold, where it was chosen."""
+    """Share of the images at or above the threshold, among those that it was chosen on."""
     accuracy: float
-    """Of those."""
+    """Accuracy on the images at or above the threshold."""
     at_least: float
-    """Lower bound of `accuracy` with 95 % confidence, the choice among `compared` models included: what may be counted
-    on elsewhere."""
+    """95 % lower bound of `accuracy` on new images, corrected for the choice among `compared` models."""
     compared: int = 1
     """Models that were compared on these images before this one was chosen."""
 
 
 def probabilities(logits: AnyLogits, temperature: float = 1.0) -> Probabilities:
-    """Softmax over the last axis of `logits` / `temperature`: (…, C) float64."""
+    """Return the softmax over the last axis of `logits` / `temperature`: (…, C) float64."""
     scaled = logits.astype(np.float64) / temperature
     powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     result: Probabilities = powers / powers.sum(axis=-1, keepdims=True)
@@ -95,26 +91,26 @@ def probabilities(logits: AnyLogits, temperature: float = 1.0) -> Probabilities:
 
 
 def log_probabilities(values: Probabilities) -> Probabilities:
-    """Logarithms of probabilities, finite where one is 0."""
+    """Return the logarithms of probabilities; that of 0 is finite."""
     return np.log(np.maximum(values, np.finfo(np.float64).tiny))
 
 
 def likeliest_temperature(labels: Labels, logits: AnyLogits) -> float:
-    """The T in [0.01, 100] of least NLL for `logits` (n, C), `labels` (n,); n > 0.
+    """Return the T in [0.01, 100] of least NLL for `logits` (n, C), `labels` (n,); n > 0.
 
-    Where every image is right the likelihood has no finite optimum (T would be 0, every confidence 1): then 1, which
-    changes nothing.
+    If every image is classified correctly, the likelihood has no finite optimum (T would be 0, every confidence 1), and
+    the result is 1, which changes nothing.
     """
     return _temperature(labels, logits, None)
 
 
 def fit_temperature(labels: Labels, logits: AnyLogits) -> float:
-    """The T in [0.01, 100] to apply, by `logits` (n, C) and `labels` (n,); n > 0.
+    """Return the T in [0.01, 100] to apply, from `logits` (n, C) and `labels` (n,); n > 0.
 
-    The maximum a posteriori under a normal prior of log T around 0 with the deviation `SPREAD`: a few images move it
-    little, many as far as they like. It is taken only where its mean gain in NLL over T = 1, less the 1/(2n) that a
-    fitted number gains on its own images by chance (Akaike 1974), exceeds one standard error of that mean (the
-    one-standard-error rule of Breiman et al. 1984, Classification and Regression Trees); else T is 1.
+    T is the maximum a posteriori under a normal prior of log T with mean 0 and standard deviation `SPREAD`, which
+    matters less the more images there are. It is used only if its mean gain in NLL over T = 1, minus the 1/(2n) that a
+    fitted parameter gains on its own images by chance (Akaike 1974), exceeds one standard error of that mean (the
+    one-standard-error rule of Breiman et al. 1984, Classification and Regression Trees); otherwise T is 1.
     """
     temperature, n = _temperature(labels, logits, SPREAD), len(labels)
     if n < 2:
@@ -125,9 +121,9 @@ def fit_temperature(labels: Labels, logits: AnyLogits) -> float:
 
 
 def _temperature(labels: Labels, logits: AnyLogits, spread: float | None) -> float:
-    """The T of least NLL, or of the most probable one where log T has a prior of the deviation `spread`.
+    """Return the T of least NLL, or the most probable T if log T has a prior with standard deviation `spread`.
 
-    NLL is convex in 1/T, so its slope has one root; the prior's slope has its own at T = 1, and the root of the sum
+    NLL is convex in 1/T, so its slope has one root; the prior's slope has its root at T = 1, and the root of the sum
     lies between the two.
     """
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
@@ -136,7 +132,7 @@ def _temperature(labels: Labels, logits: AnyLogits, spread: float | None) -> flo
         return 1.0
 
     def slope(inverse: float) -> float:
-        """d / d (1/T) of the mean loss, E_p[z] - z_y averaged, and of the prior."""
+        """Return d / d (1/T) of the mean loss, which is the mean of E_p[z] - z_y, plus that of the prior."""
         prior = np.log(inverse) / (spread**2 * inverse * len(labels)) if spread is not None else 0.0
         return float(((probabilities(shifted, 1 / inverse) * shifted).sum(axis=1) - true).mean() + prior)
 
@@ -149,14 +145,17 @@ def _temperature(labels: Labels, logits: AnyLogits, spread: float | None) -> flo
 
 
 def _losses(labels: Labels, logits: AnyLogits, temperature: float) -> Probabilities:
-    """(n,) negative log-likelihood of each image."""
+    """Return the (n,) negative log-likelihoods of the images."""
     rows = probabilities(logits, temperature)
     losses: Probabilities = -log_probabilities(rows[np.arange(len(labels)), labels])
     return losses
 
 
 def held_out(labels: Labels, logits: AnyLogits, *, folds: int = FOLDS, seed: int = 0) -> Probabilities | None:
-    """(n, C): each image's probabilities under the temperature of the other folds; None for fewer images than folds."""
+    """Return (n, C) probabilities, each image's under the temperature of the other folds.
+
+    The result is None if there are fewer images than folds.
+    """
     if len(labels) < folds:
         return None
     fold = np.random.default_rng(seed).permutation(len(labels)) % folds
@@ -169,11 +168,11 @@ def held_out(labels: Labels, logits: AnyLogits, *, folds: int = FOLDS, seed: int
 
 
 def reliability(labels: Labels, probabilities: Probabilities, bins: int = BINS) -> Reliability:
-    """Calibration of `probabilities` (n, C), rows adding up to 1, against `labels` (n,); n > 0.
+    """Return the calibration of `probabilities` (n, C), whose rows sum to 1, for `labels` (n,); n > 0.
 
-    ECE is that of Guo et al. 2017: `bins` of equal width over the confidence. It is biased upwards, the more the fewer
-    images there are (Roelofs et al. 2022); `chance_ece` says by about how much: a mean of k right-or-wrongs strays from
-    its expectation by sqrt(2 / pi) standard deviations.
+    ECE follows Guo et al. 2017: `bins` of equal width over the confidence. It is biased upwards, and the bias grows as
+    the number of images falls (Roelofs et al. 2022). `chance_ece` estimates the bias: the mean of k Bernoulli variables
+    deviates from its expectation by about sqrt(2 / pi) standard deviations.
     """
     confidence, right = _confidence(labels, probabilities)
     found = _bins(confidence, right, bins)
@@ -191,13 +190,12 @@ def reliability(labels: Labels, probabilities: Probabilities, bins: int = BINS) 
 def abstention(
     labels: Labels, probabilities: Probabilities, accuracy: float, *, compared: int = 1
 ) -> Abstention | None:
-    """The lowest threshold at or above which `probabilities` (n, C) are right in `accuracy` of the images, surely.
+    """Return the lowest threshold at or above which a share `accuracy` of `probabilities` (n, C) is reliably correct.
 
-    Surely: by the lower end of a one-sided Wilson interval. Chosen by the accuracy itself, on the same images, the
-    threshold would fall short on every second set of new ones. Where the model is the best of `compared` by the same
-    images, each of them might be the lucky one: the interval's risk is the 5 % divided by their number (Bonferroni),
-    which holds however alike they are. None where no threshold is sure enough, for lack of accuracy or of images. A
-    threshold is met by images of equal confidence together.
+    Reliably means by the lower end of a one-sided Wilson interval: a threshold chosen by the accuracy itself would miss
+    it on every second set of new images. If the model is the best of `compared` on the same images, the risk of 5 % is
+    divided by their number (Bonferroni), which is valid for any dependence between them. None if no threshold
+    qualifies, because of too little accuracy or too few images. Images of equal confidence pass a threshold together.
     """
     two_sided = 1 - 2 * RISK / compared
     confidence, right = _confidence(labels, probabilities)
@@ -214,13 +212,13 @@ def abstention(
 
 
 def _confidence(labels: Labels, probabilities: Probabilities) -> tuple[Probabilities, npt.NDArray[np.bool_]]:
-    """(n,) probability of the class that each image is taken for, and (n,) whether it is that class."""
+    """Return the (n,) probabilities of the predicted classes, and (n,) whether the predictions are correct."""
     chosen = probabilities.argmax(axis=1)
     return probabilities[np.arange(len(chosen)), chosen], chosen == labels
 
 
 def _numbers(confidence: Probabilities, bins: int) -> npt.NDArray[np.int64]:
-    """(n,) the bin of each image: (0, 1/bins] is 0."""
+    """Return the (n,) bin numbers of the images; bin 0 is (0, 1/bins]."""
     return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
 
 

@@ -1,13 +1,9 @@
-"""A score with what is known of its uncertainty: from the number of images, and from training under several seeds.
-
-What a part is worth: differences between runs of the same seed, their mean, and its t interval.
-"""
+"""Intervals of figures: a share of images, the mean of several seeds, and paired differences between runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from statistics import mean, stdev
 from typing import Any
 
@@ -19,43 +15,44 @@ from hpo.evaluation.metrics import wilson
 
 @dataclass(frozen=True)
 class Score:
-    """A share of images, of one model or the mean of several that differ in their seed alone."""
+    """A share of images, of one model or the mean of several that differ only in their seed."""
 
     value: float
     interval: tuple[float, float]
     """95 % Wilson interval of `value`: what another sample of as many images might have given."""
     n: float
-    """Images; the effective number where some say less than others."""
+    """Number of images; the effective number where images are not independent."""
     spread: float | None = None
-    """Sample standard deviation over the seeds; None for one."""
+    """Sample standard deviation over the seeds; None for one seed."""
 
     @classmethod
     def of(cls, value: float, n: float) -> Score:
-        """The share `value` of `n` images."""
+        """Return the score for a share `value` of `n` images."""
         low, high = wilson(round(value * n), max(1, round(n)))
         return cls(value, (min(low, value), max(high, value)), n)
 
     @classmethod
     def pooled(cls, scores: Sequence[Score | None]) -> Score | None:
-        """The mean over seeds. The models saw the same images, so the interval is that of one look at these."""
+        """Return the mean over seeds, or None if no score is known."""
         known = [score for score in scores if score is not None]
         if not known:
             return None
         values = [score.value for score in known]
+        # All models saw the same images, so more seeds do not narrow the interval.
         one = cls.of(mean(values), mean(score.n for score in known))
         return cls(one.value, one.interval, one.n, stdev(values) if len(values) > 1 else None)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return JSON-ready values."""
         return {"value": self.value, "interval": list(self.interval), "n": self.n, "spread": self.spread}
 
 
 def clustered(correct: npt.NDArray[np.bool_], clusters: npt.NDArray[np.int64]) -> Score:
-    """Share of `correct` (m,) where rows of one of the `clusters` (m,) show the same original image.
+    """Return the share of `correct` (m,) where rows with equal `clusters` (m,) show the same original image.
 
-    Copies of one image are right or wrong together, so m of them say less than m images. The interval is Wilson's at
-    the effective sample size p (1 - p) / Var(p), the variance being that between clusters (Korn and Graubard 1998,
-    Survey Methodology 24:193-201), at least the number of originals and at most m.
+    Copies of one image tend to be right or wrong together, so m copies carry less information than m images. The
+    interval is Wilson's at the effective sample size p (1 - p) / Var(p), with the variance between clusters (Korn and
+    Graubard 1998, Survey Methodology 24:193-201), bounded by the number of originals and m.
     """
     value = float(correct.mean())
     _, places, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
@@ -66,45 +63,46 @@ def clustered(correct: npt.NDArray[np.bool_], clusters: npt.NDArray[np.int64]) -
     return Score.of(value, min(float(len(correct)), max(float(originals), effective)))
 
 
-_SPREAD = 1e-9
-"""Standard deviations below it are of differences that are the same but for rounding."""
-
 Values = Mapping[int, float]
 """The metric of a variation's runs, by seed."""
+
+_SAME = 1e-9
+"""Differences with a smaller standard deviation are equal except for rounding."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Paired differences, one a seed."""
+    """Paired differences, one for each seed."""
 
     values: tuple[float, ...]
     mean: float
     interval: tuple[float, float] | None
-    """95 % t interval of the mean; None for fewer than two seeds, and where all differ by the same: accuracies are
-    counts of images, so that few seeds may agree by chance, and tell nothing of how far others would lie apart."""
+    """95 % t interval of the mean; None for fewer than two seeds, and if all differences are equal: accuracies are
+    counts of images, so a few seeds can agree by chance, and their variance then says nothing about other seeds."""
 
     @property
     def verdict(self) -> str:
-        """`more`, `less`, or `open` where the interval holds 0 or is not known."""
+        """`more`, `less`, or `open` if the interval contains 0 or is unknown."""
         if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
             return "open"
         return "more" if self.mean > 0 else "less"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return JSON-ready values."""
         interval = list(self.interval) if self.interval else None
         return {"mean": self.mean, "interval": interval, "values": list(self.values), "verdict": self.verdict}
 
 
 def contribution(whole: Values, without: Values) -> Difference | None:
-    """What is lost without a part: metric with it minus metric without, over the seeds of both; None without any."""
+    """Return the metric with a part minus the metric without it, over common seeds; None if there are none."""
     return paired([whole[seed] - without[seed] for seed in sorted(whole.keys() & without.keys())])
 
 
 def interaction(whole: Values, one: Values, other: Values, neither: Values) -> Difference | None:
-    """What is lost without two parts, beyond the sum of what is lost without each; None without a common seed.
+    """Return the loss without two parts minus the sum of the losses without each; None without a common seed.
 
-    Above 0 each makes up for the other's loss; below 0 the one is worth less without the other.
+    A positive value means that each part compensates for the loss of the other; a negative one that each part is worth
+    less without the other.
     """
     seeds = sorted(whole.keys() & one.keys() & other.keys() & neither.keys())
     # (whole - neither) - (whole - one) - (whole - other)
@@ -112,16 +110,16 @@ def interaction(whole: Values, one: Values, other: Values, neither: Values) -> D
 
 
 def paired(values: Sequence[float], confidence: float = 0.95) -> Difference | None:
-    """Mean of n differences with the interval of Student's t for n - 1 degrees of freedom (Student 1908).
+    """Return the mean of the differences with the interval of the one-sample t test (Student 1908); None without any.
 
-    None without any; see `Difference.interval` for when there is no interval.
+    `Difference.interval` says when there is no interval.
     """
     if not values:
         return None
     middle = mean(values)
-    if len(values) < 2 or stdev(values) < _SPREAD:
+    if len(values) < 2 or stdev(values) < _SAME:
         return Difference(tuple(values), middle, None)
-    from scipy.stats import t
+    from scipy.stats import ttest_1samp  # half a second, which reading a `Score` does not need
 
-    margin = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * stdev(values) / sqrt(len(values))
-    return Difference(tuple(values), middle, (middle - margin, middle + margin))
+    low, high = ttest_1samp(values, 0).confidence_interval(confidence)
+    return Difference(tuple(values), middle, (float(low), float(high)))

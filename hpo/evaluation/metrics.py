@@ -1,9 +1,8 @@
 """Scores from labels and logits, and the report of one evaluation.
 
-`scores` runs after every epoch and `report` once per evaluation; both count one confusion matrix and read
-everything off it, so that importing and calling them costs numpy alone. Values equal scikit-learn's: balanced
-accuracy is the mean recall of the classes that occur as labels, macro F1 the mean F1 of those that occur as
-labels or as predictions.
+`scores` runs after every epoch and `report` once per evaluation. Both compute everything from one confusion matrix, so
+they need only numpy, whose import is fast. Values equal scikit-learn's: balanced accuracy is the mean recall of the
+classes that occur as labels, macro F1 the mean F1 of those that occur as labels or as predictions.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy.typing as npt
 from hpo.data.dataset import Labels
 
 Logits = npt.NDArray[np.float32]
-"""(n, C), what a network gives."""
+"""(n, C), the outputs of a network."""
 
 AnyLogits = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
@@ -32,7 +31,7 @@ WORST_PAIRS = 5
 
 @dataclass(frozen=True)
 class ClassScore:
-    """Scores of one class; 0 where there is nothing to divide by."""
+    """Scores of one class; 0 where the denominator is 0."""
 
     precision: float
     recall: float
@@ -43,7 +42,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Confused:
-    """Images of class `true` that were taken for class `predicted`."""
+    """Images of class `true` that were classified as `predicted`."""
 
     true: str
     predicted: str
@@ -73,7 +72,7 @@ class Report:
     """The most frequent mistakes, most frequent first."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: tuples as lists, nested values as dictionaries."""
+        """Return JSON-ready values: tuples as lists, nested values as dictionaries."""
         return {
             "accuracy": self.accuracy,
             "n": self.n,
@@ -89,7 +88,7 @@ class Report:
 
 
 def scores(labels: Labels, logits: AnyLogits) -> dict[str, float]:
-    """Accuracy, balanced_accuracy, macro_f1, loss of `logits` (n, C) float32, `labels` (n,) int64; n > 0."""
+    """Return accuracy, balanced_accuracy, macro_f1, loss for `logits` (n, C) float32, `labels` (n,) int64; n > 0."""
     confusion = confusion_matrix(labels, logits)
     return {
         "accuracy": _accuracy(confusion),
@@ -100,7 +99,7 @@ def scores(labels: Labels, logits: AnyLogits) -> dict[str, float]:
 
 
 def report(labels: Labels, logits: AnyLogits, classes: Sequence[str]) -> Report:
-    """Report on `logits` (n, C) float32, `labels` (n,) int64, n > 0; C names in label order."""
+    """Return the report on `logits` (n, C) float32, `labels` (n,) int64, n > 0; C names in label order."""
     if logits.shape[1] != len(classes):
         raise ValueError(f"logits have {logits.shape[1]} columns, but there are {len(classes)} classes")
     confusion = confusion_matrix(labels, logits)
@@ -119,7 +118,7 @@ def report(labels: Labels, logits: AnyLogits, classes: Sequence[str]) -> Report:
 
 
 def confusion_matrix(labels: Labels, logits: AnyLogits) -> Counts:
-    """(C, C) int64 counts: row true class, column class of the largest logit."""
+    """Return (C, C) int64 counts: row true class, column class of the largest logit."""
     if not len(labels) or len(labels) != len(logits):
         raise ValueError(f"{len(labels)} labels and {len(logits)} rows of logits; must be as many, above 0")
     count = logits.shape[1]
@@ -128,7 +127,8 @@ def confusion_matrix(labels: Labels, logits: AnyLogits) -> Counts:
 
 
 def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Score interval of a proportion, `correct` of `n` > 0 (Wilson 1927, JASA 22:209-212)."""
+    """Return the score interval of a proportion, `correct` of `n` > 0 (Wilson 1927, JASA 22:209-212)."""
+    # Equal to scipy's binomtest(...).proportion_ci(method="wilson"), which is too slow for the loop of `abstention`.
     if not 0 <= correct <= n or n == 0:
         raise ValueError(f"{correct} correct of {n}, but must be 0 <= correct <= n and n > 0")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
@@ -136,7 +136,7 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float
     centre = proportion + z * z / (2 * n)
     margin = z * (proportion * (1 - proportion) / n + z * z / (4 * n * n)) ** 0.5
     scale = 1 + z * z / n
-    # The ends lie in [0, 1] and around the proportion; rounding alone carries them out, at 0 and n correct.
+    # The exact ends lie in [0, 1] and around the proportion; at 0 and n correct, rounding can move them outside.
     low, high = (centre - margin) / scale, (centre + margin) / scale
     return min(proportion, max(0.0, low)), max(proportion, min(1.0, high))
 
@@ -174,7 +174,7 @@ def _f1(confusion: Counts) -> Ratios:
 
 
 def _ratio(part: Counts, whole: Counts) -> Ratios:
-    """Part / whole as float64, 0 where the whole is 0."""
+    """Return part / whole as float64, 0 where the whole is 0."""
     return part / np.maximum(whole, 1)
 
 

@@ -1,4 +1,4 @@
-"""A report as a person reads it in a terminal."""
+"""Tables of one evaluation for the terminal: scores, classes, confusion matrix, calibration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 WIDEST_MATRIX = 16
-"""Classes beyond which a matrix no longer fits a terminal; the worst pairs then stand for it."""
+"""Classes beyond which a matrix does not fit a terminal; only the worst pairs are printed then."""
 
 
 def print_report(console: Console, report: Report, title: str) -> None:
@@ -32,7 +32,7 @@ def print_report(console: Console, report: Report, title: str) -> None:
 def print_reliability(
     console: Console, before: Reliability, after: Reliability | None = None, temperature: float = 1.0
 ) -> None:
-    """Print ECE, Brier score and NLL of the probabilities as they come and, where there is one, at the temperature."""
+    """Print ECE, Brier score and NLL at temperature 1 and, if `after` is given, at the fitted temperature."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("calibration", no_wrap=True)
     table.add_column("temperature 1", justify="right")
@@ -49,7 +49,7 @@ def print_reliability(
 
 
 def accuracy_line(accuracy: float, interval: tuple[float, float], n: int) -> str:
-    """`0.9813 (95 % interval 0.9737 to 0.9867, n 1,710)`."""
+    """Return a text such as `0.9813 (95 % interval 0.9737 to 0.9867, n 1,710)`."""
     return f"{accuracy:.4f} (95 % interval {interval[0]:.4f} to {interval[1]:.4f}, n {n:,})"
 
 
@@ -74,7 +74,7 @@ def _class_table(report: Report) -> RenderableType:
 
 
 def _matrix(report: Report) -> RenderableType:
-    """Rows are numbered and columns bear the numbers, so that long names do not widen the matrix."""
+    # Rows have numbered names and columns only numbers, so that long names do not widen the matrix.
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("true \\ predicted", no_wrap=True)
     for number in range(1, len(report.labels) + 1):

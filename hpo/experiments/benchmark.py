@@ -192,7 +192,7 @@ class Benchmark:
         correct = model.logits_of(copy.batches(BATCH_SIZE)).argmax(axis=1) == copy.labels
         conditions: dict[str, dict[int, float]] = {}
         for found in copy.by_condition(correct):
-            conditions.setdefault(found.alteration, {})[found.severity] = found.accuracy
+            conditions.setdefault(found.corruption, {})[found.severity] = found.accuracy
         originals = np.arange(len(copy)) % len(part)
         return clustered(correct, originals), conditions
 

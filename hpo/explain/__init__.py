@@ -1,4 +1,4 @@
-"""Where in an image a model looks, as heat maps."""
+"""Saliency: heat maps of the evidence for a class in an image."""
 
 from hpo.explain.card import overlay
 from hpo.explain.mask import Heat, cell_mask, mass_inside

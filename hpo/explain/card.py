@@ -1,7 +1,4 @@
-"""A heat map laid over its image.
-
-What is told of one image: the image, its heat map, and what the model takes it for.
-"""
+"""Explanations of single images: the image, its heat map, the prediction; and the sheet that shows them."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from hpo.bundle.inputs import Prediction
 from hpo.bundle.model import Model
@@ -18,24 +16,11 @@ from hpo.data.dataset import Images
 from hpo.errors import UsageError
 from hpo.explain.mask import Heat
 from hpo.explain.methods import Method
-from hpo.explain.saliency import (
-    Saliency,
-)
+from hpo.explain.saliency import Saliency
+from hpo.figures.contact_sheet import SheetCard, card_sheet
 
 OPAQUE = 0.6
-"""How much of the image the hottest colour covers."""
-
-
-def overlay(image: Images, heat: Heat) -> Images:
-    """(S, S, 3) uint8 RGB: `image` (S, S, 3) uint8 under the colours of `heat` (S, S) in [0, 1].
-
-    What is cold is clear, so that an image without any heat stays as it is.
-    """
-    levels = np.round(255 * np.clip(heat, 0, 1)).astype(np.uint8)
-    colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
-    share = OPAQUE * np.clip(heat, 0, 1)[..., None]
-    mixed: Images = np.round((1 - share) * image + share * colours).astype(np.uint8)
-    return mixed
+"""Opacity of the hottest colour."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +33,17 @@ class Card:
     """(S, S) float32 in [0, 1]."""
     title: str
     lines: tuple[str, ...]
-    """What is said under the pictures."""
+    """Text below the pictures."""
 
     @property
     def empty(self) -> bool:
-        """Whether nothing in the image speaks for the class."""
+        """Whether there is no evidence for the class in the image."""
         return not self.heat.any()
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Cards, and how their heat came to be."""
+    """Cards, and the method that computed their heat maps."""
 
     cards: tuple[Card, ...]
     method: str
@@ -67,9 +52,9 @@ class Explanation:
 def explain(
     model: Model, names: Sequence[str], images: Images, *, target: str | None = None, method: Method = "auto"
 ) -> Explanation:
-    """A card for each of `images` (n, S, S, 3) uint8: evidence for the class `target`, or for what each is taken for.
+    """Return a card for each of `images` (n, S, S, 3) uint8: the evidence for `target`, or for each predicted class.
 
-    Raises UsageError for a target that is none of the model's classes, ModelError as `saliency` does.
+    Raises UsageError if the model has no class `target`, ModelError as `saliency` does.
     """
     position = class_position(model.classes, target) if target is not None else None
     predictions = model.predict(images)
@@ -84,7 +69,7 @@ def explain(
 
 
 def class_position(classes: Sequence[str], name: str) -> int:
-    """Of the class `name`; UsageError where there is no such."""
+    """Return the position of the class `name`; raise UsageError if there is none."""
     if name in classes:
         return classes.index(name)
     near = difflib.get_close_matches(name, classes, n=3, cutoff=0.5)
@@ -92,9 +77,28 @@ def class_position(classes: Sequence[str], name: str) -> int:
 
 
 def _lines(prediction: Prediction, target: str | None, *, empty: bool) -> tuple[str, ...]:
-    said = [f"{prediction.label}  {prediction.probability:.3f}"]
+    lines = [f"{prediction.label}  {prediction.probability:.3f}"]
     if target is not None:
-        said.append(f"heat for {target}  {prediction.probabilities[target]:.3f}")
+        lines.append(f"heat for {target}  {prediction.probabilities[target]:.3f}")
     if empty:
-        said.append("no heat: nothing speaks for it")
-    return tuple(said)
+        lines.append("no heat: no evidence for it")
+    return tuple(lines)
+
+
+def draw_cards(cards: Sequence[Card], title: str) -> Image.Image:
+    """Return an RGB picture of all `cards` below `title`, each image beside its heat map."""
+    return card_sheet(
+        title, [SheetCard((card.image, overlay(card.image, card.heat)), card.lines, card.title) for card in cards]
+    )
+
+
+def overlay(image: Images, heat: Heat) -> Images:
+    """Return (S, S, 3) uint8 RGB: `image` (S, S, 3) uint8 blended with the colours of `heat` (S, S) in [0, 1].
+
+    The opacity grows with the heat, so that an image without any heat is unchanged.
+    """
+    levels = np.round(255 * np.clip(heat, 0, 1)).astype(np.uint8)
+    colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+    share = OPAQUE * np.clip(heat, 0, 1)[..., None]
+    mixed: Images = np.round((1 - share) * image + share * colours).astype(np.uint8)
+    return mixed

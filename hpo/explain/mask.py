@@ -1,8 +1,8 @@
-"""The stained cell of a micrograph, by colour: to ask whether the heat lies on it.
+"""The mask of the stained cell in a micrograph, by colour, and the share of the heat that lies on it.
 
-Stain takes green light away and leaves blue, so `blue - green` is high in nuclei and granules, lower in pale cytoplasm,
-lower still in red cells, and lowest in the background. Otsu's threshold (1979) is taken three times: what is stained
-for sure, what is background, and, between the two, cytoplasm against red cells.
+Stain absorbs green light and transmits blue, so `blue - green` is high in nuclei and granules, lower in pale cytoplasm,
+lower still in red cells, and lowest in the background. Otsu's threshold (1979) is used three times: for the certainly
+stained area, for the background, and between the two for cytoplasm against red cells.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ BLUR = 1 / 96
 """Standard deviation of the smoothing, as a fraction of the image's side; so are the next three."""
 
 GAP = 5 / 96
-"""Between granules, that is closed."""
+"""Width of gaps between granules that are closed."""
 
 BRIDGE = 7 / 96
-"""Width of what is cut off: contacts with red cells, specks."""
+"""Width of what is removed: contacts with red cells, specks."""
 
 CENTRE = 0.2
-"""Standard deviation of the preference for what lies near the centre, where the cell of such an image is."""
+"""Standard deviation of the weight of areas by their distance from the centre, where the cell of such an image is."""
 
 
 def cell_mask(image: Images) -> Mask:
-    """(S, S) bool of `image` (S, S, 3) uint8 RGB: the stained cell at the centre, without holes.
+    """Return the (S, S) bool mask of the stained cell at the centre of `image` (S, S, 3) uint8 RGB, without holes.
 
-    Empty where all has one colour. Pale cytoplasm may be missed where red cells have its colour.
+    The mask is empty for an image of one colour. Pale cytoplasm may be missed if red cells have the same colour.
     """
     stain = _stain(image)
     sure, maybe = _thresholds(stain)
@@ -43,23 +43,23 @@ def cell_mask(image: Images) -> Mask:
 
 
 def mass_inside(heat: Heat, mask: Mask) -> float:
-    """Share in [0, 1] of the sum of `heat` (S, S) that lies inside `mask` (S, S); NaN where there is no heat at all.
+    """Return the share in [0, 1] of the sum of `heat` (S, S) inside `mask` (S, S); NaN if there is no heat at all.
 
-    A uniform map's is the mask's share of the area.
+    For a uniform heat map it equals the mask's share of the area.
     """
     total = float(heat.sum(dtype=np.float64))
     return float(heat[mask].sum(dtype=np.float64)) / total if total > 0 else float("nan")
 
 
 def _stain(image: Images) -> Images:
-    """(S, S) uint8: blue minus green, raised by 128, smoothed."""
+    """Return (S, S) uint8: blue minus green plus 128, smoothed."""
     values = image.astype(np.int16)
     raised = np.clip(values[..., 2] - values[..., 1] + 128, 0, 255).astype(np.uint8)
     return np.asarray(cv2.GaussianBlur(raised, (0, 0), BLUR * len(image)), np.uint8)
 
 
 def _thresholds(stain: Images) -> tuple[float, float]:
-    """Above the first is stain for sure, above the second probably; the second is never above the first."""
+    """Return the thresholds of certain and of probable stain; the second is never above the first."""
     sure = _otsu(stain)
     pale = stain[stain <= sure]
     between = pale[pale > _otsu(pale)]
@@ -67,7 +67,7 @@ def _thresholds(stain: Images) -> tuple[float, float]:
 
 
 def _otsu(values: Images) -> float:
-    """The threshold that parts `values` best; where all are equal none is above it."""
+    """Return Otsu's threshold of `values`; their maximum if all are equal."""
     if values.min() == values.max():
         return float(values.max())
     threshold, _ = cv2.threshold(values.reshape(-1, 1), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
@@ -75,14 +75,14 @@ def _otsu(values: Images) -> float:
 
 
 def _morphed(mask: Mask, operation: int, width: float) -> Mask:
-    """Closed or opened with a disc of `width`, a fraction of the side."""
+    """Return the mask closed or opened with a disc of `width`, a fraction of the side."""
     pixels = max(3, round(width * len(mask)) | 1)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (pixels, pixels))
     return np.asarray(cv2.morphologyEx(mask.astype(np.uint8), operation, disc), np.bool_)
 
 
 def _central(mask: Mask) -> Mask:
-    """The connected part that is largest when areas count less the farther they lie from the centre."""
+    """Return the connected part of the largest area, weighted by its distance from the centre."""
     count, parts, numbers, centroids = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     if count == 1:
         return np.zeros_like(mask)

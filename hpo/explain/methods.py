@@ -1,12 +1,11 @@
-"""Grad-CAM (Selvaraju et al. 2017): a network's last feature map, its channels weighed by the gradient of a logit.
+"""Two attribution methods, Grad-CAM and gradient rollout, and the choice between them for a network.
 
-Gradient rollout: how much each image token has told the class token, through all layers of a transformer.
+Grad-CAM (Selvaraju et al. 2017) weights the channels of the last feature map by the gradient of a logit.
 
-Attention rollout (Abnar and Zuidema 2020) multiplies the layers' attention, and is the same for every class; weighing
-attention by its gradient (Chefer et al. 2021, "Generic Attention-model Explainability", equations 5 and 6) makes it
-the evidence for one.
-
-Which method explains a network.
+Gradient rollout measures how much each image token contributes to the class token of a transformer. Attention rollout
+(Abnar and Zuidema 2020) multiplies the attention of the layers, so it is the same for every class; weighting attention
+by its gradient (Chefer et al. 2021, "Generic Attention-model Explainability", equations 5 and 6) makes it specific to
+one.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from hpo.explain.network_maps import Attention, FeatureMap, find_attention, find
 
 @dataclass(frozen=True)
 class GradCam:
-    """Their equations 1 and 2, before the ReLU, by captum."""
+    """Equations 1 and 2 of Selvaraju et al. 2017, before the ReLU, computed by captum."""
 
     name: ClassVar = "grad-cam"
     network: nn.Module
@@ -31,14 +30,14 @@ class GradCam:
 
     @property
     def side(self) -> int:
-        """Of the maps."""
+        """Cells of a map along each axis."""
         return self.feature_map.side
 
     def __call__(self, inputs: Tensor, classes: Tensor) -> Tensor:
-        """(b, 1, h, h): evidence for `classes` (b,) int64 in `inputs` (b, 3, S, S) normalised; below 0 against it."""
+        """Return (b, 1, h, h) evidence of either sign for `classes` (b,) int64 in normalised `inputs` (b, 3, S, S)."""
         from captum.attr import LayerGradCam  # imports matplotlib: seconds
 
-        inputs = inputs.detach().requires_grad_()  # where all layers are frozen, nothing else asks for gradients
+        inputs = inputs.detach().requires_grad_()  # if all layers are frozen, nothing else requires gradients
         with self.feature_map.tapped() as tap:
             found: Tensor = LayerGradCam(self.network, tap).attribute(inputs, target=classes)
         return found.detach()
@@ -46,7 +45,7 @@ class GradCam:
 
 @dataclass(frozen=True)
 class Rollout:
-    """R <- R + E_h[(dlogit/dA * A)+] R over the layers, R = 1 at first; the class token's row of R is the map."""
+    """R <- R + E_h[(dlogit/dA * A)+] R over the layers, from R = 1; the map is the class token's row of R."""
 
     name: ClassVar = "rollout"
     network: nn.Module
@@ -54,11 +53,11 @@ class Rollout:
 
     @property
     def side(self) -> int:
-        """Of the maps."""
+        """Cells of a map along each axis."""
         return self.attention.side
 
     def __call__(self, inputs: Tensor, classes: Tensor) -> Tensor:
-        """(b, 1, h, h): relevance for `classes` (b,) int64 in `inputs` (b, 3, S, S) normalised; never below 0."""
+        """Return (b, 1, h, h) relevance of `classes` (b,) int64 in normalised `inputs` (b, 3, S, S), at least 0."""
         from captum.attr import LayerGradientXActivation  # imports matplotlib: seconds
 
         inputs = inputs.detach().requires_grad_()
@@ -73,7 +72,7 @@ class Rollout:
 
 
 def relevance(products: list[Tensor]) -> Tensor:
-    """(b, N, N) R of the layers' gradient times attention (b, heads, N, N), the first layer first."""
+    """Return (b, N, N) R from the products of gradient and attention (b, heads, N, N), in the order of the layers."""
     tokens = products[0].shape[-1]
     total = torch.eye(tokens, device=products[0].device).expand(len(products[0]), tokens, tokens)
     for product in products:
@@ -89,20 +88,20 @@ class Attribution(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the method: grad-cam or rollout."""
+        """Name of the method: grad-cam or rollout."""
 
     @property
     def side(self) -> int:
         """h, the cells of the grid along each axis."""
 
     def __call__(self, inputs: Tensor, classes: Tensor) -> Tensor:
-        """(b, 1, h, h) for `inputs` (b, 3, S, S) normalised float32 and `classes` (b,) int64."""
+        """Return (b, 1, h, h) for `inputs` (b, 3, S, S), normalised float32, and `classes` (b,) int64."""
 
 
 def attribution_for(network: nn.Module, size: int, device: torch.device, method: Method = "auto") -> Attribution:
-    """The method for images of `size` pixels; `auto` is rollout where a class token is read, else Grad-CAM.
+    """Return the method for images of `size` pixels; `auto` is rollout if the head reads a class token, else Grad-CAM.
 
-    Raises ModelError where the network has no feature map or, for `rollout`, reads no class token.
+    Raises ModelError if the network has no feature map or, for `rollout`, reads no class token.
     """
     attention = find_attention(network, size, device) if method != "grad-cam" else None
     if attention is not None:

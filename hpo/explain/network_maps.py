@@ -1,8 +1,6 @@
-"""A network run once on noise, to see which of its modules give what.
+"""The modules of a network that an attribution needs: its attention layers, or its last feature map before pooling.
 
-The attention layers of a transformer that reads a class token.
-
-The last feature map of a network before it is pooled, whatever its layout.
+They are found by running the network once on noise and examining the outputs of its modules.
 """
 
 from __future__ import annotations
@@ -17,20 +15,20 @@ import torch
 from torch import Tensor, nn
 
 IMAGES = 2
-"""One alone would not tell a batch of images from a batch of windows."""
+"""Images of noise; with one, a batch of images could not be told from a batch of windows."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What a network gave for noise: it depends on the network and the image size alone."""
+    """Outputs of a network for noise; they depend only on the network and the image size."""
 
     outputs: dict[str, Tensor]
-    """By module name, those that were wanted, in the order in which the modules ended, the last one last."""
+    """The wanted outputs by module name, in the order in which the modules finished."""
     logits: Tensor
     """(IMAGES, C)."""
 
     def gradients(self) -> dict[str, Tensor]:
-        """The largest logit's gradient by each of `outputs`; those that it does not depend on are left out."""
+        """Return the gradients of the largest logit by `outputs`, without those that it does not depend on."""
         if not (self.logits.requires_grad and self.outputs):
             return {}
         score = self.logits.amax(dim=1).sum()
@@ -39,12 +37,12 @@ class Trace:
 
 
 def trace(network: nn.Module, size: int, device: torch.device, wanted: Callable[[str, Tensor], bool]) -> Trace:
-    """`network`, in evaluation mode, on two noisy images of `size` pixels; keeps the outputs that `wanted` takes."""
+    """Run `network`, in evaluation mode, on noise images of `size` pixels; keep the outputs that `wanted` accepts."""
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
         def hook(_: nn.Module, __: tuple[object, ...], output: object) -> None:
-            outputs.pop(name, None)  # a module that runs twice takes its later place
+            outputs.pop(name, None)  # a module that runs twice counts at its last run
             if isinstance(output, Tensor) and output.requires_grad and wanted(name, output):
                 outputs[name] = output
 
@@ -61,24 +59,24 @@ def trace(network: nn.Module, size: int, device: torch.device, wanted: Callable[
 
 
 def noise(size: int, device: torch.device) -> Tensor:
-    """(IMAGES, 3, size, size) standard normal values, always the same."""
+    """Return (IMAGES, 3, size, size) standard normal values, always the same."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(IMAGES, 3, size, size, generator=generator).to(device)
 
 
 def prefix_tokens(network: nn.Module) -> int:
-    """How many tokens (class, distillation, registers) a backbone puts before those of the image."""
+    """Return the number of tokens (class, distillation, registers) before those of the image."""
     return int(getattr(backbone_of(network), "num_prefix_tokens", 0))
 
 
 def backbone_of(network: nn.Module) -> nn.Module:
-    """The timm model inside a classifier, or the network itself."""
+    """Return the timm model inside a classifier, or the network itself."""
     inner = getattr(network, "backbone", network)
     return inner if isinstance(inner, nn.Module) else network
 
 
 MAPS = "attn_drop"
-"""timm's name for what an attention's weights pass through when they are not fused away."""
+"""timm's name for the module that receives the attention weights if attention is not fused."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +86,13 @@ class Attention:
     layers: tuple[nn.Module, ...]
     prefix: int
     readers: int
-    """Tokens from the first that the head reads: the class token, and a distillation token after it."""
+    """Number of first tokens that the head reads: the class token, and possibly a distillation token."""
     side: int
     """h."""
 
 
 def find_attention(network: nn.Module, size: int, device: torch.device) -> Attention | None:
-    """The attention over all tokens of images of `size` pixels; None where no class token reads it."""
+    """Return the attention over all tokens of images of `size` pixels; None if the head reads no class token."""
     prefix = prefix_tokens(network)
     if not (prefix and _reads_class_token(network)):
         return None
@@ -111,7 +109,8 @@ def find_attention(network: nn.Module, size: int, device: torch.device) -> Atten
 
 @contextmanager
 def unfused(network: nn.Module) -> Iterator[None]:
-    """Attention computed step by step while the block lasts: a fused kernel does not give its weights away."""
+    """Compute attention step by step inside the block."""
+    # A fused kernel does not return the attention weights.
     fused: list[Any] = [module for module in network.modules() if getattr(module, "fused_attn", False)]
     for module in fused:
         module.fused_attn = False
@@ -129,7 +128,7 @@ def _reads_class_token(network: nn.Module) -> bool:
 
 
 def _tokens(output: Tensor) -> int:
-    """N of weights (IMAGES, heads, N, N); 0 for windows, pooled keys and others that cannot be multiplied up."""
+    """Return N of weights (IMAGES, heads, N, N); 0 for windows, pooled keys and other shapes without a product."""
     square = output.ndim == 4 and output.shape[0] == IMAGES and output.shape[2] == output.shape[3]
     return output.shape[3] if square else 0
 
@@ -139,10 +138,10 @@ Layout = Literal["channels-first", "channels-last", "tokens"]
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """A module whose output is a map over the image, and how it lies in there."""
+    """A module whose output is a map over the image, and the layout of the map in the output."""
 
     name: str
-    """Of the module in the network."""
+    """Name of the module in the network."""
     module: nn.Module
     layout: Layout
     """(b, C, h, h), (b, h, h, C), or (b, prefix + h h, C)."""
@@ -152,7 +151,7 @@ class FeatureMap:
 
     @contextmanager
     def tapped(self) -> Iterator[nn.Module]:
-        """A module whose output, while the block lasts, is the network's feature map as (b, C, h, h)."""
+        """Yield a module whose output, inside the block, is the network's feature map as (b, C, h, h)."""
         tap = nn.Identity()
 
         def through(_: nn.Module, __: tuple[object, ...], output: Tensor) -> Tensor:
@@ -165,7 +164,7 @@ class FeatureMap:
             handle.remove()
 
     def _replaced(self, output: Tensor, values: Tensor) -> Tensor:
-        """`output` with `values` (b, C, h, h) for its map."""
+        """Return `output` with its map replaced by `values` (b, C, h, h)."""
         if self.layout == "channels-first":
             return values
         if self.layout == "channels-last":
@@ -174,10 +173,10 @@ class FeatureMap:
 
 
 def find_feature_map(network: nn.Module, size: int, device: torch.device) -> FeatureMap | None:
-    """The last map of at least 2 x 2 that the logits depend on, of images of `size` pixels; None where there is none.
+    """Return the last map of at least 2 x 2 that the logits depend on, for images of `size` pixels, or None.
 
-    Where a transformer reads its class token, the image's tokens after the last attention are lost on the logits;
-    the map is then the one that this attention takes.
+    If a transformer reads its class token, the logits do not depend on the image's tokens after the last attention;
+    the map is then the input of this attention.
     """
     prefix = prefix_tokens(network)
 
@@ -194,7 +193,7 @@ def find_feature_map(network: nn.Module, size: int, device: torch.device) -> Fea
 
 
 def layout_of(output: Tensor, prefix: int) -> Layout | None:
-    """How a square map lies in a module's output for IMAGES images; None where it is no map."""
+    """Return the layout of a square map in a module's output for IMAGES images; None if it is not a map."""
     shape = output.shape
     if len(shape) not in (3, 4) or shape[0] != IMAGES:
         return None
@@ -207,7 +206,7 @@ def layout_of(output: Tensor, prefix: int) -> Layout | None:
 
 
 def as_map(output: Tensor, layout: Layout, prefix: int) -> Tensor:
-    """(b, C, h, h) of a module's output."""
+    """Return a module's output as (b, C, h, h)."""
     if layout == "channels-first":
         return output
     if layout == "channels-last":
@@ -218,5 +217,6 @@ def as_map(output: Tensor, layout: Layout, prefix: int) -> Tensor:
 
 
 def _inside_attention(name: str) -> bool:
-    """Whether a module is part of an attention: queries by keys look like a map and are none."""
+    """Return whether a module is part of an attention."""
+    # The product of queries and keys has the shape of a map, but is none.
     return any("attn" in part for part in name.split(".")[:-1])

@@ -1,9 +1,7 @@
-"""Finer maps from shifted images: shift-and-stitch (Long et al. 2015, section 3.2).
+"""Heat maps of a model: the evidence for a class at each place of an image.
 
-A network of stride 32 says where in an image of 96 pixels the evidence lies on a grid of 3 x 3. The same image moved by
-fractions of the stride gives the values in between.
-
-The heat maps of a model: where the evidence for a class lies in each image.
+A network of stride 32 gives a grid of 3 x 3 for an image of 96 pixels. Shift-and-stitch (Long et al. 2015, section 3.2)
+makes the map finer: the same image moved by fractions of the stride gives the values in between.
 """
 
 from __future__ import annotations
@@ -25,55 +23,24 @@ from hpo.explain.methods import Attribution, Method, attribution_for
 from hpo.models.compute_format import ComputeFormat, Normaliser
 from hpo.models.memory import in_pieces
 
+BATCH = 16
+"""Images at a time; each needs memory for the activations of a backward pass."""
+
 FINE = 12
-"""Cells along an axis that are fine enough; the maps of VGG, on which Grad-CAM was introduced, have 14."""
+"""Cells along an axis that suffice; the maps of VGG, on which Grad-CAM was introduced, have 14."""
 
 MOST_SHIFTS = 4
-"""Along an axis."""
-
-
-def shifts_for(side: int) -> int:
-    """Shifts along each axis that make a grid of `side` cells fine, within MOST_SHIFTS."""
-    return min(MOST_SHIFTS, math.ceil(FINE / side))
-
-
-def stitched(attribution: Attribution, inputs: Tensor, classes: Tensor, shifts: int) -> Tensor:
-    """(b, 1, k h, k h) of the k k maps (b, 1, h, h) of shifted `inputs` (b, 3, S, S), k = `shifts`.
-
-    Shifts lie evenly about 0 within half a cell; what they uncover repeats the border's pixels.
-    """
-    size = inputs.shape[-1]
-    cell = size / attribution.side
-    offsets = [round((i - (shifts - 1) / 2) * cell / shifts) for i in range(shifts)]
-    reach = max(offsets)
-    padded = functional.pad(inputs, (reach,) * 4, mode="replicate")
-    starts = [reach + offset for offset in offsets]
-    maps = [
-        attribution(padded[:, :, top : top + size, left : left + size], classes) for top in starts for left in starts
-    ]
-    return _interleaved(torch.stack(maps), shifts)
-
-
-def _interleaved(maps: Tensor, shifts: int) -> Tensor:
-    """(k k, b, 1, h, h), row by row of shifts -> (b, 1, h k, h k): every cell's k x k values side by side."""
-    side = maps.shape[-1]
-    images = maps.shape[1]
-    grid = maps.reshape(shifts, shifts, images, side, side).permute(2, 3, 0, 4, 1)
-    return grid.reshape(images, 1, side * shifts, side * shifts)
-
-
-BATCH = 16
-"""Images at a time: each keeps the activations of a backward pass."""
+"""Shifts along an axis."""
 
 
 def saliency(model: Model, images: Images, *, classes: Sequence[int] | None = None, method: Method = "auto") -> Heat:
-    """(n, S, S) float32 heat maps of `images` (n, S, S, 3) uint8, S the model's image size.
+    """Return (n, S, S) float32 heat maps of `images` (n, S, S, 3) uint8, S the model's image size.
 
-    The evidence for `classes` (n positions in `model.classes`; None: what the model predicts), scaled to [0, 1] for
-    each image; all 0 where nothing speaks for the class. An ensemble's is the weighted mean of its members'. Raises
-    DataError for images of another size and classes that are not there, ModelError as `attribution_for` does.
+    They show the evidence for `classes` (n positions in `model.classes`; None means the predicted ones), scaled to
+    [0, 1] for each image; all 0 without evidence for the class. The heat map of an ensemble is the weighted mean over
+    its members. Raises DataError for images of another size and unknown classes, ModelError as `attribution_for` does.
     """
-    _check(model, images, classes)
+    _check_inputs(model, images, classes)
     if classes is None:
         classes = model.logits_of([images]).argmax(axis=1).tolist() if len(images) else []
     return Saliency.of(model.networks, model.image_size, model.device, method)(images, classes)
@@ -81,20 +48,20 @@ def saliency(model: Model, images: Images, *, classes: Sequence[int] | None = No
 
 @dataclass(frozen=True)
 class Saliency:
-    """How networks that vote together are explained."""
+    """The attributions of one network, or of the members of an ensemble."""
 
     networks: tuple[Network, ...]
     attributions: tuple[Attribution, ...]
-    """One per network."""
+    """One for each network."""
     device: torch.device
     fine: bool = True
-    """Whether coarse maps are made finer from shifted images."""
+    """Whether coarse maps are refined by shifted images."""
 
     @classmethod
     def of(
         cls, networks: Sequence[Network], size: int, device: str, method: Method = "auto", *, fine: bool = True
     ) -> Saliency:
-        """For images of `size` pixels; the networks are moved to `device`. Raises ModelError as `attribution_for`."""
+        """Return it for images of `size` pixels, networks moved to `device`; raises ModelError as `attribution_for`."""
         place = torch.device(device)
         moved = tuple(network._replace(module=network.module.to(place).eval()) for network in networks)
         found = tuple(attribution_for(network.module, size, place, method) for network in moved)
@@ -102,11 +69,11 @@ class Saliency:
 
     @property
     def method(self) -> str:
-        """What is done, in words, as «grad-cam» or «grad-cam, rollout» of a mixed ensemble."""
+        """Names of the methods: «grad-cam», or «grad-cam, rollout» for a mixed ensemble."""
         return ", ".join(sorted({attribution.name for attribution in self.attributions}))
 
     def __call__(self, images: Images, classes: Sequence[int]) -> Heat:
-        """(n, S, S) float32 in [0, 1] of `images` (n, S, S, 3) uint8 for n `classes`."""
+        """Return (n, S, S) float32 in [0, 1] for `images` (n, S, S, 3) uint8 and n `classes`."""
         total = np.zeros(images.shape[:3], np.float32)
         for network, attribution in zip(self.networks, self.attributions, strict=True):
             total += network.weight * self._heat(network, attribution, images, classes)
@@ -125,25 +92,56 @@ class Saliency:
         return _scaled(np.concatenate(maps)) if maps else np.zeros(images.shape[:3], np.float32)
 
     def _rows(self, count: int) -> Iterator[Tensor]:
-        """Rows of `count` images, BATCH at a time, on the device whose memory they stand for."""
+        """Yield the row numbers of `count` images, BATCH at a time."""
+        # On the device, so that `in_pieces` watches its memory.
         for start in range(0, count, BATCH):
             yield torch.arange(start, min(start + BATCH, count), device=self.device)
 
 
+def shifts_for(side: int) -> int:
+    """Return the shifts along each axis that refine a grid of `side` cells to FINE, at most MOST_SHIFTS."""
+    return min(MOST_SHIFTS, math.ceil(FINE / side))
+
+
+def stitched(attribution: Attribution, inputs: Tensor, classes: Tensor, shifts: int) -> Tensor:
+    """Return (b, 1, k h, k h) from the k k maps (b, 1, h, h) of shifted `inputs` (b, 3, S, S), k = `shifts`.
+
+    Shifts are spread evenly around 0 within half a cell; uncovered pixels repeat those of the border.
+    """
+    size = inputs.shape[-1]
+    cell = size / attribution.side
+    offsets = [round((i - (shifts - 1) / 2) * cell / shifts) for i in range(shifts)]
+    reach = max(offsets)
+    padded = functional.pad(inputs, (reach,) * 4, mode="replicate")
+    starts = [reach + offset for offset in offsets]
+    maps = [
+        attribution(padded[:, :, top : top + size, left : left + size], classes) for top in starts for left in starts
+    ]
+    return _interleaved(torch.stack(maps), shifts)
+
+
+def _interleaved(maps: Tensor, shifts: int) -> Tensor:
+    """Return (b, 1, h k, h k) from (k k, b, 1, h, h), row by row of shifts: the k x k values of a cell are adjacent."""
+    side = maps.shape[-1]
+    images = maps.shape[1]
+    grid = maps.reshape(shifts, shifts, images, side, side).permute(2, 3, 0, 4, 1)
+    return grid.reshape(images, 1, side * shifts, side * shifts)
+
+
 def _enlarged(coarse: Tensor, size: int) -> Heat:
-    """(b, size, size) of maps (b, 1, h, h)."""
+    """Return maps (b, 1, h, h) as (b, size, size)."""
     fine = functional.interpolate(coarse, (size, size), mode="bilinear", align_corners=False)
     return np.asarray(fine[:, 0].cpu().numpy(), np.float32)
 
 
 def _scaled(heat: Heat) -> Heat:
-    """Each map over its maximum; one that is all 0 stays so."""
+    """Return each map divided by its maximum; a map of zeros is unchanged."""
     highest = heat.max(axis=(1, 2), keepdims=True, initial=0)
     scaled: Heat = np.divide(heat, highest, out=np.zeros_like(heat), where=highest > 0)
     return scaled
 
 
-def _check(model: Model, images: Images, classes: Sequence[int] | None) -> None:
+def _check_inputs(model: Model, images: Images, classes: Sequence[int] | None) -> None:
     shape = (model.image_size, model.image_size, 3)
     if images.ndim != 4 or images.shape[1:] != shape or images.dtype != np.uint8:
         raise DataError(

@@ -1,1 +1,1 @@
-"""Pictures that several rooms draw: contact sheets of images, and charts."""
+"""Drawing that several rooms share: contact sheets of images, and charts."""

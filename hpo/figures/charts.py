@@ -1,10 +1,10 @@
-"""The colours of the report: roles, each with a light and a dark value.
+"""Charts by matplotlib: as SVG elements inside a page with light and dark themes, and as files on white.
 
-Figures are drawn in the light values; `drawing` turns these into CSS variables, so that one SVG follows the reader's
-theme. The hues are those of Okabe and Ito (2008), told apart with any colour vision, darkened or lightened until they
-stand out from the page; the ramp runs in lightness too. No meaning hangs on a colour alone: markers differ as well.
+Colours are those of Okabe and Ito (2008), which all kinds of colour vision can tell apart. On a page they are darkened
+or lightened until they contrast with the background. A colour never carries a meaning alone: markers differ as well.
 
-A matplotlib figure as SVG for the inside of a page: its fonts and its colours, light and dark, are the page's.
+A chart of a page is drawn in the light colours, which `draw_inline_svg` replaces by CSS variables, so that one SVG
+follows the reader's theme.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 from markupsafe import escape
@@ -36,35 +38,43 @@ ROLES = {
     "ramp4": ("#3b88c3", "#519fdc"),
     "ramp5": ("#0a5c9e", "#7cc4fb"),
 }
-"""Role -> (light, dark). Light values differ from one another: they are how a figure names its roles."""
+"""Role -> (light, dark). Light values differ from one another, since a chart identifies its roles by them."""
 
 INK, MUTED, FAINT, LINE, SURFACE = (ROLES[role][0] for role in ("ink", "muted", "faint", "line", "surface"))
 
 BLUE, ORANGE, GREEN, PURPLE = (ROLES[role][0] for role in ("blue", "orange", "green", "purple"))
 
 RAMP = tuple(ROLES[f"ramp{step}"][0] for step in range(1, 6))
-"""From low to high."""
+"""From low to high; the lightness changes monotonically."""
 
 STATES = {"complete": (BLUE, "o"), "pruned": (FAINT, "v"), "failed": (ORANGE, "x"), "running": (GREEN, "s")}
 """State of a trial -> its colour and matplotlib's marker."""
 
 VARIABLES = {light: f"var(--{role})" for role, (light, _) in ROLES.items()}
-"""Light value -> the CSS variable that stands for its role."""
+"""Light value -> the CSS variable of its role."""
 
-
-def declarations(*, dark: bool) -> str:
-    """The roles as CSS custom properties, for one theme."""
-    return " ".join(f"--{role}: {values[dark]};" for role, values in ROLES.items())
-
+PRINT_BLUE, PRINT_ORANGE, PRINT_GREEN, PRINT_GREY = "#0072B2", "#D55E00", "#009E73", "#888888"
+"""Colours of charts in files, which always have a white background."""
 
 WIDTH = 880
-"""Of a figure over the whole column, in CSS pixels; one unit of the SVG is one pixel there."""
+"""Width of a chart that fills the column of a page, in CSS pixels; one unit of the SVG is one pixel there."""
 
 _POINTS_PER_INCH = 72
 
-_STYLE = {
-    "svg.fonttype": "none",
+# The fixed salt makes the ids in an SVG, and so the file, the same for the same chart.
+_STYLE: Any = {
     "svg.hashsalt": "hpo",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+}
+
+# Text of a file is drawn as paths, which need no font on the reader's machine.
+_FILE_STYLE: Any = {**_STYLE, "font.size": 9, "svg.fonttype": "path"}
+
+_PAGE_STYLE: Any = {
+    **_STYLE,
+    "svg.fonttype": "none",
     "text.parse_math": False,  # a class may be called $x$
     "axes.unicode_minus": True,
     "font.size": 12,
@@ -73,10 +83,7 @@ _STYLE = {
     "axes.labelpad": 8,
     "axes.edgecolor": LINE,
     "axes.linewidth": 1,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.spines.left": False,
-    "axes.axisbelow": True,
     "axes.grid": True,
     "axes.grid.axis": "y",
     "grid.color": LINE,
@@ -107,13 +114,18 @@ _STYLE = {
 }
 
 
-def draw(name: str, size: tuple[int, int], label: str, paint: Callable[[Figure], None]) -> str:
-    """What `paint` draws on a figure of `size` (width, height) in CSS pixels, as an `<svg>` element.
+def declarations(*, dark: bool) -> str:
+    """Return the roles as CSS custom properties, for one theme."""
+    return " ".join(f"--{role}: {values[dark]};" for role, values in ROLES.items())
 
-    `name` keeps its ids apart from those of other figures; `label` says what is seen, for who cannot see it.
+
+def draw_inline_svg(name: str, size: tuple[int, int], label: str, paint: Callable[[Figure], None]) -> str:
+    """Return what `paint` draws on a figure of `size` (width, height) in CSS pixels, as an `<svg>` element.
+
+    `name` makes its ids differ from those of other charts; `label` describes the chart for screen readers.
     """
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
-        # The reader's fonts draw the text; matplotlib's own only measures it, and need not know every script.
+    with mpl.rc_context(_PAGE_STYLE), warnings.catch_warnings():
+        # The browser draws the text in its own fonts; matplotlib's font only measures it and may lack the script.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(size[0] / _POINTS_PER_INCH, size[1] / _POINTS_PER_INCH))
         figure.patch.set_visible(False)
@@ -124,21 +136,8 @@ def draw(name: str, size: tuple[int, int], label: str, paint: Callable[[Figure],
     return _inline(written.getvalue().decode(), name, size, label)
 
 
-def plain_axes(figure: Figure) -> Axes:
-    """The figure's one pair of axes."""
-    axes: Axes = figure.subplots()
-    return axes
-
-
-def legend_above(axes: Axes, columns: int = 6) -> None:
-    """A legend in one line above the axes, at the left."""
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0, borderpad=0.3, handlelength=1.4,
-        columnspacing=1.8, handletextpad=0.6,
-    )  # fmt: skip
-
-
 def _inline(text: str, name: str, size: tuple[int, int], label: str) -> str:
+    """Return the content of a whole SVG document as an element with the page's colours and fonts."""
     body = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]
     body = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'style="[^"]*"', _themed, body)
@@ -151,13 +150,51 @@ def _inline(text: str, name: str, size: tuple[int, int], label: str) -> str:
 
 
 def _themed(style: re.Match[str]) -> str:
-    """The style with the page's colours in place of light ones and without a font of its own."""
+    """Return the style with CSS variables in place of light colours, and without a font family."""
     text = re.sub(r"font-family: [^;\"]*;?\s*", "", style.group())
     return re.sub(r"#[0-9a-f]{6}", lambda colour: VARIABLES.get(colour.group(), colour.group()), text)
 
 
 def _named(body: str, name: str) -> str:
-    """Ids that something refers to get the figure's name before them, so that no two on the page are equal."""
+    """Prefix ids that are referred to by the chart's name, so that they are unique on the page; drop the others."""
     referred = set(re.findall(r'(?:url\(#|href="#)([\w.-]+)', body))
     body = re.sub(r' id="([\w.-]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in referred else "", body)
     return re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", body)
+
+
+def plain_axes(figure: Figure) -> Axes:
+    """Return the only axes of the figure."""
+    axes: Axes = figure.subplots()
+    return axes
+
+
+def legend_above(axes: Axes, columns: int = 6) -> None:
+    """Add a legend in one line above the axes, at the left."""
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0, borderpad=0.3, handlelength=1.4,
+        columnspacing=1.8, handletextpad=0.6,
+    )  # fmt: skip
+
+
+@contextmanager
+def file_style() -> Iterator[None]:
+    """Apply the style of charts in files inside the block; figures must be made and saved inside it."""
+    with mpl.rc_context(_FILE_STYLE):
+        yield
+
+
+def add_grid(axes: Axes, **which: Any) -> None:
+    """Add a light grid behind a chart in a file."""
+    axes.grid(color="#dddddd", linewidth=0.6, **which)
+
+
+def figure_files(figure: Figure) -> dict[str, bytes]:
+    """Return the chart as `figure.svg` and `figure.png`."""
+    options: dict[str, dict[str, Any]] = {"svg": {"metadata": {"Date": None}}, "png": {"dpi": 160}}
+    files = {}
+    with file_style():
+        for suffix, chosen in options.items():
+            content = io.BytesIO()
+            figure.savefig(content, format=suffix, facecolor="white", **chosen)
+            files[f"figure.{suffix}"] = content.getvalue()
+    return files

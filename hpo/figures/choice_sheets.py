@@ -1,9 +1,8 @@
-"""Every alteration that robustness is measured with, at its five severities.
-
-Every family of augmentation, every extra, MixUp and CutMix, each at strengths from 0 to 1.
-"""
+"""Contact sheets of augmentations by strength and of corruptions by severity, and the images that they show."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,25 +11,15 @@ from PIL import Image
 from hpo.augmentation.augmenter import build_augmenter
 from hpo.augmentation.families import EXTRAS, FAMILIES
 from hpo.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from hpo.data.dataset import Images
+from hpo.data.dataset import Images, Labels
+from hpo.data.decode import fit, pillow_unheard
+from hpo.data.formats import is_image
+from hpo.data.sources import existing, open_source
+from hpo.data.synthetic import CELL_CLASSES, draw_cell
+from hpo.errors import DataError
 from hpo.figures.contact_sheet import SheetRow, contact_sheet
 from hpo.training.loss import build_mixer
 from search_spaces import Symmetry, TrialConfig
-
-
-def corruption_sheet(images: Images, *, draws: int, seed: int = 0) -> Image.Image:
-    """The sheet of some images (k, S, S, 3) uint8; a cell shows `draws` of them, one again where there are fewer."""
-    shown = np.resize(images, (draws, *images.shape[1:]))
-    rows = [SheetRow(name, "", [shown, *(_altered(shown, name, s, seed) for s in SEVERITIES)]) for name in CORRUPTIONS]
-    return contact_sheet("Corruptions by severity", ["original", *map(str, SEVERITIES)], rows)
-
-
-def _altered(images: Images, name: str, severity: int, seed: int) -> Images:
-    """The same draws for every severity, so that a row shows nothing but it."""
-    return np.stack(
-        [corrupt(image, name, severity, np.random.default_rng([seed, i])) for i, image in enumerate(images)]
-    )
-
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -40,10 +29,11 @@ MIXES = ("mixup", "cutmix")
 def augmentation_sheet(
     images: Images, *, draws: int, operations: int = 2, symmetry: Symmetry = "none", seed: int = 0
 ) -> Image.Image:
-    """The sheet of some images (k, S, S, 3) uint8; a cell shows `draws` of them, one again where there are fewer.
+    """Return the sheet of every family of augmentation, every extra, MixUp and CutMix, at strengths from 0 to 1.
 
-    `operations` are those of RandAugment; `symmetry` is what leaves labels true. A row has the same images and the same
-    seed at every strength. What mixes two images is left out where there is but one, flips where labels survive none.
+    Each cell shows `draws` of the images (k, S, S, 3) uint8, repeated if there are fewer. `operations` are those of
+    RandAugment; `symmetry` says which flips and turns keep the labels true. A row uses the same images and the same
+    seed at every strength. Mixes are left out for a single image, flips if the symmetry is `none`.
     """
     shown = np.resize(images, (draws, *images.shape[1:]))
     base = TrialConfig(
@@ -63,18 +53,18 @@ def _note(family: str, operations: int) -> str:
 
 
 def _augmented(base: TrialConfig, name: str, images: Images, seed: int) -> list[Images]:
-    """A cell for each strength of a family or an extra."""
+    """Return a cell for each strength of a family or an extra."""
     return [build_augmenter(_only(base, name, strength))(images, seed) for strength in STRENGTHS]
 
 
 def _only(base: TrialConfig, name: str, strength: float) -> TrialConfig:
-    """A configuration that does nothing but this."""
+    """Return the configuration with this augmentation and no other."""
     chosen = {"augmentation": name, "augmentation_strength": strength} if name in FAMILIES else {name: strength}
     return base.replace(**chosen)
 
 
 def _mixed(name: str, images: Images, seed: int) -> list[Images]:
-    """A cell for each alpha: every image mixed with the next."""
+    """Return a cell for each alpha, with every image mixed with the next."""
     partners = np.roll(images, -1, axis=0)
     return [
         np.stack([_mix(name, alpha, pair, seed + i) for i, pair in enumerate(zip(images, partners, strict=True))])
@@ -83,10 +73,74 @@ def _mixed(name: str, images: Images, seed: int) -> list[Images]:
 
 
 def _mix(name: str, alpha: float, pair: tuple[Images, Images], seed: int) -> Images:
-    """The first of two images (S, S, 3), mixed with the second."""
+    """Return the first of two images (S, S, 3), mixed with the second."""
     mixer = build_mixer(TrialConfig.from_dict({name: alpha}), 2)
     if mixer is None:
         return pair[0]
     inputs = torch.from_numpy(np.stack(pair)).permute(0, 3, 1, 2).float()
     mixed, _ = mixer(inputs, torch.tensor([0, 1]), seed)
     return mixed[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
+
+
+def corruption_sheet(images: Images, *, draws: int, seed: int = 0) -> Image.Image:
+    """Return the sheet of every corruption at its five severities, beside the original.
+
+    Each cell shows `draws` of the images (k, S, S, 3) uint8, repeated if there are fewer.
+    """
+    shown = np.resize(images, (draws, *images.shape[1:]))
+    rows = [
+        SheetRow(name, "", [shown, *(_corrupted(shown, name, s, seed) for s in SEVERITIES)]) for name in CORRUPTIONS
+    ]
+    return contact_sheet("Corruptions by severity", ["original", *map(str, SEVERITIES)], rows)
+
+
+def _corrupted(images: Images, name: str, severity: int, seed: int) -> Images:
+    # The random draws are the same for all severities, so that a row differs in severity alone.
+    return np.stack(
+        [corrupt(image, name, severity, np.random.default_rng([seed, i])) for i, image in enumerate(images)]
+    )
+
+
+def sample_images(path: Path | None, count: int, size: int, seed: int) -> Images:
+    """Return `count` images (count, S, S, 3) uint8, S = `size`, of as many classes as possible, drawn from `seed`.
+
+    They are from the data set at `path`, of which only these are decoded; only the image itself if `path` is one; drawn
+    cells for None. Raises DataError if there is no image or one cannot be read.
+    """
+    rng = np.random.default_rng(seed)
+    if path is None:
+        labels = rng.permutation(np.arange(max(count, len(CELL_CLASSES))) % len(CELL_CLASSES))[:count]
+        return np.stack([draw_cell(int(label), seed + number, size) for number, label in enumerate(labels)])
+    if existing(path).is_file() and is_image(path.name):
+        try:
+            return fit(path.read_bytes(), size)[None]
+        except DataError as error:
+            raise DataError(f"{path}: {error}; give an image that can be read") from None
+    return _sample_source(path, count, size, rng)
+
+
+def _sample_source(path: Path, count: int, size: int, rng: np.random.Generator) -> Images:
+    source = open_source(path)
+    listing = source.listing()
+    if not listing.records:
+        raise DataError(f"{path} holds no image: give a data set with some, or one image")
+    wanted = _rows_by_turns(listing.labels, count, rng)
+    found: dict[int, Images] = {}
+    with pillow_unheard(), source.reads() as reads:
+        for row, read in zip(range(max(wanted) + 1), reads, strict=False):
+            if row in wanted:
+                try:
+                    found[row] = fit(read(), size)
+                except DataError as error:
+                    raise DataError(f"{listing.records[row].name} in {path}: {error}") from None
+    return np.stack([found[row] for row in wanted])
+
+
+def _rows_by_turns(labels: Labels, count: int, rng: np.random.Generator) -> list[int]:
+    """Return `count` rows, or all if there are fewer: the classes take turns, in random order like their rows."""
+    shuffled = rng.permutation(len(labels))
+    place = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        of_class = shuffled[labels[shuffled] == label]
+        place[of_class] = np.arange(len(of_class))
+    return [int(row) for row in shuffled[np.argsort(place[shuffled], kind="stable")][:count]]

@@ -1,7 +1,4 @@
-"""The section about the data: classes, counts, examples, split, what was left out.
-
-Sections that need the images: where the model looks, and what throws it off.
-"""
+"""Sections that are better with images, or need them: the data, saliency, robustness."""
 
 from __future__ import annotations
 
@@ -9,31 +6,40 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from hpo.corruptions import CORRUPTIONS
 from hpo.data import Dataset, Part
 from hpo.errors import HpoError
-from hpo.evaluation.corrupted_copy import CorruptedCopy, corrupted_copy
-from hpo.evaluation.metrics import wilson
-from hpo.report import model_figures as figures_model
-from hpo.report import pictures, wording
+from hpo.evaluation.corrupted_copy import Condition, CorruptedCopy, corrupted_copy
+from hpo.report import model_figures, pictures, wording
 from hpo.report.model_data import ModelWithData
-from hpo.report.model_figures import Severity
 from hpo.report.page import Section
 
 MOST_UNREADABLE = 10
+
+MOST_IMAGES = 2_000
+"""Validation images that are corrupted; of more, a fixed random sample is taken."""
+
+SEEN = (
+    "This model has trained on these images, and is better on them than on any other. What it does with new ones is "
+    "not shown: the test part stays closed."
+)
+
+TRAINED_ON = " (on images it was trained on)"
+"""Added to the titles if the model has trained on the images."""
 
 
 def data_section(
     classes: Sequence[str], counts: Mapping[str, int], split: str, support: Mapping[str, int], dataset: Dataset | None
 ) -> Section:
-    """`counts` are images by part, `support` validation images by class; `dataset` adds what only images show."""
+    """Return the section about classes, counts, split and examples.
+
+    `counts` are images by part, `support` validation images by class; `dataset` adds what only the images show.
+    """
     return Section(
         "data", "The data",
         {
-            "facts": _facts(classes, counts, split, dataset),
-            "rows": _rows(classes, support, dataset),
+            "facts": _data_rows(classes, counts, split, dataset),
+            "rows": _class_rows(classes, support, dataset),
             "unreadable": list(dataset.unreadable[:MOST_UNREADABLE]) if dataset else [],
             "more_unreadable": max(0, len(dataset.unreadable) - MOST_UNREADABLE) if dataset else 0,
             "with_images": dataset is not None,
@@ -41,29 +47,29 @@ def data_section(
     )  # fmt: skip
 
 
-def _facts(
+def _data_rows(
     classes: Sequence[str], counts: Mapping[str, int], split: str, dataset: Dataset | None
 ) -> list[tuple[str, str]]:  # fmt: skip
     words = {"train": "train", "val": "validation", "test": "test, locked"}
     parts = ", ".join(f"{count:,} {words.get(name, name)}" for name, count in counts.items() if count)
-    facts = [
+    rows = [
         ("classes", f"{len(classes):,}"),
         ("images", f"{sum(counts.values()):,}: {parts}" if counts else "not recorded"),
         ("split", split),
     ]
     if dataset is None:
-        return facts
+        return rows
     leak = f", {dataset.leaking:,} of them on two sides of the given split" if dataset.leaking else ""
     return [
-        *facts,
+        *rows,
         ("exact duplicates", f"{dataset.duplicates:,}{leak}" if dataset.duplicates else "none"),
         ("unreadable", wording.counted(len(dataset.unreadable), "image") if dataset.unreadable else "none"),
         ("shown and trained at", f"{dataset.image_size} x {dataset.image_size} pixels".replace(" x ", " × ")),
     ]
 
 
-def _rows(classes: Sequence[str], support: Mapping[str, int], dataset: Dataset | None) -> list[dict[str, Any]]:
-    """A row per class: its images in each part, and examples."""
+def _class_rows(classes: Sequence[str], support: Mapping[str, int], dataset: Dataset | None) -> list[dict[str, Any]]:
+    """Return a row for each class: its images in each part, and examples."""
     if dataset is None:
         return [
             {"name": name, "train": None, "val": support.get(name), "bar": 0.0, "images": []} for name in classes
@@ -78,82 +84,59 @@ def _rows(classes: Sequence[str], support: Mapping[str, int], dataset: Dataset |
     ]
 
 
-MOST_IMAGES = 2_000
-"""Validation images that are altered; of more a fixed random choice."""
-
-SEEN = (
-    "This model has trained on these images, and is better on them than on any other. What it does with new ones is "
-    "not shown: the test part stays closed."
-)
-
-TRAINED_ON = " (on images it was trained on)"
-"""What the titles say where the model has trained on the images."""
-
-
-def saliency_section(bench: ModelWithData | None, how: str) -> Section:
-    """Where the model looks when it is right and when it is wrong; `how` is the command that has the images."""
-    title = "Where the model looks" + (TRAINED_ON if bench is not None and bench.seen else "")
-    if bench is None:
+def saliency_section(model: ModelWithData | None, how: str) -> Section:
+    """Return the section with saliency maps of correct and wrong predictions; `how` is the command that adds images."""
+    title = "Where the model looks" + (TRAINED_ON if model is not None and model.seen else "")
+    if model is None:
         return Section("saliency", title, missing=f"Needs the images: {how}")
     try:
-        found = pictures.looks(bench)
-    except HpoError as error:  # a backbone without a map that could be looked at
+        found = pictures.saliency_examples(model)
+    except HpoError as error:  # no saliency method supports this backbone
         return Section("saliency", title, missing=f"Not to be had for this model: {error}.")
-    return Section("saliency", title, {"looks": found, "seen": SEEN if bench.seen else ""})
+    return Section("saliency", title, {"looks": found, "seen": SEEN if model.seen else ""})
 
 
-def robustness_section(bench: ModelWithData | None, how: str) -> Section:
-    """Accuracy by alteration and severity."""
-    title = "Robustness" + (TRAINED_ON if bench is not None and bench.seen else "")
-    if bench is None:
+def robustness_section(model: ModelWithData | None, how: str) -> Section:
+    """Return the section with the accuracy by corruption and severity."""
+    title = "Robustness" + (TRAINED_ON if model is not None and model.seen else "")
+    if model is None:
         return Section("robustness", title, missing=f"Needs the images: {how}")
-    part = _some(bench.part)
-    with bench.options.counting("altering images") as progress:
-        copy = corrupted_copy(part, bench.options.cache, progress=progress)
-    correct = _correct(bench, copy)
-    clean = float((bench.predicted == bench.part.labels).mean())
-    table = severities(copy, correct)
-    rows = [(name, points, _mean(points)) for name, points in table.items()]
+    part = _sample(model.part)
+    with model.options.counting("altering images") as progress:
+        copy = corrupted_copy(part, model.options.cache, progress=progress)
+    conditions = _measure_conditions(model, copy)
+    clean = float((model.predicted == model.part.labels).mean())
+    rows = [(name, points, _mean_accuracy(points)) for name, points in conditions.items()]
     return Section(
         "robustness", title,
         {
-            "svg": figures_model.robustness(table, clean),
+            "svg": model_figures.robustness(conditions, clean),
             "rows": sorted(rows, key=lambda row: row[2]),
             "clean": clean,
-            "overall": float(correct.mean()),
+            "overall": sum(point.correct for points in conditions.values() for point in points) / len(copy),
             "n": len(part),
-            "of": len(bench.part),
-            "seen": SEEN if bench.seen else "",
+            "of": len(model.part),
+            "seen": SEEN if model.seen else "",
         },
     )  # fmt: skip
 
 
-def severities(copy: CorruptedCopy, correct: npt.NDArray[np.bool_]) -> dict[str, list[Severity]]:
-    """Alteration -> its severities with accuracy and interval; `correct` (m,) as the images of the copy are."""
-    table: dict[str, list[Severity]] = {}
-    for number, name in enumerate(CORRUPTIONS):
-        inside = copy.alteration == number
-        for severity in np.unique(copy.severity[inside]).tolist():
-            rows = correct[inside & (copy.severity == severity)]
-            low, high = wilson(int(rows.sum()), len(rows))
-            table.setdefault(name, []).append(Severity(severity, float(rows.mean()), low, high, len(rows)))
+def _measure_conditions(model: ModelWithData, copy: CorruptedCopy) -> dict[str, list[Condition]]:
+    """Return the results on the images of the copy, by corruption."""
+    with model.options.counting("altered images") as progress:
+        logits = model.model.logits_of(copy.batches(model.options.batch_size, progress))
+    table: dict[str, list[Condition]] = {}
+    for condition in copy.by_condition(logits.argmax(axis=1) == copy.labels):
+        table.setdefault(condition.corruption, []).append(condition)
     return table
 
 
-def _correct(bench: ModelWithData, copy: CorruptedCopy) -> npt.NDArray[np.bool_]:
-    """(m,) whether the model is right about each image of the copy."""
-    with bench.options.counting("altered images") as progress:
-        logits = bench.model.logits_of(copy.batches(bench.options.batch_size, progress))
-    right: npt.NDArray[np.bool_] = logits.argmax(axis=1) == copy.labels
-    return right
+def _mean_accuracy(points: Sequence[Condition]) -> float:
+    return sum(point.accuracy * point.images for point in points) / sum(point.images for point in points)
 
 
-def _mean(points: list[Severity]) -> float:
-    return sum(point.accuracy * point.n for point in points) / sum(point.n for point in points)
-
-
-def _some(part: Part) -> Part:
-    """The part, or MOST_IMAGES of it, the same every time."""
+def _sample(part: Part) -> Part:
+    """Return the part, or MOST_IMAGES of it, always the same."""
     if len(part) <= MOST_IMAGES:
         return part
     rows = np.sort(np.random.default_rng(0).permutation(len(part))[:MOST_IMAGES])

@@ -1,9 +1,8 @@
-"""Figures of a model: what it confuses, how far its probabilities can be believed, what throws it off."""
+"""Charts of a model: confusion matrix, calibration, robustness, learning curve."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +12,27 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from hpo.evaluation.calibration import Reliability
-from hpo.figures.charts import BLUE, FAINT, INK, MUTED, ORANGE, SURFACE, WIDTH, draw, legend_above, plain_axes
+from hpo.evaluation.corrupted_copy import Condition
+from hpo.figures.charts import (
+    BLUE,
+    FAINT,
+    INK,
+    MUTED,
+    ORANGE,
+    SURFACE,
+    WIDTH,
+    draw_inline_svg,
+    legend_above,
+    plain_axes,
+)
 from hpo.report.wording import shortened
 
 MOST_NAMED = 30
-"""Classes beyond which a confusion matrix has neither names nor counts: nobody could read them."""
+"""Classes beyond which a confusion matrix has neither names nor counts, which would be too small to read."""
 
 
 def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> str:
-    """Counts by true class (rows) and predicted class (columns), shaded by their share of the row."""
+    """Draw counts by true class (rows) and predicted class (columns), shaded by their share of the row."""
     counts = np.array(matrix, dtype=np.int64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     named = len(names) <= MOST_NAMED
@@ -29,14 +40,16 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> str:
 
     def paint(figure: Figure) -> None:
         axes = plain_axes(figure)
-        _cells(axes, counts, shares) if named else _mosaic(axes, shares)
-        _matrix_frame(axes, [shortened(name, 24) for name in names], named)
+        _draw_cells(axes, counts, shares) if named else _draw_pixels(axes, shares)
+        _draw_frame(axes, [shortened(name, 24) for name in names], named)
 
-    return draw("confusion", (side + 60, side), "confusion matrix: true classes in rows, predicted in columns", paint)
+    return draw_inline_svg(
+        "confusion", (side + 60, side), "confusion matrix: true classes in rows, predicted in columns", paint
+    )
 
 
-def _cells(axes: Axes, counts: npt.NDArray[np.int64], shares: npt.NDArray[np.float64]) -> None:
-    """A square and a count for each pair that occurs."""
+def _draw_cells(axes: Axes, counts: npt.NDArray[np.int64], shares: npt.NDArray[np.float64]) -> None:
+    """Draw a square and a count for each pair that occurs."""
     size = float(np.clip(150 / len(counts), 6.5, 12))
     for row, column in zip(*counts.nonzero(), strict=True):
         share, right = float(shares[row, column]), row == column
@@ -53,15 +66,16 @@ def _cells(axes: Axes, counts: npt.NDArray[np.int64], shares: npt.NDArray[np.flo
         )  # fmt: skip
 
 
-def _mosaic(axes: Axes, shares: npt.NDArray[np.float64]) -> None:
-    """One pixel a pair, as an image: thousands of squares would weigh more than the rest of the page."""
+def _draw_pixels(axes: Axes, shares: npt.NDArray[np.float64]) -> None:
+    """Draw one pixel for each pair."""
+    # As an image, because thousands of squares would be larger than the rest of the page.
     right = np.eye(len(shares), dtype=bool)
     pixels = np.where(right[..., None], to_rgb(BLUE), to_rgb(ORANGE))
     alpha = np.where(shares > 0, 0.15 + 0.85 * np.sqrt(shares), 0)
     axes.imshow(np.dstack([pixels, alpha]), interpolation="none")
 
 
-def _matrix_frame(axes: Axes, names: Sequence[str], named: bool) -> None:
+def _draw_frame(axes: Axes, names: Sequence[str], named: bool) -> None:
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
     axes.set_xlim(-0.5, len(names) - 0.5)
@@ -79,7 +93,7 @@ def _matrix_frame(axes: Axes, names: Sequence[str], named: bool) -> None:
 
 
 def calibration(before: Reliability, after: Reliability | None) -> str:
-    """Accuracy over confidence before and after the temperature, and how many images have which confidence."""
+    """Draw accuracy over confidence before and after temperature scaling, and the histogram of confidence."""
     drawn = [(before, ORANGE, "s", "as trained"), *([(after, BLUE, "o", "with temperature")] if after else [])]
 
     def paint(figure: Figure) -> None:
@@ -95,15 +109,15 @@ def calibration(before: Reliability, after: Reliability | None) -> str:
             )  # fmt: skip
         curve.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
         curve.grid(visible=True, axis="both")
-        _histogram(counts, drawn)
+        _draw_histogram(counts, drawn)
         for handle in curve.legend(loc="lower right", borderaxespad=0.8).legend_handles:
             if hasattr(handle, "set_sizes"):
                 handle.set_sizes([50])
 
-    return draw("calibration", (WIDTH, 400), "reliability diagram: accuracy over confidence", paint)
+    return draw_inline_svg("calibration", (WIDTH, 400), "reliability diagram: accuracy over confidence", paint)
 
 
-def _histogram(axes: Axes, drawn: Sequence[tuple[Reliability, str, str, str]]) -> None:
+def _draw_histogram(axes: Axes, drawn: Sequence[tuple[Reliability, str, str, str]]) -> None:
     for place, (found, colour, _, _) in enumerate(drawn):
         width = 0.9 / len(drawn)
         for one in found.bins:
@@ -116,41 +130,30 @@ def _histogram(axes: Axes, drawn: Sequence[tuple[Reliability, str, str, str]]) -
     axes.yaxis.set_minor_formatter(lambda value, _: "")
 
 
-@dataclass(frozen=True)
-class Severity:
-    """One alteration at one severity."""
-
-    severity: int
-    accuracy: float
-    low: float
-    high: float
-    """Ends of the 95 % interval."""
-    n: int
-
-
-def robustness(alterations: Mapping[str, Sequence[Severity]], clean: float) -> str:
-    """A small panel for each alteration: accuracy over severity with its interval, beside that on clean images."""
-    columns = min(5, max(1, len(alterations)))
-    rows = -(-len(alterations) // columns)
+def robustness(corruptions: Mapping[str, Sequence[Condition]], clean: float) -> str:
+    """Draw a small panel for each corruption: accuracy over severity with its interval, and the accuracy `clean`."""
+    columns = min(5, max(1, len(corruptions)))
+    rows = -(-len(corruptions) // columns)
 
     def paint(figure: Figure) -> None:
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for axes in grid.flat[len(alterations) :]:
+        for axes in grid.flat[len(corruptions) :]:
             axes.set_visible(False)
-        for axes, (name, points) in zip(grid.flat, alterations.items(), strict=False):
-            _panel(axes, name, points, clean)
+        for axes, (name, points) in zip(grid.flat, corruptions.items(), strict=False):
+            _draw_panel(axes, name, points, clean)
         grid[0][0].set_ylim(0, 1.04)
         figure.supxlabel("severity", color=MUTED, fontsize=12)
         figure.supylabel("accuracy", color=MUTED, fontsize=12)
 
-    return draw("robustness", (WIDTH, 50 + 175 * rows), "accuracy by alteration and severity", paint)
+    return draw_inline_svg("robustness", (WIDTH, 50 + 175 * rows), "accuracy by alteration and severity", paint)
 
 
-def _panel(axes: Axes, name: str, points: Sequence[Severity], clean: float) -> None:
+def _draw_panel(axes: Axes, name: str, points: Sequence[Condition], clean: float) -> None:
     xs = [point.severity for point in points]
     ys = [point.accuracy for point in points]
+    lows, highs = zip(*(point.interval for point in points), strict=True) if points else ((), ())
     axes.axhline(clean, color=FAINT, linewidth=1, linestyle=(0, (4, 4)))
-    axes.fill_between(xs, [p.low for p in points], [p.high for p in points], color=BLUE, alpha=0.16, linewidth=0)
+    axes.fill_between(xs, lows, highs, color=BLUE, alpha=0.16, linewidth=0)
     axes.plot(xs, ys, "o-", color=BLUE, markersize=4.5, clip_on=False)
     axes.set_title(name, fontsize=12, color=INK, loc="left", pad=8)
     axes.set_xticks(range(1, 6))
@@ -162,7 +165,7 @@ def _panel(axes: Axes, name: str, points: Sequence[Severity], clean: float) -> N
 
 
 def trial_curve(curve: Sequence[float], best_epoch: int, metric: str) -> str:
-    """The metric after each epoch of one run; the epoch that was kept is marked."""
+    """Draw the metric after each epoch of one run, with a mark at the epoch that was kept."""
 
     def paint(figure: Figure) -> None:
         axes = plain_axes(figure)
@@ -176,4 +179,4 @@ def trial_curve(curve: Sequence[float], best_epoch: int, metric: str) -> str:
         axes.set(xlabel="epoch", ylabel=metric)
         axes.set_xticks(np.unique(np.linspace(1, len(curve), min(len(curve), 12)).round().astype(int)))
 
-    return draw("curve", (WIDTH, 280), f"{metric} after each epoch", paint)
+    return draw_inline_svg("curve", (WIDTH, 280), f"{metric} after each epoch", paint)

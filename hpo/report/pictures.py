@@ -98,7 +98,7 @@ class SaliencyExamples:
     """In words."""
 
 
-def looks(bench: ModelWithData) -> SaliencyExamples:
+def saliency_examples(bench: ModelWithData) -> SaliencyExamples:
     """Saliency of some images that the model is right about, and wrong. ModelError where there is no method for it."""
     explain = Saliency.of(bench.model.networks, bench.model.image_size, bench.model.device)
     predicted = bench.predicted

@@ -27,7 +27,7 @@ from hpo.figures.charts import (
     STATES,
     SURFACE,
     WIDTH,
-    draw,
+    draw_inline_svg,
     legend_above,
     plain_axes,
 )
@@ -80,7 +80,7 @@ def history(trials: Sequence[TrialData], metric: str) -> str:
         _begin(axes, floor)
         legend_above(axes)
 
-    return draw("history", (WIDTH, 330), f"{metric} of each trial, and the best so far", paint)
+    return draw_inline_svg("history", (WIDTH, 330), f"{metric} of each trial, and the best so far", paint)
 
 
 def _steps(axes: Axes, pairs: Sequence[tuple[float, float]], end: float, **look: Any) -> None:
@@ -132,7 +132,7 @@ def learning_curves(trials: Sequence[TrialData], best: int | None, metric: str) 
         _begin(axes, floor)
         legend_above(axes)
 
-    return draw("curves", (WIDTH, 340), f"{metric} after each epoch of every trial", paint)
+    return draw_inline_svg("curves", (WIDTH, 340), f"{metric} after each epoch of every trial", paint)
 
 
 def _curves(axes: Axes, trials: Sequence[TrialData], look: tuple[str, float, str]) -> None:
@@ -177,7 +177,7 @@ def importance(shares: Mapping[str, float]) -> str:
                 wording.percent(value), (value, place), (6, 0), textcoords="offset points", va="center", color=MUTED
             )
 
-    return draw("importance", (WIDTH, 40 + 28 * max(1, len(names))), "importance of each parameter", paint)
+    return draw_inline_svg("importance", (WIDTH, 40 + 28 * max(1, len(names))), "importance of each parameter", paint)
 
 
 def progress(trials: Sequence[TrialData], metric: str) -> str:
@@ -199,7 +199,7 @@ def progress(trials: Sequence[TrialData], metric: str) -> str:
         axes.set(xlabel=f"{word} since the first trial began", ylabel=f"best {metric}")
         _begin(axes, floor)
 
-    return draw("progress", (WIDTH, 260), f"best {metric} over time", paint)
+    return draw_inline_svg("progress", (WIDTH, 260), f"best {metric} over time", paint)
 
 
 MOST_AXES = 9
@@ -276,7 +276,7 @@ def parallel(trials: Sequence[TrialData], names: Sequence[str], best: int | None
             _axis(axes, place, scale)
         _frame(axes, scales, any(y == ABSENT for line in lines for _, y in line))
 
-    return draw("parallel", (WIDTH, 400), f"parameters of each trial and its {metric}", paint)
+    return draw_inline_svg("parallel", (WIDTH, 400), f"parameters of each trial and its {metric}", paint)
 
 
 def _line(trial: TrialData, scales: Sequence[Scale]) -> list[tuple[float, float]]:

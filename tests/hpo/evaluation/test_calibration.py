@@ -1,4 +1,4 @@
-"""Calibration: numbers of the definition, properties of the temperature, and a threshold that keeps its promise."""
+"""Calibration: values by hand, properties of the temperature, and the accuracy above a threshold."""
 
 import json
 
@@ -34,7 +34,7 @@ def predictions(draw, least: int = 2):
 
 
 def drawn(n: int, temperature: float, seed: int = 0):
-    """Labels drawn from the softmax of logits, and these logits times `temperature`: what T must undo."""
+    """Labels drawn from the softmax of logits, and these logits times `temperature`, which T must undo."""
     generator = np.random.default_rng(seed)
     logits = 3 * generator.standard_normal((n, CLASSES))
     cumulative = probabilities(logits).cumsum(axis=1)
@@ -59,7 +59,7 @@ def test_a_calibrated_model_shows_the_error_of_chance_and_an_overconfident_one_m
 
 
 @given(predictions())
-def test_a_temperature_changes_no_answer_and_never_makes_the_likelihood_worse(some):
+def test_a_temperature_changes_no_prediction_and_never_lowers_the_likelihood(some):
     labels, logits = some
     temperature = fit_temperature(labels, logits)
     assert COLDEST <= temperature <= HOTTEST
@@ -100,7 +100,7 @@ def test_the_chance_error_is_what_a_perfectly_calibrated_model_shows():
     assert expected == pytest.approx(shown, rel=0.15)
 
 
-def test_where_all_is_right_the_temperature_stays_and_where_all_is_wrong_it_is_bounded():
+def test_the_temperature_is_one_if_all_are_correct_and_bounded_if_all_are_wrong():
     logits = np.eye(3, dtype=np.float32)
     assert fit_temperature(np.array([0, 1, 2]), logits) == 1
     assert likeliest_temperature(np.array([1, 2, 0]), logits) == HOTTEST
@@ -116,7 +116,7 @@ def test_extreme_logits_give_finite_numbers():
     assert np.isfinite(log_probabilities(np.array([0.0, 1.0]))).all()
 
 
-def test_held_out_probabilities_know_no_label_of_theirs():
+def test_held_out_probabilities_do_not_depend_on_their_own_labels():
     labels, logits = drawn(200, 4.0)
     before = held_out(labels, logits)
     changed = labels.copy()
@@ -128,13 +128,13 @@ def test_held_out_probabilities_know_no_label_of_theirs():
 
 
 @given(predictions(), st.floats(0.05, 1))
-def test_the_answers_above_the_threshold_are_as_right_as_was_asked(some, accuracy):
+def test_answers_above_the_threshold_have_the_requested_accuracy(some, accuracy):
     labels, logits = some
     rows = probabilities(logits)
     confidence, right = rows.max(axis=1), rows.argmax(axis=1) == labels
 
     def sure(least):
-        """The one-sided 95 % bound of the accuracy of what is at least so confident."""
+        """Return the one-sided 95 % bound of the accuracy of images of at least this confidence."""
         kept = right[confidence >= least]
         return wilson(int(kept.sum()), len(kept), 0.9)[0]
 
@@ -152,7 +152,7 @@ def test_the_answers_above_the_threshold_are_as_right_as_was_asked(some, accurac
     )
 
 
-def test_new_images_are_answered_as_rightly_as_was_asked():
+def test_answers_for_new_images_have_the_requested_accuracy():
     new_labels, new_logits = drawn(40_000, 1.0, seed=1_000)
     rows = probabilities(new_logits)
     confidence, right = rows.max(axis=1), rows.argmax(axis=1) == new_labels
@@ -166,14 +166,14 @@ def test_new_images_are_answered_as_rightly_as_was_asked():
 
 
 def candidates(generator, count: int, n: int):
-    """Labels (n,) and logits (k, n, C) of `count` classifiers that are equally good, each with mistakes of its own."""
+    """Labels (n,) and logits (k, n, C) of `count` equally good classifiers with independent mistakes."""
     labels = generator.integers(0, CLASSES, n)
     noise = generator.standard_normal((n, CLASSES)) + generator.standard_normal((count, n, CLASSES))
     return labels, (3 * (3 * np.eye(CLASSES)[labels] + 0.95 * noise)).astype(np.float32)
 
 
-def test_the_best_of_many_answers_new_images_as_rightly_as_was_asked():
-    """The winner on the same images is partly lucky there, and its threshold too low: the proof allows for that."""
+def test_answers_of_the_best_of_many_models_have_the_requested_accuracy_on_new_images():
+    """The best model on the same images is partly lucky, so its threshold would be too low without a correction."""
     short, unaware = 0, 0
     for seed in range(60):
         labels, logits = candidates(np.random.default_rng(seed), 20, 2_300)
@@ -193,8 +193,8 @@ def test_the_best_of_many_answers_new_images_as_rightly_as_was_asked():
 
 
 @pytest.mark.parametrize("n", [6, 12, 25, 50, 100, 200])
-def test_an_applied_temperature_does_not_harm_new_images(n):
-    """Of models that are too sure, too unsure and just right: never much worse than T = 1, better on the whole."""
+def test_an_applied_temperature_does_not_worsen_new_images(n):
+    """For overconfident, underconfident and calibrated models: never much worse than T = 1, better on average."""
     gained, worse = [], 0
     for true in (0.5, 0.7, 1.0, 1.4, 2.0):
         new_labels, new_logits = drawn(4_000, true, seed=1_000)
@@ -209,7 +209,7 @@ def test_an_applied_temperature_does_not_harm_new_images(n):
     assert worse <= 2, "of 60"
 
 
-def test_the_fewer_the_images_the_nearer_to_one_is_the_temperature():
+def test_fewer_images_give_a_temperature_nearer_to_one():
     found = [fit_temperature(*drawn(n, 4.0)) for n in (3, 20, 100, 20_000)]
     assert found == sorted(found)
     assert found[-1] == pytest.approx(4.0, rel=0.03)
@@ -217,7 +217,7 @@ def test_the_fewer_the_images_the_nearer_to_one_is_the_temperature():
     assert fit_temperature(*drawn(1, 4.0)) == 1
 
 
-def test_a_handful_of_images_proves_no_high_accuracy():
+def test_few_images_do_not_prove_a_high_accuracy():
     logits = 9 * np.eye(CLASSES, dtype=np.float32)[np.arange(50) % CLASSES]
     labels = logits.argmax(axis=1)
     assert abstention(labels, probabilities(logits), 0.95) is None

@@ -1,4 +1,4 @@
-"""The corrupted copy: the same for everybody, made once, whole or not at all."""
+"""The corrupted copy: equal for every model, made once, and complete or absent."""
 
 import errno
 import threading
@@ -17,7 +17,7 @@ CLASSES, COUNT, SIZE = 8, 50, 32
 
 @pytest.fixture(scope="module")
 def part():
-    """50 images of a packed set of 60, in an order of their own."""
+    """50 images of a packed set of 60, shuffled."""
     images, labels = cells_arrays(60, SIZE, seed=4)
     rows = np.random.default_rng(0).permutation(60)[:COUNT]
     return Part(images, rows, labels[rows], [str(row) for row in rows])
@@ -28,25 +28,25 @@ def stored(cache: Path):
     return path
 
 
-def test_every_image_meets_every_alteration_once(part, tmp_path):
+def test_every_image_gets_every_corruption_once(part, tmp_path):
     copy = corrupted_copy(part, tmp_path)
     assert copy.images.shape == (len(CORRUPTIONS) * COUNT, SIZE, SIZE, 3)
     assert copy.images.dtype == np.uint8
     assert not copy.images.flags.writeable
     for number in range(len(CORRUPTIONS)):
-        rows = copy.alteration == number
+        rows = copy.corruption == number
         assert np.array_equal(copy.labels[rows], part.labels)
         original = part.batch(np.arange(COUNT))
         assert (copy.images[rows] != original).any(axis=(1, 2, 3)).mean() > 0.9
 
 
-def test_severities_are_balanced_within_alterations_classes_and_images(part, tmp_path):
+def test_severities_are_balanced_within_corruptions_classes_and_images(part, tmp_path):
     copy = corrupted_copy(part, tmp_path)
     for number in range(len(CORRUPTIONS)):
-        counts = np.bincount(copy.severity[copy.alteration == number], minlength=6)[1:]
+        counts = np.bincount(copy.severity[copy.corruption == number], minlength=6)[1:]
         assert counts.tolist() == [COUNT / 5] * 5
         for label in range(CLASSES):
-            of_class = copy.severity[(copy.alteration == number) & (copy.labels == label)]
+            of_class = copy.severity[(copy.corruption == number) & (copy.labels == label)]
             assert np.ptp(np.bincount(of_class, minlength=6)[1:]) <= 1
     of_images = copy.severity.reshape(len(CORRUPTIONS), COUNT)
     assert np.array_equal(np.sort(of_images, axis=0)[:, 0], np.repeat(SEVERITIES, 2))
@@ -59,13 +59,13 @@ def test_two_copies_in_two_places_are_equal(part, tmp_path):
     assert stored(tmp_path / "a").name == stored(tmp_path / "b").name
 
 
-def test_another_seed_is_another_copy(part, tmp_path):
+def test_another_seed_gives_another_copy(part, tmp_path):
     first, second = corrupted_copy(part, tmp_path), corrupted_copy(part, tmp_path, seed=1)
     assert not np.array_equal(first.images, second.images)
     assert not np.array_equal(first.severity, second.severity)
 
 
-def test_an_image_is_altered_by_its_pixels_not_by_its_place(part, tmp_path):
+def test_the_corruption_of_an_image_depends_on_its_pixels_and_not_on_its_position(part, tmp_path):
     turned = Part(part.images, part.indices[::-1].copy(), part.labels[::-1].copy(), part.names[::-1])
     first, second = corrupted_copy(part, tmp_path), corrupted_copy(turned, tmp_path)
     there = second.images.reshape(len(CORRUPTIONS), COUNT, SIZE, SIZE, 3)[:, ::-1].reshape(first.images.shape)
@@ -101,7 +101,7 @@ def test_a_damaged_file_is_made_anew(part, tmp_path, damage):
     assert np.array_equal(np.load(stored(tmp_path)), expected)
 
 
-def test_an_interrupted_maker_leaves_nothing_and_what_a_killed_one_left_is_removed(part, tmp_path):
+def test_an_interrupted_write_leaves_no_file_and_leftovers_of_a_killed_one_are_removed(part, tmp_path):
     def interrupt(done: int, total: int) -> None:
         if done == 30:
             raise KeyboardInterrupt
@@ -114,7 +114,7 @@ def test_an_interrupted_maker_leaves_nothing_and_what_a_killed_one_left_is_remov
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_full_disk_says_so_and_leaves_nothing_half_made(part, tiny_disk):
+def test_a_full_disk_is_reported_and_leaves_no_partial_file(part, tiny_disk):
     images = np.tile(part.images, (1, 4, 4, 1))
     large = Part(images, part.indices, part.labels, part.names)
     with pytest.raises(OSError) as failure:  # noqa: PT011 - the number says which
@@ -123,13 +123,13 @@ def test_a_full_disk_says_so_and_leaves_nothing_half_made(part, tiny_disk):
     assert not [path for path in tiny_disk.rglob("*") if path.suffix in (".npy", ".tmp")]
 
 
-def test_two_who_want_it_at_once_get_the_same(part, tmp_path):
+def test_concurrent_callers_get_the_same_copy_made_once(part, tmp_path):
     copies, makers = [], []
 
-    def want() -> None:
+    def make() -> None:
         copies.append(corrupted_copy(part, tmp_path, progress=lambda done, total: makers.append(done)))
 
-    threads = [threading.Thread(target=want) for _ in range(3)]
+    threads = [threading.Thread(target=make) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -139,7 +139,7 @@ def test_two_who_want_it_at_once_get_the_same(part, tmp_path):
     assert all(np.array_equal(copies[0].images, copy.images) for copy in copies)
 
 
-def test_batches_are_all_images_in_order_and_may_be_written_to(part, tmp_path):
+def test_batches_are_all_images_in_order_and_writable(part, tmp_path):
     copy = corrupted_copy(part, tmp_path)
     batches = list(copy.batches(64))
     assert [len(batch) for batch in batches] == [64] * 7 + [52]
@@ -147,13 +147,13 @@ def test_batches_are_all_images_in_order_and_may_be_written_to(part, tmp_path):
     assert all(batch.flags.writeable for batch in batches)
 
 
-def test_accuracy_is_told_for_every_alteration_and_severity(part, tmp_path):
+def test_accuracy_is_given_for_every_corruption_and_severity(part, tmp_path):
     copy = corrupted_copy(part, tmp_path)
-    wrong = (copy.alteration == CORRUPTIONS.index("jpeg")) & (copy.severity == 5)
+    wrong = (copy.corruption == CORRUPTIONS.index("jpeg")) & (copy.severity == 5)
     conditions = copy.by_condition(~wrong)
-    assert [(c.alteration, c.severity) for c in conditions] == [(a, s) for a in CORRUPTIONS for s in SEVERITIES]
+    assert [(c.corruption, c.severity) for c in conditions] == [(a, s) for a in CORRUPTIONS for s in SEVERITIES]
     assert {c.images for c in conditions} == {COUNT // 5}
-    assert [c.accuracy for c in conditions] == [float((c.alteration, c.severity) != ("jpeg", 5)) for c in conditions]
+    assert [c.accuracy for c in conditions] == [float((c.corruption, c.severity) != ("jpeg", 5)) for c in conditions]
 
 
 def test_conditions_without_images_are_left_out(part, tmp_path):

@@ -10,14 +10,14 @@ from hpo.evaluation.metrics import wilson
 
 
 @given(correct=st.integers(0, 500), more=st.integers(0, 500))
-def test_a_share_has_wilsons_interval(correct: int, more: int) -> None:
+def test_a_share_has_the_wilson_interval(correct: int, more: int) -> None:
     n = correct + more + 1
     score = Score.of(correct / n, n)
     assert score.interval == pytest.approx(wilson(correct, n), abs=1e-12)
     assert score.spread is None
 
 
-def test_seeds_give_a_mean_and_a_spread_but_no_more_images() -> None:
+def test_pooled_seeds_have_a_mean_and_a_spread_but_the_same_n() -> None:
     pooled = Score.pooled([Score.of(0.9, 100), None, Score.of(0.8, 100)])
     assert pooled is not None
     assert (pooled.value, pooled.n) == (pytest.approx(0.85), 100)
@@ -26,21 +26,21 @@ def test_seeds_give_a_mean_and_a_spread_but_no_more_images() -> None:
     assert Score.pooled([None]) is None
 
 
-def test_copies_that_are_right_or_wrong_together_count_as_one_image() -> None:
+def test_fully_correlated_copies_count_as_one_image() -> None:
     right = np.random.default_rng(0).random(100) < 0.7
     copies = clustered(np.tile(right, 10), np.tile(np.arange(100), 10))
     assert copies.n == pytest.approx(100, rel=0.02)
     assert copies.interval == pytest.approx(Score.of(float(right.mean()), 100).interval, abs=1e-9)
 
 
-def test_copies_without_anything_in_common_count_each() -> None:
+def test_independent_copies_all_count() -> None:
     right = np.random.default_rng(0).random(2000) < 0.7
     assert clustered(right, np.tile(np.arange(200), 10)).n > 1500
     assert clustered(right, np.arange(2000)).n == 2000
 
 
 @pytest.mark.parametrize("value", [True, False])
-def test_all_alike_says_no_more_than_the_originals(value: bool) -> None:
+def test_without_variance_n_is_the_number_of_originals(value: bool) -> None:
     score = clustered(np.full(50, value), np.tile(np.arange(5), 10))
     assert (score.value, score.n) == (float(value), 5)
     assert score.interval == pytest.approx(wilson(5 * value, 5))

@@ -1,4 +1,4 @@
-"""Scores equal scikit-learn's, the interval equals published values, and the report says what it counted."""
+"""Scores equal scikit-learn's, the interval equals published values, and the report gives its counts."""
 
 import json
 import subprocess
@@ -70,7 +70,7 @@ def test_rows_are_true_and_columns_predicted():
     assert found.worst_pairs[0].share == pytest.approx(2 / 3)
 
 
-def test_a_class_that_never_occurs_scores_nothing_and_lowers_nothing():
+def test_a_class_that_never_occurs_scores_zero_and_does_not_lower_the_means():
     labels = np.array([0, 1], dtype=np.int64)
     found = report(labels, np.eye(3, dtype=np.float32)[[0, 1]], ["x", "y", "never"])
     assert found.macro_f1 == found.balanced_accuracy == 1.0
@@ -104,7 +104,7 @@ def test_wilson_gives_the_published_intervals(correct, n, low, high):
 
 
 @given(n=st.integers(1, 10_000), share=st.floats(0, 1), confidence=st.floats(0.5, 0.999))
-def test_wilson_contains_the_proportion_and_mirrors(n, share, confidence):
+def test_wilson_contains_the_proportion_and_is_symmetric(n, share, confidence):
     correct = round(share * n)
     low, high = wilson(correct, n, confidence)
     assert 0 <= low <= correct / n <= high <= 1
@@ -112,7 +112,7 @@ def test_wilson_contains_the_proportion_and_mirrors(n, share, confidence):
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 0), (3, 2), (-1, 2)])
-def test_wilson_refuses_what_is_no_proportion(correct, n):
+def test_wilson_refuses_an_invalid_proportion(correct, n):
     with pytest.raises(ValueError, match="0 <= correct <= n"):
         wilson(correct, n)
 
@@ -127,7 +127,7 @@ def test_mismatched_shapes_are_refused():
         scores(labels[:0], logits[:0])
 
 
-def test_importing_costs_numpy_alone():
+def test_importing_needs_only_numpy():
     heavy = (
         "import sys, hpo.evaluation.metrics;print(sorted({'torch', 'sklearn', 'scipy', 'optuna'} & set(sys.modules)))"
     )

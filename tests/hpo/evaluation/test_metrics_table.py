@@ -1,4 +1,4 @@
-"""What a person sees of a report."""
+"""The printed report of an evaluation."""
 
 import io
 import re
@@ -14,14 +14,14 @@ from hpo.evaluation.metrics_table import accuracy_line, print_reliability, print
 def printed(classes: list[str], width: int = 100) -> str:
     labels = np.arange(len(classes), dtype=np.int64).repeat(2)
     logits = np.eye(len(classes), dtype=np.float32)[labels]
-    logits[0] = logits[-1]  # the first image is taken for the last class
+    logits[0] = logits[-1]  # the first image is classified as the last class
     stream = io.StringIO()
     found = report(labels, logits, classes)
     print_report(Console(file=stream, width=width), found, "final/ on the test part")
     return stream.getvalue()
 
 
-def test_every_class_its_scores_and_the_worst_pair_are_shown():
+def test_every_class_with_scores_and_the_worst_pair_are_shown():
     text = printed(["basophil", "eosinophil", "[red]platelet[/red]"])
     assert "final/ on the test part" in text
     assert "0.8333 (95 % interval 0.4365 to 0.9699, n 6)" in text
@@ -45,7 +45,7 @@ def test_accuracy_comes_with_interval_and_n():
     assert accuracy_line(0.98, (0.97, 0.99), 1710) == "0.9800 (95 % interval 0.9700 to 0.9900, n 1,710)"
 
 
-def test_calibration_shows_what_the_temperature_changes():
+def test_calibration_is_shown_at_both_temperatures():
     labels = np.array([0, 1, 1, 0])
     logits = np.array([[4.0, 0], [4, 0], [0, 4], [3, 0]])
     before, after = (reliability(labels, probabilities(logits, temperature)) for temperature in (1, 2.5))

@@ -12,7 +12,7 @@ shares = st.floats(0, 1)
 
 
 @given(st.lists(st.tuples(shares, shares), min_size=2, max_size=8))
-def test_it_is_the_interval_of_the_paired_t_test(pairs: list[tuple[float, float]]) -> None:
+def test_the_interval_is_that_of_the_paired_t_test(pairs: list[tuple[float, float]]) -> None:
     whole, without = dict(enumerate(a for a, _ in pairs)), dict(enumerate(b for _, b in pairs))
     found = contribution(whole, without)
     assert found is not None
@@ -24,21 +24,21 @@ def test_it_is_the_interval_of_the_paired_t_test(pairs: list[tuple[float, float]
         assert found.interval == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
-def test_only_seeds_of_both_count() -> None:
+def test_only_common_seeds_count() -> None:
     found = contribution({0: 0.9, 1: 0.8, 2: 0.7}, {1: 0.5, 2: 0.5})
     assert found is not None
     assert found.values == pytest.approx((0.3, 0.2))
     assert contribution({0: 0.9}, {1: 0.5}) is None
 
 
-def test_one_seed_gives_no_interval_and_leaves_the_question_open() -> None:
+def test_one_seed_gives_no_interval_and_the_verdict_open() -> None:
     found = paired([0.4])
     assert found is not None
     assert (found.mean, found.interval, found.verdict) == (0.4, None, "open")
 
 
 @pytest.mark.parametrize("values", [[0.02] * 3, [0.1 + 0.2, 0.3, 0.3], [0.0, 0.0]])
-def test_seeds_that_agree_to_the_image_leave_the_question_open(values: list[float]) -> None:
+def test_equal_differences_give_no_interval_and_the_verdict_open(values: list[float]) -> None:
     found = paired(values)
     assert found is not None
     assert (found.mean, found.interval, found.verdict) == (pytest.approx(values[1]), None, "open")
@@ -63,7 +63,7 @@ def test_an_interaction_is_the_joint_contribution_minus_the_sum(runs: list[tuple
     assert found.mean == pytest.approx(joint - (first + second), abs=1e-12)
 
 
-def test_two_that_make_up_for_each_other_interact_above_0() -> None:
+def test_parts_that_compensate_for_each_other_have_a_positive_interaction() -> None:
     found = interaction({0: 0.9}, {0: 0.89}, {0: 0.89}, {0: 0.5})
     assert found is not None
     assert found.mean == pytest.approx(0.38)

@@ -1,4 +1,4 @@
-"""The last map before pooling is found in every family of networks, in whatever layout it lies there."""
+"""The last map before pooling is found in every family of networks and in every layout."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_transformers(name: str) -> None:
         assert 0 <= maps.min() < maps.max() == 1
 
 
-def test_the_map_of_a_class_token_is_what_its_last_attention_takes() -> None:
+def test_the_map_of_a_class_token_is_the_input_of_its_last_attention() -> None:
     options, size, _ = TRANSFORMERS["vit_tiny_patch16_224"]
     found = find_feature_map(classifier("vit_tiny_patch16_224", options), size, CPU)
     assert found is not None
@@ -106,7 +106,7 @@ def test_a_tap_changes_nothing(last: nn.Module | None) -> None:
     assert [tuple(values.shape) for values in seen] == [(3, 5, SIZE // 4, SIZE // 4)]
 
 
-def test_a_map_that_the_logits_do_not_depend_on_is_passed_over() -> None:
+def test_a_map_that_the_logits_do_not_depend_on_is_skipped() -> None:
     class Side(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -130,14 +130,14 @@ def test_a_map_that_the_logits_do_not_depend_on_is_passed_over() -> None:
     ],
     ids=["no map", "one pixel"],
 )
-def test_a_network_without_a_map_is_told(network: nn.Module) -> None:
+def test_a_network_without_a_map_is_refused(network: nn.Module) -> None:
     with pytest.raises(
         ModelError, match=r"no feature map of images of 32 pixels .*; give a bundle of a trained network"
     ):
         attribution_for(network, SIZE, CPU)
 
 
-def test_a_network_that_looks_at_no_image_is_told() -> None:
+def test_a_network_that_ignores_the_image_is_refused() -> None:
     class Always(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return torch.zeros(len(images), 4)

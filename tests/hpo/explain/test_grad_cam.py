@@ -1,4 +1,4 @@
-"""Grad-CAM is the paper's, whatever the layout, and lies where the network looks."""
+"""Grad-CAM follows the paper in every layout, and marks the pixels that the network uses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def by_hand(network: nn.Sequential, inputs: torch.Tensor, classes: torch.Tensor)
 
 
 @pytest.mark.parametrize("last", [None, ChannelsLast(), Tokens()], ids=["channels first", "channels last", "tokens"])
-def test_it_is_the_weighted_sum_of_the_channels(last: nn.Module | None) -> None:
+def test_the_map_is_the_weighted_sum_of_the_channels(last: nn.Module | None) -> None:
     network = toy(last)
     network.num_prefix_tokens = 1 if isinstance(last, Tokens) else 0
     inputs, classes = torch.randn(3, 3, SIZE, SIZE), torch.tensor([0, 3, 1])
@@ -35,7 +35,7 @@ def test_it_is_the_weighted_sum_of_the_channels(last: nn.Module | None) -> None:
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_it_lies_where_the_network_looks() -> None:
+def test_the_map_marks_the_pixels_that_the_network_uses() -> None:
     network = Network(toy(Blind()), (0.5,) * 3, (0.5,) * 3, 1.0)
     images = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), dtype=np.uint8)
     for fine in (True, False):

@@ -1,4 +1,4 @@
-"""The stained cell is told from red cells and background by its colour."""
+"""The stained cell is separated from red cells and background by its colour."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_cell_is_found(size: int) -> None:
     assert (found & truth).sum() / (found | truth).sum() > 0.85
 
 
-def test_the_one_at_the_centre_is_meant() -> None:
+def test_the_cell_at_the_centre_is_chosen() -> None:
     image, truth = micrograph()
     small, _ = micrograph(centre=(20, 46))
     image[:, :24] = small[:, :24]  # half of a second cell, at the border
@@ -47,11 +47,11 @@ def test_the_one_at_the_centre_is_meant() -> None:
 
 
 @pytest.mark.parametrize("colour", [CREAM, (0, 0, 0), (255, 255, 255)])
-def test_nothing_is_found_where_nothing_is(colour: tuple[int, int, int]) -> None:
+def test_a_plain_image_gives_an_empty_mask(colour: tuple[int, int, int]) -> None:
     assert not cell_mask(np.full((32, 32, 3), colour, np.uint8)).any()
 
 
-def test_the_mass_inside() -> None:
+def test_the_share_of_heat_inside_the_mask() -> None:
     heat, mask = np.zeros((4, 4), np.float32), np.zeros((4, 4), bool)
     mask[:2] = True
     heat[1, 1], heat[3, 3] = 0.75, 0.25

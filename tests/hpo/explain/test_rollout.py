@@ -1,4 +1,4 @@
-"""Gradient rollout follows the class token, for the class that is asked for."""
+"""Gradient rollout follows the class token, for the requested class."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def vit(name: str = "vit_tiny_patch16_224", **options: object) -> nn.Module:
     return timm.create_model(name, pretrained=False, **{**sizes, **options}).eval()
 
 
-def test_the_recursion_is_the_papers() -> None:
+def test_the_recursion_is_that_of_the_paper() -> None:
     products = [torch.randn(2, 3, 5, 5) for _ in range(4)]
     expected = np.tile(np.eye(5), (2, 1, 1))
     for product in products:
@@ -63,7 +63,7 @@ def test_the_recursion_is_the_papers() -> None:
     assert np.allclose(relevance(products).numpy(), expected, atol=1e-4)
 
 
-def test_it_lies_where_the_class_token_looks() -> None:
+def test_the_map_marks_the_tokens_that_the_class_token_attends_to() -> None:
     network = Network(Glance().eval(), (0.5,) * 3, (0.5,) * 3, 1.0)
     images = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), dtype=np.uint8)
     explain = Saliency.of([network], SIZE, "cpu", fine=False)
@@ -83,7 +83,7 @@ def test_another_class_has_another_map() -> None:
     assert not torch.allclose(one / one.sum(), other / other.sum(), rtol=1e-2)
 
 
-def test_fused_attention_comes_back() -> None:
+def test_fused_attention_is_restored() -> None:
     network = vit()
     modules = [module for module in network.modules() if hasattr(module, "fused_attn")]
     before = [module.fused_attn for module in modules]
@@ -110,7 +110,7 @@ def test_registers_are_not_read() -> None:
 
 
 @pytest.mark.parametrize("network", [toy(), vit(global_pool="avg")], ids=["no attention", "all tokens are pooled"])
-def test_nothing_to_roll_out_is_told(network: nn.Module) -> None:
+def test_a_network_without_class_token_is_refused(network: nn.Module) -> None:
     with pytest.raises(ModelError, match="no attention that a class token reads; give --method grad-cam"):
         attribution_for(network, 64, CPU, "rollout")
     assert attribution_for(network, 64, CPU).name == "grad-cam"

@@ -1,4 +1,4 @@
-"""The heat maps of a loaded bundle: their form, their scale, what they are of, and what an ensemble makes of them."""
+"""The heat maps of a loaded bundle: shape, scale, class, and the mean over an ensemble."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Ensemble:
     device: str = "cpu"
 
 
-def test_the_form(model: Model, images: np.ndarray) -> None:
+def test_the_shape_and_range_of_the_maps(model: Model, images: np.ndarray) -> None:
     heat = saliency(model, images)
     assert heat.shape == images.shape[:3]
     assert heat.dtype == np.float32
@@ -53,7 +53,7 @@ def test_the_default_class_is_the_predicted_one(model: Model, images: np.ndarray
     assert not np.array_equal(saliency(model, images), saliency(model, images, classes=others))
 
 
-def test_batches_do_not_matter(model: Model) -> None:
+def test_the_maps_do_not_depend_on_the_batches(model: Model) -> None:
     images = np.random.default_rng(2).integers(0, 256, (BATCH + 2, SIZE, SIZE, 3), dtype=np.uint8)
     classes = [number % len(CLASSES) for number in range(len(images))]
     whole = saliency(model, images, classes=classes)
@@ -61,7 +61,7 @@ def test_batches_do_not_matter(model: Model) -> None:
     assert np.allclose(whole[[0, BATCH - 1, BATCH + 1]], alone, atol=1e-4)
 
 
-def test_the_model_is_as_before(model: Model, images: np.ndarray) -> None:
+def test_the_model_is_unchanged(model: Model, images: np.ndarray) -> None:
     before = model.logits(images)
     saliency(model, images)
     assert np.array_equal(model.logits(images), before)
@@ -69,7 +69,7 @@ def test_the_model_is_as_before(model: Model, images: np.ndarray) -> None:
     assert all(parameter.grad is None for parameter in model.network.parameters())
 
 
-def test_evidence_against_a_class_is_no_heat(images: np.ndarray) -> None:
+def test_negative_evidence_gives_no_heat(images: np.ndarray) -> None:
     network = toy()
     with torch.no_grad():
         network[-1].weight[0] = 1.0  # after a ReLU all channels speak for class 0, none for class 1
@@ -92,7 +92,7 @@ def test_an_ensemble_is_the_weighted_mean_of_its_members(images: np.ndarray) -> 
     assert np.allclose(found, expected, atol=1e-6)
 
 
-def test_normalisation_is_the_networks_own(images: np.ndarray) -> None:
+def test_each_network_uses_its_own_normalisation(images: np.ndarray) -> None:
     seen: list[torch.Tensor] = []
     network = toy()
     explain = Saliency.of([Network(network, (0.4, 0.5, 0.6), (0.3, 0.2, 0.1), 1.0)], SIZE, "cpu", fine=False)
@@ -104,7 +104,7 @@ def test_normalisation_is_the_networks_own(images: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("backbone", ["cnn3", "simplecnn", "efficientnetlite", "deepefficientnet"])
-def test_the_projects_own_networks(backbone: str, images: np.ndarray) -> None:
+def test_networks_that_timm_lacks_are_supported(backbone: str, images: np.ndarray) -> None:
     torch.manual_seed(0)
     config = TrialConfig(backbone=backbone, pretrained=False, image_size=SIZE)
     network = build_model(config, len(CLASSES)).model
@@ -113,7 +113,7 @@ def test_the_projects_own_networks(backbone: str, images: np.ndarray) -> None:
     assert heat.any()
 
 
-def test_a_baseline_has_nothing_to_explain(images: np.ndarray) -> None:
+def test_a_baseline_is_refused(images: np.ndarray) -> None:
     config = TrialConfig(backbone="majority-class", pretrained=False, image_size=SIZE)
     network = build_model(config, len(CLASSES)).model
     with pytest.raises(ModelError, match="nothing to explain"):
@@ -135,7 +135,7 @@ def test_a_baseline_has_nothing_to_explain(images: np.ndarray) -> None:
         (lambda images: images, [0, -1, 2, 1, 0], "class -1 is asked for"),
     ],
 )
-def test_what_does_not_fit_is_told(model: Model, images: np.ndarray, change, classes, said) -> None:
+def test_invalid_images_and_classes_are_refused(model: Model, images: np.ndarray, change, classes, said) -> None:
     with pytest.raises(DataError, match=said):
         saliency(model, change(images), classes=classes)
 

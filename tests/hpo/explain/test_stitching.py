@@ -26,11 +26,11 @@ class Means:
 @pytest.mark.parametrize(
     ("side", "shifts"), [(1, 4), (2, 4), (3, 4), (4, 3), (6, 2), (7, 2), (12, 1), (14, 1), (40, 1)]
 )
-def test_only_coarse_maps_are_made_finer(side: int, shifts: int) -> None:
+def test_only_coarse_maps_are_refined(side: int, shifts: int) -> None:
     assert shifts_for(side) == shifts
 
 
-def test_one_shift_is_none() -> None:
+def test_one_shift_gives_the_unshifted_map() -> None:
     inputs = torch.randn(2, 3, SIZE, SIZE)
     classes = torch.zeros(2, dtype=torch.int64)
     assert torch.equal(stitched(Means(), inputs, classes, 1), Means()(inputs, classes))
@@ -50,7 +50,7 @@ def test_the_values_are_those_in_between(shifts: int) -> None:
     assert torch.allclose(found, expected[:, :, rows][:, :, :, rows], atol=1e-5)
 
 
-def test_it_finds_a_spot_that_the_coarse_map_cannot() -> None:
+def test_a_spot_between_the_cells_is_found() -> None:
     inputs = torch.zeros(1, 3, SIZE, SIZE)
     inputs[..., 10:12, 6:8] = 1  # in the first column of cells, at its right border
     classes = torch.zeros(1, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""What the two sheets show."""
+"""The sheets of augmentations and corruptions show every choice."""
 
 import numpy as np
 import pytest
@@ -18,14 +18,14 @@ def images():
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What is handed to the drawing."""
+    """Collect the arguments of `contact_sheet`."""
     sheets = []
     for module in (augmentation, corruptions):
         monkeypatch.setattr(module, "contact_sheet", lambda title, columns, rows: sheets.append((columns, rows)))
     return sheets
 
 
-def test_families_extras_and_mixes_are_all_there_from_nothing_to_all(images, drawn):
+def test_all_families_extras_and_mixes_are_shown_at_all_strengths(images, drawn):
     augmentation_sheet(images[:3], draws=3, symmetry="mirror")
     columns, rows = drawn[0]
     assert columns == ["0", "0.25", "0.5", "0.75", "1"]
@@ -35,20 +35,20 @@ def test_families_extras_and_mixes_are_all_there_from_nothing_to_all(images, dra
         assert {cell.shape for cell in row.cells} == {(3, 32, 32, 3)}
 
 
-def test_flips_are_left_out_where_labels_survive_none(images, drawn):
+def test_flips_are_left_out_without_symmetry(images, drawn):
     augmentation_sheet(images[:3], draws=3)
     _, rows = drawn[0]
     assert "flips" not in [row.label for row in rows]
     assert "geometric" in [row.label for row in rows]
 
 
-def test_everything_shows_something_somewhere(images, drawn):
+def test_every_row_changes_some_image(images, drawn):
     augmentation_sheet(images, draws=8)
     _, rows = drawn[0]
     assert not [row.label for row in rows if np.array_equal(row.cells[-1], images)]
 
 
-def test_one_image_is_shown_in_many_draws_and_mixed_with_nothing(images, drawn):
+def test_one_image_is_repeated_and_not_mixed(images, drawn):
     augmentation_sheet(images[:1], draws=4, operations=5)
     _, rows = drawn[0]
     assert not {"mixup", "cutmix"} & {row.label for row in rows}
@@ -57,7 +57,7 @@ def test_one_image_is_shown_in_many_draws_and_mixed_with_nothing(images, drawn):
     assert len({image.tobytes() for image in randaugment.cells[-1]}) > 1
 
 
-def test_alterations_are_all_there_beside_the_original(images, drawn):
+def test_all_corruptions_are_shown_beside_the_original(images, drawn):
     corruption_sheet(images[:2], draws=2)
     columns, rows = drawn[0]
     assert columns == ["original", "1", "2", "3", "4", "5"]

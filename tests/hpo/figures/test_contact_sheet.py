@@ -1,4 +1,4 @@
-"""Contact sheets: every image in its place, every label whole."""
+"""Contact sheets: every image in its place, no label cut off."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_no_label_runs_into_the_images_or_off_the_sheet(text):
     assert (pixels[:, :left] < 128).any(), "no label was drawn"
 
 
-def test_the_file_is_a_png_of_the_sheet_and_replaces_what_was_there(tmp_path):
+def test_the_file_is_a_png_of_the_sheet_and_replaces_an_older_one(tmp_path):
     path = tmp_path / "new" / "sheet.png"
     for colour in ("red", "blue"):
         write_png(path, Image.new("RGB", (4, 3), colour))

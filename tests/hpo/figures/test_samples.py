@@ -6,7 +6,7 @@ from PIL import Image
 
 from hpo.data.synthetic import cells_arrays, write_cells
 from hpo.errors import DataError
-from hpo.figures.contact_sheet import sample_images
+from hpo.figures.choice_sheets import sample_images
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def arrays(tmp_path_factory):
-    """An .npz whose pixels say the class."""
+    """An .npz whose pixel values are the class numbers."""
     path = tmp_path_factory.mktemp("arrays") / "set.npz"
     labels = np.repeat(np.arange(4), 10)
     np.savez(path, images=np.full((40, 16, 16, 3), labels[:, None, None, None], np.uint8), labels=labels)
@@ -26,7 +26,7 @@ def arrays(tmp_path_factory):
 
 
 @pytest.mark.parametrize("path", ["folder", "arrays", None])
-def test_the_seed_decides(path, request):
+def test_the_sample_depends_on_the_seed(path, request):
     source = path and request.getfixturevalue(path)
     first, again, other = (sample_images(source, 5, 24, seed) for seed in (0, 0, 1))
     assert first.shape == (5, 24, 24, 3)
@@ -41,11 +41,11 @@ def test_every_class_is_shown_before_one_is_shown_again(arrays):
         assert sorted(classes[:4]) == [0, 1, 2, 3]
 
 
-def test_a_small_data_set_gives_what_it_has(folder):
+def test_a_small_data_set_gives_all_its_images(folder):
     assert len(sample_images(folder, 100, 16, 0)) == 40
 
 
-def test_an_image_is_itself(tmp_path):
+def test_a_single_image_is_returned_unchanged(tmp_path):
     pixels = cells_arrays(8, 32)[0][0]
     Image.fromarray(pixels).save(tmp_path / "cell.png")
     assert np.array_equal(sample_images(tmp_path / "cell.png", 4, 32, 0), pixels[None])

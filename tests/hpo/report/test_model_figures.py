@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from hpo.evaluation.calibration import probabilities, reliability
+from hpo.evaluation.corrupted_copy import Condition
 from hpo.evaluation.metrics import confusion_matrix
 from hpo.report import model_figures as figures
-from hpo.report.model_figures import Severity
 
 from .conftest import make_validation
 
@@ -42,8 +42,8 @@ def test_calibration_of_any_number_of_images(n):
         assert f">{text}</text>" in svg
 
 
-def test_robustness_has_a_panel_for_each_alteration():
-    points = [Severity(s, 1 - s / 10, 0.9 - s / 10, 1.0, 20) for s in range(1, 6)]
+def test_robustness_has_a_panel_for_each_corruption():
+    points = [Condition("noise", s, 20, 20 - 2 * s) for s in range(1, 6)]
     svg = figures.robustness({"noise": points, "blur": points[:1], "hue": points}, 0.97)
     for name in ("noise", "blur", "hue", "severity"):
         assert f">{name}</text>" in svg

@@ -1,4 +1,4 @@
-"""Pictures for people: colours, captions, files."""
+"""Cards: colours, captions, files."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from PIL import Image
 from hpo.bundle.model import Model
 from hpo.errors import UsageError
 from hpo.explain import overlay
-from hpo.explain.card import Card, class_position, explain
-from hpo.explain.explanation_sheet import MARGIN, MOST_COLUMNS, PICTURE, check_png, draw_sheet, write_png
+from hpo.explain.card import Card, class_position, draw_cards, explain
+from hpo.figures.contact_sheet import CARD_MARGIN, MOST_COLUMNS, PICTURE, check_png, write_png
 
 from .conftest import SIZE
 
@@ -22,7 +22,7 @@ def card(lines: tuple[str, ...] = ("red  0.900",), *, heat: float = 1.0, title: 
     return Card(image, np.full((SIZE, SIZE), heat, np.float32), title, lines)
 
 
-def test_what_is_cold_is_clear(images: np.ndarray) -> None:
+def test_places_without_heat_are_unchanged(images: np.ndarray) -> None:
     heat = np.zeros((SIZE, SIZE), np.float32)
     heat[:4, :4] = 1
     found = overlay(images[0], heat)
@@ -31,7 +31,7 @@ def test_what_is_cold_is_clear(images: np.ndarray) -> None:
     assert (found[:4, :4] != images[0, :4, :4]).any(axis=2).all()
 
 
-def test_hot_is_red_and_warm_is_not() -> None:
+def test_the_hottest_colour_is_red() -> None:
     grey = np.full((1, 2, 3), 128, np.uint8)
     warm, hot = overlay(grey, np.array([[0.5, 1.0]], np.float32))[0].astype(int)
     assert hot[0] > hot[1]
@@ -41,47 +41,47 @@ def test_hot_is_red_and_warm_is_not() -> None:
 
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (3, 3, 1), (5, MOST_COLUMNS, 2)])
 def test_cards_lie_in_rows(count: int, columns: int, rows: int) -> None:
-    sheet = draw_sheet([card() for _ in range(count)], "bundle: grad-cam")
+    sheet = draw_cards([card() for _ in range(count)], "bundle: grad-cam")
     assert sheet.mode == "RGB"
     width, height = sheet.size
-    assert width // (2 * PICTURE + MARGIN) == columns
-    assert height // (PICTURE + MARGIN) == rows
+    assert width // (2 * PICTURE + CARD_MARGIN) == columns
+    assert height // (PICTURE + CARD_MARGIN) == rows
 
 
 def test_the_pictures_are_the_image_and_its_heat() -> None:
-    pixels = np.asarray(draw_sheet([card()], "t"))
+    pixels = np.asarray(draw_cards([card()], "t"))
     row = pixels[-PICTURE // 2 - 60]  # through the middle of the pictures, above the caption
-    assert (row[MARGIN + 10] == 200).all()
-    assert (row[MARGIN + PICTURE + 20] != 200).any()
+    assert (row[CARD_MARGIN + 10] == 200).all()
+    assert (row[CARD_MARGIN + PICTURE + 20] != 200).any()
 
 
 def test_every_line_is_written() -> None:
-    one, three = (draw_sheet([card(lines)], "t") for lines in (("a",), ("a", "b", "c")))
+    one, three = (draw_cards([card(lines)], "t") for lines in (("a",), ("a", "b", "c")))
     assert three.height > one.height
     ink = [(np.asarray(sheet.convert("L")) < 128).sum() for sheet in (one, three)]
     assert ink[1] > ink[0]
 
 
 def test_long_names_stay_inside() -> None:
-    sheet = draw_sheet([card(title="folder/" * 60 + "cell.png")], "t")
-    margin = np.asarray(sheet)[:, -MARGIN + 2 :]
+    sheet = draw_cards([card(title="folder/" * 60 + "cell.png")], "t")
+    margin = np.asarray(sheet)[:, -CARD_MARGIN + 2 :]
     assert (margin == 255).all()
 
 
-def test_a_file_is_whole_and_alone(tmp_path: Path) -> None:
+def test_the_file_is_replaced_without_leftovers(tmp_path: Path) -> None:
     path = tmp_path / "sheet.png"
     path.write_text("older")
-    write_png(draw_sheet([card()], "t"), path)
+    write_png(path, draw_cards([card()], "t"))
     with Image.open(path) as image:
         assert image.format == "PNG"
     assert [entry.name for entry in tmp_path.iterdir()] == ["sheet.png"]
 
 
-def test_a_failed_writing_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "sheet.png"
     path.write_text("older")
     with pytest.raises(OSError, match="cannot write mode"):
-        write_png(Image.new("CMYK", (4, 4)), path)
+        write_png(path, Image.new("CMYK", (4, 4)))
     assert path.read_text() == "older"
     assert [entry.name for entry in tmp_path.iterdir()] == ["sheet.png"]
 
@@ -89,13 +89,13 @@ def test_a_failed_writing_leaves_what_was_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"), [("a.jpg", "must end in .png"), ("folder.png", "is a folder"), ("no/a.png", "there is no folder")]
 )
-def test_places_that_cannot_be_written(tmp_path: Path, name: str, said: str) -> None:
+def test_paths_that_cannot_be_written_are_refused(tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(UsageError, match=said):
         check_png(tmp_path / name)
 
 
-def test_cards_say_what_each_image_is_taken_for(model: Model, images: np.ndarray) -> None:
+def test_cards_have_the_predicted_class_of_each_image(model: Model, images: np.ndarray) -> None:
     names = [f"{number}.png" for number in range(len(images))]
     found = explain(model, names, images)
     assert found.method == "grad-cam"
@@ -115,12 +115,12 @@ def test_a_target_has_its_own_probability_and_heat(model: Model, images: np.ndar
     assert not np.array_equal(found.cards[0].heat, explain(model, names, images).cards[0].heat)
 
 
-def test_an_empty_map_is_told() -> None:
+def test_a_map_of_zeros_is_empty() -> None:
     assert card(heat=0.0).empty
     assert not card().empty
 
 
 @pytest.mark.parametrize(("name", "said"), [("gren", "classes: green"), ("zzz", "classes: blue, green, red")])
-def test_a_class_that_is_not_there_is_told(name: str, said: str) -> None:
+def test_an_unknown_class_is_refused(name: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         class_position(("blue", "green", "red"), name)
