@@ -24,6 +24,20 @@ from tests.chaos.table import as_json, show
 @click.option("--seed", type=int, default=7, show_default=True, help="Of the schedule: the same seed, the same faults.")
 @click.option("--epochs", type=click.IntRange(2), default=6, show_default=True, help="Of each trial.")
 @click.option("--poison", type=click.IntRange(0), default=2, show_default=True, help="Trials that kill their workers.")
+@click.option(
+    "--isolate",
+    type=click.IntRange(0),
+    default=2,
+    show_default=True,
+    help="So many of the workers, at most all, train each trial in a process of its own.",
+)
+@click.option(
+    "--store",
+    type=click.Choice(["folder", "s3"]),
+    default="folder",
+    show_default=True,
+    help="Where the checkpoints lie: a folder on a small disk, or an S3 server behind a network that can be cut.",
+)
 @click.option("--lease", type=float, default=3.0, show_default=True, help="Seconds a lease lasts.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Keep logs, diary and checkpoints here.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table to this file as well.")
@@ -32,7 +46,7 @@ def main(*, folder: Path | None, json_file: Path | None, show_schedule: bool, **
     """Kill, stop, cut, fill and restart whatever a search consists of, and count what was lost."""
     size = Size(**options)
     if show_schedule:
-        for fault in Schedule(size.seed, size.faults, size.workers):
+        for fault in Schedule(size.seed, size.faults, size.workers, size.absent):
             click.echo(fault)
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -5,35 +5,39 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from storage import CheckpointError, open_store
 from tests.chaos import audit
 from tests.chaos.bench import Bench
 from tests.chaos.crew import Crew
-from tests.chaos.disk import SmallDisk, scratch, small_disk
+from tests.chaos.disk import scratch
+from tests.chaos.findings import missing_best, taken_up_by, unblamed, unwritten, with_poison, wrong_exits
 from tests.chaos.ledger import Struck
 from tests.chaos.proxy import Proxy
 from tests.chaos.redone import Redone, redone
 from tests.chaos.reference import fault_free
 from tests.chaos.scene import Progress, Scene
-from tests.chaos.schedule import Fault, Kind, Schedule
+from tests.chaos.schedule import OF_FOLDERS, OF_ISOLATED, OF_S3, Fault, Kind, Schedule
 from tests.chaos.second_home import SecondHome, containers_allowed
 from tests.chaos.server import Server, running_server
-from tests.chaos.sql import Sql
 from tests.chaos.steps import read_steps
+from tests.chaos.stores import Store, folder_store, s3_store
 from tests.chaos.strikes import strikes_on
 from tests.chaos.verify import Curve, Verdict, judge, read_curves
-from tests.chaos.worker import KEEP, Orders
+from tests.chaos.worker import Orders
 
 _DATABASE = "chaos"
 POISON = "poison trial kills its worker"
 _TICK = 0.05  # seconds
 _STUCK = 60.0
 """Seconds without a step, a report or an end of a trial after which the study counts as stuck."""
+
+_ORPHANED = 10.0
+"""Seconds in which the process of a trial has to end once its worker has."""
 
 Say = Callable[[str], None]
 
@@ -54,6 +58,15 @@ class Size:
     """Seconds."""
     pause: float = 0.4
     """Seconds at least between two faults."""
+    isolate: int = 0
+    """So many of the workers, at most all, train each trial in a process of its own."""
+    store: str = "folder"
+    """Where the checkpoints lie: `folder` or `s3`."""
+
+    @property
+    def absent(self) -> frozenset[Kind]:
+        """Kinds of fault that have nothing to strike in such a campaign."""
+        return (frozenset() if self.isolate else OF_ISOLATED) | (OF_FOLDERS if self.store == "s3" else OF_S3)
 
 
 @dataclass(frozen=True)
@@ -67,11 +80,13 @@ class Outcome:
     """Those that struck, by kind."""
     wrong_exits: tuple[str, ...]
     broken: tuple[str, ...]
-    """What else was not kept: of poison trials, and of the best checkpoints."""
+    """What else was not kept: of poison trials, of the best checkpoints, of processes, and of the diary itself."""
+    isolated: int
+    """How often a trial was taken up in a process of its own."""
     notes: tuple[str, ...]
-    seconds: float
     epochs: int
     """In all, without those redone."""
+    seconds: float = 0.0
 
     @property
     def struck(self) -> int:
@@ -98,71 +113,56 @@ def run_campaign(size: Size, folder: Path, say: Say = print) -> Outcome:
     with running_server() as server:
         expected, steps_of_epoch = fault_free(bench, server, workers=2)
         say(f"{size.trials} trials without a fault: {time.monotonic() - started:.0f} s")
-        with small_disk(folder / "disk") as disk, _scene(bench, server, size, disk) as scene:
+        opened = s3_store() if size.store == "s3" else folder_store(folder)
+        with opened as store, _scene(bench, server, size, store) as scene:
             attack = Attack(scene, size, say)
             attack.run()
-            scene.ledger.struck += [Struck(POISON, at, pid, loses=True) for at, pid in scene.crew.deaths()]
-            verdict = judge(scene.sql, with_poison(expected, bench.poison_numbers))
-            costs = redone(read_steps(scene.crew.orders.diary), scene.ledger.struck, steps_of_epoch)
-            return Outcome(
-                size=size, verdict=verdict, redone=costs, faults=dict(scene.ledger.by_kind()),
-                wrong_exits=tuple(ended.wrong for ended in scene.crew.exits if ended.wrong),
-                broken=(*unblamed(scene.sql, bench.poison_numbers), *missing_best(scene), *scene.second.broken()),
-                notes=(*(f"{count} times {text}" for text, count in scene.ledger.notes.items()), *attack.notes),
-                seconds=time.monotonic() - started, epochs=sum(len(curve.reports) for curve in expected.values()),
-            )  # fmt: skip
+            outcome = _judged(attack, scene, size, expected, steps_of_epoch)
+    return replace(outcome, seconds=time.monotonic() - started)
 
 
-def with_poison(expected: Mapping[int, Curve], poison: frozenset[int]) -> dict[int, Curve]:
-    """The curves of a run without faults, but for the trials that are poison: they fail after their first epoch."""
-    return {
-        number: replace(curve, state="FAIL", value=None, reports={1: curve.reports[1]}) if number in poison else curve
-        for number, curve in expected.items()
-    }
-
-
-def unblamed(sql: Sql, poison: frozenset[int]) -> list[str]:
-    """The poison trials that have not failed with the deaths of their workers as the reason, in words."""
-    rows = sql(
-        "SELECT number FROM trials JOIN trial_user_attributes USING (trial_id) "
-        "WHERE study_id = (SELECT min(study_id) FROM studies) AND key = 'reason' AND value_json LIKE '%worker died%'"
+def _judged(attack: Attack, scene: Scene, size: Size, expected: Mapping[int, Curve], steps_of_epoch: int) -> Outcome:
+    """What came of a campaign that is over."""
+    struck = [*scene.ledger.struck, *(Struck(POISON, at, pid, loses=True) for at, pid in scene.crew.deaths())]
+    poison = scene.bench.poison_numbers
+    steps, processes = read_steps(scene.crew.orders.diary), scene.crew.trial_processes()
+    isolated = taken_up_by(steps, processes)
+    outages = [fault for fault in struck if fault.name.startswith(tuple(OF_S3))]
+    wrong, excused = wrong_exits(scene.crew.exits, outages, {processes.get(step.pid, step.pid) for step in steps})
+    return Outcome(
+        size=size,
+        verdict=judge(scene.sql, with_poison(expected, poison)),
+        redone=redone(steps, struck, steps_of_epoch),
+        faults=dict(Counter(fault.name for fault in struck)),
+        wrong_exits=tuple(wrong),
+        broken=(
+            *attack.broken,
+            *unblamed(scene.sql, poison),
+            *missing_best(scene),
+            *unwritten(read_curves(scene.sql), steps),
+            *(["no trial was taken up in a process of its own"] if size.isolate and not isolated else []),
+            *scene.second.broken(),
+        ),
+        isolated=isolated,
+        notes=(*(f"{count} times {text}" for text, count in scene.ledger.notes.items()), *attack.notes, *excused),
+        epochs=sum(len(curve.reports) for curve in expected.values()),
     )
-    blamed = {number for (number,) in rows}
-    return [f"poison trial {number} was not failed for killing its workers" for number in sorted(poison - blamed)]
-
-
-def missing_best(scene: Scene) -> list[str]:
-    """The best complete trials, of those that workers keep, whose checkpoint is missing or damaged, in words.
-
-    A copy of the study with the same id, or a tidying worker of it, would remove them.
-    """
-    complete = [curve for curve in read_curves(scene.sql) if curve.state == "COMPLETE" and curve.value is not None]
-    best = sorted(complete, key=lambda curve: curve.value or 0.0, reverse=True)[:KEEP]
-    store = open_store(scene.files.parent, scene.files.name)
-    missing = []
-    for curve in best:
-        try:
-            store.read(curve.number, "best")
-        except CheckpointError as error:
-            missing.append(f"trial {curve.number} is among the best, but {error}")
-    return missing
 
 
 @contextmanager
-def _scene(bench: Bench, server: Server, size: Size, disk: SmallDisk | None) -> Iterator[Scene]:
+def _scene(bench: Bench, server: Server, size: Size, store: Store) -> Iterator[Scene]:
     server.create_database(_DATABASE)
     study = bench.found(server.url(_DATABASE))
     audit.install(server.sql(_DATABASE))
     proxy = Proxy(server.port)
-    artifacts = disk.artifacts if disk else bench.folder / "artifacts"
     orders = Orders(
-        bench, server.url(_DATABASE, proxy.port), artifacts, bench.folder / "workers.log",
-        bench.folder / "diary", lease=size.lease, poison=bench.poison_numbers,
+        bench, server.url(_DATABASE, proxy.port), store.root, bench.folder / "workers.log", bench.folder / "diary",
+        lease=size.lease, poison=bench.poison_numbers, environment=store.environment,
     )  # fmt: skip
-    crew = Crew(orders, size.workers)
+    crew = Crew(orders, size.workers, min(size.isolate, size.workers))
     second = SecondHome(bench.folder / "second")
     try:
-        yield Scene(bench, server, _DATABASE, proxy, disk, crew, artifacts / study, size.lease, second)
+        yield Scene(bench, server, _DATABASE, proxy, store, crew, study, size.lease, second)
     finally:
         crew.end()
         second.close()
@@ -175,14 +175,15 @@ class Attack:
     def __init__(self, scene: Scene, size: Size, say: Say) -> None:
         self._scene, self._size, self._say = scene, size, say
         self._strikes = strikes_on(scene)
-        without = frozenset() if scene.disk else frozenset({Kind.DISK})
+        boundless = frozenset({Kind.DISK}) - size.absent if scene.store.disk is None else frozenset()
         foreign = frozenset() if containers_allowed() else frozenset({Kind.READ_ELSEWHERE})
-        self._faults = iter(Schedule(size.seed, size.faults, size.workers, without | foreign))
+        self._faults = iter(Schedule(size.seed, size.faults, size.workers, size.absent | boundless | foreign))
         self._next: Fault | None = next(self._faults)
         self._quiet_until = 0.0
         self._moved = (Progress(), time.monotonic())
-        self.notes: list[str] = ["no file system can be mounted here: the disk was never full"] if without else []
+        self.notes: list[str] = ["no file system can be mounted here: the disk was never full"] if boundless else []
         self.notes += ["no container can be made here: no folder was read from another"] if foreign else []
+        self.broken: list[str] = []
         self.missed = 0
 
     def run(self) -> None:
@@ -235,6 +236,8 @@ class Attack:
             self.notes.append(f"{self.missed} faults found no victim, and are not counted")
         if crew.members:
             self.notes.append(f"{len(crew.members)} workers had not left 30 s after the last trial, and were killed")
+        else:
+            self.broken += [f"the process {pid} of a trial outlived its worker" for pid in crew.orphans(_ORPHANED)]
 
 
 @contextmanager

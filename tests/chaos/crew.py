@@ -8,8 +8,9 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from tests.chaos.worker import Orders, run_worker
 
@@ -24,8 +25,10 @@ class Member:
     slot: int
     process: BaseProcess
     started: float
-    stopped: bool = False
-    """By SIGSTOP."""
+    isolated: bool = False
+    """Whether it trains each trial in a process of its own."""
+    stopped: tuple[int, ...] = ()
+    """Its processes that are stopped by SIGSTOP."""
     told_to_leave: float | None = None
     """When SIGTERM or SIGHUP was sent."""
     killed: bool = False
@@ -55,13 +58,20 @@ class Exit:
     """Seconds between SIGTERM and the end; None where it was sent none."""
     killed: bool
     """By the campaign, or by a trial that is poison."""
+    at: float
+    """Seconds of the monotonic clock."""
+
+    @property
+    def late(self) -> bool:
+        """Whether it took longer to leave than promised."""
+        return not self.killed and self.leaving is not None and self.leaving > 10.0
 
     @property
     def wrong(self) -> str | None:
         """What is wrong with it: hpo promises 0, within ten seconds of a SIGTERM or SIGHUP."""
         if self.killed:
             return None
-        if self.leaving is not None and self.leaving > 10.0:
+        if self.late:
             return f"worker {self.pid} took {self.leaving:.1f} s to leave after SIGTERM"
         # Before its handlers stand there is nothing to put back, and the signal may simply end it.
         allowed = (0,) if self.leaving is None else (0, -signal.SIGTERM, -signal.SIGHUP)
@@ -74,6 +84,8 @@ class Crew:
 
     orders: Orders
     size: int
+    isolated: int = 0
+    """So many of the slots are of workers that train each trial in a process of its own."""
     members: dict[int, Member] = field(default_factory=dict)
     exits: list[Exit] = field(default_factory=list)
     _due: dict[int, float] = field(default_factory=dict)
@@ -89,7 +101,7 @@ class Crew:
             self._note_end(member)
         for slot in [slot for slot, due in self._due.items() if due <= time.monotonic()]:
             del self._due[slot]
-            self._start(slot, self.orders)
+            self._start(slot, replace(self.orders, isolate=slot < self.isolated))
 
     def invite(self, orders: Orders | None = None) -> Member:
         """One more worker, beyond the slots, with `orders` of its own; no other follows it."""
@@ -103,8 +115,11 @@ class Crew:
         order = sorted(self.members, key=lambda other: ((other - slot) % self.size, other))
         return (m for m in [self.members[i] for i in order] if m.alive and not m.stopped and m.told_to_leave is None)
 
-    def kill(self, member: Member) -> None:
+    def kill(self, member: Member, *others: int) -> None:
+        """Kill a worker and `others` of its processes."""
         member.killed = True
+        for pid in others:
+            signal_process(pid, signal.SIGKILL)
         _signal(member, signal.SIGKILL)
 
     def tell_to_leave(
@@ -114,13 +129,32 @@ class Crew:
         member.absence = member.absence if absence is None else absence
         _signal(member, number)
 
-    def freeze(self, member: Member) -> None:
-        member.stopped = True
-        _signal(member, signal.SIGSTOP)
+    def freeze(self, member: Member, training: int) -> None:
+        """Stop a worker, and the process that trains its trial, which may be the worker itself."""
+        member.stopped = tuple({member.pid: None, training: None})  # the worker first: it starts no other then
+        for pid in member.stopped:
+            signal_process(pid, signal.SIGSTOP)
 
-    def thaw(self, member: Member) -> None:
-        member.stopped = False
-        _signal(member, signal.SIGCONT)
+    def thaw(self, member: Member, *only: int) -> None:
+        """Let what was stopped of a worker go on, or `only` some of its processes."""
+        going = only or member.stopped
+        member.stopped = tuple(pid for pid in member.stopped if pid not in going)
+        for pid in going:
+            if member.alive if pid == member.pid else is_of_trial(pid):  # else it may be another's number by now
+                signal_process(pid, signal.SIGCONT)
+
+    def trial_processes(self) -> dict[int, int]:
+        """From the processes of trials to the isolated workers that started them, of all that there have been."""
+        file = self.orders.trial_processes
+        lines = file.read_text().splitlines() if file.exists() else []
+        return {int(pid): int(worker) for pid, worker in map(str.split, lines)}
+
+    def orphans(self, seconds: float) -> list[int]:
+        """Processes of trials that live on, `seconds` after all workers have ended."""
+        end = time.monotonic() + seconds
+        while (left := [*filter(is_of_trial, self.trial_processes())]) and time.monotonic() < end:
+            time.sleep(0.1)
+        return left
 
     def deaths(self) -> list[tuple[float, int]]:
         """When which process was killed by a trial that is poison."""
@@ -140,10 +174,12 @@ class Crew:
             if member.alive:
                 self.kill(member)
             member.process.join()
+        for pid in filter(is_of_trial, self.trial_processes()):
+            signal_process(pid, signal.SIGKILL)
 
     def _start(self, slot: int, orders: Orders) -> Member:
         process = forked(run_worker, orders)
-        member = Member(slot, process, time.monotonic())
+        member = Member(slot, process, time.monotonic(), orders.isolate)
         self.members[slot] = member
         return member
 
@@ -151,7 +187,7 @@ class Crew:
         now, code = time.monotonic(), member.process.exitcode
         killed = member.killed or (code == -signal.SIGKILL and member.pid in {pid for _, pid in self.deaths()})
         leaving = None if member.told_to_leave is None else now - member.told_to_leave
-        self.exits.append(Exit(member.pid, code or 0, now - member.started, leaving, killed))
+        self.exits.append(Exit(member.pid, code or 0, now - member.started, leaving, killed, now))
         del self.members[member.slot]
         if member.absence < float("inf"):
             idle = now - member.started < _SHORTEST_LIFE and not killed
@@ -169,5 +205,17 @@ def forked(target: Callable[..., None], *arguments: object) -> BaseProcess:
 
 def _signal(member: Member, number: signal.Signals) -> None:
     if member.alive:  # else the number may be another process's by now
-        with suppress(ProcessLookupError):  # it ended a moment ago
-            os.kill(member.pid, number)
+        signal_process(member.pid, number)
+
+
+def signal_process(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process, which may have ended a moment ago."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def is_of_trial(pid: int) -> bool:
+    """Whether a process that was one of a trial still is: it has not ended, and no other has its number now."""
+    with suppress(OSError):
+        return b"multiprocessing.forkserver" in Path("/proc", str(pid), "cmdline").read_bytes()
+    return False

@@ -40,9 +40,6 @@ class Ledger:
         """Something that struck all, and lasts until `seconds` from now."""
         self.struck.append(Struck(name, since, None, loses, time.monotonic() + seconds - since))
 
-    def by_kind(self) -> Counter[str]:
-        return Counter(fault.name for fault in self.struck)
-
 
 @dataclass
 class Timers:

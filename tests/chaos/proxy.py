@@ -1,7 +1,8 @@
-"""Proxy: a network between the workers and the server that can be cut, also in the middle of a COMMIT.
+"""Proxy: a network between the workers and a server that can be cut, also in the middle of a COMMIT or an upload.
 
-It reads what the clients send as messages of PostgreSQL's protocol («Message Flow», «Message Formats»), so that it
-can cut a connection before a certain statement reaches the server, or after that and before the answer comes back.
+It reads what the clients send as messages of PostgreSQL's protocol («Message Flow», «Message Formats»), or as requests
+of HTTP, so that it can cut a connection before a certain statement or request reaches the server, or after that and
+before the answer comes back.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
 Where = Literal["before", "after"]
+Reader = Callable[[socket.socket], Iterator[tuple[bytes, bytes]]]
+"""What a client sends, in pieces; with each the statement that begins in it, empty where none does."""
 
 _PROTOCOL = 196608  # 3.0; any other number in a start-up message asks for something before it (TLS, a cancellation)
 _CHUNK = 65536
@@ -22,7 +25,7 @@ _CHUNK = 65536
 
 @dataclass
 class Cut:
-    """Cut the connection on which the next statement that begins with `statement` passes."""
+    """Cut the connection on which the next statement, or request, that begins with `statement` passes."""
 
     statement: bytes
     where: Where
@@ -32,8 +35,9 @@ class Cut:
 class Proxy:
     """Listens on `port`, and passes everything on to `target`, a port of 127.0.0.1, until told otherwise."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, reader: Reader | None = None) -> None:
         self._target = target
+        self.reader = reader or postgres_messages
         self._lock = threading.Lock()
         self._links: set[_Link] = set()
         self._cut: Cut | None = None
@@ -143,10 +147,10 @@ class _Link:
         self.close()
 
     def _ask(self) -> None:
-        for message in _messages(self._client):
+        for message, statement in self._proxy.reader(self._client):
             if self._proxy.is_silent():
                 continue
-            cut = self._proxy.taken(message[5:]) if message[:1] == b"Q" else None
+            cut = self._proxy.taken(statement) if statement else None
             if cut is not None and cut.where == "before":
                 cut.struck.set()
                 return
@@ -155,24 +159,36 @@ class _Link:
 
     def _answer(self) -> None:
         while data := self._server.recv(_CHUNK):
-            if self._answer_dies is not None:
+            if self._answer_dies is not None and not _is_continue(data):
                 self._answer_dies.struck.set()
                 return
             if not self._proxy.is_silent():
                 self._client.sendall(data)
 
 
-def _messages(client: socket.socket) -> Iterator[bytes]:
-    """The messages of a client, whole: those of the start without a type byte, then with one."""
+def _is_continue(data: bytes) -> bool:
+    """Whether a server of HTTP only asks for the body of a request whose head it has read: it has done nothing yet."""
+    return data.startswith(b"HTTP/1.1 100 ") and data.find(b"\r\n\r\n") == len(data) - 4
+
+
+def http_pieces(client: socket.socket) -> Iterator[tuple[bytes, bytes]]:
+    """What a client of an HTTP server sends, as it comes: a request begins a piece of its own."""
+    while data := client.recv(_CHUNK):
+        yield data, data
+
+
+def postgres_messages(client: socket.socket) -> Iterator[tuple[bytes, bytes]]:
+    """The messages of a client of PostgreSQL, whole: those of the start without a type byte, then with one."""
     kind = 0
     while kind != _PROTOCOL:
         length = _exactly(client, 4)
         rest = _exactly(client, struct.unpack("!i", length)[0] - 4)
         kind = struct.unpack("!i", rest[:4])[0]
-        yield length + rest
+        yield length + rest, b""
     while True:
         head = _exactly(client, 5)
-        yield head + _exactly(client, struct.unpack("!i", head[1:])[0] - 4)
+        body = _exactly(client, struct.unpack("!i", head[1:])[0] - 4)
+        yield head + body, body if head[:1] == b"Q" else b""
 
 
 def _exactly(source: socket.socket, count: int) -> bytes:

@@ -6,18 +6,18 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psycopg2
 
+from storage.workers import is_alive
 from tests.chaos.bench import Bench
 from tests.chaos.crew import Crew, Member
-from tests.chaos.disk import SmallDisk
 from tests.chaos.ledger import Ledger, Timers
 from tests.chaos.proxy import Proxy
 from tests.chaos.second_home import SecondHome
 from tests.chaos.server import Server
 from tests.chaos.sql import Sql
+from tests.chaos.stores import Store
 
 DEATHS_ALLOWED = 2
 """A third death in a row without an epoch between is by definition the trial's own fault, and tested by itself."""
@@ -39,6 +39,7 @@ class Held:
     """A trial that somebody holds."""
 
     pid: int
+    """The process that trains it: the worker, or where that is isolated the process of the trial."""
     trial: int
     deaths: int
     note: str | None
@@ -61,10 +62,10 @@ class Scene:
     server: Server
     database: str
     proxy: Proxy
-    disk: SmallDisk | None
+    store: Store
     crew: Crew
-    files: Path
-    """The folder of the study's checkpoints."""
+    study: str
+    """The id that the study's checkpoints lie under."""
     lease: float
     second: SecondHome
     ledger: Ledger = field(default_factory=Ledger)
@@ -76,8 +77,9 @@ class Scene:
         return self.server.sql(self.database)
 
     def held(self) -> dict[int, Held]:
-        """From the process to the trial that it holds, as the database has it."""
-        return {row[0]: Held(*row) for row in self.sql(_HELD)}
+        """From the worker to the trial that it holds, as the database has it. What a dead process held is left out."""
+        workers = self.crew.trial_processes()
+        return {workers.get(row[0], row[0]): Held(*row) for row in self.sql(_HELD) if is_alive(row[0])}
 
     def progress(self) -> Progress:
         """How far the study is; what was seen last, while the server restarts."""
@@ -90,15 +92,20 @@ class Scene:
         held = self.held()
         return ((member, held[member.pid]) for member in self.crew.from_slot(slot) if member.pid in held)
 
-    def frozen_victim(self, slot: int, *, epochs: float = 0.0) -> tuple[Member, Held] | None:
+    def frozen_victim(self, slot: int, *, epochs: float = 0.0, isolated: bool = False) -> tuple[Member, Held] | None:
         """A worker that holds a trial which may lose one more holder, stopped, so that nothing changes any more.
 
-        Of `epochs` and more, where that is asked for. Whoever is passed over goes on.
+        With `epochs` checkpoints and more, where that is asked for; one that is isolated, where that is. Whoever is
+        passed over goes on.
         """
-        for member, _ in self.victims(slot):
-            self.crew.freeze(member)
+        for member, before in self.victims(slot):
+            if isolated and not member.isolated:
+                continue
+            self.crew.freeze(member, before.pid)
             time.sleep(0.02)  # a COMMIT that was under way arrives
             held = self.held().get(member.pid)
+            if held is not None and held.pid != before.pid:  # the next process had begun before the worker was stopped
+                held = None
             if held is not None and held.deaths < DEATHS_ALLOWED and self._checkpoints(held.trial) >= epochs:
                 return member, held
             if held is not None and held.deaths >= DEATHS_ALLOWED:
@@ -106,9 +113,5 @@ class Scene:
             self.crew.thaw(member)
         return None
 
-    def newest(self, trial: int) -> list[Path]:
-        """Versions of the trial's `latest` checkpoint, the newest first."""
-        return sorted((self.files / str(trial)).glob("latest-*"), key=lambda path: path.stat().st_mtime_ns)[::-1]
-
     def _checkpoints(self, trial: int) -> int:
-        return len(self.newest(trial))
+        return len(self.store.open(self.study).names(trial, "latest"))

@@ -38,6 +38,13 @@ class Kind(StrEnum):
     READ_ELSEWHERE = "embedded server's folder read from another container"
     HOME_COPIED = "embedded server's folder copied, the copy worked on"
     HOME_MOVED = "embedded server's folder moved under it, and back"
+    KILL_TRIAL = "SIGKILL of an isolated trial's process alone"
+    KILL_PARENT = "SIGKILL of an isolated worker alone"
+    STOP_TRIAL = "SIGSTOP of an isolated trial's process alone, then SIGCONT"
+    STOP_PARENT = "SIGSTOP of an isolated worker alone, then SIGCONT"
+    STORE_REFUSED = "object store refuses connections"
+    STORE_SILENT = "object store silent for seconds, then cut"
+    STORE_CUT = "connection to the object store cut in an upload"
 
 
 _SHARES = {
@@ -45,7 +52,15 @@ _SHARES = {
     Kind.DISK: 3, Kind.FAST: 3, Kind.IMMEDIATE: 3, Kind.BACKEND: 7, Kind.CUT: 3, Kind.BEFORE_COMMIT: 7,
     Kind.AFTER_COMMIT: 7, Kind.BEFORE_WRITE: 4, Kind.REFUSED: 3, Kind.SILENT: 2, Kind.COPY: 1,
     Kind.HANGUP: 3, Kind.READ_ELSEWHERE: 1, Kind.HOME_COPIED: 1, Kind.HOME_MOVED: 1,
+    Kind.KILL_TRIAL: 7, Kind.KILL_PARENT: 3, Kind.STOP_TRIAL: 3, Kind.STOP_PARENT: 2,
+    Kind.STORE_REFUSED: 4, Kind.STORE_SILENT: 3, Kind.STORE_CUT: 6,
 }  # fmt: skip
+OF_ISOLATED = frozenset({Kind.KILL_TRIAL, Kind.KILL_PARENT, Kind.STOP_TRIAL, Kind.STOP_PARENT})
+"""What can happen only where workers train each trial in a process of its own."""
+OF_FOLDERS = frozenset({Kind.DISK})
+"""What can happen only to checkpoints in a folder."""
+OF_S3 = frozenset({Kind.STORE_REFUSED, Kind.STORE_SILENT, Kind.STORE_CUT})
+"""What can happen only to checkpoints in S3."""
 _LAST = 0.8
 """The part of all epochs by which the last fault is due."""
 
@@ -75,7 +90,7 @@ class Schedule:
     count: int
     workers: int
     without: frozenset[Kind] = frozenset()
-    """Kinds that this machine does not allow."""
+    """Kinds that this machine does not allow, or that have nothing to strike in this form of the campaign."""
 
     def __iter__(self) -> Iterator[Fault]:
         """Every kind at least once, where there is room for it, then by their shares; the reserve is due at the end."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
-from tests.chaos.crew import Member
-from tests.chaos.proxy import Where
-from tests.chaos.scene import DEATHS_ALLOWED, Scene
+from tests.chaos.crew import Member, signal_process
+from tests.chaos.proxy import Proxy, Where
+from tests.chaos.scene import DEATHS_ALLOWED, Held, Scene
 from tests.chaos.schedule import Fault, Kind
 from tests.chaos.server import Mode
 
@@ -29,7 +27,28 @@ class WorkerStrikes:
     def kill(self, fault: Fault) -> bool:
         if (victim := self._scene.frozen_victim(fault.slot)) is None:
             return False
-        self._kill(victim[0], absence=2 * fault.strength)
+        self._kill(*victim, absence=2 * fault.strength)
+        return True
+
+    def kill_trial(self, fault: Fault) -> bool:
+        """Kill the process of a trial: its worker has to notice, and to give the trial back at once."""
+        if (victim := self._scene.frozen_victim(fault.slot, isolated=True)) is None:
+            return False
+        member, held = victim
+        signal_process(held.pid, signal.SIGKILL)
+        self._crew.thaw(member)
+        self._ledger.add(fault.kind, held.pid, loses=True)
+        return True
+
+    def kill_parent(self, fault: Fault) -> bool:
+        """Kill an isolated worker: the process of its trial has to put that back, with a checkpoint of this step."""
+        if (victim := self._scene.frozen_victim(fault.slot, isolated=True)) is None:
+            return False
+        member, held = victim
+        self._crew.thaw(member, held.pid)
+        member.absence = max(member.absence, 2 * fault.strength)
+        self._crew.kill(member)
+        self._ledger.add(fault.kind, held.pid)
         return True
 
     def term(self, fault: Fault) -> bool:
@@ -42,11 +61,27 @@ class WorkerStrikes:
         return self._leave(fault, Kind.LEAVE, absence=5 + 10 * fault.strength)
 
     def stop(self, fault: Fault) -> bool:
+        """Stop a worker, and the process of its trial where that is another."""
         if (victim := self._scene.frozen_victim(fault.slot)) is None:
             return False
-        member = victim[0]
-        self._ledger.add(fault.kind, member.pid, loses=True)
-        self._scene.timers.later(self._scene.lease * (1.3 + fault.strength), lambda: self._crew.thaw(member))
+        self._let_sleep(fault, *victim, loses=True)
+        return True
+
+    def stop_trial(self, fault: Fault) -> bool:
+        if (victim := self._scene.frozen_victim(fault.slot, isolated=True)) is None:
+            return False
+        member, held = victim
+        self._crew.thaw(member, member.pid)
+        self._let_sleep(fault, member, held, loses=True)
+        return True
+
+    def stop_parent(self, fault: Fault) -> bool:
+        """Stop an isolated worker alone: the process of its trial goes on, and loses nothing."""
+        if (victim := self._scene.frozen_victim(fault.slot, isolated=True)) is None:
+            return False
+        member, held = victim
+        self._crew.thaw(member, held.pid)
+        self._let_sleep(fault, member, held, loses=False)
         return True
 
     def join(self, fault: Fault) -> bool:
@@ -61,15 +96,21 @@ class WorkerStrikes:
         if (victim := self._scene.frozen_victim(fault.slot, epochs=1)) is None:
             return False
         member, held = victim
-        damage(self._scene.newest(held.trial)[0], fault.strength)
-        self._ledger.add("latest checkpoint corrupted", member.pid, loses=True)
-        self._kill(member, absence=fault.strength)
+        self._scene.store.damage(self._scene.study, held.trial, fault.strength)
+        self._ledger.add("latest checkpoint corrupted", held.pid, loses=True)
+        self._kill(member, held, absence=fault.strength)
         return True
 
-    def _kill(self, member: Member, absence: float) -> None:
+    def _let_sleep(self, fault: Fault, member: Member, held: Held, *, loses: bool) -> None:
+        """Wake what is stopped of a worker after longer than a lease."""
+        self._ledger.add(fault.kind, held.pid, loses=loses)
+        self._scene.timers.later(self._scene.lease * (1.3 + fault.strength), lambda: self._crew.thaw(member))
+
+    def _kill(self, member: Member, held: Held, absence: float) -> None:
+        """Kill a worker, and the process of its trial where that is another."""
         member.absence = max(member.absence, absence)
-        self._crew.kill(member)
-        self._ledger.add(Kind.KILL, member.pid, loses=True)
+        self._crew.kill(member, held.pid)
+        self._ledger.add(Kind.KILL, held.pid, loses=True)
 
     def _leave(self, fault: Fault, name: str, absence: float, number: signal.Signals = signal.SIGTERM) -> bool:
         for member, _ in self._scene.victims(fault.slot):
@@ -97,7 +138,7 @@ class WorkerStrikes:
 
 
 class SurroundingStrikes:
-    """Faults of the database, the network and the disk."""
+    """Faults of the database, the network, the disk and the object store."""
 
     def __init__(self, scene: Scene) -> None:
         self._scene, self._ledger = scene, scene.ledger
@@ -149,25 +190,56 @@ class SurroundingStrikes:
 
     def disk(self, fault: Fault) -> bool:
         """Fill the disk until some worker says that it waits, and some seconds on."""
-        disk, timers = self._scene.disk, self._scene.timers
+        disk = self._scene.store.disk
         if disk is None:
             return False
-        since = time.monotonic()
+        self._until_a_worker_waits(fault, disk.fill, disk.empty)
+        return True
 
-        def keep_full() -> None:
-            disk.fill()
+    def store_refused(self, fault: Fault) -> bool:
+        """Have the object store refuse connections until some worker says that it waits, and some seconds on."""
+        proxy = self._scene.store.proxy
+        if proxy is None:
+            return False
+        proxy.refuse()
+        self._until_a_worker_waits(fault, lambda: None, proxy.admit)
+        return True
+
+    def store_silent(self, fault: Fault) -> bool:
+        """Have the object store answer nobody for seconds: whoever leaves meanwhile cannot save its epoch."""
+        proxy, seconds = self._scene.store.proxy, 1 + 3 * fault.strength
+        if proxy is None:
+            return False
+        proxy.fall_silent()
+        self._scene.timers.later(seconds, proxy.speak)
+        self._ledger.add_lasting(fault.kind, time.monotonic(), seconds, loses=True)
+        return True
+
+    def store_cut(self, fault: Fault) -> bool:
+        """Cut an upload before it arrives or before it is answered: it is done again, and costs nothing."""
+        proxy = self._scene.store.proxy
+        return proxy is not None and self._cut_at(fault, b"PUT", "before" if fault.strength < 0.5 else "after", proxy)
+
+    def _until_a_worker_waits(self, fault: Fault, press: Callable[[], None], release: Callable[[], None]) -> None:
+        """Press again and again until some worker says that it waits for its checkpoints, release some seconds later.
+
+        Whoever has to leave before it is released cannot save its epoch.
+        """
+        timers, since = self._scene.timers, time.monotonic()
+
+        def look() -> None:
+            press()
             if any(held.note for held in self._scene.held().values()):
-                # Whoever has to leave before there is room again cannot save its epoch.
                 seconds = 1 + 2 * fault.strength
                 self._ledger.add_lasting(fault.kind, since, seconds, loses=True)
-                timers.later(seconds, disk.empty)
+                timers.later(seconds, release)
             elif time.monotonic() < since + 15:
-                timers.later(0.1, keep_full)
+                timers.later(0.1, look)
             else:
-                disk.empty()
+                self._ledger.add_lasting(f"{fault.kind}, and no worker waited", since, 0.0, loses=True)
+                release()
 
-        keep_full()
-        return True
+        look()
 
     def home(self, fault: Fault) -> bool:
         """Something that befalls the folder of an embedded server; what comes of it is counted in the end."""
@@ -189,10 +261,11 @@ class SurroundingStrikes:
         lease = self._scene.lease
         self._ledger.add_lasting(fault.kind, time.monotonic(), seconds, loses=seconds > lease / 2)
 
-    def _cut_at(self, fault: Fault, statement: bytes, where: Where) -> bool:
-        cut = self._scene.proxy.cut_at(statement, where)
+    def _cut_at(self, fault: Fault, statement: bytes, where: Where, proxy: Proxy | None = None) -> bool:
+        proxy = proxy or self._scene.proxy
+        cut = proxy.cut_at(statement, where)
         struck = cut.struck.wait(_PATIENCE)
-        self._scene.proxy.disarm()
+        proxy.disarm()
         return self._counted(fault, struck)
 
     def _counted(self, fault: Fault, count: int) -> bool:
@@ -212,16 +285,8 @@ def strikes_on(scene: Scene) -> dict[Kind, Callable[[Fault], bool]]:
         Kind.AFTER_COMMIT: around.cut_commit, Kind.BEFORE_WRITE: around.cut_write,
         Kind.REFUSED: around.refused, Kind.SILENT: around.silent, Kind.COPY: around.copy,
         Kind.HANGUP: workers.hang_up, Kind.READ_ELSEWHERE: around.home, Kind.HOME_COPIED: around.home,
-        Kind.HOME_MOVED: around.home,
+        Kind.HOME_MOVED: around.home, Kind.KILL_TRIAL: workers.kill_trial, Kind.KILL_PARENT: workers.kill_parent,
+        Kind.STOP_TRIAL: workers.stop_trial, Kind.STOP_PARENT: workers.stop_parent,
+        Kind.STORE_REFUSED: around.store_refused, Kind.STORE_SILENT: around.store_silent,
+        Kind.STORE_CUT: around.store_cut,
     }  # fmt: skip
-
-
-def damage(version: Path, strength: float) -> None:
-    """Flip a byte of one of the files of a checkpoint, or cut its end off."""
-    files = sorted(path for path in version.iterdir() if path.is_file() and path.stat().st_size)
-    draw = random.Random(strength)
-    victim = draw.choice(files)
-    content = bytearray(victim.read_bytes())
-    place = draw.randrange(len(content))
-    content[place] ^= 0xFF
-    victim.write_bytes(content[:place] if draw.random() < 0.3 else content)

@@ -34,6 +34,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "details": list(outcome.verdict.details),
         "wrong_exits": list(outcome.wrong_exits),
         "broken": list(outcome.broken),
+        "trials_taken_up_in_processes": outcome.isolated,
         "epochs": outcome.epochs,
         "epochs_redone": {**asdict(outcome.redone), "mean": outcome.redone.mean},
         "notes": list(outcome.notes),
@@ -48,6 +49,9 @@ def _rows(outcome: Outcome) -> list[tuple[str, str]]:
     return [
         ("trials", str(outcome.size.trials)),
         ("workers", str(outcome.size.workers)),
+        ("  of them isolated", str(outcome.size.isolate)),
+        ("times that a trial was taken up in a process of its own", str(outcome.isolated)),
+        ("checkpoints in", outcome.size.store),
         ("epochs", str(outcome.epochs)),
         ("faults", str(outcome.struck)),
         *((f"  {name}", str(count)) for name, count in sorted(outcome.faults.items())),

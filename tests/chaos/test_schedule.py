@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from tests.chaos.schedule import Kind, Schedule
+import pytest
+
+from tests.chaos.campaign import Size
+from tests.chaos.schedule import OF_FOLDERS, OF_ISOLATED, OF_S3, Kind, Schedule
 
 
 def test_the_same_seed_gives_the_same_schedule_and_another_another() -> None:
@@ -22,3 +25,18 @@ def test_every_kind_strikes_and_a_reserve_follows() -> None:
 
 def test_what_a_machine_does_not_allow_is_left_out() -> None:
     assert Kind.DISK not in {fault.kind for fault in Schedule(3, 40, 8, frozenset({Kind.DISK}))}
+
+
+@pytest.mark.parametrize(
+    ("isolate", "store", "absent"),
+    [
+        (2, "folder", OF_S3),
+        (2, "s3", OF_FOLDERS),
+        (0, "folder", OF_ISOLATED | OF_S3),
+        (0, "s3", OF_ISOLATED | OF_FOLDERS),
+    ],
+)
+def test_every_kind_that_has_something_to_strike_strikes(isolate: int, store: str, absent: frozenset[Kind]) -> None:
+    size = Size(workers=4, trials=16, faults=30, seed=3, isolate=isolate, store=store)
+    faults = list(Schedule(size.seed, size.faults, size.workers, size.absent))
+    assert {fault.kind for fault in faults[:30]} == set(Kind) - absent

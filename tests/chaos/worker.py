@@ -1,7 +1,8 @@
 """The program of a worker: the real `work()` with the real engine, started by a fork of a process that has torch.
 
 A start costs a tenth of a second in place of four, and hundreds are killed. Nothing of hpo is replaced: `fit` is
-wrapped to keep a diary, and the clock is wrong where the schedule says so.
+wrapped to keep a diary, and the clock is wrong where the schedule says so. A worker that is isolated starts a server of
+forks of its own, as `hpo worker --isolate` does, and the process of each of its trials keeps the diary.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import optuna
 import timm  # noqa: F401 - here so that the fork has it
@@ -23,6 +25,7 @@ import torch
 
 import hpo.search.trial as trial_module
 from hpo.errors import HpoError
+from hpo.search.isolation import Surroundings, work_isolated
 from hpo.search.worker import WorkerOptions, work
 from hpo.training import FitData, Runtime, fit
 from storage import StorageError, open_database
@@ -40,7 +43,7 @@ class Orders:
 
     bench: Bench
     url: str
-    artifacts: Path
+    artifacts: Path | str
     log: Path
     diary: Path
     lease: float
@@ -50,30 +53,78 @@ class Orders:
     """Seconds by which its wall clock is wrong."""
     study: str = STUDY
     poison: frozenset[int] = frozenset()
-    """Numbers of the trials that kill the worker in their second epoch, as a crash in a kernel would."""
+    """Numbers of the trials that kill the process training them in the second epoch, as a crash in a kernel would."""
+    isolate: bool = False
+    """Whether the worker trains each trial in a process of its own."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables by which it reaches the artifacts."""
 
     @property
     def deaths(self) -> Path:
         """The file that each such death is written to, as «time process»."""
         return self.diary.with_name("deaths")
 
+    @property
+    def trial_processes(self) -> Path:
+        """The file that each process of a trial of an isolated worker is written to, as «process worker»."""
+        return self.diary.with_name("trial-processes")
+
+
+@dataclass(frozen=True)
+class WatchedSurroundings(Surroundings):
+    """What an isolated worker hands to the process of each trial, which keeps the diary from reading it on.
+
+    `hpo.search.isolation` hands it over through a pipe, so that its reading is the first that happens in that process.
+    """
+
+    orders: Orders
+    worker: int
+    """Number of the process that handed it over."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        append_line(self.orders.trial_processes, f"{os.getpid()} {self.worker}")
+        keep_diary(self.orders)
+
 
 def run_worker(orders: Orders) -> None:
     """The whole life of a worker's process. It ends with the exit code of `hpo worker`."""
     os.setpgid(0, 0)
+    os.environ.update(orders.environment)
     _log_to(orders.log)
-    _end_with_parent()
-    torch.set_num_threads(1)
-    if orders.clock_off:
-        shift_clock(orders.clock_off)
-    trial_module.fit = Diary(orders.diary, orders.bench.numbers(), _deadly(orders)).kept_by(trial_module.fit)
+    end_with_parent()
     try:
-        with open_database(orders.url, home=orders.bench.folder / "unused", patience=60.0) as db:
-            finished = work(db, _options(orders))
+        finished = _work_isolated(orders) if orders.isolate else _work(orders)
     except (HpoError, StorageError) as error:
         logging.getLogger("hpo").error("%s: %s", type(error).__name__, error)
         sys.exit(2)
     logging.getLogger("hpo").info("%d trials finished by this worker", finished)
+
+
+def _work(orders: Orders) -> int:
+    torch.set_num_threads(1)
+    keep_diary(orders)
+    with open_database(orders.url, home=orders.bench.folder / "unused", patience=60.0) as db:
+        return work(db, _options(orders))
+
+
+def _work_isolated(orders: Orders) -> int:
+    unused = orders.bench.folder / "unused"
+    there = WatchedSurroundings(orders.url, unused, 1, logging.INFO, orders=orders, worker=os.getpid())
+    return work_isolated(there, _options(orders))
+
+
+def keep_diary(orders: Orders) -> None:
+    """From now on, note every training step of this process, by a clock that is as wrong as ordered."""
+    if orders.clock_off:
+        shift_clock(orders.clock_off)
+    trial_module.fit = Diary(orders.diary, orders.bench.numbers(), _deadly(orders)).kept_by(trial_module.fit)
+
+
+def append_line(file: Path, line: str) -> None:
+    """One write a line, so that neither a kill nor another process tears it."""
+    with file.open("a") as opened:
+        opened.write(f"{line}\n")
 
 
 def _deadly(orders: Orders) -> Callable[[int, float], None]:
@@ -81,8 +132,7 @@ def _deadly(orders: Orders) -> Callable[[int, float], None]:
 
     def die(trial: int, position: float) -> None:
         if trial in orders.poison and position > 1:
-            with orders.deaths.open("a") as file:
-                file.write(f"{time.monotonic():.6f} {os.getpid()}\n")
+            append_line(orders.deaths, f"{time.monotonic():.6f} {os.getpid()}")
             os.kill(os.getpid(), signal.SIGKILL)
 
     return die
@@ -114,8 +164,8 @@ def _log_to(path: Path) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def _end_with_parent() -> None:
-    """No worker outlives the campaign, however that ends."""
+def end_with_parent() -> None:
+    """End this process when the campaign does, however that ends."""
     parent = multiprocessing.parent_process()
 
     def wait() -> None:
