@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from storage.checkpoint_versions import Freed, Quota, format_size
+    from storage.checkpoint_versions import Quota, Removal, format_size
     from storage.checkpoints import Checkpoint, CheckpointStore
     from storage.database import Database, open_database
     from storage.embedded import EmbeddedServer, stop_embedded
@@ -74,7 +74,6 @@ __all__ = [
     "DatabaseUnavailableError",
     "DiskFullError",
     "EmbeddedServer",
-    "Freed",
     "Lease",
     "LeaseInfo",
     "LeaseLostError",
@@ -85,6 +84,7 @@ __all__ = [
     "PendingWrite",
     "Quota",
     "Reaped",
+    "Removal",
     "RetryPolicy",
     "StorageError",
     "StoreUnavailableError",
@@ -135,23 +135,10 @@ __all__ = [
 ]
 
 _NAMES = {
-    "checkpoint_versions": (
-        "Freed",
-        "Quota",
-        "format_size",
-    ),
-    "checkpoints": (
-        "Checkpoint",
-        "CheckpointStore",
-    ),
-    "database": (
-        "Database",
-        "open_database",
-    ),
-    "embedded": (
-        "EmbeddedServer",
-        "stop_embedded",
-    ),
+    "checkpoint_versions": ("Quota", "Removal", "format_size"),
+    "checkpoints": ("Checkpoint", "CheckpointStore"),
+    "database": ("Database", "open_database"),
+    "embedded": ("EmbeddedServer", "stop_embedded"),
     "errors": (
         "CheckpointError",
         "DatabaseUnavailableError",
@@ -162,41 +149,12 @@ _NAMES = {
         "StudyError",
     ),
     "fenced_storage": ("write_attributes",),
-    "lease_session": (
-        "LeaseSession",
-        "PendingWrite",
-    ),
-    "leases": (
-        "RENEWALS",
-        "Lease",
-        "advance",
-        "count_redone",
-        "renew",
-        "set_checkpoint",
-    ),
-    "objects": (
-        "ObjectStore",
-        "is_url",
-        "open_objects",
-    ),
-    "reaping": (
-        "LeaseInfo",
-        "Reaped",
-        "expire_dead_neighbours",
-        "expire_leases",
-        "lease_infos",
-        "reap",
-    ),
-    "retry": (
-        "GRACE",
-        "LEAVING",
-        "RetryPolicy",
-    ),
-    "spec": (
-        "StudySpec",
-        "has_spec",
-        "read_spec",
-    ),
+    "lease_session": ("LeaseSession", "PendingWrite"),
+    "leases": ("RENEWALS", "Lease", "advance", "count_redone", "renew", "set_checkpoint"),
+    "objects": ("ObjectStore", "is_url", "open_objects"),
+    "reaping": ("LeaseInfo", "Reaped", "expire_dead_neighbours", "expire_leases", "lease_infos", "reap"),
+    "retry": ("GRACE", "LEAVING", "RetryPolicy"),
+    "spec": ("StudySpec", "has_spec", "read_spec"),
     "stores": (
         "claim_files",
         "open_store",
@@ -222,22 +180,10 @@ _NAMES = {
         "study_names",
         "write_limits",
     ),
-    "test_accesses": (
-        "read_openings",
-        "write_opening",
-    ),
-    "trials": (
-        "Claim",
-        "NoTrial",
-        "claim_trial",
-        "reported_epochs",
-        "take_up",
-    ),
+    "test_accesses": ("read_openings", "write_opening"),
+    "trials": ("Claim", "NoTrial", "claim_trial", "reported_epochs", "take_up"),
     "urls": ("give_password",),
-    "workers": (
-        "LEASE_SECONDS",
-        "Worker",
-    ),
+    "workers": ("LEASE_SECONDS", "Worker"),
 }
 """Public names by the module that defines them; `__all__` and the imports for type checkers list the same names."""
 

@@ -1,32 +1,30 @@
-"""Manifest: what a checkpoint consists of, with a checksum of every file and of itself.
+"""Versions of checkpoints in a study's object store, and which of them may be removed.
 
-Versions of checkpoints: what a listing of a study's objects says about them. Pure functions of that listing.
-
-    <trial>/<kind>-<token>-<number>/<file>         the manifest is written last: a version is whole once it is there
+    <trial>/<kind>-<token>-<number>/<file>         the manifest is written last: with it the version is complete
     <trial>/<kind>-<token>-<number>/.needs-<n>     the first object of a draft, empty: the bytes that it will take
-    <trial>/<kind>-<number>/<file>                 from before there were tokens: token 0
+    <trial>/<kind>-<number>/<file>                 written before there were tokens: token 0
 
 The token is that of the lease under which a version was written. It grows from owner to owner, so that versions are
-ordered by (token, number) whenever they were written.
+ordered by (token, number), whatever the clocks say.
 
-Quota: how many bytes the checkpoints of a study may take, and what goes to make room for the next one.
-
-What nobody needs any more: checkpoints of finished trials, leftovers of killed writers, files of deleted studies.
+Three rules remove versions: `superseded` and `abandoned` after each write, `eviction_order` when the quota is short,
+`unneeded` for `hpo gc`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, cast
 
-from storage.errors import CheckpointError
+from storage.errors import CheckpointError, StoreUnavailableError
 from storage.objects import ObjectStore, StoredObject
 
 MANIFEST = "manifest.json"
@@ -34,19 +32,19 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class CheckpointManifest:
-    """SHA-256 (hex) by file name, and the writer's notes."""
+    """The files of a version with their SHA-256 (hex), and the writer's notes. It holds a checksum of itself."""
 
     files: Mapping[str, str]
     info: Mapping[str, Any]
 
     @classmethod
     def of(cls, files: Mapping[str, bytes], info: Mapping[str, Any]) -> CheckpointManifest:
-        """The manifest of files that are about to be written. TypeError when the notes are no JSON."""
+        """Return the manifest of files to be written. Raises TypeError when the notes are not JSON."""
         return cls({name: _digest(content) for name, content in files.items()}, json.loads(json.dumps(dict(info))))
 
     @classmethod
     def parse(cls, content: bytes, source: str) -> CheckpointManifest:
-        """The manifest that `source` holds; CheckpointError when it is not as it was written."""
+        """Return the manifest with these bytes. Raises CheckpointError, naming `source`, when they are damaged."""
         try:
             stored = json.loads(content)
             files, info, digest = stored["files"], stored["info"], stored["sha256"]
@@ -58,16 +56,16 @@ class CheckpointManifest:
         return manifest
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the manifest's content."""
+        """Return the SHA-256 (hex) of the manifest's content."""
         return _digest(json.dumps({"files": self.files, "info": self.info}, sort_keys=True).encode())
 
     def to_bytes(self) -> bytes:
-        """What `parse` reads."""
+        """Return the bytes that `parse` reads."""
         content = {"files": dict(self.files), "info": dict(self.info), "sha256": self.digest()}
         return json.dumps(content, indent=1).encode()
 
     def check(self, name: str, content: bytes, source: str) -> bytes:
-        """The content of file `name` as it was found at `source`; CheckpointError when it fails its checksum."""
+        """Return the content of file `name`. Raises CheckpointError, naming `source`, when it fails its checksum."""
         if _digest(content) != self.files[name]:
             raise CheckpointError(f"{source} fails its checksum")
         return content
@@ -99,42 +97,42 @@ class Version:
 
     @property
     def rank(self) -> tuple[int, int]:
-        """Of two versions of a kind the one with the higher rank is the newer."""
+        """Sort key: the newer of two versions of a kind has the higher rank."""
         return self.token, self.number
 
     @property
     def folder(self) -> str:
-        """What the keys of its objects begin with."""
+        """Prefix of the keys of its objects."""
         return f"{self.trial}/{self.name}/"
 
     @cached_property
     def whole(self) -> bool:
-        """Whether it was finished; its files may have been damaged since."""
+        """Whether it was written completely; its files may have been damaged since."""
         return any(found.key == self.folder + MANIFEST for found in self.objects)
 
     @property
     def is_draft(self) -> bool:
-        """Whether somebody is writing it, or was killed doing so."""
+        """Whether it is being written, or its writer was killed."""
         return not self.whole and bool(self._needs)
 
     @property
     def written(self) -> int:
-        """Bytes that its objects take."""
+        """Bytes of its objects."""
         return sum(found.size for found in self.objects)
 
     @property
     def size(self) -> int:
-        """Bytes that it takes, or will take if those are more."""
+        """Bytes that it takes, or those announced for a draft when they are more."""
         return max([self.written, *([] if self.whole else self._needs)])
 
     @property
     def modified(self) -> float:
-        """When its last object was written, in seconds since 1970."""
+        """When its newest object was written, in seconds since 1970."""
         return max(found.modified for found in self.objects)
 
     @property
     def keys(self) -> list[str]:
-        """Keys of its objects in the order of removal: once the manifest is gone, nobody takes it for whole."""
+        """Keys of its objects in order of removal: the manifest first, so that the rest no longer counts as whole."""
         return sorted((found.key for found in self.objects), key=lambda key: (key != self.folder + MANIFEST, key))
 
     @cached_property
@@ -145,15 +143,15 @@ class Version:
 
 
 def next_draft(versions: Iterable[Version], trial: int, kind: Kind, token: int, need: int) -> Version:
-    """The draft that the holder of `token` begins next, with the one object that says that it needs `need` bytes."""
+    """Return the next draft of the holder of `token`, with the object that announces its `need` bytes."""
     taken = [v.number for v in versions if (v.trial, v.kind, v.token) == (trial, kind, token)]
     number = max(taken, default=0) + 1
     name = f"{kind}-{token:010d}-{number:08d}"
     return Version(trial, kind, token, number, name, (StoredObject(f"{trial}/{name}/{_NEEDS}{need}", 0, 0.0),))
 
 
-def found_versions(objects: Iterable[StoredObject]) -> list[Version]:
-    """All versions and drafts in a listing of a study, the newest first; what is neither is left out."""
+def versions_in(objects: Iterable[StoredObject]) -> list[Version]:
+    """Return all versions and drafts in a listing of a study, the newest first; other objects are left out."""
     folders: defaultdict[tuple[str, str], list[StoredObject]] = defaultdict(list)
     for found in objects:
         parts = found.key.split("/")
@@ -167,19 +165,56 @@ def found_versions(objects: Iterable[StoredObject]) -> list[Version]:
     return sorted(versions, key=lambda version: version.rank, reverse=True)
 
 
-def used(objects: Iterable[StoredObject]) -> int:
-    """Bytes that the objects take, and those that the drafts among them will."""
+def list_versions(objects: ObjectStore, trial: int | None = None) -> list[Version]:
+    """Return all versions and drafts in a study's store, of one trial or of all, the newest first."""
+    return versions_in(objects.list("" if trial is None else f"{trial:d}/"))
+
+
+def load_version(objects: ObjectStore, version: Version) -> tuple[CheckpointManifest, dict[str, bytes]]:
+    """Return manifest and files of a version. Raises CheckpointError, naming the file, when any byte has changed."""
+
+    def read(name: str) -> tuple[bytes, str]:
+        source = f"{objects.place}/{version.folder}{name}"
+        try:
+            return objects.get(version.folder + name), source
+        except OSError as error:
+            reason = error.strerror or os.strerror(error.errno or 0)
+            raise CheckpointError(f"{source} cannot be read: {reason}") from None
+
+    manifest = CheckpointManifest.parse(*read(MANIFEST))
+    return manifest, {name: manifest.check(name, *read(name)) for name in manifest.files}
+
+
+def is_sound(objects: ObjectStore, version: Version) -> bool:
+    """Return whether a version can be loaded. Raises StoreUnavailableError when that cannot be known."""
+    try:
+        load_version(objects, version)
+    except StoreUnavailableError:
+        raise
+    except CheckpointError:
+        return False
+    return True
+
+
+def remove_versions(objects: ObjectStore, versions: Iterable[Version]) -> None:
+    """Remove versions; objects that another process removes at the same time are skipped."""
+    for version in versions:
+        objects.delete(version.keys)
+
+
+def used_bytes(objects: Iterable[StoredObject]) -> int:
+    """Return the bytes of the objects, drafts counted with the bytes that they announce."""
     objects = list(objects)
-    return sum(found.size for found in objects) + sum(v.size - v.written for v in found_versions(objects))
+    return sum(found.size for found in objects) + sum(v.size - v.written for v in versions_in(objects))
 
 
 def superseded(versions: Sequence[Version], trial: int, kind: Kind, keep: int) -> list[Version]:
-    """The whole versions of a trial that are older than its `keep` newest ones."""
+    """Return the whole versions of a trial and kind that are older than the `keep` newest ones."""
     return [v for v in versions if (v.trial, v.kind) == (trial, kind) and v.whole][keep:]
 
 
 def abandoned(versions: Sequence[Version]) -> list[Version]:
-    """Unfinished versions whose writers are gone: the trial has had another owner since."""
+    """Return the unfinished versions of earlier owners: the trial has a version with a higher token."""
     newest: defaultdict[int, int] = defaultdict(int)
     for version in versions:
         newest[version.trial] = max(newest[version.trial], version.token)
@@ -188,21 +223,21 @@ def abandoned(versions: Sequence[Version]) -> list[Version]:
 
 @dataclass(frozen=True)
 class Quota:
-    """A limit that holds at every moment, for the bytes that are being written too."""
+    """A limit for the bytes of a study's checkpoints, those being written included. It holds at every moment."""
 
     limit: int
     """Bytes."""
     evictable: Callable[[], Sequence[int]] = tuple
-    """Finished trials whose checkpoints may go, the first to go first. Asked only when room is short."""
+    """Returns finished trials whose checkpoints may be removed, in that order. Called only when room is short."""
 
 
-def expendable(
+def eviction_order(
     versions: Sequence[Version], draft: Version, evictable: Sequence[int], spare: Iterable[Version]
 ) -> Iterator[Version]:
-    """What may go to make room for `draft`, the first to go first.
+    """Yield the versions that may be removed to make room for `draft`, in that order.
 
-    What killed writers left; of evictable trials what is not their newest `best`, then that; at last `spare`: what the
-    draft's own trial can do without. What another unfinished trial needs is never among it.
+    First the abandoned versions; then those of evictable trials but for their newest `best`; then that; then `spare`:
+    the versions that the draft's own trial does not need. No version of another unfinished trial is among them.
     """
     finished = [trial for trial in evictable if trial != draft.trial]
     yield from abandoned(versions)
@@ -214,18 +249,18 @@ def expendable(
     yield from spare
 
 
-def dispensable(versions: Sequence[Version], draft: Version, is_sound: Callable[[Version], bool]) -> Iterator[Version]:
-    """What the draft's own trial can do without: other drafts, and versions older than one that is sound."""
+def spare_versions(versions: Sequence[Version], draft: Version, sound: Callable[[Version], bool]) -> Iterator[Version]:
+    """Yield what the draft's own trial does not need: its other drafts, and versions older than a sound one."""
     own = [v for v in versions if v.trial == draft.trial and v.name != draft.name]
     yield from (v for v in own if not v.whole and v.token <= draft.token)
     for kind in KINDS:
         newest, *older = [v for v in own if v.kind == kind and v.whole] or [draft]
-        if older and is_sound(newest):
+        if older and sound(newest):
             yield from reversed(older)
 
 
-def enough(candidates: Iterable[Version], excess: int) -> list[Version] | None:
-    """The first candidates that together free `excess` bytes; None where all of them do not."""
+def first_to_free(candidates: Iterable[Version], excess: int) -> list[Version] | None:
+    """Return the first candidates that together free `excess` bytes; None when all of them do not."""
     chosen: dict[str, Version] = {}
     for version in candidates:
         chosen[version.folder] = version
@@ -235,73 +270,83 @@ def enough(candidates: Iterable[Version], excess: int) -> list[Version] | None:
 
 
 def format_size(size: int) -> str:
-    """A number of bytes for people: `1.25 GB`."""
+    """Return a number of bytes with its unit, such as `1.25 GB`."""
     for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= factor:
             return f"{size / factor:.2f} {unit}"
     return f"{size} B"
 
 
-_ABANDONED = 86_400.0  # seconds; no write takes as long, nor is a clock as wrong
+_ABANDONED = 86_400.0  # seconds; more than any write takes, and than any clock is wrong
+
+_CONTENTS = {"best": "weights of its best epoch", "latest": "state to go on from"}
+
+_LEFT_OVER = "left by a killed writer"
 
 
 @dataclass(frozen=True)
-class Freed:
-    """What was removed, or would be."""
+class Removal:
+    """What a garbage collection removes of one trial."""
 
-    trials: tuple[int, ...] = ()
-    """Trials of which something goes, in order."""
-    bytes: int = 0
+    trial: int
+    what: str
+    size: int
+    """Bytes."""
 
 
-def collect(objects: ObjectStore, finished: Collection[int], keep: Collection[int], *, dry_run: bool = False) -> Freed:
-    """Remove all of the `finished` trials but the `best` of those to `keep`, and what killed writers left.
+def unneeded(objects: Sequence[StoredObject], finished: set[int], keep: set[int]) -> list[StoredObject]:
+    """Return what may go: all of the `finished` trials but the `best` of those to `keep`, and what killed writers left.
 
-    `finished` is what the study says now: a finished trial stays one. Any other may be running, even one that the
-    caller has not heard of, so nothing of it goes but unfinished versions whose writers are gone: those of earlier
-    owners, and those that are a day old. With `dry_run` nothing is removed.
+    A trial that is not in `finished` may be running, even one that the caller does not know yet. Of such a trial only
+    unfinished versions may go: those of earlier owners, and those that are a day old. Manifests come first.
     """
-    found = objects.list()
-    unneeded = sorted(set(_unneeded(found, set(finished), set(keep))), key=_manifest_first)
-    if not dry_run:
-        objects.delete(one.key for one in unneeded)
-    trials = {int(head) for one in unneeded if (head := one.key.split("/")[0]).isdecimal()}
-    return Freed(tuple(sorted(trials)), sum(one.size for one in unneeded))
+    return sorted(set(_unneeded(objects, finished, keep)), key=manifest_first)
 
 
-def stray_study_folders(root: ObjectStore, known: Collection[str]) -> dict[str, int]:
-    """Folders below `root` that hold checkpoints of studies other than the `known` folders, and the bytes of each.
-
-    `known` must name the studies of every database whose workers use this root. A folder without a checkpoint in it
-    is not taken for a study's.
-    """
-    folders: dict[str, list[StoredObject]] = {}
-    for found in root.list():
-        study, _, key = found.key.partition("/")
-        if key and study not in known:
-            folders.setdefault(study, []).append(StoredObject(key, found.size, found.modified))
-    return {study: sum(one.size for one in inside) for study, inside in folders.items() if found_versions(inside)}
+def removals(removed: Iterable[StoredObject]) -> list[Removal]:
+    """Describe the removed objects by trial."""
+    trials: defaultdict[int, list[StoredObject]] = defaultdict(list)
+    for one in removed:
+        trials[int(one.key.partition("/")[0])].append(one)
+    return [
+        Removal(trial, _described(inside), sum(one.size for one in inside)) for trial, inside in sorted(trials.items())
+    ]
 
 
-def remove_study(root: ObjectStore, folder: str) -> None:
-    """Remove all checkpoints of the study in `folder`, one of those that `stray_study_folders` names."""
-    root.delete(one.key for one in sorted(root.list(f"{folder}/"), key=_manifest_first))
+def manifest_first(one: StoredObject) -> tuple[bool, str]:
+    """Sort key for removals: once its manifest is gone, no version counts as whole."""
+    return not one.key.endswith(f"/{MANIFEST}"), one.key
 
 
-def _unneeded(found: Sequence[StoredObject], finished: set[int], keep: set[int]) -> Iterator[StoredObject]:
-    versions = found_versions(found)
+def _unneeded(objects: Sequence[StoredObject], finished: set[int], keep: set[int]) -> Iterator[StoredObject]:
+    versions = versions_in(objects)
     needed = {one for version in versions if version.kind == "best" and version.whole for one in version.objects}
-    for one in found:
-        head, _, inside = one.key.partition("/")
-        if inside and head.isdecimal() and int(head) in finished and (int(head) not in keep or one not in needed):
+    for one in objects:
+        trial = _trial_of(one)
+        if trial in finished and (trial not in keep or one not in needed):
             yield one
     for version in [*abandoned(versions), *(version for version in versions if _is_old_draft(version))]:
         yield from version.objects
+
+
+def _trial_of(one: StoredObject) -> int | None:
+    head, _, inside = one.key.partition("/")
+    return int(head) if inside and head.isdecimal() else None
 
 
 def _is_old_draft(version: Version) -> bool:
     return not version.whole and time.time() - version.modified > _ABANDONED
 
 
-def _manifest_first(found: StoredObject) -> tuple[bool, str]:
-    return not found.key.endswith(f"/{MANIFEST}"), found.key
+def _described(objects: Iterable[StoredObject]) -> str:
+    """Return words such as `weights of its best epoch, state to go on from` for objects of one trial."""
+    versions: defaultdict[str, set[str]] = defaultdict(set)
+    for one in objects:
+        version, _, file = one.key.partition("/")[2].partition("/")
+        versions[version].add(file)
+    # A version without its manifest was never completed.
+    parts = [
+        _CONTENTS.get(version.partition("-")[0], _LEFT_OVER) if MANIFEST in files else _LEFT_OVER
+        for version, files in sorted(versions.items())
+    ]
+    return ", ".join(dict.fromkeys(parts))

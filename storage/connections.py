@@ -27,6 +27,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from storage.embedded import EmbeddedServer
 from storage.errors import ConflictError, DatabaseUnavailableError
 from storage.postgres_binaries import PREFIX
+from storage.retry import FIRST_PAUSE, LONGEST_PAUSE, pauses
 from storage.urls import passwords, place
 
 # The first pattern that is found counts: of what passes by itself, so that it is worth asking again, and then of what
@@ -225,8 +226,7 @@ class Sessions:
 
     def _open(self) -> Any:
         deadline = time.monotonic() + self.patience
-        pause = 0.1
-        while True:
+        for pause in pauses(FIRST_PAUSE, LONGEST_PAUSE, jitter=0):
             try:
                 return self._session()
             except psycopg2.Error as error:
@@ -234,9 +234,9 @@ class Sessions:
                 if not is_starting(error) or left <= 0:
                     raise unavailable(error, self.url) from None
             time.sleep(min(pause, left))
-            pause = min(2 * pause, 2.0)
             if self._embedded is not None:
                 self.url = self._embedded.revive()
+        raise AssertionError("the pauses do not end")
 
     def _session(self) -> Any:
         if self._embedded is None:

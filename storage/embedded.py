@@ -9,15 +9,12 @@ ends; the one that leaves last stops the server. Starting and stopping happen un
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
-import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from sqlalchemy import URL
@@ -25,57 +22,7 @@ from sqlalchemy import URL
 from storage.cluster import PORT, USER, Cluster
 from storage.errors import DatabaseUnavailableError
 from storage.postgres_binaries import owner_name
-
-_POLL = 0.02  # seconds
-
-
-@contextmanager
-def exclusive(path: Path, *, timeout: float) -> Iterator[None]:
-    """Hold `path` alone; raise DatabaseUnavailableError when others keep it for more than `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    with path.open("ab") as file:
-        while not _try_lock(file.fileno(), fcntl.LOCK_EX):
-            if time.monotonic() > deadline:
-                raise DatabaseUnavailableError(
-                    f"{path} has been held by another process for {timeout:g} s; end that process, then try again"
-                )
-            time.sleep(_POLL)
-        yield
-
-
-class SharedHold:
-    """One process's share in `path`, for as long as it lives or until `release`."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("ab")
-        fcntl.flock(self._file, fcntl.LOCK_SH)
-
-    def release(self) -> None:
-        """Give the share back. A forked child that inherited it still counts until it ends."""
-        self._file.close()
-
-    def __enter__(self) -> SharedHold:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
-
-def is_held(path: Path) -> bool:
-    """Whether any process holds a share in `path`."""
-    with path.open("ab") as file:
-        return not _try_lock(file.fileno(), fcntl.LOCK_EX)
-
-
-def _try_lock(descriptor: int, operation: int) -> bool:
-    try:
-        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
+from storage.synced_files import SharedHold, exclusive, is_held
 
 _log = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@ PersistentStorage: optuna's storage in transactions of ours: fenced, tried again
 from __future__ import annotations
 
 import json
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.orm import Session
 
 from storage.errors import ConflictError, StudyGoneError
+from storage.retry import pauses
 
 # As optuna writes them, which takes two statements for each.
 _WRITE = text(
@@ -47,8 +47,8 @@ def write_attributes(connection: Connection, trial_id: int, values: Mapping[str,
 ATTEMPTS = 5
 """Times that a transaction is run before a conflict is raised."""
 
-PAUSE = 0.5
-"""Seconds waited at most before the second attempt, and twice that before each next one."""
+PAUSES = (0.5, 4.0)
+"""Seconds before the second attempt and before any, at most."""
 
 Fence = Callable[[Connection], None]
 """Takes the row lock of a lease in the transaction that is about to write for its trial; raises LeaseLostError."""
@@ -157,14 +157,12 @@ class FencedStorage(RDBStorage):
     def again(self, action: Callable[[], _R]) -> _R:
         """Run `action`, again after a conflict; within a transaction its beginner does that."""
         attempts = 1 if self.in_transaction else ATTEMPTS
-        for attempt in range(1, attempts + 1):
+        for _, pause in zip(range(attempts - 1), pauses(*PAUSES, jitter=1), strict=False):
             try:
                 return action()
             except ConflictError:
-                if attempt == attempts:
-                    raise
-            time.sleep(random.uniform(0, PAUSE * 2 ** (attempt - 1)))  # noqa: S311 - only to part the two
-        raise AssertionError("the last attempt returns or raises")
+                time.sleep(pause)
+        return action()
 
     @_fenced
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:

@@ -7,11 +7,10 @@ here, and is written when the database is back. When the lease turns out lost, n
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal
@@ -22,12 +21,13 @@ from storage import leases
 from storage.errors import DatabaseUnavailableError, LeaseLostError
 from storage.fenced_storage import FencedStorage
 from storage.leases import Lease
+from storage.retry import pauses
 from storage.studies import Control
 
 log = logging.getLogger(__name__)
 
-PAUSE = (0.1, 5.0)
-"""Seconds between two attempts at a database that fails: at first, and at most."""
+PAUSES = (0.2, 5.0)
+"""Seconds between two attempts while the database fails: the first pause and the longest, at most."""
 
 SILENCE = 10.0
 """Seconds after which a statement that is not answered counts as a fault of the database."""
@@ -77,7 +77,7 @@ class LeaseSession:
         self._closed = False
         self._failing_since: float | None = None
         self._attempt_since: float | None = None
-        self._attempts = 0
+        self._pauses: Iterator[float] = iter(())
         self._next_renewal = time.monotonic() + lease.interval
         self._thread = threading.Thread(target=self._run, name=f"lease-{lease.trial_id}", daemon=True)
 
@@ -150,8 +150,7 @@ class LeaseSession:
         """The entry to write now; None when it is time to renew, or to end."""
         with self._changed:
             if self._failing_since is not None:
-                pause = min(PAUSE[0] * 2**self._attempts, PAUSE[1], self.lease.interval) * random.uniform(0.5, 1)  # noqa: S311
-                self._changed.wait_for(lambda: self._closed, pause)
+                self._changed.wait_for(lambda: self._closed, next(self._pauses))
             else:
                 due = self._next_renewal - time.monotonic()
                 self._changed.wait_for(lambda: self._closed or bool(self._entries), max(0.0, due))
@@ -191,13 +190,13 @@ class LeaseSession:
     def _suffer(self, error: DatabaseUnavailableError) -> None:
         if self._failing_since is None:
             self._failing_since = time.monotonic()
+            self._pauses = pauses(PAUSES[0], min(PAUSES[1], self.lease.interval), jitter=0.5)
             log.warning("%s; training goes on, and its reports wait", error)
-        self._attempts = min(self._attempts + 1, 10)
 
     def _recover(self) -> None:
         if self._failing_since is not None:
             log.warning("the database is back after %.0f s", self.failing)
-        self._failing_since, self._attempts = None, 0
+        self._failing_since = None
         self._next_renewal = time.monotonic() + self.lease.interval
 
 

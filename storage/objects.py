@@ -1,10 +1,11 @@
-"""What checkpoints and bundles are written to: named objects in one place, each of them there whole or not at all.
+"""Object stores for checkpoints and bundles: named objects in one place, each complete or absent.
 
 FolderObjects: objects as files below a folder.
 
-S3Objects: objects below a prefix of an S3 bucket, through optuna's artifact store. Needs the extra `s3`.
+S3Objects: objects below a prefix of an S3 bucket, by boto3. Needs the extra `s3`.
 
-Endpoint, region and credentials come from boto3's own chain (AWS_ENDPOINT_URL_S3, AWS_PROFILE, a role, …).
+This module needs no database library. Endpoint, region and credentials of S3 come from boto3's own chain
+(AWS_ENDPOINT_URL_S3, AWS_PROFILE, a role, …).
 """
 
 from __future__ import annotations
@@ -29,91 +30,103 @@ class StoredObject:
     """One object as a listing shows it."""
 
     key: str
-    """Its name within the place, its parts joined by `/`."""
+    """Its name within the store; the parts are joined by `/`."""
     size: int
     """Bytes."""
     modified: float
-    """When it was written, by the clock of the place, in seconds since 1970."""
+    """When it was written, by the clock of the store, in seconds since 1970."""
 
 
 class ObjectStore(Protocol):
     """A folder, or a prefix in an S3 bucket.
 
-    A fault of the place itself is a CheckpointError: DiskFullError where there is no room, StoreUnavailableError where
-    nothing can be said of what it holds.
+    A fault of the store itself is a CheckpointError: DiskFullError when there is no room, StoreUnavailableError when
+    its content cannot be known.
     """
 
     place: str
-    """What a person knows it by: a path or a URL."""
+    """Path or URL of the store."""
 
     def put(self, key: str, content: bytes, *, settled: bool = True) -> None:
-        """Write an object, replacing the one that is there; durable when it returns.
+        """Write an object, and replace the one that is there; it is durable on return.
 
-        Where `settled` is False it may become durable only with the next settled object of the same folder.
+        When `settled` is False it may become durable only with the next settled object of the same folder.
         """
 
     def get(self, key: str) -> bytes:
-        """The object's bytes; OSError where it is missing or cannot be read."""
+        """Return the object's bytes. Raises OSError when it is missing or cannot be read."""
 
     def list(self, prefix: str = "") -> list[StoredObject]:
-        """All objects whose key begins with `prefix`, which is empty or ends with `/`."""
+        """Return all objects whose key begins with `prefix`, which is empty or ends with `/`."""
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Remove objects, in this order; missing ones are passed over."""
+        """Remove objects, in this order; missing ones are skipped."""
+
+
+def open_objects(place: Path | str) -> ObjectStore:
+    """Return the store in a folder or at `s3://bucket/prefix`. StorageError for an invalid URL, or without boto3."""
+    if is_url(place):
+        return S3Objects(str(place))
+    return FolderObjects(Path(place))
+
+
+def is_url(place: Path | str) -> bool:
+    """Return whether `place` is in S3 rather than a folder."""
+    return isinstance(place, str) and place.startswith(SCHEME)
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class FolderObjects:
-    """An object's key is its file's path below `root`. A file gets its name once it is whole and on the disk."""
+    """Objects as files: a key is the path below `root`. A file gets its name once it is complete and synced."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self.place = str(root)
 
     def put(self, key: str, content: bytes, *, settled: bool = True) -> None:
-        """Write a file beside its place and rename it. DiskFullError on ENOSPC and EDQUOT, else CheckpointError."""
+        """Write a temporary file and rename it. Raises DiskFullError on ENOSPC and EDQUOT, else CheckpointError."""
         path = self._root / key
         draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        with self._explained(path.parent):
+        with self._translated(path.parent):
             make_folder(path.parent)
             try:
-                write_synced(draft, content) if content else draft.touch()  # nothing in an empty file can be lost
+                write_synced(draft, content) if content else draft.touch()  # an empty file has no content to sync
                 draft.rename(path)
             finally:
-                with suppress(OSError):  # the fault that led here is the one to tell
+                with suppress(OSError):  # the first fault is the one to report
                     draft.unlink(missing_ok=True)
             if settled:
                 sync_folder(path.parent)
 
     def get(self, key: str) -> bytes:
-        """The file's bytes."""
+        """Return the file's bytes."""
         return (self._root / key).read_bytes()
 
     def list(self, prefix: str = "") -> list[StoredObject]:
-        """All files below the folder `prefix`, those that are being written included."""
+        """Return all files below the folder `prefix`, temporary ones included."""
         return list(self._walk(self._root / prefix))
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Remove files, and the folders that this leaves empty."""
+        """Remove files, and the folders that become empty."""
         for key in keys:
             path = self._root / key
-            with self._explained(path):
+            with self._translated(path):
                 path.unlink(missing_ok=True)
-            with suppress(OSError):  # not empty, or removed by another
+            with suppress(OSError):  # not empty, or removed by another process
                 for folder in path.parents[: len(Path(key).parts) - 1]:
                     folder.rmdir()
 
     def _walk(self, folder: Path) -> Iterator[StoredObject]:
-        for parent, _, names in os.walk(folder, onerror=self._unreadable):
+        for parent, _, names in os.walk(folder, onerror=self._raise_unreadable):
             for name in names:
                 path = Path(parent, name)
-                with suppress(FileNotFoundError):  # removed or renamed while we looked
-                    found = path.lstat()
-                    yield StoredObject(path.relative_to(self._root).as_posix(), found.st_size, found.st_mtime)
+                with suppress(FileNotFoundError):  # removed or renamed since it was listed
+                    status = path.lstat()
+                    yield StoredObject(path.relative_to(self._root).as_posix(), status.st_size, status.st_mtime)
 
-    def _unreadable(self, error: OSError) -> None:
+    def _raise_unreadable(self, error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):
             raise StoreUnavailableError(
                 f"{error.filename or self._root} cannot be listed: {_reason(error)}; "
@@ -121,7 +134,7 @@ class FolderObjects:
             )
 
     @contextmanager
-    def _explained(self, path: Path) -> Iterator[None]:
+    def _translated(self, path: Path) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -140,63 +153,63 @@ SCHEME = "s3://"
 
 _LOCATION = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
 
+# Error codes of S3 servers that have no room left; Amazon's has no limit.
 _S3_FULL = ("XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage")
-"""Error codes of S3 servers that have no room left; Amazon's never runs out of it."""
 
-_PAGE = 1000  # objects; S3 lists no more at once
+_PAGE = 1000  # objects in one answer of S3, at most
 
 _PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 class S3Objects:
-    """Every object appears whole or not at all, and a listing shows what was written before it: S3 promises both."""
+    """Objects in an S3 bucket. S3 makes uploads atomic, and lists every object that was written before the listing."""
 
     def __init__(self, location: str) -> None:
-        bucket, self._prefix = split_location(location)
+        self._bucket, self._prefix = split_location(location)
         try:
-            from optuna.artifacts import Boto3ArtifactStore
-
             self._client = _client()
         except ImportError:
             raise StorageError(f"{location} needs boto3, which is not installed; pip install 'hpo[s3]'") from None
-        self._bucket = bucket
-        self._store = Boto3ArtifactStore(bucket, self._client, avoid_buf_copy=True)
         self.place = location.rstrip("/")
 
     def put(self, key: str, content: bytes, *, settled: bool = True) -> None:
-        """Upload an object; it is durable then, `settled` or not."""
-        with self._explained(StoreUnavailableError, key, "written"):
-            self._store.write(self._prefix + key, io.BytesIO(content))
+        """Upload an object; it is durable on return, whatever `settled` says."""
+        with self._translated(StoreUnavailableError, key, "written"):
+            self._client.upload_fileobj(io.BytesIO(content), self._bucket, self._prefix + key)
 
     def get(self, key: str) -> bytes:
-        """The object's bytes; FileNotFoundError where it is missing, StoreUnavailableError when S3 does not answer."""
-        from optuna.artifacts.exceptions import ArtifactNotFound
+        """Return the object's bytes. FileNotFoundError when it is missing, StoreUnavailableError when S3 fails."""
+        from botocore.exceptions import ClientError
 
-        with self._explained(StoreUnavailableError, key, "read"):
+        with self._translated(StoreUnavailableError, key, "read"):
             try:
-                return self._store.open_reader(self._prefix + key).read()
-            except ArtifactNotFound:
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+            except ClientError as error:
+                if not _is_missing(error.response):
+                    raise
                 raise FileNotFoundError(2, "No such object", f"{self.place}/{key}") from None
+            content: bytes = answer["Body"].read()
+            return content
 
     def list(self, prefix: str = "") -> list[StoredObject]:
-        """All objects whose key begins with `prefix`."""
-        with self._explained(StoreUnavailableError, prefix, "listed"):
+        """Return all objects whose key begins with `prefix`."""
+        with self._translated(StoreUnavailableError, prefix, "listed"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + prefix, PaginationConfig={"PageSize": _PAGE}
             )
-            return [self._found(item) for page in pages for item in page.get("Contents", ())]
+            return [self._stored_object(item) for page in pages for item in page.get("Contents", ())]
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects."""
         for key in keys:
-            with self._explained(CheckpointError, key, "removed"):
-                self._store.remove(self._prefix + key)
+            with self._translated(CheckpointError, key, "removed"):
+                self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
-    def _found(self, item: dict[str, Any]) -> StoredObject:
+    def _stored_object(self, item: dict[str, Any]) -> StoredObject:
         return StoredObject(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"].timestamp())
 
     @contextmanager
-    def _explained(self, kind: type[CheckpointError], key: str, done: str) -> Iterator[None]:
+    def _translated(self, kind: type[CheckpointError], key: str, done: str) -> Iterator[None]:
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -213,12 +226,22 @@ class S3Objects:
 
 
 def split_location(location: str) -> tuple[str, str]:
-    """Bucket and prefix of `s3://bucket/prefix`, the prefix empty or ending with `/`; StorageError for what is none."""
+    """Return bucket and prefix of `s3://bucket/prefix`; the prefix is empty or ends with `/`.
+
+    Raises StorageError for an invalid location.
+    """
     match = _LOCATION.fullmatch(location)
     if match is None:
         raise StorageError(f"{location!r} names no place in S3; write s3://bucket/prefix")
     prefix = (match[2] or "").strip("/")
     return match[1], f"{prefix}/" if prefix else ""
+
+
+def _is_missing(response: dict[str, Any]) -> bool:
+    """Return whether S3 answered that there is no such object; some servers give the HTTP status only."""
+    code: str | None = response.get("Error", {}).get("Code")
+    status: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return code == "NoSuchKey" or status == 404
 
 
 def _client() -> Any:
@@ -227,15 +250,3 @@ def _client() -> Any:
 
     config = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard"})  # seconds
     return boto3.session.Session().client("s3", config=config)
-
-
-def open_objects(place: Path | str) -> ObjectStore:
-    """The objects in a folder or under `s3://bucket/prefix`; StorageError for a URL that is none, or without boto3."""
-    if is_url(place):
-        return S3Objects(str(place))
-    return FolderObjects(Path(place))
-
-
-def is_url(place: Path | str) -> bool:
-    """Whether `place` is in S3 rather than a folder."""
-    return isinstance(place, str) and place.startswith(SCHEME)

@@ -1,4 +1,4 @@
-"""Patience: what is asked of a database that is away for a while is asked again, until it was away too long."""
+"""Retries: the pauses between attempts, and a policy that repeats an action while the database is unavailable."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -15,59 +15,71 @@ from storage.errors import DatabaseUnavailableError
 log = logging.getLogger(__name__)
 
 GRACE = 600.0
-"""Seconds for which the database may be away before a worker leaves, unless told otherwise."""
+"""Seconds for which the database may be unavailable before a worker ends, unless an option says otherwise."""
 
 LEAVING = 4.0
 """Seconds that a worker which was asked to stop waits for the database, at most."""
 
-SLICE = 0.2
-"""Seconds between two looks at whether to stop waiting."""
+FIRST_PAUSE = 0.1
+"""Seconds before the second attempt, at most."""
 
-LONGEST = 2.0
+LONGEST_PAUSE = 2.0
 """Seconds between two attempts, at most."""
+
+_POLL = 0.2  # seconds between two calls of `should_stop`
 
 R = TypeVar("R")
 
 
+def pauses(first: float, most: float, jitter: float) -> Iterator[float]:
+    """Yield seconds to wait before each further attempt: `first`, then twice as long each time, up to `most`.
+
+    The share `jitter` (0 to 1) of each pause is random, so that processes that failed together do not retry together.
+    """
+    pause = first
+    while True:
+        pause = min(pause, most)
+        yield pause * random.uniform(1 - jitter, 1)  # noqa: S311 - no secret depends on it
+        pause *= 2
+
+
 def never_stop() -> bool:
-    """Nobody asks to stop."""
+    """Return False: the default `should_stop`."""
     return False
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Asks again for up to `grace` seconds after the first fault; not once `should_stop()` is True."""
+    """Repeats an action for up to `grace` seconds after its first fault, until `should_stop()` is True."""
 
     grace: float = GRACE
     should_stop: Callable[[], bool] = never_stop
 
     def run(self, action: Callable[[], R]) -> R:
-        """What `action` gives, however often it must be begun anew. Raises its last DatabaseUnavailableError.
-
-        In a thread of its own: within libpq no signal is handled, and a server that is silent rather than away can hold
-        a statement for minutes. LEAVING seconds after a stop is asked for it is left to itself.
-        """
-        attempt = _Background(lambda: self._persist(action))
-        asked: float | None = None
-        while not attempt.done.wait(SLICE):
-            if asked is None and self.should_stop():
-                asked = time.monotonic()
-            if asked is not None and time.monotonic() - asked > LEAVING:
+        """Return the result of `action`, repeated while it fails. Raises its last DatabaseUnavailableError."""
+        # In a thread of its own: no signal is handled within libpq, and a server that hangs can block a statement for
+        # minutes. LEAVING seconds after a stop was requested the thread is abandoned.
+        attempt = _Background(lambda: self._repeat(action))
+        stop_requested: float | None = None
+        while not attempt.done.wait(_POLL):
+            if stop_requested is None and self.should_stop():
+                stop_requested = time.monotonic()
+            if stop_requested is not None and time.monotonic() - stop_requested > LEAVING:
                 raise DatabaseUnavailableError("what was under way did not end before this worker had to leave")
         return attempt.outcome()
 
     def sleep(self, seconds: float) -> bool:
-        """Wait; False when `should_stop()` became True meanwhile."""
+        """Wait; return False when `should_stop()` became True meanwhile."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             if self.should_stop():
                 return False
-            time.sleep(min(SLICE, left))
+            time.sleep(min(_POLL, left))
         return not self.should_stop()
 
-    def _persist(self, action: Callable[[], R]) -> R:
+    def _repeat(self, action: Callable[[], R]) -> R:
         since: float | None = None
-        pause = 0.1
+        waits = pauses(FIRST_PAUSE, LONGEST_PAUSE, jitter=0.5)
         while True:
             try:
                 result = action()
@@ -77,9 +89,8 @@ class RetryPolicy:
                 if since is None:
                     since = time.monotonic()
                     log.warning("%s; trying again for %.0f s", error, self.grace)
-                if not self.sleep(pause * random.uniform(0.5, 1)):  # noqa: S311 - only to part those who wait
+                if not self.sleep(next(waits)):
                     raise
-                pause = min(2 * pause, LONGEST)
             else:
                 if since is not None:
                     log.warning("the database is back after %.0f s", time.monotonic() - since)
@@ -87,7 +98,7 @@ class RetryPolicy:
 
 
 class _Background(Generic[R]):
-    """An action in a thread that nobody has to wait for."""
+    """An action in a daemon thread, which can be abandoned."""
 
     def __init__(self, action: Callable[[], R]) -> None:
         self.done = threading.Event()
@@ -97,7 +108,7 @@ class _Background(Generic[R]):
         threading.Thread(target=self._run, name="database", daemon=True).start()
 
     def outcome(self) -> R:
-        """What the action gave, or raised."""
+        """Return the result of the action, or raise its error."""
         if self._error is not None:
             raise self._error
         return self._result
@@ -105,7 +116,7 @@ class _Background(Generic[R]):
     def _run(self) -> None:
         try:
             self._result = self._action()
-        except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
+        except BaseException as error:  # noqa: BLE001 - raised again by `outcome`
             self._error = error
         finally:
             self.done.set()

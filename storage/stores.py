@@ -1,4 +1,4 @@
-"""Where checkpoints and bundles lie: a folder, or `s3://bucket/prefix`."""
+"""Checkpoint stores of studies below one root, a folder or `s3://bucket/prefix`, and the database that owns each."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from storage.checkpoint_versions import Quota, remove_study, stray_study_folders
+from storage.checkpoint_versions import Quota, manifest_first, versions_in
 from storage.checkpoints import CheckpointStore
 from storage.database import Database
 from storage.errors import DiskFullError, StorageError, StudyError
-from storage.objects import SCHEME, is_url, open_objects, split_location
+from storage.objects import SCHEME, StoredObject, is_url, open_objects, split_location
 
 OWNER = "owner.json"
-"""The object in a study's folder that says which database the study is in."""
+"""Name of the object in a study's folder that records which database the study is in."""
 
 _PLAIN_STUDY = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
 
 def open_store(root: Path | str, study_id: str, *, quota: Quota | None = None) -> CheckpointStore:
-    """The checkpoints of one study under `root`, a folder or `s3://bucket/prefix`; nothing is written yet.
+    """Open the checkpoints of one study under `root`, a folder or `s3://bucket/prefix`; nothing is written.
 
-    `study_id` is the id in the study's spec rather than its name: of that another database, or the same one after a
-    deletion, may have another study. Raises StorageError for a URL that is none, and for S3 without boto3.
+    `study_id` is the id in the study's spec, not its name: another database, or the same one after a deletion, may
+    have another study of that name. Raises StorageError for an invalid URL, and for S3 without boto3.
     """
     return CheckpointStore(open_objects(_below(root, study_folder(study_id))), quota=quota)
 
 
 def claim_files(db: Database, root: Path | str, study_id: str) -> None:
-    """Note in the study's folder under `root` that its checkpoints are those of the study in `db`.
+    """Record in the study's folder under `root` that its checkpoints belong to the study in `db`.
 
-    Raises StudyError where another database's are there: see `refuse_foreign_files`. Where the disk is full nothing is
-    noted; the next worker does it.
+    Raises StudyError when they belong to another database: see `refuse_foreign_files`. When the disk is full nothing is
+    recorded; the next worker does it.
     """
     if not refuse_foreign_files(db, root, study_id):
         note = {"database": db.identity(), "where": db.where}
@@ -43,11 +43,11 @@ def claim_files(db: Database, root: Path | str, study_id: str) -> None:
 
 
 def refuse_foreign_files(db: Database, root: Path | str, study_id: str) -> bool:
-    """Raise StudyError where the study's checkpoints under `root` are those of a study in another database.
+    """Raise StudyError when the study's checkpoints under `root` belong to a study in another database.
 
-    A dump that was restored beside its original has studies with the same ids. Returns whether they were noted to be
-    those of `db`; False where nothing is noted, as before the first worker. StudyError for a note that is damaged, too;
-    StorageError where it cannot be read.
+    A dump that was restored beside its original has studies with the same ids. Returns whether `db` is recorded as
+    their database; False when none is, as before the first worker. Raises StudyError for a damaged record too, and
+    StorageError when it cannot be read.
     """
     objects = open_objects(_below(root, study_folder(study_id)))
     try:
@@ -74,28 +74,36 @@ def refuse_foreign_files(db: Database, root: Path | str, study_id: str) -> bool:
 
 
 def stray_studies(root: Path | str, known_ids: Collection[str]) -> list[tuple[str, int]]:
-    """Folder and bytes of each study under `root` whose id is not among `known_ids`, in order of the folders' names.
+    """Return folder and bytes of each study under `root` whose id is not among `known_ids`, sorted by folder.
 
-    `known_ids` must name the studies of every database whose workers use this root.
+    `known_ids` must name the studies of every database whose workers use this root. A folder without a checkpoint does
+    not count as a study's.
     """
-    strays = stray_study_folders(open_objects(root), {study_folder(study_id) for study_id in known_ids})
-    return sorted(strays.items())
+    known = {study_folder(study_id) for study_id in known_ids}
+    folders: dict[str, list[StoredObject]] = {}
+    for one in open_objects(root).list():
+        folder, _, key = one.key.partition("/")
+        if key and folder not in known:
+            folders.setdefault(folder, []).append(StoredObject(key, one.size, one.modified))
+    sizes = {folder: sum(one.size for one in inside) for folder, inside in folders.items() if versions_in(inside)}
+    return sorted(sizes.items())
 
 
 def remove_stray_study(root: Path | str, folder: str) -> None:
     """Remove all checkpoints in a folder that `stray_studies` named."""
-    remove_study(open_objects(root), folder)
+    objects = open_objects(root)
+    objects.delete(one.key for one in sorted(objects.list(f"{folder}/"), key=manifest_first))
 
 
 def remove_checkpoints(root: Path | str, study_id: str) -> None:
-    """Remove all checkpoints of one study; nothing where there are none."""
-    remove_study(open_objects(root), study_folder(study_id))
+    """Remove all checkpoints of one study, if there are any."""
+    remove_stray_study(root, study_folder(study_id))
 
 
 def study_folder(study: str) -> str:
-    """A folder name for a study's: its own where that is plain, else its plain part, `%` and a digest of it.
+    """Return the folder name for a study's id: the id itself when plain, else its plain part, `%` and a digest of it.
 
-    No two studies share one, on file systems that ignore case neither.
+    No two studies share one, even on file systems that ignore case.
     """
     if _PLAIN_STUDY.fullmatch(study):
         return study

@@ -51,10 +51,10 @@ def gc_command(
 
 
 def _remove_orphans(db: Database, root: Path | str, dry_run: bool, yes: bool) -> None:
-    from hpo.search.garbage import orphans
+    from hpo.search.garbage import stray_folders
     from storage import format_size, remove_stray_study
 
-    found = orphans(db, root)
+    found = stray_folders(db, root)
     if yes and not dry_run:
         for folder, _ in found:
             remove_stray_study(root, folder)

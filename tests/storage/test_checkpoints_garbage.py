@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import CheckpointStore, Freed, open_objects, open_store, remove_stray_study, stray_studies
+from storage import CheckpointStore, open_objects, open_store, remove_stray_study, stray_studies
 
 FILES = {"a": b"x" * 100}
 
@@ -27,19 +27,20 @@ def test_all_but_what_kept_and_unfinished_trials_need_goes(root: Path | str) -> 
         for kind in ("best", "latest"):
             store.write(trial, kind, FILES, {})  # type: ignore[arg-type]
     before = store.usage()
-    told = store.collect(finished={0, 1}, keep={1}, dry_run=True)
-    assert (told.trials, store.usage()) == ((0, 1), before)
+    announced = store.collect(finished={0, 1}, keep={1}, dry_run=True)
+    assert ([one.trial for one in announced], store.usage()) == ([0, 1], before)
     freed = store.collect(finished={0, 1}, keep={1})
-    assert freed == told
+    assert freed == announced
+    assert [one.what for one in freed] == ["weights of its best epoch, state to go on from", "state to go on from"]
     assert kinds(store) == {(1, "best"), (2, "best"), (2, "latest")}
-    assert freed.bytes == before - store.usage() == before // 2
-    assert store.collect(finished={0, 1}, keep={1}) == Freed()
+    assert sum(one.size for one in freed) == before - store.usage() == before // 2
+    assert store.collect(finished={0, 1}, keep={1}) == []
 
 
 def test_a_trial_that_the_caller_has_not_heard_of_is_left_alone(root: Path | str) -> None:
     store = open_store(root, "cells")
     store.write(7, "latest", FILES, {})
-    assert store.collect(finished=(), keep=()) == Freed()
+    assert store.collect(finished=(), keep=()) == []
     assert store.has(7, "latest")
 
 
@@ -51,7 +52,8 @@ def test_leftovers_of_killed_writers_go_once_nobody_can_be_at_work_on_them(tmp_p
     for key in (young, old, former):
         objects.put(key, b"half")
     os.utime(tmp_path / "cells" / old, (0, 0))
-    assert store.collect(finished=(), keep=()) == Freed((3,), 8)
+    (freed,) = store.collect(finished=(), keep=())
+    assert (freed.trial, freed.size, freed.what) == (3, 8, "left by a killed writer")
     assert {found.key for found in objects.list()} >= {young}
     assert not {found.key for found in objects.list()} & {old, former}
 

@@ -112,10 +112,10 @@ def test_a_fault_in_the_middle_of_reading_does_not_pass_for_damage(
     for epoch in (1, 2):
         store.write(0, "latest", FILES, {"epoch": epoch})
 
-    def time_out(key: str) -> Any:
+    def time_out(**kwargs: Any) -> Any:
         raise ReadTimeoutError(endpoint_url="http://s3")
 
-    monkeypatch.setattr(store._shelf.objects._store, "open_reader", time_out)
+    monkeypatch.setattr(store._objects._client, "get_object", time_out)
     with pytest.raises(StoreUnavailableError, match="cannot be read"):
         store.read(0, "latest")
 
@@ -125,10 +125,10 @@ def test_a_server_without_room_is_a_full_disk(s3_root: str, monkeypatch: pytest.
 
     objects: Any = open_objects(s3_root)
 
-    def refuse(key: str, body: Any) -> None:
+    def refuse(body: Any, bucket: str, key: str) -> None:
         raise ClientError({"Error": {"Code": "XMinioStorageFull", "Message": "no space"}}, "PutObject")
 
-    monkeypatch.setattr(objects._store, "write", refuse)
+    monkeypatch.setattr(objects._client, "upload_fileobj", refuse)
     with pytest.raises(DiskFullError, match="make room there"):
         objects.put("a", b"")
 
@@ -138,16 +138,16 @@ def test_an_upload_that_fails_leaves_nothing(s3_root: str, monkeypatch: pytest.M
 
     store: Any = open_store(s3_root, "cells")
     store.write(0, "latest", FILES, {"epoch": 1})
-    before = [found.key for found in store._shelf.objects.list()]
-    write = store._shelf.objects._store.write
+    before = [found.key for found in store._objects.list()]
+    upload = store._objects._client.upload_fileobj
 
-    def cut(key: str, body: Any) -> None:
+    def cut(body: Any, bucket: str, key: str) -> None:
         if key.endswith("manifest.json"):
             raise EndpointConnectionError(endpoint_url="http://s3")
-        write(key, body)
+        upload(body, bucket, key)
 
-    monkeypatch.setattr(store._shelf.objects._store, "write", cut)
+    monkeypatch.setattr(store._objects._client, "upload_fileobj", cut)
     with pytest.raises(CheckpointError, match="cannot be written"):
         store.write(0, "latest", FILES, {"epoch": 2})
-    assert [found.key for found in store._shelf.objects.list()] == before
+    assert [found.key for found in store._objects.list()] == before
     assert store.read(0, "latest").info == {"epoch": 1}

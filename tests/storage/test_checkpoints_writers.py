@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage import CheckpointError, CheckpointStore, LeaseLostError
-from storage.checkpoints import Shelf
+from storage.checkpoint_versions import is_sound, list_versions
 
 from .interleaving import Gated, Interleaving, MemoryObjects
 
@@ -37,7 +37,6 @@ def test_what_the_highest_token_wrote_last_is_read_at_every_moment(
 ) -> None:
     objects = MemoryObjects()
     store = CheckpointStore(objects)
-    shelf = Shelf(objects)
     owners: list[Owner] = []
 
     def check() -> None:
@@ -47,8 +46,8 @@ def test_what_the_highest_token_wrote_last_is_read_at_every_moment(
         except CheckpointError:
             name = ""
         assert durable is None or name >= durable  # names sort as (token, number) do
-        whole = [version for version in shelf.versions() if version.whole]
-        assert all(shelf.is_sound(version) for version in whole if version.token == whole[0].token)
+        whole = [version for version in list_versions(objects) if version.whole]
+        assert all(is_sound(objects, version) for version in whole if version.token == whole[0].token)
 
     interleaving = Interleaving(schedule, check)
     for writer, (token, life) in enumerate(((5, first_life), (6, second_life))):

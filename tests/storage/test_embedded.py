@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import URL
 
 from storage import DatabaseUnavailableError, EmbeddedServer, StudyError, open_database, open_study, stop_embedded
-from storage.embedded import exclusive
+from storage.synced_files import exclusive
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.postgres

@@ -52,7 +52,7 @@ def conflicts(database: Database, times: int) -> None:
 
 @pytest.fixture
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage.fenced_storage, "PAUSE", 0.0)
+    monkeypatch.setattr(storage.fenced_storage, "PAUSES", (0.0, 0.0))
 
 
 def test_a_transaction_that_met_a_conflict_is_run_again(

@@ -41,7 +41,7 @@ def study(database: Database, spec: StudySpec) -> optuna.Study:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage.lease_session, "PAUSE", (0.01, 0.05))
+    monkeypatch.setattr(storage.lease_session, "PAUSES", (0.02, 0.05))
 
 
 @pytest.fixture

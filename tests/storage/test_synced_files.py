@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from storage import DatabaseUnavailableError
-from storage.embedded import SharedHold, exclusive, is_held
+from storage.synced_files import SharedHold, exclusive, is_held
 
 
 def test_one_holder_at_a_time(tmp_path: Path) -> None:
