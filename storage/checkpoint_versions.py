@@ -253,12 +253,12 @@ def spare_versions(
     versions: Sequence[Version], draft: Version, is_sound: Callable[[Version], bool]
 ) -> Iterator[Version]:
     """Yield what the draft's own trial does not need: its other drafts, and versions older than a sound one."""
-    own = [v for v in versions if v.trial == draft.trial and v.name != draft.name]
-    yield from (v for v in own if not v.whole and v.token <= draft.token)
+    others = [v for v in versions if v.folder != draft.folder]
+    yield from (v for v in others if v.trial == draft.trial and not v.whole and v.token <= draft.token)
     for kind in KINDS:
-        whole = [v for v in own if v.kind == kind and v.whole]
-        if len(whole) > 1 and is_sound(whole[0]):
-            yield from reversed(whole[1:])
+        newest, *older = superseded(others, draft.trial, kind, keep=0) or [draft]
+        if older and is_sound(newest):
+            yield from reversed(older)
 
 
 def first_to_free(candidates: Iterable[Version], excess: int) -> list[Version] | None:

@@ -136,23 +136,29 @@ def check_startable(data: Path, *, shared: bool) -> None:
     the lock does not prove that the server has ended.
     """
     record, lines = ServerRecord.of(data), pid_file(data)
+    elsewhere = bool(lines) and not is_of(data, lines)  # the pid file names another folder: the data are a copy
     if record is None:  # last served by a version of hpo that kept no record
         if lines and shared:
             raise in_use(data)
-        if lines and not is_of(data, lines):
+        if elsewhere:
             raise _torn(data, f"{data / PID_FILE}")
     elif record.is_copy(data):
-        if (lines and not is_of(data, lines)) or not _was_shut_down(data):
+        if elsewhere or not _was_shut_down(data):
             raise _torn(data, f"{data / FILE} and {PID_FILE}")
     elif not record.is_of_here and not record.is_over(data):
-        if shared:
-            raise in_use(data)
-        if lines:
-            raise lasting(
-                f"{data} was last in use by host {record.host}, and whether its PostgreSQL has ended cannot be seen "
-                "from here; give --storage a URL, or, when certainly nothing runs on it there, remove "
-                f"{data / PID_FILE}"
-            )
+        _refuse_unknown(data, record, lines, shared=shared)
+
+
+def _refuse_unknown(data: Path, record: ServerRecord, lines: list[str], *, shared: bool) -> None:
+    """Raise unless the data were shut down: whether their server on another host has ended cannot be known."""
+    if shared:
+        raise in_use(data)
+    if lines:
+        raise lasting(
+            f"{data} was last in use by host {record.host}, and whether its PostgreSQL has ended cannot be seen "
+            "from here; give --storage a URL, or, when certainly nothing runs on it there, remove "
+            f"{data / PID_FILE}"
+        )
 
 
 def in_use(data: Path) -> DatabaseUnavailableError:

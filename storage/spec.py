@@ -133,15 +133,21 @@ _PARTS: dict[str, Callable[[StudySpec], dict[str, Any]]] = {
 
 
 def first_difference(stored: Any, asked: Any, path: str = "") -> str | None:
-    """Where two JSON values first differ, in words; None when they are equal."""
-    if isinstance(stored, Mapping) and isinstance(asked, Mapping):
-        pairs = [(key, stored.get(key, _ABSENT), asked.get(key, _ABSENT)) for key in {**stored, **asked}]
-    elif isinstance(stored, list) and isinstance(asked, list) and len(stored) == len(asked):
-        pairs = [(str(i), *pair) for i, pair in enumerate(zip(stored, asked, strict=True))]
-    else:
+    """Return where two JSON values first differ, in words; None when they are equal."""
+    pairs = _pairs(stored, asked)
+    if pairs is None:
         return None if stored == asked else f"{path}: stored {_short(stored)}, asked {_short(asked)}"
     found = (first_difference(was, is_now, f"{path}.{key}" if path else key) for key, was, is_now in pairs)
     return next((difference for difference in found if difference), None)
+
+
+def _pairs(stored: Any, asked: Any) -> list[tuple[str, Any, Any]] | None:
+    """Return key and both values of each member of two objects, or of two lists of one length; None for the rest."""
+    if isinstance(stored, Mapping) and isinstance(asked, Mapping):
+        return [(key, stored.get(key, _ABSENT), asked.get(key, _ABSENT)) for key in {**stored, **asked}]
+    if isinstance(stored, list) and isinstance(asked, list) and len(stored) == len(asked):
+        return [(str(i), *pair) for i, pair in enumerate(zip(stored, asked, strict=True))]
+    return None
 
 
 class _Absent:

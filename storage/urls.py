@@ -46,20 +46,30 @@ def parse_url(text: str) -> URL:
     if not separator or scheme not in _SCHEMES:
         shown = f"the scheme {scheme!r}" if separator and _SCHEME.fullmatch(scheme) else "text without a scheme"
         raise DatabaseUnavailableError(f"{shown} is no storage URL; {_RULE}")
+    return _checked(_with_password_in_place(_parse_rest(rest)))
+
+
+def _parse_rest(rest: str) -> URL:
+    """Return the URL with `rest` after its scheme. Raises DatabaseUnavailableError when that cannot be read."""
     user, at, tail = rest.rpartition("@")  # the last one: a password that is not encoded may hold others
     parts = _TAIL.fullmatch(tail)
-    if parts is None or not _USER_INFO.fullmatch(user) or not _is_query(parts[2].partition("?")[2]):
+    hosts = _parse_hosts(parts[1]) if parts is not None else None
+    if parts is None or hosts is None or not _USER_INFO.fullmatch(user) or not _is_query(parts[2].partition("?")[2]):
         raise DatabaseUnavailableError(f"{_ENCODE}; {_RULE}")
-    hosts = [_HOST.fullmatch(host) for host in parts[1].split(",")]
     try:
         url = make_url(f"{_SCHEMES[0]}://{user}{at}{parts[2]}")
     except (ArgumentError, ValueError):
-        url = None
-    given = () if url is None else {"user": url.username, "password": url.password}.items()
-    if url is None or not all(hosts) or any(value and key in url.query for key, value in given):
+        raise DatabaseUnavailableError(f"{_ENCODE}; {_RULE}") from None
+    if (url.username and "user" in url.query) or (url.password and "password" in url.query):
         raise DatabaseUnavailableError(f"{_ENCODE}; {_RULE}")
+    return _at_hosts(url, hosts)
+
+
+def _parse_hosts(text: str) -> list[tuple[str, str]] | None:
+    """Return host and port of each part of `a:1,b:2`, empty where not given; None when a part is invalid."""
+    hosts = [_HOST.fullmatch(part) for part in text.split(",")]
     pairs = [(unquote(host[1]).strip("[]"), host[2] or "") for host in hosts if host is not None]
-    return _checked(_with_password_in_place(_at_hosts(url, pairs)))
+    return pairs if len(pairs) == len(hosts) else None
 
 
 def _is_query(text: str) -> bool:

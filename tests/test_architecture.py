@@ -78,11 +78,6 @@ COMPLEX = frozenset(
         "hpo.report.search_sections.history",
         "search_spaces.config.TrialConfig._consistent",
         "search_spaces.space.SearchSpace.extended",
-        "storage.checkpoint_versions._unneeded",
-        "storage.checkpoint_versions.dispensable",
-        "storage.server_record.check_startable",
-        "storage.spec.first_difference",
-        "storage.urls.parse_url",
     }
 )
 """Functions that are still above MOST_COMPLEXITY; to be made simpler."""
