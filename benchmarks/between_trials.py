@@ -3,7 +3,7 @@
     python benchmarks/between_trials.py [--data ZIP --weights FILE] [--trials 8]
 
 Runs one worker on a study of short trials against the embedded PostgreSQL and prints, for each trial, the seconds of
-its epochs and all the others: proposing, building the network, loading its weights, choosing a number format, writing
+its epochs and all the others: proposing, building the network, loading its weights, choosing a compute format, writing
 checkpoints, reporting, telling. The target is under 1 s and under 2 % of a trial of 60 s. Without --data the images are
 synthetic cells and the backbone starts from random weights.
 """

@@ -125,17 +125,17 @@ def resolve_device(name: str, worker: int | None = None) -> str:
         raise UsageError(f"device is {name!r}, but torch sees {count} CUDA devices; use --device cpu or auto")
     if index:
         return name
-    return f"cuda:{freest(count) if worker is None else worker % count}"
+    return f"cuda:{freest_gpu(count) if worker is None else worker % count}"
 
 
-def freest(count: int) -> int:
+def freest_gpu(count: int) -> int:
     """The GPU with the most free memory, in whole GiB; of equals any, so that workers which start together spread."""
     import torch
 
     return max(range(count), key=lambda i: (torch.cuda.mem_get_info(i)[0] >> 30, random.random()))  # noqa: S311
 
 
-def devices(name: str) -> int:
+def device_count(name: str) -> int:
     """How many devices `name` stands for on this machine, at least 1."""
     import torch
 
@@ -149,7 +149,7 @@ def use_threads(count: int | None) -> None:
     torch.set_num_threads(count or cores())
 
 
-def bound_threads() -> None:
+def limit_threads() -> None:
     """Keep torch from more CPU threads than this process has cores: of a container's limit torch knows nothing."""
     import torch
 

@@ -32,7 +32,7 @@ from hpo.bundle.manifest import (
     Triple,
 )
 from hpo.data.dataset import Images
-from hpo.device import bound_threads, resolve_device
+from hpo.device import limit_threads, resolve_device
 from hpo.errors import BundleError, ModelError, UsageError
 from hpo.evaluation.calibration import Abstention, Probabilities, log_probabilities, probabilities
 from hpo.evaluation.metrics import Logits
@@ -175,7 +175,7 @@ class Model:
     def __init__(self, bundle: Bundle, device: str | None = None) -> None:
         self.bundle = bundle
         self.device = resolve_device(device or "auto")
-        bound_threads()
+        limit_threads()
         self.networks: tuple[Network, ...] = tuple(
             network._replace(module=network.module.to(self.device)) for network in networks_of(bundle)
         )

@@ -98,9 +98,9 @@ def _candidates(db: Database, study: str, artifacts: Path | str, top: int) -> En
 
 def _soup(found: EnsembleCandidates, data: Path, folder: Path, cache: Path, device: str, *, force: bool) -> Joined:
     from hpo.delivery.soup import open_images, soup, soupable
-    from hpo.device import bound_threads, resolve_device
+    from hpo.device import limit_threads, resolve_device
 
-    bound_threads()
+    limit_threads()
     kept = soupable(found)
     _say_left_out(kept)
     with counting("decoding images") as progress:

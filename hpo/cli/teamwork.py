@@ -111,9 +111,9 @@ def _weights(plan: Plan) -> list[str]:
 
 def worker_commands(base: WorkerCommand, workers: int | None, device: str, threads: int | None) -> list[WorkerCommand]:
     """One job a worker, each with a device, CPU threads and a log of its own: GPUs in turn, cores shared."""
-    from hpo.device import cores, devices, resolve_device
+    from hpo.device import cores, device_count, resolve_device
 
-    count = workers or devices(device)
+    count = workers or device_count(device)
     share = threads or max(1, cores() // count)
     environment = {**base.environment, "OMP_NUM_THREADS": str(share)}
     return [

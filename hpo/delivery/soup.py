@@ -102,9 +102,9 @@ class Averages:
     def _take_statistics(self, network: nn.Module, modules: Sequence[_BatchNorm]) -> None:
         """The mean over batches of the statistics of each, with nothing but `modules` in training mode."""
         device = torch.device(self._device)
-        number_format, steps = ComputeFormat("fp32"), self._manifest.preprocessing
-        normalise = Normaliser(steps.mean, steps.std, device, number_format)
-        number_format.placed(network, device)
+        compute_format, steps = ComputeFormat("fp32"), self._manifest.preprocessing
+        normalise = Normaliser(steps.mean, steps.std, device, compute_format)
+        compute_format.place(network, device)
         for module in modules:
             module.reset_running_stats()
             module.momentum = None

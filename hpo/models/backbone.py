@@ -31,7 +31,7 @@ WAY_OUT = "give --weights FILE, --set pretrained=false, or HF_HOME with a filled
 
 
 @contextmanager
-def hub(backbone: str) -> Iterator[None]:
+def hub_download(backbone: str) -> Iterator[None]:
     """Download weights inside; ModelError for a backbone that has none, HubError for a hub that cannot be reached."""
     if not is_model_pretrained(backbone):
         raise ModelError(f"timm has no pretrained weights of {backbone}: give --weights FILE or --set pretrained=false")
@@ -91,7 +91,7 @@ def create_backbone(config: TrialConfig, *, pretrained: bool) -> nn.Module:
     """
     if not pretrained:
         return _create(config, pretrained=False)
-    with hub(config.backbone):
+    with hub_download(config.backbone):
         return _create(config, pretrained=True)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from hpo.errors import ModelError
 from hpo.models.architecture import Description, describe
 from hpo.models.backbone import check_known, create_backbone, feature_width
-from hpo.models.classifier import Classifier, build_head, deepest, freeze
+from hpo.models.classifier import Classifier, build_head, freeze, largest_unfreeze_depth
 from hpo.models.normalisation import exchange_normalisation
 from hpo.models.registered_backbones import is_baseline
 from hpo.models.weights import WeightsReport, load_weights
@@ -127,7 +127,7 @@ def build_model(config: TrialConfig, classes: int, *, initialise: bool = True) -
         exchange_normalisation(backbone, config.normalisation)
     features = feature_width(backbone)
     model = Classifier(backbone, build_head(config, features, classes))
-    freeze(model, deepest(config))
+    freeze(model, largest_unfreeze_depth(config))
     origin = "timm" if from_timm else str(from_file or "random")
     mean, std = _preprocessing(backbone, described, report)
     if report is not None and described.source is not None:

@@ -128,7 +128,7 @@ def _frozen_roots(module: nn.Module) -> Iterator[nn.Module]:
         yield from _frozen_roots(child)
 
 
-def deepest(config: TrialConfig) -> float:
+def largest_unfreeze_depth(config: TrialConfig) -> float:
     """The largest unfreeze depth (0..1) of all phases."""
     return max(settings.unfreeze_depth for settings in config.phase_configs())
 

@@ -39,7 +39,7 @@ class ComputeFormat:
         """The context of a forward pass."""
         return torch.autocast(device.type, dtype=self.dtype, enabled=self.precision != "fp32")
 
-    def placed(self, model: Module, device: torch.device) -> Module:
+    def place(self, model: Module, device: torch.device) -> Module:
         """`model` itself, moved to the device and into the memory format."""
         return model.to(device).to(memory_format=self.memory_format)
 
@@ -60,13 +60,13 @@ class Normaliser:
     """
 
     def __init__(
-        self, mean: Sequence[float], std: Sequence[float], device: torch.device, number_format: ComputeFormat
+        self, mean: Sequence[float], std: Sequence[float], device: torch.device, compute_format: ComputeFormat
     ) -> None:
         middle = torch.tensor(mean, dtype=torch.float32)
         spread = torch.tensor(std, dtype=torch.float32)
         self._scale = (1 / (255 * spread)).to(device)
         self._shift = (-middle / spread).to(device)
-        self._format = number_format
+        self._format = compute_format
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalised in float32, then cast: the channels-last layout is that of the uint8 images and costs no copy."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from hpo.data.dataset import Images, Part, Rows
 from hpo.interruption import ShouldStop, never, until_stopped
 
-SHARE = 0.4
+RESIDENT_SHARE = 0.4
 """Of the free device memory, what a resident set may take."""
 
 
@@ -88,4 +88,4 @@ def plain_feed(part: Part, device: torch.device, should_stop: ShouldStop = never
 def _fits(part: Part, device: torch.device) -> bool:
     free, _ = torch.cuda.mem_get_info(device)
     size: int = len(part) * part.images[0].nbytes
-    return size < SHARE * free
+    return size < RESIDENT_SHARE * free

@@ -32,24 +32,24 @@ def predict_logits(
     `batch_size` is that of a part; batches that are given keep their own.
     """
     place = torch.device(device)
-    number_format = ComputeFormat(precision)
-    normalise = Normaliser(mean, std, place, number_format)
-    number_format.placed(model, place)
-    return outputs(model, map(normalise, _uploaded(images, place, batch_size)), number_format).float().cpu().numpy()
+    compute_format = ComputeFormat(precision)
+    normalise = Normaliser(mean, std, place, compute_format)
+    compute_format.place(model, place)
+    return outputs(model, map(normalise, _uploaded(images, place, batch_size)), compute_format).float().cpu().numpy()
 
 
-def outputs(network: nn.Module, batches: Iterable[Tensor], number_format: ComputeFormat) -> Tensor:
+def outputs(network: nn.Module, batches: Iterable[Tensor], compute_format: ComputeFormat) -> Tensor:
     """What `network` gives for each batch of network inputs, one after the other, on the device.
 
     In smaller batches where the memory is not enough; MemoryError where one image alone does not fit.
     """
-    with evaluating(network), torch.inference_mode():
-        parts = list(in_pieces(lambda batch: _forward(network, batch, number_format), batches))
+    with evaluation_mode(network), torch.inference_mode():
+        parts = list(in_pieces(lambda batch: _forward(network, batch, compute_format), batches))
     return torch.cat(parts) if parts else torch.empty(0, 0)
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; the mode of before outside."""
     training = network.training
     network.eval()
@@ -59,8 +59,8 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         network.train(training)
 
 
-def _forward(network: nn.Module, batch: Tensor, number_format: ComputeFormat) -> Tensor:
-    with number_format.autocast(batch.device):
+def _forward(network: nn.Module, batch: Tensor, compute_format: ComputeFormat) -> Tensor:
+    with compute_format.autocast(batch.device):
         result: Tensor = network(batch)
     return result
 

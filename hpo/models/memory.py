@@ -54,7 +54,7 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def attempted(action: Callable[[], T]) -> T | Exhausted:
+def attempt(action: Callable[[], T]) -> T | Exhausted:
     """What `action` gives, or Exhausted where the memory was not enough; other errors pass.
 
     The error itself is not handed on: its traceback would keep the tensors of the attempt alive.
@@ -151,7 +151,7 @@ def in_pieces(forward: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) ->
         done = 0
         while done < len(batch):
             piece = batch[done : done + (most or len(batch))]
-            output = attempted(lambda piece=piece: forward(piece))  # type: ignore[misc]
+            output = attempt(lambda piece=piece: forward(piece))  # type: ignore[misc]
             if not isinstance(output, Exhausted):
                 yield output
                 done += len(piece)
@@ -162,13 +162,13 @@ def in_pieces(forward: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) ->
                 release(batch.device)
 
 
-def with_fewer(action: Callable[[int], T], images: int, fewest: int, device: torch.device) -> T:
+def run_with_fewer(action: Callable[[int], T], images: int, fewest: int, device: torch.device) -> T:
     """What `action(images)` gives, with half as many images after each time that the memory was not enough.
 
     Raises MemoryError where not even `fewest` fit.
     """
     while True:
-        outcome = attempted(lambda count=images: action(count))  # type: ignore[misc]
+        outcome = attempt(lambda count=images: action(count))  # type: ignore[misc]
         if not isinstance(outcome, Exhausted):
             return outcome
         if images <= fewest:

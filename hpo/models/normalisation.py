@@ -36,7 +36,7 @@ class FrozenBatchNorm(nn.Module):
         for name in ("weight", "bias", "running_mean", "running_var"):
             values = getattr(norm, name)
             self.register_buffer(name, None if values is None else values.detach().clone())
-        self.drop, self.act = _what_follows(norm)
+        self.drop, self.act = _dropout_and_activation(norm)
         self.eval()
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -74,23 +74,23 @@ def channels_of_a_group(channels: int) -> int:
 def _group(norm: _BatchNorm) -> nn.Module:
     channels = norm.num_features
     size = channels_of_a_group(channels)
-    return _taken_over(GroupNormAct(channels, group_size=size, eps=norm.eps, affine=norm.affine, apply_act=False), norm)
+    return _take_over(GroupNormAct(channels, group_size=size, eps=norm.eps, affine=norm.affine, apply_act=False), norm)
 
 
 def _layer(norm: _BatchNorm) -> nn.Module:
     """Over the channels of each position; a BatchNorm1d has (b, C) features, a BatchNorm2d (b, C, H, W) maps."""
     kind = LayerNormAct if isinstance(norm, nn.BatchNorm1d) else LayerNormAct2d
-    return _taken_over(kind(norm.num_features, eps=norm.eps, affine=norm.affine, apply_act=False), norm)
+    return _take_over(kind(norm.num_features, eps=norm.eps, affine=norm.affine, apply_act=False), norm)
 
 
-def _taken_over(new: nn.Module, norm: _BatchNorm) -> nn.Module:
+def _take_over(new: nn.Module, norm: _BatchNorm) -> nn.Module:
     """`new` with the affine parameters of `norm` and what follows it."""
     new.weight, new.bias = norm.weight, norm.bias
-    new.drop, new.act = _what_follows(norm)
+    new.drop, new.act = _dropout_and_activation(norm)
     return new.train(norm.training)
 
 
-def _what_follows(norm: _BatchNorm) -> tuple[nn.Module, nn.Module]:
+def _dropout_and_activation(norm: _BatchNorm) -> tuple[nn.Module, nn.Module]:
     """Dropout and activation of timm's BatchNormAct2d; of a plain BatchNorm nothing."""
     return getattr(norm, "drop", nn.Identity()), getattr(norm, "act", nn.Identity())
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpo.models.memory import Exhausted, attempted, release
+from hpo.models.memory import Exhausted, attempt, release
 from hpo.seeds import generator_states, restore_generators
 from hpo.training.micro_batch import MicroBatch
 
@@ -112,9 +112,9 @@ class Gradients:
         self._scaler = scaler
         self._micro_batch = micro_batch
         self._device = next(network.parameters()).device
-        self.modes_changed()
+        self.refresh_modes()
 
-    def modes_changed(self) -> None:
+    def refresh_modes(self) -> None:
         """Look again which modules are in training mode."""
         self._statistics = BatchStatistics(self._network)
         # A single image has no batch to be normalised by.
@@ -129,7 +129,7 @@ class Gradients:
         self._statistics.keep()
         generators = generator_states(self._device)
         while True:
-            outcome = attempted(lambda: self._attempt(inputs, targets))
+            outcome = attempt(lambda: self._attempt(inputs, targets))
             if not isinstance(outcome, Exhausted):
                 self._micro_batch.succeeded()
                 return outcome

@@ -18,8 +18,8 @@ from hpo.models.compute_format import ComputeFormat
 from hpo.training.loss import Objective
 from hpo.training.micro_batch import workload
 from hpo.training.optimisation import Optimisation
-from hpo.training.stages import course, stage_at
-from hpo.training.state import prefixed, under
+from hpo.training.stages import plan_stages, stage_at
+from hpo.training.state import with_prefix, without_prefix
 from search_spaces import TrialConfig
 
 
@@ -35,12 +35,12 @@ class BaselineLearner:
         self.updates = 0
         """Batches seen so far."""
 
-    settled = True
+    in_last_stage = True
 
-    def begin(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int) -> None:
         """Every epoch is the same."""
 
-    def training(self) -> None:
+    def enter_training_mode(self) -> None:
         """A baseline is evaluated, not trained."""
         self.evaluated.eval()
 
@@ -51,12 +51,12 @@ class BaselineLearner:
         self.updates += 1
         return loss
 
-    def epoch_scored(self, score: float) -> None:
+    def record_score(self, score: float) -> None:
         """The score changes nothing."""
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors to go on from: what was learnt of the labels."""
-        return prefixed("model", self.evaluated.state_dict())
+        return with_prefix("model", self.evaluated.state_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """All the rest to go on from, JSON-ready."""
@@ -64,7 +64,7 @@ class BaselineLearner:
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Go on from `tensors()` and `to_dict()`."""
-        self.evaluated.load_state_dict(under("model", tensors))
+        self.evaluated.load_state_dict(without_prefix("model", tensors))
         self.updates = int(state["updates"])
 
 
@@ -72,8 +72,8 @@ class Learner:
     """Learns one batch after another; one that does not fit into the memory, in pieces (see `Gradients`).
 
     `per_epoch` is the number of updates of an epoch. Before each epoch it is told which one begins: what trains, and
-    how, may change between two (see `phases.course`). How many images fit into the memory at a time is remembered in
-    the folder `cache`; None remembers nothing.
+    how, may change between two (see `stages.plan_stages`). How many images fit into the memory at a time is remembered
+    in the folder `cache`; None remembers nothing.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Learner:
         config: TrialConfig,
         model: Classifier,
         criterion: nn.Module,
-        number_format: ComputeFormat,
+        compute_format: ComputeFormat,
         *,
         per_epoch: int,
         on_features: bool = False,
@@ -89,14 +89,14 @@ class Learner:
     ) -> None:
         device = next(model.parameters()).device
         self._model = model
-        self._format = number_format
+        self._format = compute_format
         self._on_features = on_features
         self._per_epoch = per_epoch
         self._cache = cache
-        self._objective = Objective(config, model, criterion, number_format, device=device, on_features=on_features)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=number_format.precision == "fp16")
+        self._objective = Objective(config, model, criterion, compute_format, device=device, on_features=on_features)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=compute_format.precision == "fp16")
         self._average = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
-        self._course = course(config, len(blocks(model.backbone)))
+        self._stages = plan_stages(config, len(blocks(model.backbone)))
         self._stage = 0
         self._optimisation = self._optimised()
         self.updates = 0
@@ -121,22 +121,22 @@ class Learner:
         return self._optimisation.micro_batch
 
     @property
-    def settled(self) -> bool:
+    def in_last_stage(self) -> bool:
         """Whether the last stage is under way: nothing more of the backbone will be unfrozen."""
-        return self._stage == len(self._course) - 1
+        return self._stage == len(self._stages) - 1
 
-    def begin(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int) -> None:
         """Let train what trains in epoch number `epoch`, from 0: nothing changes but where a stage begins."""
-        stage = stage_at(self._course, epoch)
+        stage = stage_at(self._stages, epoch)
         if stage != self._stage:
             before = self._optimisation
             self._enter(stage)
-            self._optimisation.follow(before)
+            self._optimisation.continue_from(before)
 
-    def training(self) -> None:
+    def enter_training_mode(self) -> None:
         """Put the model into training mode, all but its frozen parts."""
         self._model.train()
-        self._optimisation.modes_changed()
+        self._optimisation.refresh_modes()
 
     def learn(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One update from one batch; gives its loss, a scalar on the device that no gradient hangs on.
@@ -149,16 +149,16 @@ class Learner:
             self._average.update(self._model, step=self.updates)
         return loss
 
-    def epoch_scored(self, score: float) -> None:
+    def record_score(self, score: float) -> None:
         """Tell the schedule the score of the epoch; larger is better."""
-        self._optimisation.epoch_scored(score)
+        self._optimisation.record_score(score)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors to go on from."""
         return {
-            **prefixed("model", self._model.state_dict()),
-            **(prefixed("average", self.evaluated.state_dict()) if self._average is not None else {}),
-            **prefixed("optimiser", self._optimisation.tensors()),
+            **with_prefix("model", self._model.state_dict()),
+            **(with_prefix("average", self.evaluated.state_dict()) if self._average is not None else {}),
+            **with_prefix("optimiser", self._optimisation.tensors()),
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,11 +172,11 @@ class Learner:
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Go on from `tensors()` and `to_dict()`."""
-        self._model.load_state_dict(under("model", tensors))
+        self._model.load_state_dict(without_prefix("model", tensors))
         if self._average is not None:
-            self.evaluated.load_state_dict(under("average", tensors))
+            self.evaluated.load_state_dict(without_prefix("average", tensors))
         self._enter(int(state["stage"]))
-        self._optimisation.restore(under("optimiser", tensors), state["optimisation"])
+        self._optimisation.restore(without_prefix("optimiser", tensors), state["optimisation"])
         self._scaler.load_state_dict(dict(state["scaler"]))
         self.updates = int(state["updates"])
 
@@ -186,7 +186,7 @@ class Learner:
 
     def _optimised(self) -> Optimisation:
         """Freeze what the stage freezes, and optimise the rest."""
-        stage = self._course[self._stage]
+        stage = self._stages[self._stage]
         train_upper(self._model, stage.blocks)
         work = workload(stage.settings, self._model, self._format, on_features=self._on_features)
         return Optimisation(

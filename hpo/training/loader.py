@@ -17,7 +17,7 @@ from torch import Tensor
 from hpo.data.dataset import Part, Rows, rows_in_order
 from hpo.evaluation.metrics import Logits
 from hpo.interruption import ShouldStop, until_stopped
-from hpo.models.classifier import Classifier, deepest
+from hpo.models.classifier import Classifier, largest_unfreeze_depth
 from hpo.models.compute_format import ComputeFormat, Normaliser
 from hpo.models.feeds import Feed, plain_feed
 from hpo.models.inference import outputs
@@ -32,7 +32,7 @@ LARGEST = 2 * 2**30
 
 def backbone_frozen(config: TrialConfig) -> bool:
     """Whether the head alone trains, in all phases, so that the features of an image never change."""
-    return deepest(config) == 0
+    return largest_unfreeze_depth(config) == 0
 
 
 def inputs_repeat(config: TrialConfig) -> bool:
@@ -57,10 +57,10 @@ class FeatureExtractor:
     """Images of a part -> pooled features (n, F) on the device, in the precision that the head sees them in."""
 
     def __init__(
-        self, normalise: Normaliser, number_format: ComputeFormat, batch_size: int, should_stop: ShouldStop
+        self, normalise: Normaliser, compute_format: ComputeFormat, batch_size: int, should_stop: ShouldStop
     ) -> None:
         self._normalise = normalise
-        self._format = number_format
+        self._format = compute_format
         self._batch_size = batch_size
         self._should_stop = should_stop
 
@@ -152,12 +152,17 @@ class ImageValidation:
     """Runs the whole network over the part's images."""
 
     def __init__(
-        self, rows: list[Rows], feed: Feed, normalise: Normaliser, number_format: ComputeFormat, should_stop: ShouldStop
+        self,
+        rows: list[Rows],
+        feed: Feed,
+        normalise: Normaliser,
+        compute_format: ComputeFormat,
+        should_stop: ShouldStop,
     ) -> None:
         self._rows = rows
         self._feed = feed
         self._normalise = normalise
-        self._format = number_format
+        self._format = compute_format
         self._should_stop = should_stop
 
     def logits(self, model: Classifier) -> Logits:
@@ -170,10 +175,10 @@ class ImageValidation:
 class FeatureValidation:
     """Runs the head alone, over features that a frozen backbone has computed once."""
 
-    def __init__(self, part: Part, extract: FeatureExtractor, number_format: ComputeFormat, batch_size: int) -> None:
+    def __init__(self, part: Part, extract: FeatureExtractor, compute_format: ComputeFormat, batch_size: int) -> None:
         self._part = part
         self._extract = extract
-        self._format = number_format
+        self._format = compute_format
         self._batch_size = batch_size
         self._features: Tensor | None = None
 

@@ -57,14 +57,14 @@ def fit(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapshot |
 def _one_epoch(run: Run) -> EpochResult:
     """Train, validate, look for collapse, and advance the run."""
     position = run.position
-    run.learner.begin(position.epoch)
+    run.learner.begin_epoch(position.epoch)
     with seeded(derive_seed(run.runtime.seed, "epoch", position.epoch), run.device), _resumable(run):
         with position.timed("training"):
             train_loss = _train(run)
         with position.timed("validation"):
             logits = run.validation.logits(run.learner.evaluated) if run.validation else None
             metrics = _judge(run, logits)
-    run.epoch_scored(_score(run, metrics, train_loss))
+    run.record_score(_score(run, metrics, train_loss))
     return EpochResult(
         epoch=run.position.epoch,
         last=run.over,
@@ -113,7 +113,7 @@ def _train(run: Run) -> float:
 
 
 def _take_steps(run: Run, position: Position) -> None:
-    run.learner.training()
+    run.learner.enter_training_mode()
     every = CHECK_EVERY if run.device.type == "cuda" else 1
     with closing(run.loader.epoch(position.epoch, position.steps)) as batches:
         for inputs, targets in until_stopped(batches, run.runtime.should_stop):

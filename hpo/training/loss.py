@@ -197,7 +197,7 @@ class Objective:
         config: TrialConfig,
         model: Classifier,
         criterion: nn.Module,
-        number_format: ComputeFormat,
+        compute_format: ComputeFormat,
         *,
         device: torch.device,
         on_features: bool = False,
@@ -208,11 +208,11 @@ class Objective:
         self._criterion = criterion.to(device)
         self._head = model.head
         self._l1, self._l2 = config.l1, config.l2
-        self._format = number_format
+        self._format = compute_format
         self._device = device
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """The scalar to lower, in float32; the network computes in the number format."""
+        """The scalar to lower, in float32; the network computes in the compute format."""
         with self._format.autocast(self._device):
             logits = self.network(inputs)
         loss: Tensor = self._criterion(logits.float(), targets)

@@ -31,7 +31,7 @@ class Workload:
     image_size: int
     trained: str
     """Which part of the backbone trains, in words, and on how many views of an image."""
-    number_format: ComputeFormat
+    compute_format: ComputeFormat
     device: torch.device
     machine: str
     """The device and its memory, in words."""
@@ -39,21 +39,21 @@ class Workload:
     @property
     def key(self) -> str:
         """Of what is remembered about it. The batch size is not in it: it does not change how many images fit."""
-        layout = "channels last" if self.number_format.channels_last else "channels first"
-        form = f"{self.number_format.precision}, {layout}"
+        layout = "channels last" if self.compute_format.channels_last else "channels first"
+        form = f"{self.compute_format.precision}, {layout}"
         return " | ".join(["micro-batch", self.backbone, f"{self.image_size} px", self.trained, form, self.machine])
 
     def __str__(self) -> str:
         return f"{self.backbone} at {self.image_size} px on {self.machine}"
 
 
-def workload(config: TrialConfig, model: Classifier, number_format: ComputeFormat, *, on_features: bool) -> Workload:
+def workload(config: TrialConfig, model: Classifier, compute_format: ComputeFormat, *, on_features: bool) -> Workload:
     """The workload of a step of `model`; `on_features` when its head alone computes."""
     device = next(model.parameters()).device
     trained = "head on features" if on_features else trained_part(model)
     trained += ", with views" if config.augmix_consistency else ""
     machine = f"{device_name(device)} with {total_memory(device) / 2**30:.1f} GiB"
-    return Workload(network_name(config), config.image_size, trained, number_format, device, machine)
+    return Workload(network_name(config), config.image_size, trained, compute_format, device, machine)
 
 
 def trained_part(model: Classifier) -> str:

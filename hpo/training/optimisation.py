@@ -130,9 +130,9 @@ class Optimisation:
         """Images that go through the network at a time; None while every batch fits whole."""
         return self._micro_batch.size
 
-    def modes_changed(self) -> None:
+    def refresh_modes(self) -> None:
         """Look again which modules are in training mode."""
-        self._gradients.modes_changed()
+        self._gradients.refresh_modes()
 
     def step(self, inputs: Tensor, targets: Tensor, number: int) -> Tensor:
         """Step number `number` of the run, from 0; gives the loss of the batch, a scalar without gradient.
@@ -149,11 +149,11 @@ class Optimisation:
             self._scaler.update()
         return loss
 
-    def epoch_scored(self, score: float) -> None:
+    def record_score(self, score: float) -> None:
         """Tell the schedule the score of the epoch; larger is better."""
         self._schedule.after_epoch(score)
 
-    def follow(self, before: Optimisation) -> None:
+    def continue_from(self, before: Optimisation) -> None:
         """Take over the state of the stage before: the optimiser's and, within a phase, the schedule's."""
         before._optimiser.zero_grad(set_to_none=True)  # or what is frozen now would keep its gradients in memory
         carry_over(before._optimiser, self._optimiser)

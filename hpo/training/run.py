@@ -47,7 +47,7 @@ class Run:
     data: FitData
     runtime: Runtime
     device: torch.device
-    number_format: ComputeFormat
+    compute_format: ComputeFormat
     learner: Learner | BaselineLearner
     loader: Loader
     validation: ImageValidation | FeatureValidation | None
@@ -56,21 +56,21 @@ class Run:
     facts: Mapping[str, Any]
     position: Position
     guard: Guard = field(default_factory=Guard)
-    standstill: Plateau = field(default_factory=Plateau)
+    plateau: Plateau = field(default_factory=Plateau)
     """Of the score, in the last stage: before that more of the network is to come."""
 
     @property
     def over(self) -> bool:
         """Whether no epoch follows: a baseline has one, and patience may end the others."""
         epochs = 1 if isinstance(self.learner, BaselineLearner) else self.config.epochs
-        impatient = 0 < self.config.patience <= self.standstill.epochs
+        impatient = 0 < self.config.patience <= self.plateau.epochs
         return self.position.epoch >= epochs or impatient
 
-    def epoch_scored(self, score: float) -> None:
+    def record_score(self, score: float) -> None:
         """Count the epoch that is done, its score being larger where it is better."""
-        self.learner.epoch_scored(score)
-        if self.learner.settled:
-            self.standstill = self.standstill.after(score)
+        self.learner.record_score(score)
+        if self.learner.in_last_stage:
+            self.plateau = self.plateau.after(score)
         self.position = Position.start(self.position.epoch + 1, self.device)
 
     def weights(self) -> bytes:
@@ -84,9 +84,9 @@ class Run:
             state={
                 "version": VERSION,
                 "position": self.position.to_dict(),
-                "format": self.number_format.to_dict(),
+                "format": self.compute_format.to_dict(),
                 "guard": self.guard.to_dict(),
-                "standstill": self.standstill.to_dict(),
+                "standstill": self.plateau.to_dict(),
                 "learner": self.learner.to_dict(),
             },
         )
@@ -108,19 +108,19 @@ def prepare(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapsh
     with seeded(derive_seed(runtime.seed, "init"), device):
         built = build_model(config, data.classes)
     built.model.learn_priors(data.train.labels)
-    number_format = (
+    compute_format = (
         ComputeFormat.from_dict(resume.state["format"])
         if resume is not None
-        else _number_format(config, built.model, device, runtime)
+        else _compute_format(config, built.model, device, runtime)
     )
-    number_format.placed(built.model, device)
-    run = _Assembly(config, data, runtime, built, number_format).run(device)
+    compute_format.place(built.model, device)
+    run = _Assembly(config, data, runtime, built, compute_format).run(device)
     if resume is not None:
         _restore(run, resume)
     return run
 
 
-def _number_format(config: TrialConfig, model: Classifier, device: torch.device, runtime: Runtime) -> ComputeFormat:
+def _compute_format(config: TrialConfig, model: Classifier, device: torch.device, runtime: Runtime) -> ComputeFormat:
     """The format to train in; a baseline, which is not trained, computes in the plain one."""
     if not model.learns:
         return ComputeFormat()
@@ -132,7 +132,7 @@ def _restore(run: Run, resume: Snapshot) -> None:
     run.learner.restore(tensors, resume.state["learner"])
     run.position = Position.restored(tensors, resume.state["position"], run.device)
     run.guard = Guard(**resume.state["guard"])
-    run.standstill = Plateau.from_dict(resume.state["standstill"])
+    run.plateau = Plateau.from_dict(resume.state["standstill"])
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class _Assembly:
     data: FitData
     runtime: Runtime
     built: BuiltModel
-    number_format: ComputeFormat
+    compute_format: ComputeFormat
 
     def run(self, device: torch.device) -> Run:
         order = Order(self.config, self.data.train, device, self.runtime.seed)
@@ -154,7 +154,7 @@ class _Assembly:
             data=self.data,
             runtime=self.runtime,
             device=device,
-            number_format=self.number_format,
+            compute_format=self.compute_format,
             learner=self._learner(device, order.updates, on_features=on_features),
             loader=self._feature_loader(order, device) if on_features else self._image_loader(order, device),
             validation=self._validation(device),
@@ -167,12 +167,12 @@ class _Assembly:
         config, model = self.config, self.built.model
         loss = build_loss(config, self.data.train.labels, self.data.classes)
         if not model.learns:
-            return BaselineLearner(model, Objective(config, model, loss, self.number_format, device=device))
+            return BaselineLearner(model, Objective(config, model, loss, self.compute_format, device=device))
         return Learner(
             config,
             model,
             loss,
-            self.number_format,
+            self.compute_format,
             per_epoch=per_epoch,
             on_features=on_features,
             cache=self.runtime.cache,
@@ -191,10 +191,10 @@ class _Assembly:
         if part is None:
             return None
         if validation_repeats(self.config) and self._storable(part):
-            return FeatureValidation(part, self._extractor(device), self.number_format, self._batch_size)
+            return FeatureValidation(part, self._extractor(device), self.compute_format, self._batch_size)
         feed = validation_feed(self.config, part, device, self.runtime)
         rows = rows_in_order(len(part), self._batch_size)
-        return ImageValidation(rows, feed, self._normaliser(device), self.number_format, self.runtime.should_stop)
+        return ImageValidation(rows, feed, self._normaliser(device), self.compute_format, self.runtime.should_stop)
 
     @property
     def _batch_size(self) -> int:
@@ -205,17 +205,17 @@ class _Assembly:
         return self.built.model.learns and storable(part, self.built.features)
 
     def _normaliser(self, device: torch.device) -> Normaliser:
-        return Normaliser(self.built.mean, self.built.std, device, self.number_format)
+        return Normaliser(self.built.mean, self.built.std, device, self.compute_format)
 
     def _extractor(self, device: torch.device) -> FeatureExtractor:
         normalise = self._normaliser(device)
-        return FeatureExtractor(normalise, self.number_format, self._batch_size, self.runtime.should_stop)
+        return FeatureExtractor(normalise, self.compute_format, self._batch_size, self.runtime.should_stop)
 
     def _facts(self, device: torch.device) -> dict[str, Any]:
         parameters, trainable = count_parameters(self.built.model)
         return {
             "device": device_name(device),
-            **self.number_format.to_dict(),
+            **self.compute_format.to_dict(),
             "parameters": parameters,
             "trainable_parameters": trainable,
             "phases": len(self.config.phase_configs()),

@@ -37,7 +37,7 @@ class Runtime:
     plateau schedule steps where it stepped there, and early stopping ends where it ended there. Beyond its end the
     training loss stands in."""
     should_stop: ShouldStop = never
-    """Asked between two steps, between two batches of validation or of feature extraction, and while the number format
+    """Asked between two steps, between two batches of validation or of feature extraction, and while the compute format
     is measured; True ends the run with TrainingInterrupted."""
     on_step: Callable[[float], None] = lambda position: None
     """Told after each step how many epochs are done, the fraction under way included: 2.25 is a quarter into the third

@@ -72,7 +72,7 @@ class PlateauSchedule:
         self._peaks = [float(group["lr"]) for group in optimiser.param_groups]
         self._warmup = warmup_updates
         self._factor = 1.0
-        self._standstill = Plateau()
+        self._plateau = Plateau()
 
     def before_update(self, update: int) -> None:
         """Set the rates of update number `update`, from 0."""
@@ -82,19 +82,19 @@ class PlateauSchedule:
 
     def after_epoch(self, score: float) -> None:
         """Learn the epoch's score; larger is better."""
-        self._standstill = self._standstill.after(score)
-        if self._standstill.epochs >= PATIENCE:
+        self._plateau = self._plateau.after(score)
+        if self._plateau.epochs >= PATIENCE:
             self._factor *= FACTOR
-            self._standstill = replace(self._standstill, epochs=0)
+            self._plateau = replace(self._plateau, epochs=0)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready state."""
-        return {"factor": self._factor, "standstill": self._standstill.to_dict()}
+        return {"factor": self._factor, "standstill": self._plateau.to_dict()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `to_dict()`."""
         self._factor = float(state["factor"])
-        self._standstill = Plateau.from_dict(state["standstill"])
+        self._plateau = Plateau.from_dict(state["standstill"])
 
 
 def build_schedule(config: TrialConfig, optimiser: torch.optim.Optimizer, updates: int) -> LearningRateSchedule:

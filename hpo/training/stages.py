@@ -24,7 +24,7 @@ class Stage:
     """The epochs of the whole phase, which the schedule spans."""
 
 
-def course(config: TrialConfig, blocks: int) -> tuple[Stage, ...]:
+def plan_stages(config: TrialConfig, blocks: int) -> tuple[Stage, ...]:
     """The stages of a run whose backbone has `blocks` blocks, one after the other, from epoch 0 to its last."""
     stages: list[Stage] = []
     for settings in config.phase_configs():

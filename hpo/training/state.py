@@ -30,13 +30,13 @@ def unpack(content: bytes) -> dict[str, Tensor]:
     return load(content)
 
 
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names begin with `prefix.`, without it."""
     start = f"{prefix}."
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
-def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors with `prefix.` before their names; `under` takes it off."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
@@ -113,7 +113,7 @@ class Position:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors to go on from; none between two epochs."""
-        return {"loss": self.loss, **prefixed("generator", self.generators)} if self.steps else {}
+        return {"loss": self.loss, **with_prefix("generator", self.generators)} if self.steps else {}
 
     def to_dict(self) -> dict[str, Any]:
         """The rest, JSON-ready."""
@@ -128,7 +128,7 @@ class Position:
     def restored(cls, tensors: Mapping[str, Tensor], state: Mapping[str, Any], device: torch.device) -> Position:
         """The position that `tensors()` and `to_dict()` describe, its sums on `device`."""
         loss = tensors.get("loss", torch.zeros(())).to(device, copy=True)
-        return cls(**state, loss=loss, generators=under("generator", tensors))
+        return cls(**state, loss=loss, generators=without_prefix("generator", tensors))
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Snapshot:
     resume: bytes
     """safetensors: raw weights, optimiser tensors, moving average; within an epoch the loss so far and generators."""
     state: Mapping[str, Any]
-    """JSON-ready rest: epochs and steps done, number format, stage, optimiser scalars, schedule, guard, patience."""
+    """JSON-ready rest: epochs and steps done, compute format, stage, optimiser scalars, schedule, guard, patience."""
 
 
 @dataclass(frozen=True)

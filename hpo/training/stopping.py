@@ -86,7 +86,7 @@ class Plateau:
     """Epochs running without a better one."""
 
     def after(self, score: float) -> Plateau:
-        """The standstill after an epoch with this score; larger is better."""
+        """The plateau after an epoch with this score; larger is better."""
         if self.best is None or score > self.best + BETTER:
             return Plateau(score)
         return replace(self, epochs=self.epochs + 1)
@@ -97,5 +97,5 @@ class Plateau:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plateau:
-        """The standstill that `to_dict` wrote."""
+        """The plateau that `to_dict` wrote."""
         return cls(**values)

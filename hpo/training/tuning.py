@@ -25,9 +25,9 @@ import torch
 from hpo.files import write_file
 from hpo.interruption import ShouldStop, never, until_stopped
 from hpo.models.backbone import network_name
-from hpo.models.classifier import Classifier, deepest
+from hpo.models.classifier import Classifier, largest_unfreeze_depth
 from hpo.models.compute_format import ComputeFormat
-from hpo.models.memory import with_fewer
+from hpo.models.memory import run_with_fewer
 from hpo.seeds import seeded
 from search_spaces import TrialConfig
 
@@ -116,7 +116,7 @@ def fastest(
             few = images[:count]
             return {option: _cost(option, model, few, should_stop) for option in _options(config.precision, device)}
 
-        costs = with_fewer(costs_of, len(images), 2, device)
+        costs = run_with_fewer(costs_of, len(images), 2, device)
     chosen = _clearly_fastest(costs)
     seconds = ", ".join(
         f"{option.precision}{' channels last' if option.channels_last else ''} {cost * 1000:.0f} ms"
@@ -153,7 +153,7 @@ def _clearly_fastest(costs: Mapping[ComputeFormat, float]) -> ComputeFormat:
 def _cost(option: ComputeFormat, model: Classifier, images: torch.Tensor, should_stop: ShouldStop) -> float:
     """Seconds of a step."""
     device = images.device
-    network = option.placed(copy.deepcopy(model), device).train()
+    network = option.place(copy.deepcopy(model), device).train()
     batch = images.to(option.dtype).contiguous(memory_format=option.memory_format)
     scaling = _Scaling(option, network, device)
     repeats = until_stopped(range(REPEATS), should_stop)
@@ -209,7 +209,7 @@ def _key(config: TrialConfig, device: torch.device) -> str:
         [
             network_name(config),
             f"{config.image_size} px",
-            "frozen" if deepest(config) == 0 else "trained",
+            "frozen" if largest_unfreeze_depth(config) == 0 else "trained",
             config.precision if config.precision != "auto" else f"auto of {' and '.join(offered(device))}",
             device_name(device),
             f"torch {torch.__version__}",

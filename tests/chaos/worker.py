@@ -139,7 +139,7 @@ def _deadly(orders: Orders) -> Callable[[int, float], None]:
 
 
 def measure(bench: Bench) -> None:
-    """Have the number format measured once: two workers that did so at the same time could come to two answers."""
+    """Have the compute format measured once: two workers that did so at the same time could come to two answers."""
     torch.set_num_threads(1)
     config, data = bench.sample()
     next(fit(config, FitData(data.train, data.val, len(data.classes)), Runtime(cache=bench.cache)))

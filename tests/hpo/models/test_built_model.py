@@ -85,6 +85,9 @@ def test_normalisation_is_timm_s_for_the_backbone(config: Make) -> None:
 
 def test_what_trains_is_what_trains_in_the_deepest_phase(config: Make) -> None:
     phased = config(epochs=3, **{"phase1.epochs": 1, "phase1.unfreeze_depth": 0.0, "phase2.epochs": 2})
-    deepest, whole = phased.replace(phases=[{"epochs": 3, "unfreeze_depth": 0.5}]), check_trainable(phased, 4)
+    deepest, whole = (
+        phased.replace(phases=[{"epochs": 3, "unfreeze_depth": 0.5}]),
+        check_trainable(phased, 4),
+    )
     assert whole.trainable == whole.parameters
     assert 0 < check_trainable(deepest, 4).trainable < whole.trainable

@@ -9,7 +9,7 @@ import torch
 from hpo.errors import InfeasibleError
 from hpo.models.memory import (
     Exhausted,
-    attempted,
+    attempt,
     free_memory,
     infeasible_where_exhausted,
     out_of_memory,
@@ -44,7 +44,7 @@ def failing(error: Exception) -> object:
 @pytest.mark.parametrize("error", OF_MEMORY, ids=lambda error: str(error)[-40:])
 def test_errors_of_memory_are_known(error: Exception) -> None:
     assert out_of_memory(error)
-    outcome = attempted(lambda: failing(error))
+    outcome = attempt(lambda: failing(error))
     assert isinstance(outcome, Exhausted)
     assert outcome.reason == (str(error).splitlines() or ["MemoryError"])[0]
     with (
@@ -58,7 +58,7 @@ def test_errors_of_memory_are_known(error: Exception) -> None:
 def test_other_errors_pass_untouched(error: Exception) -> None:
     assert not out_of_memory(error)
     with pytest.raises(type(error)) as attempt:
-        attempted(lambda: failing(error))
+        attempt(lambda: failing(error))
     assert attempt.value is error
     with pytest.raises(type(error)) as context, infeasible_where_exhausted("a giant"):
         raise error
@@ -66,7 +66,7 @@ def test_other_errors_pass_untouched(error: Exception) -> None:
 
 
 def test_an_allocation_that_no_machine_has_is_an_error_of_memory() -> None:
-    outcome = attempted(lambda: torch.empty(2**60, dtype=torch.uint8))
+    outcome = attempt(lambda: torch.empty(2**60, dtype=torch.uint8))
     assert isinstance(outcome, Exhausted)
     assert "1152921504606846976 bytes" in outcome.reason
 
@@ -82,7 +82,7 @@ def test_a_failed_attempt_keeps_no_tensor_alive() -> None:
 
     gc.disable()
     try:
-        attempted(action)
+        attempt(action)
         assert seen[0]() is None
     finally:
         gc.enable()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hpo.models.memory import in_pieces, largest_piece, piece_count, with_fewer
+from hpo.models.memory import in_pieces, largest_piece, piece_count, run_with_fewer
 
 pytestmark = pytest.mark.usefixtures("short_collections")
 
@@ -65,7 +65,7 @@ def test_where_not_one_fits_memory_is_what_is_missing() -> None:
 
 def test_an_action_gets_fewer_until_it_succeeds() -> None:
     forward = Limited(4)
-    assert with_fewer(lambda count: len(forward(torch.ones(count))), 20, 2, CPU) == 3
+    assert run_with_fewer(lambda count: len(forward(torch.ones(count))), 20, 2, CPU) == 3
     assert forward.tried == [20, 10, 5, 3]
     with pytest.raises(MemoryError, match="CUDA out of memory"):
-        with_fewer(lambda count: Limited(1)(torch.ones(count)), 20, 2, CPU)
+        run_with_fewer(lambda count: Limited(1)(torch.ones(count)), 20, 2, CPU)

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from hpo.data import SplitOptions
-from hpo.device import devices, resolve_device
+from hpo.device import device_count, resolve_device
 from hpo.errors import DataError, HpoError, ModelError, UsageError
 from hpo.search.clock import Clock
 from hpo.search.plan import (
@@ -168,7 +168,7 @@ def test_a_device_that_is_not_there_is_told(name: str) -> None:
 
 def test_a_named_device_is_one_device() -> None:
     assert resolve_device("cpu") == "cpu"
-    assert devices("cpu") == devices("cuda:0") == 1
+    assert device_count("cpu") == device_count("cuda:0") == 1
 
 
 @pytest.mark.postgres

@@ -57,7 +57,7 @@ def test_an_interrupted_trial_goes_on_as_the_same_trial_and_ends_as_if_nothing_h
     bench: Bench, tiny_space: SearchSpace
 ) -> None:
     steps = itertools.count()
-    # Asked before each step and each batch of validation, and while the number format is measured: this falls into
+    # Asked before each step and each batch of validation, and while the compute format is measured: this falls into
     # the second epoch.
     interrupted = bench.shop(tiny_space, stop=lambda: next(steps) >= 15)
     assert run_trial(interrupted, bench.claim()) is TrialOutcome.INTERRUPTED

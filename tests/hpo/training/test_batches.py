@@ -211,15 +211,15 @@ def test_the_part_itself_is_never_changed(hundred: Part) -> None:
     assert np.array_equal(hundred.images, before)
 
 
-@pytest.mark.parametrize("number_format", [ComputeFormat(), ComputeFormat("bf16", channels_last=False)], ids=str)
-def test_normalisation_is_the_formula(number_format: ComputeFormat) -> None:
+@pytest.mark.parametrize("compute_format", [ComputeFormat(), ComputeFormat("bf16", channels_last=False)], ids=str)
+def test_normalisation_is_the_formula(compute_format: ComputeFormat) -> None:
     images = torch.randint(0, 256, (2, 5, 5, 3), dtype=torch.uint8)
     mean, std = (0.5, 0.4, 0.3), (0.5, 0.2, 0.1)
-    normalised = Normaliser(mean, std, CPU, number_format)(images)
+    normalised = Normaliser(mean, std, CPU, compute_format)(images)
     expected = (images.double().permute(0, 3, 1, 2) / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(
         3, 1, 1
     )
-    assert normalised.dtype == number_format.dtype
-    assert normalised.is_contiguous(memory_format=number_format.memory_format)
-    tolerance = 1e-5 if number_format.precision == "fp32" else 0.05
+    assert normalised.dtype == compute_format.dtype
+    assert normalised.is_contiguous(memory_format=compute_format.memory_format)
+    tolerance = 1e-5 if compute_format.precision == "fp32" else 0.05
     torch.testing.assert_close(normalised.double(), expected, atol=tolerance, rtol=tolerance)

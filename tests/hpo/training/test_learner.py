@@ -73,7 +73,7 @@ class Pupil:
             self.memory.of(self.model)
         criterion = build_loss(self.config, LABELS, CLASSES)
         self.learner = Learner(self.config, self.model, criterion, ComputeFormat(), per_epoch=20, cache=self.cache)
-        self.learner.training()
+        self.learner.enter_training_mode()
 
     def learn(self, steps: int = 1) -> list[float]:
         return [float(self.learner.learn(*batch(self.config, step))) for step in range(steps)]

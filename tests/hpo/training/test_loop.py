@@ -16,7 +16,7 @@ from hpo.errors import DataError, TrialEnded
 from hpo.models import build_model, predict_logits
 from hpo.models.classifier import blocks
 from hpo.training import EpochResult, FitData, Runtime, Snapshot, fit
-from hpo.training.stages import course
+from hpo.training.stages import plan_stages
 from hpo.training.state import pack, unpack
 from search_spaces import TrialConfig
 
@@ -129,7 +129,7 @@ def test_patience_counts_in_the_last_phase_only(config: Make, data: FitData) -> 
 def test_patience_waits_until_the_deepest_blocks_have_trained(config: Make, data: FitData) -> None:
     alone = dataclasses.replace(data, val=None)
     gradual = config(epochs=20, patience=2, unfreezing="gradual", unfreeze_depth=1.0)
-    deepest = course(gradual, len(blocks(build_model(gradual, 2).model.backbone)))[-1]
+    deepest = plan_stages(gradual, len(blocks(build_model(gradual, 2).model.backbone)))[-1]
     results = train(gradual, alone, scores=[0.5] * gradual.epochs)
     assert results[-1].last
     assert results[-1].epoch == deepest.epochs.start + 3 < gradual.epochs

@@ -47,7 +47,7 @@ def test_a_size_is_remembered_for_runs_of_the_same_kind(tmp_path: Path, free: Ca
     assert begun(WORK, tmp_path) is None
     found(WORK, tmp_path, images=64, size=16)
     assert begun(WORK, tmp_path) == 16
-    others = {"backbone": "resnet18", "image_size": 96, "trained": "17 of 17 blocks", "number_format": ComputeFormat()}
+    others = {"backbone": "resnet18", "image_size": 96, "trained": "17 of 17 blocks", "compute_format": ComputeFormat()}
     for name, value in {**others, "machine": "a device with 16.0 GiB"}.items():
         assert begun(replace(WORK, **{name: value}), tmp_path) is None
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.models.classifier import deepest, trainable_blocks
-from hpo.training.stages import course, last_phase, stage_at
+from hpo.models.classifier import largest_unfreeze_depth, trainable_blocks
+from hpo.training.stages import last_phase, plan_stages, stage_at
 from search_spaces import TrialConfig
 
 Make = Callable[..., TrialConfig]
@@ -21,7 +21,7 @@ DEEPER = {"epochs": 4, "unfreeze_depth": 0.5, "schedule": "cosine-restarts", "le
 
 
 def blocks_by_epoch(config: TrialConfig, blocks: int) -> list[int]:
-    return [stage.blocks for stage in course(config, blocks) for _ in stage.epochs]
+    return [stage.blocks for stage in plan_stages(config, blocks) for _ in stage.epochs]
 
 
 @pytest.mark.parametrize(("count", "depth", "expected"), [(18, 0.0, 0), (18, 0.001, 1), (18, 0.5, 9), (10, 0.3, 3)])
@@ -31,14 +31,14 @@ def test_the_number_of_blocks(count: int, depth: float, expected: int) -> None:
 
 def test_without_phases_a_run_is_one_stage(config: Make) -> None:
     settings = config(epochs=5, unfreeze_depth=0.5)
-    (stage,) = course(settings, 10)
+    (stage,) = plan_stages(settings, 10)
     assert (stage.settings, stage.blocks) == (settings, 5)
     assert stage.epochs == stage.phase == last_phase(settings) == range(5)
 
 
 def test_phases_follow_each_other_each_with_its_own_settings(config: Make) -> None:
     settings = config(epochs=6, phases=[HEAD_ONLY, DEEPER])
-    first, second = course(settings, 10)
+    first, second = plan_stages(settings, 10)
     assert (first.blocks, second.blocks) == (0, 5)
     assert (first.epochs, second.epochs) == (range(2), range(2, 6))
     assert (first.settings.schedule, second.settings.schedule) == ("plateau", "cosine-restarts")
@@ -49,13 +49,13 @@ def test_phases_follow_each_other_each_with_its_own_settings(config: Make) -> No
 
 def test_phases_that_train_the_same_blocks_stay_apart(config: Make) -> None:
     settings = config(epochs=4, phases=[{"epochs": 2}, {"epochs": 2, "learning_rate": 1e-4}])
-    assert [(stage.blocks, stage.epochs) for stage in course(settings, 3)] == [(3, range(2)), (3, range(2, 4))]
+    assert [(stage.blocks, stage.epochs) for stage in plan_stages(settings, 3)] == [(3, range(2)), (3, range(2, 4))]
 
 
 def test_the_deepest_phase_need_not_be_the_last(config: Make) -> None:
     phases = [{"epochs": 1, "unfreeze_depth": depth} for depth in (0.2, 0.7, 0.4)]
-    assert deepest(config(epochs=3, phases=phases)) == 0.7
-    assert deepest(config(unfreeze_depth=0.3)) == 0.3
+    assert largest_unfreeze_depth(config(epochs=3, phases=phases)) == 0.7
+    assert largest_unfreeze_depth(config(unfreeze_depth=0.3)) == 0.3
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_gradual_phase_goes_on_from_the_one_before(
 
 def test_the_steps_of_a_gradual_phase_know_the_whole_phase(config: Make) -> None:
     phases = [{"epochs": 2, "unfreeze_depth": 0.0}, {"epochs": 4, "unfreezing": "gradual"}]
-    _, *steps = course(config(epochs=6, phases=phases), 2)
+    _, *steps = plan_stages(config(epochs=6, phases=phases), 2)
     assert [step.epochs for step in steps] == [range(2, 4), range(4, 6)]
     assert {step.phase for step in steps} == {range(2, 6)}
 
@@ -108,7 +108,7 @@ def test_every_epoch_has_one_stage_and_a_phase_ends_at_its_depth(
         {"epochs": count, "unfreeze_depth": depth, "unfreezing": "gradual" if slowly else "at-once"}
         for count, depth, slowly in zip(epochs, depths, gradual, strict=False)
     ]
-    stages = course(TrialConfig.from_dict({"epochs": sum(epochs), "phases": phases}), blocks)
+    stages = plan_stages(TrialConfig.from_dict({"epochs": sum(epochs), "phases": phases}), blocks)
     assert [epoch for stage in stages for epoch in stage.epochs] == list(range(sum(epochs)))
     for before, after in pairwise(stages):
         same = before.phase == after.phase

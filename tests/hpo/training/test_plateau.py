@@ -8,10 +8,10 @@ from hpo.training.stopping import BETTER, Plateau
 
 
 def after(*scores: float) -> Plateau:
-    standstill = Plateau()
+    plateau = Plateau()
     for score in scores:
-        standstill = standstill.after(score)
-    return standstill
+        plateau = plateau.after(score)
+    return plateau
 
 
 @pytest.mark.parametrize(
@@ -19,9 +19,9 @@ def after(*scores: float) -> Plateau:
     [((), 0), ((0.5,), 0), ((0.5, 0.5), 1), ((0.5, 0.4, 0.3), 2), ((0.5, 0.4, 0.6), 0), ((-3.0, -2.0, -2.5), 1)],
 )
 def test_epochs_without_a_better_score_are_counted(scores: tuple[float, ...], epochs: int) -> None:
-    standstill = after(*scores)
-    assert standstill.epochs == epochs
-    assert standstill.best == (max(scores) if scores else None)
+    plateau = after(*scores)
+    assert plateau.epochs == epochs
+    assert plateau.best == (max(scores) if scores else None)
 
 
 def test_a_gain_by_rounding_is_none() -> None:
@@ -29,6 +29,6 @@ def test_a_gain_by_rounding_is_none() -> None:
     assert after(0.5, 0.5 + 2 * BETTER).epochs == 0
 
 
-@pytest.mark.parametrize("standstill", [after(), after(0.5, 0.4)])
-def test_a_standstill_survives_json(standstill: Plateau) -> None:
-    assert Plateau.from_dict(json.loads(json.dumps(standstill.to_dict()))) == standstill
+@pytest.mark.parametrize("plateau", [after(), after(0.5, 0.4)])
+def test_a_plateau_survives_json(plateau: Plateau) -> None:
+    assert Plateau.from_dict(json.loads(json.dumps(plateau.to_dict()))) == plateau

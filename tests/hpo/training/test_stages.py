@@ -47,14 +47,14 @@ class Course:
 
     def epoch(self, number: int, steps: int = PER_EPOCH) -> list[float]:
         """The learning rate of the head in each step of the epoch."""
-        self.learner.begin(number)
-        self.learner.training()
+        self.learner.begin_epoch(number)
+        self.learner.enter_training_mode()
         rates = []
         for step in range(steps):
             images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(10 * number + step))
             self.learner.learn(images, torch.from_numpy(LABELS))
             rates.append(self.learner.learning_rate)
-        self.learner.epoch_scored(0.0)
+        self.learner.record_score(0.0)
         return rates
 
     @property
@@ -83,7 +83,7 @@ def test_moments_of_the_head_go_on_and_what_is_new_begins_without(config: Make) 
     known = copies(course.state(HEAD))
     assert known["step"] == PER_EPOCH
     assert float(known["exp_avg"].abs().sum()) > 0
-    course.learner.begin(1)
+    course.learner.begin_epoch(1)
     assert_equal(course.state(HEAD), known)
     assert course.state("backbone.conv1.0.weight") == {}
     course.epoch(1)
@@ -95,8 +95,8 @@ def test_the_first_step_of_a_phase_is_that_of_adamw_with_the_old_moments(config:
     """Kingma and Ba's update by hand, with the moments of the phase before and the rate and decay of this one."""
     course = Course(config(optimiser="adamw", schedule="constant", **HEAD_THEN_ALL))
     course.epoch(0)
-    course.learner.begin(1)
-    course.learner.training()
+    course.learner.begin_epoch(1)
+    course.learner.enter_training_mode()
     before, weight = copies(course.state(HEAD)), course.model.get_parameter(HEAD).detach().clone()
     images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(5))
     course.learner.learn(images, torch.from_numpy(LABELS))
@@ -114,7 +114,7 @@ def test_each_kind_carries_its_state_over(config: Make, optimiser: str) -> None:
     course = Course(config(optimiser=optimiser, **HEAD_THEN_ALL))
     course.epoch(0)
     known = copies(course.state(HEAD))
-    course.learner.begin(1)
+    course.learner.begin_epoch(1)
     assert known
     assert_equal(course.state(HEAD), known)
 
@@ -139,7 +139,7 @@ def test_another_kind_begins_anew(config: Make) -> None:
     phases = [{"epochs": 1, "optimiser": "adam"}, {"epochs": 1, "optimiser": "adamw"}]
     course = Course(config(epochs=2, phases=phases))
     course.epoch(0)
-    course.learner.begin(1)
+    course.learner.begin_epoch(1)
     assert course.state(HEAD) == {}
 
 
@@ -149,7 +149,7 @@ def test_what_was_frozen_in_between_begins_anew(config: Make) -> None:
     course.epoch(0)
     course.epoch(1)
     assert course.model.get_parameter("backbone.conv1.0.weight").grad is None
-    course.learner.begin(2)
+    course.learner.begin_epoch(2)
     assert course.state("backbone.conv1.0.weight") == {}
     assert course.state(HEAD)["step"] == 2 * PER_EPOCH
 
@@ -203,7 +203,7 @@ def test_the_average_goes_on_over_phases(config: Make) -> None:
     average = course.learner.evaluated.get_parameter(HEAD).detach().clone()
     weight = course.model.get_parameter(HEAD).detach().clone()
     assert not torch.equal(average, weight)
-    course.learner.begin(1)
+    course.learner.begin_epoch(1)
     assert torch.equal(course.learner.evaluated.get_parameter(HEAD), average)
 
 

@@ -43,8 +43,8 @@ def test_it_tells_the_loss_and_changes_nothing(config: Make) -> None:
     learner = untrained(config(), model)
     assert not model.learns
     images, labels = torch.zeros(4, 3, 32, 32), torch.tensor([0, 1, 2, 2])
-    learner.begin(0)
-    learner.training()
+    learner.begin_epoch(0)
+    learner.enter_training_mode()
     loss = learner.learn(images, labels)
     assert loss.item() == pytest.approx(functional.cross_entropy(model(images), labels).item())
     assert (learner.updates, learner.learning_rate, learner.micro_batch) == (1, 0.0, None)
