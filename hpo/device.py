@@ -1,11 +1,9 @@
-"""How many CPU cores this process may use: what the scheduler allows it, and what its container is given.
+"""The device that a worker trains on, and the CPU cores and threads that its process may use.
 
 A container's limit (`docker --cpus`, Kubernetes limits) is a quota of time, which the affinity does not show: with more
-threads than that, all of them stand still for a part of every period. The limit is that of the process's control group
-or of any above it, whichever is lower (kernel documentation: cgroup-v2, `cpu.max`; for version 1 sched-bwc,
+threads than that, all of them are paused for a part of every period. The lowest limit of the process's control group
+and the groups above it counts (kernel documentation: cgroup-v2, `cpu.max`; for version 1 sched-bwc,
 `cpu.cfs_quota_us`).
-
-Which device a worker trains on, and how many CPU threads it takes.
 """
 
 from __future__ import annotations
@@ -21,95 +19,11 @@ from hpo.errors import UsageError
 PROCESS = Path("/proc/self")
 
 
-def cores(process: Path = PROCESS) -> int:
-    """Cores of the affinity, or fewer where a control group grants less time: rounded up, 1 at least.
-
-    `process` is a folder as /proc/self. What cannot be read limits nothing.
-    """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([allowed, *quotas(process)]))
-
-
-def quotas(process: Path = PROCESS) -> Iterator[int]:
-    """The limits in cores, rounded up, of all control groups that `process` is in."""
-    for folder, version in _groups(process):
-        limit = _limit_2(folder) if version == 2 else _limit_1(folder)
-        if limit is not None:
-            yield limit
-
-
-def _groups(process: Path) -> Iterator[tuple[Path, int]]:
-    """(folder, version) of each control group for CPU time that the process is in, and of those above it."""
-    paths = {version: path for version, path in map(_membership, _lines(process / "cgroup")) if version}
-    for version, root, mount in _mounts(process):
-        if version not in paths:
-            continue
-        inside = Path(paths[version])
-        # In a container the path may lie above what is mounted: then the mount itself is the group.
-        below = inside.relative_to(root).parts if inside.is_relative_to(root) and ".." not in inside.parts else ()
-        yield mount, version
-        for depth in range(1, len(below) + 1):
-            yield mount.joinpath(*below[:depth]), version
-
-
-def _membership(line: str) -> tuple[int, str]:
-    """(version, path) of a line of /proc/self/cgroup; version 0 where it is not about CPU time."""
-    number, _, rest = line.partition(":")
-    controllers, _, path = rest.partition(":")
-    if number == "0" and not controllers:
-        return 2, path
-    return (1, path) if "cpu" in controllers.split(",") else (0, "")
-
-
-def _mounts(process: Path) -> Iterator[tuple[int, str, Path]]:
-    """(version, root, mount point) of the file systems of control groups for CPU time, as mountinfo has them."""
-    for line in _lines(process / "mountinfo"):
-        here, dash, kind = line.partition(" - ")
-        fields, types = here.split(), kind.split()
-        if not dash or len(fields) < 5 or not types:
-            continue
-        mounted = Path(_unescaped(fields[4]))
-        if types[0] == "cgroup2":
-            yield 2, _unescaped(fields[3]), mounted
-        elif types[0] == "cgroup" and "cpu" in types[-1].split(","):
-            yield 1, _unescaped(fields[3]), mounted
-
-
-def _unescaped(text: str) -> str:
-    """Blanks in a path stand as `\\040` in mountinfo."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
-
-
-def _limit_2(folder: Path) -> int | None:
-    quota, *period = next(iter(_lines(folder / "cpu.max")), "max").split() or ["max"]
-    return _rounded_up(quota, period[0] if period else "100000")
-
-
-def _limit_1(folder: Path) -> int | None:
-    quota = next(iter(_lines(folder / "cpu.cfs_quota_us")), "-1")
-    return _rounded_up(quota, next(iter(_lines(folder / "cpu.cfs_period_us")), "100000"))
-
-
-def _rounded_up(quota: str, period: str) -> int | None:
-    """Cores, at least 1; None for no limit, and for what is no pair of positive numbers."""
-    try:
-        time, span = int(quota), int(period)
-    except ValueError:
-        return None
-    return max(1, -(-time // span)) if time > 0 and span > 0 else None
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-
-
 def resolve_device(name: str, worker: int | None = None) -> str:
-    """`auto`, `cpu`, `cuda` or `cuda:N` to a device that is there; UsageError for any other.
+    """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`; raise UsageError for any other name or a missing GPU.
 
-    Of several GPUs that nobody named, worker i of a team takes number i; a worker on its own takes the freest.
+    If several GPUs are possible, local worker i takes GPU i modulo their number; a single worker takes the GPU with
+    the most free memory.
     """
     import torch
 
@@ -129,28 +43,30 @@ def resolve_device(name: str, worker: int | None = None) -> str:
 
 
 def freest_gpu(count: int) -> int:
-    """The GPU with the most free memory, in whole GiB; of equals any, so that workers which start together spread."""
+    """Return the number of the GPU with the most free memory, in whole GiB."""
+    # Ties are broken at random, so that workers which start together spread over the GPUs.
     import torch
 
     return max(range(count), key=lambda i: (torch.cuda.mem_get_info(i)[0] >> 30, random.random()))  # noqa: S311
 
 
 def device_count(name: str) -> int:
-    """How many devices `name` stands for on this machine, at least 1."""
+    """Return how many devices of this machine `name` stands for, at least 1."""
     import torch
 
     return max(1, torch.cuda.device_count()) if name in ("auto", "cuda") else 1
 
 
 def use_threads(count: int | None) -> None:
-    """Let torch compute with `count` CPU threads; None takes the cores of this process."""
+    """Make torch compute with `count` CPU threads; None takes the cores of this process."""
     import torch
 
     torch.set_num_threads(count or cores())
 
 
 def limit_threads() -> None:
-    """Keep torch from more CPU threads than this process has cores: of a container's limit torch knows nothing."""
+    """Limit torch's CPU threads to the cores of this process."""
+    # torch does not take a container's limit into account.
     import torch
 
     if torch.get_num_threads() > cores():
@@ -158,9 +74,94 @@ def limit_threads() -> None:
 
 
 def on_gpu(name: str) -> bool:
-    """Whether `name` stands for a GPU on this machine. Opens none; UsageError for a name that stands for nothing."""
+    """Return whether `name` stands for a GPU on this machine, without opening one; UsageError for an unknown name."""
     import torch
 
     if name == "auto":
         return torch.cuda.device_count() > 0
     return resolve_device(name, worker=0) != "cpu"
+
+
+def cores(process: Path = PROCESS) -> int:
+    """Return the cores of the affinity, or fewer if a control group grants less time: rounded up, at least 1.
+
+    `process` is a folder like /proc/self. Files that cannot be read set no limit.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([allowed, *quotas(process)]))
+
+
+def quotas(process: Path = PROCESS) -> Iterator[int]:
+    """Yield the limits in cores, rounded up, of all control groups that `process` is in."""
+    for folder, version in _groups(process):
+        limit = _limit_2(folder) if version == 2 else _limit_1(folder)
+        if limit is not None:
+            yield limit
+
+
+def _groups(process: Path) -> Iterator[tuple[Path, int]]:
+    """Yield (folder, version) of each control group for CPU time that the process is in, and of those above it."""
+    paths = {version: path for version, path in map(_membership, _lines(process / "cgroup")) if version}
+    for version, root, mount in _mounts(process):
+        if version not in paths:
+            continue
+        inside = Path(paths[version])
+        # In a container the path may lie above the mounted folder: then the mount itself is the group.
+        below = inside.relative_to(root).parts if inside.is_relative_to(root) and ".." not in inside.parts else ()
+        yield mount, version
+        for depth in range(1, len(below) + 1):
+            yield mount.joinpath(*below[:depth]), version
+
+
+def _membership(line: str) -> tuple[int, str]:
+    """Return (version, path) of a line of /proc/self/cgroup; version 0 if it is not about CPU time."""
+    number, _, rest = line.partition(":")
+    controllers, _, path = rest.partition(":")
+    if number == "0" and not controllers:
+        return 2, path
+    return (1, path) if "cpu" in controllers.split(",") else (0, "")
+
+
+def _mounts(process: Path) -> Iterator[tuple[int, str, Path]]:
+    """Yield (version, root, mount point) of each file system of control groups for CPU time in mountinfo."""
+    for line in _lines(process / "mountinfo"):
+        here, dash, kind = line.partition(" - ")
+        fields, types = here.split(), kind.split()
+        if not dash or len(fields) < 5 or not types:
+            continue
+        mounted = Path(_unescaped(fields[4]))
+        if types[0] == "cgroup2":
+            yield 2, _unescaped(fields[3]), mounted
+        elif types[0] == "cgroup" and "cpu" in types[-1].split(","):
+            yield 1, _unescaped(fields[3]), mounted
+
+
+def _unescaped(text: str) -> str:
+    """Return `text` with mountinfo's octal escapes, such as `\\040` for a blank, replaced."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def _limit_2(folder: Path) -> int | None:
+    quota, *period = next(iter(_lines(folder / "cpu.max")), "max").split() or ["max"]
+    return _rounded_up(quota, period[0] if period else "100000")
+
+
+def _limit_1(folder: Path) -> int | None:
+    quota = next(iter(_lines(folder / "cpu.cfs_quota_us")), "-1")
+    return _rounded_up(quota, next(iter(_lines(folder / "cpu.cfs_period_us")), "100000"))
+
+
+def _rounded_up(quota: str, period: str) -> int | None:
+    """Return cores, at least 1; None for no limit and for values other than two positive numbers."""
+    try:
+        time, span = int(quota), int(period)
+    except ValueError:
+        return None
+    return max(1, -(-time // span)) if time > 0 and span > 0 else None
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

@@ -1,4 +1,4 @@
-"""How a run is stopped: whoever does something lengthy asks `should_stop` between two parts of it."""
+"""Stopping of a run: lengthy code calls `should_stop` between two parts of its work."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ T = TypeVar("T")
 
 
 def never() -> bool:
-    """The `should_stop` of a run that nobody stops."""
+    """Return False: the default `should_stop`, which never stops a run."""
     return False
 
 
 def until_stopped(parts: Iterable[T], should_stop: ShouldStop) -> Iterator[T]:
-    """`parts`, as long as nobody asks to stop; TrainingInterrupted instead of the next one then.
+    """Yield `parts` until `should_stop()` is True; then raise TrainingInterrupted in place of the next part.
 
-    Who gives a generator with threads closes it: an exception keeps alive what the frames that it went through hold.
+    A caller that passes a generator with threads must close it: the exception keeps the frames of its traceback, and
+    so the generator, alive.
     """
     for part in parts:
         if should_stop():
@@ -29,8 +30,8 @@ def until_stopped(parts: Iterable[T], should_stop: ShouldStop) -> Iterator[T]:
 class TrainingInterrupted(Exception):  # noqa: N818 - an outcome, not an error
     """Training stopped between two steps, or two batches of validation, because `should_stop()` returned True.
 
-    `snapshot` is the state to go on from; None where there is nothing newer than the last epoch's, or than the one
-    that the run went on from.
+    `snapshot` is the state to resume from; None if there is none newer than the last epoch's, or than the one that the
+    run resumed from.
     """
 
     def __init__(self, message: str, snapshot: Any = None) -> None:

@@ -1,1 +1,1 @@
-"""Augmentation: pure functions of uint8 images, from a configuration and a seed."""
+"""Augmentation: functions of uint8 images that depend on a configuration and a seed alone."""

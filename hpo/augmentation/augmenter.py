@@ -1,7 +1,6 @@
-"""Augmentation of batches: `build_augmenter(config)` gives a callable `(images, seed) -> images`.
+"""Augmentation of batches: `build_augmenter(config)` returns a callable `(images, seed) -> images`.
 
-Strength goes from 0, the identity, to 1, the strongest of its family, and never weakens an effect on the way.
-What a strength means for each family stands in `hpo.augmentation.families`, and only there.
+Strength goes from 0, the identity, to 1, the strongest of its family, and a larger strength never weakens an effect.
 
 Microseconds for an image of 96 pixels at strength 0.5 on one core, the least of 25 runs: flips 15, geometric 55, colour
 50, geometric-colour 110, randaugment 140 (3 operations: 210), corruption 260, augmix 250 (with its views: 520),
@@ -29,13 +28,13 @@ class Augmenter(Protocol):
     """Transforms a batch; the result depends on the images and the seed alone."""
 
     def __call__(self, images: Images, seed: int) -> Images:
-        """(b, S, S, 3) uint8 RGB in, the same out; `seed` is any integer from 0. The input is left as it is.
+        """Return the augmented images (b, S, S, 3) uint8 RGB; `seed` is any integer from 0. The input stays unchanged.
 
-        Under a consistency loss (b, 3, S, S, 3) out: the image and two AugMix views of it.
+        Under a consistency loss the result is (b, 3, S, S, 3): each image and two AugMix views of it.
         """
 
     def clone(self) -> Augmenter:
-        """An equal augmenter for another thread: one augmenter must not be called by two threads at once."""
+        """Return an equal augmenter for another thread: two threads must not call one augmenter at once."""
 
 
 @dataclass(frozen=True)
@@ -43,23 +42,23 @@ class NoAugmentation:
     """Returns its input, uncopied."""
 
     def __call__(self, images: Images, seed: int) -> Images:
-        """The images themselves."""
+        """Return the images themselves."""
         return images
 
     def clone(self) -> NoAugmentation:
-        """Itself: it has no state."""
+        """Return this object, which has no state."""
         return self
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The steps of a configuration, one after the other, on one stream of random numbers."""
+    """Applies the steps of a configuration one after the other, on one stream of random numbers."""
 
     config: TrialConfig
     steps: tuple[Step, ...]
 
     def __call__(self, images: Images, seed: int) -> Images:
-        """A new batch; what follows AugMix is drawn anew for each of its views."""
+        """Return a new batch; steps after AugMix draw anew for each of its views."""
         rng = np.random.default_rng(seed)
         batch = images
         for step in self.steps:
@@ -69,19 +68,20 @@ class Pipeline:
         return batch
 
     def clone(self) -> Augmenter:
-        """Built anew: some steps keep the state of their last call."""
+        """Return a new pipeline of the same configuration."""
+        # Some steps keep the state of their last call, so they are built anew.
         return build_augmenter(self.config)
 
 
 class PerThread:
-    """An augmenter that any number of threads may call: each calls a clone of its own."""
+    """Makes an augmenter callable by any number of threads: each thread uses its own clone."""
 
     def __init__(self, augmenter: Augmenter) -> None:
         self._augmenter = augmenter
         self._own = threading.local()
 
     def __call__(self, images: Images, seed: int) -> Images:
-        """As the augmenter's own."""
+        """Return what the augmenter returns."""
         if not hasattr(self._own, "augmenter"):
             self._own.augmenter = self._augmenter.clone()
         augmented: Images = self._own.augmenter(images, seed)
@@ -89,6 +89,6 @@ class PerThread:
 
 
 def build_augmenter(config: TrialConfig) -> Augmenter:
-    """The configuration's augmenter, but for MixUp and CutMix, which mix whole batches on the device."""
+    """Return the configuration's augmenter, without MixUp and CutMix, which mix whole batches on the device."""
     steps = steps_of(config)
     return Pipeline(config, steps) if steps else NoAugmentation()

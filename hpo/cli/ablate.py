@@ -97,7 +97,7 @@ def _task(folder: Path, home: Path, options: dict[str, Any]) -> _Task:
     from hpo.delivery.retrain import with_weights
     from hpo.experiments.ablation_parts import chosen_parts
     from hpo.experiments.benchmark import check_basis
-    from hpo.models.registered_backbones import is_baseline
+    from hpo.models.baselines import is_baseline
 
     manifest = with_weights(read_bundle(folder).manifest, options["weights"], cache=cache_folder(home))
     if manifest.stage in ("ensemble", "soup"):

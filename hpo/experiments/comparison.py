@@ -16,8 +16,8 @@ from hpo.bundle.model import networks_of
 from hpo.evaluation.intervals import Score
 from hpo.experiments.benchmark import Benchmark, Measured
 from hpo.experiments.compared_model import ComparedModel, Cost
+from hpo.models.baselines import is_baseline
 from hpo.models.built_model import build_model, count_parameters
-from hpo.models.registered_backbones import is_baseline
 from hpo.private_paths import place_from_here, shared_config
 from hpo.training.tuning import device_name
 from search_spaces import TrialConfig

@@ -1,4 +1,4 @@
-"""What a network is, how it is fed, and how it is run forward. Nothing here trains."""
+"""Networks: how they are built, fed with images, and run forward. No code here trains them."""
 
 from hpo.models.architecture import architecture_of
 from hpo.models.built_model import BuiltModel, Trainability, build_model, check_trainable

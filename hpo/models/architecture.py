@@ -1,7 +1,7 @@
-"""What the JSON files beside a file of weights say of it: the architecture, and the mean and std of its input.
+"""Descriptions of weights files: architecture, and mean and std of the input, from JSON files beside the weights.
 
-For NAME.safetensors that is NAME.json, where there is one; else config.json and preprocessor_config.json of the same
-folder. Read are timm's hub layout (`architecture`, `pretrained_cfg`), image processors of transformers (`image_mean`,
+For NAME.safetensors NAME.json is read if it exists; else config.json and preprocessor_config.json of the same folder.
+The layouts are timm's hub layout (`architecture`, `pretrained_cfg`), image processors of transformers (`image_mean`,
 `image_std`), OpenCLIP's `preprocess_cfg`, and the config.json of a bundle (`preprocessing`).
 """
 
@@ -18,10 +18,10 @@ from hpo.errors import ModelError
 from hpo.models.weights_file import weights_file
 
 SHARED = ("config.json", "preprocessor_config.json")
-"""Descriptions that belong to a folder, as on a model hub."""
+"""Names of descriptions that belong to a folder, as on a model hub."""
 
 MAX_BYTES = 16 << 20
-"""Largest description that is read."""
+"""Size of the largest description that is read."""
 
 _SECTIONS = ("pretrained_cfg", "preprocessing", "preprocess_cfg")
 
@@ -34,20 +34,20 @@ Values = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of a file of weights."""
+    """Facts about a file of weights."""
 
     architecture: str | None = None
     """timm's name of the backbone."""
     mean: Values | None = None
-    """Of images scaled to [0, 1]: three numbers, or one for weights that take grey images."""
+    """Mean of images scaled to [0, 1]: three numbers, or one for weights that take grey images."""
     std: Values | None = None
     source: Path | None = None
     """The file that mean and std come from."""
 
     def channels(self, *, grey: bool) -> tuple[Values, Values] | None:
-        """Mean and std of three channels, None where they are not known.
+        """Return mean and std of three channels; None if they are not known.
 
-        ModelError for one number of each, unless the weights are of `grey` images.
+        Raises ModelError if there is one number of each, unless the weights take `grey` images.
         """
         if self.mean is None or self.std is None:
             return None
@@ -57,12 +57,15 @@ class Description:
 
 
 def architecture_of(path: str | Path) -> str | None:
-    """The timm name in the description of the weights; None where there is no such file or it names none."""
+    """Return the timm name in the description of the weights; None without a description or a name in it."""
     return describe(Path(path)).architecture if Path(path).exists() else None
 
 
 def describe(path: Path) -> Description:
-    """What the files beside `path` say, empty where there are none. ModelError where they cannot be true."""
+    """Read the files beside `path`; the description is empty if there are none.
+
+    Raises ModelError for files that cannot be read, hold impossible values, or contradict each other.
+    """
     file = weights_file(path)
     own = file.with_suffix(".json")
     if own.is_file():
@@ -72,7 +75,7 @@ def describe(path: Path) -> Description:
 
 
 def _joined(found: list[Description]) -> Description:
-    """One description of several; ModelError where two of them contradict each other."""
+    """Merge several descriptions; raise ModelError if two of them contradict each other."""
     known = [description for description in found if description.mean is not None]
     for other in known[1:]:
         if (other.mean, other.std) != (known[0].mean, known[0].std):
@@ -107,7 +110,7 @@ def _unfit(file: Path | None, reason: object) -> ModelError:
 
 
 def _architecture(values: Mapping[str, Any]) -> str | None:
-    """The backbone's timm name: of a bundle it stands in its configuration."""
+    """Return the backbone's timm name; for a bundle, from its configuration."""
     if "bundle_format" in values:
         config = values.get("config")
         named = config.get("backbone") if isinstance(config, Mapping) else None
@@ -119,7 +122,7 @@ def _architecture(values: Mapping[str, Any]) -> str | None:
 
 
 def _normalisation(values: Mapping[str, Any]) -> tuple[Values | None, Values | None]:
-    """Mean and std, both or none; ValueError where they are no means and deviations of images in [0, 1]."""
+    """Return mean and std, both or none; raise ValueError if they cannot be those of images in [0, 1]."""
     sections = [values, *(values[name] for name in _SECTIONS if isinstance(values.get(name), Mapping))]
     means = _distinct(sections, _MEANS, "mean", lowest=0.0)
     stds = _distinct(sections, _STDS, "std", lowest=math.ulp(0.0))
@@ -133,7 +136,7 @@ def _normalisation(values: Mapping[str, Any]) -> tuple[Values | None, Values | N
 
 
 def _distinct(sections: list[Mapping[str, Any]], names: tuple[str, ...], key: str, *, lowest: float) -> Values | None:
-    """The one value of `key` in the sections, under whichever of its names; ValueError where there are two."""
+    """Return the one value of `key` in the sections, under any of its names; raise ValueError if there are two."""
     given = [section[name] for section in sections for name in names if section.get(name) is not None]
     found = [_checked(values, key, lowest) for values in given]
     if len(set(found)) > 1:
@@ -142,7 +145,7 @@ def _distinct(sections: list[Mapping[str, Any]], names: tuple[str, ...], key: st
 
 
 def _checked(values: Any, key: str, lowest: float) -> Values:
-    """`values` as one or three floats from `lowest` to 1."""
+    """Return `values` as one or three floats from `lowest` to 1; raise ValueError for anything else."""
     listed = values if isinstance(values, list) else [values]
     plain = all(isinstance(value, int | float) and not isinstance(value, bool) for value in listed)
     if not plain or len(listed) not in (1, 3):
@@ -155,7 +158,7 @@ def _checked(values: Any, key: str, lowest: float) -> Values:
 
 
 def _check_scale(values: Mapping[str, Any]) -> None:
-    """ValueError where an image processor scales pixels in another way than to [0, 1]."""
+    """Raise ValueError if an image processor scales pixels in another way than to [0, 1]."""
     factor = values.get("rescale_factor", _SCALE)
     if values.get("do_rescale") is False or values.get("rescale_offset") or abs(float(factor) / _SCALE - 1) > 1e-3:
         raise ValueError("its images are not scaled to [0, 1] before mean and std, as they are here")

@@ -1,9 +1,8 @@
-"""Classifier: a timm backbone and a head, in one module whose frozen parts stay in evaluation mode.
+"""Classifier: a timm backbone and a head in one module, and which of its blocks train.
 
-Which blocks of a backbone train: its blocks are timm's own groups (`group_matcher`), from the stem to the last.
-
-A frozen block takes no gradient, has no optimiser state, and stays in evaluation mode: its BatchNorm statistics do
-not move and its dropout and drop path are off, so what it computes depends on the image alone.
+The blocks of a backbone are timm's own groups (`group_matcher`), from the stem to the last. A frozen block takes no
+gradient, has no optimiser state, and stays in evaluation mode: its BatchNorm statistics do not move and its dropout
+and drop path are off, so its output depends on the image alone.
 """
 
 from __future__ import annotations
@@ -32,23 +31,23 @@ class Classifier(nn.Module):
         self.frozen: tuple[nn.Module, ...] = ()
         """Modules without a trainable parameter; `train()` leaves them in evaluation mode."""
         self.fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
-        """Names of the parameters that never train, whatever is unfrozen: the backbone came with them like that."""
+        """Names of the parameters that never train, at any unfreeze depth: timm created them so."""
 
     @property
     def learns(self) -> bool:
-        """Whether it has parameters to train; a baseline has none."""
+        """Whether the classifier has parameters to train; a baseline has none."""
         return any(name not in self.fixed for name, _ in self.named_parameters())
 
     def learn_priors(self, labels: npt.NDArray[np.int64]) -> None:
-        """Learn from the labels (n,) of the training part what takes no step: nothing, but for a baseline."""
+        """Learn class frequencies from the labels (n,) of the training part; only a baseline does."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (b, classes)."""
+        """Return the logits (b, classes)."""
         logits: Tensor = self.head(self.backbone(images))
         return logits
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode for all but the frozen modules."""
+        """Set the training mode of all modules except the frozen ones, which stay in evaluation mode."""
         super().train(mode)
         for module in self.frozen:
             module.eval()
@@ -56,7 +55,7 @@ class Classifier(nn.Module):
 
 
 def build_head(config: TrialConfig, features: int, classes: int) -> nn.Sequential:
-    """`head_layers` hidden layers and the last one, each behind dropout: (b, features) -> (b, classes)."""
+    """Build `head_layers` hidden layers and the last one, each after dropout: (b, features) -> (b, classes)."""
     layers: list[nn.Module] = []
     for _ in range(config.head_layers):
         layers += [
@@ -68,8 +67,41 @@ def build_head(config: TrialConfig, features: int, classes: int) -> nn.Sequentia
     return nn.Sequential(*layers, nn.Dropout(config.dropout), nn.Linear(features, classes))
 
 
+def freeze(model: Classifier, depth: float) -> None:
+    """Make the head and the upper `depth` (0..1) of the backbone's blocks trainable, and freeze the rest."""
+    train_upper(model, trainable_blocks(len(blocks(model.backbone)), depth))
+
+
+def trainable_blocks(count: int, depth: float) -> int:
+    """Return how many of `count` blocks train at an unfreeze depth of 0..1: 0 at 0, at least 1 above 0, all at 1."""
+    return math.ceil(depth * count - 1e-9)
+
+
+def train_upper(model: Classifier, count: int) -> None:
+    """Make the head and the last `count` blocks of the backbone trainable, and freeze the rest.
+
+    Parameters in `Classifier.fixed` stay frozen in any case.
+    """
+    groups = blocks(model.backbone)
+    frozen = {name for names in groups[: len(groups) - count] for name in names}
+    for name, parameter in model.backbone.named_parameters():
+        parameter.requires_grad_(name not in frozen and f"backbone.{name}" not in model.fixed)
+    model.frozen = tuple(_frozen_roots(model))
+    model.train(model.training)
+
+
+def _frozen_roots(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the outermost modules whose parameters are all frozen; modules without parameters are left out."""
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        yield module
+        return
+    for child in module.children():
+        yield from _frozen_roots(child)
+
+
 def blocks(backbone: nn.Module) -> list[list[str]]:
-    """Parameter names of each block, stem first. A last norm belongs to the block beneath it."""
+    """Return the parameter names of each block, stem first. A final norm belongs to the block before it."""
     merged: list[list[str]] = []
     parameters = dict(backbone.named_parameters())
     for names in _groups(backbone):
@@ -80,35 +112,8 @@ def blocks(backbone: nn.Module) -> list[list[str]]:
     return merged
 
 
-def freeze(model: Classifier, depth: float) -> None:
-    """Let the head and the upper `depth` (0..1) of the backbone's blocks train, and freeze the rest."""
-    train_upper(model, trainable_blocks(len(blocks(model.backbone)), depth))
-
-
-def train_upper(model: Classifier, count: int) -> None:
-    """Let the head and the last `count` blocks of the backbone train, and freeze the rest.
-
-    What was frozen before may train again, but for the parameters that are fixed for good (`Classifier.fixed`).
-    """
-    groups = blocks(model.backbone)
-    frozen = {name for names in groups[: len(groups) - count] for name in names}
-    for name, parameter in model.backbone.named_parameters():
-        parameter.requires_grad_(name not in frozen and f"backbone.{name}" not in model.fixed)
-    model.frozen = tuple(_frozen_roots(model))
-    model.train(model.training)
-
-
-def layer_scales(backbone: nn.Module, decay: float) -> dict[str, float]:
-    """Factor on the learning rate for each parameter: decay^1 in the last block, one more power for each block below.
-
-    The head being at decay^0, these are the scales of BEiT (Bao et al. 2021, arXiv 2106.08254) and of timm.
-    """
-    groups = blocks(backbone)
-    return {name: decay ** (len(groups) - index) for index, names in enumerate(groups) for name in names}
-
-
 def _groups(backbone: nn.Module) -> list[list[str]]:
-    """timm's groups; for a model that declares none, its direct children."""
+    """Return timm's groups of parameter names; for a model that declares none, those of its direct children."""
     matcher = getattr(backbone, "group_matcher", None)
     if matcher is not None:
         return list(group_parameters(backbone, matcher(coarse=False)).values())
@@ -118,21 +123,15 @@ def _groups(backbone: nn.Module) -> list[list[str]]:
     return list(children.values())
 
 
-def _frozen_roots(module: nn.Module) -> Iterator[nn.Module]:
-    """The largest modules that have parameters, none of which trains."""
-    parameters = list(module.parameters())
-    if parameters and not any(parameter.requires_grad for parameter in parameters):
-        yield module
-        return
-    for child in module.children():
-        yield from _frozen_roots(child)
+def layer_scales(backbone: nn.Module, decay: float) -> dict[str, float]:
+    """Return a factor on the learning rate per parameter: decay^1 in the last block, one more power per block below.
+
+    With the head at decay^0 these are the scales of BEiT (Bao et al. 2021, arXiv 2106.08254) and of timm.
+    """
+    groups = blocks(backbone)
+    return {name: decay ** (len(groups) - index) for index, names in enumerate(groups) for name in names}
 
 
 def largest_unfreeze_depth(config: TrialConfig) -> float:
-    """The largest unfreeze depth (0..1) of all phases."""
+    """Return the largest unfreeze depth (0..1) of all phases."""
     return max(settings.unfreeze_depth for settings in config.phase_configs())
-
-
-def trainable_blocks(count: int, depth: float) -> int:
-    """How many of `count` blocks train at an unfreeze depth of 0..1: none at 0, at least one above it, all at 1."""
-    return math.ceil(depth * count - 1e-9)

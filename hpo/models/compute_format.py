@@ -1,7 +1,4 @@
-"""ComputeFormat: the precision of the arithmetic and the layout of the images in memory.
-
-From uint8 images to what a network takes, on the device that they lie on.
-"""
+"""The format that a network computes in (precision and memory layout), and uint8 images normalised into it."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class ComputeFormat:
-    """How a network computes. Weights stay float32; autocast computes in the precision where it is safe."""
+    """Precision and memory layout. Weights stay float32; autocast uses the precision in operations where it is safe."""
 
     precision: str = "fp32"
     """fp32, bf16 or fp16."""
@@ -27,36 +24,36 @@ class ComputeFormat:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the images that enter the network."""
+        """Data type of the images that enter the network."""
         return DTYPES[self.precision]
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Of images and convolution weights."""
+        """Memory format of images and convolution weights."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """The context of a forward pass."""
+        """Return the autocast context for a forward pass."""
         return torch.autocast(device.type, dtype=self.dtype, enabled=self.precision != "fp32")
 
     def place(self, model: Module, device: torch.device) -> Module:
-        """`model` itself, moved to the device and into the memory format."""
+        """Move `model` itself to the device and into the memory format, and return it."""
         return model.to(device).to(memory_format=self.memory_format)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """Return JSON-ready values."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ComputeFormat:
-        """The format that `to_dict` wrote."""
+        """Return the format that `to_dict` wrote."""
         return cls(str(values["precision"]), bool(values["channels_last"]))
 
 
 class Normaliser:
-    """(b, S, S, 3) uint8 -> (b, 3, S, S) float in the format's precision and layout: (x / 255 - mean) / std.
+    """Computes (x / 255 - mean) / std in the format's precision and layout: (b, S, S, 3) uint8 -> (b, 3, S, S) float.
 
-    And V views of each image, (b, V, S, S, 3), to (b, V, 3, S, S).
+    V views of each image, (b, V, S, S, 3), become (b, V, 3, S, S).
     """
 
     def __init__(
@@ -69,7 +66,8 @@ class Normaliser:
         self._format = compute_format
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalised in float32, then cast: the channels-last layout is that of the uint8 images and costs no copy."""
+        """Return the images normalised in float32, then cast to the format's precision."""
         values = images.to(torch.float32).mul_(self._scale).add_(self._shift).to(self._format.dtype)
+        # The uint8 images lie channels last in memory, so the channels-last format costs no copy.
         flat = values.flatten(0, -4).permute(0, 3, 1, 2).contiguous(memory_format=self._format.memory_format)
         return flat.view(*images.shape[:-3], *flat.shape[1:])

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Feeds: batches of one part's uint8 images on the device, in the order of given rows, from memory or by threads."""
 
 from __future__ import annotations
 
@@ -14,26 +14,24 @@ from hpo.data.dataset import Images, Part, Rows
 from hpo.interruption import ShouldStop, never, until_stopped
 
 RESIDENT_SHARE = 0.4
-"""Of the free device memory, what a resident set may take."""
-
+"""Largest share of the free device memory that a resident part may take."""
 
 ImageBatches = Generator[Tensor, None, None]
-"""Close it when leaving it early: threads that prepare batches end with it."""
+"""Close the generator if it is left early: that ends the threads which prepare batches."""
 
-
-Make = Callable[[Rows, int, int], Images]
-"""(rows, epoch, number of the batch) to uint8 images; called by several threads at once."""
+MakeBatch = Callable[[Rows, int, int], Images]
+"""(rows, epoch, number of the batch) -> uint8 images; several threads call it at once."""
 
 
 class Feed(Protocol):
-    """Images of one part."""
+    """Gives the images of one part."""
 
     def epoch(self, batches: Sequence[Rows], epoch: int, done: int = 0) -> ImageBatches:
-        """Each batch of rows but the first `done`, as (b, S, S, 3) or (b, 3, S, S, 3) uint8 on the device."""
+        """Yield each batch of rows except the first `done`, as (b, S, S, 3) or (b, 3, S, S, 3) uint8 on the device."""
 
 
 class ResidentFeed:
-    """The whole part on the device, copied once; a batch is an index."""
+    """The whole part on the device, copied once; a batch is taken by its indices."""
 
     def __init__(self, part: Part, device: torch.device, should_stop: ShouldStop = never) -> None:
         self._images = torch.empty((len(part), *part.images.shape[1:]), dtype=torch.uint8, device=device)
@@ -41,7 +39,7 @@ class ResidentFeed:
             self._images[rows[0] : rows[-1] + 1] = torch.from_numpy(part.batch(rows.numpy())).to(device)
 
     def epoch(self, batches: Sequence[Rows], epoch: int, done: int = 0) -> ImageBatches:
-        """Each batch of rows but the first `done`, as (b, S, S, 3) uint8 on the device; the epoch changes nothing."""
+        """Yield each batch of rows except the first `done`, as (b, S, S, 3) uint8 on the device; `epoch` is ignored."""
         sizes = [len(rows) for rows in batches]
         order = torch.cat([torch.from_numpy(rows) for rows in batches]).to(self._images.device)
         for rows in torch.split(order, sizes)[done:]:
@@ -49,15 +47,15 @@ class ResidentFeed:
 
 
 class StreamedFeed:
-    """Batches made by threads, a few ahead of the step: read from the memory map and, where told so, augmented."""
+    """Batches that threads make a few steps ahead: read from the memory map and, if `make` does so, augmented."""
 
-    def __init__(self, make: Make, device: torch.device, *, threads: int) -> None:
+    def __init__(self, make: MakeBatch, device: torch.device, *, threads: int) -> None:
         self._make = make
         self._device = device
         self._threads = threads
 
     def epoch(self, batches: Sequence[Rows], epoch: int, done: int = 0) -> ImageBatches:
-        """Each batch of rows but the first `done`, as uint8 on the device."""
+        """Yield each batch of rows except the first `done`, as uint8 on the device."""
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="batches")
         ahead: deque[Future[Tensor]] = deque()
         try:
@@ -79,7 +77,10 @@ class StreamedFeed:
 
 
 def plain_feed(part: Part, device: torch.device, should_stop: ShouldStop = never) -> Feed:
-    """A part as it is: resident on a GPU where it fits, else streamed. TrainingInterrupted when stopped meanwhile."""
+    """Return a feed of the unchanged images: resident on a GPU if they fit, else streamed.
+
+    Raises TrainingInterrupted when stopped during the copy to the GPU.
+    """
     if device.type == "cuda" and _fits(part, device):
         return ResidentFeed(part, device, should_stop)
     return StreamedFeed(lambda rows, epoch, number: part.batch(rows), device, threads=1)

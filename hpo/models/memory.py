@@ -1,7 +1,4 @@
-"""Memory of the device: how much a run took, how much there is, and what to do when it is not enough.
-
-Cutting a batch into pieces that fit into the memory.
-"""
+"""Memory of a device: how much there is and was used, errors for lack of it, and smaller pieces that fit."""
 
 from __future__ import annotations
 
@@ -30,22 +27,22 @@ EXHAUSTED = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-"""In messages of RuntimeErrors that no type tells from others."""
+"""Texts in the messages of RuntimeErrors for lack of memory that have no type of their own."""
 
 NO_ROOM_FOR_A_KERNEL = "could not create a primitive"
-"""The whole message of oneDNN that finds no memory for the code of a CPU kernel; longer ones mean other things."""
+"""The whole message of oneDNN without memory for the code of a CPU kernel; longer messages have other causes."""
 
 
 @dataclass(frozen=True)
 class Exhausted:
-    """What an attempt gives for which the memory was not enough."""
+    """Result of an attempt that ran out of memory."""
 
     reason: str
-    """First line of the error."""
+    """First line of the error message."""
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory could not be had, on a GPU or a CPU."""
+    """Return whether `error` reports a lack of memory, on a GPU or a CPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     message = str(error)
@@ -55,21 +52,19 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def attempt(action: Callable[[], T]) -> T | Exhausted:
-    """What `action` gives, or Exhausted where the memory was not enough; other errors pass.
-
-    The error itself is not handed on: its traceback would keep the tensors of the attempt alive.
-    """
+    """Return the result of `action`, or Exhausted if it ran out of memory; other errors pass."""
     try:
         return action()
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
+        # The error itself is not returned: its traceback would keep the tensors of the attempt alive.
         return Exhausted(_first_line(error))
 
 
 @contextmanager
 def infeasible_where_exhausted(what: str) -> Iterator[None]:
-    """Running out of memory inside raises InfeasibleError, which says that `what` does not fit; other errors pass."""
+    """Raise InfeasibleError, saying that `what` does not fit, if the block runs out of memory; other errors pass."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -78,24 +73,29 @@ def infeasible_where_exhausted(what: str) -> Iterator[None]:
         raise InfeasibleError(f"{what} does not fit into the memory: {_first_line(error)}") from error
 
 
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def release(device: torch.device) -> None:
-    """Give back what a failed attempt held: cycles that its error left, and memory kept for later allocations."""
+    """Free what a failed attempt held: reference cycles of its error, and memory cached for later allocations."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        trim(0)  # glibc keeps freed blocks in pieces too small for anything else
+        trim(0)  # glibc keeps freed blocks in pieces too small for other uses
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes that the device has."""
+    """Return the bytes that the device has."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return int(psutil.virtual_memory().total)
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that this process could still allocate: those that torch keeps for it included."""
+    """Return the bytes that this process could still allocate, including those that torch has cached for it."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -107,28 +107,23 @@ def free_memory(device: torch.device) -> int:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Forget the peak of the runs before this one, where the device can."""
+    """Reset the peak of a GPU's memory; the peak of a process on a CPU cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak bytes: allocated on a GPU since `reset_peak`; resident of the whole process, since its start, on a CPU."""
+    """Return peak bytes: allocated on a GPU since `reset_peak`, or resident on a CPU since the process started."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 def piece_count(images: int, most: int | None, fewest: int) -> int:
-    """Pieces for a batch of `images`: none of more than `most` images (None: no limit), none of less than `fewest`.
+    """Return the number of pieces of a batch, each of `most` images at most (None: no limit) and `fewest` at least.
 
-    The latter wins: at `most` 2 and `fewest` 2 an odd batch has one piece of 3.
+    If both cannot hold, `fewest` does: with `most` 2 and `fewest` 2 an odd batch has one piece of 3.
     """
     if most is None:
         return 1
@@ -136,14 +131,14 @@ def piece_count(images: int, most: int | None, fewest: int) -> int:
 
 
 def largest_piece(images: int, most: int | None, fewest: int) -> int:
-    """Images in the largest of those pieces; their sizes differ by one at most."""
+    """Return the images in the largest of the pieces; the sizes of pieces differ by one at most."""
     return math.ceil(images / piece_count(images, most, fewest))
 
 
 def in_pieces(forward: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    """`forward` of all images of `batches`, in their order, in smaller pieces once the memory was not enough.
+    """Yield `forward` of all images of `batches` in order, in smaller pieces after the first lack of memory.
 
-    For evaluation, where an image's result does not depend on the others of its batch. Raises MemoryError where not
+    It is for evaluation, where an image's result does not depend on the others of its batch. Raises MemoryError if not
     even one image fits.
     """
     most: int | None = None
@@ -163,9 +158,9 @@ def in_pieces(forward: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) ->
 
 
 def run_with_fewer(action: Callable[[int], T], images: int, fewest: int, device: torch.device) -> T:
-    """What `action(images)` gives, with half as many images after each time that the memory was not enough.
+    """Return the result of `action(images)`, called again with half as many images after each lack of memory.
 
-    Raises MemoryError where not even `fewest` fit.
+    Raises MemoryError if not even `fewest` images fit.
     """
     while True:
         outcome = attempt(lambda count=images: action(count))  # type: ignore[misc]

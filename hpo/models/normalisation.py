@@ -1,7 +1,7 @@
-"""BatchNorm exchanged for a normalisation that does not depend on the batch, in any network that has one.
+"""Exchange of BatchNorm for a normalisation that does not depend on the batch, in any network that has BatchNorm.
 
-Networks that normalise by statistics of the images trained on generalise worse to images that look different (of blood
-cells: arXiv 2303.01777), and statistics of small batches are noisy.
+Networks that normalise by statistics of their training images generalise worse to images that look different (for
+blood cells: arXiv 2303.01777), and statistics of small batches are noisy.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hpo.errors import ModelError
 
 CHANNELS_OF_A_GROUP = 32
-"""What a group of GroupNorm (Wu and He 2018, arXiv 1803.08494) has, as nearly as the number of channels allows."""
+"""Channels of a group in GroupNorm (Wu and He 2018, arXiv 1803.08494), as nearly as their number allows."""
 
 
 class FrozenBatchNorm(nn.Module):
-    """A BatchNorm whose statistics and affine values are fixed: buffers, so that nothing that trains moves them."""
+    """A BatchNorm with fixed statistics and affine values: they are buffers, so training does not change them."""
 
     weight: Tensor | None
     bias: Tensor | None
@@ -40,7 +40,7 @@ class FrozenBatchNorm(nn.Module):
         self.eval()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The same shape, each channel scaled and shifted by constants, then the activation."""
+        """Scale and shift each channel by constants, then apply the activation; the shape stays."""
         scaled = functional.batch_norm(
             inputs, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
         )  # fmt: skip
@@ -53,10 +53,10 @@ class FrozenBatchNorm(nn.Module):
 
 
 def exchange_normalisation(network: nn.Module, kind: str) -> None:
-    """Put `kind` (a `TrialConfig.normalisation` other than native) in place of every BatchNorm of `network`.
+    """Replace every BatchNorm of `network` by `kind`, a `TrialConfig.normalisation` other than native.
 
-    Scale, shift and eps are kept, and so is what follows the BatchNorm in one module with it (timm's BatchNormAct2d).
-    Raises ModelError where there is no BatchNorm.
+    Scale, shift and eps are kept, and so are dropout and activation that share a module with the BatchNorm (timm's
+    BatchNormAct2d). Raises ModelError if there is no BatchNorm.
     """
     found = [(path, norm) for path, norm in network.named_modules() if isinstance(norm, _BatchNorm)]
     if not found:
@@ -66,7 +66,7 @@ def exchange_normalisation(network: nn.Module, kind: str) -> None:
 
 
 def channels_of_a_group(channels: int) -> int:
-    """The divisor of `channels` nearest to 32 by ratio; the larger of two."""
+    """Return the divisor of `channels` nearest to 32 by ratio; of two equally near, the larger."""
     divisors = [size for size in range(1, channels + 1) if channels % size == 0]
     return min(divisors, key=lambda size: (abs(math.log(size / CHANNELS_OF_A_GROUP)), -size))
 
@@ -78,20 +78,20 @@ def _group(norm: _BatchNorm) -> nn.Module:
 
 
 def _layer(norm: _BatchNorm) -> nn.Module:
-    """Over the channels of each position; a BatchNorm1d has (b, C) features, a BatchNorm2d (b, C, H, W) maps."""
+    """Return a LayerNorm over the channels of each position, of (b, C) features or (b, C, H, W) maps as `norm` is."""
     kind = LayerNormAct if isinstance(norm, nn.BatchNorm1d) else LayerNormAct2d
     return _take_over(kind(norm.num_features, eps=norm.eps, affine=norm.affine, apply_act=False), norm)
 
 
 def _take_over(new: nn.Module, norm: _BatchNorm) -> nn.Module:
-    """`new` with the affine parameters of `norm` and what follows it."""
+    """Give `new` the affine parameters, dropout and activation of `norm`, and return it."""
     new.weight, new.bias = norm.weight, norm.bias
     new.drop, new.act = _dropout_and_activation(norm)
     return new.train(norm.training)
 
 
 def _dropout_and_activation(norm: _BatchNorm) -> tuple[nn.Module, nn.Module]:
-    """Dropout and activation of timm's BatchNormAct2d; of a plain BatchNorm nothing."""
+    """Return dropout and activation of timm's BatchNormAct2d; for a plain BatchNorm two identities."""
     return getattr(norm, "drop", nn.Identity()), getattr(norm, "act", nn.Identity())
 
 

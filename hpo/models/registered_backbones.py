@@ -1,11 +1,7 @@
-"""Which backbones are baselines: the floor of a comparison (they are built in `hpo.models.built_model`).
+"""Small networks that timm lacks, registered with it under their names, to be trained from scratch.
 
-Two small relatives of EfficientNet-B0 (Tan and Le 2019), of timm's own MBConv and squeeze-excitation blocks.
-
-Written in timm's notation: `ir_r2_k5_s2_e6_c40_se0.25` is a stage of two MBConv blocks with 5x5 kernels, stride 2,
-expansion 6, 40 channels, and squeeze-excitation to a quarter of the block's input channels.
-
-Plain convolutional networks to be trained from scratch: what a comparison starts from.
+Two are relatives of EfficientNet-B0 (Tan and Le 2019) made of timm's MBConv and squeeze-excitation blocks; two are
+plain convolutional networks, as starting points for a comparison.
 """
 
 from __future__ import annotations
@@ -22,14 +18,8 @@ from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
-BASELINES = ("random-guess", "majority-class")
-
-
-def is_baseline(backbone: str) -> bool:
-    """Whether `backbone` names a baseline, which takes no training."""
-    return backbone in BASELINES
-
-
+# In timm's notation `ir_r2_k5_s2_e6_c40_se0.25` is a stage of two MBConv blocks with 5x5 kernels, stride 2,
+# expansion 6, 40 channels, and squeeze-excitation to a quarter of the block's input channels.
 _DEEP = (
     "ds_r1_k3_s1_e1_c16",
     "ir_r2_k3_s2_e6_c24",
@@ -72,18 +62,18 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def deepefficientnet(pretrained: bool = False, **options: Any) -> nn.Module:
-    """EfficientNet-B0's stem and stages 1-4, squeeze-excitation in stages 3 and 4 only, pooled to 80 features."""
+    """Build EfficientNet-B0's stem and stages 1-4, squeeze-excitation in stages 3 and 4 only, pooled to 80 features."""
     return _efficientnet("deepefficientnet", _DEEP, pretrained, options)
 
 
 @register_model
 def efficientnetlite(pretrained: bool = False, **options: Any) -> nn.Module:
-    """EfficientNet-B0's stem and stages 1-5 with 3x3 kernels and expansion 4 throughout, pooled to 112 features."""
+    """Build EfficientNet-B0's stem and stages 1-5, all with 3x3 kernels and expansion 4, pooled to 112 features."""
     return _efficientnet("efficientnetlite", _LITE, pretrained, options)
 
 
 def _efficientnet(name: str, stages: tuple[str, ...], pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    """The stem and `stages`, with SiLU, and no convolution between the last stage and the pooling."""
+    """Build the stem and `stages` with SiLU, and no convolution between the last stage and the pooling."""
     blocks = decode_arch_def([[stage] for stage in stages])  # type: ignore[no-untyped-call]
     network: nn.Module = build_model_with_cfg(
         partial(EfficientNet, block_args=blocks, num_features=0),
@@ -104,16 +94,16 @@ class ConvStage(nn.Module):
         self.pool = nn.MaxPool2d(2)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Half the side, `widened` channels."""
+        """Return maps of half the side with `widened` channels."""
         pooled: Tensor = self.pool(self.act(self.conv(images)))
         return pooled
 
 
 class PlainCnn(nn.Module):
-    """Stages of the given widths, then the mean over the positions that are left.
+    """Stages of the given widths, then the mean over the remaining positions; the interface is that of timm's models.
 
-    Where `dense` is not 0, all positions go into one dense layer of so many units with ReLU instead, which fixes the
-    size of the images. The interface is that of timm's models.
+    If `dense` is not 0, all positions go into one dense layer of `dense` units with ReLU in place of the mean. That
+    fixes the size of the images.
     """
 
     def __init__(
@@ -151,29 +141,29 @@ class PlainCnn(nn.Module):
         return self.forward_head(self.forward_features(images))
 
     def get_classifier(self) -> nn.Module:
-        """The last layer."""
+        """Return the last layer."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new last layer; none for 0 classes. `global_pool` is timm's, and there is nothing to choose."""
+        """Make a new last layer, or none for 0 classes. `global_pool` belongs to timm's interface and is ignored."""
         self.num_classes = num_classes
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Blocks for timm's layer-wise functions: every stage is one, and the dense layer."""
+        """Return the blocks for timm's layer-wise functions: each stage, and the dense layer."""
         return {"stem": r"^stages\.0", "blocks": [(r"^stages\.(\d+)", None), (r"^dense", (len(self.stages),))]}
 
 
 @register_model
 def cnn3(pretrained: bool = False, **options: Any) -> nn.Module:
-    """Three convolutions of 32, 64 and 128 channels, pooled to 128 features; images of any size from 8 pixels."""
+    """Build three convolutions of 32, 64 and 128 channels, pooled to 128 features, for images from 8 pixels."""
     network: nn.Module = build_model_with_cfg(PlainCnn, "cnn3", pretrained, widths=(32, 64, 128), **options)
     return network
 
 
 @register_model
 def simplecnn(pretrained: bool = False, **options: Any) -> nn.Module:
-    """Four convolutions of 32, 64, 128 and 256 channels and a dense layer of 512: 26.08 M parameters at 224 pixels."""
+    """Build four convolutions of 32 to 256 channels and a dense layer of 512: 26.08 M parameters at 224 pixels."""
     network: nn.Module = build_model_with_cfg(
         PlainCnn, "simplecnn", pretrained, widths=(32, 64, 128, 256), dense=512, **options
     )
@@ -181,7 +171,7 @@ def simplecnn(pretrained: bool = False, **options: Any) -> nn.Module:
 
 
 def _initialise(module: nn.Module) -> None:
-    """He et al. 2015, for ReLU."""
+    """Initialise a layer as He et al. 2015 do for ReLU (arXiv 1502.01852)."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:

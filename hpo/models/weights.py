@@ -1,7 +1,7 @@
-"""Weights from a file into a backbone: every tensor of the backbone is filled from the file, or the file is refused.
+"""Loading of weights from a file into a backbone: the file fills every tensor of the backbone, or it is refused.
 
-What is done on the way is said in the report: which of several models in the file was taken, which tensors were
-adapted to another shape, and which were not needed.
+The report says which of several models in the file was taken, which tensors were adapted to another shape, and which
+were not needed.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ PREFIXES = (
     "state_dict", "model_state_dict", "model", "module", "backbone", "encoder", "net", "network", "base_model",
     "timm_model", "trunk", "visual",
 )  # fmt: skip
-"""Under what wrappers and training scripts put a backbone's tensors, where names alone do not tell."""
+"""Keys under which wrappers and training scripts put a backbone's tensors; tried if the names do not fit."""
 
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""What torch puts into names, anywhere, when it compiles or shards a module."""
+"""Parts that torch inserts into names at any level when it compiles or shards a module."""
 
 AVERAGE = re.compile(r"(?:^|[^a-z])(?:ema|swa|averaged?)(?:[^a-z]|$)")
-"""A key that marks the moving average of weights, which is what its training evaluated."""
+"""Keys of the moving average of weights, which the training script evaluated."""
 
 HALF = 0.5
-"""Share of the backbone's names from which on a part of the file is taken for a model of this kind."""
+"""Least share of the backbone's names that a part of the file must have to count as a model of this kind."""
 
 WITHOUT_STATISTICS = ("group", "layer")
-"""Normalisations that keep nothing of a BatchNorm but its scale and shift."""
+"""Normalisations that take over only scale and shift of a BatchNorm."""
 
 EXAMPLES = 3
 
@@ -47,7 +47,7 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """What became of a weights file; counts are of tensors of the backbone."""
+    """Report on loading a weights file; the counts are of tensors of the backbone."""
 
     file: str
     digest: str
@@ -56,26 +56,26 @@ class WeightsReport:
     total: int
     """Tensors that the backbone has."""
     missing: int
-    """Of the backbone, not in the file: statistics of a BatchNorm that is exchanged."""
+    """Tensors of the backbone that the file lacks: statistics of a BatchNorm that is exchanged."""
     unexpected: int
-    """In the file, not of the backbone nor of its classifier."""
+    """Tensors of the file that belong neither to the backbone nor to its classifier."""
     mismatched: int
-    """In both, with different shapes; 0, since such a file is refused."""
+    """Tensors of both with different shapes; always 0, since such a file is refused."""
     examples: tuple[str, ...] = ()
-    """A few names of those that were not needed."""
+    """A few names of the unexpected tensors."""
     taken: str = ""
-    """Under which key of the file the tensors lie; empty where they lie at the top."""
+    """Key of the file under which the tensors lie; empty if they lie at the top."""
     left: tuple[str, ...] = ()
-    """Keys of what else lies in the file."""
+    """Keys of the other content of the file."""
     adapted: tuple[str, ...] = ()
-    """Tensors that had another shape, and what was done."""
+    """Tensors that had another shape, each with its conversion in words."""
     grey: bool = False
     """Whether the weights take images of one channel."""
     description: str | None = None
-    """The file that mean and std were read from; None: timm's for the backbone."""
+    """The file that mean and std were read from; None if they are timm's for the backbone."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """Return JSON-ready values."""
         lists = {name: list(getattr(self, name)) for name in ("examples", "left", "adapted")}
         return {**asdict(self), **lists}
 
@@ -99,8 +99,8 @@ class WeightsReport:
 def load_weights(backbone: nn.Module, name: str, path: Path, normalisation: str = "native") -> WeightsReport:
     """Load `path` into `backbone`, a timm model called `name` that was built without a classifier.
 
-    Raises ModelError when the file cannot be read, holds two models, or does not fill every tensor of the backbone with
-    finite values of its shape. Statistics of BatchNorm may be missing where `normalisation` puts another in its place.
+    Raises ModelError if the file cannot be read, holds two models, or does not fill every tensor of the backbone with
+    finite values of its shape. Statistics of BatchNorm may be missing if `normalisation` does not use them.
     """
     file = weights_file(path)
     wanted = _without_counts(backbone.state_dict())
@@ -131,7 +131,7 @@ def load_weights(backbone: nn.Module, name: str, path: Path, normalisation: str 
 
 @dataclass(frozen=True)
 class _Chosen:
-    """One model of a file."""
+    """One model of a file: its key, its tensors by the backbone's names, and the keys of the rest."""
 
     key: str
     left: tuple[str, ...]
@@ -143,15 +143,15 @@ def _without_counts(tensors: Tensors) -> Tensors:
 
 
 def _unwrapped(tensors: Tensors, path: Path) -> Tensors:
-    """The tensors without torch's wrappers in their names."""
+    """Return the tensors without torch's wrappers in their names."""
     wrapper = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(WRAPPERS)})\.")
     return _united(((wrapper.sub("", name), name, value) for name, value in tensors.items()), path)
 
 
 def _united(named: Iterable[tuple[str, str, Tensor]], path: Path) -> Tensors:
-    """New name -> tensor from (new name, name in the file, tensor).
+    """Return new name -> tensor from triples (new name, name in the file, tensor).
 
-    ModelError where two different tensors would get one name.
+    Raises ModelError if two different tensors get the same name.
     """
     sources: dict[str, str] = {}
     found: Tensors = {}
@@ -170,10 +170,10 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _chosen(tensors: Tensors, wanted: Tensors, path: Path) -> _Chosen:
-    """The one model in the file that has the backbone's names, or the moving average of several.
+    """Choose the one model in the file that has the backbone's names, or the moving average of several.
 
-    A file of foreign names is taken whole, without usual prefixes. ModelError where there are several models and none
-    of them, or more than one, is an average.
+    A file of other names is taken whole, without usual prefixes. Raises ModelError if there are several models and
+    not exactly one of them is an average.
     """
     held = _models(tensors, wanted)
     taken = _taken(held, tensors, wanted, path) if held else ""
@@ -190,14 +190,14 @@ def _chosen(tensors: Tensors, wanted: Tensors, path: Path) -> _Chosen:
 
 
 def _beside(name: str, taken: str) -> str:
-    """The key of a tensor that is left out, down to where it parts from `taken`, the key of the model."""
+    """Return the key of a tensor that is left out, up to the first part that differs from `taken`, the model's key."""
     parts = name.split(".")
     shared = takewhile(lambda pair: pair[0] == pair[1], zip(parts, taken.split("."), strict=False))
     return ".".join(parts[: 1 + sum(1 for _ in shared)])
 
 
 def _models(tensors: Tensors, wanted: Tensors) -> dict[str, int]:
-    """Key (with a dot at its end) -> how many of the backbone's names lie under it, where that is half of them."""
+    """Return key (with a final dot) -> how many of the backbone's names lie under it, if that is HALF or more."""
     counts: Counter[str] = Counter()
     for name in tensors:
         parts = name.split(".")
@@ -208,7 +208,7 @@ def _models(tensors: Tensors, wanted: Tensors) -> dict[str, int]:
 
 
 def _taken(held: dict[str, int], tensors: Tensors, wanted: Tensors, path: Path) -> str:
-    """The key of the model to take: the moving average, where there is one, as timm does."""
+    """Return the key of the model to take: the moving average if there is one, as timm does."""
     most = max(held.values())
     distinct: list[str] = []
     for key in (key for key, count in held.items() if count == most):
@@ -222,7 +222,7 @@ def _taken(held: dict[str, int], tensors: Tensors, wanted: Tensors, path: Path) 
 
 
 def _equal(tensors: Tensors, wanted: Tensors, one: str, other: str) -> bool:
-    """Whether two models of the file hold the same values, as a file that names one of them twice."""
+    """Return whether two models of the file hold the same values, as when a file names one model twice."""
     common = [name for name in wanted if one + name in tensors and other + name in tensors]
     return all(_same(tensors[one + name], tensors[other + name]) for name in common)
 
@@ -232,7 +232,7 @@ def _is_average(key: str) -> bool:
 
 
 def _bare(name: str, wanted: Tensors) -> str:
-    """`name` without usual prefixes; a name that the backbone itself has stays."""
+    """Return `name` without usual prefixes; a name that the backbone itself has stays."""
     while name not in wanted:
         prefix, _, rest = name.partition(".")
         if prefix not in PREFIXES or not rest:
@@ -242,13 +242,13 @@ def _bare(name: str, wanted: Tensors) -> str:
 
 
 def _classifier(backbone: nn.Module) -> tuple[str, ...]:
-    """What the names of classifiers begin with: those of this network, and the head of a bundle."""
+    """Return prefixes of names of classifiers: those of this network, and the head of a bundle."""
     named = (getattr(backbone, "pretrained_cfg", None) or {}).get("classifier") or ()
     return (*(f"{name}." for name in ([named] if isinstance(named, str) else named)), "head.")
 
 
 def _spared(wanted: Tensors, normalisation: str) -> set[str]:
-    """Names of the backbone that need not be filled."""
+    """Return the names of the backbone's tensors that may be missing."""
     if normalisation not in WITHOUT_STATISTICS:
         return set()
     return {key for key in wanted if key.endswith((".running_mean", ".running_var"))}
@@ -257,10 +257,10 @@ def _spared(wanted: Tensors, normalisation: str) -> set[str]:
 def _resized(
     found: Tensors, wanted: Tensors, backbone: nn.Module, classifier: tuple[str, ...]
 ) -> tuple[Tensors, list[str]]:
-    """The tensors in the backbone's names and shapes, as far as timm can bring them there, and what was changed.
+    """Return the tensors in the backbone's names and shapes, as far as timm can convert them, and the changes in words.
 
-    timm's own conversion for the network is tried where something does not fit: it resizes position embeddings and
-    tables of relative positions, and knows the names of the original publications.
+    timm's own conversion for the network is tried if some tensor does not fit: it resizes position embeddings and
+    tables of relative positions, and maps the names of the original publications.
     """
     more = any(name not in wanted and not name.startswith(classifier) for name in found)
     converted = _converted(found, wanted, backbone) if more or _misfits(found, wanted) else found
@@ -269,10 +269,10 @@ def _resized(
 
 
 def _coloured(found: Tensors, wanted: Tensors, backbone: nn.Module) -> tuple[Tensors, list[str]]:
-    """The tensors with each first layer of grey images spread over three channels, and the names of those layers.
+    """Return the tensors with each first layer of grey images spread over three channels, and those layers' names.
 
-    A third of the weight each: three equal channels then give what the one gave. Not where the layer standardises its
-    weights (timm's StdConv2d and its like), which would undo the third.
+    Each channel gets a third of the weight, so three equal channels give the output that one gave. Layers that
+    standardise their weights (timm's StdConv2d and similar) are left out, since they would undo the factor.
     """
     plain = {f"{path}.weight" for path, part in backbone.named_modules() if "StdConv" not in type(part).__name__}
     shapes = {n: wanted[n].shape for n in plain & wanted.keys() if wanted[n].ndim == 4 and wanted[n].shape[1] == 3}
@@ -281,14 +281,14 @@ def _coloured(found: Tensors, wanted: Tensors, backbone: nn.Module) -> tuple[Ten
 
 
 def _converted(found: Tensors, wanted: Tensors, backbone: nn.Module) -> Tensors:
-    """`found` after timm's filter for checkpoints of this network; as it was where there is none or it fails."""
+    """Return `found` after timm's filter for checkpoints of this network; unchanged if there is none or it fails."""
     convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return found
     try:
         converted: Tensors = convert(dict(found), backbone)
     except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, AssertionError):
-        return found  # what does not fit is named afterwards
+        return found  # `_check_whole` names the tensors that do not fit
     lost = any(name in found and name not in converted for name in wanted)
     return found if lost or _misfits(converted, wanted) > _misfits(found, wanted) else converted
 
@@ -298,7 +298,7 @@ def _misfits(found: Tensors, wanted: Tensors) -> int:
 
 
 def _check_whole(found: Tensors, wanted: Tensors, spared: set[str], where: str, name: str) -> None:
-    """Raise ModelError unless every tensor of the backbone is there in its shape."""
+    """Raise ModelError unless every tensor of the backbone is in `found` with its shape."""
     missing = sorted(wanted.keys() - found.keys() - spared)
     shaped = sorted(key for key in wanted.keys() & found.keys() if found[key].shape != wanted[key].shape)
     if not missing and not shaped:
@@ -316,7 +316,7 @@ def _check_whole(found: Tensors, wanted: Tensors, spared: set[str], where: str, 
 
 
 def _check_no_more(unexpected: list[str], found: Tensors, backbone: nn.Module, where: str, name: str) -> None:
-    """Raise ModelError where the file holds more of the network's own parts: it is of a larger one."""
+    """Raise ModelError if the file holds more of the network's own parts: then it is of a larger network."""
     parts = tuple(f"{child}." for child, _ in backbone.named_children())
     more = [key for key in unexpected if key.startswith(parts) and found[key].is_floating_point()]
     if not more and len(unexpected) <= 0.1 * len(backbone.state_dict()):
@@ -329,7 +329,7 @@ def _check_no_more(unexpected: list[str], found: Tensors, backbone: nn.Module, w
 
 
 def _checked(name: str, value: Tensor, wanted: Tensor, path: Path) -> Tensor:
-    """`value` in the type of `wanted`; ModelError unless it holds plain finite numbers."""
+    """Return `value` in the type of `wanted`; raise ModelError unless it holds plain finite numbers."""
     kind = str(value.dtype).removeprefix("torch.")
     if value.layout != torch.strided or value.is_quantized or value.is_meta:
         raise ModelError(f"weights {path}: {name} is sparse, quantised or without values; save plain tensors")

@@ -1,7 +1,7 @@
-"""Reading a file of weights: every tensor in it by name. No code in the file is ever run.
+"""Reading of weights files: every tensor by name, without running code of the file.
 
-What the file is, is decided by its first bytes, not by its suffix. What a training script has nested is flattened:
-the tensor `conv1.weight` under the key `state_dict` has the name `state_dict.conv1.weight`.
+The first bytes decide the kind of a file, not its suffix. Nested mappings of a training script are flattened: the
+tensor `conv1.weight` under the key `state_dict` gets the name `state_dict.conv1.weight`.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from torch import Tensor
 from hpo.errors import ModelError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-"""What files of weights are called; only used to find the file in a folder."""
+"""Suffixes of weights files, used only to find the file in a folder."""
 
 USUAL = ("model.safetensors", "pytorch_model.bin")
-"""What the file in a folder from a model hub, or in a bundle, is called."""
+"""Names of the weights file in a folder from a model hub, or in a bundle."""
 
 MAX_BYTES = 64 << 30
-"""Largest file that is read: four copies of the largest network of timm (weights, moving average, optimiser)."""
+"""Size of the largest file that is read: four copies of timm's largest network (weights, average, optimiser)."""
 
 MAX_PICKLE = 64 << 20
-"""Largest part of a .pth that may describe its tensors; their values lie beside it."""
+"""Size of the largest pickle in a .pth file: it describes the tensors, whose values lie beside it."""
 
 DEPTH = 8
-"""How deep tensors may be nested."""
+"""Largest number of levels of nested mappings."""
 
 _HEAD = 1024
 
@@ -46,7 +46,7 @@ _PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head")
 
 
 def weights_file(path: str | Path) -> Path:
-    """The file itself, or the one file of weights in a folder. Raises ModelError where there is none, or several."""
+    """Return the file itself, or the one weights file in a folder; raise ModelError if there is none, or several."""
     path = Path(path)
     if path.is_file():
         return path
@@ -63,7 +63,7 @@ def weights_file(path: str | Path) -> Path:
 
 
 def weights_digest(path: str | Path) -> str:
-    """sha256 of the file, or of the one in the folder, in hex."""
+    """Return the sha256, in hex, of the file or of the one weights file in the folder."""
     try:
         with (weights_file(path) if Path(path).is_dir() else Path(path)).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -72,9 +72,9 @@ def weights_digest(path: str | Path) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or tensors-only .pth file by their flattened names, in the file's order.
+    """Return the tensors of a .safetensors or tensors-only .pth file by their flattened names, in the file's order.
 
-    Raises ModelError for anything else, with what the file is where its first bytes tell.
+    Raises ModelError for any other file; the message names its kind if the first bytes show it.
     """
     try:
         head, size = _head(path), path.stat().st_size
@@ -95,7 +95,7 @@ def _head(path: Path) -> bytes:
 
 
 def _refuse_by_head(path: Path, head: bytes, size: int) -> None:
-    """Raise ModelError for a file that is something else than weights."""
+    """Raise ModelError if the first bytes or the size show that the file holds no weights."""
     if not head:
         raise ModelError(f"weights {path}: an empty file, not a whole file of weights; copy it again")
     if size > MAX_BYTES:
@@ -114,19 +114,17 @@ def _refuse_by_head(path: Path, head: bytes, size: int) -> None:
 
 
 def _is_pickled(head: bytes) -> bool:
-    """Whether the file is what `torch.save` writes: a zip archive, or in the older form a bare pickle.
-
-    A safetensors file may begin with the same byte as a pickle, but has the `{` of its header behind eight bytes.
-    """
+    """Return whether `torch.save` wrote the file: a zip archive, or in the older format a bare pickle."""
+    # A safetensors file may begin with the same byte as a pickle, but has the `{` of its header after eight bytes.
     return head.startswith(b"PK\x03\x04") or (head.startswith(b"\x80") and head[8:9] != b"{")
 
 
 def _pickled(path: Path, head: bytes, size: int) -> Any:
-    """What `torch.save` put into the file, read without running code."""
+    """Return the content that `torch.save` wrote, read without running code."""
     if head.startswith(b"PK"):
         _check_archive(path, size)
     try:
-        # timm's training checkpoints hold an argparse.Namespace, which is but a mapping of names.
+        # timm's training checkpoints hold an argparse.Namespace, a plain mapping of names.
         # An open file, not a path: for a path torch looks at the suffix.
         with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -141,7 +139,7 @@ def _pickled(path: Path, head: bytes, size: int) -> Any:
 
 
 def _check_archive(path: Path, size: int) -> None:
-    """Raise ModelError unless the zip archive is one of `torch.save`, whose values lie in it uncompressed."""
+    """Raise ModelError unless `torch.save` can have written the zip archive: it stores values uncompressed."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -163,7 +161,7 @@ def _check_archive(path: Path, size: int) -> None:
 
 
 def _flattened(content: Any, path: Path) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of all tensors in nested mappings, outermost first. Raises ModelError where there is none."""
+    """Yield (name, tensor) of all tensors in nested mappings, outermost first; raise ModelError if there is none."""
     level, depth, found = [("", content)], 0, False
     while level and depth < DEPTH:
         deeper: list[tuple[str, Any]] = []

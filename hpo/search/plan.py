@@ -136,7 +136,7 @@ def resolve_space(
 
 
 def _refuse_for_baselines(backbone: str, space: SearchSpace) -> None:
-    from hpo.models.registered_backbones import is_baseline
+    from hpo.models.baselines import is_baseline
 
     if is_baseline(str(space.fixed.get("backbone"))) and backbone != space.fixed["backbone"]:
         raise UsageError(f"--backbone {backbone}: {space.name} is a baseline and no recipe; name another --space")

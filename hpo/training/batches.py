@@ -16,7 +16,7 @@ import torch
 from hpo.augmentation.augmenter import Augmenter, PerThread, build_augmenter
 from hpo.augmentation.families import EXTRAS
 from hpo.data.dataset import Images, Part, Rows
-from hpo.models.feeds import Feed, Make, StreamedFeed, plain_feed
+from hpo.models.feeds import Feed, MakeBatch, StreamedFeed, plain_feed
 from hpo.seeds import derive_seed
 from hpo.training.runtime import Runtime
 from search_spaces import TrialConfig
@@ -125,6 +125,6 @@ def validation_feed(config: TrialConfig, part: Part, device: torch.device, runti
     return _streamed(AugmentedOnce(part, augmenter, config.validation_augmented), device, runtime)
 
 
-def _streamed(make: Make, device: torch.device, runtime: Runtime) -> StreamedFeed:
+def _streamed(make: MakeBatch, device: torch.device, runtime: Runtime) -> StreamedFeed:
     cv2.setNumThreads(0)  # OpenCV's own threads would fight with ours and torch's
     return StreamedFeed(make, device, threads=runtime.preparing)

@@ -57,9 +57,9 @@ def test_errors_of_memory_are_known(error: Exception) -> None:
 @pytest.mark.parametrize("error", OF_OTHER_THINGS, ids=lambda error: str(error)[-40:])
 def test_other_errors_pass_untouched(error: Exception) -> None:
     assert not out_of_memory(error)
-    with pytest.raises(type(error)) as attempt:
+    with pytest.raises(type(error)) as raised:
         attempt(lambda: failing(error))
-    assert attempt.value is error
+    assert raised.value is error
     with pytest.raises(type(error)) as context, infeasible_where_exhausted("a giant"):
         raise error
     assert context.value is error

@@ -10,7 +10,7 @@ import pytest
 import timm
 
 from hpo.data.dataset import Part
-from hpo.models.registered_backbones import is_baseline
+from hpo.models.baselines import is_baseline
 from hpo.training import FitData, Runtime, fit
 from search_spaces import SearchSpace, TrialConfig, catalog
 

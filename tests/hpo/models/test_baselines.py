@@ -10,9 +10,8 @@ import torch
 
 from hpo.errors import ModelError
 from hpo.models import build_model, check_trainable
-from hpo.models.built_model import Baseline
+from hpo.models.baselines import BASELINES, Baseline, is_baseline
 from hpo.models.compute_format import ComputeFormat, Normaliser
-from hpo.models.registered_backbones import BASELINES, is_baseline
 from search_spaces import TrialConfig
 
 Make = Callable[..., TrialConfig]
