@@ -5,7 +5,7 @@ Knows no database, no optuna and no torch.
 
 from search_spaces.conditions import check_given, parameter_name
 from search_spaces.config import (
-    BEFORE,
+    FORMER_DEFAULTS,
     Activation,
     AugmentationFamily,
     ClassWeights,
@@ -28,7 +28,7 @@ from search_spaces.space_files import catalog, earlier_edition, load_space
 from search_spaces.trial_list import RUN, PlannedTrial, Space, TrialList, read_space, trial_seed, with_weights
 
 __all__ = [
-    "BEFORE",
+    "FORMER_DEFAULTS",
     "RUN",
     "Activation",
     "AugmentationFamily",

@@ -1,13 +1,11 @@
-"""Which dimensions exist for which values of the others.
+"""Conditions between dimensions: which dimension exists for which values of the others.
 
-A field may have several variants, of which at most one exists at a time. A variant exists when each parent that its
-condition names is fixed, or is open and exists itself, and holds one of the values; a field of which no variant exists
-keeps the default of TrialConfig.
+A field may have several variants, of which at most one exists at a time. A variant exists if each parent that its
+condition names is fixed, or is open and exists itself, and holds one of the allowed values. A field without an existing
+variant keeps the default of TrialConfig.
 
-What the epochs of a space's phases add up to.
-
-A run that does not say its epochs has those of its phases. Where all of these are fixed their sum is known, and the
-space fixes it as `epochs`; such a sum follows its phases when one of them is changed.
+The epochs of a run depend on those of its phases: a run that does not set `epochs` has the sum of its phases. If all of
+them are fixed, the space fixes the sum as `epochs` and updates it when a phase changes.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ Dimensions: TypeAlias = Mapping[str, tuple[Dimension, ...]]
 
 
 def existing(variants: Sequence[Dimension], values: Values) -> Dimension | None:
-    """The variant that exists where the fields hold `values`; a parent that is not in `values` does not exist."""
+    """Return the variant that exists if the fields hold `values`; a parent that is not in `values` does not exist."""
     return next((variant for variant in variants if _holds(variant.when, values)), None)
 
 
@@ -38,7 +36,7 @@ def _holds(when: Condition, values: Values) -> bool:
 
 
 def parameter_name(field: str, variant: Dimension, variants: Sequence[Dimension]) -> str:
-    """Name of the optuna parameter of one of the `variants` of `field`.
+    """Return the name of the optuna parameter of one of the `variants` of `field`.
 
     `learning_rate` for the only variant; `learning_rate[adamw]` where the condition has one parent, and
     `learning_rate[loss=focal,optimiser=adamw]` where it has several.
@@ -57,12 +55,12 @@ def _joined(values: Sequence[Scalar]) -> str:
 
 
 def variant_key(field: str, index: int, count: int) -> str:
-    """Where a variant lies in a file: `learning_rate`, or `learning_rate[1]` when there are several."""
+    """Return the key of a variant in a file: `learning_rate`, or `learning_rate[1]` if there are several."""
     return field if count == 1 else f"{field}[{index}]"
 
 
 def ordered(dimensions: Dimensions) -> dict[str, tuple[Dimension, ...]]:
-    """Parents before children, otherwise in the order of the fields; SpaceError names a cycle."""
+    """Sort parents before children, otherwise in the order of the fields; SpaceError names a cycle."""
     graph = {
         field: sorted({parent for variant in variants for parent in variant.when}, key=rank)
         for field, variants in in_order(dimensions).items()
@@ -118,18 +116,18 @@ def takes(variants: Sequence[Dimension], value: Scalar) -> bool:
 
 
 def check_dependants(dimensions: Dimensions, values: Values, replaced: Collection[str]) -> None:
-    """Raise SpaceError when a field is to be fixed to what its dimension cannot give, and others depend on it.
+    """Raise SpaceError if a field is fixed to a value that its dimension cannot give, and other fields depend on it.
 
-    Those would be left without a range; not so the fields that are in `values` or `replaced` themselves.
+    Those fields would have no range, unless they are in `values` or `replaced` themselves.
     """
     for field, value in values.items():
         if field not in dimensions or takes(dimensions[field], value):
             continue
-        orphans = [n for n in _children(dimensions, field) if n not in values and n not in replaced]
-        if orphans:
+        dependants = [n for n in _children(dimensions, field) if n not in values and n not in replaced]
+        if dependants:
             raise SpaceError(
-                f"{field} is {value!r}, which the space does not try, so it has no {' and no '.join(orphans)} "
-                f"for it: fix {'that' if len(orphans) == 1 else 'those'} too"
+                f"{field} is {value!r}, which the space does not try, so it has no {' and no '.join(dependants)} "
+                f"for it: fix {'that' if len(dependants) == 1 else 'those'} too"
             )
 
 
@@ -137,22 +135,22 @@ def _children(dimensions: Dimensions, parent: str) -> list[str]:
     return [field for field, variants in dimensions.items() if any(parent in v.when for v in variants)]
 
 
-def settled(dimensions: Dimensions, fixed: Values) -> dict[str, tuple[Dimension, ...]]:
-    """The dimensions with what `fixed` and the parents' ranges decide taken out of the conditions, in order.
+def simplified(dimensions: Dimensions, fixed: Values) -> dict[str, tuple[Dimension, ...]]:
+    """Return the dimensions, in order, without the conditions that `fixed` and the parents' ranges already decide.
 
-    A condition that a fixed value meets goes; a variant whose condition can never hold goes; values that a parent
-    cannot take go.
+    Removed are conditions that a fixed value meets, variants whose condition can never hold, and values that a parent
+    cannot take.
     """
     kept: dict[str, tuple[Dimension, ...]] = {}
     for field, variants in ordered(dimensions).items():
-        possible = tuple(variant for given in variants for variant in _settle(given, kept, fixed))
+        possible = tuple(variant for given in variants for variant in _simplified(given, kept, fixed))
         if possible:
             kept[field] = possible
     return kept
 
 
-def _settle(variant: Dimension, parents: Dimensions, fixed: Values) -> Iterator[Dimension]:
-    """The variant with what is left of its condition, or nothing when that can never hold."""
+def _simplified(variant: Dimension, parents: Dimensions, fixed: Values) -> Iterator[Dimension]:
+    """Yield the variant with the rest of its condition; nothing if the condition can never hold."""
     when: dict[str, tuple[Scalar, ...]] = {}
     for parent, allowed in variant.when.items():
         if parent in fixed:
@@ -166,12 +164,12 @@ def _settle(variant: Dimension, parents: Dimensions, fixed: Values) -> Iterator[
 
 
 def phase_numbers(fields: Iterable[str]) -> list[int]:
-    """Numbers of the phases that the fields belong to, in order."""
+    """Return the numbers of the phases that the fields belong to, in order."""
     return sorted({phase_of(field) for field in fields} - {0})
 
 
 def with_sum(fixed: Values, open_fields: Collection[str]) -> dict[str, Scalar]:
-    """`fixed` with `epochs`: what it or a dimension says, else the sum of the phases' epochs where all are fixed."""
+    """Return `fixed` with `epochs`: its own or a dimension's, else the sum of the phases' epochs if all are fixed."""
     total = _sum(fixed, open_fields)
     if total is None or "epochs" in fixed or "epochs" in open_fields:
         return dict(fixed)
@@ -179,7 +177,7 @@ def with_sum(fixed: Values, open_fields: Collection[str]) -> dict[str, Scalar]:
 
 
 def without_sum(fixed: Values, open_fields: Collection[str], changed: Iterable[str]) -> dict[str, Scalar]:
-    """`fixed` without `epochs`, where these are the sum of phases and the epochs of one are among the `changed`."""
+    """Return `fixed` without `epochs` if they are the sum of the phases and a phase's epochs are in `changed`."""
     follows = any(phase_of(field) and field.endswith(".epochs") for field in changed)
     if not follows or _sum(fixed, open_fields) != fixed.get("epochs"):
         return dict(fixed)
@@ -187,9 +185,9 @@ def without_sum(fixed: Values, open_fields: Collection[str], changed: Iterable[s
 
 
 def check_given(given: Iterable[str], fixed: Values, open_fields: Collection[str]) -> None:
-    """Raise SpaceError for what is given for the run and set by each phase, and for epochs that scaling would change.
+    """Raise SpaceError for a value of the run that every phase overrides, and for epochs that scaling would change.
 
-    `given` are names of fields that have just been fixed; `fixed` holds them all.
+    `given` are the names of fields that have just been fixed; `fixed` holds all fixed values.
     """
     given, numbers = set(given), phase_numbers([*fixed, *open_fields])
     for name in given & set(PHASE_FIELDS) - {"epochs"}:
@@ -210,6 +208,6 @@ def _check_epochs(given: Collection[str], total: int, shares: Mapping[str, int])
 
 
 def _sum(fixed: Values, open_fields: Iterable[str]) -> int | None:
-    """The sum of the phases' epochs; None where there are no phases, or one whose epochs are not fixed."""
+    """Return the sum of the phases' epochs; None without phases, or if the epochs of one are not fixed."""
     epochs = [fixed.get(f"phase{number}.epochs") for number in phase_numbers([*fixed, *open_fields])]
     return sum(cast("list[int]", epochs)) if epochs and None not in epochs else None

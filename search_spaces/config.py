@@ -1,13 +1,11 @@
-"""Phases of a run: what changes on the way, for how many epochs.
-
-A phase inherits what it does not set from the run. Its epochs are a share: where the run's `epochs` are given too, the
-phases are scaled to add up to them, so that one recipe serves a run of three epochs and one of fifty.
-
-TrialConfig: every choice of one training run, in one frozen, typed value.
+"""TrialConfig: every choice of one training run, in one frozen, typed value.
 
 The names of its fields are the names of the dimensions of a search space, of the keys under `fixed:` in a space
 file, and of `--set key=value`; those of its phases are written `phase1.learning_rate`, `phase2.unfreeze_depth`, ….
 Values enter through `TrialConfig(...)` or `TrialConfig.from_dict(...)` and are validated there.
+
+A phase inherits from the run the values that it does not set. Its epochs are a share: if the run's `epochs` are given
+too, the phases are scaled to add up to them, so that one recipe serves a run of three epochs and one of fifty.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ PHASE_KEY = re.compile(r"phase([1-9][0-9]?)\.(\w+)")
 
 
 class Phase(BaseModel):
-    """Some epochs of a run, and what they change; None is what the run has."""
+    """Consecutive epochs of a run and the values that they change; None keeps the value of the run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -54,7 +52,7 @@ class Phase(BaseModel):
 
 
 def folded(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with the keys `phaseN.field` folded into the list `phases`; ValueError where a number is left out."""
+    """Fold the keys `phaseN.field` of `values` into the list `phases`; ValueError if a number is missing."""
     plain: dict[str, Any] = {}
     phases = {i: _plain(phase) for i, phase in enumerate(values.get("phases") or (), start=1)}
     for key, value in values.items():
@@ -70,9 +68,9 @@ def folded(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scaled(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with `epochs` and those of the phases in agreement; ValueError for fewer epochs than phases.
+    """Scale the epochs of the phases in `values` to add up to `epochs`; ValueError for fewer epochs than phases.
 
-    What pydantic refuses anyway (an `epochs` that is no number) is left to it.
+    Values that pydantic refuses (an `epochs` that is not a number) are left to pydantic.
     """
     phases = values.get("phases") or []
     shares = [_count(phase["epochs"]) for phase in phases]
@@ -86,9 +84,9 @@ def scaled(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def apportioned(total: int, shares: Sequence[int]) -> list[int]:
-    """`total` >= len(shares) in whole parts of at least 1, as near to the proportion of `shares` as that allows.
+    """Divide `total` >= len(shares) into whole parts of at least 1, as close to the proportion of `shares` as possible.
 
-    Largest remainders; shares that add up to `total` stay as they are.
+    Method of largest remainders; shares that add up to `total` stay as they are.
     """
     exact = [total * share / sum(shares) for share in shares]
     parts = [max(1, int(part)) for part in exact]
@@ -101,7 +99,7 @@ def apportioned(total: int, shares: Sequence[int]) -> list[int]:
 
 
 def _count(value: Any) -> int:
-    """A whole number above 0 as pydantic reads it, from text and floats too; 0 for what it refuses."""
+    """Read a whole number above 0 as pydantic does, from text and floats too; 0 for a value that it refuses."""
     try:
         count = int(value)
     except (TypeError, ValueError):
@@ -127,16 +125,16 @@ Activation = Literal["relu", "gelu", "silu"]
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
-BEFORE: Mapping[str, Any] = MappingProxyType({"symmetry": "dihedral"})
-"""What runs did before a field was there to say it: the value of the field in forms that were stored without it."""
+FORMER_DEFAULTS: Mapping[str, Any] = MappingProxyType({"symmetry": "dihedral"})
+"""Fields added later -> the behaviour of runs from before: the value to assume for a stored form without the field."""
 
 
 class TrialConfig(BaseModel):
-    """One training run. Frozen; unknown keys are refused; `from_dict(to_dict(x)) == x`."""
+    """All choices of one training run. Frozen; unknown keys are refused; `from_dict(to_dict(x)) == x`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    # What is trained
+    # Model
     backbone: str = Field("mobilenetv2_100", min_length=1, description="name of a timm model")
     pretrained: bool = Field(True, description="start from timm's weights, or from `weights` when given")
     weights: str | None = Field(None, description="path of a .safetensors or tensors-only .pth file")
@@ -160,7 +158,7 @@ class TrialConfig(BaseModel):
         "at-once", description="gradual reaches unfreeze_depth block by block, evenly over the epochs"
     )
 
-    # How it is optimised
+    # Optimisation
     epochs: int = Field(10, ge=1, le=10_000, description="epochs of a full run; the pruner may end it sooner")
     batch_size: int = Field(64, ge=1, le=65_536, description="images per optimiser step")
     optimiser: Optimiser = Field("adamw", description="optimiser, from timm's factory")
@@ -184,7 +182,7 @@ class TrialConfig(BaseModel):
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average; 0 keeps none")
     precision: Precision = Field("auto", description="auto measures on this machine which is faster")
 
-    # What it is told
+    # Loss and data
     loss: Loss = Field("cross-entropy", description="loss")
     focal_gamma: float = Field(2.0, ge=0, le=10, description="gamma of the focal loss (Lin et al. 2017)")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing")
@@ -214,12 +212,12 @@ class TrialConfig(BaseModel):
     mixup: float = Field(0.0, ge=0, le=10, description="alpha of MixUp (Zhang et al. 2018); 0 is off")
     cutmix: float = Field(0.0, ge=0, le=10, description="alpha of CutMix (Yun et al. 2019); 0 is off")
 
-    # How it is judged
+    # Validation
     validation_augmented: float = Field(
         0.0, ge=0, le=1, description="share of the validation images under RandAugment, the same for all trials"
     )
 
-    # Where the values change on the way
+    # Phases
     phases: tuple[Phase, ...] = Field(
         (), description="phases one after the other, each with its epochs and what it changes; none: one phase"
     )
@@ -227,11 +225,11 @@ class TrialConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _phased(cls, values: Any) -> Any:
-        """`phase1.epochs` and its like folded into `phases`; the phases' epochs add up to `epochs`."""
+        """Fold keys like `phase1.epochs` into `phases`, and scale their epochs to add up to `epochs`."""
         return scaled(folded(values)) if isinstance(values, Mapping) else values
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_augmentation(self) -> Self:
         if self.augmix_consistency and not self.augmix:
             raise ValueError("augmix_consistency needs augmix > 0: it compares an image with its AugMix views")
         if self.augmix_consistency and (self.mixup or self.cutmix):
@@ -241,6 +239,10 @@ class TrialConfig(BaseModel):
                 "augmentation flips would do nothing under symmetry none: give symmetry mirror or dihedral where "
                 "labels survive it, or another family"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_balance_and_normalisation(self) -> Self:
         if self.loss == "balanced-softmax" and (self.balanced_sampling or self.class_weights != "none"):
             raise ValueError("loss balanced-softmax excludes balanced_sampling and class_weights: each mends the same")
         if self.normalisation == "frozen-batch" and not self.pretrained:
@@ -252,7 +254,7 @@ class TrialConfig(BaseModel):
         return [phase.model_dump(mode="json", exclude_none=True) for phase in phases]
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field as JSON-ready values, in declaration order."""
+        """Return every field as a JSON-ready value, in declaration order."""
         return self.model_dump(mode="json")
 
     @classmethod
@@ -265,35 +267,35 @@ class TrialConfig(BaseModel):
 
     @classmethod
     def from_stored(cls, values: Mapping[str, Any], *, source: str | None = None) -> TrialConfig:
-        """What `to_dict` gave, now or in an earlier version: a field that was not there means what was done then."""
-        return cls.from_dict({**BEFORE, **values}, source=source)
+        """Read what `to_dict` returned, now or in an earlier version; a missing field keeps the former behaviour."""
+        return cls.from_dict({**FORMER_DEFAULTS, **values}, source=source)
 
     def phase_configs(self) -> tuple[TrialConfig, ...]:
-        """The run as one configuration per phase, in order: the phase's values in place, its epochs, no phases."""
+        """Return one configuration per phase, in order: the run with the phase's values and epochs, without phases."""
         if not self.phases:
             return (self,)
         run = {key: value for key, value in self.to_dict().items() if key != "phases"}
         return tuple(self.from_dict({**run, **phase.model_dump(exclude_none=True)}) for phase in self.phases)
 
     def replace(self, **changes: Any) -> TrialConfig:
-        """A validated copy with some fields changed."""
+        """Return a validated copy with some fields changed."""
         return self.from_dict({**self.to_dict(), **changes})
 
 
 def _first_rule(error: ValidationError) -> str:
-    """The first broken rule of a pydantic error, in one line: key, value, rule."""
+    """Return the first broken rule of a pydantic error in one line: key, value, rule."""
     first = error.errors(include_url=False)[0]
     key = _key(first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{key}: no such key; the keys are {', '.join(TrialConfig.model_fields)}"
     rule = rule_in_words(first)
-    if first["type"] == "value_error":  # of several fields together, or of the phases: it names them itself
+    if first["type"] == "value_error":  # a rule about several fields names them itself
         return rule
     return f"{key} is {first['input']!r}, but {rule}"
 
 
 def _key(location: tuple[int | str, ...]) -> str:
-    """`learning_rate`, or `phase2.learning_rate` of a phase."""
+    """Return `learning_rate`, or `phase2.learning_rate` for a field of a phase."""
     if location[:1] == ("phases",) and len(location) > 1 and isinstance(location[1], int):
         return ".".join([f"phase{location[1] + 1}", *(str(part) for part in location[2:])])
     return ".".join(str(part) for part in location)

@@ -1,11 +1,6 @@
-"""The rules of a range, of a list of choices and of a condition; each function gives the value in its one form.
+"""Dimensions of a search space: Float, Int and Choice, each for one field, with a condition on other fields.
 
-Every message of a SpaceError begins with the key that broke the rule.
-
-What may be tried for one field of TrialConfig: a range of numbers or a list of choices, and when it exists.
-
-A dimension checks itself when it is made, and checks that its values suit a field in `fitted`. Every message begins
-with the key that broke the rule, so that whoever holds the dimension can put the path before it.
+Each checks its values when it is made: a range has low < high, `log` and `step` fit it, choices do not repeat.
 """
 
 from __future__ import annotations
@@ -21,11 +16,11 @@ from search_spaces.errors import SpaceError
 from search_spaces.fields import Scalar, canonical, in_order, kind, known, one_of, plain
 
 Condition: TypeAlias = Mapping[str, tuple[Scalar, ...]]
-"""Parent field -> the values of which it must hold one; every parent must. Empty: always."""
+"""Parent field -> its allowed values; every parent must hold one of them. Empty: the dimension always exists."""
 
 
 def real(value: object, key: str) -> float:
-    """`value` as a finite float, or SpaceError at `key`."""
+    """Return `value` as a finite float; SpaceError at `key` for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise SpaceError(f"{key} is {value!r}, but must be a number")
     if not abs(value) <= sys.float_info.max:
@@ -34,14 +29,14 @@ def real(value: object, key: str) -> float:
 
 
 def whole(value: object, key: str) -> int:
-    """`value` as an int (1e3 is one), or SpaceError at `key`."""
+    """Return `value` as an int (1e3 is one); SpaceError at `key` for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0:
         raise SpaceError(f"{key} is {value!r}, but must be a whole number")
     return int(value)
 
 
 def check_range(low: float, high: float, log: object, step: float | None) -> None:
-    """Raise SpaceError unless low < high, and `log` and `step` suit them and each other."""
+    """Raise SpaceError unless low < high, and `log` and `step` fit the range and each other."""
     if not isinstance(log, bool):
         raise SpaceError(f"log is {log!r}, but must be true or false")
     if low >= high:
@@ -64,7 +59,7 @@ def _check_step(low: float, high: float, log: bool, step: float) -> None:
 
 
 def listed(values: object, key: str) -> tuple[Scalar, ...]:
-    """A non-empty tuple of scalars without repetition, or SpaceError at `key`."""
+    """Return a non-empty tuple of scalars without repetition; SpaceError at `key` for anything else."""
     if not isinstance(values, list | tuple):
         raise SpaceError(f"{key} is {values!r}, but must be a list")
     if not values:
@@ -78,7 +73,7 @@ def listed(values: object, key: str) -> tuple[Scalar, ...]:
 
 
 def condition(when: object) -> Condition:
-    """The condition in its one form: parents in the order of the fields, values sorted and in the parent's type."""
+    """Normalise a condition: parents in the order of the fields, values sorted and in the parent's type."""
     if not isinstance(when, Mapping):
         raise SpaceError(f"when is {when!r}, but must be a mapping of dimensions to values")
     parents = in_order({known(parent, f"when.{parent}", "dimension"): values for parent, values in when.items()})
@@ -93,18 +88,18 @@ def _allowed(parent: str, values: object) -> tuple[Scalar, ...]:
 
 
 def in_words(when: Condition) -> str:
-    """As «optimiser is adam, adamw or nadam, and loss is focal»; empty for no condition."""
+    """Return a condition as «optimiser is adam, adamw or nadam, and loss is focal»; empty without one."""
     return ", and ".join(f"{parent} is {either(allowed)}" for parent, allowed in when.items())
 
 
 def either(values: Sequence[Scalar]) -> str:
-    """As «adam, adamw or nadam»."""
+    """Return values as «adam, adamw or nadam»."""
     *others, last = (plain(value) for value in values)
     return f"{', '.join(others)} or {last}" if others else last
 
 
 def ranked(values: Iterable[Scalar]) -> tuple[Scalar, ...]:
-    """Values of one field in ascending order, None before everything else."""
+    """Sort the values of one field in ascending order, None first."""
     return tuple(sorted(values, key=_none_first))
 
 
@@ -113,18 +108,18 @@ def _none_first(value: Scalar) -> tuple[bool, Any]:
 
 
 class Trial(Protocol):
-    """What a space needs of a trial; `optuna.Trial` and `optuna.trial.FixedTrial` have it."""
+    """The methods of a trial that a space calls; `optuna.Trial` and `optuna.trial.FixedTrial` have them."""
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
-        """A float in [low, high]."""
+        """Return a float in [low, high]."""
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        """An int in [low, high]."""
+        """Return an int in [low, high]."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Scalar]) -> Scalar:
-        """One of the choices."""
+        """Return one of the choices."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +140,7 @@ class Float:
         _freeze(self, low=low, high=high, step=step, when=condition(self.when))
 
     def fitted(self, name: str) -> Float:
-        """This dimension, if all its values are valid for the field `name`; else SpaceError."""
+        """Return this dimension if all its values are valid for the field `name`; else SpaceError."""
         if kind(name) is not float:
             raise _misfit(self.type, name)
         canonical(name, self.low, "low")
@@ -153,7 +148,7 @@ class Float:
         return self
 
     def contains(self, value: Scalar) -> bool:
-        """Whether the dimension can give `value`."""
+        """Return whether the dimension can give `value`."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
             return False
         steps = (value - self.low) / self.step if self.step else 0.0
@@ -164,7 +159,7 @@ class Float:
         return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; `dimension_from_dict` reads it back."""
+        """Return JSON-ready values, which `dimension_from_dict` reads."""
         return _to_dict(self)
 
     def __str__(self) -> str:
@@ -189,7 +184,7 @@ class Int:
         _freeze(self, low=low, high=high, step=step, when=condition(self.when))
 
     def fitted(self, name: str) -> Int:
-        """This dimension, if all its values are valid for the field `name`; else SpaceError."""
+        """Return this dimension if all its values are valid for the field `name`; else SpaceError."""
         if kind(name) is None:
             raise _misfit(self.type, name)
         canonical(name, self.low, "low")
@@ -197,7 +192,7 @@ class Int:
         return self
 
     def contains(self, value: Scalar) -> bool:
-        """Whether the dimension can give `value`."""
+        """Return whether the dimension can give `value`."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
             return False
         return (value - self.low) % (self.step or 1) == 0
@@ -207,7 +202,7 @@ class Int:
         return trial.suggest_int(name, self.low, self.high, step=self.step or 1, log=self.log)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; `dimension_from_dict` reads it back."""
+        """Return JSON-ready values, which `dimension_from_dict` reads."""
         return _to_dict(self)
 
     def __str__(self) -> str:
@@ -226,12 +221,12 @@ class Choice:
         _freeze(self, choices=listed(self.choices, "choices"), when=condition(self.when))
 
     def fitted(self, name: str) -> Choice:
-        """This dimension with its choices in the field's own type; SpaceError if one is not valid for it."""
+        """Return this dimension with choices in the type of the field; SpaceError if one is invalid."""
         typed = (canonical(name, value, f"choices[{i}]") for i, value in enumerate(self.choices))
         return replace(self, choices=tuple(typed))
 
     def contains(self, value: Scalar) -> bool:
-        """Whether the dimension can give `value`."""
+        """Return whether the dimension can give `value`."""
         return value in self.choices
 
     def suggest(self, trial: Trial, name: str) -> Scalar:
@@ -239,7 +234,7 @@ class Choice:
         return trial.suggest_categorical(name, self.choices)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; `dimension_from_dict` reads it back."""
+        """Return JSON-ready values, which `dimension_from_dict` reads."""
         return _to_dict(self)
 
     def __str__(self) -> str:
@@ -252,7 +247,7 @@ _KINDS: Mapping[str, type[Dimension]] = {cls.type: cls for cls in (Float, Int, C
 
 
 def dimension_from_dict(values: Mapping[str, Any]) -> Dimension:
-    """The dimension that `{"type": …, …}` declares; SpaceError names the key that is wrong, unknown or missing."""
+    """Read the dimension that `{"type": …, …}` declares; SpaceError names a wrong, unknown or missing key."""
     given = dict(values)
     name = given.pop("type", None)
     if not isinstance(name, str) or name not in _KINDS:
@@ -267,7 +262,7 @@ def dimension_from_dict(values: Mapping[str, Any]) -> Dimension:
 
 
 def _to_dict(dimension: Dimension) -> dict[str, Any]:
-    """Type and fields; what is left out has its default, so that an option added later changes no fingerprint."""
+    """Return type and fields, without defaults, so that an option added later changes no fingerprint."""
     values: dict[str, Any] = {"type": dimension.type}
     if isinstance(dimension, Choice):
         values["choices"] = list(dimension.choices)
@@ -281,7 +276,7 @@ def _to_dict(dimension: Dimension) -> dict[str, Any]:
 
 
 def _range(dimension: Float | Int) -> str:
-    """As in «0.001 to 0.1, log»."""
+    """Return a range as «0.001 to 0.1, log»."""
     text = f"{_number(dimension.low)} to {_number(dimension.high)}"
     if dimension.step:
         text += f" by {_number(dimension.step)}"

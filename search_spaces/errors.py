@@ -22,7 +22,7 @@ class SpaceError(ValueError):
 
 @contextmanager
 def within(key: str) -> Iterator[None]:
-    """Put `key.` before the key with which the message of a SpaceError raised inside begins."""
+    """Prefix the message of a SpaceError raised inside, which begins with a key, with `key.`."""
     try:
         yield
     except SpaceError as error:
@@ -30,6 +30,6 @@ def within(key: str) -> Iterator[None]:
 
 
 def rule_in_words(detail: Mapping[str, Any]) -> str:
-    """The rule that one of pydantic's errors tells of, as in «must be greater than 0»."""
+    """Return the rule in one of pydantic's errors, as in «must be greater than 0»."""
     message: str = detail["msg"]
     return message.replace("Input should be", "must be", 1).removeprefix("Value error, ")

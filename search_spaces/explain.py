@@ -22,18 +22,18 @@ class SpaceRow:
     condition: str
     """As «optimiser is adamw»; empty when the field always exists."""
     meaning: str
-    """What the field is."""
+    """The field's description."""
 
     @property
     def phase(self) -> int:
-        """Number of the phase that the field belongs to, 0 for the run."""
+        """The number of the phase that the field belongs to, 0 for the run."""
         return phase_of(self.field)
 
 
 def rows(space: SearchSpace) -> list[SpaceRow]:
-    """Every field of the run in its order: open ones by variant, fixed ones, and the rest with their defaults.
+    """Return every field of the run in its order: open ones by variant, fixed ones, and the rest with their defaults.
 
-    Then, phase by phase, what the space sets there; all else a phase has from the run.
+    The fields that the space sets in a phase follow, phase by phase; a phase inherits the others from the run.
     """
     of_phases = [f"phase{number}.{field}" for number in space.phases for field in PHASE_FIELDS]
     named = [*RUN_FIELDS, *(name for name in of_phases if name in space.fixed or name in space.dimensions)]
@@ -41,7 +41,7 @@ def rows(space: SearchSpace) -> list[SpaceRow]:
 
 
 def describe(space: SearchSpace) -> dict[str, Any]:
-    """JSON-ready: name, summary, seed; `open`: field -> its variants in words; `fixed`: field -> value."""
+    """Return JSON-ready name, summary and seed; `open`: field -> its variants in words; `fixed`: field -> value."""
     return {
         "name": space.name,
         "summary": space.summary,

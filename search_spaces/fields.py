@@ -1,7 +1,7 @@
-"""The fields of a space: which there are, in which order, what kind of value each holds, what a text means.
+"""The fields of a space: their names, order, kinds of values, and how text is read.
 
-They are those of TrialConfig, but for `phases`, and in its place those of each phase: `phase1.learning_rate`,
-`phase2.unfreeze_depth`, …. A field of a phase holds what the run's field of that name holds, or None: what the run has.
+They are the fields of TrialConfig, with the fields of each phase in place of `phases`: `phase1.learning_rate`,
+`phase2.unfreeze_depth`, …. A field of a phase has the type of the run's field of that name, or is None and inherits.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ RUN_FIELDS: tuple[str, ...] = tuple(name for name in TrialConfig.model_fields if
 """The fields of the run as a whole, in order of declaration."""
 
 PHASE_FIELDS: tuple[str, ...] = tuple(Phase.model_fields)
-"""What a phase may set, in order of declaration."""
+"""The fields that a phase may set, in order of declaration."""
 
 
 def known(name: object, key: str, noun: str = "key") -> str:
-    """`name`, when it is a field of the run or of a phase; else SpaceError at `key`, which suggests the nearest."""
+    """Return `name` if it is a field of the run or of a phase; else SpaceError at `key`, which suggests the nearest."""
     if isinstance(name, str) and (name in RUN_FIELDS or _is_phase_field(name)):
         return name
     raise SpaceError(f"{key}: {_why_unknown(str(name), noun)}")
 
 
 def phase_of(field: str) -> int:
-    """Number of the phase that the field belongs to, 0 for the run."""
+    """Return the number of the phase that the field belongs to, 0 for the run."""
     match = PHASE_KEY.fullmatch(field)
     return int(match[1]) if match else 0
 
 
 def rank(field: str) -> tuple[int, int]:
-    """Where the field stands: those of the run first, then phase by phase, each as declared."""
+    """Return the sort key of a field: the run's fields first, then phase by phase, each in order of declaration."""
     names = PHASE_FIELDS if phase_of(field) else RUN_FIELDS
     return phase_of(field), names.index(_bare(field))
 
 
 def in_order(values: Mapping[str, Value]) -> dict[str, Value]:
-    """The same, by the rank of the fields."""
+    """Return the same values sorted by the rank of their fields."""
     return {name: values[name] for name in sorted(values, key=rank)}
 
 
 def kind(field: str) -> type[int] | type[float] | None:
-    """`int` or `float` for a numeric field, None for every other: only a choice can vary those."""
+    """Return `int` or `float` for a numeric field, else None: only a choice can vary the others."""
     annotation = TrialConfig.model_fields[_bare(field)].annotation
     if annotation is int:
         return int
@@ -63,18 +63,18 @@ def kind(field: str) -> type[int] | type[float] | None:
 
 
 def default(field: str) -> Scalar:
-    """What a field that is neither fixed nor open holds; None in a phase: what the run has."""
+    """Return the value of a field that is neither fixed nor open; None in a phase, which inherits from the run."""
     return None if phase_of(field) else TrialConfig.model_fields[field].default
 
 
 def meaning(field: str) -> str:
-    """What the field is, in a few words."""
+    """Return the description of the field."""
     fields = Phase.model_fields if phase_of(field) else TrialConfig.model_fields
     return fields[_bare(field)].description or ""
 
 
 def one_of(name: object, names: Iterable[str], key: str, noun: str = "key") -> str:
-    """`name`, when it is among `names`; else SpaceError at `key`, which suggests the nearest."""
+    """Return `name` if it is one of `names`; else SpaceError at `key`, which suggests the nearest."""
     names = list(names)
     if isinstance(name, str) and name in names:
         return name
@@ -83,9 +83,9 @@ def one_of(name: object, names: Iterable[str], key: str, noun: str = "key") -> s
 
 
 def canonical(field: str, value: object, key: str) -> Scalar:
-    """`value` in the type of the field; SpaceError at `key` when TrialConfig refuses it in any configuration.
+    """Return `value` in the type of the field; SpaceError at `key` if TrialConfig refuses it in every configuration.
 
-    Stricter than TrialConfig in one way: a bool is not taken for a number, nor is anything but a finite number.
+    Stricter than TrialConfig: a bool is not read as a number, and a number must be finite.
     """
     if value is None and _may_be_none(field):
         return None
@@ -99,13 +99,13 @@ def canonical(field: str, value: object, key: str) -> Scalar:
         rule = rule_in_words(error.errors(include_url=False)[0])
         raise SpaceError(f"{key} is {value!r}, but {rule}") from None
     typed = cast(Scalar, vars(holder)["value"])
-    if isinstance(typed, float) and not math.isfinite(typed):  # of a field that may be None
+    if isinstance(typed, float) and not math.isfinite(typed):  # a field that may be None has no kind
         raise SpaceError(f"{key} is {value}, but must be finite")
     return typed
 
 
 def _is_not_finite(value: object) -> bool:
-    """Whether `value`, a number or its text, is nan or infinite."""
+    """Return whether `value`, a number or its text, is nan or infinite."""
     try:
         return isinstance(value, str | float) and not math.isfinite(float(value))
     except ValueError:
@@ -113,12 +113,12 @@ def _is_not_finite(value: object) -> bool:
 
 
 def plain(value: Scalar) -> str:
-    """The value as a space file would have it."""
+    """Return the value as a space file writes it."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def parse_value(field: str, text: str) -> Scalar:
-    """The value that `text` means for `field`, as in `--set field=text`; `null` is None where the field may be None."""
+    """Read `text` as a value of `field`, as in `--set field=text`; `null` is None if the field may be None."""
     known(field, field)
     if text == "null" and _may_be_none(field):
         return None
@@ -127,7 +127,7 @@ def parse_value(field: str, text: str) -> Scalar:
 
 @cache
 def _holder(name: str) -> type[BaseModel]:
-    """A model of one field, `value`, with the rules of a field of TrialConfig and none of those between fields."""
+    """Make a model of one field, `value`, with the rules of this field of TrialConfig and no rules between fields."""
     info = TrialConfig.model_fields[name]
     fields: dict[str, Any] = {"value": (info.annotation, info)}
     return create_model("Holder", **fields)
@@ -140,7 +140,7 @@ def _may_be_none(field: str) -> bool:
 
 
 def _bare(field: str) -> str:
-    """`learning_rate`, of the run and of a phase."""
+    """Return the name without its phase."""
     return field.rpartition(".")[2]
 
 
@@ -168,6 +168,6 @@ def _hint_in_phase(phase: str, field: str) -> str:
 
 
 def _near(text: str, names: Collection[str]) -> str:
-    """The nearest of the names as a question, or nothing."""
+    """Return the nearest name as a question, or an empty text."""
     close = get_close_matches(text, names, n=1)
     return f"did you mean {close[0]}?" if close else ""

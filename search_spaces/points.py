@@ -1,4 +1,4 @@
-"""Known-good points of a space: values for some of its open dimensions, to be tried before anything is sampled."""
+"""Known-good points of a space: values of some open dimensions, which are tried before anything is sampled."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from search_spaces.fields import Scalar, canonical, known
 
 
 def checked(point: object, key: str, dimensions: Dimensions, fixed: Values) -> dict[str, Scalar]:
-    """The values of `point` for open dimensions, typed and in order; SpaceError at `key` when one cannot be.
+    """Return the values of `point` for open dimensions, typed and in order; SpaceError at `key` for an impossible one.
 
-    A point may restate a fixed value, and may leave out what is then sampled; what it gives must exist under its own
-    values. `dimensions` are in order, parents first.
+    A point may restate a fixed value, and may omit values, which are then sampled. Each dimension that it names must
+    exist under its own values. `dimensions` are in order, parents first.
     """
     if not isinstance(point, Mapping):
         raise SpaceError(f"{key} is {point!r}, but must be a mapping of dimensions to values")
@@ -48,7 +48,7 @@ def _check_open(value: Scalar, key: str, variants: Sequence[Dimension], values: 
 
 
 def parameters(point: Values, dimensions: Dimensions, fixed: Values) -> dict[str, Any]:
-    """The optuna parameters that a checked point sets."""
+    """Return the optuna parameters that a checked point sets."""
     values = {**fixed, **point}
     named: dict[str, Any] = {}
     for name, value in point.items():
@@ -59,9 +59,9 @@ def parameters(point: Values, dimensions: Dimensions, fixed: Values) -> dict[str
 
 
 def check_parameters(params: Values, dimensions: Dimensions, fixed: Values) -> None:
-    """Raise SpaceError where optuna parameters that a trial was given are none that it can take.
+    """Raise SpaceError for optuna parameters that a trial of this space cannot take.
 
-    Optuna would pass over an unknown name in silence, and take a value out of its range.
+    Optuna ignores an unknown name silently, and accepts a value out of its range.
     """
     named = {
         parameter_name(name, variant, variants): (name, variant)
@@ -82,7 +82,7 @@ def check_parameters(params: Values, dimensions: Dimensions, fixed: Values) -> N
 
 
 def distinct(points: Sequence[Values]) -> list[Values]:
-    """The points that say anything, each once: one tried twice would only cost a trial."""
+    """Return the points without empty and repeated ones."""
     kept: list[Values] = []
     for point in points:
         if point and point not in kept:
@@ -91,15 +91,15 @@ def distinct(points: Sequence[Values]) -> list[Values]:
 
 
 def contradicted(point: Values, fixed: Values) -> bool:
-    """Whether a fixed value differs from what the point says."""
+    """Return whether a fixed value differs from the point's."""
     return any(fixed.get(name, value) != value for name, value in point.items())
 
 
-def moved(point: Values, old: tuple[Dimensions, Values], new: tuple[Dimensions, Values]) -> dict[str, Scalar]:
-    """What of `point` still makes sense when the space goes from `old` to `new`, each (dimensions, fixed).
+def carried_over(point: Values, old: tuple[Dimensions, Values], new: tuple[Dimensions, Values]) -> dict[str, Scalar]:
+    """Return the values of `point` that stay valid if the space changes from `old` to `new`: (dimensions, fixed).
 
-    A value goes when its dimension is no longer open or cannot give it, and when what its dimension depended on has
-    changed: a learning rate that is good for AdamW says nothing of SGD's.
+    A value is dropped if its dimension is no longer open or cannot give it, and if a parent of its dimension has
+    changed: a learning rate that is good for AdamW is no evidence for SGD.
     """
     (old_dimensions, old_fixed), (dimensions, fixed) = old, new
     before = {**old_fixed, **point}

@@ -1,6 +1,4 @@
-"""YAML as people write it: `1e-4` is a number, a key given twice is an error, and an error has one line.
-
-Search spaces from YAML files: those that ship, and anybody's own.
+"""Search spaces from YAML files: the shipped catalog and a user's own.
 
     extends: standard                      # another space, by name or by path; optional
     summary: one line
@@ -17,8 +15,9 @@ Search spaces from YAML files: those that ship, and anybody's own.
         - {type: float, low: 1e-2, high: 1, log: true, when: {optimiser: sgd}}
     points: [{optimiser: adamw, learning_rate: 4e-3}]
 
-What a file fixes or opens replaces what it inherits; points are its own if it gives any, else those inherited that
-still hold. Every error names file, key and rule in one line.
+Fixed values and dimensions of a file replace inherited ones. Points are those of the file if it has any, else the
+inherited ones that stay valid. In YAML as read here `1e-4` is a number, and a repeated key is an error. Every error
+names file, key and rule in one line.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader with the floats of YAML 1.2 and without duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """A dict; a key that was given twice is refused, where SafeLoader would take the last."""
+        """Return a dict; refuse a repeated key, of which SafeLoader would take the last."""
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
@@ -59,7 +58,7 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(path: Path) -> object:
-    """What the file holds, as plain dicts, lists and scalars; SpaceError, without the path, when it cannot be read."""
+    """Read the file as plain dicts, lists and scalars; SpaceError, without the path, if it cannot be read."""
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
         return loader.get_single_data()
@@ -84,20 +83,20 @@ _KEYS = ("extends", "summary", "seed", "fixed", "dimensions", "points")
 
 
 def catalog() -> list[SearchSpace]:
-    """The spaces that ship, by name."""
+    """Return the shipped spaces, sorted by name."""
     return [load_space(name) for name in _shipped()]
 
 
 def load_space(name_or_path: str | Path) -> SearchSpace:
-    """The shipped space of that name, or the one in a file: a path with a folder in it, or that ends in .yaml or .yml.
+    """Return the shipped space of that name, or the one in a file: a path with a folder, or ending in .yaml or .yml.
 
-    Raises SpaceError with the file as `source` for whatever is wrong with it.
+    Raises SpaceError with the file as `source` for everything that is wrong with it.
     """
     return _load(_find(str(name_or_path), Path()), ())
 
 
 def earlier_edition(name: str) -> SearchSpace | None:
-    """The shipped space of that name as it was before it changed, for studies made then; None where it never did."""
+    """Return the shipped space as it was before it changed, for studies from then; None if it never changed."""
     path = _CATALOG / "earlier" / f"{name}.yaml"
     return _load(path, ()) if path.is_file() else None
 
@@ -107,7 +106,7 @@ def _shipped() -> list[str]:
 
 
 def _find(name: str, folder: Path) -> Path:
-    """The file of a space; a relative path starts at `folder`."""
+    """Return the file of a space; a relative path starts at `folder`."""
     path = Path(name).expanduser()
     if path.suffix in {".yaml", ".yml"} or path.name != name:
         return folder / path
@@ -119,7 +118,7 @@ def _find(name: str, folder: Path) -> Path:
 
 
 def _load(path: Path, above: tuple[Path, ...]) -> SearchSpace:
-    """The space in `path`, which the files `above` extend, the nearest last."""
+    """Load the space in `path`, which the files `above` extend, the nearest last."""
     with _source(path.name if path.parent == _CATALOG else str(path)):
         if not path.exists():
             raise SpaceError(f"no such file; the spaces that ship are {', '.join(_shipped())}")
@@ -135,7 +134,7 @@ def _load(path: Path, above: tuple[Path, ...]) -> SearchSpace:
 
 @contextmanager
 def _source(source: str) -> Iterator[None]:
-    """Give a SpaceError raised inside its file, unless it has one."""
+    """Name the file in a SpaceError raised inside, unless it names one."""
     try:
         yield
     except SpaceError as error:
@@ -154,7 +153,7 @@ def _base(name: object, folder: Path) -> Path:
 
 
 def _document(path: Path) -> dict[str, Any]:
-    """The file's content with every key, None where the file has none."""
+    """Return the file's content with every key, None for a missing one."""
     content = read_yaml(path)
     if not isinstance(content, Mapping):
         raise SpaceError(

@@ -1,6 +1,7 @@
-"""Roster: configurations to be trained one by one, each exactly once; what a comparison or an ablation is made of.
+"""Trial list: configurations to be trained once each, for a comparison or an ablation.
 
-It stands where a SearchSpace stands: a study over it has one trial per entry, whose one parameter names the entry.
+A study may have a TrialList in place of a SearchSpace: it then has one trial per planned trial, and the only parameter
+of a trial names the planned one.
 """
 
 from __future__ import annotations
@@ -18,26 +19,26 @@ from search_spaces.config import TrialConfig
 from search_spaces.dimensions import Trial
 from search_spaces.errors import SpaceError
 from search_spaces.fields import Scalar
-from search_spaces.space import SearchSpace, without_matters_of_course
+from search_spaces.space import SearchSpace, without_former_defaults
 
 RUN = "run"
-"""The optuna parameter that names an entry."""
+"""The optuna parameter that names a planned trial."""
 
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """One run to be made."""
+    """A named configuration to be trained once."""
 
     name: str
     config: TrialConfig
     seed: int = 0
-    """Entries of one seed share initialisation, order and augmentation as far as their configurations allow: runs that
-    differ in one part alone can be compared in pairs."""
+    """Planned trials with the same seed share initialisation, order and augmentation as far as their configurations
+    allow, so that runs which differ in one part can be compared in pairs."""
 
 
 @dataclass(frozen=True)
 class TrialList:
-    """Named runs, in the order in which they are made. SpaceError for a name twice, and for two files of weights."""
+    """Named configurations in the order of training. SpaceError for a repeated name, and for two files of weights."""
 
     name: str
     summary: str
@@ -55,7 +56,7 @@ class TrialList:
 
     @cached_property
     def fixed(self) -> Mapping[str, Any]:
-        """What all entries have in common; and the file of weights, where any entry starts from one."""
+        """The values that all planned trials share, and the file of weights if one of them starts from a file."""
         first, *others = (entry.config.to_dict() for entry in self.entries)
         common = {name: value for name, value in first.items() if all(other[name] == value for other in others)}
         files = {entry.config.weights for entry in self.entries} - {None}
@@ -63,56 +64,56 @@ class TrialList:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of what decides the runs; the name and the path of the weights do not."""
+        """SHA-256 (hex) of the configurations and seeds, without the list's name and the path of the weights."""
         entries = [{**self._to_dict(entry), "config": _deciding(entry.config)} for entry in self.entries]
         return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
     def suggest(self, trial: Trial) -> TrialConfig:
-        """The configuration of the entry that `trial` is to run."""
+        """Return the configuration that `trial` must train."""
         return self.entry({RUN: trial.suggest_categorical(RUN, [entry.name for entry in self.entries])}).config
 
     def entry(self, params: Mapping[str, Any]) -> PlannedTrial:
-        """The entry that a trial with these parameters runs."""
+        """Return the planned trial that these parameters name."""
         return next(entry for entry in self.entries if entry.name == params[RUN])
 
     def searched(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters of a trial, which name no field but the run."""
+        """Return the parameters of a trial; they name the planned trial and no field."""
         return dict(params)
 
     def config(self, params: Mapping[str, Any]) -> TrialConfig:
-        """The configuration that a trial with these parameters was given."""
+        """Return the configuration of the trial with these parameters."""
         return self.entry(params).config
 
     def values(self, field: str) -> list[Any]:
-        """Every value that a field of TrialConfig has in an entry, sorted."""
+        """Return every value that a field of TrialConfig has in the list, sorted."""
         found = {getattr(entry.config, field) for entry in self.entries}
         return sorted(found, key=lambda value: (value is not None, value))
 
     def check_parameters(self, params: Mapping[str, Any]) -> None:
-        """Raise SpaceError where parameters that a trial was given name no run."""
+        """Raise SpaceError if the parameters of a trial name no planned trial."""
         names = [entry.name for entry in self.entries]
         if set(params) - {RUN} or params.get(RUN, names[0]) not in names:
             raise SpaceError(f"{dict(params)!r} names none of the runs {', '.join(names)}")
 
     def enqueue_points(self) -> list[dict[str, Any]]:
-        """The entries as optuna parameters, for `study.enqueue_trial`."""
+        """Return the planned trials as optuna parameters, for `study.enqueue_trial`."""
         return [{RUN: entry.name} for entry in self.entries]
 
     def with_weights(self, path: str) -> TrialList:
-        """The same runs, those that start from a file taking it from `path`."""
-        moved = (
+        """Return the same list; planned trials that start from a file take it from `path`."""
+        changed = (
             replace(entry, config=entry.config.replace(weights=path)) if entry.config.weights else entry
             for entry in self.entries
         )
-        return replace(self, entries=tuple(moved))
+        return replace(self, entries=tuple(changed))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; `from_dict` reads it back."""
+        """Return JSON-ready values, which `from_dict` reads."""
         return {"name": self.name, "summary": self.summary, "entries": [self._to_dict(e) for e in self.entries]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrialList:
-        """The roster that `to_dict` gave."""
+        """Read what `to_dict` returned."""
         entries = (PlannedTrial(e["name"], TrialConfig.from_stored(e["config"]), e["seed"]) for e in values["entries"])
         return cls(values["name"], values["summary"], tuple(entries))
 
@@ -122,24 +123,24 @@ class TrialList:
 
 
 def _deciding(config: TrialConfig) -> dict[str, Any]:
-    """The values that decide a run, without the path of its weights."""
-    return {**without_matters_of_course(config.to_dict()), "weights": config.weights is not None}
+    """Return the values that decide a run, without the path of its weights."""
+    return {**without_former_defaults(config.to_dict()), "weights": config.weights is not None}
 
 
 Space: TypeAlias = SearchSpace | TrialList
-"""What a study may be about."""
+"""What a study searches: a space or a list."""
 
 
 def read_space(values: Mapping[str, Any]) -> Space:
-    """The space or the roster that `to_dict` gave."""
+    """Read the space or trial list that `to_dict` returned."""
     return TrialList.from_dict(values) if "entries" in values else SearchSpace.from_dict(values)
 
 
 def with_weights(space: Space, path: str) -> Space:
-    """The space with its weights at `path`."""
+    """Return the space with its weights at `path`."""
     return space.with_weights(path) if isinstance(space, TrialList) else space.with_fixed({"weights": path})
 
 
 def trial_seed(space: Space, params: Mapping[str, Scalar], number: int) -> int:
-    """What a trial's seed is derived from: its number, or the seed of its entry."""
+    """Return the number that a trial's seed is derived from: the trial's own, or the seed of its planned trial."""
     return space.entry(params).seed if isinstance(space, TrialList) else number

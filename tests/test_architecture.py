@@ -76,8 +76,6 @@ COMPLEX = frozenset(
         "hpo.report.search_sections._cost_rows",
         "hpo.report.search_sections.configuration_groups",
         "hpo.report.search_sections.history",
-        "search_spaces.config.TrialConfig._consistent",
-        "search_spaces.space.SearchSpace.extended",
     }
 )
 """Functions that are still above MOST_COMPLEXITY; to be made simpler."""

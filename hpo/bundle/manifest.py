@@ -19,7 +19,7 @@ from hpo.data import DataOrigin
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import Logits
 from hpo.private_paths import shared_config
-from search_spaces import BEFORE, TrialConfig
+from search_spaces import FORMER_DEFAULTS, TrialConfig
 
 
 class Validation(NamedTuple):
@@ -77,7 +77,7 @@ Triple = tuple[float, float, float]
 
 def _completed(config: Any) -> Any:
     """A stored configuration with what was done before some of its fields were there."""
-    return {**BEFORE, **config} if isinstance(config, Mapping) else config
+    return {**FORMER_DEFAULTS, **config} if isinstance(config, Mapping) else config
 
 
 StoredConfig = Annotated[TrialConfig, BeforeValidator(_completed)]

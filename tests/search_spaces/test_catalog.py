@@ -50,12 +50,12 @@ def final(space: SearchSpace) -> TrialConfig:
     return space.suggest(optuna.trial.FixedTrial(next(iter(space.enqueue_points()), {})))
 
 
-def test_what_ships() -> None:
+def test_names_of_the_shipped_spaces() -> None:
     assert set(NAMES) == GENERAL | BASELINES | set().union(*SEEDS.values())
     assert {seed: {name for name in NAMES if SPACES[name].seed == seed} for seed in SEEDS} == SEEDS
 
 
-def test_each_says_in_one_line_what_it_is(space: SearchSpace) -> None:
+def test_each_space_has_a_summary_of_one_line(space: SearchSpace) -> None:
     assert 20 <= len(space.summary) <= 100
     assert len(space.summary.splitlines()) == 1
 
@@ -101,7 +101,7 @@ def test_every_optimiser_has_a_learning_rate_and_a_weight_decay(name: str, trial
         assert {"learning_rate", "weight_decay"} <= set(space.searched(trial.params))
 
 
-def test_the_first_point_of_quick_is_the_one_that_is_known() -> None:
+def test_the_first_point_of_quick_is_the_known_good_one() -> None:
     config = TrialConfig.from_dict({**load_space("quick").fixed, **load_space("quick").points[0]})
     assert (config.optimiser, config.learning_rate, config.epochs) == ("adamw", 4e-3, 6)
     assert (config.label_smoothing, config.augmentation, config.batch_size) == (0.1, "geometric", 64)
@@ -120,7 +120,7 @@ def test_a_preset_names_its_backbone_and_its_epochs(preset: SearchSpace) -> None
     assert final(preset).epochs == sum(phase.epochs for phase in final(preset).phases) or not final(preset).phases
 
 
-def test_a_preset_leaves_open_what_was_searched_and_a_baseline_nothing(preset: SearchSpace) -> None:
+def test_a_preset_opens_the_fields_that_were_searched_and_a_baseline_none(preset: SearchSpace) -> None:
     assert bool(preset.open) == bool(preset.points) == (preset.name not in BASELINES)
 
 
@@ -131,7 +131,7 @@ def test_a_preset_takes_another_backbone_and_another_image_size(preset: SearchSp
     assert set(preset.open) - set(small.open) <= {"backbone"}
 
 
-def test_what_was_trained_first_was_the_head(preset: SearchSpace) -> None:
+def test_the_head_trains_first(preset: SearchSpace) -> None:
     phases = final(preset).phase_configs()
     if len(phases) > 1:
         assert [phase.unfreeze_depth == 0 for phase in phases] == [True, False]
@@ -158,7 +158,7 @@ def test_what_was_trained_first_was_the_head(preset: SearchSpace) -> None:
         ),
     ],
 )
-def test_what_the_authors_say_is_what_their_preset_tries_first(name: str, values: dict[str, object]) -> None:
+def test_a_preset_tries_the_published_values_first(name: str, values: dict[str, object]) -> None:
     config = final(SPACES[name])
     assert {key: getattr(config, key) for key in values} == values
 

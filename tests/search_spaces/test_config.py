@@ -17,7 +17,7 @@ def test_a_configuration_survives_the_way_through_json(config: TrialConfig) -> N
     assert TrialConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
-def test_every_field_says_what_it_is() -> None:
+def test_every_field_has_a_description() -> None:
     assert all(field.description for field in TrialConfig.model_fields.values())
 
 

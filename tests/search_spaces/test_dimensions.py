@@ -20,7 +20,7 @@ def test_a_dimension_survives_the_way_through_json(named: tuple[str, Dimension])
 
 
 @given(dimensions(), trials())
-def test_a_dimension_contains_what_it_gives(named: tuple[str, Dimension], trial: DrawnTrial) -> None:
+def test_a_dimension_contains_the_values_that_it_gives(named: tuple[str, Dimension], trial: DrawnTrial) -> None:
     name, dimension = named
     assert dimension.fitted(name).contains(dimension.fitted(name).suggest(trial, name))
 

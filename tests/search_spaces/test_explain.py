@@ -31,7 +31,7 @@ def test_every_field_has_its_row_and_every_variant_its_own() -> None:
     }
 
 
-def test_a_row_says_what_is_open_fixed_and_left_alone() -> None:
+def test_a_row_shows_open_fixed_and_default_fields() -> None:
     states = {row.field: (row.state, row.values, row.condition) for row in rows(SPACE)}
     assert states["loss"] == ("open", "focal | cross-entropy", "")
     assert states["focal_gamma"] == ("open", "1 to 3", "loss is focal")
@@ -41,7 +41,7 @@ def test_a_row_says_what_is_open_fixed_and_left_alone() -> None:
     assert all(row.meaning for row in rows(SPACE))
 
 
-def test_what_a_phase_sets_has_its_row_after_those_of_the_run() -> None:
+def test_fields_of_a_phase_have_rows_after_those_of_the_run() -> None:
     fixed = {"phase1.epochs": 2, "phase2.epochs": 8, "phase2.unfreezing": "gradual"}
     rate = (Choice((None, 1e-3)),)
     table = rows(SearchSpace("phased", fixed=fixed, dimensions={"phase2.learning_rate": rate}))

@@ -87,7 +87,7 @@ def test_any_text_is_a_value_or_one_line(field: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", Phase.model_fields)
-def test_a_phase_takes_what_the_run_takes(name: str) -> None:
+def test_a_phase_accepts_the_values_of_the_run(name: str) -> None:
     ours, of_the_run = Phase.model_fields[name], TrialConfig.model_fields[name]
     assert ours.metadata == of_the_run.metadata
     assert ours.annotation == (of_the_run.annotation if name == "epochs" else of_the_run.annotation | None)

@@ -13,7 +13,7 @@ SHARES = st.lists(st.integers(1, 1000), min_size=1, max_size=8)
 
 
 @given(SHARES, st.integers(0, 10_000))
-def test_what_is_apportioned_adds_up_and_every_phase_has_some(shares: list[int], more: int) -> None:
+def test_apportioned_epochs_add_up_and_every_phase_has_one(shares: list[int], more: int) -> None:
     total = len(shares) + more
     parts = apportioned(total, shares)
     assert sum(parts) == total
@@ -60,7 +60,7 @@ def test_without_epochs_a_run_has_those_of_its_phases() -> None:
     assert [c.learning_rate for c in config.phase_configs()] == [config.learning_rate, 1e-4]
 
 
-def test_keys_of_phases_fold_into_the_list_beside_what_it_holds() -> None:
+def test_keys_of_phases_fold_into_the_existing_list() -> None:
     values = {"epochs": 3, "phases": [{"epochs": 1}], "phase1.warmup": 0.1, "phase2.epochs": 2}
     assert folded(values) == {"epochs": 3, "phases": [{"epochs": 1, "warmup": 0.1}, {"epochs": 2}]}
 
@@ -74,7 +74,7 @@ def test_keys_of_phases_fold_into_the_list_beside_what_it_holds() -> None:
         ({"phase1.epochs": 3, "phase1.learning_rate": 0}, "phase1.learning_rate is 0, but must be greater than 0"),
     ],
 )
-def test_what_a_configuration_refuses(values: dict[str, object], message: str) -> None:
+def test_a_configuration_refuses_invalid_phases(values: dict[str, object], message: str) -> None:
     with pytest.raises(SpaceError) as caught:
         TrialConfig.from_dict(values)
     assert str(caught.value).startswith(message)

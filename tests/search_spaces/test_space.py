@@ -99,7 +99,7 @@ def test_points_come_back_as_themselves(space: SearchSpace) -> None:
 
 
 @given(spaces(), trials(), st.data())
-def test_fixing_what_a_trial_holds_leaves_the_rest_of_that_trial(
+def test_fixing_a_value_of_a_trial_keeps_its_other_values(
     space: SearchSpace, trial: DrawnTrial, data: st.DataObject
 ) -> None:
     config = space.suggest(trial)
@@ -161,7 +161,7 @@ def test_a_field_that_does_not_exist_keeps_its_default(space: SearchSpace) -> No
     assert config.head_units == TrialConfig().head_units
 
 
-def test_the_fingerprint_follows_what_can_be_tried(space: SearchSpace) -> None:
+def test_the_fingerprint_follows_the_possible_trials(space: SearchSpace) -> None:
     def changed(**parts: Any) -> str:
         return SearchSpace.from_dict({**space.to_dict(), **parts}).fingerprint
 
@@ -224,7 +224,7 @@ def test_fixing_refuses(space: SearchSpace, values: dict[str, Any], message: str
     assert str(caught.value).startswith(message)
 
 
-def test_an_optimiser_of_ones_own_needs_what_depends_on_it(space: SearchSpace) -> None:
+def test_a_new_optimiser_needs_the_fields_that_depend_on_it(space: SearchSpace) -> None:
     narrow = space.with_fixed({"optimiser": "lion", "learning_rate": 1e-4, "head_layers": 0})
     assert narrow.open == ("dropout",)
 

@@ -119,7 +119,7 @@ def test_a_file_gives_points_of_its_own(write: Write) -> None:
     assert load_space(write("extends: cells.yaml\npoints: []", "child.yaml")).points == ()
 
 
-def test_a_file_opens_what_was_fixed(write: Write) -> None:
+def test_a_file_may_open_a_fixed_field(write: Write) -> None:
     child = load_space(write("extends: quick\ndimensions: {epochs: {type: int, low: 2, high: 9}}"))
     assert "epochs" in child.open
     assert "epochs" not in child.fixed

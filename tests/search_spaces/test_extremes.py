@@ -15,7 +15,7 @@ MIXUP, AUGMIX = (Float(0, 0.8),), (Float(0.1, 1),)
 
 
 @given(spaces())
-def test_a_corner_lies_in_the_space(space: SearchSpace) -> None:
+def test_an_extreme_configuration_is_in_the_space(space: SearchSpace) -> None:
     for corner in (lowest, highest):
         values = filled(space.dimensions, space.fixed, {}, corner)
         for name, variants in space.dimensions.items():
@@ -24,14 +24,14 @@ def test_a_corner_lies_in_the_space(space: SearchSpace) -> None:
 
 
 @given(spaces())
-def test_the_largest_has_what_is_wanted_where_it_exists(space: SearchSpace) -> None:
+def test_the_largest_configuration_has_the_wanted_values_that_exist(space: SearchSpace) -> None:
     largest = space.largest({"optimiser": "sgd", "batch_size": 7})
     assert largest.batch_size != 7
     if "sgd" in space.values("optimiser") and not any(variant.when for variant in space.dimensions["optimiser"]):
         assert largest.optimiser == "sgd"
 
 
-def test_the_largest() -> None:
+def test_the_largest_configuration() -> None:
     space = SearchSpace(
         "any",
         dimensions={
@@ -69,7 +69,7 @@ def test_a_combination_that_breaks_a_rule_is_refused(parts: dict[str, Any], mess
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_condition_rules_it_out() -> None:
+def test_a_condition_excludes_the_combination() -> None:
     space = SearchSpace(
         "any",
         fixed={"augmix": 0.5},

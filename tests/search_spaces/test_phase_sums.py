@@ -77,14 +77,14 @@ def test_every_trial_is_valid_and_its_epochs_are_those_of_its_phases(space: Sear
     assert config.epochs in space.values("epochs")
 
 
-def test_none_is_what_the_run_has(space: SearchSpace) -> None:
+def test_none_inherits_from_the_run(space: SearchSpace) -> None:
     narrow = space.with_fixed({"phase2.optimiser": None, "phase1.schedule": None})
     first, second = narrow.largest().phase_configs()
     assert (first.schedule, second.optimiser, second.weight_decay) == ("cosine", "adamw", 0.3)
     assert narrow.open == ("dropout", "phase2.unfreeze_depth", "phase2.weight_decay")
 
 
-def test_what_one_phase_holds_may_depend_on_another(space: SearchSpace) -> None:
+def test_a_phase_may_depend_on_another_phase(space: SearchSpace) -> None:
     child = space.extended({}, {"restarts": (Int(1, 4, when={"phase2.optimiser": ("lion",)}),)})
     assert child.open.index("phase2.optimiser") < child.open.index("restarts")
     assert "restarts" not in child.with_fixed({"phase2.optimiser": "adamw"}).open
@@ -145,7 +145,9 @@ def test_phases_that_exist_in_some_trials_only() -> None:
         ({"phase1.epochs": 9990}, "epochs is 10010, but must be less than or equal to 10000"),
     ],
 )
-def test_fixing_refuses_what_no_trial_could_be(space: SearchSpace, values: dict[str, Any], message: str) -> None:
+def test_fixing_refuses_values_that_no_trial_could_have(
+    space: SearchSpace, values: dict[str, Any], message: str
+) -> None:
     with pytest.raises(SpaceError) as caught:
         space.with_fixed(values)
     assert str(caught.value).startswith(message)
@@ -167,7 +169,7 @@ def test_any_number_of_phases_up_to_99(phases: int, more: int) -> None:
         ({"epochs": 10, "phase1.epochs": 5}, r"phase1.epochs is 5, but of 10 epochs its share is 2"),
     ],
 )
-def test_what_the_phases_would_override_is_not_taken_in_silence(values: dict[str, Any], rule: str) -> None:
+def test_a_value_that_every_phase_overrides_is_refused(values: dict[str, Any], rule: str) -> None:
     rates = {"phase1.learning_rate": 1e-3, "phase2.learning_rate": 1e-4}
     two = SearchSpace("two", fixed={"phase1.epochs": 5, "phase2.epochs": 20, **rates})
     with pytest.raises(SpaceError, match=rule):
