@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from storage.fenced_storage import write_attributes
     from storage.lease_session import LeaseSession, PendingWrite
-    from storage.leases import RENEWALS, Lease, advance, count_redone, renew, set_checkpoint
+    from storage.leases import RENEWALS, Lease, add_repeated_epochs, advance, renew, set_checkpoint
     from storage.objects import ObjectStore, is_url, open_objects
     from storage.reaping import LeaseInfo, Reaped, expire_dead_neighbours, expire_leases, lease_infos, reap
     from storage.retry import GRACE, LEAVING, RetryPolicy
@@ -50,13 +50,13 @@ if TYPE_CHECKING:
         quiet_optuna,
         read_limits,
         set_control,
-        sharers,
+        studies_with_same_id,
         study_counts,
         study_names,
         write_limits,
     )
     from storage.test_accesses import read_openings, write_opening
-    from storage.trials import Claim, NoTrial, claim_trial, reported_epochs, take_up
+    from storage.trials import Claim, NoTrial, claim_trial, load_trial, reported_epochs
     from storage.urls import give_password
     from storage.workers import LEASE_SECONDS, Worker
 
@@ -91,11 +91,11 @@ __all__ = [
     "StudyError",
     "StudySpec",
     "Worker",
+    "add_repeated_epochs",
     "advance",
     "check_study_name",
     "claim_files",
     "claim_trial",
-    "count_redone",
     "create_study",
     "delete_study",
     "expire_dead_neighbours",
@@ -107,6 +107,7 @@ __all__ = [
     "has_spec",
     "is_url",
     "lease_infos",
+    "load_trial",
     "open_database",
     "open_objects",
     "open_store",
@@ -123,12 +124,11 @@ __all__ = [
     "reported_epochs",
     "set_checkpoint",
     "set_control",
-    "sharers",
     "stop_embedded",
     "stray_studies",
+    "studies_with_same_id",
     "study_counts",
     "study_names",
-    "take_up",
     "write_attributes",
     "write_limits",
     "write_opening",
@@ -150,7 +150,7 @@ _NAMES = {
     ),
     "fenced_storage": ("write_attributes",),
     "lease_session": ("LeaseSession", "PendingWrite"),
-    "leases": ("RENEWALS", "Lease", "advance", "count_redone", "renew", "set_checkpoint"),
+    "leases": ("RENEWALS", "Lease", "advance", "add_repeated_epochs", "renew", "set_checkpoint"),
     "objects": ("ObjectStore", "is_url", "open_objects"),
     "reaping": ("LeaseInfo", "Reaped", "expire_dead_neighbours", "expire_leases", "lease_infos", "reap"),
     "retry": ("GRACE", "LEAVING", "RetryPolicy"),
@@ -175,13 +175,13 @@ _NAMES = {
         "quiet_optuna",
         "read_limits",
         "set_control",
-        "sharers",
+        "studies_with_same_id",
         "study_counts",
         "study_names",
         "write_limits",
     ),
     "test_accesses": ("read_openings", "write_opening"),
-    "trials": ("Claim", "NoTrial", "claim_trial", "reported_epochs", "take_up"),
+    "trials": ("Claim", "NoTrial", "claim_trial", "reported_epochs", "load_trial"),
     "urls": ("give_password",),
     "workers": ("LEASE_SECONDS", "Worker"),
 }

@@ -175,7 +175,7 @@ class Session(psycopg2.extensions.connection):  # type: ignore[misc]  # psycopg2
 class BoundedPool(QueuePool):
     """A pool whose own fault, that no connection came free in time, is raised as ours too."""
 
-    def hold_one(self) -> None:
+    def allow_one_connection(self) -> None:
         """From now on have one connection and no second: whoever wants it meanwhile waits."""
         self._max_overflow = 0
 
@@ -197,9 +197,9 @@ class Sessions:
     PGSERVICE, …), which are meant for other servers, do not count, and each new session is checked to be with it.
     """
 
-    def __init__(self, url: URL, *, patience: float, embedded: EmbeddedServer | None = None) -> None:
+    def __init__(self, url: URL, *, start_timeout: float, embedded: EmbeddedServer | None = None) -> None:
         self.url = url
-        self.patience = patience
+        self.start_timeout = start_timeout
         self._embedded = embedded
 
     def engine_options(self) -> dict[str, Any]:
@@ -225,7 +225,7 @@ class Sessions:
         return engine
 
     def _open(self) -> Any:
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.start_timeout
         for pause in pauses(FIRST_PAUSE, LONGEST_PAUSE, jitter=0):
             try:
                 return self._session()
@@ -235,7 +235,7 @@ class Sessions:
                     raise unavailable(error, self.url) from None
             time.sleep(min(pause, left))
             if self._embedded is not None:
-                self.url = self._embedded.revive()
+                self.url = self._embedded.restart()
         raise AssertionError("the pauses do not end")
 
     def _session(self) -> Any:

@@ -158,9 +158,9 @@ class Database:
     raised as DatabaseUnavailableError, and a study that was deleted meanwhile as StudyError.
     """
 
-    def __init__(self, url: URL, *, server: EmbeddedServer | None = None, patience: float = 30.0) -> None:
+    def __init__(self, url: URL, *, server: EmbeddedServer | None = None, start_timeout: float = 30.0) -> None:
         self._server = server
-        self._sessions = Sessions(url, patience=patience, embedded=server)
+        self._sessions = Sessions(url, start_timeout=start_timeout, embedded=server)
         self._storage: FencedStorage | None = None
         self.engine = self._sessions.engine()
 
@@ -180,13 +180,13 @@ class Database:
         return self.safe_url if self._server is None else f"the PostgreSQL embedded in {self._server.home}"
 
     @property
-    def patience(self) -> float:
+    def start_timeout(self) -> float:
         """Seconds for which an attempt to connect waits for a server that is only starting."""
-        return self._sessions.patience
+        return self._sessions.start_timeout
 
-    @patience.setter
-    def patience(self, seconds: float) -> None:
-        self._sessions.patience = seconds
+    @start_timeout.setter
+    def start_timeout(self, seconds: float) -> None:
+        self._sessions.start_timeout = seconds
 
     @property
     def storage(self) -> FencedStorage:
@@ -300,7 +300,7 @@ class Database:
         self._sessions.watched(storage.engine)
         # Optuna takes two to look at its tables, and one ever after. A worker shall have two in all.
         assert isinstance(storage.engine.pool, BoundedPool)
-        storage.engine.pool.hold_one()
+        storage.engine.pool.allow_one_connection()
         return storage
 
     def __repr__(self) -> str:
@@ -315,25 +315,25 @@ class Database:
         self.close()
 
 
-def open_database(url: str | None, *, home: Path, patience: float = 30.0, create: bool = True) -> Database:
+def open_database(url: str | None, *, home: Path, start_timeout: float = 30.0, create: bool = True) -> Database:
     """Connect to `url`, or to the embedded PostgreSQL under `home` when there is none.
 
-    With `create` the embedded one is made where there is none yet; without, StudyError says that none is there. A
-    server that is just starting is given `patience` seconds. Raises DatabaseUnavailableError, in one line and without
-    the password, when it cannot be reached or refuses us.
+    With `create` the embedded one is created if it is missing; without, that is a StudyError. An attempt waits up to
+    `start_timeout` seconds for a server that is just starting. Raises DatabaseUnavailableError, in one line and without
+    the password, when the server cannot be reached or refuses the connection.
     """
     if url is None:
-        if not create and not EmbeddedServer.is_founded(home):
+        if not create and not EmbeddedServer.exists(home):
             raise StudyError(
                 f"{home} holds no studies; make one with `hpo run` or `hpo init`, or say with --home or --storage "
                 "where they are"
             )
         server = EmbeddedServer.join(home)
-        database = Database(server.url, server=server, patience=patience)
+        database = Database(server.url, server=server, start_timeout=start_timeout)
     else:
-        database = Database(parse_url(url), patience=patience)
+        database = Database(parse_url(url), start_timeout=start_timeout)
     try:
-        RetryPolicy(patience).run(database.now)  # what was reached may be cut again while a server starts
+        RetryPolicy(start_timeout).run(database.now)  # what was reached may be cut again while a server starts
     except BaseException:
         database.close()
         raise

@@ -55,7 +55,7 @@ class EmbeddedServer:
                 raise
 
     @staticmethod
-    def is_founded(home: Path) -> bool:
+    def exists(home: Path) -> bool:
         """Whether a server was ever started under `home`."""
         return _data(home.expanduser().absolute()).exists()
 
@@ -70,7 +70,7 @@ class EmbeddedServer:
         """The folder that the server lives under."""
         return self._home
 
-    def revive(self) -> URL:
+    def restart(self) -> URL:
         """Start the server again if it was killed; where it listens now.
 
         Raises DatabaseUnavailableError when its data are gone, or others stand in their place: a server on those would

@@ -68,7 +68,7 @@ def _persistent(transaction: _Method) -> _Method:
 
     @wraps(transaction)
     def run(storage: FencedStorage, *args: Any, **kwargs: Any) -> Any:
-        return storage.again(lambda: _there(transaction, storage, *args, **kwargs))
+        return storage.retry_conflicts(lambda: _there(transaction, storage, *args, **kwargs))
 
     return cast(_Method, run)
 
@@ -80,7 +80,7 @@ def _fenced(write: _Method) -> _Method:
     def run(storage: FencedStorage, trial_id: int, *args: Any, **kwargs: Any) -> Any:
         fence = storage.fences.get(trial_id)
         if fence is None or storage.in_transaction:
-            return storage.again(lambda: _there(write, storage, trial_id, *args, **kwargs))
+            return storage.retry_conflicts(lambda: _there(write, storage, trial_id, *args, **kwargs))
         return storage.atomically(lambda _: _there(write, storage, trial_id, *args, **kwargs), fence)
 
     return cast(_Method, run)
@@ -152,9 +152,9 @@ class FencedStorage(RDBStorage):
             with self.transaction(fence) as connection:
                 return action(connection)
 
-        return self.again(once)
+        return self.retry_conflicts(once)
 
-    def again(self, action: Callable[[], _R]) -> _R:
+    def retry_conflicts(self, action: Callable[[], _R]) -> _R:
         """Run `action`, again after a conflict; within a transaction its beginner does that."""
         attempts = 1 if self.in_transaction else ATTEMPTS
         for _, pause in zip(range(attempts - 1), pauses(*PAUSES, jitter=1), strict=False):

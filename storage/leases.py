@@ -1,11 +1,11 @@
-"""Leases: who trains a trial, until when by the database's clock, and under which fencing token.
+"""Leases: which worker trains a trial, until when by the database's clock, and under which fencing token.
 
-A lease is a row beside the trial, written in the transaction that sets the trial RUNNING, so that no trial ever runs
-without one to expire. Its token changes with every change of hands; whoever writes for the trial locks the row by its
-token first, and finds none when the trial is another's by now.
+A lease is a row beside the trial, written in the transaction that sets the trial RUNNING, so every running trial has a
+lease that can expire. Its token changes with every change of holder. Each write for the trial first locks the row by
+the token, and fails if the trial has another holder by then.
 
-    held    somebody trains the trial, or died doing it: then the deadline passes
-    free    put back: the trial waits, with its checkpoint
+    held    a worker trains the trial, or died doing it: then the deadline passes
+    free    requeued: the trial waits, with its checkpoint
     ended   the trial is finished; kept, so that a finish whose COMMIT was not answered can be recognised
 """
 
@@ -23,10 +23,10 @@ from storage.studies import Control
 from storage.workers import Worker
 
 RENEWALS = 6
-"""How often a lease is renewed before it would expire."""
+"""Renewals of a lease within its duration."""
 
 DEATHS = 3
-"""A trial whose holders are lost so often, one after another without an epoch between, is not given out again."""
+"""A trial that has lost this many holders in a row, without an epoch between, is not claimed again."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Lease:
     token: int
     seconds: float
     deaths: int = 0
-    """Holders lost before this one, without an epoch between."""
+    """Holders lost in a row before this one, without an epoch between."""
     position: float = 0.0
-    """Epochs that were done when it was last renewed, by whoever held it then."""
+    """Epochs done at the last renewal, by this or an earlier holder."""
     redone: float = 0.0
-    """Epochs trained again so far, by all holders."""
+    """Repeated epochs so far, of all holders."""
     checkpoint: Mapping[str, Any] | None = None
-    """What the last holder wrote down of its last checkpoint."""
+    """Reference to the last checkpoint of the last holder."""
 
     @property
     def interval(self) -> float:
@@ -51,23 +51,23 @@ class Lease:
         return self.seconds / RENEWALS
 
     def fence(self, connection: Connection) -> None:
-        """Take the row lock of the token; LeaseLostError when the trial is not the holder's any more."""
+        """Lock the row of the token. Raises LeaseLostError when the trial has another holder, or none."""
         if connection.execute(_FENCE, {"trial": self.trial_id, "token": self.token}).one_or_none() is None:
             raise self.lost()
 
     def lost(self) -> LeaseLostError:
-        """The error of a holder that is none any more."""
-        return LeaseLostError(f"it (id {self.trial_id}) was given to another worker, or finished by somebody else")
+        """Return the error for a worker whose lease was lost."""
+        return LeaseLostError(f"it (id {self.trial_id}) was given to another worker, or finished by another program")
 
 
 _FENCE = text("SELECT 1 FROM hpo_leases WHERE trial_id = :trial AND token = :token AND state = 'held' FOR UPDATE")
 
-_MINE = text(
+_HELD_BY = text(
     "SELECT l.* FROM hpo_leases l WHERE l.study_id = :study AND l.worker = :worker AND l.state = 'held' "
     "LIMIT 1 FOR UPDATE"
 )
 
-# A server that was down gives every holder the time of a whole lease to come back and renew.
+# After a restart of the server every holder has the time of a whole lease to reconnect and renew.
 _EXPIRED = text(
     """
     SELECT l.* FROM hpo_leases l
@@ -77,7 +77,7 @@ _EXPIRED = text(
     """
 )
 
-_GIVE = text(
+_GRANT = text(
     """
     INSERT INTO hpo_leases AS l (trial_id, study_id, state, worker, host, pid, place, device, token,
                                  claimed_at, renewed_at, deadline, seconds)
@@ -115,11 +115,11 @@ _ADVANCE = text(
     """
 ).bindparams(bindparam("checkpoint", type_=JSONB(none_as_null=True)))
 
-_RESUME = text("UPDATE hpo_leases SET redone = :redone WHERE trial_id = :trial AND token = :token")
+_ADD_REPEATED_EPOCHS = text("UPDATE hpo_leases SET redone = :redone WHERE trial_id = :trial AND token = :token")
 
 _CLOSE = text("UPDATE hpo_leases SET state = :state, position = :position, note = NULL WHERE trial_id = :trial")
 
-_PUT_BACK = text(
+_REQUEUE = text(
     "UPDATE hpo_leases SET state = 'free', token = nextval('hpo_tokens'), deaths = deaths + 1 WHERE trial_id = :trial"
 )
 
@@ -131,22 +131,22 @@ _SET_CHECKPOINT = text("UPDATE hpo_leases SET checkpoint = :checkpoint, position
 ).bindparams(bindparam("checkpoint", type_=JSONB(none_as_null=True)))  # fmt: skip
 
 
-def mine(connection: Connection, study_id: int, worker: Worker) -> Lease | None:
-    """A lease that `worker` holds without knowing: the COMMIT of its claim went through, but not the answer."""
-    row = connection.execute(_MINE, {"study": study_id, "worker": worker.name}).one_or_none()
+def held_by(connection: Connection, study_id: int, worker: Worker) -> Lease | None:
+    """Return a lease that `worker` holds: its claim was committed, but the answer to COMMIT was lost."""
+    row = connection.execute(_HELD_BY, {"study": study_id, "worker": worker.name}).one_or_none()
     return None if row is None else _lease(row)
 
 
 def next_expired(connection: Connection, study_id: int) -> Lease | None:
-    """The lease that expired first, its row locked; rows that others are just taking are passed over."""
+    """Return the lease that expired first, its row locked; rows that other sessions have locked are skipped."""
     row = connection.execute(_EXPIRED, {"study": study_id}).one_or_none()
     return None if row is None else _lease(row)
 
 
-def give(connection: Connection, study_id: int, trial_id: int, worker: Worker, *, orphaned: bool = False) -> Lease:
-    """Make the trial `worker`'s, under a new token. Whoever held it before cannot write for it any more.
+def grant(connection: Connection, study_id: int, trial_id: int, worker: Worker, *, orphaned: bool = False) -> Lease:
+    """Grant the trial's lease to `worker`, under a new token. An earlier holder cannot write for it any more.
 
-    An orphaned trial has lost one more holder; one that was put back, or is new, has not.
+    An orphaned trial has lost one more holder; a requeued or a new one has not.
     """
     who = {
         "worker": worker.name,
@@ -156,13 +156,13 @@ def give(connection: Connection, study_id: int, trial_id: int, worker: Worker, *
         "device": worker.device,
     }
     values = {"trial": trial_id, "study": study_id, "seconds": worker.seconds, "lost": int(orphaned), **who}
-    return _lease(connection.execute(_GIVE, values).one())
+    return _lease(connection.execute(_GRANT, values).one())
 
 
 def renew(connection: Connection, lease: Lease, position: float, note: str | None) -> Control:
-    """Put the deadline off; gives what the study's workers are told. LeaseLostError when the trial is another's."""
+    """Extend the deadline, and return the study's control. Raises LeaseLostError when the trial has another holder."""
     values = {"trial": lease.trial_id, "token": lease.token, "seconds": lease.seconds, "position": position}
-    return _told(lease, connection.execute(_RENEW, {**values, "note": note}).one_or_none())
+    return _control(lease, connection.execute(_RENEW, {**values, "note": note}).one_or_none())
 
 
 def advance(
@@ -170,41 +170,43 @@ def advance(
 ) -> Control:
     """Renew after an epoch whose checkpoint is written.
 
-    When it goes `further` than where the holder took the trial up, those lost before were not lost to the trial itself.
+    An epoch that goes `further` than the one at which the holder claimed the trial resets the count of lost holders.
     """
     values: dict[str, Any] = {"trial": lease.trial_id, "token": lease.token, "seconds": lease.seconds}
     values |= {"position": position, "checkpoint": _json(checkpoint), "further": further}
-    return _told(lease, connection.execute(_ADVANCE, values).one_or_none())
+    return _control(lease, connection.execute(_ADVANCE, values).one_or_none())
 
 
-def count_redone(connection: Connection, lease: Lease, epochs: float) -> None:
-    """Add the epochs, or the part of one, that this holder trains again since they were in no checkpoint."""
-    connection.execute(_RESUME, {"trial": lease.trial_id, "token": lease.token, "redone": lease.redone + epochs})
+def add_repeated_epochs(connection: Connection, lease: Lease, epochs: float) -> None:
+    """Add the epochs, or the part of one, that this holder repeats since no checkpoint had them."""
+    connection.execute(
+        _ADD_REPEATED_EPOCHS, {"trial": lease.trial_id, "token": lease.token, "redone": lease.redone + epochs}
+    )
 
 
 def set_checkpoint(connection: Connection, lease: Lease, position: float, checkpoint: Mapping[str, Any] | None) -> None:
-    """Write down the checkpoint that the next holder goes on from. The caller holds the row lock."""
+    """Store the reference to the checkpoint that the next holder resumes from. The caller holds the row lock."""
     values = {"trial": lease.trial_id, "position": position, "checkpoint": _json(checkpoint)}
     connection.execute(_SET_CHECKPOINT, values)
 
 
 def close(connection: Connection, lease: Lease, state: str, position: float) -> None:
-    """`free` or `ended`, by the holder, who holds the row lock."""
+    """Close the lease as `free` or `ended`. The caller is its holder and holds the row lock."""
     connection.execute(_CLOSE, {"trial": lease.trial_id, "state": state, "position": position})
 
 
 def close_for_another(connection: Connection, trial_id: int, state: str) -> None:
-    """`free` or `ended`, under a new token: the holder is gone, or is to find out that it is no holder any more."""
+    """Close the lease as `free` or `ended`, under a new token, so that a holder that still lives loses it."""
     connection.execute(_CLOSE_FOR_ANOTHER, {"trial": trial_id, "state": state})
 
 
 def requeue(connection: Connection, expired: Lease) -> None:
     """Free the lease of a holder that is gone, and count the death."""
-    connection.execute(_PUT_BACK, {"trial": expired.trial_id})
+    connection.execute(_REQUEUE, {"trial": expired.trial_id})
 
 
 def is_closed(connection: Connection, lease: Lease, state: str) -> bool:
-    """Whether the holder itself has closed the lease so: what it then learns of a COMMIT that was not answered."""
+    """Return whether the holder has closed the lease so: tells whether a COMMIT without an answer was done."""
     row = connection.execute(_STATE, {"trial": lease.trial_id, "token": lease.token}).one_or_none()
     return row is not None and row.state == state
 
@@ -217,7 +219,7 @@ def _lease(row: Any) -> Lease:
     return Lease(row.trial_id, row.token, row.seconds, row.deaths, row.position, row.redone, row.checkpoint)
 
 
-def _told(lease: Lease, row: Any) -> Control:
+def _control(lease: Lease, row: Any) -> Control:
     if row is None:
         raise lease.lost()
     return Control(row.control)

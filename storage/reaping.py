@@ -1,4 +1,4 @@
-"""Who holds which trial, for people to read; and putting back what holders that are gone have left."""
+"""The leases of a study as people see them, and the reaper, which requeues the trials of workers that are gone."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sqlalchemy import Connection, text
 from storage import leases
 from storage.database import Database
 from storage.fenced_storage import FencedStorage
-from storage.trials import fail_poison, is_poison, settle_finished
+from storage.trials import close_if_finished, fail_poison, is_poison
 from storage.workers import Worker, is_alive, this_place
 
-_HOLDINGS = text(
+_LEASES = text(
     """
     SELECT t.number, l.state, l.host, l.pid, l.device, l.claimed_at, l.renewed_at, l.deadline, l.deaths, l.position,
            l.redone, l.takings, l.note, clock_timestamp() AS now
@@ -23,7 +23,7 @@ _HOLDINGS = text(
     """
 )
 
-# A lease of 0 seconds has expired for certain, whenever the server was started.
+# A lease of 0 seconds has expired even directly after a restart of the server.
 _EXPIRE = text(
     """
     UPDATE hpo_leases SET deadline = clock_timestamp(), seconds = 0, deaths = deaths - :pardon
@@ -36,7 +36,7 @@ _NEIGHBOURS = text(
     "WHERE study_id = :study AND state = 'held' AND place = :place AND place <> ''"
 )
 
-_STRAY = text(
+_WITHOUT_LEASE = text(
     """
     SELECT t.trial_id, t.number FROM trials t LEFT JOIN hpo_leases l ON l.trial_id = t.trial_id
     WHERE t.study_id = :study AND t.state = 'RUNNING' AND (l.trial_id IS NULL OR l.state <> 'held')
@@ -59,12 +59,12 @@ class LeaseInfo:
     age: float
     """Seconds since it was last renewed."""
     left: float
-    """Seconds until it expires; below 0 it has."""
+    """Seconds until it expires; negative once it has."""
     deaths: int
     position: float
     redone: float
-    takings: int
-    """How often the trial was taken up."""
+    attempts: int
+    """Times that the trial was claimed."""
     note: str | None
 
     @property
@@ -75,32 +75,32 @@ class LeaseInfo:
 
 @dataclass(frozen=True)
 class Reaped:
-    """Numbers of trials that were put back, and of those that were failed for the loss of worker after worker."""
+    """Numbers of the trials that were requeued, and of those that were failed after too many lost workers."""
 
-    put_back: tuple[int, ...]
+    requeued: tuple[int, ...]
     failed: tuple[int, ...]
 
 
 def lease_infos(db: Database, study: optuna.Study) -> list[LeaseInfo]:
-    """The leases of all trials that were ever taken up, by number."""
+    """Return the leases of all trials that were ever claimed, in order of their numbers."""
     with db.engine.connect() as connection:
-        rows = connection.execute(_HOLDINGS, {"study": study._study_id}).all()
+        rows = connection.execute(_LEASES, {"study": study._study_id}).all()
     return [
         LeaseInfo(
             number=row.number, state=row.state, owner=f"{row.host}:{row.pid}" if row.host else row.host,
             device=row.device, claimed_at=row.claimed_at, age=(row.now - row.renewed_at).total_seconds(),
             left=(row.deadline - row.now).total_seconds(), deaths=row.deaths, position=row.position,
-            redone=row.redone, takings=row.takings, note=row.note,
+            redone=row.redone, attempts=row.takings, note=row.note,
         )
         for row in rows
     ]  # fmt: skip
 
 
 def expire_leases(db: Database, study: optuna.Study, worker: Worker, *, blame: bool = True) -> int:
-    """End the leases of a process that is gone for certain, so that its trials wait for nobody; how many there were.
+    """End the leases of a process that has certainly ended, so that its trials can be claimed; return their number.
 
-    Only those of `worker.place`, where a place is given: another container may have the same name and number. Without
-    `blame` the loss does not count against the trial: the process was ended by somebody who meant to.
+    Only the leases of `worker.place` are ended, if a place is given: another container may have the same host name and
+    pid. Without `blame` the loss does not count against the trial: the process was ended on purpose.
     """
     values = {"study": study._study_id, "host": worker.host, "pid": worker.pid, "place": worker.place}
     with db.engine.begin() as connection:
@@ -108,9 +108,9 @@ def expire_leases(db: Database, study: optuna.Study, worker: Worker, *, blame: b
 
 
 def expire_dead_neighbours(db: Database, study: optuna.Study) -> int:
-    """End the leases of processes of this machine that are dead, as after a kill or a crash of a whole run.
+    """End the leases of dead processes of this machine, as after a kill or a crash of a whole run; return their number.
 
-    A number that the system has given to another process by now is taken for alive; that lease expires by itself.
+    A pid that the system has given to another process since counts as alive; that lease expires by itself.
     """
     with db.engine.connect() as connection:
         rows = connection.execute(_NEIGHBOURS, {"study": study._study_id, "place": this_place()}).all()
@@ -119,17 +119,17 @@ def expire_dead_neighbours(db: Database, study: optuna.Study) -> int:
 
 
 def reap(db: Database, study: optuna.Study) -> Reaped:
-    """Put back the trials of expired leases, and those that run without any (of programs that know no leases).
+    """Requeue the trials of expired leases, and running trials without a lease (of programs that know no leases).
 
-    Workers do the first by themselves when they look for a trial; this is for a study that nobody works on.
+    Workers do the first by themselves when they claim a trial; this is for a study without workers.
     """
     return db.storage.atomically(lambda connection: _reap(db.storage, connection, study._study_id))
 
 
 def _reap(storage: FencedStorage, connection: Connection, study_id: int) -> Reaped:
-    put_back, failed = [], []
+    requeued, failed = [], []
     while (expired := leases.next_expired(connection, study_id)) is not None:
-        if settle_finished(connection, expired):
+        if close_if_finished(connection, expired):
             continue
         number = storage.get_trial(expired.trial_id).number
         if is_poison(expired):
@@ -138,8 +138,8 @@ def _reap(storage: FencedStorage, connection: Connection, study_id: int) -> Reap
         else:
             leases.requeue(connection, expired)
             storage.set_trial_state_values(expired.trial_id, TrialState.WAITING)
-            put_back.append(number)
-    for trial_id, number in connection.execute(_STRAY, {"study": study_id}).all():
+            requeued.append(number)
+    for trial_id, number in connection.execute(_WITHOUT_LEASE, {"study": study_id}).all():
         storage.set_trial_state_values(trial_id, TrialState.WAITING)
-        put_back.append(number)
-    return Reaped(tuple(sorted(put_back)), tuple(sorted(failed)))
+        requeued.append(number)
+    return Reaped(tuple(sorted(requeued)), tuple(sorted(failed)))

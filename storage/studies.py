@@ -178,7 +178,7 @@ def give_own_id(db: Database, study: optuna.Study) -> StudySpec:
     return own
 
 
-def sharers(study: optuna.Study) -> list[optuna.Study]:
+def studies_with_same_id(study: optuna.Study) -> list[optuna.Study]:
     """The other studies of the same database that have the id of `study`, and so the same checkpoints.
 
     There are some between `optuna.copy_study` and the first worker of the copy, which gives it an id of its own.

@@ -1,4 +1,4 @@
-"""The one door to a study's trials: an orphan, else a waiting, else a new one, in one transaction and in the cap."""
+"""The only way to a study's trials: claim an orphaned, else a waiting, else a new one, in one transaction."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from storage.studies import LIMITS, Control, Limits, control_of, limits_from
 from storage.workers import Worker
 
 REASON = "reason"
-"""The user attribute of a trial that says why it failed."""
+"""User attribute of a trial: why it failed."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A trial that is the caller's to train, until its lease is lost."""
+    """A trial that the caller trains, until its lease is lost."""
 
     number: int
     lease: Lease
@@ -34,7 +34,7 @@ class Claim:
 class NoTrial(Enum):
     """Why there is no trial to train."""
 
-    SPENT = "the budget is spent, and nobody trains any more"
+    SPENT = "the budget is spent, and no worker trains any more"
     OTHERS = "others train the last trials, and one of those may have to be taken over"
     PAUSED = "the study is paused"
     STOPPED = "the study is stopped"
@@ -44,14 +44,14 @@ _STUDY = text("SELECT 1 FROM studies WHERE study_id = :study FOR UPDATE")
 
 _VIEW = text(
     """
-    SELECT count(*) AS trials, count(*) FILTER (WHERE t.state <> 'WAITING') AS taken_up, clock_timestamp() AS now,
+    SELECT count(*) AS trials, count(*) FILTER (WHERE t.state <> 'WAITING') AS claimed, clock_timestamp() AS now,
            (SELECT CAST(a.value_json AS jsonb) FROM study_user_attributes a
             WHERE a.study_id = :study AND a.key = :limits) AS limits
     FROM trials t WHERE t.study_id = :study
     """
 )
 
-# As optuna numbers and writes it, which takes four statements, while all other workers wait for the study's lock.
+# Optuna numbers and writes a trial in four statements; all other workers would wait for the study's lock meanwhile.
 _NEW = text(
     """
     INSERT INTO trials (study_id, number, state, datetime_start)
@@ -73,92 +73,86 @@ _HELD = text("SELECT count(*) FROM hpo_leases WHERE study_id = :study AND state 
 
 
 def claim_trial(db: Database, study: optuna.Study, worker: Worker, limits: Limits | None = None) -> Claim | NoTrial:
-    """The next trial for `worker`, with its lease: all in one transaction, so that a kill leaves all of it or nothing.
+    """Claim the next trial for `worker`, with its lease, in one transaction: a kill leaves all of it or nothing.
 
-    An expired lease comes first, whatever the limits: its trial was counted when it was taken up. A waiting trial, the
-    interrupted before the enqueued, and then a new one are given out while fewer than `limits.trials` were taken up,
-    whoever took them, and before the deadline by the database's clock. Without `limits` the study's own are read in
-    the same transaction. Raises StudyError where the study is gone.
+    A trial with an expired lease comes first, whatever the limits: it was counted when it was first claimed. Then a
+    waiting trial, an interrupted one before an enqueued one, and then a new one, while fewer than `limits.trials` have
+    been claimed by any worker, and before the deadline by the database's clock. Without `limits` the study's own are
+    read in the same transaction. Raises StudyError when the study was deleted.
     """
-    door = _Door(db.storage, study, worker)
-    return db.storage.atomically(lambda connection: door.open(connection, limits))
+    claimer = _Claimer(db.storage, study._study_id, worker)
+    return db.storage.atomically(lambda connection: claimer.claim(connection, limits))
 
 
-def take_up(study: optuna.Study, claim: Claim) -> optuna.Trial:
-    """The claimed trial as optuna's own, to suggest and tell; does what `study.ask` does after it has one.
-
-    Optuna keeps what its samplers saw of the study in this thread until the next `ask` or `tell`; a trial that is
-    claimed here, and told by another thread, would be proposed from what was seen before the first. And it writes
-    parameters for trials only that it has read: of all that run, this one alone is read for that.
-    """
+def load_trial(study: optuna.Study, claim: Claim) -> optuna.Trial:
+    """Load the claimed trial as optuna's own, to suggest and tell, as `study.ask` does for the trial that it makes."""
+    # Optuna keeps the trials that its samplers read in this thread until the next `ask` or `tell`. For a trial that is
+    # claimed here and told by another thread, the sampler would use the trials as they were before the first claim.
     study._thread_local.cached_all_trials = None
-    _ = study.directions  # where optuna has not met the study yet
+    _ = study.directions  # read now if optuna has not read the study yet
     trial = optuna.Trial(study, claim.lease.trial_id)
+    # Optuna writes parameters only for trials in its cache: of all running trials this one alone is read for that.
     if isinstance(study._storage, _CachedStorage):
         study._storage._add_trials_to_cache(study._study_id, [copy(trial._cached_frozen_trial)])
     return trial
 
 
 def reported_epochs(trial: optuna.Trial) -> set[int]:
-    """The steps for which a value was reported before `trial` was taken up."""
+    """Return the steps for which a value was reported before `trial` was claimed."""
     return set(trial._cached_frozen_trial.intermediate_values)
 
 
 @dataclass(frozen=True)
-class _Door:
+class _Claimer:
     storage: FencedStorage
-    study: optuna.Study
+    study_id: int
     worker: Worker
 
-    def open(self, connection: Connection, limits: Limits | None) -> Claim | NoTrial:
+    def claim(self, connection: Connection, limits: Limits | None) -> Claim | NoTrial:
         control = control_of(connection, self.study_id)
         if control is not Control.RUN:
             return NoTrial.PAUSED if control is Control.PAUSE else NoTrial.STOPPED
-        held = self._mine(connection) or self._orphan(connection)
+        held = self._reclaim_own(connection) or self._claim_orphan(connection)
         if held is not None:
             return Claim(_number(connection, held.trial_id), held)
         if connection.execute(_STUDY, {"study": self.study_id}).one_or_none() is None:
             raise StudyGoneError
         view = connection.execute(_VIEW, {"study": self.study_id, "limits": LIMITS}).one()
-        if (limits or limits_from(view.limits)).allow(view.taken_up, view.now):
-            return self._next(connection, view.trials, view.trials - view.taken_up)
+        if (limits or limits_from(view.limits)).allow(view.claimed, view.now):
+            return self._claim_next(connection, view.trials, view.trials - view.claimed)
         others = connection.execute(_HELD, {"study": self.study_id}).scalar_one()
         return NoTrial.OTHERS if others else NoTrial.SPENT
 
-    @property
-    def study_id(self) -> int:
-        return self.study._study_id
-
-    def _mine(self, connection: Connection) -> Lease | None:
-        """A trial that is the worker's already: the COMMIT of its claim went through, but not the answer."""
-        while (held := leases.mine(connection, self.study_id, self.worker)) is not None:
-            if not settle_finished(connection, held):
-                # Under a new token: what a thread of this process still tries under the old one is refused.
-                return leases.give(connection, self.study_id, held.trial_id, self.worker)
+    def _reclaim_own(self, connection: Connection) -> Lease | None:
+        """Claim again a trial that the worker holds: its claim was committed, but the answer to COMMIT was lost."""
+        while (held := leases.held_by(connection, self.study_id, self.worker)) is not None:
+            if not close_if_finished(connection, held):
+                # Under a new token: writes that a thread of this process still tries under the old one are refused.
+                return leases.grant(connection, self.study_id, held.trial_id, self.worker)
         return None
 
-    def _orphan(self, connection: Connection) -> Lease | None:
-        """The trial of a worker that is gone; those that killed their workers are failed on the way."""
+    def _claim_orphan(self, connection: Connection) -> Lease | None:
+        """Claim the trial of a worker that is gone; trials that killed their workers are failed on the way."""
         while (expired := leases.next_expired(connection, self.study_id)) is not None:
-            if settle_finished(connection, expired):
+            if close_if_finished(connection, expired):
                 continue
             if not is_poison(expired):
-                return leases.give(connection, self.study_id, expired.trial_id, self.worker, orphaned=True)
+                return leases.grant(connection, self.study_id, expired.trial_id, self.worker, orphaned=True)
             fail_poison(self.storage, connection, expired)
         return None
 
-    def _next(self, connection: Connection, trials: int, waiting: int) -> Claim:
-        """A trial of a study that has so many, and so many of them wait."""
-        found = self._waiting(connection) if waiting else None
-        trial_id, number = found or (self._new(connection, trials), trials)
-        return Claim(number, leases.give(connection, self.study_id, trial_id, self.worker))
+    def _claim_next(self, connection: Connection, trials: int, waiting: int) -> Claim:
+        """Claim a waiting or a new trial; the study has `trials` trials, and `waiting` of them wait."""
+        found = self._start_waiting(connection) if waiting else None
+        trial_id, number = found or (self._create(connection, trials), trials)
+        return Claim(number, leases.grant(connection, self.study_id, trial_id, self.worker))
 
-    def _new(self, connection: Connection, number: int) -> int:
-        """The id of a new trial, running; under the study's lock nobody else gives out its number."""
+    def _create(self, connection: Connection, number: int) -> int:
+        """Create a running trial and return its id. The study's row lock keeps the number free of other workers."""
         return int(connection.execute(_NEW, {"study": self.study_id, "number": number}).scalar_one())
 
-    def _waiting(self, connection: Connection) -> tuple[int, int] | None:
-        """Id and number of a waiting trial, set running; None where there is none, or a stranger was first."""
+    def _start_waiting(self, connection: Connection) -> tuple[int, int] | None:
+        """Set a waiting trial running and return its id and number; None when there is none left."""
         while (found := connection.execute(_WAITING, {"study": self.study_id}).one_or_none()) is not None:
             if self.storage.set_trial_state_values(found.trial_id, state=TrialState.RUNNING):
                 return found.trial_id, found.number
@@ -166,12 +160,12 @@ class _Door:
 
 
 def is_poison(expired: Lease) -> bool:
-    """Whether the loss of this lease's holder is one too many in a row."""
+    """Return whether the loss of this lease's holder makes DEATHS in a row."""
     return expired.deaths + 1 >= DEATHS
 
 
 def fail_poison(storage: FencedStorage, connection: Connection, expired: Lease) -> None:
-    """Fail a trial whose holders died one after another, with the reason. The caller holds the row lock."""
+    """Fail a trial whose holders died one after another, and write the reason. The caller holds the row lock."""
     reason = (
         f"its worker died {DEATHS} times without an epoch between (a crash, or killed for want of memory); "
         "it is not tried again"
@@ -181,8 +175,8 @@ def fail_poison(storage: FencedStorage, connection: Connection, expired: Lease) 
     leases.close_for_another(connection, expired.trial_id, "ended")
 
 
-def settle_finished(connection: Connection, expired: Lease) -> bool:
-    """End the lease of a trial that somebody finished past us (by hand, in a dashboard); False where it runs."""
+def close_if_finished(connection: Connection, expired: Lease) -> bool:
+    """Close the lease of a trial that was finished without it (by hand, in a dashboard); False if the trial runs."""
     state = connection.execute(_TRIAL, {"trial": expired.trial_id}).one().state
     if state == "RUNNING":
         return False

@@ -71,7 +71,7 @@ def ablate_command(ctx: click.Context, /, bundle: Path | str, **options: Any) ->
     with local_bundle(bundle, cache_folder(staff.home)) as folder:
         task = _task(folder, staff.home, options)
     resolve_device(staff.device)
-    with connected(staff.storage, staff.home, initialise=True, patience=STARTING) as db:
+    with connected(staff.storage, staff.home, initialise=True, start_timeout=STARTING) as db:
         found, study = _ablated(ctx, db, task, staff)
     _tell(ctx, found, task, study)
     ctx.exit(0 if all(line.contribution for line in (*found[0].parts, *found[0].pairs)) else 1)

@@ -109,7 +109,7 @@ def compare_command(ctx: click.Context, /, contestants: tuple[str, ...], **optio
     named = read_model_refs(contestants)
     preset_configs = _entrants(named, options)
     device = resolve_device(staff.device)
-    with connected(staff.storage, staff.home, initialise=True, patience=STARTING) as db, ExitStack() as stack:
+    with connected(staff.storage, staff.home, initialise=True, start_timeout=STARTING) as db, ExitStack() as stack:
         found = _existing(stack, db, named, staff)
         ledger = AccessLedger(staff.home, DatabaseAccesses(lambda: nullcontext(db), warn=partial(click.echo, err=True)))
         bench = _bench(found, device, staff.home, {**options, "ledger": ledger})

@@ -26,7 +26,7 @@ STARTING = 30.0
 
 @contextmanager
 def connected(
-    storage: str | None, home: Path, *, initialise: bool = False, create: bool | None = None, patience: float = 0.0
+    storage: str | None, home: Path, *, initialise: bool = False, create: bool | None = None, start_timeout: float = 0.0
 ) -> Iterator[Database]:
     """An open database, its tables made when `initialise`; the password may come from a file (a container's secret).
 
@@ -37,7 +37,7 @@ def connected(
 
     quiet_optuna()
     founding = initialise if create is None else create
-    with open_database(with_password(storage), home=home, patience=patience, create=founding) as db:
+    with open_database(with_password(storage), home=home, start_timeout=start_timeout, create=founding) as db:
         if initialise:
             db.initialise()
         yield db

@@ -160,7 +160,7 @@ def ended_line(worker: Worker, ended: int) -> str:
 
 def reaped_lines(reaped: Reaped) -> list[str]:
     """A line for each trial that was dealt with."""
-    lines = [f"trial {number} is put back; the next worker goes on with it" for number in reaped.put_back]
+    lines = [f"trial {number} is put back; the next worker goes on with it" for number in reaped.requeued]
     return lines + [f"trial {number} has failed: worker after worker died of it" for number in reaped.failed]
 
 

@@ -179,7 +179,7 @@ def dashboard_command(storage: str | None, home: Path, host: str, port: int, all
     It has no login: who reaches it can delete studies. It listens on this machine only, unless --host says else, and
     answers only to IP addresses, localhost, the --host, this machine's name and what --allow-host names.
     """
-    with connected(storage, home, initialise=True, create=False, patience=STARTING) as db:
+    with connected(storage, home, initialise=True, create=False, start_timeout=STARTING) as db:
         server = make_dashboard(db, host, port, allow_host)
         address = f"http://{host}:{server.server_port}"
         click.echo(f"optuna-dashboard on {address}; Ctrl-C ends it")

@@ -275,5 +275,5 @@ def ledger_of(storage: str | None, home: Path) -> AccessLedger:
     # The embedded database lies in HOME, as the file does, so it is not started for this.
     if storage is None:
         return AccessLedger(home)
-    connect = partial(connected, storage, home, patience=RECORD_SECONDS)
+    connect = partial(connected, storage, home, start_timeout=RECORD_SECONDS)
     return AccessLedger(home, DatabaseAccesses(connect, warn=partial(click.echo, err=True)))

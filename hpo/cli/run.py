@@ -65,7 +65,7 @@ def init_command(
     an .npz (images, labels) or a CSV (path,label[,split]).
     """
     plan = make_plan(**creation)
-    with connected(storage, home, initialise=True, patience=STARTING) as db:
+    with connected(storage, home, initialise=True, start_timeout=STARTING) as db:
         study, _ = found(db, plan, home)
         from hpo.search.plan import set_budget
 
@@ -143,7 +143,7 @@ def run_command(ctx: click.Context, /, trials: int | None, timeout: timedelta | 
     staff = LocalWorkerOptions.taken_from(options)
     plan = make_plan(**options)
     resolve_device(staff.device)  # a wrong one is told before the images are decoded
-    with connected(staff.storage, staff.home, initialise=True, patience=STARTING) as db:
+    with connected(staff.storage, staff.home, initialise=True, start_timeout=STARTING) as db:
         study, _ = found(db, plan, staff.home)
         from hpo.search.plan import set_budget, settle_deadline
         from storage import Worker

@@ -176,7 +176,7 @@ def lease_state(lease: LeaseInfo) -> str:
         heard = f"expired {clock(-lease.left)} ago: the next worker takes it over"
     else:
         heard = f"renewed {clock(lease.age)} ago"
-    takings = f"taken up {lease.takings} times" if lease.takings > 1 else ""
+    takings = f"taken up {lease.attempts} times" if lease.attempts > 1 else ""
     return ", ".join(part for part in (heard, takings, lease.note) if part)
 
 

@@ -163,7 +163,14 @@ def delete_command(name: str, yes: bool, storage: str | None, home: Path, artifa
     """
     root = artifacts_folder(artifacts, home)
     with existing(storage, home, name) as (db, found):
-        from storage import delete_study, lease_infos, read_spec, refuse_foreign_files, remove_checkpoints, sharers
+        from storage import (
+            delete_study,
+            lease_infos,
+            read_spec,
+            refuse_foreign_files,
+            remove_checkpoints,
+            studies_with_same_id,
+        )
 
         identity = read_spec(found).id
         _refuse_alive(db, found)
@@ -175,7 +182,7 @@ def delete_command(name: str, yes: bool, storage: str | None, home: Path, artifa
         if not yes:
             _ask(f"delete study {name} with its {trials} trials, checkpoints and logs in {db.where}?")
             _refuse_alive(db, found)
-        shared = [other.study_name for other in sharers(found)]
+        shared = [other.study_name for other in studies_with_same_id(found)]
         delete_study(db, name)
         if shared:
             click.echo(f"its checkpoints stay: {', '.join(shared)} shares them", err=True)

@@ -96,7 +96,7 @@ def worker_command(
         finished = work_isolated(Surroundings(with_password(storage), home, threads, verbosity()), options)
     else:
         use_threads(threads)
-        with connected(storage, home, patience=STARTING) as db:
+        with connected(storage, home, start_timeout=STARTING) as db:
             finished = work(db, options)
     click.echo(f"{finished} trials finished by this worker", err=True)
 

@@ -46,7 +46,7 @@ def _around_database(subject: Subject) -> Iterator[Check]:
         yield from _without_database(subject)
         return
     try:
-        db = open_database(subject.storage, home=subject.home, patience=0.0)
+        db = open_database(subject.storage, home=subject.home, start_timeout=0.0)
     except StorageError as error:
         yield amiss("database", error)
         yield from _without_database(subject)

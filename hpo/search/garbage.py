@@ -18,8 +18,8 @@ from storage import (
     StudyError,
     open_study,
     read_spec,
-    sharers,
     stray_studies,
+    studies_with_same_id,
     study_names,
 )
 
@@ -42,7 +42,7 @@ def kept_by_copies(study: optuna.Study, keep: int) -> set[int]:
     Such a study is a copy of `study`, or its original. It needs its best `keep` trials, and all that are not finished.
     """
     kept: set[int] = set()
-    for other in sharers(study):
+    for other in studies_with_same_id(study):
         trials = other.get_trials(deepcopy=False)
         kept |= _kept(other, trials, keep) | {trial.number for trial in trials if not trial.state.is_finished()}
     return kept

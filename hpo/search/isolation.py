@@ -106,7 +106,9 @@ def _bury(surroundings: Surroundings, options: WorkerOptions, process: multiproc
     """The process of a trial died: its lease ends now, since it is gone for certain. Whether it may have had one."""
     log.warning("the process of a trial died (%s)", _cause(process.exitcode))
     try:
-        with open_database(surroundings.storage, home=surroundings.home, patience=BETWEEN_ATTEMPTS, create=False) as db:
+        with open_database(
+            surroundings.storage, home=surroundings.home, start_timeout=BETWEEN_ATTEMPTS, create=False
+        ) as db:
             return expire_leases(db, open_study(db, options.study), Worker(pid=process.pid or 0)) > 0
     except StorageError as error:
         log.warning("its trial goes on when its lease expires: %s", error)
@@ -136,7 +138,9 @@ def _trial_process(
 def _patiently(surroundings: Surroundings, options: WorkerOptions) -> Database:
     """The database, which may be away between two trials as it may be during one."""
     return RetryPolicy(options.db_grace).run(
-        lambda: open_database(surroundings.storage, home=surroundings.home, patience=BETWEEN_ATTEMPTS, create=False)
+        lambda: open_database(
+            surroundings.storage, home=surroundings.home, start_timeout=BETWEEN_ATTEMPTS, create=False
+        )
     )
 
 

@@ -152,7 +152,10 @@ class StudyReader:
 
 
 def _lease_to_dict(lease: LeaseInfo) -> dict[str, Any]:
-    kept = {key: value for key, value in vars(lease).items() if key not in ("number", "state", "claimed_at")}
+    names = {"attempts": "takings"}  # the documented key
+    kept = {
+        names.get(key, key): value for key, value in vars(lease).items() if key not in ("number", "state", "claimed_at")
+    }
     return {"trial": lease.number, "claimed_at": lease.claimed_at.isoformat(), **kept}
 
 

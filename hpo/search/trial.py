@@ -134,7 +134,7 @@ class _TrialRun:
             self._keeper.position = float(notes["position"])
             log.info("trial %d goes on after %.4g epochs", self._number, self._keeper.position)
         if before > self._keeper.position:
-            self._book.count_redone(before - self._keeper.position)
+            self._book.add_repeated_epochs(before - self._keeper.position)
         return found[0] if found is not None else None
 
     def _keep(self, result: EpochResult, data: Dataset) -> None:

@@ -22,11 +22,11 @@ from storage import (
     DatabaseUnavailableError,
     LeaseSession,
     PendingWrite,
+    add_repeated_epochs,
     advance,
-    count_redone,
+    load_trial,
     reported_epochs,
     set_checkpoint,
-    take_up,
     write_attributes,
 )
 
@@ -63,10 +63,10 @@ class TrialReporter:
         is obeyed. Then it is written in one transaction, so that a kill leaves none of it. What was suggested to an
         earlier owner of the trial stays as it was. Whatever a sampler or the space raises is the trial's failure.
         """
-        return self._shop.patience.run(lambda: self._storage.again(self._suggest))
+        return self._shop.patience.run(lambda: self._storage.retry_conflicts(self._suggest))
 
     def _suggest(self) -> tuple[TrialConfig, int]:
-        shop, trial = self._shop, self._take_up()
+        shop, trial = self._shop, self._load_trial()
         with self._storage.transaction(self._keeper.lease.fence) as connection:
             given = trial._cached_frozen_trial.system_attrs.get("fixed_params", {})
             shop.space.check_parameters(given)  # enqueued past `hpo enqueue`, as in the dashboard
@@ -79,9 +79,9 @@ class TrialReporter:
         self._trial, self._reported = trial, reported_epochs(trial)
         return config, seed
 
-    def count_redone(self, epochs: float) -> None:
+    def add_repeated_epochs(self, epochs: float) -> None:
         """Record the epochs, or the part of one, that were in no checkpoint and are trained again."""
-        self._keeper.submit(lambda connection: count_redone(connection, self._keeper.lease, epochs))
+        self._keeper.submit(lambda connection: add_repeated_epochs(connection, self._keeper.lease, epochs))
 
     def report(
         self, curve: Mapping[str, float], reference: Mapping[str, Any], *, last: bool, further: bool = True
@@ -169,10 +169,10 @@ class TrialReporter:
         if self._keeper.failing > self._shop.patience.grace:
             raise self._away()
 
-    def _take_up(self) -> optuna.Trial:
+    def _load_trial(self) -> optuna.Trial:
         """The trial for optuna, with its own sampler: what that draws depends on the number, not on the taking."""
         self._shop.study.sampler = self._shop.sampler(self._number)
-        return take_up(self._shop.study, self._claim)
+        return load_trial(self._shop.study, self._claim)
 
     def _end(self, write: Callable[[Connection], None]) -> None:
         """Have the trial told and its lease ended in one transaction, however long the database is away."""

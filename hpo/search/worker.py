@@ -115,7 +115,7 @@ def work_shift(db: Database, options: WorkerOptions, most: int | None = None) ->
     stop = StopSignal(options.preempt_file)
     shop, clock = RetryPolicy(options.db_grace).run(lambda: _prepared(db, options, stop))
     exempt_loaded_from_collection()
-    db.patience = BETWEEN_ATTEMPTS  # from now on the worker itself waits, and can be stopped while it does
+    db.start_timeout = BETWEEN_ATTEMPTS  # from now on the worker itself waits, and can be stopped while it does
     # Only now: until a trial is claimed, a signal may simply end the process.
     with stop.installed():
         return _take_trials(shop, clock, most)

@@ -68,7 +68,7 @@ class Bench:
 
     def copy(self, url: str, name: str) -> None:
         """Copy the study as `optuna.copy_study` does, its id included; the copy may train one trial more."""
-        with open_database(url, home=self.folder / "unused", patience=60.0) as db:
+        with open_database(url, home=self.folder / "unused", start_timeout=60.0) as db:
             optuna.copy_study(from_study_name=STUDY, from_storage=db.storage, to_storage=db.storage, to_study_name=name)
             copy = open_study(db, name)
             set_budget(db, copy, sum(trial.state != TrialState.WAITING for trial in copy.get_trials()) + 1, None)

@@ -24,7 +24,8 @@ import sys
 from pathlib import Path
 from storage import StorageError, open_database
 try:
-    with open_database(None, home=Path(sys.argv[1]), patience=0) as database, database.engine.begin() as connection:
+    home = Path(sys.argv[1])
+    with open_database(None, home=home, start_timeout=0) as database, database.engine.begin() as connection:
         connection.exec_driver_sql("INSERT INTO kept VALUES (-1)")
         print("wrote a row")
 except StorageError as error:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from storage import Database, Worker
-from storage.leases import give
+from storage.leases import grant
 from tests.chaos import audit
 from tests.chaos.sql import Sql
 from tests.chaos.verify import Curve, Verdict, judge, read_curves, same_bits
@@ -43,7 +43,7 @@ def sql(database: Database) -> Sql:
     with database.engine.begin() as connection:
         connection.execute(text("UPDATE trials SET state = 'RUNNING'"))
         for trial in (1, 2, 3):
-            give(connection, 1, trial, Worker())
+            grant(connection, 1, trial, Worker())
     sql(_LIFE)
     return sql
 

@@ -104,7 +104,7 @@ def run_worker(orders: Orders) -> None:
 def _work(orders: Orders) -> int:
     torch.set_num_threads(1)
     keep_diary(orders)
-    with open_database(orders.url, home=orders.bench.folder / "unused", patience=60.0) as db:
+    with open_database(orders.url, home=orders.bench.folder / "unused", start_timeout=60.0) as db:
         return work(db, _options(orders))
 
 

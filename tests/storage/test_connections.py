@@ -21,7 +21,7 @@ pytestmark = pytest.mark.postgres
 
 
 def use(url: str) -> None:
-    with open_database(url, home=Path("unused"), patience=0) as database:
+    with open_database(url, home=Path("unused"), start_timeout=0) as database:
         database.initialise()
 
 

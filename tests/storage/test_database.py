@@ -24,10 +24,10 @@ from storage import (
     StorageError,
     Worker,
     claim_trial,
+    load_trial,
     open_database,
     open_study,
     read_limits,
-    take_up,
 )
 from storage.connections import Sessions
 from storage.postgres_binaries import ServerAccount, run_program
@@ -227,7 +227,7 @@ def test_a_server_that_is_just_starting_is_waited_for(short_folder: Path, unused
     starter = threading.Thread(target=start)
     starter.start()
     try:
-        with open_database(url, home=NOWHERE, patience=60) as database:
+        with open_database(url, home=NOWHERE, start_timeout=60) as database:
             assert database.now()
     finally:
         starter.join()
@@ -237,7 +237,7 @@ def test_a_server_that_is_just_starting_is_waited_for(short_folder: Path, unused
 def test_patience_ends(unused_port: int) -> None:
     begin = time.monotonic()
     with pytest.raises(DatabaseUnavailableError, match="no server listens there"):
-        open_database(f"postgresql://me@127.0.0.1:{unused_port}/db", home=NOWHERE, patience=0.3)
+        open_database(f"postgresql://me@127.0.0.1:{unused_port}/db", home=NOWHERE, start_timeout=0.3)
     assert 0.2 < time.monotonic() - begin < 10
 
 
@@ -270,7 +270,7 @@ LIBPQ = {
 def test_no_variable_of_libpq_reaches_the_embedded_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in LIBPQ.items():
         monkeypatch.setenv(name, value)
-    with open_database(None, home=home, patience=1) as database:
+    with open_database(None, home=home, start_timeout=1) as database:
         database.initialise()
         with database.engine.connect() as connection:
             said = connection.exec_driver_sql("SELECT current_user, current_database(), 'ä'").one()
@@ -352,12 +352,12 @@ def limited(tcp_server: TcpServer) -> Iterator[Callable[[int], str]]:
 
 def train_one(url: str, patience: float, *, before_leaving: Callable[[], object] = lambda: None) -> int:
     """What a worker does with its connections: open, claim, keep the lease, read limits, tell."""
-    with open_database(url, home=NOWHERE, patience=patience) as database:
+    with open_database(url, home=NOWHERE, start_timeout=patience) as database:
         study = RetryPolicy(patience).run(lambda: open_study(database, "cells"))
         database.require_schema()
         claim = claim_trial(database, study, Worker())
         assert isinstance(claim, Claim)
-        trial = take_up(study, claim)
+        trial = load_trial(study, claim)
         read_limits(study)
         database.now()
         with LeaseSession(database.storage, claim.lease) as keeper:

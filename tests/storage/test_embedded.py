@@ -131,7 +131,7 @@ def test_a_killed_server_is_started_again_with_its_data(home: Path) -> None:
     server = EmbeddedServer.join(home)
     query(server.url, "CREATE TABLE kept AS SELECT 42 AS answer")
     postmaster(home).kill()
-    assert query(server.revive(), "SELECT answer FROM kept") == 42
+    assert query(server.restart(), "SELECT answer FROM kept") == 42
     postmaster(home).kill()
     other = EmbeddedServer.join(home)
     assert query(other.url, "SELECT answer FROM kept") == 42
@@ -229,7 +229,7 @@ def test_stop_ends_a_server_that_is_in_use_and_nothing_else(home: Path) -> None:
     assert stop_embedded(home)
     assert not is_running(home)
     assert not stop_embedded(home)
-    assert query(server.revive(), "SELECT 1") == 1
+    assert query(server.restart(), "SELECT 1") == 1
     server.leave()
 
 

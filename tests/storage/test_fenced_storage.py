@@ -187,7 +187,7 @@ def test_a_transaction_that_met_a_conflict_is_run_again_as_a_whole(
 
 
 def test_a_key_error_of_anything_but_optunas_storage_is_not_taken_for_a_study_that_is_gone(database: Database) -> None:
-    for run in (database.storage.again, lambda action: database.storage.atomically(lambda _: action())):
+    for run in (database.storage.retry_conflicts, lambda action: database.storage.atomically(lambda _: action())):
         with pytest.raises(KeyError) as caught:
             run(lambda: {}["x"])
         assert not isinstance(caught.value, StudyError)

@@ -34,12 +34,12 @@ from storage import (
     advance,
     claim_trial,
     expire_leases,
+    load_trial,
     open_database,
     open_study,
     reap,
     set_checkpoint,
     set_control,
-    take_up,
     write_attributes,
     write_limits,
 )
@@ -135,7 +135,7 @@ class Protocol(RuleBasedStateMachine):
         study = self.all[which].study
 
         def write(_: Database, lease: Lease, connection: Connection) -> None:
-            seen.append(take_up(study, Claim(0, lease)).suggest_float("x", 0, 1))
+            seen.append(load_trial(study, Claim(0, lease)).suggest_float("x", 0, 1))
             write_attributes(connection, lease.trial_id, {"seed": 7})
 
         def happened(row: Row) -> None:
@@ -238,7 +238,7 @@ class Protocol(RuleBasedStateMachine):
     def reap(self) -> None:
         put_back, failed = self.model.reap(self._under_way())
         reaped = reap(self.people, self.study)
-        assert (reaped.put_back, reaped.failed) == (put_back, failed)
+        assert (reaped.requeued, reaped.failed) == (put_back, failed)
 
     @rule(index=indices, value=values)
     def finish_by_hand(self, index: int, value: float) -> None:

@@ -158,7 +158,7 @@ def test_an_outage_is_noticed_and_its_end_too(
     claim = claimed(database, study)
     target = database._sessions
     with LeaseSession(database.storage, claim.lease) as keeper:
-        database.patience = 0
+        database.start_timeout = 0
         there = target.url
         target.url = there.update_query_dict({"host": "/nowhere"})
         database.storage.engine.dispose()

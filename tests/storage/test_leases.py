@@ -158,10 +158,10 @@ def test_reaping_puts_back_orphans_and_trials_that_run_without_a_lease(database:
     alive = claim_trial(database, study, Worker())
     assert isinstance(alive, Claim)
     reaped = reap(database, study)
-    assert (reaped.put_back, reaped.failed) == ((1,), ())
+    assert (reaped.requeued, reaped.failed) == ((1,), ())
     states = [trial.state for trial in study.get_trials()]
     assert states == [TrialState.RUNNING, TrialState.WAITING]
-    assert reap(database, study).put_back == ()
+    assert reap(database, study).requeued == ()
 
 
 def test_reaping_fails_a_poison_trial(database: Database, study: optuna.Study) -> None:
@@ -189,7 +189,7 @@ def test_holdings_tell_who_trains_what_and_for_how_long(database: Database, stud
     assert (holding.number, holding.owner, holding.device, holding.state) == (0, "node-7:42", "cuda:1", "held")
     assert 0 <= holding.age < 20
     assert 10 < holding.left <= 30
-    assert (holding.takings, holding.redone, holding.deaths) == (1, 0.0, 0)
+    assert (holding.attempts, holding.redone, holding.deaths) == (1, 0.0, 0)
 
 
 def test_what_an_earlier_version_left_running_is_taken_over(database: Database, study: optuna.Study) -> None:

@@ -15,7 +15,7 @@ import optuna
 import psycopg2
 import pytest
 
-from storage import Claim, LeaseSession, StudySpec, Worker, claim_trial, create_study, open_database, take_up
+from storage import Claim, LeaseSession, StudySpec, Worker, claim_trial, create_study, load_trial, open_database
 from tests.conftest import TcpServer, free_port
 
 pytestmark = pytest.mark.postgres
@@ -94,7 +94,7 @@ def test_a_trial_from_claim_to_end(pooled_url: str, spec: StudySpec) -> None:
         for number in range(3):
             claim = claim_trial(database, study, Worker())
             assert isinstance(claim, Claim)
-            trial = take_up(study, claim)
+            trial = load_trial(study, claim)
             trial.suggest_float("x", 0, 1)
             with LeaseSession(database.storage, claim.lease) as keeper:
                 assert keeper.submit(lambda _: study.tell(trial, 0.5), ending="ended").wait(30)  # noqa: B023

@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 from storage import StorageError, open_database
 try:
-    database = open_database(None, home=Path(sys.argv[1]), patience=float(sys.argv[2]))
+    database = open_database(None, home=Path(sys.argv[1]), start_timeout=float(sys.argv[2]))
 except StorageError as error:
     print("refused:", error)
     sys.exit(2)
@@ -86,7 +86,7 @@ class Run:
     """The use of a folder by this process; it writes a row at once."""
 
     def __init__(self, home: Path) -> None:
-        self._database = open_database(None, home=home, patience=1)
+        self._database = open_database(None, home=home, start_timeout=1)
         self.said = self.goes_on()
 
     def goes_on(self) -> str:
@@ -322,7 +322,7 @@ def test_another_folder_at_the_same_path_is_not_taken_for_the_one_that_was_there
     home: Path, furnish: Callable[[Path], Path]
 ) -> None:
     away = home.parent / "away"
-    with open_database(None, home=home, patience=1) as database:
+    with open_database(None, home=home, start_timeout=1) as database:
         database.now()
         home.rename(away)
         furnish(home)

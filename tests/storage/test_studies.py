@@ -21,7 +21,7 @@ from storage import (
     open_study,
     read_limits,
     read_spec,
-    sharers,
+    studies_with_same_id,
     study_names,
 )
 from storage.spec import write_spec
@@ -211,13 +211,13 @@ def test_a_copy_is_given_an_id_of_its_own_and_the_study_that_was_first_keeps_its
     first, second = copied(database, spec)
     shared = read_spec(first).id
     assert read_spec(second).id == shared
-    assert [study.study_name for study in sharers(first)] == ["second"]
+    assert [study.study_name for study in studies_with_same_id(first)] == ["second"]
     assert give_own_id(database, first).id == shared
     own = give_own_id(database, second)
     assert own == read_spec(second)
     assert re.fullmatch(r"second-[0-9a-f]{8}", own.id)
     assert without_id(own) == without_id(read_spec(first))
-    assert sharers(first) == sharers(second) == []
+    assert studies_with_same_id(first) == studies_with_same_id(second) == []
     assert "'second' is a copy of 'first'" in caplog.text
     assert give_own_id(database, second) == own, "once"
 

@@ -11,7 +11,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from storage import Claim, Database, LeaseSession, StudySpec, Worker, claim_trial, create_study, take_up
+from storage import Claim, Database, LeaseSession, StudySpec, Worker, claim_trial, create_study, load_trial
 
 pytestmark = pytest.mark.postgres
 ZONES = ("Asia/Tokyo", "America/New_York", "UTC", "Asia/Kolkata")
@@ -38,7 +38,7 @@ def claimed(database: Database, study: optuna.Study) -> Claim:
 
 
 def finish(database: Database, study: optuna.Study, claim: Claim, state: TrialState) -> None:
-    trial = take_up(study, claim)
+    trial = load_trial(study, claim)
     values = 0.5 if state == TrialState.COMPLETE else None
     with LeaseSession(database.storage, claim.lease) as keeper:
         assert keeper.submit(lambda _: study.tell(trial, values, state), ending="ended").wait(30)

@@ -242,7 +242,7 @@ def test_what_no_connection_can_be_given_is_refused(text: str) -> None:
     ],
 )
 def test_every_form_connects(tcp_server: TcpServer, form: str) -> None:
-    engine = Sessions(parse_url(form.format(port=tcp_server.port)), patience=0).engine()
+    engine = Sessions(parse_url(form.format(port=tcp_server.port)), start_timeout=0).engine()
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT current_user").scalar_one() == "admin"
     engine.dispose()

@@ -118,7 +118,7 @@ def overview(name: str, metric: str) -> StudyStatus:
     ]
     lease = LeaseInfo(
         number=3, state="held", owner="worker.example.org:123456", device="cuda:0", claimed_at=NOW, age=3, left=100,
-        deaths=0, position=1, redone=0, takings=2, note="waits for room: 12 GB",
+        deaths=0, position=1, redone=0, attempts=2, note="waits for room: 12 GB",
     )  # fmt: skip
     limits = Limits(trials=5000, deadline=NOW + timedelta(hours=1))
     return StudyStatus(name, metric, "quick", limits, NOW, lines, lines[0], [lease])

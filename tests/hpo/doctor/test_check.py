@@ -19,7 +19,7 @@ from storage import Control, LeaseInfo, StorageError
 def holding(number: int, left: float = 60.0, state: str = "held") -> LeaseInfo:
     return LeaseInfo(
         number=number, state=state, owner="node-7:1", device="cpu", claimed_at=datetime(2026, 1, 1, tzinfo=UTC),
-        age=3.0, left=left, deaths=0, position=0.0, redone=0.0, takings=1, note=None,
+        age=3.0, left=left, deaths=0, position=0.0, redone=0.0, attempts=1, note=None,
     )  # fmt: skip
 
 

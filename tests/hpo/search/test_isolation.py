@@ -108,7 +108,7 @@ def test_a_killed_trial_goes_on_in_another_process_of_the_same_worker_as_the_sam
     pid = int(held.owner.rpartition(":")[2])
     assert pid != worker.pid
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: (now := holding(bench)) is not None and now.takings == 2 and now.position >= held.position)
+    eventually(lambda: (now := holding(bench)) is not None and now.attempts == 2 and now.position >= held.position)
     assert worker.poll() is None
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(SOON) == 0
@@ -177,6 +177,6 @@ def test_a_worker_under_nohup_goes_on_when_its_terminal_goes(bench: Bench, start
     eventually(further)
     held = holding(bench)
     assert held is not None
-    assert (held.owner, held.takings) == (before.owner, before.takings)
+    assert (held.owner, held.attempts) == (before.owner, before.attempts)
     worker.terminate()
     assert worker.wait(30) == 0

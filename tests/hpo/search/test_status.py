@@ -35,7 +35,7 @@ def overview(*lines: TrialStatus, best: TrialStatus | None = None, limits: Limit
 def holding(number: int, **more: object) -> LeaseInfo:
     whole = LeaseInfo(
         number=number, state="held", owner="node-7:4711", device="cuda:1", claimed_at=NOW, age=3.0, left=117.0,
-        deaths=0, position=1.5, redone=0.0, takings=1, note=None,
+        deaths=0, position=1.5, redone=0.0, attempts=1, note=None,
     )  # fmt: skip
     return replace(whole, **more)  # type: ignore[arg-type]
 
@@ -179,7 +179,7 @@ def test_what_has_finished_is_reckoned_once(bench: Bench) -> None:
     [
         ({}, "renewed 3s ago"),
         ({"left": -40.0}, "expired 40s ago: the next worker takes it over"),
-        ({"takings": 3, "note": "waits for room"}, "renewed 3s ago, taken up 3 times, waits for room"),
+        ({"attempts": 3, "note": "waits for room"}, "renewed 3s ago, taken up 3 times, waits for room"),
     ],
 )
 def test_a_lease_in_words(more: dict[str, object], text: str) -> None:
@@ -189,7 +189,7 @@ def test_a_lease_in_words(more: dict[str, object], text: str) -> None:
 def test_workers_are_drawn_within_a_hundred_columns() -> None:
     lines = [line(0, "running"), line(1, "running")]
     long_name = "a-pod-with-a-name-as-kubernetes-makes-them-7d9f8b6c5-x2x9z:4711"
-    seen = replace(overview(*lines), leases=(holding(0, takings=2), holding(1, owner=long_name, left=-40.0)))
+    seen = replace(overview(*lines), leases=(holding(0, attempts=2), holding(1, owner=long_name, left=-40.0)))
     rows = drawn(seen, 100).splitlines()
     assert "    0  node-7:4711                       cuda:1  renewed 3s ago, taken up 2 times" in [
         r.rstrip() for r in rows
