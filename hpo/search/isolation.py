@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -63,6 +63,7 @@ def work_isolated(surroundings: Surroundings, options: WorkerOptions) -> int:
                     raise HpoError(f"{EARLY_DEATHS} processes in a row died before they had a trial; the log says more")
                 continue
             early = 0
+            options = replace(options, artifacts_checked=True)
             finished += shift.finished
             if shift.over:
                 break
@@ -130,9 +131,11 @@ def _trial_process(
         try:
             there = replace(options, device=resolve_device(options.device))
             with _patiently(surroundings, options) as db:
-                answer.send(work_shift(db, there, most=1))
+                told: object = work_shift(db, there, most=1)
         except (HpoError, StorageError, SpaceError, OSError) as error:
-            answer.send(_Fault(str(error)))
+            told = _Fault(str(error))
+        with suppress(BrokenPipeError):  # the worker is gone
+            answer.send(told)
 
 
 def _patiently(surroundings: Surroundings, options: WorkerOptions) -> Database:

@@ -76,6 +76,11 @@ class WorkerOptions:
     """Seconds for which the database may be away before the worker leaves."""
     preempt_file: Path | None = None
     """A file whose appearance asks for a stop."""
+    artifacts_checked: bool = False
+    """The place of the checkpoints was reached before, by an earlier process of the same isolated worker.
+
+    Where it does not answer now, it is away for a while: the next trial waits for it, as between two epochs.
+    """
 
 
 @dataclass
@@ -218,8 +223,9 @@ def _workshop(
     # What is wrong is said before a trial is spent on it: other data, another split, a bucket that is not there.
     known = KnownImages.of(dataset(max(possible(space, "image_size"))))
     _tell_of_unknown_split(spec, options.study)
-    store.usage()
-    claim_files(db, options.artifacts, spec.id)
+    if not options.artifacts_checked:
+        store.usage()
+        claim_files(db, options.artifacts, spec.id)
     return WorkerContext(
         db=db,
         study=study,

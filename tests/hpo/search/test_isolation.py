@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -13,8 +14,12 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+from hpo.search import isolation
+from hpo.search.isolation import Surroundings, work_isolated
+from hpo.search.worker import WorkerOptions, WorkResult
 from search_spaces import SearchSpace
 from storage import Control, LeaseInfo, lease_infos, set_control
+from storage.workers import is_alive
 from tests.hpo.search.conftest import Bench
 
 pytestmark = pytest.mark.postgres
@@ -155,9 +160,27 @@ def test_the_notice_of_a_preemption_is_obeyed(bench: Bench, start: Start, tmp_pa
 @pytest.mark.slow
 def test_a_trial_ends_with_its_worker(bench: Bench, start: Start) -> None:
     worker = start("--isolate")
-    under_way(bench)
+    pid = int(under_way(bench).owner.rpartition(":")[2])
     worker.kill()
     eventually(lambda: state(bench) == TrialState.WAITING)
+    eventually(lambda: not is_alive(pid))
+    assert b"Traceback" not in (bench.folder / "worker.log").read_bytes()
+
+
+def test_only_the_first_process_of_a_worker_refuses_checkpoints_that_are_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = iter([None, WorkResult(0, over=False), WorkResult(1, over=True)])
+    checked: list[bool] = []
+
+    def in_a_process(_: Surroundings, options: WorkerOptions, __: object) -> WorkResult | None:
+        checked.append(options.artifacts_checked)
+        return next(outcomes)
+
+    monkeypatch.setattr(isolation, "_in_a_process", in_a_process)
+    options = WorkerOptions(tmp_path, "tiny", tmp_path, tmp_path, "cpu")
+    assert work_isolated(Surroundings(None, tmp_path, 1, logging.INFO), options) == 1
+    assert checked == [False, False, True]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 
 import optuna
@@ -15,9 +16,17 @@ from optuna.samplers import RandomSampler
 from hpo.errors import HpoError
 from hpo.search.plan import set_budget
 from hpo.search.trial import TrialOutcome, run_trial
-from hpo.search.worker import WorkerOptions, work
+from hpo.search.worker import WorkerOptions, work, work_shift
 from search_spaces import SearchSpace
-from storage import DatabaseUnavailableError, StudyError, open_store, open_study, read_spec
+from storage import (
+    DatabaseUnavailableError,
+    StoreUnavailableError,
+    StudyError,
+    lease_infos,
+    open_store,
+    open_study,
+    read_spec,
+)
 from tests.hpo.search.conftest import Bench
 
 pytestmark = pytest.mark.postgres
@@ -67,6 +76,31 @@ def test_a_study_restored_beside_its_original_does_not_write_among_its_checkpoin
     with pytest.raises(StudyError, match="belong to a study in another database"):
         work(restored.db, options(restored))
     assert [trial.state.name for trial in restored.study.get_trials()] == ["WAITING"], "no trial was spent"
+
+
+def test_checkpoints_that_are_away_are_told_at_once_by_a_new_worker_and_waited_for_between_two_trials(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process of an isolated worker's next trial is to wait as a worker that is not isolated does."""
+    set_budget(bench.db, bench.study, 1, None)
+    monkeypatch.setattr("hpo.search.trial.ROOM", 0.1)
+    away = bench.folder / "artifacts" / read_spec(bench.study).id
+    away.parent.mkdir()
+    away.touch()  # no folder: it cannot be listed
+    with pytest.raises(StoreUnavailableError):
+        work(bench.db, options(bench))
+    assert not lease_infos(bench.db, bench.study)
+
+    def return_once_awaited() -> None:
+        while not any((held.note or "").startswith("waits") for held in lease_infos(bench.db, bench.study)):
+            time.sleep(0.05)
+        away.unlink()
+
+    returning = threading.Thread(target=return_once_awaited, daemon=True)
+    returning.start()
+    known = replace(options(bench), artifacts_checked=True, lease=2.0)
+    assert work_shift(bench.db, known, most=1).finished == 1
+    returning.join()
 
 
 def test_collecting_garbage_does_not_hold_up_the_renewal_of_a_lease() -> None:
