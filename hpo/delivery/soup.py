@@ -38,7 +38,7 @@ from hpo.evaluation.calibration import Probabilities, probabilities
 from hpo.evaluation.metrics import Logits, report
 from hpo.models.built_model import build_model
 from hpo.models.compute_format import ComputeFormat, Normaliser
-from hpo.models.inference import predict_logits
+from hpo.models.inference import Predictor
 from hpo.training.batches import epoch_batches
 
 STATISTICS_IMAGES = 4096
@@ -119,7 +119,7 @@ class Averages:
     def _predict(self, network: nn.Module) -> Logits:
         steps, part = self._manifest.preprocessing, self._dataset.val
         images = map(part.batch, epoch_batches(np.arange(len(part)), BATCH_SIZE))
-        return predict_logits(network, images, mean=steps.mean, std=steps.std, device=self._device)
+        return Predictor(network, mean=steps.mean, std=steps.std, device=self._device).logits(images)
 
 
 class Mean(NamedTuple):

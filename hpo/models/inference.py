@@ -16,41 +16,52 @@ from hpo.models.feeds import plain_feed
 from hpo.models.memory import in_pieces
 
 
-def predict_logits(
-    model: nn.Module,
-    images: Iterable[Images] | Part,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: str = "cpu",
-    batch_size: int = 64,
-    precision: str = "fp32",
-) -> Logits:
-    """Logits (n, C) float32 of batches of (b, S, S, 3) uint8 images, or of a part, in their order.
+class Predictor:
+    """A network in evaluation mode with its normalisation and compute format, placed on a device once."""
 
-    The model is moved to `device`; it computes in evaluation mode and is then in the mode that it was in.
-    `batch_size` is that of a part; batches that are given keep their own.
-    """
-    place = torch.device(device)
-    compute_format = ComputeFormat(precision)
-    normalise = Normaliser(mean, std, place, compute_format)
-    compute_format.place(model, place)
-    return outputs(model, map(normalise, _uploaded(images, place, batch_size)), compute_format).float().cpu().numpy()
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: str = "cpu",
+        precision: str = "fp32",
+    ) -> None:
+        """Move `network` itself to `device` and put it into evaluation mode."""
+        self._device = torch.device(device)
+        self._format = ComputeFormat(precision)
+        self._network = self._format.place(network, self._device).eval()
+        self._normalise = Normaliser(mean, std, self._device, self._format)
+
+    def logits(self, images: Iterable[Images] | Part, *, batch_size: int = 64) -> Logits:
+        """Return logits (n, C) float32 of batches of (b, S, S, 3) uint8 images, or of a part, in their order.
+
+        `batch_size` is that of a part; batches that are given keep their own.
+        """
+        batches = map(self._normalise, self._uploaded(images, batch_size))
+        return _forward_all(self._network, batches, self._format).float().cpu().numpy()
+
+    def _uploaded(self, images: Iterable[Images] | Part, batch_size: int) -> Iterator[Tensor]:
+        if isinstance(images, Part):
+            yield from plain_feed(images, self._device).epoch(rows_in_order(len(images), batch_size), 0)
+            return
+        for batch in images:
+            yield torch.from_numpy(np.require(batch, requirements=["C", "W"])).to(self._device)
 
 
 def outputs(network: nn.Module, batches: Iterable[Tensor], compute_format: ComputeFormat) -> Tensor:
-    """What `network` gives for each batch of network inputs, one after the other, on the device.
+    """Return the outputs of `network` in evaluation mode for batches of network inputs, on the device.
 
-    In smaller batches where the memory is not enough; MemoryError where one image alone does not fit.
+    Batches are computed in pieces where the memory is not enough; MemoryError where one image alone does not fit.
     """
-    with evaluation_mode(network), torch.inference_mode():
-        parts = list(in_pieces(lambda batch: _forward(network, batch, compute_format), batches))
-    return torch.cat(parts) if parts else torch.empty(0, 0)
+    with evaluation_mode(network):
+        return _forward_all(network, batches, compute_format)
 
 
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; the mode of before outside."""
+    """Put the network into evaluation mode within the block, and back into its mode after it."""
     training = network.training
     network.eval()
     try:
@@ -59,15 +70,13 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
         network.train(training)
 
 
+@torch.inference_mode()
+def _forward_all(network: nn.Module, batches: Iterable[Tensor], compute_format: ComputeFormat) -> Tensor:
+    parts = list(in_pieces(lambda batch: _forward(network, batch, compute_format), batches))
+    return torch.cat(parts) if parts else torch.empty(0, 0)
+
+
 def _forward(network: nn.Module, batch: Tensor, compute_format: ComputeFormat) -> Tensor:
     with compute_format.autocast(batch.device):
         result: Tensor = network(batch)
     return result
-
-
-def _uploaded(images: Iterable[Images] | Part, device: torch.device, batch_size: int) -> Iterator[Tensor]:
-    if isinstance(images, Part):
-        yield from plain_feed(images, device).epoch(rows_in_order(len(images), batch_size), 0)
-        return
-    for batch in images:
-        yield torch.from_numpy(np.require(batch, requirements=["C", "W"])).to(device)

@@ -57,11 +57,11 @@ def alone(model, one):
     import safetensors.torch
 
     from hpo.models.built_model import build_model
-    from hpo.models.inference import predict_logits
+    from hpo.models.inference import Predictor
 
     network = build_model(one.config, len(CLASSES), initialise=False).model
     network.load_state_dict(safetensors.torch.load(one.weights))
-    return predict_logits(network, [PIXELS], mean=one.facts["mean"], std=one.facts["std"])
+    return Predictor(network, mean=one.facts["mean"], std=one.facts["std"]).logits([PIXELS])
 
 
 def test_what_was_stored_is_what_evaluating_gives(joined, images, cache, dataset):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hpo.errors import DataError, TrialEnded
-from hpo.models import build_model, predict_logits
+from hpo.models import Predictor, build_model
 from hpo.models.classifier import blocks
 from hpo.training import EpochResult, FitData, Runtime, Snapshot, fit
 from hpo.training.stages import plan_stages
@@ -59,7 +59,7 @@ def test_the_weights_give_the_logits_of_the_result(config: Make, data: FitData) 
     built = build_model(settings, data.classes, initialise=False)
     built.model.load_state_dict(unpack(weights))
     assert data.val is not None
-    logits = predict_logits(built.model, data.val, mean=built.mean, std=built.std)
+    logits = Predictor(built.model, mean=built.mean, std=built.std).logits(data.val)
     np.testing.assert_allclose(logits, result.logits, atol=1e-5)
 
 
