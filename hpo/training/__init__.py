@@ -1,4 +1,4 @@
-"""Training: a TrialConfig becomes a model, a loss and an optimiser, and `fit` yields one EpochResult after another."""
+"""Training: `fit` makes model, loss and optimiser from a TrialConfig and yields one EpochResult after another."""
 
 from hpo.training.loop import fit
 from hpo.training.run import VERSION as SNAPSHOT_VERSION

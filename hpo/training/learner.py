@@ -1,6 +1,6 @@
-"""Untrained: stands in a run where a Learner would, for a classifier that has nothing to train: a baseline.
+"""Learner: everything that training changes (weights, moving average, gradient scale), and how it is optimised.
 
-Learner: all that training changes. Weights, their moving average, the gradient scale, and how they are optimised.
+A baseline, which has nothing to train, has a BaselineLearner in its place.
 """
 
 from __future__ import annotations
@@ -23,57 +23,12 @@ from hpo.training.state import with_prefix, without_prefix
 from search_spaces import TrialConfig
 
 
-class BaselineLearner:
-    """Tells the loss of one batch after another, and changes nothing."""
-
-    learning_rate = 0.0
-    micro_batch = None
-
-    def __init__(self, model: Classifier, objective: Objective) -> None:
-        self._objective = objective
-        self.evaluated = model
-        self.updates = 0
-        """Batches seen so far."""
-
-    in_last_stage = True
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Every epoch is the same."""
-
-    def enter_training_mode(self) -> None:
-        """A baseline is evaluated, not trained."""
-        self.evaluated.eval()
-
-    def learn(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch, a scalar on the device."""
-        with torch.no_grad():
-            loss = self._objective(inputs, targets)
-        self.updates += 1
-        return loss
-
-    def record_score(self, score: float) -> None:
-        """The score changes nothing."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors to go on from: what was learnt of the labels."""
-        return with_prefix("model", self.evaluated.state_dict())
-
-    def to_dict(self) -> dict[str, Any]:
-        """All the rest to go on from, JSON-ready."""
-        return {"updates": self.updates}
-
-    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Go on from `tensors()` and `to_dict()`."""
-        self.evaluated.load_state_dict(without_prefix("model", tensors))
-        self.updates = int(state["updates"])
-
-
 class Learner:
-    """Learns one batch after another; one that does not fit into the memory, in pieces (see `Gradients`).
+    """Learns from one batch after another; a batch that does not fit into the memory, in pieces (see `Gradients`).
 
-    `per_epoch` is the number of updates of an epoch. Before each epoch it is told which one begins: what trains, and
-    how, may change between two (see `stages.plan_stages`). How many images fit into the memory at a time is remembered
-    in the folder `cache`; None remembers nothing.
+    `per_epoch` is the number of updates of an epoch. Call `begin_epoch` before each epoch: the trainable blocks and the
+    settings may change between two epochs (see `stages.plan_stages`). The folder `cache` stores how many images fit
+    into the memory at a time; None stores nothing.
     """
 
     def __init__(
@@ -98,13 +53,13 @@ class Learner:
         self._average = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
         self._stages = plan_stages(config, len(blocks(model.backbone)))
         self._stage = 0
-        self._optimisation = self._optimised()
+        self._optimisation = self._new_optimisation()
         self.updates = 0
         """Updates done so far, in all epochs."""
 
     @property
     def evaluated(self) -> Classifier:
-        """The classifier to evaluate and keep: the moving average, where there is one."""
+        """The classifier to evaluate and keep: the moving average if there is one."""
         if self._average is None:
             return self._model
         average: Classifier = self._average.module
@@ -112,7 +67,7 @@ class Learner:
 
     @property
     def learning_rate(self) -> float:
-        """Of the head, in the last update."""
+        """Learning rate of the head in the last update."""
         return self._optimisation.learning_rate
 
     @property
@@ -122,26 +77,26 @@ class Learner:
 
     @property
     def in_last_stage(self) -> bool:
-        """Whether the last stage is under way: nothing more of the backbone will be unfrozen."""
+        """Whether the last stage has begun: no more blocks of the backbone will be unfrozen."""
         return self._stage == len(self._stages) - 1
 
     def begin_epoch(self, epoch: int) -> None:
-        """Let train what trains in epoch number `epoch`, from 0: nothing changes but where a stage begins."""
+        """Enter the stage of epoch number `epoch`, from 0, if it differs from the current one."""
         stage = stage_at(self._stages, epoch)
         if stage != self._stage:
             before = self._optimisation
-            self._enter(stage)
+            self._enter_stage(stage)
             self._optimisation.continue_from(before)
 
     def enter_training_mode(self) -> None:
-        """Put the model into training mode, all but its frozen parts."""
+        """Put the model, except its frozen parts, into training mode."""
         self._model.train()
         self._optimisation.refresh_modes()
 
     def learn(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """One update from one batch; gives its loss, a scalar on the device that no gradient hangs on.
+        """Make one update from one batch; return its loss, a detached scalar on the device.
 
-        Raises InfeasibleError where the memory is not enough (see `Optimisation.step`).
+        Raises InfeasibleError if the memory is not enough (see `Optimisation.step`).
         """
         loss = self._optimisation.step(inputs, targets, self.updates)
         self.updates += 1
@@ -150,11 +105,11 @@ class Learner:
         return loss
 
     def record_score(self, score: float) -> None:
-        """Tell the schedule the score of the epoch; larger is better."""
+        """Give the schedule the score of the epoch; larger is better."""
         self._optimisation.record_score(score)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors to go on from."""
+        """Return all tensors to resume from."""
         return {
             **with_prefix("model", self._model.state_dict()),
             **(with_prefix("average", self.evaluated.state_dict()) if self._average is not None else {}),
@@ -162,7 +117,7 @@ class Learner:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """All the rest to go on from, JSON-ready."""
+        """Return all other values to resume from, JSON-ready."""
         return {
             "updates": self.updates,
             "stage": self._stage,
@@ -171,24 +126,68 @@ class Learner:
         }
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Go on from `tensors()` and `to_dict()`."""
+        """Restore what `tensors()` and `to_dict()` returned."""
         self._model.load_state_dict(without_prefix("model", tensors))
         if self._average is not None:
             self.evaluated.load_state_dict(without_prefix("average", tensors))
-        self._enter(int(state["stage"]))
+        self._enter_stage(int(state["stage"]))
         self._optimisation.restore(without_prefix("optimiser", tensors), state["optimisation"])
         self._scaler.load_state_dict(dict(state["scaler"]))
         self.updates = int(state["updates"])
 
-    def _enter(self, stage: int) -> None:
+    def _enter_stage(self, stage: int) -> None:
         self._stage = stage
-        self._optimisation = self._optimised()
+        self._optimisation = self._new_optimisation()
 
-    def _optimised(self) -> Optimisation:
-        """Freeze what the stage freezes, and optimise the rest."""
+    def _new_optimisation(self) -> Optimisation:
+        """Freeze the blocks that the current stage freezes, and return an optimisation of the others."""
         stage = self._stages[self._stage]
         train_upper(self._model, stage.blocks)
         work = workload(stage.settings, self._model, self._format, on_features=self._on_features)
         return Optimisation(
             stage, self._model, self._objective, self._scaler, work, per_epoch=self._per_epoch, cache=self._cache
         )
+
+
+class BaselineLearner:
+    """Null learner for a baseline: computes the loss of one batch after another and changes nothing."""
+
+    learning_rate = 0.0
+    micro_batch = None
+    in_last_stage = True
+
+    def __init__(self, model: Classifier, objective: Objective) -> None:
+        self._objective = objective
+        self.evaluated = model
+        self.updates = 0
+        """Batches seen so far."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Do nothing: every epoch is the same."""
+
+    def enter_training_mode(self) -> None:
+        """Put the baseline into evaluation mode: it is not trained."""
+        self.evaluated.eval()
+
+    def learn(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of a batch, a scalar on the device."""
+        with torch.no_grad():
+            loss = self._objective(inputs, targets)
+        self.updates += 1
+        return loss
+
+    def record_score(self, score: float) -> None:
+        """Ignore the score."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors to resume from: the class frequencies."""
+        return with_prefix("model", self.evaluated.state_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all other values to resume from, JSON-ready."""
+        return {"updates": self.updates}
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Restore what `tensors()` and `to_dict()` returned."""
+        self.evaluated.load_state_dict(without_prefix("model", tensors))
+        self.updates = int(state["updates"])

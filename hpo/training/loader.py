@@ -1,8 +1,6 @@
-"""What a wholly frozen backbone computes, computed once: pooled features of every image of a part.
+"""Loaders of training batches and logits of the validation part: from images, or from features computed once.
 
-Loaders: what the network is shown in an epoch, batch by batch, as (inputs, targets) on the device.
-
-Logits of the validation part after each epoch.
+The features of a wholly frozen backbone never change, so the head alone runs over stored features if they fit.
 """
 
 from __future__ import annotations
@@ -27,63 +25,17 @@ from hpo.training.loss import Mixer
 from search_spaces import TrialConfig
 
 LARGEST = 2 * 2**30
-"""Bytes of features that are kept at most; a larger part is computed again each epoch."""
-
-
-def backbone_frozen(config: TrialConfig) -> bool:
-    """Whether the head alone trains, in all phases, so that the features of an image never change."""
-    return largest_unfreeze_depth(config) == 0
-
-
-def inputs_repeat(config: TrialConfig) -> bool:
-    """Whether every epoch shows the head the same features: a frozen backbone, and images that nothing alters."""
-    return backbone_frozen(config) and not augments(config) and not config.mixup and not config.cutmix
-
-
-def validation_repeats(config: TrialConfig) -> bool:
-    """Whether the features of the validation images never change: a frozen backbone, and images that are as they are.
-
-    Where some of them are augmented, they never change either, but then they come from a feed of their own.
-    """
-    return backbone_frozen(config) and not config.validation_augmented
-
-
-def storable(part: Part, width: int) -> bool:
-    """Whether the (n, width) float32 features of a part may be kept in memory."""
-    return len(part) * width * 4 <= LARGEST
-
-
-class FeatureExtractor:
-    """Images of a part -> pooled features (n, F) on the device, in the precision that the head sees them in."""
-
-    def __init__(
-        self, normalise: Normaliser, compute_format: ComputeFormat, batch_size: int, should_stop: ShouldStop
-    ) -> None:
-        self._normalise = normalise
-        self._format = compute_format
-        self._batch_size = batch_size
-        self._should_stop = should_stop
-
-    def __call__(self, model: Classifier, part: Part) -> Tensor:
-        """The features of `part`, in its order; an ordinary tensor, which training may save for a backward pass.
-
-        TrainingInterrupted when asked to stop between two batches; what was computed by then is lost.
-        """
-        feed = plain_feed(part, next(model.parameters()).device, self._should_stop)
-        with closing(feed.epoch(rows_in_order(len(part), self._batch_size), 0)) as images:
-            inputs = map(self._normalise, until_stopped(images, self._should_stop))
-            return outputs(model.backbone, inputs, self._format).clone()
-
+"""Largest size in bytes of stored features; those of a larger part are computed again in each epoch."""
 
 Batch = tuple[Tensor, Tensor]
 """Inputs (b, …) float, and targets: (b,) int64 labels or (b, C) float32 distributions."""
 
 Batches = Generator[Batch, None, None]
-"""Close it when leaving it early: threads that prepare batches end with it."""
+"""Close the generator if it is left early: that ends the threads which prepare batches."""
 
 
 class Order:
-    """The batches of rows of every epoch, and their labels on the device."""
+    """The order of rows in every epoch, cut into batches, and their labels on the device."""
 
     def __init__(self, config: TrialConfig, part: Part, device: torch.device, seed: int) -> None:
         self._config = config
@@ -93,7 +45,7 @@ class Order:
         self.updates = batch_count(len(part), config.batch_size)
 
     def epoch(self, epoch: int) -> tuple[list[Rows], tuple[Tensor, ...]]:
-        """Rows of each batch, and labels (b,) of each batch on the device."""
+        """Return the rows of each batch, and the labels (b,) of each batch on the device."""
         order = epoch_order(self._labels, balanced=self._config.balanced_sampling, seed=self._seed, epoch=epoch)
         batches = epoch_batches(order, self._config.batch_size)
         labels = self._on_device[torch.from_numpy(order).to(self._on_device.device)]
@@ -101,14 +53,14 @@ class Order:
 
 
 class Loader(Protocol):
-    """Batches of one epoch after another."""
+    """Gives the batches of one epoch after another."""
 
     def epoch(self, epoch: int, done: int = 0) -> Batches:
-        """The batches of epoch number `epoch`, from 0, but the first `done`, which cost nothing."""
+        """Yield the batches of epoch number `epoch`, from 0, except the first `done`, which are not computed."""
 
 
 class ImageLoader:
-    """Images, or views of each, augmented, normalised and mixed."""
+    """Loads images, or views of each, augmented, normalised and mixed."""
 
     def __init__(self, order: Order, feed: Feed, normalise: Normaliser, mixer: Mixer | None, seed: int) -> None:
         self._order = order
@@ -118,7 +70,7 @@ class ImageLoader:
         self._seed = seed
 
     def epoch(self, epoch: int, done: int = 0) -> Batches:
-        """The batches of epoch number `epoch`, from 0, but the first `done`, which cost nothing."""
+        """Yield the batches of epoch number `epoch`, from 0, except the first `done`, which are not computed."""
         rows, labels = self._order.epoch(epoch)
         with closing(self._feed.epoch(rows, epoch, done)) as batches:
             for number, images in enumerate(batches, start=done):
@@ -130,7 +82,7 @@ class ImageLoader:
 
 
 class FeatureLoader:
-    """The features of a frozen backbone, computed before the first epoch that needs them."""
+    """Loads the features of a frozen backbone, which it computes before the first epoch that needs them."""
 
     def __init__(self, order: Order, part: Part, model: Classifier, extract: FeatureExtractor) -> None:
         self._order = order
@@ -140,7 +92,7 @@ class FeatureLoader:
         self._features: Tensor | None = None
 
     def epoch(self, epoch: int, done: int = 0) -> Batches:
-        """The batches of epoch number `epoch`, from 0, but the first `done`, which cost nothing."""
+        """Yield the batches of epoch number `epoch`, from 0, except the first `done`, which are not computed."""
         if self._features is None:
             self._features = self._extract(self._model, self._part)
         batches, labels = self._order.epoch(epoch)
@@ -166,14 +118,14 @@ class ImageValidation:
         self._should_stop = should_stop
 
     def logits(self, model: Classifier) -> Logits:
-        """(n, C) float32 in the order of the part; TrainingInterrupted when asked to stop between two batches."""
+        """Return (n, C) float32 in the part's order; raise TrainingInterrupted when stopped between two batches."""
         with closing(self._feed.epoch(self._rows, 0)) as images:
             inputs = map(self._normalise, until_stopped(images, self._should_stop))
             return _numpy(outputs(model, inputs, self._format))
 
 
 class FeatureValidation:
-    """Runs the head alone, over features that a frozen backbone has computed once."""
+    """Runs the head alone over features that a frozen backbone computes once."""
 
     def __init__(self, part: Part, extract: FeatureExtractor, compute_format: ComputeFormat, batch_size: int) -> None:
         self._part = part
@@ -183,7 +135,7 @@ class FeatureValidation:
         self._features: Tensor | None = None
 
     def logits(self, model: Classifier) -> Logits:
-        """(n, C) float32 in the order of the part; TrainingInterrupted when asked to stop in the extraction."""
+        """Return (n, C) float32 in the part's order; raise TrainingInterrupted when stopped in the extraction."""
         if self._features is None:
             self._features = self._extract(model, self._part)
         return _numpy(outputs(model.head, torch.split(self._features, self._batch_size), self._format))
@@ -192,3 +144,47 @@ class FeatureValidation:
 def _numpy(logits: Tensor) -> Logits:
     values: Logits = logits.float().cpu().numpy()
     return values
+
+
+class FeatureExtractor:
+    """Computes the pooled features (n, F) of a part's images on the device, in the precision of the head's input."""
+
+    def __init__(
+        self, normalise: Normaliser, compute_format: ComputeFormat, batch_size: int, should_stop: ShouldStop
+    ) -> None:
+        self._normalise = normalise
+        self._format = compute_format
+        self._batch_size = batch_size
+        self._should_stop = should_stop
+
+    def __call__(self, model: Classifier, part: Part) -> Tensor:
+        """Return the features of `part` in its order.
+
+        Raises TrainingInterrupted when stopped between two batches; the features computed so far are lost.
+        """
+        feed = plain_feed(part, next(model.parameters()).device, self._should_stop)
+        with closing(feed.epoch(rows_in_order(len(part), self._batch_size), 0)) as images:
+            inputs = map(self._normalise, until_stopped(images, self._should_stop))
+            # A clone is an ordinary tensor, not one of inference mode, so training may save it for a backward pass.
+            return outputs(model.backbone, inputs, self._format).clone()
+
+
+def inputs_repeat(config: TrialConfig) -> bool:
+    """Return whether the head sees the same features in every epoch: a frozen backbone and unchanged images."""
+    return backbone_frozen(config) and not augments(config) and not config.mixup and not config.cutmix
+
+
+def validation_repeats(config: TrialConfig) -> bool:
+    """Return whether the features of the validation images can be stored: a frozen backbone and unchanged images."""
+    # Augmented validation images never change either, but a feed of their own makes them.
+    return backbone_frozen(config) and not config.validation_augmented
+
+
+def backbone_frozen(config: TrialConfig) -> bool:
+    """Return whether only the head trains in all phases, so that the features of an image never change."""
+    return largest_unfreeze_depth(config) == 0
+
+
+def storable(part: Part, width: int) -> bool:
+    """Return whether the (n, width) float32 features of a part are small enough to be stored in memory."""
+    return len(part) * width * 4 <= LARGEST

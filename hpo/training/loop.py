@@ -1,4 +1,4 @@
-"""fit(): TrialConfig and data -> one EpochResult after another. Pruning is the consumer that stops asking."""
+"""The training loop: `fit` yields one EpochResult after another. To prune a run, the caller stops iterating."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from hpo.seeds import derive_seed, generator_states, restore_generators, seeded
 from hpo.training.run import Run, prepare
 from hpo.training.runtime import FitData, Runtime
 from hpo.training.state import EpochResult, Position, Snapshot
-from hpo.training.stopping import Chance, collapse
+from hpo.training.stopping import Chance, collapse_reason
 from search_spaces import TrialConfig
 
 CHECK_EVERY = 25
-"""Steps between two looks at the loss on a GPU, where each look waits for the device."""
+"""Steps between two checks of the loss on a GPU, where each check waits for the device."""
 
 T = TypeVar("T")
 
 Epochs = Generator[EpochResult, None, None]
-"""Close it when leaving it early: threads that prepare batches end with it."""
+"""Close the generator if it is left early: that ends the threads which prepare batches."""
 
 
 def fit(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapshot | None = None) -> Epochs:
-    """Train `config` on `data`, an epoch for each result; or go on where `resume` was taken, be it within an epoch.
+    """Train `config` on `data` and yield a result after each epoch; or resume at the position of `resume`.
 
-    The last result says so: early stopping may end the run before `config.epochs`, and a baseline, which has nothing
-    to train, gives one result.
+    `EpochResult.last` is True in the last result: early stopping may end the run before `config.epochs`, and a
+    baseline, which has nothing to train, has one epoch.
 
     On a CPU with the same number of threads the same seed gives the same results, and a resumed run equals an
-    uninterrupted one bit for bit; on a GPU cuDNN is deterministic, but other kernels (attention's backward) need not
-    be. Global random generators are left alone between two results.
+    uninterrupted one bit for bit; on a GPU cuDNN is deterministic, but other kernels (attention's backward) may not
+    be. Global random generators are unchanged between two results.
 
-    A step for which the memory does not suffice is done again in smaller pieces (see `Gradients`).
+    A step that does not fit into the memory is repeated in smaller pieces (see `Gradients`).
 
-    Raises ModelError for a model that cannot be built, TrialEnded when the loss is no longer finite or the run has
-    collapsed, InfeasibleError when one image at a time does not fit into the memory, and TrainingInterrupted when
-    `runtime.should_stop()` is True between two steps or two batches of anything else. Its `snapshot` is the state of
-    then, or None where no step has been done since the last result or `resume`. Threads that prepare batches have ended
+    Raises ModelError for a model that cannot be built, TrialEnded if the loss is no longer finite or the run has
+    collapsed, InfeasibleError if one image at a time does not fit into the memory, and TrainingInterrupted if
+    `runtime.should_stop()` is True between two steps or two batches of other work. Its `snapshot` is the state at that
+    moment, or None if no step has been done since the last result or `resume`. Threads that prepare batches have ended
     by then.
     """
     with infeasible_where_exhausted(f"{config.backbone} at {config.image_size} px on {runtime.device}"):
@@ -55,7 +55,7 @@ def fit(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapshot |
 
 
 def _one_epoch(run: Run) -> EpochResult:
-    """Train, validate, look for collapse, and advance the run."""
+    """Train, validate, check for collapse, and advance the run."""
     position = run.position
     run.learner.begin_epoch(position.epoch)
     with seeded(derive_seed(run.runtime.seed, "epoch", position.epoch), run.device), _resumable(run):
@@ -63,7 +63,7 @@ def _one_epoch(run: Run) -> EpochResult:
             train_loss = _train(run)
         with position.timed("validation"):
             logits = run.validation.logits(run.learner.evaluated) if run.validation else None
-            metrics = _judge(run, logits)
+            metrics = _checked_metrics(run, logits)
     run.record_score(_score(run, metrics, train_loss))
     return EpochResult(
         epoch=run.position.epoch,
@@ -76,14 +76,14 @@ def _one_epoch(run: Run) -> EpochResult:
         images_per_second=len(run.data.train) / position.seconds["training"],
         peak_memory=peak_memory(run.device),
         facts={**run.facts, "micro_batch": run.learner.micro_batch},
-        weights=_of_now(run, run.weights),
-        snapshot=_of_now(run, run.snapshot),
+        weights=_valid_until_next_step(run, run.weights),
+        snapshot=_valid_until_next_step(run, run.snapshot),
     )
 
 
 @contextmanager
 def _resumable(run: Run) -> Iterator[None]:
-    """Go on with the epoch from the run's position; an interruption inside takes the state of then along."""
+    """Continue the epoch at the run's position; attach the current state to an interruption inside the block."""
     position, steps = run.position, run.position.steps
     restore_generators(position.generators, run.device)
     try:
@@ -95,7 +95,7 @@ def _resumable(run: Run) -> Iterator[None]:
 
 
 def _score(run: Run, metrics: Mapping[str, float], train_loss: float) -> float:
-    """What the schedule and early stopping are told of the epoch; larger is better."""
+    """Return the epoch's score for the schedule and early stopping; larger is better."""
     if metrics:
         return metrics[run.runtime.metric]
     epoch, known = run.position.epoch, run.runtime.scores
@@ -103,12 +103,12 @@ def _score(run: Run, metrics: Mapping[str, float], train_loss: float) -> float:
 
 
 def _train(run: Run) -> float:
-    """The steps of the epoch that are still to do; gives the mean loss of an image in all of them."""
+    """Take the remaining steps of the epoch; return the mean loss of an image over all steps of the epoch."""
     position = run.position
     if position.steps < run.updates:
         _take_steps(run, position)
         position.learning_rate = run.learner.learning_rate
-    _refuse_infinite(run)
+    _check_loss_is_finite(run)
     return float(position.loss) / len(run.data.train)
 
 
@@ -120,11 +120,11 @@ def _take_steps(run: Run, position: Position) -> None:
             position.loss += run.learner.learn(inputs, targets) * len(targets)
             position.steps += 1
             if position.steps % every == 0:
-                _refuse_infinite(run)
+                _check_loss_is_finite(run)
             run.runtime.on_step(position.epoch + position.steps / run.updates)
 
 
-def _refuse_infinite(run: Run) -> None:
+def _check_loss_is_finite(run: Run) -> None:
     position, total = run.position, float(run.position.loss)
     if not math.isfinite(total):
         raise TrialEnded(
@@ -133,8 +133,8 @@ def _refuse_infinite(run: Run) -> None:
         )
 
 
-def _judge(run: Run, logits: Logits | None) -> dict[str, float]:
-    """The metrics of the epoch; TrialEnded for logits that are not finite and for collapse."""
+def _checked_metrics(run: Run, logits: Logits | None) -> dict[str, float]:
+    """Return the metrics of the epoch; raise TrialEnded if the logits are not finite or the run has collapsed."""
     part, epoch = run.data.val, run.position.epoch + 1
     if logits is None or part is None:
         return {}
@@ -143,19 +143,19 @@ def _judge(run: Run, logits: Logits | None) -> dict[str, float]:
     metrics = scores(part.labels, logits)
     run.guard = run.guard.after(metrics["accuracy"], predicted=len(np.unique(logits.argmax(axis=1))))
     majority = float(np.bincount(part.labels).max() / len(part))
-    reason = collapse(run.guard, Chance(majority, len(part)), metrics["accuracy"])
+    reason = collapse_reason(run.guard, Chance(majority, len(part)), metrics["accuracy"])
     if reason is not None:
         raise TrialEnded(f"{reason}, in epoch {epoch}")
     return metrics
 
 
-def _of_now(run: Run, give: Callable[[], T]) -> Callable[[], T]:
-    """`give`, for as long as the run has not gone on."""
+def _valid_until_next_step(run: Run, get: Callable[[], T]) -> Callable[[], T]:
+    """Wrap `get` so that it raises RuntimeError once training has continued."""
     epoch, updates = run.position.epoch, run.learner.updates
 
     def checked() -> T:
         if run.learner.updates != updates:
             raise RuntimeError(f"the state of epoch {epoch} was asked for after training had gone on")
-        return give()
+        return get()
 
     return checked

@@ -1,4 +1,4 @@
-"""How many images go through the network at a time, found by failing and remembered for the runs to come."""
+"""Micro-batches: how many images go through the network at a time, found by trying and stored for later runs."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from search_spaces import TrialConfig
 log = logging.getLogger(__name__)
 
 MORE = 1.25
-"""How many times more memory must be free than when a micro-batch was found, before a larger one is tried."""
+"""Least ratio of free memory, now over when a micro-batch was found, at which a larger one is tried."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What decides how much memory an image takes, and how much there is."""
+    """Everything that decides how much memory an image takes and how much there is."""
 
     backbone: str
     image_size: int
     trained: str
-    """Which part of the backbone trains, in words, and on how many views of an image."""
+    """Part of the backbone that trains, in words, and whether it sees several views of an image."""
     compute_format: ComputeFormat
     device: torch.device
     machine: str
@@ -38,7 +38,8 @@ class Workload:
 
     @property
     def key(self) -> str:
-        """Of what is remembered about it. The batch size is not in it: it does not change how many images fit."""
+        """Return the key in the autotune cache."""
+        # The batch size is not in it, since it does not change how many images fit.
         layout = "channels last" if self.compute_format.channels_last else "channels first"
         form = f"{self.compute_format.precision}, {layout}"
         return " | ".join(["micro-batch", self.backbone, f"{self.image_size} px", self.trained, form, self.machine])
@@ -48,7 +49,7 @@ class Workload:
 
 
 def workload(config: TrialConfig, model: Classifier, compute_format: ComputeFormat, *, on_features: bool) -> Workload:
-    """The workload of a step of `model`; `on_features` when its head alone computes."""
+    """Return the workload of a step of `model`; `on_features` means that only its head computes."""
     device = next(model.parameters()).device
     trained = "head on features" if on_features else trained_part(model)
     trained += ", with views" if config.augmix_consistency else ""
@@ -57,7 +58,8 @@ def workload(config: TrialConfig, model: Classifier, compute_format: ComputeForm
 
 
 def trained_part(model: Classifier) -> str:
-    """How many of the backbone's blocks train: this, and not the depth itself, tells which activations are kept."""
+    """Return in words how many of the backbone's blocks train."""
+    # This, and not the unfreeze depth itself, decides which activations are kept.
     parameters = dict(model.backbone.named_parameters())
     groups = blocks(model.backbone)
     trained = sum(any(parameters[name].requires_grad for name in names) for names in groups)
@@ -65,11 +67,11 @@ def trained_part(model: Classifier) -> str:
 
 
 class MicroBatch:
-    """Images at a time for one run: what is remembered of others like it, then less and less until it fits.
+    """Images at a time for one run: the stored size of similar runs, halved until a step fits.
 
-    With its size is remembered how many bytes were free at the first step of the run that found it. Where a later run
-    finds clearly more (another process is gone, there is no moving average), it takes as many more images, since what
-    one of them takes stays the same. So a bad moment does not slow a backbone down for ever.
+    The cache holds the size and how many bytes were free at the first step of the run that found it. If clearly more
+    are free in a later run (another process has ended, there is no moving average), that run takes proportionally more
+    images, since the memory of an image is constant. So one measurement under load does not slow down all later runs.
     """
 
     def __init__(self, work: Workload, cache: Path | None) -> None:
@@ -82,25 +84,26 @@ class MicroBatch:
 
     @property
     def size(self) -> int | None:
-        """Images at a time; None takes every batch whole."""
+        """Images at a time; None means that every batch goes through whole."""
         return self._size
 
     def resume(self, size: int | None) -> None:
-        """Go on with the size of an interrupted run, whatever is remembered: it shall go on as it began."""
+        """Use the size of the interrupted run in place of the stored one, so that the run continues as it began."""
         self._size = self._written = size
         self._resumed = True
 
     def begin(self) -> None:
-        """Before each step; at the first, when all that stays in memory is there, take what is remembered."""
+        """Prepare for a step: before the first one, read the stored size."""
         if self._free:
             return
+        # Only now, before the first step, is everything allocated that stays in memory.
         self._free = max(1, free_memory(self._work.device))
         known = recall(self._cache, self._work.key) if self._cache is not None else None
         if known is not None and not self._resumed:
             self._size = self._written = fitting(known["images"], known["free"], self._free)
 
     def succeeded(self) -> None:
-        """After each step that fitted: remember its size, where it is new."""
+        """Record that a step fitted: store its size if it is new."""
         if self._size == self._written:
             return
         self._written = self._size
@@ -108,13 +111,13 @@ class MicroBatch:
             remember(self._cache, self._work.key, {"images": self._size, "free": self._free})
 
     def pieces(self, images: int, fewest: int) -> int:
-        """Pieces that a batch of `images` is cut into, none of less than `fewest` images."""
+        """Return the number of pieces that a batch of `images` is cut into, each of `fewest` images at least."""
         return piece_count(images, self._size, fewest)
 
     def halve(self, images: int, fewest: int, reason: str) -> None:
-        """Take half as many images, since a batch of `images` did not fit; `reason` is the error's first line.
+        """Halve the size after a batch of `images` did not fit; `reason` is the first line of the error.
 
-        Raises InfeasibleError where its pieces cannot be smaller than they are.
+        Raises InfeasibleError if the pieces cannot be smaller.
         """
         largest = largest_piece(images, self._size, fewest)
         half = math.ceil(largest / 2)
@@ -127,7 +130,7 @@ class MicroBatch:
 
 
 def fitting(images: int, free_then: int, free_now: int) -> int:
-    """Images that fit into a run that begins with `free_now` bytes, `images` fitting into one with `free_then`."""
+    """Return how many images fit with `free_now` free bytes, given that `images` fit with `free_then`."""
     return images * free_now // free_then if free_now > MORE * free_then else images
 
 

@@ -1,4 +1,4 @@
-"""Run: one training run put together from its configuration, or from a snapshot of itself."""
+"""Run: the state of one training run, made from its configuration or restored from a snapshot."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from hpo.training.tuning import choose_format, device_name
 from search_spaces import TrialConfig
 
 VERSION = 3
-"""Of the layout of `Snapshot.state` and of the names in `Snapshot.resume`."""
+"""Version of the layout of `Snapshot.state` and of the names in `Snapshot.resume`."""
 
 
 @dataclass
 class Run:
-    """A run wherever it stands: between two epochs, or within one."""
+    """One training run, between two epochs or within one."""
 
     config: TrialConfig
     data: FitData
@@ -57,28 +57,28 @@ class Run:
     position: Position
     guard: Guard = field(default_factory=Guard)
     plateau: Plateau = field(default_factory=Plateau)
-    """Of the score, in the last stage: before that more of the network is to come."""
+    """Plateau of the score in the last stage; before that, more of the network will be unfrozen."""
 
     @property
     def over(self) -> bool:
-        """Whether no epoch follows: a baseline has one, and patience may end the others."""
+        """Whether no epoch follows: a baseline has one epoch, and early stopping may end other runs."""
         epochs = 1 if isinstance(self.learner, BaselineLearner) else self.config.epochs
-        impatient = 0 < self.config.patience <= self.plateau.epochs
-        return self.position.epoch >= epochs or impatient
+        stopped_early = 0 < self.config.patience <= self.plateau.epochs
+        return self.position.epoch >= epochs or stopped_early
 
     def record_score(self, score: float) -> None:
-        """Count the epoch that is done, its score being larger where it is better."""
+        """Finish the current epoch with its score; larger is better."""
         self.learner.record_score(score)
         if self.learner.in_last_stage:
             self.plateau = self.plateau.after(score)
         self.position = Position.start(self.position.epoch + 1, self.device)
 
     def weights(self) -> bytes:
-        """safetensors of the weights to evaluate and keep: the moving average, where there is one."""
+        """Return safetensors of the weights to evaluate and keep: the moving average if there is one."""
         return pack(self.learner.evaluated.state_dict())
 
     def snapshot(self) -> Snapshot:
-        """The state of now, to be given to `prepare`."""
+        """Return the current state, from which `prepare` can resume."""
         return Snapshot(
             resume=pack({**self.learner.tensors(), **self.position.tensors()}),
             state={
@@ -93,9 +93,9 @@ class Run:
 
 
 def prepare(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapshot | None) -> Run:
-    """The run before its first step, or where `resume` was taken.
+    """Return the run before its first step, or at the position of `resume`.
 
-    TrainingInterrupted, without a snapshot, when asked to stop meanwhile.
+    Raises TrainingInterrupted, without a snapshot, when stopped meanwhile.
     """
     if resume is not None and resume.state["version"] != VERSION:
         raise ModelError(f"the checkpoint is of layout {resume.state['version']}, but must be of {VERSION}; start anew")
@@ -114,17 +114,115 @@ def prepare(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapsh
         else _compute_format(config, built.model, device, runtime)
     )
     compute_format.place(built.model, device)
-    run = _Assembly(config, data, runtime, built, compute_format).run(device)
+    run = _new_run(config, data, runtime, built, compute_format)
     if resume is not None:
         _restore(run, resume)
     return run
 
 
 def _compute_format(config: TrialConfig, model: Classifier, device: torch.device, runtime: Runtime) -> ComputeFormat:
-    """The format to train in; a baseline, which is not trained, computes in the plain one."""
+    """Return the format to train in; a baseline, which is not trained, uses the default format."""
     if not model.learns:
         return ComputeFormat()
     return choose_format(config, model, device, runtime.cache, runtime.should_stop)
+
+
+def _new_run(
+    config: TrialConfig, data: FitData, runtime: Runtime, built: BuiltModel, compute_format: ComputeFormat
+) -> Run:
+    """Return the run before its first step; the model is on the device."""
+    device = torch.device(runtime.device)
+    order = Order(config, data.train, device, runtime.seed)
+    normalise = Normaliser(built.mean, built.std, device, compute_format)
+    extract = FeatureExtractor(normalise, compute_format, _evaluation_batch_size(config), runtime.should_stop)
+    on_features = inputs_repeat(config) and _storable(data.train, built)
+    # The learner freezes the blocks that do not train in the first phase, so the parameters are counted before.
+    facts = _facts(config, built, compute_format, device)
+    learner = _learner(config, data, runtime, built.model, compute_format, order.updates, on_features=on_features)
+    loader: Loader
+    if on_features:
+        loader = FeatureLoader(order, data.train, built.model, extract)
+    else:
+        feed = training_feed(config, data.train, device, runtime)
+        loader = ImageLoader(order, feed, normalise, build_mixer(config, data.classes), runtime.seed)
+    return Run(
+        config=config,
+        data=data,
+        runtime=runtime,
+        device=device,
+        compute_format=compute_format,
+        learner=learner,
+        loader=loader,
+        validation=_validation(config, data.val, runtime, built, normalise, extract, compute_format),
+        updates=order.updates,
+        facts=facts,
+        position=Position.start(0, device),
+    )
+
+
+def _learner(
+    config: TrialConfig,
+    data: FitData,
+    runtime: Runtime,
+    model: Classifier,
+    compute_format: ComputeFormat,
+    per_epoch: int,
+    *,
+    on_features: bool,
+) -> Learner | BaselineLearner:
+    loss = build_loss(config, data.train.labels, data.classes)
+    if not model.learns:
+        return BaselineLearner(
+            model, Objective(config, model, loss, compute_format, device=torch.device(runtime.device))
+        )
+    cache = runtime.cache
+    return Learner(config, model, loss, compute_format, per_epoch=per_epoch, on_features=on_features, cache=cache)
+
+
+def _validation(
+    config: TrialConfig,
+    part: Part | None,
+    runtime: Runtime,
+    built: BuiltModel,
+    normalise: Normaliser,
+    extract: FeatureExtractor,
+    compute_format: ComputeFormat,
+) -> ImageValidation | FeatureValidation | None:
+    if part is None:
+        return None
+    batch_size = _evaluation_batch_size(config)
+    if validation_repeats(config) and _storable(part, built):
+        return FeatureValidation(part, extract, compute_format, batch_size)
+    feed = validation_feed(config, part, torch.device(runtime.device), runtime)
+    return ImageValidation(rows_in_order(len(part), batch_size), feed, normalise, compute_format, runtime.should_stop)
+
+
+def _evaluation_batch_size(config: TrialConfig) -> int:
+    """Return the batch size of a forward pass alone, which takes far less memory than a step."""
+    return 2 * config.batch_size
+
+
+def _storable(part: Part, built: BuiltModel) -> bool:
+    """Return whether the backbone's features of `part` may be stored; a baseline has none."""
+    return built.model.learns and storable(part, built.features)
+
+
+def _facts(
+    config: TrialConfig, built: BuiltModel, compute_format: ComputeFormat, device: torch.device
+) -> dict[str, Any]:
+    """Return `EpochResult.facts`, without the micro-batch."""
+    parameters, trainable = count_parameters(built.model)
+    return {
+        "device": device_name(device),
+        **compute_format.to_dict(),
+        "parameters": parameters,
+        "trainable_parameters": trainable,
+        "phases": len(config.phase_configs()),
+        "origin": built.origin,
+        "weights": built.weights.to_dict() if built.weights else None,
+        "mean": list(built.mean),
+        "std": list(built.std),
+    }
 
 
 def _restore(run: Run, resume: Snapshot) -> None:
@@ -133,94 +231,3 @@ def _restore(run: Run, resume: Snapshot) -> None:
     run.position = Position.restored(tensors, resume.state["position"], run.device)
     run.guard = Guard(**resume.state["guard"])
     run.plateau = Plateau.from_dict(resume.state["standstill"])
-
-
-@dataclass(frozen=True)
-class _Assembly:
-    """The choices of a run, and what each of them is made into."""
-
-    config: TrialConfig
-    data: FitData
-    runtime: Runtime
-    built: BuiltModel
-    compute_format: ComputeFormat
-
-    def run(self, device: torch.device) -> Run:
-        order = Order(self.config, self.data.train, device, self.runtime.seed)
-        on_features = inputs_repeat(self.config) and self._storable(self.data.train)
-        facts = self._facts(device)  # before the learner freezes what does not train in the first phase
-        return Run(
-            config=self.config,
-            data=self.data,
-            runtime=self.runtime,
-            device=device,
-            compute_format=self.compute_format,
-            learner=self._learner(device, order.updates, on_features=on_features),
-            loader=self._feature_loader(order, device) if on_features else self._image_loader(order, device),
-            validation=self._validation(device),
-            updates=order.updates,
-            facts=facts,
-            position=Position.start(0, device),
-        )
-
-    def _learner(self, device: torch.device, per_epoch: int, *, on_features: bool) -> Learner | BaselineLearner:
-        config, model = self.config, self.built.model
-        loss = build_loss(config, self.data.train.labels, self.data.classes)
-        if not model.learns:
-            return BaselineLearner(model, Objective(config, model, loss, self.compute_format, device=device))
-        return Learner(
-            config,
-            model,
-            loss,
-            self.compute_format,
-            per_epoch=per_epoch,
-            on_features=on_features,
-            cache=self.runtime.cache,
-        )
-
-    def _image_loader(self, order: Order, device: torch.device) -> ImageLoader:
-        feed = training_feed(self.config, self.data.train, device, self.runtime)
-        mixer = build_mixer(self.config, self.data.classes)
-        return ImageLoader(order, feed, self._normaliser(device), mixer, self.runtime.seed)
-
-    def _feature_loader(self, order: Order, device: torch.device) -> FeatureLoader:
-        return FeatureLoader(order, self.data.train, self.built.model, self._extractor(device))
-
-    def _validation(self, device: torch.device) -> ImageValidation | FeatureValidation | None:
-        part = self.data.val
-        if part is None:
-            return None
-        if validation_repeats(self.config) and self._storable(part):
-            return FeatureValidation(part, self._extractor(device), self.compute_format, self._batch_size)
-        feed = validation_feed(self.config, part, device, self.runtime)
-        rows = rows_in_order(len(part), self._batch_size)
-        return ImageValidation(rows, feed, self._normaliser(device), self.compute_format, self.runtime.should_stop)
-
-    @property
-    def _batch_size(self) -> int:
-        """Of a forward pass alone, which takes far less memory than a step."""
-        return 2 * self.config.batch_size
-
-    def _storable(self, part: Part) -> bool:
-        return self.built.model.learns and storable(part, self.built.features)
-
-    def _normaliser(self, device: torch.device) -> Normaliser:
-        return Normaliser(self.built.mean, self.built.std, device, self.compute_format)
-
-    def _extractor(self, device: torch.device) -> FeatureExtractor:
-        normalise = self._normaliser(device)
-        return FeatureExtractor(normalise, self.compute_format, self._batch_size, self.runtime.should_stop)
-
-    def _facts(self, device: torch.device) -> dict[str, Any]:
-        parameters, trainable = count_parameters(self.built.model)
-        return {
-            "device": device_name(device),
-            **self.compute_format.to_dict(),
-            "parameters": parameters,
-            "trainable_parameters": trainable,
-            "phases": len(self.config.phase_configs()),
-            "origin": self.built.origin,
-            "weights": self.built.weights.to_dict() if self.built.weights else None,
-            "mean": list(self.built.mean),
-            "std": list(self.built.std),
-        }

@@ -1,4 +1,4 @@
-"""What a run is given besides its configuration: the data, and where and how it runs."""
+"""Inputs of a run besides its configuration: the data, and where and how it runs."""
 
 from __future__ import annotations
 
@@ -17,38 +17,37 @@ class FitData:
 
     train: Part
     val: Part | None
-    """None when there is nothing to validate on: a retrain on everything."""
+    """None for a retrain on all images, which has none left to validate on."""
     classes: int
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where a run runs. None of it is a choice of the search."""
+    """Settings of a run that the search does not choose."""
 
     device: str = "cpu"
     seed: int = 0
     cache: Path | None = None
-    """Folder that remembers the measured precision, and how many images fit into the memory at a time; None measures
-    and remembers nothing."""
+    """Folder of the autotune cache: the measured precision, and how many images fit into the memory at a time. With
+    None nothing is measured or stored."""
     metric: str = "accuracy"
     """Key of `EpochResult.metrics` that the plateau schedule and early stopping watch."""
     scores: Sequence[float] = ()
-    """Without a validation part: the metric of each epoch as another run of the same configuration saw it, so that a
-    plateau schedule steps where it stepped there, and early stopping ends where it ended there. Beyond its end the
-    training loss stands in."""
+    """Without a validation part: the metric of each epoch in an earlier run of the same configuration, so that the
+    plateau schedule and early stopping act in the same epochs as there. Beyond its end the training loss is used."""
     should_stop: ShouldStop = never
-    """Asked between two steps, between two batches of validation or of feature extraction, and while the compute format
-    is measured; True ends the run with TrainingInterrupted."""
+    """Called between two steps, between two batches of validation or of feature extraction, and while the compute
+    format is measured; True ends the run with TrainingInterrupted."""
     on_step: Callable[[float], None] = lambda position: None
-    """Told after each step how many epochs are done, the fraction under way included: 2.25 is a quarter into the third
-    epoch."""
+    """Called after each step with the epochs done, including the fraction of the current one: 2.25 is a quarter into
+    the third epoch."""
     threads: int | None = None
-    """Threads that prepare batches beside the steps; None is one on a CPU, which the steps need themselves, and up to
-    eight beside a GPU. The result is the same for any number."""
+    """Threads that prepare batches during the steps; None means one on a CPU, since the steps need its cores, and up to
+    eight with a GPU. The result is the same for any number."""
 
     @property
     def preparing(self) -> int:
-        """Threads that prepare batches."""
+        """Number of threads that prepare batches."""
         if self.threads is not None:
             return self.threads
         return min(8, cores()) if self.device.startswith("cuda") else 1

@@ -1,7 +1,7 @@
-"""Learning-rate schedules: pure functions of the update (timm's), and the plateau, which follows the score.
+"""Learning-rate schedules: pure functions of the update (timm's), and the plateau schedule, which follows the score.
 
 Each update takes the schedule at its middle (update + 1/2), so neither the first step of a warm-up nor the last of a
-cosine is spent at a rate of 0. Groups keep their ratio: a schedule is a factor on each group's own peak `lr`.
+cosine has a rate of 0. Groups keep their ratio: a schedule is a factor on each group's own peak `lr`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from hpo.training.stopping import Plateau
 from search_spaces import TrialConfig
 
 FACTOR = 0.5
-"""What the plateau schedule multiplies the learning rate by."""
+"""Factor by which the plateau schedule multiplies the learning rate."""
 
-PATIENCE = 2
-"""Epochs without a better score before it does."""
+PLATEAU_EPOCHS = 2
+"""Epochs without a better score after which it does."""
 
 
 class LearningRateSchedule(Protocol):
@@ -31,17 +31,17 @@ class LearningRateSchedule(Protocol):
         """Set the rates of update number `update`, from 0."""
 
     def after_epoch(self, score: float) -> None:
-        """Learn the epoch's score; larger is better."""
+        """Take the epoch's score into account; larger is better."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready state."""
+        """Return the JSON-ready state."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `to_dict()`."""
+        """Restore what `to_dict()` returned."""
 
 
 class UpdateSchedule:
-    """One of timm's schedulers: a pure function of the update, so there is no state to keep."""
+    """One of timm's schedulers: a pure function of the update, without state."""
 
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
@@ -51,21 +51,20 @@ class UpdateSchedule:
         self._scheduler.step_update(update + 0.5)
 
     def after_epoch(self, score: float) -> None:
-        """The score changes nothing."""
+        """Ignore the score."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Nothing."""
+        """Return an empty state."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Nothing to restore."""
+        """Ignore the empty state."""
 
 
 class PlateauSchedule:
-    """Halves the rates after two epochs without a better score; linear warm-up before.
+    """Halves the rates after two epochs without a better score; a linear warm-up comes first."""
 
-    timm's own plateau is deprecated, because its state cannot be saved; this one's is three numbers.
-    """
+    # timm's own plateau schedule is deprecated, because its state cannot be saved.
 
     def __init__(self, optimiser: torch.optim.Optimizer, warmup_updates: int) -> None:
         self._optimiser = optimiser
@@ -81,24 +80,24 @@ class PlateauSchedule:
             group["lr"] = peak * warm * self._factor
 
     def after_epoch(self, score: float) -> None:
-        """Learn the epoch's score; larger is better."""
+        """Halve the rates if too many epochs have passed without a better score; larger is better."""
         self._plateau = self._plateau.after(score)
-        if self._plateau.epochs >= PATIENCE:
+        if self._plateau.epochs >= PLATEAU_EPOCHS:
             self._factor *= FACTOR
             self._plateau = replace(self._plateau, epochs=0)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready state."""
+        """Return the JSON-ready state."""
         return {"factor": self._factor, "standstill": self._plateau.to_dict()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `to_dict()`."""
+        """Restore what `to_dict()` returned."""
         self._factor = float(state["factor"])
         self._plateau = Plateau.from_dict(state["standstill"])
 
 
 def build_schedule(config: TrialConfig, optimiser: torch.optim.Optimizer, updates: int) -> LearningRateSchedule:
-    """The configuration's schedule over `updates` optimiser updates: those of all epochs of the run or phase."""
+    """Return the configuration's schedule over the `updates` optimiser updates of the run or phase."""
     warmup = min(round(config.warmup * updates), updates - 1)
     if config.schedule == "plateau":
         return PlateauSchedule(optimiser, warmup)
@@ -106,6 +105,6 @@ def build_schedule(config: TrialConfig, optimiser: torch.optim.Optimizer, update
     if config.schedule == "constant":
         return UpdateSchedule(StepLRScheduler(optimiser, decay_t=updates, decay_rate=1.0, **timing))
     cycles = min(config.restarts + 1, updates - warmup) if config.schedule == "cosine-restarts" else 1
-    # A fraction, which timm takes: rounded, the last cycle would not end at the bottom with the last update.
+    # timm accepts a fraction; if rounded, the last cycle would not reach its lowest rate with the last update.
     length = (updates - warmup) / cycles
     return UpdateSchedule(CosineLRScheduler(optimiser, t_initial=cast("int", length), cycle_limit=cycles, **timing))

@@ -1,4 +1,4 @@
-"""What trains in which epoch: the phases of a run, and the steps of a gradual unfreezing, as one course of stages."""
+"""Stages of a run: which blocks train in which epochs, from its phases and the steps of gradual unfreezing."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from search_spaces import TrialConfig
 
 @dataclass(frozen=True)
 class Stage:
-    """Epochs running in which the same blocks train, by the same settings."""
+    """Consecutive epochs in which the same blocks train with the same settings."""
 
     settings: TrialConfig
-    """Those of the phase."""
+    """Settings of the phase."""
     blocks: int
     """Blocks of the backbone that train, counted from the head."""
     epochs: range
-    """Of the run, from 0."""
+    """Epochs of the run, from 0."""
     phase: range
     """The epochs of the whole phase, which the schedule spans."""
 
 
 def plan_stages(config: TrialConfig, blocks: int) -> tuple[Stage, ...]:
-    """The stages of a run whose backbone has `blocks` blocks, one after the other, from epoch 0 to its last."""
+    """Return the stages, from epoch 0 to the last, of a run whose backbone has `blocks` blocks."""
     stages: list[Stage] = []
     for settings in config.phase_configs():
         start, before = (stages[-1].epochs.stop, stages[-1].blocks) if stages else (0, -1)
@@ -35,21 +35,11 @@ def plan_stages(config: TrialConfig, blocks: int) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def stage_at(stages: Sequence[Stage], epoch: int) -> int:
-    """Number, from 0, of the stage that epoch number `epoch`, from 0, belongs to."""
-    return next(number for number, stage in enumerate(stages) if epoch in stage.epochs)
-
-
-def last_phase(config: TrialConfig) -> range:
-    """The epochs, from 0, of the last phase; of the whole run, where it has one phase."""
-    return range(config.epochs - config.phase_configs()[-1].epochs, config.epochs)
-
-
 def _levels(settings: TrialConfig, blocks: int, before: int) -> Sequence[int]:
-    """How many blocks train, step by step, in a phase after one that ended with `before` blocks; -1: there is none.
+    """Return the numbers of trainable blocks, step by step, in a phase after one that ended with `before` blocks.
 
-    A gradual unfreezing adds one block at a time. The first phase of a run begins with the head alone, as that of
-    ULMFiT does (Howard and Ruder 2018, arXiv 1801.06146, section 3.3).
+    `before` is -1 in the first phase. Gradual unfreezing adds one block at a time, and begins with the head alone in
+    the first phase, as in ULMFiT (Howard and Ruder 2018, arXiv 1801.06146, section 3.3).
     """
     reached = trainable_blocks(blocks, settings.unfreeze_depth)
     gradual = settings.unfreezing == "gradual" and reached > before
@@ -57,7 +47,17 @@ def _levels(settings: TrialConfig, blocks: int, before: int) -> Sequence[int]:
 
 
 def _spread(levels: Sequence[int], epochs: range) -> list[tuple[int, range]]:
-    """The levels evenly over the epochs, the last to the end; levels are left out where epochs are too few."""
+    """Spread the levels evenly over the epochs; levels are left out if there are fewer epochs than levels."""
     bounds = [number * len(epochs) // len(levels) for number in range(len(levels) + 1)]
     spans = zip(levels, pairwise(bounds), strict=True)
     return [(level, epochs[first:end]) for level, (first, end) in spans if first < end]
+
+
+def stage_at(stages: Sequence[Stage], epoch: int) -> int:
+    """Return the number, from 0, of the stage that epoch number `epoch`, from 0, belongs to."""
+    return next(number for number, stage in enumerate(stages) if epoch in stage.epochs)
+
+
+def last_phase(config: TrialConfig) -> range:
+    """Return the epochs, from 0, of the last phase; all epochs of a run of one phase."""
+    return range(config.epochs - config.phase_configs()[-1].epochs, config.epochs)

@@ -1,13 +1,11 @@
-"""What was found out about this machine, remembered in `<cache>/speed.json`.
+"""Tuning of the compute format: precision and memory format are measured once for a backbone, and stored.
 
-Several workers may write at once: each replaces the whole file atomically, and an entry that is lost in such a race is
-only found out again.
+bf16 is not always faster: on a CPU it slows the backward pass of depthwise convolutions. fp16 is tried only if the
+device has no bf16: it is no faster, and large activations overflow in it. Of two formats about equally fast the first
+is taken, so that noise does not decide.
 
-Which precision and memory format: measured on this machine for this backbone, for a second or two, and remembered.
-
-bf16 is not always the faster one: on a CPU it slows the backward pass of depthwise convolutions. fp16 is offered only
-where the device has no bf16: it is no faster, and large activations overflow in it. Of two formats about as fast the
-one that comes first is taken, so that noise does not decide what a trial computes in.
+Results are stored in the autotune cache `<cache>/speed.json`. Several workers may write at once: each replaces the
+whole file atomically, and an entry lost in such a race is measured again.
 """
 
 from __future__ import annotations
@@ -34,51 +32,20 @@ from search_spaces import TrialConfig
 log = logging.getLogger(__name__)
 
 NAME = "speed.json"
-
-
-def recall(cache: Path, key: str) -> Any:
-    """The value under `key`; None where there is none or the file cannot be read."""
-    return _entries(cache).get(key)
-
-
-def remember(cache: Path, key: str, value: Any) -> None:
-    """Put a JSON-ready value under `key`. Where that cannot be written, a warning says so and nothing else happens."""
-    content = json.dumps({**_entries(cache), key: value}, indent=1, sort_keys=True)
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        write_file(cache / NAME, content)
-    except OSError as error:
-        log.warning("%s is not remembered: %s cannot be written: %s", key, cache / NAME, error.strerror)
-
-
-def get_or_set(cache: Path, key: str, value: Any) -> Any:
-    """`value`, remembered under `key`; or what another process has put there meanwhile, so that all go the same way."""
-    known = recall(cache, key)
-    if known is not None:
-        return known
-    remember(cache, key, value)
-    return value
-
-
-def _entries(cache: Path) -> dict[str, Any]:
-    try:
-        entries = json.loads((cache / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return entries if isinstance(entries, dict) else {}
-
+"""File of the autotune cache in its folder."""
 
 GAIN = 1.1
-"""How many times faster than those before it a format must be to be taken."""
+"""Factor by which a format must be faster than those before it to be taken."""
 
 STEP_SECONDS = 0.3
-"""A measured step is made smaller until it takes about this long."""
+"""Approximate duration of a measured step; its batch is made smaller to reach it."""
 
 REPEATS = 3
+"""Measured steps of a format; the fastest counts."""
 
 
 def device_name(device: torch.device) -> str:
-    """The device in words: the GPU's name, or what the CPU can do and with how many threads."""
+    """Return the device in words: the GPU's name, or the CPU's instruction set and the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
@@ -87,10 +54,10 @@ def device_name(device: torch.device) -> str:
 def choose_format(
     config: TrialConfig, model: Classifier, device: torch.device, cache: Path | None, should_stop: ShouldStop = never
 ) -> ComputeFormat:
-    """The fastest format for a training step of `model`; a given `config.precision` is obeyed.
+    """Return the fastest format for a training step of `model`; a precision that `config` sets is kept.
 
-    Without a cache nothing is measured: float32 on a CPU, bfloat16 on a GPU, channels last. TrainingInterrupted when
-    asked to stop between two measured steps; nothing is remembered then.
+    Without a cache nothing is measured: the format is float32 on a CPU, bfloat16 on a GPU, channels last. Raises
+    TrainingInterrupted when stopped between two measured steps; then nothing is stored.
     """
     if cache is None:
         default = offered(device)[-1] if device.type == "cuda" else "fp32"
@@ -100,14 +67,14 @@ def choose_format(
     if known is not None:
         return ComputeFormat.from_dict(known)
     chosen = fastest(config, model, device, should_stop)
-    # Of two workers that measured at once the second takes the first one's: a trial that moves goes on as it began.
+    # Of two workers that measure at once the second takes the first one's result, so both compute alike.
     return ComputeFormat.from_dict(get_or_set(cache, key, chosen.to_dict()))
 
 
 def fastest(
     config: TrialConfig, model: Classifier, device: torch.device, should_stop: ShouldStop = never
 ) -> ComputeFormat:
-    """Measure a few training steps in each format; `model` and all generators are left as they are."""
+    """Measure a few training steps in each format; `model` and all generators stay unchanged."""
     with seeded(0, device):
         images = torch.rand(max(2, config.batch_size), 3, config.image_size, config.image_size, device=device)
         images = images[: _small_enough(copy.deepcopy(model).to(device), images, should_stop)]
@@ -127,21 +94,21 @@ def fastest(
 
 
 def offered(device: torch.device) -> tuple[str, ...]:
-    """The precisions that `auto` chooses from on a device, the plainest first."""
+    """Return the precisions that `auto` chooses from on a device, fp32 first."""
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "fp32", "fp16"
     return "fp32", "bf16"
 
 
 def _options(precision: str, device: torch.device) -> Iterator[ComputeFormat]:
-    """The formats to measure, in the order in which they are taken where they are as fast."""
+    """Yield the formats to measure; of equally fast formats the first is taken."""
     for name in offered(device) if precision == "auto" else [precision]:
         yield ComputeFormat(name, channels_last=True)
         yield ComputeFormat(name, channels_last=False)
 
 
 def _clearly_fastest(costs: Mapping[ComputeFormat, float]) -> ComputeFormat:
-    """The first format, or a later one that is GAIN times as fast as the one chosen before it."""
+    """Return the first format, or a later one that is GAIN times as fast as the one chosen before it."""
     first, *others = costs
     chosen = first
     for option in others:
@@ -151,7 +118,7 @@ def _clearly_fastest(costs: Mapping[ComputeFormat, float]) -> ComputeFormat:
 
 
 def _cost(option: ComputeFormat, model: Classifier, images: torch.Tensor, should_stop: ShouldStop) -> float:
-    """Seconds of a step."""
+    """Return the seconds of the fastest of REPEATS steps."""
     device = images.device
     network = option.place(copy.deepcopy(model), device).train()
     batch = images.to(option.dtype).contiguous(memory_format=option.memory_format)
@@ -161,7 +128,7 @@ def _cost(option: ComputeFormat, model: Classifier, images: torch.Tensor, should
 
 
 def _small_enough(network: Classifier, images: torch.Tensor, should_stop: ShouldStop) -> int:
-    """How many of `images` a step takes about STEP_SECONDS for; two at least, for the sake of BatchNorm."""
+    """Return for how many of `images` a step takes about STEP_SECONDS; at least two, which BatchNorm needs."""
     few = images[: min(4, len(images))]
     step = ComputeFormat(channels_last=False)
     scaling = _Scaling(step, network, images.device)
@@ -171,7 +138,7 @@ def _small_enough(network: Classifier, images: torch.Tensor, should_stop: Should
 
 
 class _Scaling:
-    """Loss scaling as in training: fp16 pays for a pass over all gradients in each step, the others for nothing."""
+    """Loss scaling as in training: fp16 takes a pass over all gradients in each step, other precisions none."""
 
     def __init__(self, option: ComputeFormat, network: Classifier, device: torch.device) -> None:
         self._scaler = torch.amp.GradScaler(device.type, enabled=option.precision == "fp16")
@@ -179,7 +146,7 @@ class _Scaling:
         self._optimiser = torch.optim.SGD(trained, lr=0.0)
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Gradients of `loss`, scaled up, then down again."""
+        """Compute the gradients of `loss`, scaled up, then down again."""
         torch.autograd.backward(self._scaler.scale(loss))
         if self._scaler.is_enabled():
             self._scaler.unscale_(self._optimiser)
@@ -194,7 +161,7 @@ def _step(option: ComputeFormat, network: Classifier, batch: torch.Tensor, scali
 
 
 def _timed(action: Callable[[], None], device: torch.device) -> float:
-    """Seconds that `action` takes, the device's part included."""
+    """Return the seconds that `action` takes, including work on the device."""
     started = time.perf_counter()
     action()
     if device.type == "cuda":
@@ -203,8 +170,9 @@ def _timed(action: Callable[[], None], device: torch.device) -> float:
 
 
 def _key(config: TrialConfig, device: torch.device) -> str:
-    """What decides which format is faster. Batch size and depth change the speed, but hardly the order, and a search
-    that measured each of their combinations would spend seconds on every trial."""
+    """Return the key of the measurement in the autotune cache."""
+    # Batch size and unfreeze depth are left out: they change the speed, but hardly the order of the formats, and a
+    # search that measured each of their combinations would spend seconds on every trial.
     return " | ".join(
         [
             network_name(config),
@@ -215,3 +183,35 @@ def _key(config: TrialConfig, device: torch.device) -> str:
             f"torch {torch.__version__}",
         ]
     )
+
+
+def recall(cache: Path, key: str) -> Any:
+    """Return the cache's value under `key`; None if there is none or the file cannot be read."""
+    return _entries(cache).get(key)
+
+
+def remember(cache: Path, key: str, value: Any) -> None:
+    """Store a JSON-ready value under `key`; if the file cannot be written, only log a warning."""
+    content = json.dumps({**_entries(cache), key: value}, indent=1, sort_keys=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        write_file(cache / NAME, content)
+    except OSError as error:
+        log.warning("%s is not remembered: %s cannot be written: %s", key, cache / NAME, error.strerror)
+
+
+def get_or_set(cache: Path, key: str, value: Any) -> Any:
+    """Return the value under `key`, which another process may have stored meanwhile, or store `value` and return it."""
+    known = recall(cache, key)
+    if known is not None:
+        return known
+    remember(cache, key, value)
+    return value
+
+
+def _entries(cache: Path) -> dict[str, Any]:
+    try:
+        entries = json.loads((cache / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return entries if isinstance(entries, dict) else {}

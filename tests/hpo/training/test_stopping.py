@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpo.training.stopping import Chance, Guard, collapse
+from hpo.training.stopping import Chance, Guard, collapse_reason
 
 CHANCE = Chance(majority=0.2, images=500)
 
@@ -12,7 +12,7 @@ def run(*epochs: tuple[float, int]) -> str | None:
     guard = Guard()
     for accuracy, predicted in epochs:
         guard = guard.after(accuracy, predicted=predicted)
-        reason = collapse(guard, CHANCE, accuracy)
+        reason = collapse_reason(guard, CHANCE, accuracy)
         if reason:
             return reason
     return None
@@ -44,7 +44,7 @@ def test_a_single_class_counts_from_the_second_epoch_running() -> None:
 def test_luck_on_few_images_is_not_clearly_above_chance() -> None:
     few = Chance(majority=0.5, images=10)
     guard = Guard().after(0.8, predicted=2).after(0.5, predicted=1)
-    assert collapse(guard, few, 0.5) is None
+    assert collapse_reason(guard, few, 0.5) is None
 
 
 @pytest.mark.parametrize("guard", [Guard(), Guard(best=0.75, single=1)])
