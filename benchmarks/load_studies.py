@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import TrialState
 from sqlalchemy import Engine, event
 
-from hpo.data import KnownImages
+from hpo.data import ImageDigests
 from hpo.search.strategy import make_pruner, make_sampler, sampler_for_trial
 from hpo.search.trial_record import TrialProgress
 from hpo.search.trial_reporter import TrialReporter
@@ -106,7 +106,7 @@ class LeasedStudy:
             db=db, study=study, worker=Worker(device="cpu"), sampler=sampler_for_trial(method.sampler, 0),
             space=SearchSpace.from_dict(SPACE), metric="accuracy", seed=0, store=open_store(folder, "load"), keep=1,
             dataset=_no_data, device="cpu", cache=folder, asked_to_stop=_never, out_of_time=_never,
-            read_clock=lambda: None, standing=EvictionOrder(()), patience=RetryPolicy(), known=KnownImages(),
+            read_clock=lambda: None, standing=EvictionOrder(()), patience=RetryPolicy(), known=ImageDigests(),
         )  # fmt: skip
 
     def run_trial(self, pause: float = 0.0) -> int | NoTrial:

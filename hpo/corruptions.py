@@ -20,7 +20,7 @@ from hpo.errors import UsageError
 
 Image = npt.NDArray[np.uint8]
 
-Alteration = Callable[[Image, int, np.random.Generator], Image]
+Corruption = Callable[[Image, int, np.random.Generator], Image]
 """An image (S, S, 3) uint8, a step from 0 to 4, and the draws, to a new image of that shape."""
 
 VERSION = 2
@@ -97,7 +97,7 @@ def _channel_shuffle(image: Image, step: int, rng: np.random.Generator) -> Image
     return _rounded((1 - share) * image + share * image[..., orders[rng.integers(len(orders))]])
 
 
-_ALTERATIONS: Mapping[str, Alteration] = MappingProxyType(
+_FUNCTIONS: Mapping[str, Corruption] = MappingProxyType(
     {
         "noise": _noise,
         "blur": _blur,
@@ -112,7 +112,7 @@ _ALTERATIONS: Mapping[str, Alteration] = MappingProxyType(
     }
 )
 
-CORRUPTIONS = tuple(_ALTERATIONS)
+CORRUPTIONS = tuple(_FUNCTIONS)
 """Their names, in the order in which results are shown."""
 
 
@@ -121,11 +121,11 @@ def corrupt(image: Image, name: str, severity: int, rng: np.random.Generator) ->
 
     Raises UsageError on another name or severity.
     """
-    if name not in _ALTERATIONS:
-        raise UsageError(f"alteration is {name!r}, but must be one of {', '.join(CORRUPTIONS)}")
+    if name not in _FUNCTIONS:
+        raise UsageError(f"corruption is {name!r}, but must be one of {', '.join(CORRUPTIONS)}")
     if severity not in SEVERITIES:
         raise UsageError(f"severity is {severity}, but must be a whole number from 1 to {len(SEVERITIES)}")
-    return np.ascontiguousarray(_ALTERATIONS[name](image, severity - 1, rng))
+    return np.ascontiguousarray(_FUNCTIONS[name](image, severity - 1, rng))
 
 
 def _sign(rng: np.random.Generator) -> int:

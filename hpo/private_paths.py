@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 
-def place_name(path: str | Path) -> str:
+def public_path(path: str | Path) -> str:
     """The last part of an absolute path, of this system or of Windows; everything else as it is."""
     text = str(path)
     for kind in (PurePosixPath, PureWindowsPath):
@@ -21,26 +21,26 @@ def place_name(path: str | Path) -> str:
     return text
 
 
-def place_from_here(path: str | Path) -> str:
-    """A path below the current folder from there on, so that it can be used again; else as `place_name` gives it."""
+def public_path_from_here(path: str | Path) -> str:
+    """A path below the current folder from there on, so that it can be used again; else as `public_path` gives it."""
     if Path(path).is_absolute() and Path(path).is_relative_to(Path.cwd()):
         return str(Path(path).relative_to(Path.cwd()))
-    return place_name(path)
+    return public_path(path)
 
 
-def command_without_places(command: str) -> str:
+def public_command(command: str) -> str:
     """A command with every absolute path in its words by its name, behind a `=` too; what is no command stays."""
     try:
         words = shlex.split(command)
     except ValueError:
         return command
     parts = [word.rpartition("=") for word in words]
-    return shlex.join(f"{before}{sign}{place_name(value)}" for before, sign, value in parts)
+    return shlex.join(f"{before}{sign}{public_path(value)}" for before, sign, value in parts)
 
 
-def shared_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a configuration, the weights file by its name alone."""
     values = dict(config)
     if values.get("weights"):
-        values["weights"] = place_name(values["weights"])
+        values["weights"] = public_path(values["weights"])
     return values

@@ -60,7 +60,7 @@ COMPLEX = frozenset(
         "hpo.cli.watching._watch_lines",
         "hpo.data.arrays._meant",
         "hpo.data.arrays._numbered",
-        "hpo.data.depth.deep_of_file",
+        "hpo.data.depth.deep_image_from_file",
         "hpo.data.layout._class_first",
         "hpo.data.layout._refuse_mixed",
         "hpo.data.layout._refuse_same_folders",

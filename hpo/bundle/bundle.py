@@ -6,7 +6,7 @@
     classes.json        {"0": name, "1": name, …}
     validation.npz      labels (n,) int64 and logits (n, C) float32 in the order of the validation part; where known;
                         of an ensemble or a soup also crossed (n, C): each image by members chosen without it
-    images.npy          digests of the images that the model was made with, by part: see `KnownImages`; where known
+    images.npy          digests of the images that the model was made with, by part: see `ImageDigests`; where known
 
 Tensors and JSON only, no code. The folder appears whole or not at all, and is checked when read.
 """
@@ -23,7 +23,7 @@ from typing import Any
 from hpo.bundle.json_files import json_text, parse_json, read_bytes, read_json
 from hpo.bundle.manifest import FORMAT, Manifest, Validation, read_validation
 from hpo.bundle.stored_metrics import METRICS, check_metrics, with_openings_of
-from hpo.data import KnownImages
+from hpo.data import ImageDigests
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import Logits
 from hpo.files import write_folder
@@ -41,7 +41,7 @@ class Extras:
     """The fields of `Bundle` that only some bundles have."""
 
     crossed: Logits | None = None
-    known: KnownImages | None = None
+    known: ImageDigests | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Bundle:
     as its own model has trained on these images. None where they are not known."""
     crossed: Logits | None = None
     """(n, C) float32, of ensembles and soups: the same images, each by members that were chosen without it."""
-    known: KnownImages | None = None
+    known: ImageDigests | None = None
     """The images that the model was made with; None in bundles of earlier versions of hpo."""
 
     @property
@@ -120,9 +120,9 @@ def _check_classes(manifest: Manifest, files: Mapping[str, bytes], validation: V
         )
 
 
-def _known_images(content: bytes, source: Path) -> KnownImages:
+def _known_images(content: bytes, source: Path) -> ImageDigests:
     try:
-        return KnownImages.from_bytes(content)
+        return ImageDigests.from_bytes(content)
     except (ValueError, EOFError) as error:
         raise BundleError(f"{source} cannot be read ({error}); export the bundle again") from None
 

@@ -26,7 +26,7 @@ from hpo.bundle.stored_metrics import new_opening
 from hpo.data import (
     Dataset,
     DataSummary,
-    KnownImages,
+    ImageDigests,
     Part,
     PartName,
     Progress,
@@ -301,7 +301,7 @@ def _of_own(bundle: Bundle, whole: WholeData, data: Path, cache: Path, name: Par
     overlap = Overlap(len(part), len(part), 0)
     tests: tuple[str, ...] = ()
     if name == "test":
-        part, overlap = without_known(part, bundle.known or KnownImages.of(dataset), data)
+        part, overlap = without_known(part, bundle.known or ImageDigests.of(dataset), data)
         tests = (digest_of_part(part),)
     return Selection(
         part, name, whole.fingerprint, own=True, summary=summarise_part(whole, part, name), overlap=overlap,
@@ -309,7 +309,7 @@ def _of_own(bundle: Bundle, whole: WholeData, data: Path, cache: Path, name: Par
     )  # fmt: skip
 
 
-def without_known(part: Part, known: KnownImages | None, data: Path) -> tuple[Part, Overlap]:
+def without_known(part: Part, known: ImageDigests | None, data: Path) -> tuple[Part, Overlap]:
     """The images of `part` that took no part in making a model; DataError where none is left."""
     if known is None:
         return part, Overlap(len(part), None, 0)

@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from hpo.data import DataOrigin
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import Logits
-from hpo.private_paths import shared_config
+from hpo.private_paths import public_config
 from search_spaces import FORMER_DEFAULTS, TrialConfig
 
 
@@ -149,7 +149,7 @@ class Member(_Section):
 
 def shared(config: TrialConfig) -> TrialConfig:
     """The configuration as it leaves this machine: the weights file by its name, without the folder that it lies in."""
-    return config.replace(weights=shared_config({"weights": config.weights})["weights"])
+    return config.replace(weights=public_config({"weights": config.weights})["weights"])
 
 
 class Manifest(_Section):

@@ -18,7 +18,7 @@ from hpo.cli.teamwork import LocalWorkerOptions, team_options
 from hpo.cli.trial_list import WIDTH, create_or_open_trial_list, name_option, train_trial_list, trial_list_plan
 from hpo.errors import UsageError
 from hpo.hints import hint
-from hpo.private_paths import shared_config
+from hpo.private_paths import public_config
 
 if TYPE_CHECKING:
     import optuna
@@ -192,5 +192,5 @@ def _tell(ctx: click.Context, found: list[AblationOutcome], task: _Task, study: 
     about = provenance_of(command_line(ctx), seed=task.manifest.data.seed, study=study, data=data)
     print_outcomes(Console(width=None if sys.stdout.isatty() else WIDTH), found, about)
     out = ctx.params["out"]
-    write_outputs(out, files(found, shared_config(task.config.to_dict()), about))
+    write_outputs(out, files(found, public_config(task.config.to_dict()), about))
     click.echo(f"\n{out}: table.md, table.csv, figure.svg, figure.png, results.json")

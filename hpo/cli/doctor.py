@@ -40,15 +40,15 @@ def doctor_command(
     Each line is OK or !! with the fix; the exit code is 1 when anything is to be mended. Some images of each class are
     decoded, all of a small data set; those of a study that this host has not seen before are decoded once.
     """
-    from hpo.doctor import Subject, examine
+    from hpo.doctor import DoctorTargets, run_checks
     from storage import quiet_optuna
 
     quiet_optuna()
-    subject = Subject(
+    targets = DoctorTargets(
         home=home, artifacts=artifacts_folder(artifacts, home), cache=cache_folder(home), device=device,
         storage=with_password(storage), study=study, data=data,
     )  # fmt: skip
-    found = list(examine(subject)) if as_json else _printed(examine(subject))
+    found = list(run_checks(targets)) if as_json else _printed(run_checks(targets))
     well = all(check.ok for check in found)
     if as_json:
         click.echo(strict_json({"ok": well, "checks": [check.to_dict() for check in found]}, indent=2))

@@ -9,7 +9,7 @@ import click
 
 from hpo.cli.connect import cache_folder
 from hpo.cli.options import Location, UserPath, debug_option, device_option, home_option, threads_option
-from hpo.private_paths import place_name
+from hpo.private_paths import public_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +58,7 @@ def explain_command(
         model = load(folder, device)
     names, pixels = _read_images(images, model, limit)
     found = explain(model, names, pixels, target=target, method=method)
-    write_png(out, draw_cards(found.cards, f"{place_name(bundle)}: {found.method}"), optimize=True)
+    write_png(out, draw_cards(found.cards, f"{public_path(bundle)}: {found.method}"), optimize=True)
     _print_summary(out, found)
 
 

@@ -14,8 +14,8 @@ summary                    what was understood of a data set, in lines and as JS
 
 from hpo.data.dataset import Dataset, Images, Labels, LeftOut, Part, PartName, Progress, Unreadable, WholeData
 from hpo.data.decode import decode, fit, fit_array
+from hpo.data.digests import ImageDigests, digest_of_part, split_digest
 from hpo.data.folders import read_file
-from hpo.data.known import KnownImages, digest_of_part, split_digest
 from hpo.data.opening import open_dataset, open_whole
 from hpo.data.origin import DataOrigin
 from hpo.data.split import SplitOptions
@@ -27,8 +27,8 @@ __all__ = [
     "DataOrigin",
     "DataSummary",
     "Dataset",
+    "ImageDigests",
     "Images",
-    "KnownImages",
     "Labels",
     "LeftOut",
     "Part",

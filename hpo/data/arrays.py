@@ -63,9 +63,9 @@ class ArraySource:
             members = image_members(archive)
             labels = [_labels(archive, member) for _, member in members]
             names_key, names = _class_names(archive, texts=labels[0].dtype.kind == "U")
-            numbered = _numbered(labels, names, str(self.path))
+            numbered = _number_labels(labels, names, str(self.path))
             used = {name for _, member in members for name in (member.key, _labels_key(member.key))} | {names_key}
-            left_out, notes = _unused(archive, used)
+            left_out, notes = _describe_unused(archive, used)
         records = (
             Record(f"{member.key}[{row}]", int(number), part)
             for (part, member), part_numbers in zip(members, numbered.numbers, strict=True)
@@ -88,7 +88,7 @@ def image_members(archive: zipfile.ZipFile) -> list[tuple[PartName | None, NpyMe
     keys = _keys(archive)
     parts = _image_keys(keys, str(archive.filename))
     if not parts:
-        hint = _renaming(keys, "images", "labels")
+        hint = _rename_hint(keys, "images", "labels")
         raise DataError(f"{archive.filename} has the keys {', '.join(keys) or 'none'}, but must have {_WANTED}{hint}")
     members = [(part, open_member(archive, parts[part])) for part in (None, *PARTS) if part in parts]
     for _, member in members:
@@ -128,7 +128,7 @@ def _image_keys(keys: Sequence[str], where: str) -> dict[PartName | None, str]:
     return parts
 
 
-def _meant(key: str) -> str | None:
+def _suggested_key(key: str) -> str | None:
     """Our key for what a key is often meant for: `train_images` for x_train; None for other keys."""
     words = [word for word in re.split(r"[\W_]+", key.lower()) if word]
     kinds = {kind: [word for word in words if word in names.split()] for kind, names in _OTHER_KEYS.items()}
@@ -144,9 +144,9 @@ def _meant(key: str) -> str | None:
     return f"{part}_{found[0]}" if part and part != "unclear" else None
 
 
-def _renaming(keys: Collection[str], *kinds: str) -> str:
+def _rename_hint(keys: Collection[str], *kinds: str) -> str:
     """`: rename x_train to train_images`; empty where no key is meant for one of these kinds."""
-    meant = {key: ours for key in keys if (ours := _meant(key)) and ours.endswith(kinds)}
+    meant = {key: ours for key in keys if (ours := _suggested_key(key)) and ours.endswith(kinds)}
     return f": rename {', '.join(f'{key} to {ours}' for key, ours in meant.items())}" if meant else ""
 
 
@@ -185,7 +185,9 @@ def _labels(archive: zipfile.ZipFile, images: NpyMember) -> npt.NDArray[Any]:
     """(n,) whole numbers or texts, one per image."""
     key = _labels_key(images.key)
     if f"{key}.npy" not in archive.namelist():
-        hint = _renaming([other for other in _keys(archive) if _meant(other) == key], "labels").replace(":", ", or", 1)
+        hint = _rename_hint([other for other in _keys(archive) if _suggested_key(other) == key], "labels").replace(
+            ":", ", or", 1
+        )
         raise DataError(f"{archive.filename} has {images.key} but no {key}: add {key}, one per image{hint}")
     member = open_member(archive, key)
     where = f"{key} in {archive.filename}"
@@ -204,7 +206,7 @@ def _labels_key(images_key: str) -> str:
     return images_key.removesuffix("images") + "labels"
 
 
-class _Names(NamedTuple):
+class _ClassNames(NamedTuple):
     """Names of the classes, in the order of their numbers."""
 
     classes: tuple[str, ...]
@@ -212,7 +214,7 @@ class _Names(NamedTuple):
     """As `Listing.written`."""
 
 
-def _class_names(archive: zipfile.ZipFile, *, texts: bool) -> tuple[str, _Names | None]:
+def _class_names(archive: zipfile.ZipFile, *, texts: bool) -> tuple[str, _ClassNames | None]:
     """Key and names of the classes; nothing where there are none, or where the labels are the names (`texts`)."""
     key = next((key for key in _CLASS_KEYS if f"{key}.npy" in archive.namelist()), None)
     if key is None or texts:
@@ -222,10 +224,10 @@ def _class_names(archive: zipfile.ZipFile, *, texts: bool) -> tuple[str, _Names 
     names = tuple(class_name(name, where) for name in written)
     if len(set(names)) != len(names):
         raise DataError(f"{key} in {where} has a name twice, but every class needs its own: rename one")
-    return key, _Names(names, written if written != names else ())
+    return key, _ClassNames(names, written if written != names else ())
 
 
-class _Numbered(NamedTuple):
+class _NumberedLabels(NamedTuple):
     """Classes, the labels as positions in them, one array per part, and the labels as they were written."""
 
     classes: tuple[str, ...]
@@ -235,7 +237,7 @@ class _Numbered(NamedTuple):
     """As `Listing.written`."""
 
 
-def _numbered(labels: Sequence[npt.NDArray[Any]], names: _Names | None, path: str) -> _Numbered:
+def _number_labels(labels: Sequence[npt.NDArray[Any]], names: _ClassNames | None, path: str) -> _NumberedLabels:
     """Classes are `names`, or the labels themselves: numbers in their order, texts in that of texts."""
     texts = labels[0].dtype.kind == "U"
     if len({array.dtype.kind == "U" for array in labels}) > 1:
@@ -245,15 +247,15 @@ def _numbered(labels: Sequence[npt.NDArray[Any]], names: _Names | None, path: st
     # As Python's numbers: NumPy has no type for both int64 and uint64, and takes floats, which round.
     rows = [array.tolist() for array in labels]
     if names is None:
-        return _by_value(rows, path, texts=texts)
+        return _number_by_value(rows, path, texts=texts)
     count = len(names.classes)
     wrong = next((value for value in chain.from_iterable(rows) if not 0 <= value < count), None)
     if wrong is not None:
         raise DataError(f"label {wrong} in {path} has no name: with {count} names it must be 0 to {count - 1}")
-    return _Numbered(names.classes, [array.astype(np.int64) for array in labels], earlier=names.earlier)
+    return _NumberedLabels(names.classes, [array.astype(np.int64) for array in labels], earlier=names.earlier)
 
 
-def _by_value(rows: Sequence[Sequence[int | str]], path: str, *, texts: bool) -> _Numbered:
+def _number_by_value(rows: Sequence[Sequence[int | str]], path: str, *, texts: bool) -> _NumberedLabels:
     """The classes are the labels themselves."""
     values = sorted(set(chain.from_iterable(rows)))
     own = {value: class_name(str(value), path) for value in values}
@@ -262,20 +264,20 @@ def _by_value(rows: Sequence[Sequence[int | str]], path: str, *, texts: bool) ->
     numbers = [np.array([position[own[value]] for value in some], dtype=np.int64) for some in rows]
     written = tuple(map(str, values))
     earlier = names_as_written(classes, dict(zip(written, own.values(), strict=True))) if texts else ()
-    return _Numbered(classes, numbers, written, earlier)
+    return _NumberedLabels(classes, numbers, written, earlier)
 
 
-def _unused(archive: zipfile.ZipFile, used: set[str]) -> tuple[tuple[LeftOut, ...], list[str]]:
+def _describe_unused(archive: zipfile.ZipFile, used: set[str]) -> tuple[tuple[LeftOut, ...], list[str]]:
     """What is in the `.npz` beside the arrays `used`, and lines on arrays that look like a split or like groups."""
-    names = {key: _texts(archive, key) for key in _keys(archive) if key not in used}
+    names = {key: _text_values(archive, key) for key in _keys(archive) if key not in used}
     arrays = (LeftOut("array", len(names), tuple(names)),) if names else ()
     files = left_out_files(name for name in archive.namelist() if not name.endswith(".npy"))
-    named = [] if used.intersection(_CLASS_KEYS) else [key for key in names if _meant(key) == "classes"]
+    named = [] if used.intersection(_CLASS_KEYS) else [key for key in names if _suggested_key(key) == "classes"]
     notes = [f"array {key} looks like names of classes, but is not read: rename it to classes" for key in named]
     return (*files, *arrays), [*notes, *unused_notes("array", names, split_known=False)]
 
 
-def _texts(archive: zipfile.ZipFile, key: str) -> Collection[str]:
+def _text_values(archive: zipfile.ZipFile, key: str) -> Collection[str]:
     """The different values of an array of texts; none for other arrays, which are not read."""
     try:
         member = open_member(archive, key)

@@ -12,7 +12,7 @@ from hpo.files import atomic_folder, exclusive_lock
 
 
 @contextmanager
-def exclusive(cache: Path) -> Iterator[None]:
+def lock_cache(cache: Path) -> Iterator[None]:
     """Hold the cache's lock against other processes and threads, waiting for it; what a killed maker left is removed.
 
     The kernel releases the lock of a process that dies, so a crashed process never blocks others.
@@ -31,7 +31,7 @@ def exclusive(cache: Path) -> Iterator[None]:
 
 
 @contextmanager
-def new_pack_folder(target: Path) -> Iterator[Path]:
+def atomic_pack_folder(target: Path) -> Iterator[Path]:
     """Yield a folder that becomes `target` when the block ends. Hold the cache's lock. DataError for a full disk."""
     try:
         with atomic_folder(target) as folder:

@@ -25,8 +25,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from hpo.data import digests
 from hpo.data.dataset import Images
-from hpo.data.depth import FULL, Deep, deep_of_array, deep_of_file
-from hpo.data.formats import PILLOW_FORMATS, what_else, without_metadata
+from hpo.data.depth import FULL, DeepImage, deep_image_from_array, deep_image_from_file
+from hpo.data.formats import PILLOW_FORMATS, describe_content, without_metadata
 from hpo.data.records import Payload
 from hpo.errors import DataError
 
@@ -68,10 +68,10 @@ _UPRIGHT = {
 
 
 @dataclass(frozen=True, slots=True)
-class Original:
+class PlainImage:
     """An image in its plain form."""
 
-    picture: Image.Image | Deep
+    picture: Image.Image | DeepImage
     """RGB of 8 bits, or 16 bits whose white level is not decided yet."""
     pages: int = 1
     """Pages or frames of the file; the picture is the first."""
@@ -79,20 +79,20 @@ class Original:
     @property
     def largest(self) -> int | None:
         """The largest value of 16 bits for which the white level must be known from elsewhere; else None."""
-        return self.picture.largest if isinstance(self.picture, Deep) else None
+        return self.picture.largest if isinstance(self.picture, DeepImage) else None
 
     def digest(self) -> str:
         """32 hex digits; equal ones are duplicates. The white level plays no role."""
-        plain = self.picture.plain() if isinstance(self.picture, Deep) else self.picture
+        plain = self.picture.plain() if isinstance(self.picture, DeepImage) else self.picture
         if isinstance(plain, Image.Image):
             return digests.of_image(plain)
         return digests.of_image(_rgb(Image.fromarray(plain))) if plain.dtype == np.uint8 else digests.of_payload(plain)
 
-    def squared(self, size: int, white: int | None = None) -> Images:
+    def centre_square(self, size: int, white: int | None = None) -> Images:
         """The centre square as (size, size, 3) uint8; `white` as in `fit`."""
-        if isinstance(self.picture, Deep):
-            return squared(_rgb(Image.fromarray(self.picture.eight_bits(white or FULL))), size)
-        return squared(self.picture, size)
+        if isinstance(self.picture, DeepImage):
+            return centre_square(_rgb(Image.fromarray(self.picture.eight_bits(white or FULL))), size)
+        return centre_square(self.picture, size)
 
 
 def fit(payload: Payload | Image.Image, size: int, white: int | None = None) -> Images:
@@ -100,8 +100,8 @@ def fit(payload: Payload | Image.Image, size: int, white: int | None = None) -> 
 
     `white` is the value of 16 bits that becomes 255, where the file gives no other; None is 65535.
     """
-    with original(payload) as image:
-        return image.squared(size, white)
+    with plain_image(payload) as image:
+        return image.centre_square(size, white)
 
 
 def decode(data: bytes, size: int, white: int | None = None) -> Images:
@@ -115,7 +115,7 @@ def fit_array(array: npt.NDArray[Any], size: int, white: int | None = None) -> I
 
 
 @contextmanager
-def original(payload: Payload | Image.Image) -> Iterator[Original]:
+def plain_image(payload: Payload | Image.Image) -> Iterator[PlainImage]:
     """The image in its plain form.
 
     What is packed, and what tells duplicates, is made of this image alone. So it is decoded in full: a JPEG decoded
@@ -131,7 +131,7 @@ def original(payload: Payload | Image.Image) -> Iterator[Original]:
             yield _from_array(payload, held)
 
 
-def squared(image: Image.Image, size: int) -> Images:
+def centre_square(image: Image.Image, size: int) -> Images:
     """The centre square of an RGB image, resampled where it must be, as (size, size, 3) uint8."""
     if image.size != (size, size):
         side = min(image.size)
@@ -155,7 +155,7 @@ def refuse_long(stored: int) -> None:
 
 
 @contextmanager
-def pillow_unheard() -> Iterator[None]:
+def silence_pillow() -> Iterator[None]:
     """Silence Pillow's warnings: what it warns of ends in an image or in a reason of ours. Not for use in threads."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\b")
@@ -167,44 +167,44 @@ def _too_large(pixels: int) -> str:
     return f"{megapixels:.1f} megapixels, more than the limit of {MAX_MEGAPIXELS} megapixels: scale it down"
 
 
-def _take_turn(pixels: int, held: ExitStack) -> None:
+def _wait_if_large(pixels: int, held: ExitStack) -> None:
     """DataError for an image that is too large; a large one waits until no other is decoded, as long as it is held."""
     refuse_large(pixels)
     if pixels > _LARGE_PIXELS:
         held.enter_context(_one_large_image)
 
 
-def _from_file(data: bytes, held: ExitStack) -> Original:
+def _from_file(data: bytes, held: ExitStack) -> PlainImage:
     """The first page of a file. Metadata are no reason to lose an image: where it fails, it is read without them."""
     if not data:
         raise DataError("empty file (0 bytes)")
-    with _faults_told(data):
+    with _translate_faults(data):
         try:
-            return _read(data, held)
+            return _decode_file(data, held)
         except _FAULTS:
             plain = without_metadata(data)
             if plain is None:
                 raise
             held.close()
-            return _read(plain, held)
+            return _decode_file(plain, held)
 
 
-def _read(data: bytes, held: ExitStack) -> Original:
+def _decode_file(data: bytes, held: ExitStack) -> PlainImage:
     with Image.open(BytesIO(data), formats=PILLOW_FORMATS) as image:
-        _take_turn(image.width * image.height, held)
-        return Original(_plain(image, data), _pages(image, data))
+        _wait_if_large(image.width * image.height, held)
+        return PlainImage(_plain(image, data), _pages(image, data))
 
 
-def _from_picture(image: Image.Image, held: ExitStack) -> Original:
+def _from_picture(image: Image.Image, held: ExitStack) -> PlainImage:
     """An image that the caller has opened, at the page where it stands; it is not changed."""
-    _take_turn(image.width * image.height, held)
-    with _faults_told(b""):
-        return Original(_plain(image, None))
+    _wait_if_large(image.width * image.height, held)
+    with _translate_faults(b""):
+        return PlainImage(_plain(image, None))
 
 
-def _plain(image: Image.Image, data: bytes | None) -> Image.Image | Deep:
+def _plain(image: Image.Image, data: bytes | None) -> Image.Image | DeepImage:
     """An opened image in its plain form; `data` are the bytes of its file."""
-    if deep := deep_of_file(image, data):
+    if deep := deep_image_from_file(image, data):
         return deep.upright(_orientation(image))
     image.load()
     rgb, orientation = _rgb(image), _orientation(image)
@@ -212,12 +212,12 @@ def _plain(image: Image.Image, data: bytes | None) -> Image.Image | Deep:
 
 
 @contextmanager
-def _faults_told(data: bytes) -> Iterator[None]:
+def _translate_faults(data: bytes) -> Iterator[None]:
     """Turns what Pillow raises into a DataError; `data` are the bytes of the file."""
     try:
         yield
     except UnidentifiedImageError:
-        raise DataError(what_else(data)) from None
+        raise DataError(describe_content(data)) from None
     except Image.DecompressionBombError as error:
         raise DataError(_too_large(int(re.findall(r"\d+", str(error))[0]))) from None
     except _FAULTS as error:
@@ -247,19 +247,19 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _from_array(array: npt.NDArray[Any], held: ExitStack) -> Original:
+def _from_array(array: npt.NDArray[Any], held: ExitStack) -> PlainImage:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or not array.size:
         raise DataError(f"pixels have shape {array.shape}, but must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
-    _take_turn(array.shape[0] * array.shape[1], held)
+    _wait_if_large(array.shape[0] * array.shape[1], held)
     if array.dtype.newbyteorder("=") == np.uint16:
-        return Original(deep_of_array(array))
+        return PlainImage(deep_image_from_array(array))
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * np.uint8(255)
     if array.dtype != np.uint8:
         raise DataError(f"pixels are {array.dtype}, but must be uint8 (0 to 255), uint16 or bool")
-    return Original(_rgb(Image.fromarray(array)))
+    return PlainImage(_rgb(Image.fromarray(array)))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -49,7 +49,7 @@ TiffImagePlugin.OPEN_INFO.setdefault((TiffImagePlugin.MM, _WHITE_IS_ZERO, (1,), 
 
 
 @dataclass(frozen=True, slots=True)
-class Deep:
+class DeepImage:
     """An image of 16 bits."""
 
     values: Values
@@ -62,13 +62,13 @@ class Deep:
     @property
     def largest(self) -> int | None:
         """The largest value of a colour; None where the file says which is white."""
-        return int(self._colours.max()) if self.white is None else None
+        return int(self._read_colours.max()) if self.white is None else None
 
     @property
-    def _colours(self) -> Values:
+    def _read_colours(self) -> Values:
         return self.values[..., :3] if self.values.ndim == 3 else self.values
 
-    def upright(self, orientation: int) -> Deep:
+    def upright(self, orientation: int) -> DeepImage:
         """Turned by what an EXIF orientation undoes; as it is where there is no such orientation."""
         turn = _TURNS.get(orientation)
         return replace(self, values=np.ascontiguousarray(turn(self.values))) if turn else self
@@ -127,17 +127,17 @@ def reached_levels(largest: Counter[int]) -> Counter[int]:
     return reached
 
 
-def deep_of_array(array: npt.NDArray[Any]) -> Deep:
+def deep_image_from_array(array: npt.NDArray[Any]) -> DeepImage:
     """Pixels (H, W), (H, W, 3) or (H, W, 4) uint16 of either byte order; DataError for an implausible transparency."""
     if array.ndim == 3 and array.shape[2] == 4 and 0 < array[..., 3].max() <= WHITE_LEVELS[-2]:
         raise DataError(
             f"the fourth channel of 16 bits, transparency, has values up to {int(array[..., 3].max())}, but 65535 is "
             "opaque: scale it, or leave it out"
         )
-    return Deep(array.astype(np.uint16, copy=False))
+    return DeepImage(array.astype(np.uint16, copy=False))
 
 
-def deep_of_file(image: Image.Image, data: bytes | None) -> Deep | None:
+def deep_image_from_file(image: Image.Image, data: bytes | None) -> DeepImage | None:
     """The 16 bits of an image that Pillow has opened from `data` and not loaded; None where it has fewer.
 
     Without `data` the bytes are taken from the file that Pillow holds open; DataError where it has loaded the image
@@ -146,22 +146,24 @@ def deep_of_file(image: Image.Image, data: bytes | None) -> Deep | None:
     It is upright already where it is a TIFF. Raises what Pillow raises on damaged files, and DataError.
     """
     raw, maxval = _raw_mode(image)
-    by_file = _is_read_by_us(image)
+    by_file = _needs_own_reader(image)
     if data is None and by_file:
-        data = _still_stored(image)
+        data = _stored_bytes(image)
     elif data is None and _lost_depth(image):
         raise DataError("16-bit values, of which Pillow keeps 8 bits when it loads them: give the path or the bytes")
     if data is not None and isinstance(image, ImageFile.ImageFile) and maxval > 255:
-        return _of_pnm(image, data, maxval)
+        return _read_pnm(image, data, maxval)
     if image.mode.startswith("I;16"):
         image.load()
         white = 4095 if raw == "I;12" else None
-        return Deep(_with_key(image), white, _tag(image, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO)
+        return DeepImage(
+            _with_transparency(image), white, _tag(image, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO
+        )
     if raw in ("I;16S", "I;16BS"):
-        return _of_signed(image)
+        return _read_signed(image)
     if data is not None and by_file:
         image.load()
-        return deep_of_array(_colours(image, data))
+        return deep_image_from_array(_read_colours(image, data))
     return None
 
 
@@ -175,13 +177,13 @@ def _raw_mode(image: Image.Image) -> tuple[str, int]:
     return str(args), FULL if args == "I;16B" and image.format == "PPM" else 0
 
 
-def _is_read_by_us(image: Image.Image) -> bool:
+def _needs_own_reader(image: Image.Image) -> bool:
     """Whether Pillow would lose bits, or the value of white, of an image that is not loaded."""
     raw, maxval = _raw_mode(image)
     return maxval > 255 or (image.mode in ("RGB", "RGBA") and bool(_DEEP_COLOURS.match(raw)))
 
 
-def _still_stored(image: Image.Image) -> bytes:
+def _stored_bytes(image: Image.Image) -> bytes:
     """The bytes of the file of an image that is opened and not loaded; the file is left where it stood."""
     if image.tell():
         raise DataError(f"16-bit colours of page {image.tell() + 1} of a file: save that page as PNG")
@@ -202,7 +204,7 @@ def _lost_depth(image: Image.Image) -> bool:
         return image.mode != "I" and max(bits) == 16
     try:
         with Image.open(image.filename, formats=(str(image.format),)) as again:
-            return _is_read_by_us(again)
+            return _needs_own_reader(again)
     except (OSError, SyntaxError, ValueError):
         return False  # it came from a stream, or its file is gone
 
@@ -212,7 +214,7 @@ def _tag(image: Image.Image, tag: int) -> Any:
     return image.tag_v2.get(tag) if isinstance(image, TiffImagePlugin.TiffImageFile) else None
 
 
-def _of_pnm(image: ImageFile.ImageFile, data: bytes, maxval: int) -> Deep:
+def _read_pnm(image: ImageFile.ImageFile, data: bytes, maxval: int) -> DeepImage:
     """PGM and PPM, plain or binary: of their colours Pillow reads 8 bits only, and it loops over values in Python."""
     shape = (image.height, image.width, 3) if data[1:2] in b"36" else (image.height, image.width)
     count, offset = int(np.prod(shape)), image.tile[0][2]
@@ -222,18 +224,18 @@ def _of_pnm(image: ImageFile.ImageFile, data: bytes, maxval: int) -> Deep:
         values = np.frombuffer(data, ">u2", count, offset)
     if values.size != count or values.max() > maxval or values.min() < 0:
         raise ValueError(f"it must hold {count} values from 0 to {maxval}")
-    return Deep(values.reshape(shape).astype(np.uint16), maxval if maxval < FULL else None)
+    return DeepImage(values.reshape(shape).astype(np.uint16), maxval if maxval < FULL else None)
 
 
-def _of_signed(image: Image.Image) -> Deep:
+def _read_signed(image: Image.Image) -> DeepImage:
     image.load()
     values = np.asarray(image)
     if values.min() < 0:
         raise DataError("signed 16-bit pixels below 0, without a known range: save it with 8 or 16 bits, unsigned")
-    return Deep(values.astype(np.uint16))
+    return DeepImage(values.astype(np.uint16))
 
 
-def _with_key(image: Image.Image) -> Values:
+def _with_transparency(image: Image.Image) -> Values:
     """Grey values (H, W), or (H, W, 4) where a PNG names one of them as transparent."""
     values = np.asarray(image).astype(np.uint16)
     key = image.info.get("transparency")
@@ -242,7 +244,7 @@ def _with_key(image: Image.Image) -> Values:
     return np.stack([values, values, values, np.where(values == key, 0, FULL).astype(np.uint16)], axis=-1)
 
 
-def _colours(image: Image.Image, data: bytes) -> Values:
+def _read_colours(image: Image.Image, data: bytes) -> Values:
     """(H, W, 3) or (H, W, 4) by OpenCV; Pillow has made sure that the file is whole."""
     import cv2
 

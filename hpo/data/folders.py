@@ -20,7 +20,7 @@ from hpo.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FolderEntry:
     """A file or folder below a folder."""
 
     name: str
@@ -44,7 +44,7 @@ class FolderSource:
         self.path = path
 
     @cached_property
-    def _found(self) -> list[Found]:
+    def _found(self) -> list[FolderEntry]:
         return list(walk(self.path))
 
     @cached_property
@@ -80,22 +80,22 @@ def read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def walk(folder: Path) -> Iterator[Found]:
+def walk(folder: Path) -> Iterator[FolderEntry]:
     """Files and folders below a folder, sorted within each; hidden ones are left out."""
-    return _walk(folder, "", ())
+    return _walk_below(folder, "", ())
 
 
-def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[Found]:
+def _walk_below(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[FolderEntry]:
     """`above` holds (device, inode) of the folders that lead here: a link back to one of them is not followed."""
     entries, here = _visible(folder)
     if here in above:
         return
     for entry in entries:
         if _is_folder(entry):
-            yield Found(prefix + entry.name, True, "")
-            yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", (*above, here))
+            yield FolderEntry(prefix + entry.name, True, "")
+            yield from _walk_below(folder / entry.name, f"{prefix}{entry.name}/", (*above, here))
         else:
-            yield Found(prefix + entry.name, False, _stamp(folder, entry))
+            yield FolderEntry(prefix + entry.name, False, _stamp(folder, entry))
 
 
 def _visible(folder: Path) -> tuple[list[os.DirEntry[str]], tuple[int, int]]:
@@ -105,11 +105,11 @@ def _visible(folder: Path) -> tuple[list[os.DirEntry[str]], tuple[int, int]]:
         with os.scandir(folder) as entries:
             visible = sorted((entry for entry in entries if not is_hidden(entry.name)), key=lambda entry: entry.name)
     except OSError as error:
-        raise _not_listed(folder, error) from None
+        raise _unlistable(folder, error) from None
     return visible, (status.st_dev, status.st_ino)
 
 
-def _not_listed(folder: Path, error: OSError) -> DataError:
+def _unlistable(folder: Path, error: OSError) -> DataError:
     return DataError(f"{readable(str(folder))} cannot be listed ({error.strerror}): mend its permissions")
 
 
@@ -129,5 +129,5 @@ def _stamp(folder: Path, entry: os.DirEntry[str]) -> str:
         except OSError:
             status = entry.stat(follow_symlinks=False)
     except OSError as error:  # the folder may be listed, but not entered
-        raise _not_listed(folder, error) from None
+        raise _unlistable(folder, error) from None
     return digests.stamp(status)

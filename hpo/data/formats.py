@@ -96,7 +96,7 @@ def is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower().removeprefix(".") in SUFFIXES
 
 
-def what_else(data: bytes) -> str:
+def describe_content(data: bytes) -> str:
     """In words, with the way out, what a file is that begins with `data` and that no decoder knows."""
     head = data[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf")
     for pattern, words in _DAMAGED:
@@ -108,9 +108,9 @@ def what_else(data: bytes) -> str:
     return f"not an image of a known format ({', '.join(SUFFIXES)})"
 
 
-def what_by_name(data: bytes) -> str:
+def describe_misnamed_file(data: bytes) -> str:
     """In words, with the way out, what a file is that begins with `data` and whose name is not that of an image."""
-    words = what_else(data)
+    words = describe_content(data)
     if words.startswith("not an image"):
         return words
     return f"looks like an image, but its name has none of the suffixes {', '.join(SUFFIXES)}: rename it"

@@ -39,7 +39,7 @@ _WAY_OUT = "rename to train/, val/, test/"
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Tree:
     """A data set below the folders around it."""
 
     where: str
@@ -58,7 +58,7 @@ class _Place:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _LevelPlan:
     """Which level is what."""
 
     class_level: int
@@ -87,8 +87,10 @@ def arrange(files: Sequence[str], folders: Iterable[str], where: str) -> Listing
     if not images:
         others = f"; {left_out_line(left_out)}" if left_out else ""
         raise DataError(f"{where} has no images: put {', '.join(SUFFIXES)} files into one folder per class{others}")
-    place = _without_around(_Place(where, [_levels(name) for name in images], [_levels(name) for name in folders]))
-    plan, place = _understood(place)
+    place = _strip_enclosing_folders(
+        _Tree(where, [_levels(name) for name in images], [_levels(name) for name in folders])
+    )
+    plan, place = _plan_levels(place)
     raw = _raw_classes(place, plan)
     number = {name: position for position, name in enumerate(sorted(set(raw.values())))}
     records = tuple(
@@ -113,18 +115,18 @@ def _levels(path: str) -> Levels:
     return tuple(path.split("/"))
 
 
-def _without_around(place: _Place) -> _Place:
+def _strip_enclosing_folders(place: _Tree) -> _Tree:
     """The data set below every folder that holds all the rest and is neither a class nor a part."""
     while True:
         tops = {levels[0] for levels in place.images if len(levels) > 1}
         others = {levels[0] for levels in [*place.images, *place.folders]} - tops
-        if len(tops) != 1 or others or not _is_around(next(iter(tops)), place.images):
+        if len(tops) != 1 or others or not _is_enclosing(next(iter(tops)), place.images):
             return place
         inner = [levels[1:] for levels in place.folders if len(levels) > 1]
-        place = _Place(place.where, [levels[1:] for levels in place.images], inner)
+        place = _Tree(place.where, [levels[1:] for levels in place.images], inner)
 
 
-def _is_around(top: str, images: Sequence[Levels]) -> bool:
+def _is_enclosing(top: str, images: Sequence[Levels]) -> bool:
     """Whether the only folder, which holds all images, is to be looked through."""
     deep = [levels for levels in images if len(levels) > 2]
     is_class_of_parts = (
@@ -133,14 +135,14 @@ def _is_around(top: str, images: Sequence[Levels]) -> bool:
     return bool(deep) and not part_of(top) and not is_class_of_parts
 
 
-def _understood(place: _Place) -> tuple[_Plan, _Place]:
+def _plan_levels(place: _Tree) -> tuple[_LevelPlan, _Tree]:
     """The plan, and the place with doubled folders of parts (seg_train/seg_train) written once."""
     tops = place.tops()
-    _refuse_loose(place, 0)
+    _refuse_loose_images(place, 0)
     meanings = {top: part_in(top) for top in tops}
     if all(meanings.values()) and (len(set(meanings.values())) > 1 or all(map(part_of, tops))):
-        place, notes = _undoubled(place)
-        _refuse_loose(place, 1)
+        place, notes = _merge_doubled_folders(place)
+        _refuse_loose_images(place, 1)
         plan = _parts_first(meanings, place, notes)
         _refuse_inner_parts(place, plan)
         return plan, place
@@ -148,21 +150,21 @@ def _understood(place: _Place) -> tuple[_Plan, _Place]:
     if parted := _class_first(tops, place.where):
         return parted, place
     _refuse_same_folders(tops, place.where)
-    plan = _Plan(0)
+    plan = _LevelPlan(0)
     _refuse_inner_parts(place, plan)
     return plan, place
 
 
-def _parts_first(meanings: dict[str, Meaning | None], place: _Place, notes: Sequence[str]) -> _Plan:
+def _parts_first(meanings: dict[str, Meaning | None], place: _Tree, notes: Sequence[str]) -> _LevelPlan:
     """The plan of train/ val/ test/ of class folders. Parts under other names are told, and empty ones."""
-    parts = _decided(meanings, place.where)
+    parts = _require_clear_parts(meanings, place.where)
     told = [*notes, *part_notes({f"{top}/": part for top, part in parts.items()})]
     empty = sorted({levels[0] for levels in place.folders if part_of(levels[0])} - set(parts))
     told += [f"{name}/ holds no image" for name in empty]
-    return _Plan(1, 0, parts, tuple(told))
+    return _LevelPlan(1, 0, parts, tuple(told))
 
 
-def _decided(meanings: dict[str, Meaning | None], where: str) -> dict[str, PartName]:
+def _require_clear_parts(meanings: dict[str, Meaning | None], where: str) -> dict[str, PartName]:
     """Part by folder name; DataError where a name stands for more than one."""
     parts: dict[str, PartName] = {}
     for name, meaning in meanings.items():
@@ -172,7 +174,7 @@ def _decided(meanings: dict[str, Meaning | None], where: str) -> dict[str, PartN
     return parts
 
 
-def _undoubled(place: _Place) -> tuple[_Place, list[str]]:
+def _merge_doubled_folders(place: _Tree) -> tuple[_Tree, list[str]]:
     """Without the second of two folders of one part, where it is all that the first holds."""
     doubled = {
         top: inner
@@ -185,12 +187,12 @@ def _undoubled(place: _Place) -> tuple[_Place, list[str]]:
     def undo(levels: Levels) -> Levels:
         return levels[:1] + levels[2:] if levels[1:2] == (doubled.get(levels[0]),) else levels
 
-    return _Place(place.where, list(map(undo, place.images)), list(map(undo, place.folders))), [
+    return _Tree(place.where, list(map(undo, place.images)), list(map(undo, place.folders))), [
         f"{top}/{inner}/ is read as {top}/" for top, inner in sorted(doubled.items())
     ]
 
 
-def _refuse_loose(place: _Place, depth: int) -> None:
+def _refuse_loose_images(place: _Tree, depth: int) -> None:
     """DataError for an image that lies above the class folders, which are at level `depth`."""
     loose = next((levels for levels in place.images if len(levels) <= depth + 1), None)
     if loose:
@@ -216,7 +218,7 @@ def _refuse_mixed(tops: dict[str, list[Levels]], where: str) -> None:
         )
 
 
-def _class_first(tops: dict[str, list[Levels]], where: str) -> _Plan | None:
+def _class_first(tops: dict[str, list[Levels]], where: str) -> _LevelPlan | None:
     """The plan of classes that each hold their parts; None where none does, DataError where some do."""
     inner = {top: {levels[0] for levels in below if len(levels) > 1} for top, below in tops.items()}
     holding = sorted(top for top in tops if _holds_parts(inner[top], tops[top]))
@@ -235,9 +237,9 @@ def _class_first(tops: dict[str, list[Levels]], where: str) -> _Plan | None:
             f"{where} holds {_folders(sorted(tops))}, each with {_folders(names)} of more folders: this looks like "
             "several data sets; give one of them"
         )
-    parts = _decided({name: part_of(name) for name in names}, where)
+    parts = _require_clear_parts({name: part_of(name) for name in names}, where)
     told = ", ".join(f"{name}/ is {part}" for name, part in parts.items())
-    return _Plan(0, 1, parts, (f"each class folder holds its parts: {told}",))
+    return _LevelPlan(0, 1, parts, (f"each class folder holds its parts: {told}",))
 
 
 def _holds_parts(inner: set[str], below: Sequence[Levels]) -> bool:
@@ -273,7 +275,7 @@ def _refuse_same_folders(tops: dict[str, list[Levels]], where: str) -> None:
         )
 
 
-def _refuse_inner_parts(place: _Place, plan: _Plan) -> None:
+def _refuse_inner_parts(place: _Tree, plan: _LevelPlan) -> None:
     """DataError where parts lie somewhere inside a class."""
     found: dict[str, dict[Meaning, str]] = defaultdict(dict)
     for levels in place.images:
@@ -288,7 +290,7 @@ def _refuse_inner_parts(place: _Place, plan: _Plan) -> None:
             )
 
 
-def _raw_classes(place: _Place, plan: _Plan) -> dict[str, str]:
+def _raw_classes(place: _Tree, plan: _LevelPlan) -> dict[str, str]:
     """Name of a class folder -> name of the class, for every class folder, empty ones among them."""
     level = plan.class_level
     raw = {levels[level] for levels in place.images}
@@ -298,7 +300,7 @@ def _raw_classes(place: _Place, plan: _Plan) -> dict[str, str]:
     return {name: class_name(name, place.where) for name in raw}
 
 
-def _nested(place: _Place, plan: _Plan) -> list[str]:
+def _nested(place: _Tree, plan: _LevelPlan) -> list[str]:
     """One line on the sub-folders that were read as part of their class."""
     inner: dict[str, set[str]] = defaultdict(set)
     for levels in place.images:

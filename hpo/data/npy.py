@@ -69,7 +69,7 @@ class NpyMember:
 
     def rows(self) -> Iterator[npt.NDArray[Any]]:
         """Every row in order; one block of rows is in memory at a time, and as long as one of them is held."""
-        with _translated(self.archive, self.key), self.archive.open(f"{self.key}.npy") as stream:
+        with _translate_faults(self.archive, self.key), self.archive.open(f"{self.key}.npy") as stream:
             _read_header(stream)
             for start in range(0, self.shape[0], self.rows_at_once):
                 count = min(self.rows_at_once, self.shape[0] - start)
@@ -80,7 +80,7 @@ class NpyMember:
 def open_member(archive: zipfile.ZipFile, key: str) -> NpyMember:
     """The header of an array; DataError where it holds objects, is cut short, too long or lies in Fortran order."""
     refuse_packing(archive.getinfo(f"{key}.npy"), key, str(archive.filename))
-    with _translated(archive, key), archive.open(f"{key}.npy") as stream:
+    with _translate_faults(archive, key), archive.open(f"{key}.npy") as stream:
         shape, fortran, dtype = _read_header(stream)
         header_bytes = stream.tell()
     where = f"{key} in {archive.filename}"
@@ -117,7 +117,7 @@ def _exactly(stream: IO[bytes], count: int) -> bytes:
 
 
 @contextmanager
-def _translated(archive: zipfile.ZipFile, key: str) -> Iterator[None]:
+def _translate_faults(archive: zipfile.ZipFile, key: str) -> Iterator[None]:
     """Turns what a damaged member raises into a DataError."""
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
@@ -13,8 +14,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from hpo.data.archives import ZipSource
+from hpo.data.arrays import ArraySource
 from hpo.data.dataset import Dataset, LeftOut, Part, PartName, Progress, Unreadable, WholeData
-from hpo.data.decode import pillow_unheard
+from hpo.data.decode import silence_pillow
+from hpo.data.folders import FolderSource
 from hpo.data.names import class_name, shortened
 from hpo.data.pack import (
     Pack,
@@ -24,19 +28,25 @@ from hpo.data.pack import (
 )
 from hpo.data.pipeline import decode_all
 from hpo.data.records import PARTS, Listing, Source
-from hpo.data.sources import open_source
-from hpo.data.split import SplitOptions, assign_splits, check_classes, count_leaking, disagreement
+from hpo.data.split import SplitOptions, assign_splits, check_classes, count_leaking, label_conflicts
 from hpo.data.summary import DataSummary, left_out_line
+from hpo.data.tables import TableSource
 from hpo.errors import DataError
 
 StrPath = str | os.PathLike[str]
 
 _SHOWN = 3
 
-_TRIED = 500
+_FEW_IMAGES = 500
 """Images of a data set up to which a inspect_data decodes all."""
 
-_LOOK_SIZE = 32
+_INSPECTION_SIZE = 32
+
+_KINDS: dict[str, type[ZipSource] | type[ArraySource] | type[TableSource]] = {
+    ".zip": ZipSource,
+    ".npz": ArraySource,
+    ".csv": TableSource,
+}
 
 
 def open_dataset(
@@ -103,7 +113,7 @@ def open_whole(  # noqa: PLR0913 - all but the path by name
     known = tuple(classes) if classes is not None else pack.manifest.classes
     groups = pack.manifest.groups
     return WholeData(
-        part=_relabelled(pack, rows, known, path),
+        part=_relabel(pack, rows, known, path),
         classes=known,
         fingerprint=pack.manifest.fingerprint,
         given_parts=frozenset(given for given in pack.manifest.given if given),
@@ -136,7 +146,7 @@ def inspect_data(path: StrPath, *, split: SplitOptions | None = None, max_unread
     source = open_source(path)
     listing = source.listing()
     _check_listing(listing)
-    tried = _sampled(source, listing, _rows_to_try(listing.labels))
+    tried = _decode_sample(source, listing, _rows_to_try(listing.labels))
     _refuse_unreadable_class(tried, listing)
     whole = len(tried) + len(tried.unreadable) == len(listing.records)
     if whole:
@@ -162,19 +172,19 @@ def inspect_data(path: StrPath, *, split: SplitOptions | None = None, max_unread
 
 def _rows_to_try(labels: npt.NDArray[np.int64]) -> set[int]:
     """All rows of a small data set; else the first, the middle and the last of each class."""
-    if len(labels) <= _TRIED:
+    if len(labels) <= _FEW_IMAGES:
         return set(range(len(labels)))
     rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     return {int(of_class[at]) for of_class in rows for at in (0, len(of_class) // 2, -1)}
 
 
-def _sampled(source: Source, listing: Listing, rows: set[int]) -> PackManifest:
+def _decode_sample(source: Source, listing: Listing, rows: set[int]) -> PackManifest:
     """The chosen images, decoded at a small size, as the manifest of a pack that is not written."""
-    draft = PackManifestDraft(_LOOK_SIZE, listing.classes, listing.left_out, listing.notes)
+    draft = PackManifestDraft(_INSPECTION_SIZE, listing.classes, listing.left_out, listing.notes)
     records = iter([record for row, record in enumerate(listing.records) if row in rows])
-    with pillow_unheard(), source.reads() as reads:
+    with silence_pillow(), source.reads() as reads:
         chosen = (read for row, read in enumerate(islice(reads, max(rows) + 1)) if row in rows)
-        with closing(decode_all(chosen, _LOOK_SIZE, source.chunk)) as chunks:
+        with closing(decode_all(chosen, _INSPECTION_SIZE, source.chunk)) as chunks:
             for decoded in chain.from_iterable(chunks):
                 draft.add(next(records), decoded)
     return draft.finish()
@@ -216,7 +226,7 @@ def _left_out(left_out: tuple[LeftOut, ...]) -> list[str]:
 
 def _notes(manifest: PackManifest) -> tuple[str, ...]:
     """What was noticed when the pack was made, and images whose duplicates have another label."""
-    said = disagreement(manifest.label_array, manifest.groups, manifest.names)
+    said = label_conflicts(manifest.label_array, manifest.groups, manifest.names)
     return (*manifest.notes, said) if said else manifest.notes
 
 
@@ -256,7 +266,7 @@ def _rows_of(manifest: PackManifest, part: PartName | None, path: StrPath) -> np
     return rows
 
 
-def _relabelled(pack: Pack, rows: npt.NDArray[np.int64], known: Sequence[str], path: StrPath) -> Part:
+def _relabel(pack: Pack, rows: npt.NDArray[np.int64], known: Sequence[str], path: StrPath) -> Part:
     """The rows as a part whose labels are positions in `known`."""
     part = pack.part(rows)
     own = pack.manifest.classes
@@ -269,3 +279,29 @@ def _relabelled(pack: Pack, rows: npt.NDArray[np.int64], known: Sequence[str], p
         )
     table = np.array([number.get(name, -1) for name in own], dtype=np.int64)
     return replace(part, labels=table[part.labels])
+
+
+def open_source(path: str | os.PathLike[str]) -> Source:
+    """The source at a path, nothing read yet; DataError where there is nothing, or nothing of a known kind."""
+    path = require_path(path)
+    if path.is_dir():
+        return FolderSource(path)
+    if kind := _KINDS.get(path.suffix.lower()):
+        return kind(path)
+    raise DataError(f"{path} is a file, but must be a folder of class folders, or a .zip, .npz or .csv file")
+
+
+def require_path(path: str | os.PathLike[str]) -> Path:
+    """The path; DataError where nothing is there, or neither a folder nor an ordinary file."""
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path} does not exist: give the path of a folder, or of a .zip, .npz or .csv file") from None
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be reached ({error.strerror}): mend the link, or the permissions of the folders above it"
+        ) from None
+    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        raise DataError(f"{path} is a pipe, socket or device, but must be a folder or an ordinary file: copy it to one")
+    return path

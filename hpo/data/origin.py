@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from hpo.data.dataset import Dataset, Progress, WholeData
 from hpo.data.depth import FULL
-from hpo.data.known import split_digest
+from hpo.data.digests import split_digest
 from hpo.data.names import plain, shortened
 from hpo.data.opening import open_dataset
 from hpo.data.split import SplitOptions
@@ -44,7 +44,7 @@ class DataOrigin(BaseModel):
     class_counts: dict[str, int] = {}
     """Images of each class, in the order of the classes."""
     split_digest: str | None = None
-    """Of which images validate and which test: see `hpo.data.known.split_digest`."""
+    """Of which images validate and which test: see `hpo.data.digests.split_digest`."""
     white_level: int | None = None
     """The value of 16-bit images that became 255, as in `Dataset`; None where there were none, or it was not kept."""
 
@@ -65,11 +65,11 @@ class DataOrigin(BaseModel):
         )
 
     @classmethod
-    def from_facts(cls, facts: Mapping[str, Any], fingerprint: str) -> Self:
+    def from_spec(cls, facts: Mapping[str, Any], fingerprint: str) -> Self:
         """From the facts that a study stores, which hold more than these fields (the classes)."""
         return cls(fingerprint=fingerprint, **{key: facts[key] for key in cls.model_fields if key in facts})
 
-    def facts(self, classes: Sequence[str]) -> dict[str, Any]:
+    def to_spec(self, classes: Sequence[str]) -> dict[str, Any]:
         """What a study stores, beside the fingerprint."""
         return {"classes": list(classes), **self.model_dump(mode="json", exclude={"fingerprint"})}
 
@@ -148,11 +148,13 @@ class DataOrigin(BaseModel):
         found = [
             *_classes("new", [name for name in after if known and here[name] not in then.values()]),
             *_classes("gone", [name for name in known if then[name] not in here.values()]),
-            *_spelled([name for name in known if name not in after and then[name] in here.values()]),
+            *_changed_spelling([name for name in known if name not in after and then[name] in here.values()]),
             *_images(sum((before or self.counts).values()), sum(after.values())),
         ]
         if before and not found:
-            found = [f"{name} {_more(after[name] - n)}" for name, n in before.items() if after[name] != n][:_NAMED]
+            found = [f"{name} {_difference(after[name] - n)}" for name, n in before.items() if after[name] != n][
+                :_NAMED
+            ]
         parts = images_by_part(dataset)
         if self.counts and not found and parts != self.counts:
             found = [f"as many images in other parts ({_parts(parts)}; then {_parts(self.counts)})"]
@@ -177,7 +179,7 @@ def _classes(state: str, names: Sequence[str]) -> list[str]:
     return [f"class {shown} is {state}" if len(names) == 1 else f"classes {shown} are {state}"]
 
 
-def _spelled(names: Sequence[str]) -> list[str]:
+def _changed_spelling(names: Sequence[str]) -> list[str]:
     """Names of which only the Unicode form, or blanks around them, is another one."""
     if not names:
         return []
@@ -195,7 +197,7 @@ def _images(before: int, after: int) -> list[str]:
     return [f"{abs(after - before):,} {images} {'more' if after > before else 'fewer'} ({after:,}, then {before:,})"]
 
 
-def _more(difference: int) -> str:
+def _difference(difference: int) -> str:
     return f"{abs(difference):,} {'more' if difference > 0 else 'fewer'}"
 
 

@@ -24,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo.data import digests
-from hpo.data.cache import exclusive, new_pack_folder, refuse_too_little_space
+from hpo.data.cache import atomic_pack_folder, lock_cache, refuse_too_little_space
 from hpo.data.dataset import Images, Labels, LeftOut, Part, PartName, Progress, Unreadable
-from hpo.data.decode import pillow_unheard
+from hpo.data.decode import silence_pillow
 from hpo.data.depth import FULL, depth_note, reached_levels, white_level
 from hpo.data.names import shortened
 from hpo.data.pipeline import Decoded, decode_all
@@ -52,7 +52,7 @@ class PackManifest:
     stored: tuple[str, ...]
     """Digests of the images as they are stored."""
     pixels: tuple[str, ...]
-    """Digests of the images at their stored size, as `decode.original` gives them: equal ones are duplicates."""
+    """Digests of the images at their stored size, as `decode.plain_image` gives them: equal ones are duplicates."""
     unreadable: tuple[Unreadable, ...]
     fingerprint: str
     """Of the content of all images, the unreadable ones among them."""
@@ -126,7 +126,7 @@ class PackManifestDraft:
         self._largest: Counter[int] = Counter()
         self._paged: list[tuple[str, int]] = []
         self._white = white
-        self._written = written
+        self._write_images = written
 
     @property
     def own_white(self) -> int | None:
@@ -168,7 +168,7 @@ class PackManifestDraft:
             pixels=tuple(decoded.seen for _, decoded in self._rows),
             unreadable=tuple(self._unreadable),
             fingerprint=self._fingerprint(self._classes),
-            earlier_fingerprint=self._fingerprint(self._written) if self._written else "",
+            earlier_fingerprint=self._fingerprint(self._write_images) if self._write_images else "",
             left_out=self._left_out,
             notes=tuple(self._notes),
             white_level=white,
@@ -213,13 +213,13 @@ def open_pack(
     `check` sees the listing before any image is read, and only when the pack must be made. Raises DataError for what is
     wrong with the source, the cache or the disk; then, as after Ctrl-C, nothing half-made is left.
     """
-    own = _opened(source, size, None, cache, check, progress)
+    own = _open_or_make(source, size, None, cache, check, progress)
     if white is None or own.manifest.white_level in (None, white):
         return own
-    return _opened(source, size, white, cache, check, progress)
+    return _open_or_make(source, size, white, cache, check, progress)
 
 
-def _opened(
+def _open_or_make(
     source: Source,
     size: int,
     white: int | None,
@@ -230,19 +230,19 @@ def _opened(
     """As `open_pack`, with a pack of its own for each white level that is asked for."""
     key = digests.of_lines([source.key(), str(size), str(VERSION), *([str(white)] if white else [])])
     folder = cache / f"{source.path.resolve().stem}-{size}px-{key[:16]}"
-    if pack := _read(folder, size):
+    if pack := _read_pack(folder, size):
         return pack
-    with exclusive(cache):
-        pack = _read(folder, size)
+    with lock_cache(cache):
+        pack = _read_pack(folder, size)
         if pack is None:
-            _make(source, _How(size, white), folder, check, progress)
-            pack = _read(folder, size)
+            _make_pack(source, _DecodeOptions(size, white), folder, check, progress)
+            pack = _read_pack(folder, size)
     if pack is None:
         raise RuntimeError(f"the pack {folder} cannot be read right after it was written")
     return pack
 
 
-def _read(folder: Path, size: int) -> Pack | None:
+def _read_pack(folder: Path, size: int) -> Pack | None:
     """The pack in a folder, or None where there is no whole one."""
     try:
         manifest = PackManifest.from_json((folder / "manifest.json").read_text())
@@ -259,47 +259,53 @@ def _read(folder: Path, size: int) -> Pack | None:
 
 
 @dataclass(frozen=True)
-class _How:
+class _DecodeOptions:
     """How images are decoded."""
 
     size: int
     white: int | None
 
 
-def _make(
-    source: Source, how: _How, folder: Path, check: Callable[[Listing], None] | None, progress: Progress | None
+def _make_pack(
+    source: Source,
+    how: _DecodeOptions,
+    folder: Path,
+    check: Callable[[Listing], None] | None,
+    progress: Progress | None,
 ) -> None:
     listing = source.listing()
     if check:
         check(listing)
     refuse_too_little_space(folder.parent, len(listing.records) * (how.size * how.size * 3 + _MANIFEST_BYTES))
 
-    with new_pack_folder(folder) as new:
-        draft = _written(source, listing, how, new / "images.u8", progress)
+    with atomic_pack_folder(folder) as new:
+        draft = _write_images(source, listing, how, new / "images.u8", progress)
         if how.white is None and draft.own_white not in (None, FULL):
             # Which value is white is known when all are read: images of 16 bits that use fewer are decoded once more.
             (new / "images.u8").unlink()
-            again = _How(how.size, draft.own_white)
-            draft = _written(source, listing, again, new / "images.u8", progress)
+            again = _DecodeOptions(how.size, draft.own_white)
+            draft = _write_images(source, listing, again, new / "images.u8", progress)
         write_new_file(new / "manifest.json", [draft.finish().to_json().encode()])
 
 
-def _written(source: Source, listing: Listing, how: _How, path: Path, progress: Progress | None) -> PackManifestDraft:
+def _write_images(
+    source: Source, listing: Listing, how: _DecodeOptions, path: Path, progress: Progress | None
+) -> PackManifestDraft:
     """Write the pixels; the manifest of what was written is returned."""
     draft = PackManifestDraft(how.size, listing.classes, listing.left_out, listing.notes, how.white, listing.written)
-    with closing(_packed(source, listing, how, draft, progress)) as pixels:
+    with closing(_decoded_pixels(source, listing, how, draft, progress)) as pixels:
         write_new_file(path, pixels)
     return draft
 
 
-def _packed(
-    source: Source, listing: Listing, how: _How, draft: PackManifestDraft, progress: Progress | None
+def _decoded_pixels(
+    source: Source, listing: Listing, how: _DecodeOptions, draft: PackManifestDraft, progress: Progress | None
 ) -> Generator[memoryview, None, None]:
     """The pixels of the readable images, one after the other; the draft learns of all of them."""
     records = iter(listing.records)
     done = 0
     decoding = partial(decode_all, size=how.size, chunk=source.chunk, white=how.white)
-    with pillow_unheard(), source.reads() as reads, closing(decoding(reads)) as chunks:
+    with silence_pillow(), source.reads() as reads, closing(decoding(reads)) as chunks:
         for chunk in chunks:
             for decoded in chunk:
                 draft.add(next(records), decoded)

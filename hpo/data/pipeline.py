@@ -10,7 +10,7 @@ from itertools import islice
 
 from hpo.data import digests
 from hpo.data.dataset import Images
-from hpo.data.decode import original
+from hpo.data.decode import plain_image
 from hpo.data.records import Read
 from hpo.device import cores
 from hpo.errors import DataError
@@ -79,8 +79,8 @@ def _decode_one(read: Read, size: int, white: int | None) -> Decoded:
     try:
         payload = read()
         stored = digests.of_payload(payload)
-        with original(payload) as image:
-            pixels = image.squared(size, white)
+        with plain_image(payload) as image:
+            pixels = image.centre_square(size, white)
             return Decoded(pixels, "", stored, image.digest(), image.pages, image.largest)
     except DataError as error:
         return Decoded(None, str(error), stored)

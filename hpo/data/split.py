@@ -87,15 +87,15 @@ def assign_splits(
     }
     _refuse_untrained(codes, labels, classes)
     pool = np.flatnonzero(codes == _CODE["train"])
-    for rows in _by_owner(pool, labels, groups).values():
-        _deal(rows, codes, fractions, options.seed)
+    for rows in _groups_by_class(pool, labels, groups).values():
+        _assign_groups(rows, codes, fractions, options.seed)
     if not (codes == _CODE["val"]).any():
-        raise DataError(_no_validation(labels, groups, names, bool(known)))
+        raise DataError(_no_validation_message(labels, groups, names, bool(known)))
     parts = [name for name in PARTS[1:] if name in known or name in fractions]
-    lacking = {part: _without(part, codes, labels, classes) for part in parts}
-    text = _describe(bool(known), fractions, options.seed, codes, lacking)
+    missing = {part: _missing_classes(part, codes, labels, classes) for part in parts}
+    text = _describe(bool(known), fractions, options.seed, codes, missing)
     return Assignment(
-        codes, text, tuple(_lacking_note(part, absent, part in known) for part, absent in lacking.items() if absent)
+        codes, text, tuple(_missing_note(part, absent, part in known) for part, absent in missing.items() if absent)
     )
 
 
@@ -123,7 +123,7 @@ def _refuse_untrained(codes: npt.NDArray[np.int8], labels: npt.NDArray[np.int64]
         )
 
 
-def _by_owner(
+def _groups_by_class(
     pool: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], groups: Sequence[str]
 ) -> dict[int, dict[str, list[int]]]:
     """Class -> group -> rows, of the groups that may leave train.
@@ -143,23 +143,23 @@ def _by_owner(
     return owned
 
 
-def _deal(
+def _assign_groups(
     rows: dict[str, list[int]],
     codes: npt.NDArray[np.int8],
     fractions: dict[PartName, float],
     seed: int,
 ) -> None:
     """Move groups of one class from train into the parts that want a fraction of it; `codes` is changed in place."""
-    order = sorted(rows, key=lambda group: (_shuffled(seed, group), group))
+    order = sorted(rows, key=lambda group: (_shuffle_key(seed, group), group))
     sizes = {group: len(members) for group, members in rows.items()}
     for part, quota in _quotas(sum(sizes.values()), fractions).items():
-        taken = set(_take(order, sizes, quota))
+        taken = set(_choose_groups(order, sizes, quota))
         order = [group for group in order if group not in taken]
         for group in taken:
             codes[rows[group]] = _CODE[part]
 
 
-def _shuffled(seed: int, group: str) -> bytes:
+def _shuffle_key(seed: int, group: str) -> bytes:
     """A place in the deal that depends on the seed and the content, not on the listing."""
     return hashlib.blake2b(f"{seed}\0{group}".encode(), digest_size=16).digest()
 
@@ -175,7 +175,7 @@ def _quotas(images: int, fractions: dict[PartName, float]) -> dict[PartName, int
     return quotas
 
 
-def _take(order: Sequence[str], sizes: dict[str, int], quota: int) -> list[str]:
+def _choose_groups(order: Sequence[str], sizes: dict[str, int], quota: int) -> list[str]:
     """Groups, in order, that together fit the quota; the smallest where none fits; never the last one there is."""
     if quota == 0 or len(order) < 2:
         return []
@@ -187,9 +187,11 @@ def _take(order: Sequence[str], sizes: dict[str, int], quota: int) -> list[str]:
     return taken or [min(order, key=sizes.__getitem__)]
 
 
-def _no_validation(labels: npt.NDArray[np.int64], groups: Sequence[str], names: Sequence[str], given: bool) -> str:
+def _no_validation_message(
+    labels: npt.NDArray[np.int64], groups: Sequence[str], names: Sequence[str], given: bool
+) -> str:
     """Why no image can be held out, and the way out."""
-    if disagreeing := disagreement(labels, groups, names):
+    if disagreeing := label_conflicts(labels, groups, names):
         why = f"{disagreeing}, and such images stay in train; mend their labels"
     elif given:
         why = "no class has 3 different images outside of the given parts; add some"
@@ -198,7 +200,7 @@ def _no_validation(labels: npt.NDArray[np.int64], groups: Sequence[str], names: 
     return f"no image can be held out to validate on: {why}, or give a val part"
 
 
-def disagreement(labels: npt.NDArray[np.int64], groups: Sequence[str], names: Sequence[str] = ()) -> str:
+def label_conflicts(labels: npt.NDArray[np.int64], groups: Sequence[str], names: Sequence[str] = ()) -> str:
     """`4 images are there under two classes: a/0.jpg and b/copy.jpg, …`; "" where duplicates agree in their labels."""
     rows: dict[str, list[int]] = defaultdict(list)
     for row, group in enumerate(groups):
@@ -206,18 +208,20 @@ def disagreement(labels: npt.NDArray[np.int64], groups: Sequence[str], names: Se
     mixed = [some for some in rows.values() if len({int(labels[row]) for row in some}) > 1]
     if not mixed:
         return ""
-    pairs = [f"{names[some[0]]} and {names[_of_other_label(some, labels)]}" for some in mixed[:_NAMED]] if names else []
+    pairs = (
+        [f"{names[some[0]]} and {names[_row_of_other_label(some, labels)]}" for some in mixed[:_NAMED]] if names else []
+    )
     more = ", …" if pairs and len(mixed) > len(pairs) else ""
     said = f": {', '.join(pairs)}{more}" if pairs else ""
     images = "1 image is" if len(mixed) == 1 else f"{len(mixed):,} images are"
     return f"{images} there under two classes{said}"
 
 
-def _of_other_label(rows: Sequence[int], labels: npt.NDArray[np.int64]) -> int:
+def _row_of_other_label(rows: Sequence[int], labels: npt.NDArray[np.int64]) -> int:
     return next(row for row in rows if labels[row] != labels[rows[0]])
 
 
-def _without(
+def _missing_classes(
     part: PartName, codes: npt.NDArray[np.int8], labels: npt.NDArray[np.int64], classes: Sequence[str]
 ) -> list[str]:
     """Classes of which no image is in the part."""
@@ -225,7 +229,7 @@ def _without(
     return [name for name, count in zip(classes, counts, strict=True) if not count]
 
 
-def _lacking_note(part: PartName, classes: Sequence[str], given: bool) -> str:
+def _missing_note(part: PartName, classes: Sequence[str], given: bool) -> str:
     """The line on classes that a part says nothing about."""
     kind = "class" if len(classes) == 1 else "classes"
     why = "the given part has none"
@@ -243,20 +247,20 @@ def _describe(
     fractions: dict[PartName, float],
     seed: int,
     codes: npt.NDArray[np.int8],
-    lacking: dict[PartName, list[str]],
+    missing: dict[PartName, list[str]],
 ) -> str:
     """The shares as asked for; as they are, with what they lack, where a class is in train alone."""
-    short = {part: classes for part, classes in lacking.items() if classes and part in fractions}
-    missing = [f"no {part} image of {_listed(classes)}" for part, classes in short.items()]
+    short = {part: classes for part, classes in missing.items() if classes and part in fractions}
+    remarks = [f"no {part} image of {_listed(classes)}" for part, classes in short.items()]
     percent = {part: f"{100 * fraction:.3g}" for part, fraction in fractions.items()}
     if any_given:
         made = [f"{part} from train ({share} %)" for part, share in percent.items() if (codes == _CODE[part]).any()]
-        return ", ".join(["as given", *made, *missing, f"seed {seed}"]) if fractions else "as given"
+        return ", ".join(["as given", *made, *remarks, f"seed {seed}"]) if fractions else "as given"
     shares = [f"{100 * (1 - sum(fractions.values())):.3g}", *percent.values()]
     if short:
         parts: tuple[PartName, ...] = ("train", *fractions)
         shares = [f"{100 * np.mean(codes == _CODE[part]):.3g}" for part in parts]
-    return ", ".join([f"stratified {'/'.join(shares)}, seed {seed}", *missing])
+    return ", ".join([f"stratified {'/'.join(shares)}, seed {seed}", *remarks])
 
 
 def count_leaking(given: Sequence[PartName | None], groups: Sequence[str]) -> int:

@@ -19,12 +19,12 @@ import numpy as np
 from hpo.data.archives import member_reads, open_zip, visible_members
 from hpo.data.arrays import ArraySource, image_members, row_reads
 from hpo.data.dataset import Images, Unreadable
-from hpo.data.decode import pillow_unheard
+from hpo.data.decode import silence_pillow
 from hpo.data.folders import read_file, walk
-from hpo.data.formats import HEAD_BYTES, SUFFIXES, is_image, what_by_name
+from hpo.data.formats import HEAD_BYTES, SUFFIXES, describe_misnamed_file, is_image
+from hpo.data.opening import require_path
 from hpo.data.pipeline import Decoded, decode_all
 from hpo.data.records import CHUNK, Read
-from hpo.data.sources import existing
 from hpo.data.tables import listed_files
 from hpo.errors import DataError
 
@@ -72,14 +72,14 @@ def iter_images(
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else paths
     decoding = partial(decode_all, size=size, white=white)
-    return _batches([_found(path) for path in given], decoding, np.empty((batch, size, size, 3), np.uint8))
+    return _batches([_resolve(path) for path in given], decoding, np.empty((batch, size, size, 3), np.uint8))
 
 
-def _found(path: StrPath | PathList) -> Path | Files:
+def _resolve(path: StrPath | PathList) -> Path | Files:
     """What lies at a path, or the files that a list names."""
     if isinstance(path, PathList):
         return ((name, Path(name)) for name in path.paths)
-    path = existing(path)
+    path = require_path(path)
     if path.suffix.lower() == ".csv" and path.is_file():
         return listed_files(path)
     if path.is_dir() or path.suffix.lower() in (".zip", ".npz") or is_image(path.name):
@@ -119,31 +119,31 @@ def _decoded(paths: list[Path | Files], decoding: Decoding) -> Generator[tuple[s
     names: deque[str] = deque()
 
     def reads(stack: ExitStack) -> Iterator[Read]:
-        for name, read in chain.from_iterable(_named(path, stack) for path in paths):
+        for name, read in chain.from_iterable(_named_reads(path, stack) for path in paths):
             names.append(name)
             yield read
 
     with ExitStack() as stack, closing(decoding(reads(stack), chunk=chunk)) as chunks:
-        while some := _next(chunks):
+        while some := _next_chunk(chunks):
             for decoded in some:
                 yield names.popleft(), decoded
 
 
-def _next(chunks: Iterator[list[Decoded]]) -> list[Decoded] | None:
+def _next_chunk(chunks: Iterator[list[Decoded]]) -> list[Decoded] | None:
     """Warnings are silenced around each step only: the caller of a generator has its own in between."""
-    with pillow_unheard():
+    with silence_pillow():
         return next(chunks, None)
 
 
-def _named(path: Path | Files, stack: ExitStack) -> Named:
+def _named_reads(path: Path | Files, stack: ExitStack) -> Named:
     if not isinstance(path, Path):
         return ((name, partial(read_file, file)) for name, file in path)
     if path.is_dir():
         return _files_below(path)
     if path.suffix.lower() == ".zip":
-        return _members(path, stack)
+        return _member_reads(path, stack)
     if path.suffix.lower() == ".npz":
-        return _array_rows(path, stack)
+        return _array_row_reads(path, stack)
     return iter([(str(path), partial(read_file, path))])
 
 
@@ -154,7 +154,7 @@ def _files_below(folder: Path) -> Named:
             yield str(path), partial(read_file if found.is_image else _refuse_kind, path)
 
 
-def _members(path: Path, stack: ExitStack) -> Named:
+def _member_reads(path: Path, stack: ExitStack) -> Named:
     archive = stack.enter_context(open_zip(path))
     members = [member for member in visible_members(archive) if not member.info.is_dir()]
     reads = member_reads(archive, [member.info for member in members])
@@ -167,17 +167,17 @@ def _refuse_kind(path: Path) -> bytes:
     if not path.is_file():
         return read_file(path)  # which says what it is in place of a file
     with path.open("rb") as file:
-        raise DataError(what_by_name(file.read(HEAD_BYTES)))
+        raise DataError(describe_misnamed_file(file.read(HEAD_BYTES)))
 
 
 def _refuse_member(read: Read) -> bytes:
     """The same of a file in a zip."""
     data = read()
     assert isinstance(data, bytes)
-    raise DataError(what_by_name(data[:HEAD_BYTES]))
+    raise DataError(describe_misnamed_file(data[:HEAD_BYTES]))
 
 
-def _array_rows(path: Path, stack: ExitStack) -> Named:
+def _array_row_reads(path: Path, stack: ExitStack) -> Named:
     for _, member in image_members(stack.enter_context(open_zip(path))):
         for row, read in enumerate(row_reads(member)):
             yield f"{path}:{member.key}[{row}]", read

@@ -47,7 +47,7 @@ _MARKS = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _TableRow:
     path: str
     label: str
     given: PartName | None
@@ -56,7 +56,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Table:
-    rows: list[_Row]
+    rows: list[_TableRow]
     left_out: tuple[str, ...]
     """Names of the columns that are not read."""
     notes: tuple[str, ...]
@@ -72,8 +72,8 @@ class TableSource:
 
     @cached_property
     def _table(self) -> _Table:
-        with _faults_told(self.path):
-            return _parsed(_text(self.path.read_bytes()), str(self.path))
+        with _translate_faults(self.path):
+            return _parse_table(_decode_text(self.path.read_bytes()), str(self.path))
 
     @cached_property
     def _files(self) -> list[tuple[Path, os.stat_result]]:
@@ -91,7 +91,7 @@ class TableSource:
         number = {name: position for position, name in enumerate(sorted(set(names.values())))}
         records = tuple(Record(row.path, number[names[row.label]], row.given) for row in table.rows)
         left_out = (LeftOut("column", len(table.left_out), table.left_out),) if table.left_out else ()
-        notes = (*table.notes, *self._repeated(names), *class_notes(tuple(number), names))
+        notes = (*table.notes, *self._check_repeated(names), *class_notes(tuple(number), names))
         return Listing(tuple(number), records, left_out, notes, names_as_written(tuple(number), names))
 
     @contextmanager
@@ -99,7 +99,7 @@ class TableSource:
         """Each read opens one file."""
         yield (partial(read_file, file) for file, _ in self._files)
 
-    def _locate(self, row: _Row) -> tuple[Path, os.stat_result]:
+    def _locate(self, row: _TableRow) -> tuple[Path, os.stat_result]:
         """The file that a row names."""
         for file in _spellings(self.path.parent, row.path):
             try:
@@ -116,9 +116,9 @@ class TableSource:
             f"{row.path}, named by {self.path}, is not a file beside it: mend the path or leave the row out"
         )
 
-    def _repeated(self, names: dict[str, str]) -> list[str]:
+    def _check_repeated(self, names: dict[str, str]) -> list[str]:
         """A line on images that are named more than once; DataError where their rows disagree."""
-        rows: dict[str, list[_Row]] = defaultdict(list)
+        rows: dict[str, list[_TableRow]] = defaultdict(list)
         for row, (file, _) in zip(self._table.rows, self._files, strict=True):
             rows[os.path.normpath(file)].append(row)
         repeated = [group for group in rows.values() if len(group) > 1]
@@ -128,8 +128,8 @@ class TableSource:
                 theirs = (names[other.label], other.given)
                 if theirs != (names[first.label], first.given):
                     raise DataError(
-                        f"{self.path} names {first.path} as {_described(first)} in line {first.line} and as "
-                        f"{_described(other)} in line {other.line}: leave one of the rows out"
+                        f"{self.path} names {first.path} as {_describe_row(first)} in line {first.line} and as "
+                        f"{_describe_row(other)} in line {other.line}: leave one of the rows out"
                     )
         if not repeated:
             return []
@@ -143,8 +143,8 @@ def listed_files(path: Path) -> list[tuple[str, Path]]:
 
     A file that is not there is given as it is named. DataError for a CSV without that column or with an empty cell.
     """
-    with _faults_told(path):
-        reader, header, _, skipped = _opened(_text(path.read_bytes()), ("path",), str(path))
+    with _translate_faults(path):
+        reader, header, _, skipped = _open_reader(_decode_text(path.read_bytes()), ("path",), str(path))
         rows = [(reader.line_num + skipped, cells) for cells in reader if any(cell.strip() for cell in cells)]
     if not rows:
         raise DataError(f"{path} has a header but no rows: add one row per image")
@@ -164,7 +164,7 @@ def _spellings(folder: Path, name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _faults_told(path: Path) -> Iterator[None]:
+def _translate_faults(path: Path) -> Iterator[None]:
     """Turns what reading a table raises into a DataError."""
     try:
         yield
@@ -179,25 +179,25 @@ def _faults_told(path: Path) -> Iterator[None]:
         raise DataError(f"{path} is not a CSV that can be read ({why}): mend it") from None
 
 
-def _described(row: _Row) -> str:
+def _describe_row(row: _TableRow) -> str:
     return f"{row.label} of {row.given}" if row.given else row.label
 
 
-def _text(data: bytes) -> str:
+def _decode_text(data: bytes) -> str:
     """The text of a file in UTF-8, or in what its byte order mark says."""
     return data.decode(next((encoding for mark, encoding in _MARKS if data.startswith(mark)), "utf-8"))
 
 
-def _parsed(text: str, where: str) -> _Table:
-    reader, header, written, skipped = _opened(text, _NEEDED, where)
+def _parse_table(text: str, where: str) -> _Table:
+    reader, header, written, skipped = _open_reader(text, _NEEDED, where)
     column = {name: header.index(name) for name in _USED if name in header}
     rows, values = [], [set[str]() for _ in header]
     for cells in reader:
         if not any(cell.strip() for cell in cells):
             continue
-        _refuse_more(cells, header, f"{where}, line {reader.line_num + skipped}", reader.dialect.delimiter)
+        _refuse_extra_cells(cells, header, f"{where}, line {reader.line_num + skipped}", reader.dialect.delimiter)
         padded = [cell.strip() for cell in cells] + [""] * (len(header) - len(cells))
-        rows.append(_row({name: padded[at] for name, at in column.items()}, reader.line_num + skipped, where))
+        rows.append(_check_row({name: padded[at] for name, at in column.items()}, reader.line_num + skipped, where))
         for at in range(len(header)):
             values[at].add(padded[at])
     if not rows:
@@ -213,17 +213,17 @@ def _parsed(text: str, where: str) -> _Table:
     return _Table(rows, tuple(others), tuple(notes))
 
 
-def _opened(text: str, needed: Sequence[str], where: str) -> tuple[Any, list[str], list[str], int]:
+def _open_reader(text: str, needed: Sequence[str], where: str) -> tuple[Any, list[str], list[str], int]:
     """A reader of the rows, the header folded and as written, and how many lines come before it; it is checked."""
-    delimiter, text, skipped = _delimited(text, needed)
+    delimiter, text, skipped = _find_delimiter(text, needed)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     written = [name.strip() for name in next(reader, [])]
-    header = [_folded(name) for name in written]
+    header = [_normalised(name) for name in written]
     _check_header(header, written, needed, where)
     return reader, header, written, skipped
 
 
-def _delimited(text: str, needed: Sequence[str]) -> tuple[str, str, int]:
+def _find_delimiter(text: str, needed: Sequence[str]) -> tuple[str, str, int]:
     """The delimiter, the text from its header on, and the lines before it: blank ones, and Excel's `sep=;`."""
     lines = text.splitlines(keepends=True)
     at = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
@@ -233,12 +233,14 @@ def _delimited(text: str, needed: Sequence[str]) -> tuple[str, str, int]:
     if said:
         return said[1], rest, at
     first = next(iter(lines[at:]), "")
-    cells = {mark: {_folded(cell) for cell in next(csv.reader([first], delimiter=mark), [])} for mark in _DELIMITERS}
+    cells = {
+        mark: {_normalised(cell) for cell in next(csv.reader([first], delimiter=mark), [])} for mark in _DELIMITERS
+    }
     fit = [mark for mark in _DELIMITERS if cells[mark].issuperset(needed)]
     return (fit or sorted(_DELIMITERS, key=lambda mark: -len(cells[mark])))[0], rest, at
 
 
-def _folded(name: str) -> str:
+def _normalised(name: str) -> str:
     return unicodedata.normalize("NFKC", name).strip().lower()
 
 
@@ -265,7 +267,7 @@ def _check_header(header: Sequence[str], written: Sequence[str], needed: Sequenc
             )
 
 
-def _refuse_more(cells: Sequence[str], header: Sequence[str], where: str, delimiter: str) -> None:
+def _refuse_extra_cells(cells: Sequence[str], header: Sequence[str], where: str, delimiter: str) -> None:
     if any(cell.strip() for cell in cells[len(header) :]):
         raise DataError(
             f"{where}: the row has {len(cells)} cells, but the header names {len(header)}: "
@@ -273,13 +275,13 @@ def _refuse_more(cells: Sequence[str], header: Sequence[str], where: str, delimi
         )
 
 
-def _row(cells: dict[str, str], line: int, where: str) -> _Row:
+def _check_row(cells: dict[str, str], line: int, where: str) -> _TableRow:
     for name in _NEEDED:
         if not cells[name]:
             raise DataError(f"{where}, line {line}: {name} is empty, but every row needs one")
     if "split" not in cells:
-        return _Row(cells["path"], cells["label"], None, line)
+        return _TableRow(cells["path"], cells["label"], None, line)
     part = part_of(cells["split"])
     if part is None or part == "unclear":
         raise DataError(f"{where}, line {line}: split is {cells['split']!r}, but must be train, val or test")
-    return _Row(cells["path"], cells["label"], part, line)
+    return _TableRow(cells["path"], cells["label"], part, line)

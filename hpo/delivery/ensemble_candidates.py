@@ -11,7 +11,7 @@ import numpy as np
 
 from hpo.bundle.calibrate import altered_validation
 from hpo.bundle.manifest import Manifest, Validation
-from hpo.data import KnownImages
+from hpo.data import ImageDigests
 from hpo.data.dataset import Labels
 from hpo.data.names import shortened
 from hpo.delivery.export import compared_trials, known_images, read_best, trial_manifest, validation_of
@@ -55,7 +55,7 @@ class EnsembleCandidates:
         return self.found[0].validation.labels
 
     @property
-    def known(self) -> KnownImages | None:
+    def known(self) -> ImageDigests | None:
         """The images that all of them were made with; None where that is not known."""
         return known_images(self.store, *(candidate.trial for candidate in self.found))
 

@@ -18,7 +18,7 @@ from hpo.bundle.bundle import MODEL, Extras, check_out, write_bundle
 from hpo.bundle.calibrate import altered_validation, calibration_of
 from hpo.bundle.manifest import RESIZE_RULE, Manifest, Preprocessing, Validation, Weights, shared
 from hpo.bundle.model import refuse_not_finite
-from hpo.data import KnownImages
+from hpo.data import ImageDigests
 from hpo.delivery.original_weights import remember_weights
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import Report, report
@@ -100,12 +100,12 @@ def export_trial(
     return manifest, found
 
 
-def known_images(store: CheckpointStore, *trials: FrozenTrial) -> KnownImages | None:
+def known_images(store: CheckpointStore, *trials: FrozenTrial) -> ImageDigests | None:
     """The images that trials of one split were made with; None, which is told, where none of them can say."""
     recorded = [digest for trial in trials if (digest := TrialRecord.of(trial).split_digest)]
     for digest in dict.fromkeys(recorded):
         try:
-            known = KnownImages.from_bytes(store.images(digest) or b"")
+            known = ImageDigests.from_bytes(store.images(digest) or b"")
         except (ValueError, EOFError):
             log.warning("the digests of the images of this study are missing in %s, or damaged", store.place)
             continue

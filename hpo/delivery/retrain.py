@@ -14,7 +14,7 @@ from hpo.bundle.evaluate import Measurement, examine, refuse_other_split, reopen
 from hpo.bundle.manifest import Manifest, Weights, shared
 from hpo.bundle.model import Model
 from hpo.bundle.stored_metrics import new_opening, record_opening
-from hpo.data import DataOrigin, Dataset, KnownImages, Part, Progress
+from hpo.data import DataOrigin, Dataset, ImageDigests, Part, Progress
 from hpo.delivery.original_weights import original_weights, remember_weights
 from hpo.errors import BundleError, TrialEnded
 from hpo.hints import hint
@@ -100,7 +100,7 @@ def retrain(bundle: Bundle, data: Path, out: Path, options: RetrainOptions, watc
         "test": None,
         "test_openings": bundle.metrics.get("test_openings", []),
     }
-    known = KnownImages.of(dataset)
+    known = ImageDigests.of(dataset)
     # Written before the test: whatever happens there, the model that was trained stays.
     write_bundle(
         out, manifest, trained.model, metrics, validation=validation, extras=Extras(known=known), force=options.force

@@ -28,7 +28,7 @@ from hpo.bundle.manifest import Manifest, Validation
 from hpo.bundle.model import (
     BATCH_SIZE,
 )
-from hpo.data import Dataset, KnownImages, Progress
+from hpo.data import Dataset, ImageDigests, Progress
 from hpo.delivery.ensemble import Joined
 from hpo.delivery.ensemble_candidates import EnsembleCandidate, EnsembleCandidates, trials_named
 from hpo.delivery.export import export_trial
@@ -226,7 +226,7 @@ def write_soup(kitchen: SoupSearch, best: int, chosen: Ingredients, out: Path, *
     else:
         metrics = joined.metrics(report(*validation, joined.manifest.classes))
         model = kitchen.averages.weights(chosen)
-        extras = Extras(crossed, KnownImages.of(kitchen.dataset))
+        extras = Extras(crossed, ImageDigests.of(kitchen.dataset))
         write_bundle(out, joined.manifest, model, metrics, validation=validation, extras=extras, force=force)
     return joined
 

@@ -28,12 +28,12 @@ class Check:
         return {"what": self.what, "ok": self.ok, "detail": self.detail, "fix": self.fix or None, **data}
 
 
-def well(what: str, detail: str, summary: DataSummary | None = None) -> Check:
+def passed(what: str, detail: str, summary: DataSummary | None = None) -> Check:
     """Nothing to mend."""
     return Check(what, True, detail, summary=summary)
 
 
-def amiss(what: str, detail: str | Exception, fix: str = "") -> Check:
+def failed(what: str, detail: str | Exception, fix: str = "") -> Check:
     """Something to mend; an error's line names the way out itself, after a semicolon."""
     if isinstance(detail, Exception):
         detail, _, fix = str(detail).partition("; ")

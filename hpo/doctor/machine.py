@@ -19,7 +19,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from hpo.doctor.check import Check, amiss, well
+from hpo.doctor.check import Check, failed, passed
 from hpo.errors import UsageError
 from hpo.files import write_new_file
 from storage import StorageError, format_size, is_url, open_objects
@@ -40,23 +40,23 @@ def check_devices(name: str) -> Iterator[Check]:
     try:
         resolved = resolve_device(name)
     except UsageError as error:
-        yield amiss("device", error)
+        yield failed("device", error)
         return
     if resolved == "cpu":
-        yield _unused_gpu() if name == "auto" and shutil.which("nvidia-smi") else _check(resolved)
+        yield _unused_gpu() if name == "auto" and shutil.which("nvidia-smi") else _check_device(resolved)
         return
     every = [f"cuda:{number}" for number in range(count)] if name in ("auto", "cuda") else [resolved]
-    yield from map(_check, every)
+    yield from map(_check_device, every)
 
 
 def _unused_gpu() -> Check:
-    return amiss(
+    return failed(
         "device", "this machine has an NVIDIA driver, but torch sees no GPU",
         "install a CUDA build of torch and torchvision that fits the driver, or give --device cpu",
     )  # fmt: skip
 
 
-def _check(device: str) -> Check:
+def _check_device(device: str) -> Check:
     import torch
 
     try:
@@ -65,11 +65,11 @@ def _check(device: str) -> Check:
         free, total, name = _memory(device)
     except RuntimeError as error:  # what CUDA and the allocators raise
         said = str(error).strip().splitlines()[0]
-        return amiss("device", f"{device} does not compute: {said}", "see nvidia-smi; free its memory, or reset it")
+        return failed("device", f"{device} does not compute: {said}", "see nvidia-smi; free its memory, or reset it")
     detail = f"{device} ({name}) computes, {format_size(free)} of {format_size(total)} free"
     if not right:
-        return amiss("device", f"{device} ({name}) computes wrong results", "take it out of service")
-    return well("device", detail) if free >= LOW_MEMORY else amiss("device", detail, "end what else uses its memory")
+        return failed("device", f"{device} ({name}) computes wrong results", "take it out of service")
+    return passed("device", detail) if free >= LOW_MEMORY else failed("device", detail, "end what else uses its memory")
 
 
 def _memory(device: str) -> tuple[int, int, str]:
@@ -95,28 +95,28 @@ _ASKING = ("hpo", "torchvision", "optuna-dashboard")
 
 def check_python() -> Check:
     """Which Python this is; `pip` refuses those that hpo does not run on."""
-    return well("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    return passed("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
 
 
 def check_versions() -> Check:
     """The versions that are installed, against what is asked for."""
-    wrong = [text for name in _ASKING for text in unmet(name)]
+    wrong = [text for name in _ASKING for text in unmet_requirements(name)]
     if wrong:
-        return amiss("libraries", ", ".join(wrong), "install again with `pip install -c constraints.txt .`")
-    return well("libraries", ", ".join(f"{name} {version(name)}" for name in SHOWN))
+        return failed("libraries", ", ".join(wrong), "install again with `pip install -c constraints.txt .`")
+    return passed("libraries", ", ".join(f"{name} {version(name)}" for name in SHOWN))
 
 
-def unmet(name: str) -> list[str]:
+def unmet_requirements(name: str) -> list[str]:
     """What the distribution `name` asks for and does not find, in words."""
     try:
         asked = [Requirement(text) for text in requires(name) or ()]
     except PackageNotFoundError:
         return [f"{name} is not installed"] if name != "hpo" else []  # hpo may run from its sources
     needed = [one for one in asked if one.marker is None or one.marker.evaluate({"extra": ""})]
-    return [f"{name} needs {one}, {found}" for one in needed if (found := _found_wrong(one))]
+    return [f"{name} needs {one}, {found}" for one in needed if (found := _mismatch(one))]
 
 
-def _found_wrong(requirement: Requirement) -> str:
+def _mismatch(requirement: Requirement) -> str:
     try:
         found = version(requirement.name)
     except PackageNotFoundError:
@@ -132,13 +132,13 @@ def check_torch() -> Check:
         import_module("timm")
     except (ImportError, RuntimeError, OSError) as error:
         said = str(error).strip().splitlines()[0]
-        return amiss(
+        return failed(
             "torch", f"torch, torchvision or timm does not import: {said}",
             "take torch and torchvision from one package index: a CPU build of one does not go with a CUDA build "
             "of the other",
         )  # fmt: skip
     built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for the CPU"
-    return well("torch", f"imports with torchvision and timm, {built}")
+    return passed("torch", f"imports with torchvision and timm, {built}")
 
 
 LOW_DISK = 10**9
@@ -147,7 +147,7 @@ LOW_DISK = 10**9
 _PROBE = b"hpo doctor looks whether it may write here\n"
 
 
-def check_place(what: str, option: str, place: Path | str) -> Check:
+def check_location(what: str, option: str, place: Path | str) -> Check:
     """Whether `place`, given with `option`, can be written: a folder, or an s3:// URL."""
     return _check_s3(what, str(place)) if is_url(place) else _check_folder(what, option, Path(place))
 
@@ -158,7 +158,7 @@ def _check_folder(what: str, option: str, folder: Path) -> Check:
         tried = next(parent for parent in (folder, *folder.parents) if parent.exists())
         seconds = _write_synced(tried / f".hpo-doctor-{secrets.token_hex(4)}")
     except OSError as error:
-        return amiss(
+        return failed(
             what, f"{tried} cannot be written: {error.strerror}",
             f"give write permission or make room there, or name another folder with {option}",
         )  # fmt: skip
@@ -166,8 +166,8 @@ def _check_folder(what: str, option: str, folder: Path) -> Check:
     missing = "" if tried == folder else " (not there yet; its parent was tried)"
     detail = f"{folder}{missing}: {format_size(free)} free, written to the disk in {1000 * seconds:.0f} ms"
     if free < LOW_DISK:
-        return amiss(what, detail, f"make room there, or name another folder with {option}")
-    return well(what, detail)
+        return failed(what, detail, f"make room there, or name another folder with {option}")
+    return passed(what, detail)
 
 
 def _write_synced(probe: Path) -> float:
@@ -190,9 +190,9 @@ def _check_s3(what: str, url: str) -> Check:
         same = objects.get(key) == _PROBE
         objects.delete([key])
     except StorageError as error:
-        return amiss(what, error)
+        return failed(what, error)
     except FileNotFoundError:
         same = False
     if not same:
-        return amiss(what, f"{url} does not give back what was just written", "check what serves it: it is no S3")
-    return well(what, f"{url}: written, read and removed in {1000 * (time.perf_counter() - start):.0f} ms")
+        return failed(what, f"{url} does not give back what was just written", "check what serves it: it is no S3")
+    return passed(what, f"{url}: written, read and removed in {1000 * (time.perf_counter() - start):.0f} ms")

@@ -14,7 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from hpo import __version__
-from hpo.doctor.check import Check, amiss, well
+from hpo.doctor.check import Check, failed, passed
 from hpo.errors import HpoError
 from hpo.hints import hint
 from search_spaces import SpaceError, read_space
@@ -67,32 +67,32 @@ def check_database(db: Database) -> Iterator[Check]:
             milliseconds = 1000 * _latency(connection)
         answers = f"PostgreSQL {facts.version}, {db.where}, answers in {milliseconds:.1f} ms"
         if facts.replica:
-            yield amiss("database", f"{answers}, but is a replica", "give --storage the URL of the primary")
+            yield failed("database", f"{answers}, but is a replica", "give --storage the URL of the primary")
         else:
-            yield well("database", answers)
+            yield passed("database", answers)
         yield _schema(db, bool(facts.filled))
-        yield connections(facts.most, facts.used)
-        yield clock(_skew(db))
+        yield check_connections(facts.most, facts.used)
+        yield check_clock(_skew(db))
     except StorageError as error:
-        yield amiss("database", error)
+        yield failed("database", error)
 
 
-def connections(most: int, used: int) -> Check:
+def check_connections(most: int, used: int) -> Check:
     """Whether one more worker finds its connections; `used` of `most` are taken now, ours among them."""
     free = most - used
     detail = f"{free} of {most} connections are free: room for {max(0, free) // PER_WORKER} more workers"
     if free < PER_WORKER:
-        return amiss("connections", detail, "raise max_connections there, or end sessions that nobody needs")
-    return well("connections", detail)
+        return failed("connections", detail, "raise max_connections there, or end sessions that nobody needs")
+    return passed("connections", detail)
 
 
-def clock(skew: float) -> Check:
+def check_clock(skew: float) -> Check:
     """This host's clock against the database's: `skew` seconds ahead of it."""
     direction = "ahead of" if skew > 0 else "behind"
     detail = f"this host is {abs(skew):.1f} s {direction} the database"
     if abs(skew) <= SKEW:
-        return well("clock", detail)
-    return amiss(
+        return passed("clock", detail)
+    return failed(
         "clock", f"{detail}; leases go by the database's clock and do not suffer, times of trials and logs do",
         "let NTP set the clock of this host",
     )  # fmt: skip
@@ -100,20 +100,20 @@ def clock(skew: float) -> Check:
 
 def _schema(db: Database, filled: bool) -> Check:
     if not filled:
-        return well("schema", "no study yet: the first `hpo run` or `hpo init` makes the tables")
+        return passed("schema", "no study yet: the first `hpo run` or `hpo init` makes the tables")
     try:
         db.require_schema()
         _ = db.storage
-        lacking = _lacking(db)
+        lacking = _missing_rights(db)
     except StorageError as error:
-        return amiss("schema", error)
+        return failed("schema", error)
     if lacking is not None:
         return lacking
     ours = f"hpo {__version__}" if db.is_initialised() else "an earlier hpo, with which this one works,"
-    return well("schema", f"the tables are of {ours} and optuna {version('optuna')}")
+    return passed("schema", f"the tables are of {ours} and optuna {version('optuna')}")
 
 
-def _lacking(db: Database) -> Check | None:
+def _missing_rights(db: Database) -> Check | None:
     """What the user may not do with the tables, which working takes; None where a write was tried and went through."""
     from sqlalchemy import text
 
@@ -127,8 +127,8 @@ def _lacking(db: Database) -> Check | None:
     missing = {row.wanted for row in rows}
     rights = ", ".join(right for right in ("SELECT", "INSERT", "UPDATE", "DELETE", "USAGE") if right in missing)
     names = ", ".join(dict.fromkeys(row.relname for row in rows))
-    return amiss(
-        "schema", f"the user {user} may inspect_data at studies, but not work on them: it lacks {rights} on {names}",
+    return failed(
+        "schema", f"the user {user} may look at studies, but not work on them: it lacks {rights} on {names}",
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {user}; "
         f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {user}",
     )  # fmt: skip
@@ -162,32 +162,32 @@ def check_study(db: Database, name: str) -> Iterator[Check]:
         running = before & _running(study)  # not those that began or ended while we looked
         control = get_control(db, study)
     except StorageError as error:
-        yield amiss("study", error)
+        yield failed("study", error)
         return
-    yield told(name, control)
-    yield leased(name, leases, running)
+    yield check_control(name, control)
+    yield check_leases(name, leases, running)
 
 
-def told(name: str, control: Control) -> Check:
+def check_control(name: str, control: Control) -> Check:
     """Whether the study's workers may work."""
     if control is Control.RUN:
-        return well("study", f"{name} is there, and its workers may work")
+        return passed("study", f"{name} is there, and its workers may work")
     state = "paused" if control is Control.PAUSE else "stopped"
-    return amiss("study", f"{name} is {state}", f"`{hint('resume', study=name)}` lets workers go on")
+    return failed("study", f"{name} is {state}", f"`{hint('resume', study=name)}` lets workers go on")
 
 
-def leased(name: str, leases: Sequence[LeaseInfo], running: set[int]) -> Check:
+def check_leases(name: str, leases: Sequence[LeaseInfo], running: set[int]) -> Check:
     """Whether every running trial has a living holder."""
     held = [lease for lease in leases if lease.state == "held"]
     expired = [lease.number for lease in held if lease.left < 0]
     bare = sorted(running - {lease.number for lease in held})
     reap = f"`{hint('reap', study=name)}`"
     if bare:
-        return amiss("leases", f"trials without a lease run: {_numbers(bare)}", f"{reap} puts them back")
+        return failed("leases", f"trials without a lease run: {_numbers(bare)}", f"{reap} puts them back")
     if expired:
         detail = f"trials whose workers are not heard of any more: {_numbers(expired)}"
-        return amiss("leases", detail, f"the next worker takes them over; where none comes, {reap} puts them back")
-    return well("leases", f"the workers of {len(held)} running trials are heard of" if held else "no trial runs")
+        return failed("leases", detail, f"the next worker takes them over; where none comes, {reap} puts them back")
+    return passed("leases", f"the workers of {len(held)} running trials are heard of" if held else "no trial runs")
 
 
 def check_data(data: Path, db: Database | None, study: str | None, cache: Path) -> Check:
@@ -203,10 +203,10 @@ def check_data(data: Path, db: Database | None, study: str | None, cache: Path) 
             _same_images(data, open_study(db, study), cache)
             found += f", those that {study} was made with"
     except (HpoError, SpaceError, OSError) as error:
-        return amiss("data", error)
+        return failed("data", error)
     except StorageError:
-        return well("data", f"{found}; whether they are the study's is not known", seen.summary)
-    return well("data", found, seen.summary)
+        return passed("data", f"{found}; whether they are the study's is not known", seen.summary)
+    return passed("data", found, seen.summary)
 
 
 def _same_images(data: Path, study: optuna.Study, cache: Path) -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from hpo.corruptions import CORRUPTIONS, SEVERITIES, VERSION, corrupt
 from hpo.data import digests
-from hpo.data.cache import exclusive
+from hpo.data.cache import lock_cache
 from hpo.data.dataset import Images, Labels, Part, Progress
 from hpo.evaluation.metrics import wilson
 from hpo.files import rename_durably, write_new_file
@@ -136,7 +136,7 @@ def open_stored(folder: Path, key: str, shape: tuple[int, ...], rows: Iterator[I
 
     Raises OSError, for example if the disk is full, and leaves no partial file; DataError if the folder cannot be made.
     """
-    with exclusive(folder):
+    with lock_cache(folder):
         return _mapped(_find_whole(folder, key) or _write_file(folder, key, shape, rows))
 
 

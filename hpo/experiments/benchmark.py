@@ -23,7 +23,7 @@ from hpo.bundle.evaluate import measure, refuse_other_split, without_known
 from hpo.bundle.manifest import Manifest
 from hpo.bundle.model import BATCH_SIZE, Model
 from hpo.bundle.stored_metrics import new_opening, openings_of
-from hpo.data import DataOrigin, Dataset, KnownImages, Part, Progress, SplitOptions, open_dataset
+from hpo.data import DataOrigin, Dataset, ImageDigests, Part, Progress, SplitOptions, open_dataset
 from hpo.evaluation.corrupted_copy import CorruptedCopy, corrupted_copy
 from hpo.evaluation.intervals import Score, clustered
 
@@ -144,7 +144,7 @@ class Benchmark:
     progress: Progress | None = None
     _datasets: dict[tuple[int, int | None], Dataset] = field(default_factory=dict)
     _copies: dict[tuple[int, int | None], CorruptedCopy] = field(default_factory=dict)
-    _images: list[KnownImages] = field(default_factory=list)
+    _images: list[ImageDigests] = field(default_factory=list)
 
     def dataset(self, image_size: int, white: int | None = None) -> Dataset:
         """The data, packed at `image_size` pixels, 16-bit images by the white level of a model."""
@@ -221,10 +221,10 @@ class Benchmark:
         self.ledger.end(bundle.path, opening, found.accuracy)
         return Score.of(found.accuracy, found.n), accesses
 
-    def _known(self, dataset: Dataset) -> KnownImages:
+    def _known(self, dataset: Dataset) -> ImageDigests:
         """The images that every model here was made with, which `check` has seen to."""
         if not self._images:
-            self._images.append(KnownImages.of(dataset))
+            self._images.append(ImageDigests.of(dataset))
         return self._images[0]
 
 

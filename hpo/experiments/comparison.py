@@ -18,7 +18,7 @@ from hpo.experiments.benchmark import Benchmark, Measured
 from hpo.experiments.compared_model import ComparedModel, Cost
 from hpo.models.baselines import is_baseline
 from hpo.models.built_model import build_model, count_parameters
-from hpo.private_paths import place_from_here, shared_config
+from hpo.private_paths import public_config, public_path_from_here
 from hpo.training.tuning import device_name
 from search_spaces import TrialConfig
 
@@ -89,8 +89,8 @@ def measured_row(candidate: ComparedModel, bench: Benchmark) -> ComparisonRow:
         seconds_per_epoch=median(cost.seconds_per_epoch for cost in costs) if costs else None,
         images_per_second=bench.speed(first),
         peak_memory=max(cost.peak_memory for cost in costs) if costs else None,
-        config=shared_config(manifest.config.to_dict()),
-        folders=tuple(map(place_from_here, candidate.folders)),
+        config=public_config(manifest.config.to_dict()),
+        folders=tuple(map(public_path_from_here, candidate.folders)),
         notes=candidate.notes,
         memory_shared=any(cost.shared for cost in costs),
         trained_on=_elsewhere(costs, bench.device),

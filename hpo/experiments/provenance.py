@@ -12,7 +12,7 @@ from typing import Any
 
 from hpo.data import Dataset
 from hpo.device import cores
-from hpo.private_paths import command_without_places, place_name
+from hpo.private_paths import public_command, public_path
 from hpo.search.trial_record import versions
 
 
@@ -57,7 +57,7 @@ def provenance_of(
 ) -> Provenance:
     """Those of this process, now; `device` is what measures, where this process does."""
     return Provenance(
-        command=command_without_places(command),
+        command=public_command(command),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=f"{platform.system()} {platform.machine()}, {cores()} cores",
         device=device_name(device) if device else None,
@@ -74,7 +74,7 @@ def described(path: Path, dataset: Dataset) -> dict[str, Any]:
     """The data set, in what decides the figures."""
     counts = {"train": len(dataset.train), "val": len(dataset.val), "test": dataset.test_count}
     return {
-        "path": place_name(path),
+        "path": public_path(path),
         "fingerprint": dataset.fingerprint,
         "split": dataset.split,
         "counts": counts,

@@ -12,9 +12,9 @@ from hpo.augmentation.augmenter import build_augmenter
 from hpo.augmentation.families import EXTRAS, FAMILIES
 from hpo.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from hpo.data.dataset import Images, Labels
-from hpo.data.decode import fit, pillow_unheard
+from hpo.data.decode import fit, silence_pillow
 from hpo.data.formats import is_image
-from hpo.data.sources import existing, open_source
+from hpo.data.opening import open_source, require_path
 from hpo.data.synthetic import CELL_CLASSES, draw_cell
 from hpo.errors import DataError
 from hpo.figures.contact_sheet import SheetRow, contact_sheet
@@ -111,7 +111,7 @@ def sample_images(path: Path | None, count: int, size: int, seed: int) -> Images
     if path is None:
         labels = rng.permutation(np.arange(max(count, len(CELL_CLASSES))) % len(CELL_CLASSES))[:count]
         return np.stack([draw_cell(int(label), seed + number, size) for number, label in enumerate(labels)])
-    if existing(path).is_file() and is_image(path.name):
+    if require_path(path).is_file() and is_image(path.name):
         try:
             return fit(path.read_bytes(), size)[None]
         except DataError as error:
@@ -126,7 +126,7 @@ def _sample_source(path: Path, count: int, size: int, rng: np.random.Generator) 
         raise DataError(f"{path} holds no image: give a data set with some, or one image")
     wanted = _rows_by_turns(listing.labels, count, rng)
     found: dict[int, Images] = {}
-    with pillow_unheard(), source.reads() as reads:
+    with silence_pillow(), source.reads() as reads:
         for row, read in zip(range(max(wanted) + 1), reads, strict=False):
             if row in wanted:
                 try:

@@ -19,7 +19,7 @@ from hpo.data import Dataset
 from hpo.delivery.export import choose_trial, export_trial
 from hpo.errors import BundleError
 from hpo.hints import hint
-from hpo.private_paths import place_name
+from hpo.private_paths import public_path
 from hpo.report import wording
 from hpo.report.image_sections import data_section, robustness_section, saliency_section
 from hpo.report.model_data import BenchOptions, Figures, ModelData, ModelWithData
@@ -138,7 +138,7 @@ def report_bundle(folder: Path, data: Path | None, options: BenchOptions, *, pla
     """
     bundle = read_bundle(folder)
     bench = ModelWithData.of(bundle, data, options) if data is not None else None
-    return render(bundle_page(ModelData(bundle, place_name(place or folder)), bench))
+    return render(bundle_page(ModelData(bundle, public_path(place or folder)), bench))
 
 
 def study_page(facts: StudyData, model: ModelData | None, bench: ModelWithData | None, reason: str) -> Page:

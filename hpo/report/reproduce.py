@@ -11,7 +11,7 @@ import yaml
 
 from hpo.bundle.calibrate import joining_command
 from hpo.hints import hint
-from hpo.private_paths import command_without_places, place_name
+from hpo.private_paths import public_command, public_path
 from hpo.report.study_data import StudyData
 from search_spaces import SearchSpace, SpaceError, load_space
 from storage import StudySpec
@@ -44,7 +44,7 @@ def study_recipe(facts: StudyData, trial: int | None) -> Recipe:
         commands.append(Command("search again, under a name of its own", _lines("hpo run DATA", words)))
     elif facts.command:
         commands.append(
-            Command("train the same runs: the command that founded this study", command_without_places(facts.command))
+            Command("train the same runs: the command that founded this study", public_command(facts.command))
         )
     if trial is not None:
         commands += delivery(name, trial)
@@ -101,7 +101,7 @@ def _space_words(spec: StudySpec) -> tuple[list[str], str]:
     words = [f"--space {shlex.quote(stored.name) if named else SPACE_FILE}"]
     weights = stored.fixed.get("weights")
     if weights is not None:
-        words.append(f"--weights {shlex.quote(place_name(str(weights)))}")
+        words.append(f"--weights {shlex.quote(public_path(str(weights)))}")
         changed = {key: value for key, value in changed.items() if key not in ("weights", "pretrained")}
     if "backbone" in changed:
         words.append(f"--backbone {shlex.quote(str(changed.pop('backbone')))}")

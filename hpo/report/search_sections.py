@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from hpo.private_paths import shared_config
+from hpo.private_paths import public_config
 from hpo.report import search_figures as figures_search
 from hpo.report import wording
 from hpo.report.page import Section
@@ -157,7 +157,7 @@ def best_configuration(facts: StudyData) -> Section:
 
 def configuration_groups(config: Mapping[str, Any], searched: set[str]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Settings in two groups: searched, and fixed; phases one by one as `phase1.learning_rate`."""
-    flat = {name: value for name, value in shared_config(config).items() if name != "phases"}
+    flat = {name: value for name, value in public_config(config).items() if name != "phases"}
     for number, phase in enumerate(config.get("phases") or (), start=1):
         flat |= {f"phase{number}.{name}": value for name, value in phase.items()}
     rows = [(name, wording.value(value), name in searched) for name, value in flat.items()]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from hpo.data import DataOrigin, Dataset, Progress, SplitOptions, open_dataset
-from hpo.data.sources import existing
+from hpo.data.opening import require_path
 from hpo.errors import DataError, HpoError, UsageError
 from search_spaces import (
     SearchSpace,
@@ -277,7 +277,7 @@ def create_or_open_study(db: Database, plan: Plan, dataset: Dataset) -> optuna.S
     spec = StudySpec(
         space=plan.space.to_dict(),
         space_fingerprint=plan.space.fingerprint,
-        data=origin.facts(dataset.classes),
+        data=origin.to_spec(dataset.classes),
         data_fingerprint=fingerprint,
         metric=plan.metric,
         seed=plan.split.seed,
@@ -321,7 +321,7 @@ def _origin_there(db: Database, plan: Plan) -> DataOrigin | None:
 
 def origin_of(spec: StudySpec) -> DataOrigin:
     """What a study remembers of its data."""
-    return DataOrigin.from_facts(spec.data, spec.data_fingerprint)
+    return DataOrigin.from_spec(spec.data, spec.data_fingerprint)
 
 
 def open_study_data(path: Path, spec: StudySpec, image_size: int, cache: Path, *, name: str = "") -> Dataset:
@@ -393,5 +393,5 @@ def check_path(data: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{data}: no such file or folder; DATA is a folder, a .zip, an .npz or a .csv") from None
     except OSError:
-        pass  # `existing` says what it is
-    existing(data)
+        pass  # `require_path` says what it is
+    require_path(data)

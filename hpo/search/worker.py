@@ -15,7 +15,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.data import Dataset, KnownImages
+from hpo.data import Dataset, ImageDigests
 from hpo.errors import HpoError, UsageError
 from hpo.search.clock import Clock, moment
 from hpo.search.garbage import kept_by_copies
@@ -221,7 +221,7 @@ def _workshop(
 
     store = open_store(options.artifacts, spec.id, quota=quota)
     # What is wrong is said before a trial is spent on it: other data, another split, a bucket that is not there.
-    known = KnownImages.of(dataset(max(possible(space, "image_size"))))
+    known = ImageDigests.of(dataset(max(possible(space, "image_size"))))
     _tell_of_unknown_split(spec, options.study)
     if not options.artifacts_checked:
         store.usage()

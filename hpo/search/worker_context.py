@@ -11,7 +11,7 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from hpo.data import Dataset, KnownImages
+from hpo.data import Dataset, ImageDigests
 from hpo.search.garbage import kept_by_copies
 from hpo.search.status import best_first
 from search_spaces import Space
@@ -48,7 +48,7 @@ class WorkerContext:
     standing: EvictionOrder
     patience: RetryPolicy
     """With a database that is away."""
-    known: KnownImages
+    known: ImageDigests
     """The images by part: their digest of the split goes into each trial, so that only like is compared with like."""
 
 

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 
 import hpo.search.trial as trial_module
-from hpo.data import Dataset, KnownImages
+from hpo.data import Dataset, ImageDigests
 from hpo.data.dataset import Part
 from hpo.interruption import TrainingInterrupted
 from hpo.search.strategy import sampler_for_trial
@@ -133,7 +133,7 @@ def workshop(db: Database, artifacts: Path, stopping: Callable[[], bool] = lambd
         space=SearchSpace.from_dict(spec.space), metric="accuracy", seed=spec.seed,
         store=open_store(artifacts, spec.id), keep=5, dataset=lambda _: one_image(), device="cpu", cache=artifacts,
         asked_to_stop=stopping, out_of_time=lambda: False, read_clock=lambda: None, standing=EvictionOrder(()),
-        patience=RetryPolicy(grace=5.0), known=KnownImages.of(one_image()),
+        patience=RetryPolicy(grace=5.0), known=ImageDigests.of(one_image()),
     )  # fmt: skip
 
 

@@ -70,7 +70,7 @@ def test_every_size_is_altered(name, size):
 
 def test_an_unknown_name_or_severity_is_refused_with_the_rule():
     image, rng = np.zeros((16, 16, 3), np.uint8), np.random.default_rng(0)
-    with pytest.raises(UsageError, match="alteration is 'fog', but must be one of noise, blur"):
+    with pytest.raises(UsageError, match="corruption is 'fog', but must be one of noise, blur"):
         corrupt(image, "fog", 1, rng)
     with pytest.raises(UsageError, match="severity is 6, but must be a whole number from 1 to 5"):
         corrupt(image, "noise", 6, rng)

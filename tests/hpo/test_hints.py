@@ -17,7 +17,7 @@ from hpo.cli import main
 from hpo.cli.control import consequence, held_line
 from hpo.cli.status import draw
 from hpo.cli.watching import stopped
-from hpo.doctor.study import leased, told
+from hpo.doctor.study import check_control, check_leases
 from hpo.hints import hint
 from hpo.report.reproduce import bundle_recipe, delivery, joining
 from storage import Control
@@ -61,8 +61,8 @@ def messages(name: str) -> Iterator[str]:
     yield stopped_line(paused, stopping=True)
     yield stopped_line(SimpleNamespace(study=name, control="stop"), stopping=False)
     yield from (consequence(name, "run", word, []) for word in ("pause", "stop"))
-    yield from (told(name, control).fix for control in (Control.PAUSE, Control.STOP))
-    yield leased(name, [], {1}).fix
+    yield from (check_control(name, control).fix for control in (Control.PAUSE, Control.STOP))
+    yield check_leases(name, [], {1}).fix
     yield held_line(name, holding(0, left=-40.0))
     yield from (step.text for step in delivery(name, 1)[:1])
     yield joining(name, soup=True).text

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.private_paths import command_without_places, place_from_here, place_name, shared_config
+from hpo.private_paths import public_command, public_config, public_path, public_path_from_here
 
 
 @pytest.mark.parametrize(
@@ -26,27 +26,27 @@ from hpo.private_paths import command_without_places, place_from_here, place_nam
     ],
 )
 def test_an_absolute_path_becomes_its_last_part(path: str | Path, name: str) -> None:
-    assert place_name(path) == name
+    assert public_path(path) == name
 
 
 def test_a_path_below_the_current_folder_can_be_used_from_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert place_from_here(tmp_path / ".hpo" / "a b") == ".hpo/a b"
-    assert place_from_here(Path("best")) == "best"
-    assert place_from_here("/srv/best") == "best"
-    assert place_from_here("s3://bucket/best") == "s3://bucket/best"
+    assert public_path_from_here(tmp_path / ".hpo" / "a b") == ".hpo/a b"
+    assert public_path_from_here(Path("best")) == "best"
+    assert public_path_from_here("/srv/best") == "best"
+    assert public_path_from_here("s3://bucket/best") == "s3://bucket/best"
 
 
 def test_a_command_keeps_its_words_and_loses_its_places() -> None:
     words = ["hpo", "compare", "a", "/home/ada/my best", "--data", "/data/x", "--set", "weights=/w/a.pth", "--out=/o/t"]
-    told = command_without_places(shlex.join(words))
+    told = public_command(shlex.join(words))
     assert shlex.split(told) == ["hpo", "compare", "a", "my best", "--data", "x", "--set", "weights=a.pth", "--out=t"]
-    assert command_without_places("no 'command") == "no 'command"
+    assert public_command("no 'command") == "no 'command"
 
 
 def test_a_configuration_names_its_weights_alone() -> None:
-    assert shared_config({"weights": "/home/ada/w.pth", "epochs": 3}) == {"weights": "w.pth", "epochs": 3}
-    assert shared_config({"weights": None}) == {"weights": None}
-    assert shared_config({}) == {}
+    assert public_config({"weights": "/home/ada/w.pth", "epochs": 3}) == {"weights": "w.pth", "epochs": 3}
+    assert public_config({"weights": None}) == {"weights": None}
+    assert public_config({}) == {}

@@ -12,7 +12,7 @@ from hpo.bundle import bundle as module
 from hpo.bundle.bundle import CONFIG, IMAGES, MODEL, VALIDATION, Extras, check_out, read_bundle, write_bundle
 from hpo.bundle.manifest import FORMAT, Manifest, Validation, read_validation
 from hpo.bundle.stored_metrics import METRICS, new_opening, record_opening, record_result
-from hpo.data import KnownImages
+from hpo.data import ImageDigests
 from hpo.errors import BundleError
 
 from .conftest import CLASSES, SIZE, write_format_1
@@ -230,7 +230,7 @@ def test_a_replaced_bundle_leaves_its_looks_and_nothing_else(bundle, manifest, w
 
 def test_digests_of_images_are_kept_and_damage_is_told(bundle, manifest, weights, dataset):
     assert read_bundle(bundle).known is None
-    known = KnownImages.of(dataset)
+    known = ImageDigests.of(dataset)
     write_bundle(bundle, manifest, weights, {}, extras=Extras(known=known), force=True)
     assert read_bundle(bundle).known == known
     (bundle / IMAGES).write_bytes(b"torn")

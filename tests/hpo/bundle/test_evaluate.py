@@ -13,7 +13,7 @@ from hpo.bundle.bundle import Extras, read_bundle, write_bundle
 from hpo.bundle.evaluate import evaluate, evaluate_on, select
 from hpo.bundle.manifest import Calibration, Scores
 from hpo.cli.delivery_text import selection_lines
-from hpo.data import DataOrigin, KnownImages, open_dataset
+from hpo.data import DataOrigin, ImageDigests, open_dataset
 from hpo.errors import DataError
 from hpo.evaluation.calibration import probabilities, reliability
 from hpo.evaluation.metrics import report
@@ -173,7 +173,7 @@ def test_the_dictionary_is_what_people_script_against(model, images, cache):
 def knowing(tmp_path, manifest, weights, dataset):
     """The bundle with the digests of the images that it was made with."""
     origin = DataOrigin.of(dataset, SPLIT, 0.05)
-    known = KnownImages.of(dataset)
+    known = ImageDigests.of(dataset)
     write_bundle(
         tmp_path / "knowing", manifest.model_copy(update={"data": origin}), weights, {}, extras=Extras(known=known)
     )
@@ -247,7 +247,7 @@ def test_a_given_test_part_is_taken_whatever_was_added_to_train(tmp_path, manife
         draw(folder / part, 6, seed=seed)
     dataset = open_dataset(folder, image_size=SIZE, cache=cache, split=SPLIT)
     made = manifest.model_copy(update={"data": DataOrigin.of(dataset, SPLIT, 0.05)})
-    write_bundle(tmp_path / "made", made, weights, {}, extras=Extras(known=KnownImages.of(dataset)))
+    write_bundle(tmp_path / "made", made, weights, {}, extras=Extras(known=ImageDigests.of(dataset)))
     model = hpo.load(tmp_path / "made", device="cpu")
     before = evaluate(model, folder, cache=cache)
     one_more(folder / "train")
@@ -282,7 +282,7 @@ def test_test_images_that_are_trained_on_too_are_left_out_of_own_data(tmp_path, 
     shutil.copy(folder / "train" / "red" / "0.png", folder / "test" / "red" / "copy.png")
     dataset = open_dataset(folder, image_size=SIZE, cache=cache, split=SPLIT)
     made = manifest.model_copy(update={"data": DataOrigin.of(dataset, SPLIT, 0.05)})
-    for name, known in (("knowing", KnownImages.of(dataset)), ("old", None)):
+    for name, known in (("knowing", ImageDigests.of(dataset)), ("old", None)):
         write_bundle(tmp_path / name, made, weights, {}, extras=Extras(known=known))
         found = evaluate(hpo.load(tmp_path / name, device="cpu"), folder, cache=cache)
         assert (found.selection.own, found.selection.overlap.left_out, found.report.n) == (True, 1, 18)

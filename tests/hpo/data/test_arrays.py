@@ -7,7 +7,7 @@ import pytest
 
 from hpo.data.arrays import ArraySource
 from hpo.data.dataset import LeftOut
-from hpo.data.sources import open_source
+from hpo.data.opening import open_source
 from hpo.errors import DataError
 
 IMAGES = np.arange(6 * 4 * 4 * 3, dtype=np.uint8).reshape(6, 4, 4, 3)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from hpo.data import iter_images
 from hpo.data.archives import ZipSource
-from hpo.data.sources import open_source
+from hpo.data.opening import open_source
 from hpo.errors import DataError
 
 UNPACKED = 48 * 1024 * 1024

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from hpo.data import digests
-from hpo.data.decode import MAX_BYTES, decode, fit, fit_array, original, pillow_unheard, refuse_long
+from hpo.data.decode import MAX_BYTES, decode, fit, fit_array, plain_image, refuse_long, silence_pillow
 from hpo.errors import DataError
 
 
@@ -191,12 +191,12 @@ def test_a_jpeg_and_its_lossless_copies_give_the_same_pixels_at_every_size(noise
 def test_a_picture_gives_the_same_pixels_and_digest_in_every_form(height, width, size, channels, seed):
     values = np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
     picture = Image.fromarray(values[:, :, 0] if channels == 1 else values)
-    with original(values) as image:
-        expected, digest = image.squared(size), image.digest()
+    with plain_image(values) as image:
+        expected, digest = image.centre_square(size), image.digest()
         copies = lossless_copies(image.picture)
     for form, copy in (copies | {"as it is": stored(picture)}).items():
-        with original(copy) as image:
-            assert np.array_equal(image.squared(size), expected), form
+        with plain_image(copy) as image:
+            assert np.array_equal(image.centre_square(size), expected), form
             assert image.digest() == digest, form
 
 
@@ -260,7 +260,7 @@ def test_too_many_megapixels_are_refused_before_decoding(side, megapixels):
     small = plain("L", 0)
     head = b"IHDR" + struct.pack(">II", side, side) + small[24:29]
     bomb = small[:12] + head + struct.pack(">I", zlib.crc32(head)) + small[33:]
-    with pillow_unheard(), pytest.raises(DataError, match=f"{megapixels} megapixels, more than the limit of 64"):
+    with silence_pillow(), pytest.raises(DataError, match=f"{megapixels} megapixels, more than the limit of 64"):
         decode(bomb, 32)
 
 
@@ -281,7 +281,7 @@ def test_damage_gives_pixels_or_a_reason_and_nothing_else(kind, edits, keep):
     data = bytearray(stored(Image.fromarray(picture), kind))
     for position, value in edits:
         data[position % len(data)] = value
-    with pillow_unheard():
+    with silence_pillow():
         outcome = pixels_or_reason(bytes(data[: int(len(data) * keep)]))
     assert "\n" not in outcome if isinstance(outcome, str) else outcome.shape == (8, 8, 3)
 

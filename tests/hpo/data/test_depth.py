@@ -12,7 +12,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from hpo.data import fit_array, open_dataset, open_whole
-from hpo.data.decode import decode, fit, original
+from hpo.data.decode import decode, fit, plain_image
 from hpo.data.depth import WHITE_LEVELS, depth_note, reached_levels, white_level
 from hpo.data.opening import inspect_data
 from hpo.errors import DataError
@@ -114,11 +114,11 @@ def test_every_form_gives_the_same_pixels_and_digest(forms, white):
     values = np.random.default_rng(white).integers(0, white + 1, shape, dtype=np.uint16)
     values.flat[0] = white
     expected = fit_array(np.rint(values * (255 / white)).astype(np.uint8), 5)
-    with original(values) as image:
+    with plain_image(values) as image:
         digest = image.digest()
     for form, payload in forms(values).items():
         assert np.abs(fit(payload, 5, white).astype(int) - expected).max() <= 1, form
-        with original(payload) as image:
+        with plain_image(payload) as image:
             assert (image.digest(), image.largest) == (digest, white), form
 
 
@@ -131,7 +131,7 @@ def test_a_picture_of_eight_bits_written_with_sixteen_is_its_duplicate(noise, sc
         stored(Image.fromarray(picture)),
         *colour_forms(picture.astype(np.uint16) * scale).values(),
     ]:
-        with original(payload) as image:
+        with plain_image(payload) as image:
             digests.add(image.digest())
     assert len(digests) == 1
 
@@ -142,8 +142,8 @@ def test_a_picture_of_eight_bits_written_with_sixteen_is_its_duplicate(noise, sc
 def test_the_maxval_of_a_pgm_or_ppm_is_white(shape, maxval, plain):
     values = np.random.default_rng(0).integers(0, maxval + 1, shape).astype(np.uint16)
     values.flat[:2] = (0, maxval)
-    with original(pgm(values, maxval, plain=plain)) as image:
-        pixels, largest = image.squared(4, white=255), image.largest
+    with plain_image(pgm(values, maxval, plain=plain)) as image:
+        pixels, largest = image.centre_square(4, white=255), image.largest
     assert largest is None
     assert np.abs(pixels - fit_array(np.rint(values * (255 / maxval)).astype(np.uint8), 4).astype(int)).max() <= 1
 
@@ -156,10 +156,10 @@ def test_twelve_bits_a_sample_in_a_tiff_are_white_at_4095():
     for tag, value in ((256, 2), (257, 2), (278, 2)):
         old = 3 if tag == 256 else 1
         data = data.replace(struct.pack("<HHII", tag, 4, 1, old), struct.pack("<HHII", tag, 4, 1, value))
-    with original(data[: -len(packed)] + packed) as image:
+    with plain_image(data[: -len(packed)] + packed) as image:
         assert np.array_equal(image.picture.values, values)
         assert image.largest is None
-        assert image.squared(2)[..., 0].tolist() == [[0, 255], [128, 64]]
+        assert image.centre_square(2)[..., 0].tolist() == [[0, 255], [128, 64]]
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -175,7 +175,7 @@ def test_a_tiff_whose_zero_is_white_has_its_copies():
     values = np.array([[0, 9000], [65535, 4]], np.uint16)
     digests = set()
     for payload in (tiff(values, photometric=0), tiff(values, order=">", photometric=0), 65535 - values):
-        with original(payload) as image:
+        with plain_image(payload) as image:
             digests.add(image.digest())
     assert len(digests) == 1
 

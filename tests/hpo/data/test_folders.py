@@ -10,7 +10,7 @@ import pytest
 from hpo.data import open_dataset
 from hpo.data.folders import FolderSource
 from hpo.data.layout import arrange
-from hpo.data.sources import open_source
+from hpo.data.opening import open_source
 from hpo.errors import DataError
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, PngImagePlugin
 
-from hpo.data.decode import decode, original, pillow_unheard
-from hpo.data.formats import SUFFIXES, is_image, what_else, without_metadata
+from hpo.data.decode import decode, plain_image, silence_pillow
+from hpo.data.formats import SUFFIXES, describe_content, is_image, without_metadata
 from hpo.errors import DataError
 
 LOSSY = {"jpg", "jpeg", "jpe", "jfif", "mpo", "avif"}
@@ -89,7 +89,7 @@ def test_what_is_no_image_is_named(content, words):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "PPM"])
 def test_the_beginning_of_an_image_is_damaged_and_not_unknown(picture, kind):
-    assert "damaged" in what_else(stored(picture, kind)[:16])
+    assert "damaged" in describe_content(stored(picture, kind)[:16])
 
 
 TEXT = zlib.compress(b"x" * 3_000_000)
@@ -125,7 +125,7 @@ PROFILE = b"odd\0\0" + zlib.compress(b"\0" * 3_000_000)
 )
 def test_metadata_of_a_png_change_no_pixel_and_cost_no_image(picture, added, before):
     png = stored(picture)
-    with pillow_unheard():
+    with silence_pillow():
         assert np.array_equal(decode(with_chunk(png, added, before), 16), decode(png, 16))
 
 
@@ -147,7 +147,7 @@ def test_metadata_of_a_png_change_no_pixel_and_cost_no_image(picture, added, bef
 )
 def test_metadata_of_a_jpeg_cost_no_image(picture, segment):
     jpeg = stored(picture, "JPEG")
-    with pillow_unheard():
+    with silence_pillow():
         assert np.array_equal(decode(jpeg[:2] + segment + jpeg[2:], 16), decode(jpeg, 16))
 
 
@@ -172,16 +172,16 @@ def test_a_png_that_is_cut_short_stays_unreadable(noise, keep):
 def test_the_first_page_is_taken_and_pages_are_counted(kind, options):
     pages = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
     data = stored(pages[0], kind, save_all=True, append_images=pages[1:], **options)
-    with original(data) as image:
+    with plain_image(data) as image:
         assert image.pages == 3
-        assert (image.squared(8) == (255, 0, 0)).all()
+        assert (image.centre_square(8) == (255, 0, 0)).all()
 
 
 def test_a_damaged_later_page_costs_no_image():
     pages = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime")]
     data = stored(pages[0], "TIFF", save_all=True, append_images=pages[1:])
-    with original(data[:-30]) as image:
-        assert (image.squared(8) == (255, 0, 0)).all()
+    with plain_image(data[:-30]) as image:
+        assert (image.centre_square(8) == (255, 0, 0)).all()
 
 
 def test_huge_texts_are_not_let_into_memory_by_a_raised_limit():

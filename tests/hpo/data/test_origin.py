@@ -32,9 +32,9 @@ def refuse(origin, folder, cache, options=SPLIT):
 
 
 def test_what_a_study_stores_gives_it_back(origin):
-    facts = origin.facts(("cat", "dog"))
+    facts = origin.to_spec(("cat", "dog"))
     assert facts["classes"] == ["cat", "dog"]
-    assert DataOrigin.from_facts(facts, origin.fingerprint) == origin
+    assert DataOrigin.from_spec(facts, origin.fingerprint) == origin
     assert (origin.options, origin.max_unreadable) == (SPLIT, 0.1)
     assert origin.class_counts == {"cat": 10, "dog": 10}
     assert sum(origin.counts.values()) == 20

@@ -18,11 +18,11 @@ import pytest
 from PIL import Image
 
 from hpo.data import decode
-from hpo.data.cache import exclusive, new_pack_folder
+from hpo.data.cache import atomic_pack_folder, lock_cache
 from hpo.data.folders import FolderSource
+from hpo.data.opening import open_source
 from hpo.data.pack import open_pack
 from hpo.data.records import Listing, Record
-from hpo.data.sources import open_source
 from hpo.errors import DataError
 
 
@@ -255,7 +255,7 @@ def test_a_file_that_cannot_grow_is_said_in_one_line_and_leaves_nothing(write_cl
 
 def test_a_disk_that_fills_up_names_what_is_free_and_the_way_out(cache):
     def fill():
-        with new_pack_folder(cache / "pack") as new:
+        with atomic_pack_folder(cache / "pack") as new:
             (new / "half").touch()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -284,9 +284,9 @@ def test_a_cache_that_is_a_file_is_refused(tmp_path):
 
 
 def test_the_lock_is_free_again_after_a_fault(cache):
-    with pytest.raises(ZeroDivisionError), exclusive(cache):
+    with pytest.raises(ZeroDivisionError), lock_cache(cache):
         raise ZeroDivisionError
-    with exclusive(cache):
+    with lock_cache(cache):
         assert (cache / ".lock").exists()
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from hpo.data.dataset import LeftOut
-from hpo.data.sources import open_source
+from hpo.data.opening import open_source
 from hpo.data.tables import TableSource
 from hpo.errors import DataError
 

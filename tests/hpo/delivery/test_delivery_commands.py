@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from hpo.bundle.bundle import Extras, read_bundle, write_bundle
 from hpo.bundle.manifest import Validation
 from hpo.cli import main
-from hpo.data import KnownImages
+from hpo.data import ImageDigests
 
 from .conftest import draw
 
@@ -74,7 +74,7 @@ def test_evaluate_says_what_is_left_out(run, bundle, tmp_path):
 
 
 def test_evaluate_says_which_images_took_part(run, manifest, weights, dataset, images, tmp_path):
-    write_bundle(tmp_path / "best", manifest, weights, {}, extras=Extras(known=KnownImages.of(dataset)))
+    write_bundle(tmp_path / "best", manifest, weights, {}, extras=Extras(known=ImageDigests.of(dataset)))
     more = shutil.copytree(images, tmp_path / "more")
     shutil.copy(draw(tmp_path / "other", 1, seed=8) / "red" / "0.png", more / "red" / "new.png")
     took_part = len(dataset.train) + len(dataset.val)

@@ -13,7 +13,7 @@ from hpo.bundle.evaluate import evaluate
 from hpo.bundle.manifest import Validation
 from hpo.bundle.predict import predict
 from hpo.cli.delivery_text import calibration_line, joined_lines
-from hpo.data import KnownImages
+from hpo.data import ImageDigests
 from hpo.delivery.ensemble import choose, cross_check, ensemble, join
 from hpo.delivery.ensemble_candidates import EnsembleCandidates, ensemble_candidates
 from hpo.delivery.selection import halves, mean_of
@@ -131,7 +131,7 @@ def test_what_cannot_join_is_left_out_with_a_reason(study, store, trained, datas
 
 
 def test_trials_of_another_split_cannot_join(study, store, trained, dataset):
-    known = KnownImages.of(dataset)
+    known = ImageDigests.of(dataset)
     split = known.split_digest
     store.keep_images(split, known.to_bytes())
     for digest in (split, split, "0" * 32):

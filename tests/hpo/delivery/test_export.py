@@ -13,7 +13,7 @@ from hpo.bundle.bundle import read_bundle
 from hpo.bundle.calibrate import calibration_of
 from hpo.bundle.manifest import RESIZE_RULE
 from hpo.cli.delivery_text import calibration_line, on_altered
-from hpo.data import KnownImages
+from hpo.data import ImageDigests
 from hpo.delivery.export import choose_trial, export_trial, is_of_trial, trial_manifest
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import report
@@ -251,7 +251,7 @@ def with_split(study, split_digest):
 
 
 def test_a_bundle_knows_the_images_that_its_trial_was_made_with(study, store, weights, dataset, tmp_path):
-    known = KnownImages.of(dataset)
+    known = ImageDigests.of(dataset)
     number = with_split(study, known.split_digest)
     store.keep_images(known.split_digest, known.to_bytes())
     keep(store, number, weights)
@@ -261,11 +261,11 @@ def test_a_bundle_knows_the_images_that_its_trial_was_made_with(study, store, we
     assert found.manifest.data.split_digest == known.split_digest
 
 
-@pytest.mark.parametrize("content", [None, b"torn", KnownImages().to_bytes()])
+@pytest.mark.parametrize("content", [None, b"torn", ImageDigests().to_bytes()])
 def test_digests_that_are_gone_or_damaged_are_told_and_leave_the_model(
     study, store, weights, dataset, tmp_path, caplog, content
 ):
-    digest = KnownImages.of(dataset).split_digest
+    digest = ImageDigests.of(dataset).split_digest
     number = with_split(study, digest)
     if content is not None:
         store.keep_images(digest, content)

@@ -11,7 +11,7 @@ from hpo.bundle.calibrate import calibration_of
 from hpo.bundle.evaluate import evaluate, evaluate_on, select
 from hpo.bundle.manifest import Member, Validation, Weights
 from hpo.cli.delivery_text import retrain_lines
-from hpo.data import DataOrigin, KnownImages, SplitOptions, open_dataset, split_digest
+from hpo.data import DataOrigin, ImageDigests, SplitOptions, open_dataset, split_digest
 from hpo.delivery.original_weights import remember_weights
 from hpo.delivery.retrain import RetrainOptions, Watch, retrain, with_weights
 from hpo.errors import BundleError, DataError
@@ -240,7 +240,7 @@ def test_the_new_bundle_knows_its_images_and_its_test_is_no_new_choice(bundle, i
     result = retrain(read_bundle(bundle), images, tmp_path / "final", options)
     assert result.accesses == AccessCounts(1, 1)
     final = hpo.load(tmp_path / "final", device="cpu")
-    assert final.bundle.known == KnownImages.of(dataset)
+    assert final.bundle.known == ImageDigests.of(dataset)
     assert final.bundle.manifest.data.split_digest == split_digest(dataset)
     selection = select(final.bundle, images, cache=cache, split="test")
     again = evaluate_on(final, selection, ledger=options.ledger)

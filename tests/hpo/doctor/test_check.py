@@ -12,7 +12,7 @@ from hpo.doctor import machine as libraries
 from hpo.doctor import machine as places
 from hpo.doctor import study
 from hpo.doctor import study as database
-from hpo.doctor.check import amiss, well
+from hpo.doctor.check import failed, passed
 from storage import Control, LeaseInfo, StorageError
 
 
@@ -24,40 +24,40 @@ def holding(number: int, left: float = 60.0, state: str = "held") -> LeaseInfo:
 
 
 def test_an_error_brings_its_own_way_out() -> None:
-    found = amiss("database", StorageError("database h/d: no server listens there; start it, or check --storage"))
+    found = failed("database", StorageError("database h/d: no server listens there; start it, or check --storage"))
     assert found.to_dict() == {
         "what": "database", "ok": False, "detail": "database h/d: no server listens there",
         "fix": "start it, or check --storage",
     }  # fmt: skip
-    assert well("clock", "fine").to_dict()["fix"] is None
+    assert passed("clock", "fine").to_dict()["fix"] is None
 
 
 @pytest.mark.parametrize(("used", "ok", "room"), [(0, True, 50), (98, True, 1), (99, False, 0), (103, False, 0)])
 def test_a_worker_needs_two_connections(used: int, ok: bool, room: int) -> None:
-    found = database.connections(100, used)
+    found = database.check_connections(100, used)
     assert found.ok is ok
     assert f"room for {room} more" in found.detail
 
 
 @pytest.mark.parametrize(
-    ("skew", "ok", "told"),
+    ("skew", "ok", "said"),
     [(0.2, True, "0.2 s ahead of"), (-5.0, True, "5.0 s behind"), (-3600, False, "leases go by the database's clock")],
 )
-def test_a_wrong_clock_is_told_and_that_leases_do_not_mind(skew: float, ok: bool, told: str) -> None:
-    found = database.clock(skew)
+def test_a_wrong_clock_is_told_and_that_leases_do_not_mind(skew: float, ok: bool, said: str) -> None:
+    found = database.check_clock(skew)
     assert found.ok is ok
-    assert told in found.detail
+    assert said in found.detail
 
 
 def test_what_a_library_asks_for_is_compared_with_what_is_there() -> None:
-    assert libraries.unmet("hpo") == []
-    assert libraries.unmet("no-such-library") == ["no-such-library is not installed"]
+    assert libraries.unmet_requirements("hpo") == []
+    assert libraries.unmet_requirements("no-such-library") == ["no-such-library is not installed"]
 
 
 def test_a_version_out_of_range_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ["optuna<5", "no-such-library>=1", "click", 'also-not-there; extra == "dev"']
     monkeypatch.setattr(libraries, "requires", lambda _: asked)
-    assert libraries.unmet("hpo") == [
+    assert libraries.unmet_requirements("hpo") == [
         f"hpo needs optuna<5, but {libraries.version('optuna')} is installed",
         "hpo needs no-such-library>=1, which is not installed",
     ]
@@ -77,7 +77,7 @@ def test_a_pair_that_does_not_import_is_one_line(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_place_is_written_and_left_as_it_was(tmp_path: Path) -> None:
-    found = places.check_place("home", "--home", tmp_path / "not" / "yet")
+    found = places.check_location("home", "--home", tmp_path / "not" / "yet")
     assert found.ok
     assert "not there yet" in found.detail
     assert list(tmp_path.iterdir()) == []
@@ -85,27 +85,27 @@ def test_a_place_is_written_and_left_as_it_was(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_told_with_its_option(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    found = places.check_place("artifacts", "--artifacts", tmp_path / "file")
+    found = places.check_location("artifacts", "--artifacts", tmp_path / "file")
     assert not found.ok
     assert "--artifacts" in found.fix
 
 
 def test_a_full_disk_is_told(tiny_disk: Path) -> None:
-    found = places.check_place("home", "--home", tiny_disk)
+    found = places.check_location("home", "--home", tiny_disk)
     assert not found.ok
     assert "make room" in found.fix
     with pytest.raises(OSError, match="No space"):
         (tiny_disk / "filler").write_bytes(bytes(2**21))
-    assert "cannot be written: No space left" in places.check_place("home", "--home", tiny_disk).detail
+    assert "cannot be written: No space left" in places.check_location("home", "--home", tiny_disk).detail
 
 
 def test_a_bucket_is_written_and_read(s3_root: str) -> None:
     import boto3
 
-    assert places.check_place("artifacts", "--artifacts", s3_root).ok
+    assert places.check_location("artifacts", "--artifacts", s3_root).ok
     bucket = s3_root.split("/")[2]
     assert boto3.client("s3").list_objects_v2(Bucket=bucket)["KeyCount"] == 0
-    missing = places.check_place("artifacts", "--artifacts", "s3://no-such-bucket-here/x")
+    missing = places.check_location("artifacts", "--artifacts", "s3://no-such-bucket-here/x")
     assert not missing.ok
     assert "NoSuchBucket" in missing.detail
 
@@ -132,18 +132,18 @@ def test_every_gpu_computes() -> None:
 
 @pytest.mark.parametrize("control", list(Control))
 def test_what_the_workers_are_told(control: Control) -> None:
-    found = study.told("blood cells", control)
+    found = study.check_control("blood cells", control)
     assert found.ok is (control is Control.RUN)
     assert found.ok or "hpo resume --study 'blood cells'" in found.fix
 
 
 def test_running_trials_need_a_living_holder() -> None:
     held = [holding(0), holding(1)]
-    assert study.leased("cells", [*held, holding(2, -5.0, "free")], {0, 1}).ok
-    expired = study.leased("cells", [holding(0), holding(1, -5.0)], {0, 1})
+    assert study.check_leases("cells", [*held, holding(2, -5.0, "free")], {0, 1}).ok
+    expired = study.check_leases("cells", [holding(0), holding(1, -5.0)], {0, 1})
     assert "not heard of any more: 1" in expired.detail
-    bare = study.leased("cells", held, {0, 1, 5})
+    bare = study.check_leases("cells", held, {0, 1, 5})
     assert "without a lease run: 5" in bare.detail
     assert "hpo reap --study cells" in bare.fix
-    many = study.leased("cells", [], set(range(20)))
+    many = study.check_leases("cells", [], set(range(20)))
     assert many.detail.endswith("7 and 12 more")

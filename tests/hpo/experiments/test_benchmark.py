@@ -15,7 +15,7 @@ from hpo.bundle.manifest import Manifest
 from hpo.bundle.model import load
 from hpo.bundle.stored_metrics import new_opening, record_opening
 from hpo.corruptions import CORRUPTIONS
-from hpo.data import Dataset, KnownImages, Part
+from hpo.data import Dataset, ImageDigests, Part
 from hpo.errors import DataError
 from hpo.evaluation.corrupted_copy import CorruptedCopy, corrupted_copy
 from hpo.evaluation.metrics import wilson
@@ -82,7 +82,7 @@ def test_the_look_at_the_test_part_is_on_record_and_serves_later_comparisons(
     assert (first.openings, second.openings) == (1, 1)
     assert first.test == second.test is not None
     assert (one["command"], one["n"], one["data"]) == ("compare", dataset.test_count, dataset.fingerprint)
-    assert (one["test"], one["model"]) == (KnownImages.of(dataset).test_digest, read_bundle(bundle).model_digest)
+    assert (one["test"], one["model"]) == (ImageDigests.of(dataset).test_digest, read_bundle(bundle).model_digest)
     assert first.accesses == AccessCounts(count=1, models=1)
     assert first.test is not None
     assert one["accuracy"] == first.test.value
@@ -90,7 +90,7 @@ def test_the_look_at_the_test_part_is_on_record_and_serves_later_comparisons(
 
 def look_of(bundle: Path, dataset: Dataset) -> dict[str, object]:
     """A record of a look at the whole test part by an earlier comparison."""
-    test, model = KnownImages.of(dataset).test_digest, read_bundle(bundle).model_digest
+    test, model = ImageDigests.of(dataset).test_digest, read_bundle(bundle).model_digest
     return {**new_opening("compare", dataset.fingerprint, dataset.test_count, test=test, model=model), "accuracy": 1.0}
 
 

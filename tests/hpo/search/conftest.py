@@ -8,7 +8,7 @@ import optuna
 import pytest
 import torch
 
-from hpo.data import Dataset, KnownImages, SplitOptions, open_dataset
+from hpo.data import Dataset, ImageDigests, SplitOptions, open_dataset
 from hpo.data.synthetic import write_cells
 from hpo.search.plan import Plan, create_or_open_study, set_budget
 from hpo.search.strategy import make_pruner, sampler_for_trial
@@ -77,7 +77,7 @@ class Bench:
             store=open_store(self.folder / "artifacts", read_spec(self.study).id), keep=2,
             dataset=lambda _: self.dataset, device="cpu", cache=self.folder / "cache",
             asked_to_stop=stop, out_of_time=up, read_clock=lambda: None, standing=EvictionOrder(()),
-            patience=RetryPolicy(grace=5.0, should_stop=stop), known=KnownImages.of(self.dataset),
+            patience=RetryPolicy(grace=5.0, should_stop=stop), known=ImageDigests.of(self.dataset),
         )  # fmt: skip
 
     def claim(self, lease: float = 60.0) -> Claim:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpo.data import KnownImages, SplitOptions, open_dataset, open_whole
-from hpo.data.known import digest_of_part, split_digest
+from hpo.data import ImageDigests, SplitOptions, open_dataset, open_whole
+from hpo.data.digests import digest_of_part, split_digest
 
 SPLIT = SplitOptions(0, 0.2, 0.2)
 
@@ -22,21 +22,21 @@ def opened(path, cache, size=16, split=SPLIT):
 
 
 def test_bytes_and_back(folder, cache):
-    known = KnownImages.of(opened(folder, cache))
-    assert KnownImages.from_bytes(known.to_bytes()) == known
+    known = ImageDigests.of(opened(folder, cache))
+    assert ImageDigests.from_bytes(known.to_bytes()) == known
     assert len(known) == 20
     assert len(known.to_bytes()) < 20 * 33 + 200
 
 
-@pytest.mark.parametrize("content", [b"", b"no array", KnownImages(np.zeros((2, 33), np.uint8)).to_bytes()[:-5]])
+@pytest.mark.parametrize("content", [b"", b"no array", ImageDigests(np.zeros((2, 33), np.uint8)).to_bytes()[:-5]])
 def test_anything_else_is_refused(content):
     with pytest.raises((ValueError, EOFError)):
-        KnownImages.from_bytes(content)
+        ImageDigests.from_bytes(content)
 
 
 def test_each_image_is_known_in_its_part(folder, cache):
     dataset = opened(folder, cache)
-    known = KnownImages.of(dataset)
+    known = ImageDigests.of(dataset)
     for code, part in enumerate((dataset.train, dataset.val, dataset.open_test())):
         assert known.codes(part).tolist() == [code] * len(part)
     assert known.took_part(dataset.val).all()
@@ -48,9 +48,9 @@ def test_digests_do_not_depend_on_path_names_or_packed_size(folder, cache, tmp_p
     for number, file in enumerate(sorted((tmp_path / "moved" / "cat").iterdir())):
         file.rename(file.with_name(f"z{99 - number}.png"))
     here, there, large = opened(folder, cache), opened(tmp_path / "moved", cache), opened(folder, cache, size=48)
-    assert KnownImages.of(here) == KnownImages.of(there) == KnownImages.of(large)
+    assert ImageDigests.of(here) == ImageDigests.of(there) == ImageDigests.of(large)
     assert split_digest(here) == split_digest(there) == split_digest(large)
-    assert digest_of_part(here.open_test()) == digest_of_part(there.open_test()) == KnownImages.of(here).test_digest
+    assert digest_of_part(here.open_test()) == digest_of_part(there.open_test()) == ImageDigests.of(here).test_digest
 
 
 def test_the_split_digest_follows_the_split(folder, cache):
@@ -61,7 +61,7 @@ def test_the_split_digest_follows_the_split(folder, cache):
 
 @pytest.mark.parametrize("suffix", ["bmp", "tif", "png"])
 def test_a_lossless_copy_in_another_form_is_known(folder, cache, tmp_path, suffix):
-    known = KnownImages.of(opened(folder, cache))
+    known = ImageDigests.of(opened(folder, cache))
     for file in sorted(folder.glob("*/*.png")):
         target = tmp_path / "copies" / file.parent.name / f"{file.stem}.{suffix}"
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def test_a_lossless_copy_in_another_form_is_known(folder, cache, tmp_path, suffi
 
 
 def test_other_images_are_not_known(folder, write_classes, cache):
-    known = KnownImages.of(opened(folder, cache))
+    known = ImageDigests.of(opened(folder, cache))
     others = open_whole(write_classes({"cat": 3, "dog": 3}, under="other", first_seed=500), image_size=16, cache=cache)
     assert (known.codes(others.part) == -1).all()
 
@@ -80,7 +80,7 @@ def test_a_test_image_that_is_trained_on_too_took_part(write_classes, cache):
     folder = write_classes({"train/cat": 6, "train/dog": 6, "test/cat": 2, "test/dog": 2})
     shutil.copy(folder / "train" / "cat" / "000.png", folder / "test" / "cat" / "copy.png")
     dataset = opened(folder, cache)
-    known, test = KnownImages.of(dataset), dataset.open_test()
+    known, test = ImageDigests.of(dataset), dataset.open_test()
     took_part = known.took_part(test)
     assert [test.names[row].rpartition("/")[2] for row in np.flatnonzero(took_part)] == ["copy.png"]
     assert known.test_digest == digest_of_part(test.subset(np.flatnonzero(~took_part)))
