@@ -253,7 +253,7 @@ def test_a_look_decodes_all_of_a_small_data_set(write_classes):
 
 
 def test_a_look_decodes_some_images_of_each_class_of_a_large_one(write_classes, monkeypatch):
-    monkeypatch.setattr("hpo.data.opening._TRIED", 10)
+    monkeypatch.setattr("hpo.data.opening._FEW_IMAGES", 10)
     folder = write_classes({"a": 20, "b": 20})
     (folder / "a" / "019.png").write_bytes(b"")
     seen = inspect_data(folder)
@@ -263,7 +263,7 @@ def test_a_look_decodes_some_images_of_each_class_of_a_large_one(write_classes, 
 
 
 def test_a_look_at_a_sample_says_so_and_counts_no_duplicates(write_classes, monkeypatch):
-    monkeypatch.setattr("hpo.data.opening._TRIED", 10)
+    monkeypatch.setattr("hpo.data.opening._FEW_IMAGES", 10)
     folder = write_classes({"a": 20, "b": 20, "B": 20})
     shutil.copy(folder / "a" / "000.png", folder / "a" / "001.png")
     shutil.copy(folder / "a" / "000.png", folder / "b" / "000.png")
@@ -287,7 +287,7 @@ def test_a_whole_data_set_counts_its_duplicates(write_classes, cache):
 
 @pytest.mark.parametrize("tried", [10, 500])
 def test_a_look_refuses_a_class_that_cannot_be_read(write_classes, monkeypatch, tried):
-    monkeypatch.setattr("hpo.data.opening._TRIED", tried)
+    monkeypatch.setattr("hpo.data.opening._FEW_IMAGES", tried)
     folder = write_classes({"a": 20, "b": 12})
     for file in (folder / "b").iterdir():
         file.write_bytes(b"no image")
