@@ -51,7 +51,7 @@ def _around_database(targets: DoctorTargets) -> Iterator[Check]:
         yield from _without_database(targets)
         return
     try:
-        db = open_database(targets.storage, home=targets.home, patience=0.0)
+        db = open_database(targets.storage, home=targets.home, start_timeout=0.0)
     except StorageError as error:
         yield failed("database", error)
         yield from _without_database(targets)
