@@ -1,4 +1,4 @@
-"""Cores of a process: control groups of both versions as the kernel shows them, in folders of our own."""
+"""Cores of a process: control groups of both versions, simulated in folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def process(tmp_path: Path) -> Make:
-    """A process in the group `path`, whose hierarchy is mounted from `root` on; `limits`: group -> file -> content."""
+    """Return a process in the group `path` of a hierarchy mounted at `root`; `limits`: group -> file -> content."""
 
     def make(
         limits: dict[str, dict[str, str]], *, path: str = "/", root: str = "/", version: int = 2, mount: str = "cg"
@@ -85,7 +85,7 @@ def test_version_1_has_a_file_for_each(process: Make, files: dict[str, str], exp
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_the_lowest_of_nested_groups_counts(process: Make, version: int) -> None:
+def test_the_lowest_limit_of_nested_groups_counts(process: Make, version: int) -> None:
     def limit(count: int) -> dict[str, str]:
         if version == 2:
             return {"cpu.max": f"{count}00000 100000"}
@@ -98,7 +98,7 @@ def test_the_lowest_of_nested_groups_counts(process: Make, version: int) -> None
 
 
 def test_a_container_sees_its_own_group_at_the_mount(process: Make) -> None:
-    """Without a namespace of its own the path is the host's, and the mount begins at the container's group."""
+    """Without a cgroup namespace the path is the host's, and the mount begins at the container's group."""
     group = {"cpu.max": "100000 100000"}
     assert list(quotas(process({"/": group}, path="/docker/abc", root="/docker/abc"))) == [1]
     deeper = {"/": {"cpu.max": "max 100000"}, "/init": group}
@@ -106,11 +106,11 @@ def test_a_container_sees_its_own_group_at_the_mount(process: Make) -> None:
     assert list(quotas(process({"/": group}, path="/../../elsewhere"))) == [1]
 
 
-def test_more_than_the_affinity_gives_nothing(process: Make) -> None:
+def test_a_limit_above_the_affinity_has_no_effect(process: Make) -> None:
     assert cores(process({"/": {"cpu.max": f"{ALLOWED + 3}00000 100000"}})) == ALLOWED
 
 
-def test_what_cannot_be_read_limits_nothing(process: Make, tmp_path: Path) -> None:
+def test_unreadable_files_set_no_limit(process: Make, tmp_path: Path) -> None:
     assert cores(tmp_path / "nowhere") == ALLOWED
     place = process({"/": {"cpu.max": "100000 100000"}})
     (place / "mountinfo").write_text("rubbish\n\n31 25\n - \n31 25 0:28 / /x rw -\n")
@@ -121,7 +121,7 @@ def test_what_cannot_be_read_limits_nothing(process: Make, tmp_path: Path) -> No
 
 @pytest.fixture
 def group() -> Iterator[Path]:
-    """A real control group for half a core, where this machine lets us make one."""
+    """Return a real control group for half a core, if this machine permits one."""
     parent = Path("/sys/fs/cgroup/cpu")
     folder = parent / f"hpo-test-{os.getpid()}"
     try:

@@ -1,4 +1,4 @@
-"""Augmentation: the seed decides alone, strength 0 is the identity, more strength changes more, the subject stays."""
+"""Augmentation: dependence on the seed, effect of the strength, and subjects that stay in the picture."""
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -22,14 +22,14 @@ SIZE = 48
 
 @pytest.fixture(scope="module")
 def cells():
-    """96 cells that nobody can write to."""
+    """Return 96 read-only images of cells."""
     images, _ = cells_arrays(96, SIZE, seed=11)
     images.flags.writeable = False
     return images
 
 
 def configured(name, strength, size=SIZE, **changes):
-    """A configuration that does nothing but a family, or an extra, at a strength."""
+    """Return a configuration with only a family, or an extra, at a strength."""
     chosen = {"augmentation": name, "augmentation_strength": strength} if name in FAMILIES else {name: strength}
     return TrialConfig.from_dict(
         {"augmentation": "none", "symmetry": "dihedral", "image_size": size, **chosen, **changes}
@@ -41,18 +41,18 @@ def augmenter_of(name, strength, size=SIZE, **changes):
 
 
 def symmetries(images):
-    """The eight symmetries of a batch."""
+    """Return the eight symmetries of a batch."""
     turns = [np.rot90(images, k, axes=(1, 2)) for k in range(4)]
     return [*turns, *(turned[:, :, ::-1] for turned in turns)]
 
 
 def difference(images, others):
-    """(b,) mean absolute difference of pixels, in grey levels."""
+    """Return (b,) mean absolute differences of pixels, in grey levels."""
     return np.abs(images.astype(np.int16) - others).mean(axis=(1, 2, 3))
 
 
 def distance(family, before, after):
-    """Mean change of a batch; a mere symmetry counts nothing, unless symmetries are all there is."""
+    """Return the mean change of a batch; a symmetry alone counts as 0, unless the step makes only symmetries."""
     references = [before] if family == "flips" else symmetries(before)
     return np.min([difference(reference, after) for reference in references], axis=0).mean()
 
@@ -62,7 +62,7 @@ def test_every_family_of_the_configuration_is_built():
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *EXTRAS])
-def test_strength_zero_gives_the_very_same_array(family, cells):
+def test_strength_0_returns_the_same_array(family, cells):
     augmenter = augmenter_of(family, 0)
     assert augmenter(cells, 1) is cells
     assert augmenter.clone()(cells, 1) is cells
@@ -81,7 +81,7 @@ def test_more_strength_changes_more(family, cells):
 
 
 @pytest.mark.parametrize("family", CHANGING)
-def test_the_least_strength_changes_next_to_nothing(family, cells):
+def test_the_smallest_strength_changes_almost_nothing(family, cells):
     assert distance(family, cells, augmenter_of(family, 0.002)(cells, 3)) < 1.5
 
 
@@ -94,7 +94,7 @@ def test_the_result_is_a_new_batch_of_the_same_kind(family, cells):
 
 
 @pytest.mark.parametrize("family", CHANGING)
-def test_the_seed_decides_alone(family, cells):
+def test_augmentation_depends_on_the_seed_alone(family, cells):
     augmenter = augmenter_of(family, 0.7)
     first = augmenter(cells, 5)
     assert not np.array_equal(first, augmenter(cells, 6))
@@ -111,7 +111,7 @@ def test_images_of_a_batch_are_changed_differently(family, cells):
 
 
 @pytest.mark.parametrize("family", CHANGING)
-def test_clones_in_threads_give_what_one_thread_gives(family, cells):
+def test_clones_in_threads_give_the_results_of_one_thread(family, cells):
     augmenter = augmenter_of(family, 0.8)
     alone = [augmenter(cells[:16], seed) for seed in range(8)]
     with ThreadPoolExecutor(4) as pool:
@@ -121,7 +121,7 @@ def test_clones_in_threads_give_what_one_thread_gives(family, cells):
 
 @pytest.mark.parametrize("size", [16, 50, 224])
 @pytest.mark.parametrize("family", CHANGING)
-def test_no_size_or_strength_draws_a_warning(family, size):
+def test_no_size_or_strength_causes_a_warning(family, size):
     images, _ = cells_arrays(8, size)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -142,7 +142,7 @@ def test_extras_follow_the_family_one_after_the_other(cells):
 
 
 @pytest.mark.parametrize("operations", [1, 3, 8])
-def test_randaugment_applies_as_many_operations_as_it_is_told(operations, cells):
+def test_randaugment_applies_the_configured_number_of_operations(operations, cells):
     (step,) = augmenter_of("randaugment", 0.5, randaugment_operations=operations).steps
     assert step._compose.transforms[0].n == operations
 
@@ -155,7 +155,7 @@ def test_more_operations_change_more(cells):
     assert changes == sorted(changes)
 
 
-def test_threads_may_share_an_augmenter_behind_per_thread(cells):
+def test_threads_may_share_an_augmenter_through_per_thread(cells):
     shared, augmenter = PerThread(augmenter_of("colour", 0.8)), augmenter_of("colour", 0.8)
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda seed: shared(cells[:16], seed), range(8)))
@@ -169,14 +169,14 @@ def test_a_consistency_loss_gets_the_image_and_two_views_of_it(cells):
     assert difference(result[:, 1], result[:, 2]).min() > 0
 
 
-def test_views_are_of_the_image_that_the_family_gives(cells):
+def test_views_are_made_from_the_result_of_the_family(cells):
     flipped = augmenter_of("flips", 1)(cells, 4)
     result = augmenter_of("flips", 1, augmix=0.1, augmix_consistency=1)(cells, 4)
     assert np.array_equal(result[:, 0], flipped)
     assert difference(result[:, 1], flipped).mean() < 10
 
 
-def test_what_follows_augmix_is_drawn_anew_for_each_view(cells):
+def test_steps_after_augmix_draw_anew_for_each_view(cells):
     result = augmenter_of("cutout", 1, augmix=0.5, augmix_consistency=1)(cells, 4)
     assert difference(result[:, 0], cells).min() > 0
     hidden = (result == np.uint8([124, 116, 104])).all(axis=-1)
@@ -193,7 +193,7 @@ def test_channels_are_reordered_and_nothing_else(cells):
     assert seen == {1, 2, 3, 4, 5}
 
 
-def test_channels_of_the_share_asked_for_are_reordered(cells):
+def test_channels_of_the_configured_share_are_reordered(cells):
     images = np.repeat(cells, 10, axis=0)
     changed = difference(images, ChannelShuffle(0.4)(images, np.random.default_rng(0))) > 0
     assert changed.mean() == pytest.approx(0.4, abs=0.05)
@@ -206,7 +206,7 @@ def test_dihedral_reaches_the_eight_symmetries_and_nothing_else(cells):
     assert equal.any(axis=1).all()
 
 
-def test_dihedral_leaves_the_share_it_should(cells):
+def test_dihedral_leaves_the_expected_share_unchanged(cells):
     images = np.repeat(cells, 10, axis=0)
     changed = difference(images, Dihedral(0.4)(images, np.random.default_rng(0))) > 0
     assert changed.mean() == pytest.approx(0.4 * 7 / 8, abs=0.05)
@@ -222,7 +222,7 @@ def test_warp_without_magnitudes_moves_pixels_exactly(cells):
 @pytest.mark.parametrize(
     ("change", "angle", "factor"), [({"degrees": 30}, 30, 1), ({"zoom": 1.3}, 0, 1.3)], ids=["rotation", "zoom"]
 )
-def test_warp_stays_inside_what_it_was_told(change, angle, factor):
+def test_warp_stays_within_its_limits(change, angle, factor):
     warp = Warp(**{"share": 0, "degrees": 0, "zoom": 1, "shift": 0, "shear": 0, **change})
     linear = warp._matrices(np.random.default_rng(0), 500, SIZE)[:, :, :2]
     turned = np.rad2deg(np.arctan2(linear[:, 1, 0], linear[:, 0, 0]))
@@ -245,7 +245,7 @@ ALLOWED = {"none": {0}, "mirror": {0, 4}, "dihedral": set(range(8))}
 
 
 def oriented(size):
-    """(64, S, S, 3): one image many times, which every symmetry changes."""
+    """Return (64, S, S, 3): 64 copies of an image that every symmetry changes."""
     image = np.zeros((size, size, 3), np.uint8)
     image[2, 2:9], image[2:6, 2] = 255, 128
     return np.repeat(image[None], 64, axis=0)
@@ -253,7 +253,7 @@ def oriented(size):
 
 @pytest.mark.parametrize("symmetry", ALLOWED)
 @pytest.mark.parametrize("step", ["Dihedral", "Warp"])
-def test_only_symmetries_that_labels_survive_are_drawn(symmetry, step):
+def test_only_the_configured_symmetries_are_drawn(symmetry, step):
     images = oriented(12)
     still = {"degrees": 0, "zoom": 1, "shift": 0, "shear": 0}
     made = Dihedral(1.0, symmetry) if step == "Dihedral" else Warp(share=1, symmetry=symmetry, **still)
@@ -275,12 +275,12 @@ def test_every_family_keeps_to_the_symmetry_of_the_configuration(family, symmetr
 
 
 def names_of(transform):
-    """Class names of albumentations' transforms, nested ones included."""
+    """Return the class names of albumentations' transforms, nested ones included."""
     inner = [name for one in getattr(transform, "transforms", ()) for name in names_of(one)]
     return [type(transform).__name__, *inner]
 
 
-def test_what_dihedral_draws_is_what_was_drawn_before_symmetry_was_a_field():
+def test_dihedral_draws_as_before_the_field_symmetry_existed():
     rng = np.random.default_rng(5)
     before = np.where(rng.random(200) < 0.6, rng.integers(0, 8, 200), 0)
     assert np.array_equal(draw_symmetries(np.random.default_rng(5), 200, 0.6, "dihedral"), before)

@@ -71,7 +71,7 @@ def test_chains_are_of_one_to_three_operations_and_three_to_an_image(cells, monk
     assert np.array_equal(result, cells), "weights do not add up to one"
 
 
-def test_operations_without_a_magnitude_take_place_on_their_share(cells, monkeypatch):
+def test_operations_without_a_magnitude_apply_to_their_share(cells, monkeypatch):
     seen = []
     monkeypatch.setattr(
         augmix,

@@ -42,14 +42,14 @@ print(os.environ.get("NO_ALBUMENTATIONS_UPDATE"))
 """
 
 
-def test_nothing_asks_the_network_and_the_environment_stays_as_it_was():
+def test_the_import_uses_no_network_and_leaves_the_environment_unchanged():
     environment = {key: value for key, value in os.environ.items() if key != "NO_ALBUMENTATIONS_UPDATE"}
     done = subprocess.run([sys.executable, "-c", OFFLINE], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "None"
 
 
-def test_a_variable_that_was_set_comes_back(monkeypatch):
+def test_an_environment_variable_is_restored(monkeypatch):
     monkeypatch.setenv("HPO_TEST", "before")
     with _variable("HPO_TEST", "1"):
         assert os.environ["HPO_TEST"] == "1"

@@ -1,4 +1,4 @@
-"""The fixtures of tests/hpo/training: small sets of coloured squares and a configuration that trains in a moment."""
+"""The fixtures of tests/hpo/training: small sets of coloured squares and a fast configuration."""
 
 from tests.hpo.training.conftest import (
     CLASSES,

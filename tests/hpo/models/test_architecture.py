@@ -57,7 +57,7 @@ def test_files_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
         described(tmp_path, {"image_mean": [0.1] * 3, "image_std": STD}, "preprocessor_config.json")
 
 
-def test_the_file_s_own_description_wins_over_its_folder_s(tmp_path: Path) -> None:
+def test_a_file_s_own_description_takes_precedence_over_its_folder_s(tmp_path: Path) -> None:
     described(tmp_path, {"architecture": "vit", **GIVEN})
     own = described(tmp_path, {"architecture": "resnet18", "mean": [0.5] * 3, "std": [0.5] * 3}, "model.json")
     assert (own.architecture, own.mean) == ("resnet18", (0.5,) * 3)
@@ -68,7 +68,7 @@ def test_an_image_processor_that_does_not_normalise(tmp_path: Path) -> None:
     assert (found.mean, found.std) == ((0.0,) * 3, (1.0,) * 3)
 
 
-def test_a_file_about_other_things_says_nothing(tmp_path: Path) -> None:
+def test_a_file_without_a_description_gives_none(tmp_path: Path) -> None:
     assert described(tmp_path, {"learning_rate": 0.1, "architectures": ["ViTModel"]}) == Description()
 
 
@@ -100,7 +100,7 @@ BAD = {
 
 @pytest.mark.parametrize("kind", BAD)
 @pytest.mark.parametrize("section", [None, "pretrained_cfg", "preprocessing"])
-def test_what_cannot_be_true_is_refused_in_one_line(tmp_path: Path, kind: str, section: str | None) -> None:
+def test_impossible_descriptions_are_refused_in_one_line(tmp_path: Path, kind: str, section: str | None) -> None:
     values = BAD[kind]
     if section and isinstance(values, dict) and values.keys() <= {"mean", "std"}:
         values = {section: values}
@@ -139,7 +139,7 @@ def test_one_number_is_for_weights_of_grey_images_alone(load: Callable[..., Buil
         load({"mean": [0.3], "std": [0.2]})
 
 
-def test_a_bundle_s_folder_can_be_started_from(config: Make, tmp_path: Path) -> None:
+def test_training_can_start_from_a_bundle_s_folder(config: Make, tmp_path: Path) -> None:
     torch.manual_seed(3)
     whole = build_model(config(), 7).model.state_dict()
     save_file(whole, tmp_path / "model.safetensors")

@@ -1,4 +1,4 @@
-"""Baselines: nothing to train, and yet a model like any other."""
+"""Baselines: models without parameters to train."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def pictures(count: int, seed: int = 0) -> torch.Tensor:
-    """(count, 3, 8, 8) images in [0, 1], as they come from uint8."""
+    """Return images (count, 3, 8, 8) in [0, 1] with the values of uint8 images."""
     pixels = torch.randint(0, 256, (count, 3, 8, 8), generator=torch.Generator().manual_seed(seed))
     return pixels / 255
 
@@ -30,12 +30,12 @@ def built(config: Make, name: str, classes: int = 4) -> Baseline:
     return model
 
 
-def test_they_are_known_by_their_names() -> None:
+def test_baselines_are_recognised_by_their_names() -> None:
     assert [is_baseline(name) for name in (*BASELINES, "cnn3")] == [True, True, False]
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_it_is_a_classifier_without_a_parameter(config: Make, name: str) -> None:
+def test_a_baseline_is_a_classifier_without_parameters(config: Make, name: str) -> None:
     found = check_trainable(config(backbone=name), 4)
     assert (found.parameters, found.trainable, found.weights) == (0, 0, None)
     assert built(config, name).train()(pictures(5)).shape == (5, 4)
@@ -43,7 +43,7 @@ def test_it_is_a_classifier_without_a_parameter(config: Make, name: str) -> None
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_what_it_learnt_is_in_its_state_dict(config: Make, name: str) -> None:
+def test_class_frequencies_are_in_the_state_dict(config: Make, name: str) -> None:
     model = built(config, name)
     model.learn_priors(np.array([2, 2, 2, 0]))
     again = build_model(config(backbone=name, pretrained=True), 4, initialise=False).model
@@ -82,7 +82,7 @@ def test_a_random_guess_of_halves_is_that_of_floats(config: Make) -> None:
     assert torch.equal(built_model.model(full), built_model.model(half))
 
 
-def test_random_guesses_are_even_and_of_every_image_another(config: Make) -> None:
+def test_random_guesses_are_even_and_differ_between_images(config: Make) -> None:
     logits = built(config, "random-guess", classes=8)(pictures(4000))
     counts = torch.bincount(logits.argmax(1), minlength=8)
     # Chi-squared of 7 degrees of freedom is below 24.3 in 999 cases of 1000.
@@ -92,13 +92,13 @@ def test_random_guesses_are_even_and_of_every_image_another(config: Make) -> Non
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_what_a_baseline_cannot_have_is_refused(config: Make, name: str) -> None:
+def test_settings_that_a_baseline_lacks_are_refused(config: Make, name: str) -> None:
     with pytest.raises(ModelError, match=rf"{name} is a baseline .*--set pretrained=false"):
         build_model(config(backbone=name, pretrained=True), 4)
     with pytest.raises(ModelError, match=rf"normalisation is 'group', but {name} is a baseline"):
         build_model(config(backbone=name, normalisation="group"), 4)
 
 
-def test_a_name_near_a_baseline_s_is_told_so(config: Make) -> None:
+def test_a_name_similar_to_a_baseline_s_gets_a_hint(config: Make) -> None:
     with pytest.raises(ModelError, match="near it: majority-class"):
         build_model(config(backbone="majority_class"), 4)

@@ -37,18 +37,18 @@ def test_drop_path_is_left_out_where_a_backbone_has_none(config: Make) -> None:
     assert build_model(config(backbone="dla46_c", drop_path=0.2), 3).features == 256
 
 
-def test_an_unknown_backbone_is_told_what_is_near(config: Make) -> None:
+def test_an_unknown_backbone_gets_similar_names(config: Make) -> None:
     with pytest.raises(ModelError, match=r"backbone is 'mobilnetv2_035', but must be .* mobilenetv2_035"):
         build_model(config(backbone="mobilnetv2_035"), 3)
 
 
-def test_an_unknown_tag_is_told_which_there_are(config: Make) -> None:
+def test_an_unknown_tag_gets_the_known_tags(config: Make) -> None:
     with pytest.raises(ModelError, match=r"backbone is 'resnet18.a9_in1k', but .*resnet18\.a1_in1k"):
         build_model(config(backbone="resnet18.a9_in1k"), 3)
     assert build_model(config(backbone="resnet18.a1_in1k"), 3).features == 512
 
 
-def test_a_name_like_no_other_is_told_where_the_names_are(config: Make) -> None:
+def test_a_name_without_similar_names_gets_the_place_of_the_list(config: Make) -> None:
     with pytest.raises(ModelError, match="list_models"):
         build_model(config(backbone="zzzzqqqq"), 3)
 
@@ -63,7 +63,7 @@ def test_a_backbone_that_timm_has_no_weights_of_says_so(config: Make) -> None:
         build_model(config(backbone="mobilenetv2_035", pretrained=True), 3)
 
 
-def test_a_hub_that_is_not_there_names_the_way_out(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_names_the_remedies(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "/nonexistent")
     with pytest.raises(
@@ -83,7 +83,7 @@ def test_normalisation_is_timm_s_for_the_backbone(config: Make) -> None:
     assert build_model(config(backbone="resnet18"), 3).mean == (0.485, 0.456, 0.406)
 
 
-def test_what_trains_is_what_trains_in_the_deepest_phase(config: Make) -> None:
+def test_trainable_parameters_are_those_of_the_phase_with_the_largest_depth(config: Make) -> None:
     phased = config(epochs=3, **{"phase1.epochs": 1, "phase1.unfreeze_depth": 0.0, "phase2.epochs": 2})
     deepest, whole = (
         phased.replace(phases=[{"epochs": 3, "unfreeze_depth": 0.5}]),

@@ -33,7 +33,7 @@ def test_a_part_and_its_batches_give_the_same_logits_whatever_the_mode(
     assert not built.model.training
 
 
-def test_read_only_images_are_taken(config: Make) -> None:
+def test_read_only_images_are_accepted(config: Make) -> None:
     images = np.zeros((2, 32, 32, 3), dtype=np.uint8)
     images.flags.writeable = False
     built = build_model(config(), 3)
@@ -71,7 +71,7 @@ def test_a_call_moves_nothing_and_leaves_the_mode_alone(config: Make, monkeypatc
     assert {name: tensor.data_ptr() for name, tensor in built.model.state_dict(keep_vars=True).items()} == before
 
 
-def test_the_mode_comes_back_after_a_fault() -> None:
+def test_the_mode_is_restored_after_an_error() -> None:
     network = torch.nn.Linear(2, 1).train()
     with pytest.raises(RuntimeError, match="shape"):
         outputs(network, [torch.zeros(1, 3)], ComputeFormat())

@@ -42,7 +42,7 @@ def failing(error: Exception) -> object:
 
 
 @pytest.mark.parametrize("error", OF_MEMORY, ids=lambda error: str(error)[-40:])
-def test_errors_of_memory_are_known(error: Exception) -> None:
+def test_out_of_memory_errors_are_recognised(error: Exception) -> None:
     assert out_of_memory(error)
     outcome = attempt(lambda: failing(error))
     assert isinstance(outcome, Exhausted)
@@ -65,14 +65,14 @@ def test_other_errors_pass_untouched(error: Exception) -> None:
     assert context.value is error
 
 
-def test_an_allocation_that_no_machine_has_is_an_error_of_memory() -> None:
+def test_an_impossible_allocation_is_an_out_of_memory_error() -> None:
     outcome = attempt(lambda: torch.empty(2**60, dtype=torch.uint8))
     assert isinstance(outcome, Exhausted)
     assert "1152921504606846976 bytes" in outcome.reason
 
 
 def test_a_failed_attempt_keeps_no_tensor_alive() -> None:
-    """The memory is needed for the next attempt."""
+    """The next attempt needs the memory."""
     seen: list[weakref.ref[torch.Tensor]] = []
 
     def action() -> None:
@@ -88,6 +88,6 @@ def test_a_failed_attempt_keeps_no_tensor_alive() -> None:
         gc.enable()
 
 
-def test_there_is_less_free_memory_than_memory() -> None:
+def test_free_memory_is_less_than_total_memory() -> None:
     release(CPU)
     assert 2**20 < free_memory(CPU) < total_memory(CPU)

@@ -1,4 +1,4 @@
-"""BatchNorm exchanged: what is kept, what no longer depends on the batch, what never moves."""
+"""Exchange of BatchNorm: what is kept, what is independent of the batch, and what never changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BACKBONES = ["test_resnet", "test_efficientnet", "deepefficientnet"]
 
 
 def uneven(network: nn.Module) -> nn.Module:
-    """`network` with values in its BatchNorms that a mistake would change."""
+    """Give the BatchNorms of `network` distinct values, so that mistakes show; return it."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -40,7 +40,7 @@ def backbone(name: str) -> nn.Module:
 
 
 def built(normalisation: str, **changes: object) -> nn.Module:
-    """A classifier of random weights, but for `weights` among the changes."""
+    """Return a classifier with random weights, or with `weights` if they are among the changes."""
     values = {"backbone": "test_resnet", "image_size": 32, **changes, "normalisation": normalisation}
     torch.manual_seed(0)
     return build_model(TrialConfig.from_dict(values), 3, initialise="weights" in changes).model
@@ -57,7 +57,7 @@ def norms(network: nn.Module) -> dict[str, nn.Module]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", BACKBONES)
-def test_every_batchnorm_goes_and_its_scale_shift_and_activation_stay(name: str, kind: str) -> None:
+def test_every_batchnorm_is_replaced_and_its_scale_shift_and_activation_stay(name: str, kind: str) -> None:
     before, network = norms(backbone(name)), backbone(name)
     exchange_normalisation(network, kind)
     after = norms(network)
@@ -119,7 +119,7 @@ def test_training_never_moves_a_frozen_batchnorm_and_moves_the_rest() -> None:
 
 
 @pytest.mark.parametrize("depth", [0.0, 0.5, 1.0])
-def test_whatever_trains_a_frozen_batchnorm_does_not(depth: float) -> None:
+def test_a_frozen_batchnorm_stays_fixed_at_any_unfreeze_depth(depth: float) -> None:
     model = built("frozen-batch", unfreeze_depth=depth).train()
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     assert not any(norm.training for norm in norms(model).values())

@@ -1,4 +1,4 @@
-"""The networks that we add to timm: their layouts, and that they behave as timm's own do."""
+"""The networks that this package adds to timm: their layouts, and behaviour like timm's own."""
 
 from __future__ import annotations
 
@@ -145,6 +145,6 @@ def test_stochastic_depth_is_left_out_where_there_is_no_branch_to_drop() -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_pretrained_weights_there_are_none_and_the_way_out_is_named(name: str) -> None:
+def test_missing_pretrained_weights_are_an_error_with_a_remedy(name: str) -> None:
     with pytest.raises(ModelError, match=rf"no pretrained weights of {name}: .*--set pretrained=false"):
         build_model(TrialConfig(backbone=name, image_size=32), 3)

@@ -21,16 +21,16 @@ GENERAL = {"quick", "standard", "thorough"}
 
 
 def calls() -> list[list[str]]:
-    """Every command of the document: its indented lines, and what its tables quote."""
+    """Return every command of the document: its indented lines, and quotes in its tables."""
     found = re.findall(r"^    hpo (.*)$", DOCUMENT, re.MULTILINE) + re.findall(r"`hpo ([^`]*DATA[^`]*)`", DOCUMENT)
     return [shlex.split(call) for call in found]
 
 
-def test_every_preset_is_told_of() -> None:
+def test_every_preset_is_described() -> None:
     assert [name for name in SPACES.keys() - GENERAL if f"`{name}`" not in DOCUMENT] == []
 
 
-def test_every_command_names_spaces_and_backbones_that_there_are() -> None:
+def test_every_command_names_existing_spaces_and_backbones() -> None:
     named = [word for call in calls() for word in call if word.partition(":")[0] in SPACES]
     assert len(named) >= 15
     for word in named:
@@ -41,14 +41,14 @@ def test_every_command_names_spaces_and_backbones_that_there_are() -> None:
 
 
 @pytest.mark.parametrize("call", calls(), ids=" ".join)
-def test_every_command_is_one_that_the_command_line_takes(call: list[str], tmp_path: Path) -> None:
+def test_every_command_is_accepted_by_the_command_line(call: list[str], tmp_path: Path) -> None:
     command = main.get_command(click.Context(main), call[0])  # type: ignore[attr-defined]
     there = {"DATA": tmp_path, "BUNDLE": tmp_path, "FILE": tmp_path / "weights", "DIR": tmp_path / "out"}
     (tmp_path / "weights").touch()
     command.make_context(call[0], [str(there.get(word, word)) for word in call[1:]])
 
 
-def test_the_table_is_what_the_script_prints() -> None:
+def test_the_table_equals_the_output_of_the_script() -> None:
     spec = importlib.util.spec_from_file_location("sizes", ROOT / "scripts" / "sizes.py")
     assert spec is not None
     assert spec.loader is not None

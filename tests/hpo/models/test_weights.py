@@ -23,7 +23,7 @@ Make = Callable[..., TrialConfig]
 
 @pytest.fixture(scope="module")
 def tensors() -> dict[str, Tensor]:
-    """Weights of the whole network, classifier included."""
+    """Return weights of the whole network, classifier included."""
     torch.manual_seed(5)
     return timm.create_model("test_resnet", num_classes=10).state_dict()
 
@@ -44,7 +44,7 @@ Load = Callable[..., BuiltModel]
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "backbone.", "module.model."])
-def test_safetensors_load_whatever_a_wrapper_put_before_the_names(
+def test_safetensors_load_with_any_prefix_of_a_wrapper(
     tensors: dict[str, Tensor], load: Load, tmp_path: Path, prefix: str
 ) -> None:
     path = tmp_path / "weights.safetensors"
@@ -61,7 +61,7 @@ def test_safetensors_load_whatever_a_wrapper_put_before_the_names(
 
 
 @pytest.mark.parametrize("nest", [(), ("state_dict",), ("model", "state_dict")])
-def test_a_pth_of_tensors_loads_however_deep_they_lie(
+def test_a_pth_of_tensors_loads_at_any_depth(
     tensors: dict[str, Tensor], load: Load, tmp_path: Path, nest: tuple[str, ...]
 ) -> None:
     content: dict[str, Any] = {key: value for key, value in tensors.items() if not key.startswith("fc.")}
@@ -79,7 +79,7 @@ def test_the_head_is_always_new(tensors: dict[str, Tensor], load: Load, tmp_path
     assert not load(tmp_path / "weights.safetensors").model.head[1].weight.equal(first)
 
 
-def test_a_tensor_that_is_not_needed_is_named(tensors: dict[str, Tensor], load: Load, tmp_path: Path) -> None:
+def test_unneeded_tensors_are_named(tensors: dict[str, Tensor], load: Load, tmp_path: Path) -> None:
     save_file({**tensors, "neck.weight": torch.zeros(1)}, tmp_path / "weights.safetensors")
     report = load(tmp_path / "weights.safetensors").weights
     assert report is not None
@@ -147,7 +147,7 @@ def test_a_first_layer_of_other_channels_is_refused(load: Load, tmp_path: Path, 
         load(tmp_path / "weights.safetensors", backbone="test_efficientnet")
 
 
-def test_position_embeddings_follow_the_image_size(load: Load, tmp_path: Path) -> None:
+def test_position_embeddings_are_resized_to_the_image_size(load: Load, tmp_path: Path) -> None:
     save_file(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "weights.safetensors")
     report = load(tmp_path / "weights.safetensors", backbone="test_vit", image_size=96).weights
     assert report is not None
@@ -155,14 +155,14 @@ def test_position_embeddings_follow_the_image_size(load: Load, tmp_path: Path) -
     assert "adapted: pos_embed, from (1, 101, 64) to (1, 37, 64)" in str(report)
 
 
-def test_position_embeddings_that_cannot_follow_are_refused(load: Load, tmp_path: Path) -> None:
+def test_position_embeddings_that_cannot_be_resized_are_refused(load: Load, tmp_path: Path) -> None:
     tensors = timm.create_model("test_vit", num_classes=0).state_dict()
     save_file({**tensors, "pos_embed": torch.zeros(1, 100, 64)}, tmp_path / "weights.safetensors")
     with pytest.raises(ModelError, match=r"pos_embed is \(1, 100, 64\), but must be \(1, 101, 64\)"):
         load(tmp_path / "weights.safetensors", backbone="test_vit", image_size=160)
 
 
-def test_tables_of_relative_positions_follow_the_window(load: Load, tmp_path: Path) -> None:
+def test_tables_of_relative_positions_are_resized_to_the_window(load: Load, tmp_path: Path) -> None:
     other = timm.create_model(
         "swin_tiny_patch4_window7_224", num_classes=0, img_size=96, window_size=3, depths=(2, 2, 2, 2)
     )
@@ -178,7 +178,7 @@ EMA = ["state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model", "mod
 
 @pytest.mark.parametrize("key", EMA)
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_the_moving_average_is_taken_and_said(
+def test_the_moving_average_is_taken_and_reported(
     tensors: dict[str, Tensor], load: Load, tmp_path: Path, key: str, prefix: str
 ) -> None:
     moved = {name: value + value.is_floating_point() for name, value in tensors.items()}
@@ -193,7 +193,7 @@ def test_the_moving_average_is_taken_and_said(
     assert "left out: state_dict, optimizer" in said
 
 
-def test_what_lies_beside_the_average_is_told_by_its_own_key(
+def test_other_models_in_the_file_are_reported_by_their_keys(
     tensors: dict[str, Tensor], load: Load, tmp_path: Path
 ) -> None:
     average = {f"module.{name}": value + value.is_floating_point() for name, value in tensors.items()}
@@ -204,7 +204,7 @@ def test_what_lies_beside_the_average_is_told_by_its_own_key(
     assert "left out: model, averaged_model.n_averaged" in said
 
 
-def test_an_average_of_the_parameters_alone_is_left_out_and_said(
+def test_an_average_of_the_parameters_alone_is_left_out_and_reported(
     tensors: dict[str, Tensor], load: Load, tmp_path: Path
 ) -> None:
     average = {name: value + 1 for name, value in tensors.items() if "running" not in name}
@@ -275,7 +275,7 @@ def test_one_model_under_two_keys_is_one_model(tensors: dict[str, Tensor], load:
         ("conv1.0.weight", lambda t: t.to(torch.float8_e4m3fn), "is of float8_e4m3fn, but must be"),
     ],
 )
-def test_values_that_no_network_has_are_refused_by_name(
+def test_impossible_values_are_refused_by_name(
     tensors: dict[str, Tensor], load: Load, tmp_path: Path, name: str, change: Callable[[Tensor], Tensor], words: str
 ) -> None:
     save_file({**tensors, name: change(tensors[name])}, tmp_path / "w.safetensors")
@@ -292,7 +292,7 @@ def test_other_floating_point_types_are_read(
     assert same(load(tmp_path / "w.safetensors"), {name: value.float() for name, value in halves.items()})
 
 
-def test_weights_without_batchnorm_go_on_without_it(config: Make, load: Load, tmp_path: Path) -> None:
+def test_weights_without_batchnorm_load_under_another_normalisation(config: Make, load: Load, tmp_path: Path) -> None:
     grouped = build_model(config(backbone="test_resnet", normalisation="group"), 3).model.state_dict()
     save_file(grouped, tmp_path / "w.safetensors")
     with pytest.raises(ModelError, match="want --set normalisation=group or layer"):
@@ -337,7 +337,7 @@ def test_a_description_that_cannot_be_read_is_an_error(
         load(tmp_path / "weights.safetensors")
 
 
-def test_a_file_that_is_not_there(config: Make, load: Load, tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(config: Make, load: Load, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         load(tmp_path / "weights.safetensors")
     with pytest.raises(ModelError, match="cannot be read"):
@@ -346,7 +346,9 @@ def test_a_file_that_is_not_there(config: Make, load: Load, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
-def test_a_torn_file(tensors: dict[str, Tensor], load: Load, tmp_path: Path, suffix: str, share: float) -> None:
+def test_a_truncated_file_is_refused(
+    tensors: dict[str, Tensor], load: Load, tmp_path: Path, suffix: str, share: float
+) -> None:
     path = tmp_path / f"weights{suffix}"
     save_file(tensors, path) if suffix == ".safetensors" else torch.save(tensors, path)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
@@ -356,7 +358,7 @@ def test_a_torn_file(tensors: dict[str, Tensor], load: Load, tmp_path: Path, suf
 
 
 class Payload:
-    """What a malicious file would hold."""
+    """An object that a malicious file could hold."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (Path("run"),))
@@ -372,13 +374,13 @@ def test_code_is_refused_and_not_run(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_file_without_tensors(load: Load, tmp_path: Path) -> None:
+def test_a_file_without_tensors_is_refused(load: Load, tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "weights.pth")
     with pytest.raises(ModelError, match="no tensors by name"):
         load(tmp_path / "weights.pth")
 
 
-def test_a_bundle_s_own_weights_can_be_started_from(config: Make, load: Load, tmp_path: Path) -> None:
+def test_training_can_start_from_a_bundle_s_weights(config: Make, load: Load, tmp_path: Path) -> None:
     whole = build_model(config(), 7).model.state_dict()
     save_file(whole, tmp_path / "model.safetensors")
     report = load(tmp_path / "model.safetensors").weights
@@ -392,7 +394,7 @@ SHARED = Path(__file__).parents[3].parent / "shared" / "weights"
 @pytest.mark.data
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/weights is not there")
 @pytest.mark.parametrize("name", ["mobilenetv2_035", "mobilenetv2_100", "mobilenetv1_100"])
-def test_real_weights_fit_wholly(config: Make, name: str) -> None:
+def test_real_weights_fill_every_tensor(config: Make, name: str) -> None:
     settings = config(backbone=name, pretrained=True, weights=str(SHARED / f"{name}.safetensors"), image_size=96)
     report = check_trainable(settings, 8).weights
     assert report is not None

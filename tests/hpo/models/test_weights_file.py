@@ -77,7 +77,7 @@ WRONG = {
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin"])
 @pytest.mark.parametrize("kind", WRONG)
-def test_what_is_no_file_of_weights_is_called_what_it_is(tmp_path: Path, kind: str, suffix: str) -> None:
+def test_files_of_other_kinds_are_named_in_the_error(tmp_path: Path, kind: str, suffix: str) -> None:
     content, words = WRONG[kind]
     path = tmp_path / f"w{suffix}"
     path.write_bytes(content)
@@ -106,7 +106,7 @@ def test_nested_tensors_have_the_names_of_their_keys(tmp_path: Path) -> None:
     assert list(read_tensors(path)) == ["epoch", "state.0", "state.net.a.weight", "state.net.a.bias"]
 
 
-def test_a_folder_stands_for_its_one_file(tmp_path: Path) -> None:
+def test_a_folder_with_one_weights_file_is_accepted(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"a folder without a \.safetensors or \.pth file"):
         weights_file(tmp_path)
     save_file(TENSORS, tmp_path / "one.safetensors")

@@ -1,4 +1,4 @@
-"""Small sets of coloured squares: three classes that any network can tell apart, in a moment on one core."""
+"""Small sets of coloured squares in three classes, which any network learns within seconds on one core."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def short_collections() -> Iterator[None]:
-    """The collection of garbage after each lack of memory passes over all that was loaded before the test."""
+    """Exclude objects loaded before the test from the garbage collections after each lack of memory."""
     gc.freeze()
     yield
     gc.unfreeze()
 
 
 def coloured(count: int, seed: int = 0, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """`count` noisy images (count, size, size, 3) uint8, the channel of the class brightened, and labels."""
+    """Return noisy images (count, size, size, 3) uint8 with the channel of their class brightened, and labels."""
     generator = np.random.default_rng(seed)
     labels = generator.permutation(np.arange(count) % CLASSES)
     images = generator.integers(0, 120, (count, size, size, 3), dtype=np.uint8)
@@ -48,14 +48,14 @@ def part_of(images: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Part:
 
 @pytest.fixture
 def data() -> FitData:
-    """25 images to train on and 12 to validate on."""
+    """Return 25 training images and 12 validation images."""
     images, labels = coloured(37)
     return FitData(part_of(images, labels, np.arange(25)), part_of(images, labels, np.arange(25, 37)), CLASSES)
 
 
 @pytest.fixture
 def config() -> Callable[..., TrialConfig]:
-    """A configuration that trains in a moment; keywords change it."""
+    """Return a function that makes a fast configuration, changed by keywords."""
 
     def make(**changes: object) -> TrialConfig:
         values = {

@@ -46,7 +46,7 @@ class Broken(Noise):
 
 
 class Recording(Noise):
-    """Noise that writes down its seeds."""
+    """Return an augmenter that adds noise and records its seeds."""
 
     def __init__(self, seeds: list[int]) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def augmented(part: Part, augmenter: Augmenter, *, seed: int = 1, threads: int =
 
 
 @pytest.mark.parametrize("feed", [plain_feed, ResidentFeed], ids=["streamed", "resident"])
-def test_a_feed_gives_the_rows_asked_for(part: Part, feed: Callable[..., StreamedFeed | ResidentFeed]) -> None:
+def test_a_feed_yields_the_requested_rows(part: Part, feed: Callable[..., StreamedFeed | ResidentFeed]) -> None:
     batches = list(feed(part, CPU).epoch(BATCHES, 0))
     assert [batch.dtype for batch in batches] == [torch.uint8] * 2
     assert all(np.array_equal(batch, part.batch(rows)) for batch, rows in zip(batches, BATCHES, strict=True))
@@ -79,15 +79,13 @@ def test_a_feed_gives_the_rows_asked_for(part: Part, feed: Callable[..., Streame
 
 @pytest.mark.parametrize("feed", [plain_feed, ResidentFeed], ids=["streamed", "resident"])
 @pytest.mark.parametrize("done", [0, 1, 2])
-def test_batches_that_are_done_are_left_out(
-    part: Part, feed: Callable[..., StreamedFeed | ResidentFeed], done: int
-) -> None:
+def test_finished_batches_are_left_out(part: Part, feed: Callable[..., StreamedFeed | ResidentFeed], done: int) -> None:
     batches = list(feed(part, CPU).epoch(BATCHES, 0, done))
     assert len(batches) == 2 - done
     assert all(np.array_equal(batch, part.batch(rows)) for batch, rows in zip(batches, BATCHES[done:], strict=True))
 
 
-def test_batches_that_are_left_out_are_not_augmented_and_the_others_as_ever(part: Part) -> None:
+def test_finished_batches_are_not_augmented_and_the_others_are_unchanged(part: Part) -> None:
     seeds: list[int] = []
     whole = list(augmented(part, Recording(seeds)).epoch([np.array([0])] * 5, 3))
     rest = list(augmented(part, Recording(seeds)).epoch([np.array([0])] * 5, 3, 4))
@@ -101,7 +99,7 @@ def test_the_copy_to_the_device_can_be_stopped(part: Part) -> None:
         ResidentFeed(part, CPU, lambda: True)
 
 
-def test_augmentation_depends_on_seed_epoch_and_batch_but_on_no_thread(part: Part) -> None:
+def test_augmentation_depends_on_seed_epoch_and_batch_but_not_on_threads(part: Part) -> None:
     def epoch(threads: int, number: int, seed: int = 1) -> np.ndarray:
         feed = augmented(part, Noise(), seed=seed, threads=threads)
         return np.stack([batch.numpy() for batch in feed.epoch([np.array([0])] * 12, number)])
@@ -113,7 +111,7 @@ def test_augmentation_depends_on_seed_epoch_and_batch_but_on_no_thread(part: Par
     assert not np.array_equal(alone, epoch(1, 0, seed=2))
 
 
-def test_a_fault_in_a_thread_reaches_the_step(part: Part) -> None:
+def test_an_error_in_a_thread_is_raised_in_the_step(part: Part) -> None:
     feed = augmented(part, Broken(), threads=2)
     with pytest.raises(ValueError, match="cannot be augmented"):
         list(feed.epoch(BATCHES, 0))
@@ -127,7 +125,7 @@ def test_an_epoch_left_early_leaves_no_thread(part: Part) -> None:
 
 @pytest.fixture
 def hundred() -> Part:
-    """100 images of 32 pixels, in an order of their own."""
+    """Return 100 images of 32 pixels in a shuffled order."""
     images = np.random.default_rng(0).integers(0, 255, (120, 32, 32, 3), dtype=np.uint8)
     return Part(images, np.arange(119, 19, -1), np.zeros(100, dtype=np.int64), ["x"] * 100)
 
@@ -137,7 +135,7 @@ def everything(feed: Feed, rows: list[np.ndarray]) -> np.ndarray:
 
 
 def changed(feed: Feed, part: Part) -> np.ndarray:
-    """(n,) bool: rows that the feed gives otherwise than they lie in the part."""
+    """Return (n,) bool: rows that the feed changes."""
     return (everything(feed, [np.arange(len(part))]) != part.batch(np.arange(len(part)))).any(axis=(1, 2, 3))
 
 
@@ -147,7 +145,7 @@ def test_an_extra_alone_augments(config: Callable[..., TrialConfig], name: str) 
     assert not augments(config(**{name: 0.0}))
 
 
-def test_families_augment_at_a_strength_and_mixing_is_not_augmenting(config: Callable[..., TrialConfig]) -> None:
+def test_families_augment_above_strength_0_and_mixing_does_not_count(config: Callable[..., TrialConfig]) -> None:
     assert augments(config(augmentation="flips", augmentation_strength=0.1))
     assert not augments(config(augmentation="flips", augmentation_strength=0))
     assert not augments(config(mixup=1.0, cutmix=1.0))
@@ -162,12 +160,14 @@ def test_training_batches_carry_the_views_of_a_consistency_loss(
     assert np.array_equal(images[:, 0], hundred.batch(np.arange(10)))
 
 
-def test_validation_is_left_as_it_is_unless_told(hundred: Part, config: Callable[..., TrialConfig]) -> None:
+def test_validation_images_are_unchanged_by_default(hundred: Part, config: Callable[..., TrialConfig]) -> None:
     assert not changed(validation_feed(config(augmentation="flips"), hundred, CPU, Runtime()), hundred).any()
 
 
-def test_validation_is_altered_alike_whatever_trains(hundred: Part, config: Callable[..., TrialConfig]) -> None:
-    """Trials that were judged on images of their own making could not be compared."""
+def test_validation_is_augmented_alike_for_every_configuration(
+    hundred: Part, config: Callable[..., TrialConfig]
+) -> None:
+    """Trials are comparable only on the same validation images."""
     mild = config(augmentation="none", validation_augmented=0.7)
     wild = config(augmentation="corruption", augmentation_strength=1.0, gridmask=1.0, validation_augmented=0.7)
     first, second = (everything(validation_feed(c, hundred, CPU, Runtime()), [np.arange(100)]) for c in (mild, wild))
@@ -175,7 +175,7 @@ def test_validation_is_altered_alike_whatever_trains(hundred: Part, config: Call
     assert 50 < (first != hundred.batch(np.arange(100))).any(axis=(1, 2, 3)).sum() <= 70
 
 
-def test_the_share_of_validation_is_exact_and_a_larger_one_holds_a_smaller(
+def test_the_augmented_share_is_exact_and_a_larger_share_includes_a_smaller_one(
     hundred: Part, config: Callable[..., TrialConfig]
 ) -> None:
     some, more = (

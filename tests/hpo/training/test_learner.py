@@ -1,4 +1,4 @@
-"""Learner: a batch that does not fit into the memory is learnt in pieces, as if it had fitted."""
+"""Learner: a batch that does not fit into the memory is learnt in pieces with the same result."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WITHOUT_BATCH_STATISTICS = "test_convnext"
 
 @dataclass
 class Memory:
-    """Stands for a memory in which the module number `place` of a network finds room for `most` images only."""
+    """Simulates a memory in which module number `place` of a network fits at most `most` images."""
 
     most: int
     place: int = -1
@@ -60,7 +60,7 @@ class Memory:
 
 @dataclass
 class Pupil:
-    """A learner and its model."""
+    """Return a learner and its model."""
 
     config: TrialConfig
     memory: Memory | None = None
@@ -95,7 +95,7 @@ def batch(config: TrialConfig, number: int) -> tuple[Tensor, Tensor]:
 
 
 def assert_equal(first: Pupil, second: Pupil) -> None:
-    """Bit for bit, in all that the learners go on from."""
+    """Compare bit for bit everything that the learners resume from."""
     ours, theirs = first.learner.tensors(), second.learner.tensors()
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
@@ -107,7 +107,7 @@ def distance(value: Tensor, expected: Tensor) -> float:
 
 
 def remembering(config: TrialConfig, images: int, cache: Path) -> Path:
-    """A cache that says that `images` fit at a time."""
+    """Write a cache in which `images` fit at a time."""
     Pupil(config, Memory(images), cache).learn()
     return cache
 
@@ -128,7 +128,7 @@ LOSSES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("choices", LOSSES.values(), ids=LOSSES)
-def test_the_gradient_of_the_pieces_is_that_of_the_batch(config: Make, choices: dict[str, Any]) -> None:
+def test_the_gradient_of_the_pieces_equals_that_of_the_batch(config: Make, choices: dict[str, Any]) -> None:
     settings = config(backbone=WITHOUT_BATCH_STATISTICS, **choices)
     whole, cut = Pupil(settings), Pupil(settings, Memory(3))
     assert cut.learn() == pytest.approx(whole.learn(), rel=1e-6)
@@ -147,7 +147,7 @@ def test_the_views_of_an_image_stay_in_one_piece(config: Make) -> None:
 
 
 @pytest.mark.parametrize("optimiser", ["adamw", "rmsprop", "lion", "sgd", "adam", "nadam"])
-def test_each_optimiser_steps_alike_and_once(config: Make, optimiser: str) -> None:
+def test_every_optimiser_takes_one_equal_step_in_pieces(config: Make, optimiser: str) -> None:
     settings = config(
         backbone=WITHOUT_BATCH_STATISTICS,
         optimiser=optimiser,
@@ -173,10 +173,10 @@ HALF = {"ema": 0.9, "optimiser": "sgd", "unfreeze_depth": 0.5}
 
 
 @pytest.mark.parametrize(("place", "backward", "choices"), [*FAULTS, (6, False, HALF), (-1, True, HALF)])
-def test_a_step_that_failed_leaves_no_trace(
+def test_a_failed_step_leaves_no_trace(
     config: Make, tmp_path: Path, place: int, backward: bool, choices: dict[str, Any]
 ) -> None:
-    """BatchNorm's statistics, dropout's numbers and the weights are those of a run that knew the size beforehand."""
+    """BatchNorm's statistics, dropout's numbers and the weights equal those of a run that began with that size."""
     settings = config(dropout=0.3, drop_path=0.2, **choices)
     knowing = Pupil(settings, cache=remembering(settings, 3, tmp_path))
     expected = knowing.learn(3)
@@ -201,7 +201,7 @@ def test_statistics_of_pieces_stay_near_those_of_batches(config: Make) -> None:
     assert distance(ours, theirs) < 0.05
 
 
-def test_a_size_is_remembered_for_the_next_run(config: Make, tmp_path: Path) -> None:
+def test_a_size_is_stored_for_the_next_run(config: Make, tmp_path: Path) -> None:
     cache = remembering(config(), 4, tmp_path)
     next_run = Memory(4)
     pupil = Pupil(config(optimiser="sgd", dropout=0.1), next_run, cache)
@@ -212,7 +212,7 @@ def test_a_size_is_remembered_for_the_next_run(config: Make, tmp_path: Path) -> 
     assert other.failures == [8]
 
 
-def test_a_run_goes_on_with_its_own_size(config: Make, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_size(config: Make, tmp_path: Path) -> None:
     first, second = Pupil(config(), Memory(4)), Pupil(config(), cache=remembering(config(), 2, tmp_path))
     first.learn()
     second.learner.restore(first.learner.tensors(), json.loads(json.dumps(first.learner.to_dict())))
@@ -223,7 +223,7 @@ def test_a_run_goes_on_with_its_own_size(config: Make, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("backbone", "most", "smallest"), [("test_resnet", 1, "2 images"), (WITHOUT_BATCH_STATISTICS, 0, "1 image")]
 )
-def test_where_the_smallest_piece_does_not_fit_the_trial_is_infeasible(
+def test_a_trial_is_infeasible_if_the_smallest_piece_does_not_fit(
     config: Make, backbone: str, most: int, smallest: str
 ) -> None:
     pupil, untouched = Pupil(config(backbone=backbone), Memory(most)), Pupil(config(backbone=backbone))
@@ -253,7 +253,7 @@ def full_at_the_update() -> Iterator[None]:
 
 
 def test_an_update_that_does_not_fit_is_infeasible(config: Make) -> None:
-    """No cut of the batch makes the optimiser's state smaller."""
+    """Smaller pieces of the batch do not make the optimiser's state smaller."""
     pupil = Pupil(config())
     with full_at_the_update(), pytest.raises(InfeasibleError, match=r"the optimiser's step of test_resnet .* not fit"):
         pupil.learn()
@@ -266,7 +266,7 @@ def test_other_errors_pass(config: Make) -> None:
     assert pupil.learner.micro_batch is None
 
 
-def test_a_whole_run_goes_on(config: Make, data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_pieces_resumes(config: Make, data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(backbone=WITHOUT_BATCH_STATISTICS, epochs=2, ema=0.9)
     expected = [result.train_loss for result in fit(settings, data, Runtime())]
     whole = Classifier.forward
@@ -306,7 +306,7 @@ print(learner.learn(images, labels).item(), expected.item(), learner.micro_batch
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of address space is kept on Linux only")
 def test_a_cpu_that_has_no_more_memory() -> None:
-    """No fault is put in: a process whose address space is limited learns a batch that needs several times as much."""
+    """Without injected errors: a process with limited address space learns a batch that needs several times as much."""
     # So that glibc returns each freed tensor to the system, as it does by itself with those of larger models.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
     command = [sys.executable, "-c", REAL]

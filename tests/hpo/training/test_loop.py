@@ -1,4 +1,4 @@
-"""fit(): it learns, it repeats itself, and it ends with a reason."""
+"""fit(): learning, reproducibility, and ends with a reason."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def train(config: TrialConfig, data: FitData, resume: Snapshot | None = None, **
     return list(fit(config, data, Runtime(**runtime), resume))
 
 
-def test_it_learns_what_can_be_learnt(config: Make, data: FitData) -> None:
+def test_training_reaches_a_high_accuracy(config: Make, data: FitData) -> None:
     results = train(config(**LEARNING), data)
     assert [result.epoch for result in results] == [1, 2, 3, 4]
     assert results[-1].train_loss < 0.5 * results[0].train_loss
@@ -37,7 +37,7 @@ def test_it_learns_what_can_be_learnt(config: Make, data: FitData) -> None:
     assert set(results[0].metrics) == {"accuracy", "balanced_accuracy", "macro_f1", "loss"}
 
 
-def test_a_result_tells_what_it_cost_and_on_what(config: Make, data: FitData) -> None:
+def test_a_result_holds_its_cost_and_device(config: Make, data: FitData) -> None:
     settings = config(epochs=1, unfreeze_depth=0.5)
     (result,) = train(settings, data)
     assert data.val is not None
@@ -52,7 +52,7 @@ def test_a_result_tells_what_it_cost_and_on_what(config: Make, data: FitData) ->
     json.dumps(dict(result.facts))
 
 
-def test_the_weights_give_the_logits_of_the_result(config: Make, data: FitData) -> None:
+def test_the_weights_reproduce_the_logits_of_the_result(config: Make, data: FitData) -> None:
     settings = config(ema=0.9, epochs=2)
     *_, last = ((result, result.weights()) for result in fit(settings, data, Runtime()))
     result, weights = last
@@ -74,7 +74,7 @@ RICH = {"augmentation": "flips", "augmentation_strength": 1.0, "mixup": 0.4, "cu
 
 
 @pytest.mark.parametrize("choices", [{}, {"ema": 0.9, **RICH}], ids=["plain", "rich"])
-def test_the_seed_decides_and_neither_threads_nor_the_caller_s_generators_do(
+def test_results_depend_on_the_seed_but_not_on_threads_or_the_caller_s_generators(
     config: Make, data: FitData, choices: dict[str, Any]
 ) -> None:
     settings = config(epochs=1, **choices)
@@ -87,7 +87,7 @@ def test_the_seed_decides_and_neither_threads_nor_the_caller_s_generators_do(
     assert not np.array_equal(first[0].logits, other[0].logits)
 
 
-def test_global_generators_are_left_alone(config: Make, data: FitData) -> None:
+def test_global_generators_are_unchanged(config: Make, data: FitData) -> None:
     settings = config(epochs=2, mixup=0.4, dropout=0.2)
     torch.manual_seed(3)
     np.random.seed(3)
@@ -102,20 +102,20 @@ def test_global_generators_are_left_alone(config: Make, data: FitData) -> None:
     assert (between[0] + after[0], between[1] + after[1]) == expected
 
 
-def test_the_last_result_says_so(config: Make, data: FitData) -> None:
+def test_the_last_result_is_marked(config: Make, data: FitData) -> None:
     assert [result.last for result in train(config(epochs=3), data)] == [False, False, True]
 
 
 STILL = {"learning_rate": 1e-9, "unfreeze_depth": 0.0}
 
 
-def test_patience_ends_a_run_that_stands_still(config: Make, data: FitData) -> None:
+def test_early_stopping_ends_a_run_on_a_plateau(config: Make, data: FitData) -> None:
     results = train(config(epochs=9, patience=2, **STILL), data)
     assert [result.last for result in results] == [False, False, True]
     assert results[0].metrics["accuracy"] == results[2].metrics["accuracy"]
 
 
-def test_a_run_that_gets_better_is_not_ended(config: Make, data: FitData) -> None:
+def test_a_run_that_improves_is_not_ended(config: Make, data: FitData) -> None:
     alone = dataclasses.replace(data, val=None)
     assert len(train(config(epochs=4, patience=1), alone, scores=[0.1, 0.2, 0.3, 0.4])) == 4
 
@@ -126,7 +126,7 @@ def test_patience_counts_in_the_last_phase_only(config: Make, data: FitData) -> 
     assert [result.epoch for result in results if result.last] == [4 + 3]
 
 
-def test_patience_waits_until_the_deepest_blocks_have_trained(config: Make, data: FitData) -> None:
+def test_patience_starts_once_all_blocks_train(config: Make, data: FitData) -> None:
     alone = dataclasses.replace(data, val=None)
     gradual = config(epochs=20, patience=2, unfreezing="gradual", unfreeze_depth=1.0)
     deepest = plan_stages(gradual, len(blocks(build_model(gradual, 2).model.backbone)))[-1]
@@ -135,13 +135,13 @@ def test_patience_waits_until_the_deepest_blocks_have_trained(config: Make, data
     assert results[-1].epoch == deepest.epochs.start + 3 < gradual.epochs
 
 
-def test_without_a_validation_part_patience_goes_by_the_scores_that_are_known(config: Make, data: FitData) -> None:
+def test_without_a_validation_part_patience_uses_the_known_scores(config: Make, data: FitData) -> None:
     alone = dataclasses.replace(data, val=None)
     results = train(config(epochs=9, patience=2, **STILL), alone, scores=[0.1, 0.2, 0.3, 0.2, 0.1, 0.9])
     assert results[-1].epoch == 5
 
 
-def test_facts_tell_of_the_phases_and_of_the_deepest_of_them(config: Make, data: FitData) -> None:
+def test_facts_hold_the_number_of_phases_and_the_largest_trainable_count(config: Make, data: FitData) -> None:
     depths = (0.0, 1.0, 0.5)
     phases = [{"epochs": 1, "unfreeze_depth": depth} for depth in depths]
     facts = [result.facts for result in train(config(epochs=3, phases=phases), data)]
@@ -151,7 +151,7 @@ def test_facts_tell_of_the_phases_and_of_the_deepest_of_them(config: Make, data:
     assert deepest.facts["phases"] == 1
 
 
-def test_phases_train_what_they_say(config: Make, data: FitData) -> None:
+def test_each_phase_trains_its_own_blocks(config: Make, data: FitData) -> None:
     phases = [{"epochs": 1, "unfreeze_depth": 0.0}, {"epochs": 1, "unfreeze_depth": 1.0}]
     settings = config(epochs=2, augmentation="flips", augmentation_strength=1.0, phases=phases)
     first, second = (unpack(result.weights()) for result in fit(settings, data, Runtime()))
@@ -163,7 +163,7 @@ def test_phases_train_what_they_say(config: Make, data: FitData) -> None:
     }
 
 
-def test_a_head_alone_leaves_the_backbone_as_it_was(config: Make, data: FitData) -> None:
+def test_training_the_head_alone_leaves_the_backbone_unchanged(config: Make, data: FitData) -> None:
     phases = [{"epochs": 1, "unfreeze_depth": 0.0}, {"epochs": 1, "unfreeze_depth": 0.0, "learning_rate": 1e-2}]
     first, second = (unpack(result.weights()) for result in fit(config(epochs=2, phases=phases), data, Runtime()))
     assert all(torch.equal(first[name], second[name]) for name in first if name.startswith("backbone."))
@@ -181,21 +181,21 @@ def test_a_validation_part_may_be_augmented(config: Make, data: FitData) -> None
     assert len(data.val) / 2 <= same.sum() < len(data.val)
 
 
-def test_it_learns_with_augmix_and_its_consistency(config: Make, data: FitData) -> None:
+def test_training_works_with_augmix_and_consistency(config: Make, data: FitData) -> None:
     choices = {"augmix": 0.3, "augmix_consistency": 1.0, "ema": 0.5}
     results = train(config(**{**LEARNING, "epochs": 6}, **choices), data)
     assert results[-1].metrics["accuracy"] > 0.9
 
 
-def test_a_run_that_diverges_ends_and_says_where(config: Make, data: FitData) -> None:
+def test_a_diverging_run_ends_with_the_step_in_its_message(config: Make, data: FitData) -> None:
     settings = config(optimiser="sgd", learning_rate=100.0, weight_decay=10.0, epochs=20)
     where = r"loss is not finite: (nan|inf) in epoch \d+, by step \d of 4|logits of epoch \d+ are not finite"
     with pytest.raises(TrialEnded, match=where):
         train(settings, data)
 
 
-def test_a_run_that_collapses_ends(config: Make, data: FitData) -> None:
-    """A run that had answered everything, and suddenly gives one answer, as after a burst of gradients."""
+def test_a_collapsed_run_ends(config: Make, data: FitData) -> None:
+    """A run that was perfect suddenly predicts one class, as after exploding gradients."""
     settings = config(learning_rate=1e-9)
     first = next(fit(settings, data, Runtime())).snapshot()
     broken = Snapshot(_with_one_answer(first.resume), {**first.state, "guard": {"best": 1.0, "single": 0}})
@@ -211,7 +211,7 @@ def _with_one_answer(resume: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("what", ["weights", "snapshot"])
-def test_a_state_is_not_given_once_training_has_gone_on(config: Make, data: FitData, what: str) -> None:
+def test_a_snapshot_is_refused_after_training_has_continued(config: Make, data: FitData, what: str) -> None:
     run = fit(config(), data, Runtime())
     first = next(run)
     next(run)
@@ -224,7 +224,7 @@ def test_images_packed_at_another_size_are_refused(config: Make, data: FitData) 
         train(config(image_size=48), data)
 
 
-def test_a_measured_format_is_kept_when_the_run_goes_on_elsewhere(config: Make, data: FitData, tmp_path: Path) -> None:
+def test_a_measured_format_is_kept_when_the_run_resumes_elsewhere(config: Make, data: FitData, tmp_path: Path) -> None:
     first = next(fit(config(precision="bf16"), data, Runtime())).snapshot()
     state = {**first.state, "format": {"precision": "bf16", "channels_last": False}}
     result = next(fit(config(precision="bf16"), data, Runtime(cache=tmp_path), Snapshot(first.resume, state)))

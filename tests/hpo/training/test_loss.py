@@ -31,7 +31,7 @@ def test_class_weights_are_those_of_cross_entropy(logits: torch.Tensor, smoothin
     torch.testing.assert_close(ClassificationLoss(smoothing=smoothing, weights=WEIGHTS)(logits, LABELS), expected)
 
 
-def test_focal_loss_is_the_paper_s(logits: torch.Tensor) -> None:
+def test_focal_loss_equals_the_paper_s_formula(logits: torch.Tensor) -> None:
     gamma = 2.0
     expected = 0.0
     for row, label in zip(logits.double(), LABELS, strict=True):
@@ -48,7 +48,7 @@ def test_soft_targets_mix_the_losses_of_their_labels(logits: torch.Tensor) -> No
     torch.testing.assert_close(loss(logits, mixed), 0.3 * loss(logits, LABELS) + 0.7 * loss(logits, other))
 
 
-def test_a_focal_gradient_stays_finite_where_the_answer_is_certain() -> None:
+def test_a_focal_gradient_stays_finite_for_a_certain_prediction() -> None:
     logits = torch.tensor([[60.0, -60.0, 0.0]], requires_grad=True)
     ClassificationLoss(gamma=0.5)(logits, torch.tensor([0])).backward()
     assert torch.isfinite(logits.grad).all()
@@ -74,7 +74,7 @@ def test_weights_are_in_the_ratios_of_their_formulas() -> None:
     assert class_weights(labels, 2, "none") is None
 
 
-def test_balanced_softmax_is_the_paper_s(logits: torch.Tensor) -> None:
+def test_balanced_softmax_equals_the_paper_s_formula(logits: torch.Tensor) -> None:
     counts = np.array([90, 9, 1])
     loss = build_loss(TrialConfig(loss="balanced-softmax"), np.repeat([0, 1, 2], counts), 3)
     expected = 0.0

@@ -22,12 +22,12 @@ WORK = Workload("resnet50", 224, "3 of 17 blocks", ComputeFormat("bf16"), torch.
 
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Say how many bytes are free."""
+    """Set how many bytes are free."""
     return lambda count: monkeypatch.setattr(microbatch, "free_memory", lambda _: count)
 
 
 def found(work: Workload, cache: Path | None, images: int, size: int) -> MicroBatch:
-    """A run whose batches of `images` fit once no more than `size` of them come at a time."""
+    """Simulate a run whose batches of `images` fit in pieces of at most `size`."""
     run = MicroBatch(work, cache)
     run.begin()
     while run.size is None or run.size > size:
@@ -42,7 +42,7 @@ def begun(work: Workload, cache: Path | None) -> int | None:
     return run.size
 
 
-def test_a_size_is_remembered_for_runs_of_the_same_kind(tmp_path: Path, free: Callable[[int], None]) -> None:
+def test_a_size_is_stored_for_runs_of_the_same_kind(tmp_path: Path, free: Callable[[int], None]) -> None:
     free(1000)
     assert begun(WORK, tmp_path) is None
     found(WORK, tmp_path, images=64, size=16)
@@ -52,27 +52,27 @@ def test_a_size_is_remembered_for_runs_of_the_same_kind(tmp_path: Path, free: Ca
         assert begun(replace(WORK, **{name: value}), tmp_path) is None
 
 
-def test_a_size_that_failed_is_not_remembered(tmp_path: Path) -> None:
+def test_a_size_that_failed_is_not_stored(tmp_path: Path) -> None:
     run = MicroBatch(WORK, tmp_path)
     run.begin()
     run.halve(64, 1, "full")
     assert begun(WORK, tmp_path) is None
 
 
-def test_it_is_written_once(tmp_path: Path) -> None:
+def test_a_size_is_written_once(tmp_path: Path) -> None:
     run = found(WORK, tmp_path, images=64, size=16)
     (tmp_path / NAME).unlink()
     run.succeeded()
     assert not (tmp_path / NAME).exists()
 
 
-def test_without_a_cache_nothing_is_remembered() -> None:
+def test_without_a_cache_nothing_is_stored() -> None:
     assert found(WORK, None, images=64, size=16).size == 16
     assert begun(WORK, None) is None
 
 
-def test_where_more_memory_is_free_more_images_are_taken(tmp_path: Path, free: Callable[[int], None]) -> None:
-    """What was found in a bad moment does not last."""
+def test_more_free_memory_means_more_images(tmp_path: Path, free: Callable[[int], None]) -> None:
+    """A size found while little memory was free is replaced later."""
     free(1000)
     found(WORK, tmp_path, images=64, size=8)
     free(1100)
@@ -96,7 +96,7 @@ def test_images_grow_with_the_memory(now: int, images: int) -> None:
     assert fitting(12, 100, now) == images
 
 
-def test_a_run_that_goes_on_keeps_its_size(tmp_path: Path) -> None:
+def test_a_run_that_resumes_keeps_its_size(tmp_path: Path) -> None:
     found(WORK, tmp_path, images=64, size=16)
     for size in (None, 4):
         run = MicroBatch(WORK, tmp_path)
@@ -105,7 +105,7 @@ def test_a_run_that_goes_on_keeps_its_size(tmp_path: Path) -> None:
         assert run.size == size
 
 
-def test_halving_is_said_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_halving_is_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         MicroBatch(WORK, None).halve(25, 1, "full")
     assert caplog.messages == [
@@ -117,7 +117,7 @@ def test_halving_is_said_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     ("images", "fewest", "sizes", "last"),
     [(25, 1, [13, 7, 4, 2, 1], "1 image"), (6, 2, [3, 2], "2 images"), (5, 2, [3], "3 images"), (1, 1, [], "1 image")],
 )
-def test_what_cannot_be_halved_is_infeasible(images: int, fewest: int, sizes: list[int], last: str) -> None:
+def test_a_piece_that_cannot_be_halved_is_infeasible(images: int, fewest: int, sizes: list[int], last: str) -> None:
     run = MicroBatch(WORK, None)
     for size in sizes:
         run.halve(images, fewest, "full")
@@ -139,7 +139,7 @@ def test_what_cannot_be_halved_is_infeasible(images: int, fewest: int, sizes: li
         (0.0, True, "head on features"),
     ],
 )
-def test_the_blocks_that_train_are_counted(config: Make, depth: float, on_features: bool, trained: str) -> None:
+def test_trainable_blocks_are_counted(config: Make, depth: float, on_features: bool, trained: str) -> None:
     settings = config(unfreeze_depth=depth)
     work = workload(settings, build_model(settings, 3).model, ComputeFormat(), on_features=on_features)
     assert work.trained == trained

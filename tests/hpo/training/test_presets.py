@@ -1,4 +1,4 @@
-"""Every preset trains: one short trial of its first point, on a few small images, a small network for a big one."""
+"""Every preset trains: one short trial of its first point on a few small images, with a small network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PRESETS = {space.name: space for space in catalog() if "backbone" in {*space.fix
 
 
 def coloured(count: int) -> Part:
-    """Noisy images, the channel of the class brightened."""
+    """Return noisy images with the channel of their class brightened."""
     generator = np.random.default_rng(0)
     labels = generator.permutation(np.arange(count) % CLASSES)
     images = generator.integers(0, 120, (count, SIZE, SIZE, 3), dtype=np.uint8)
@@ -34,7 +34,7 @@ DATA = FitData(coloured(24), coloured(12), CLASSES)
 
 
 def short(space: SearchSpace) -> TrialConfig:
-    """The first point of `space`, an epoch for each phase, small images, and a backbone that a test can bear."""
+    """Return the first point of `space` with one epoch per phase, small images and a small backbone."""
     named = final(space)
     changes: dict[str, object] = {"image_size": SIZE, "epochs": max(1, len(named.phases)), "batch_size": 8}
     if named.backbone.startswith(BIG):

@@ -21,7 +21,7 @@ def optimiser() -> torch.optim.Optimizer:
 
 
 def rates(schedule: LearningRateSchedule, stepped: torch.optim.Optimizer) -> list[float]:
-    """Of the second group, at each update."""
+    """Return the rate of the second group at each update."""
     seen = []
     for update in range(UPDATES):
         schedule.before_update(update)
@@ -46,14 +46,14 @@ def test_cosine_is_the_formula_taken_in_the_middle_of_each_step(config: Make) ->
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "cosine-restarts", "plateau"])
-def test_warm_up_rises_linearly_to_the_peak_and_no_step_is_wasted(config: Make, schedule: str) -> None:
+def test_warm_up_rises_linearly_to_the_peak_without_a_step_at_rate_0(config: Make, schedule: str) -> None:
     seen = curve(config(schedule=schedule, warmup=0.25))
     assert seen[:10] == pytest.approx([(update + 0.5) / 10 for update in range(10)])
     assert max(seen) == pytest.approx(1.0, abs=0.02)
     assert min(seen) > 0
 
 
-def test_restarts_come_back_to_the_peak(config: Make) -> None:
+def test_restarts_return_to_the_peak(config: Make) -> None:
     seen = curve(config(schedule="cosine-restarts", restarts=3))
     rises = [update for update in range(1, UPDATES) if seen[update] > seen[update - 1]]
     assert rises == [10, 20, 30]
@@ -61,8 +61,8 @@ def test_restarts_come_back_to_the_peak(config: Make) -> None:
 
 
 @given(st.integers(1, 20), st.integers(1, 400), st.floats(0, 0.9))
-def test_the_last_restart_too_ends_at_the_bottom(restarts: int, updates: int, warmup: float) -> None:
-    """Every cycle has the same length, so the last update stands half a step before its end, as without restarts."""
+def test_the_last_restart_also_ends_at_the_lowest_rate(restarts: int, updates: int, warmup: float) -> None:
+    """All cycles have the same length, so the last update is half a step before its end, as without restarts."""
     stepped = optimiser()
     config = TrialConfig(schedule="cosine-restarts", restarts=restarts, warmup=warmup)
     schedule = build_schedule(config, stepped, updates)
@@ -89,7 +89,7 @@ def test_plateau_halves_after_two_epochs_without_a_better_score() -> None:
     assert seen == [1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25]
 
 
-def test_plateau_goes_on_from_its_state() -> None:
+def test_plateau_resumes_from_its_state() -> None:
     first, second = optimiser(), optimiser()
     whole, resumed = PlateauSchedule(first, 4), PlateauSchedule(second, 4)
     for score in [0.5, 0.4, 0.4, 0.4]:
@@ -103,7 +103,7 @@ def test_plateau_goes_on_from_its_state() -> None:
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "cosine-restarts", "plateau"])
-def test_a_run_of_one_update_has_a_rate(config: Make, schedule: str) -> None:
+def test_a_run_of_one_update_has_a_learning_rate(config: Make, schedule: str) -> None:
     stepped = optimiser()
     build_schedule(config(schedule=schedule, warmup=0.5), stepped, 1).before_update(0)
     assert 0 < stepped.param_groups[1]["lr"] <= 1

@@ -36,7 +36,7 @@ def test_without_a_cache_nothing_is_measured(config: Make, model: Classifier, mo
         assert choose_format(config(), model, torch.device("cuda"), None) == ComputeFormat(expected)
 
 
-def test_a_measurement_is_made_once_and_remembered(
+def test_a_measurement_is_made_once_and_stored(
     config: Make, model: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = choose_format(config(batch_size=4), model, CPU, tmp_path)
@@ -47,7 +47,7 @@ def test_a_measurement_is_made_once_and_remembered(
         choose_format(config(image_size=40), model, CPU, tmp_path)
 
 
-def test_a_given_precision_is_obeyed_and_its_layout_measured(config: Make, model: Classifier, tmp_path: Path) -> None:
+def test_a_given_precision_is_kept_and_its_layout_measured(config: Make, model: Classifier, tmp_path: Path) -> None:
     assert choose_format(config(precision="bf16", batch_size=4), model, CPU, tmp_path).precision == "bf16"
 
 
@@ -83,9 +83,7 @@ def test_a_lower_precision_must_be_clearly_faster(
 
 
 @pytest.mark.parametrize(("supported", "second"), [(True, "bf16"), (False, "fp16")])
-def test_fp16_is_offered_only_where_there_is_no_bf16(
-    supported: bool, second: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fp16_is_tried_only_without_bf16(supported: bool, second: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: supported)
     names = [option.precision for option in precision_module._options("auto", torch.device("cuda"))]
     assert names == ["fp32", "fp32", second, second]
@@ -128,7 +126,7 @@ def test_a_step_of_fp16_is_timed_with_its_pass_over_the_gradients(model: Classif
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "\x00"])
-def test_a_torn_memory_is_forgotten(tmp_path: Path, content: str) -> None:
+def test_a_damaged_cache_is_ignored(tmp_path: Path, content: str) -> None:
     (tmp_path / NAME).write_text(content)
     assert recall(tmp_path, "a") is None
     remember(tmp_path, "a", {"b": 1})
@@ -139,7 +137,7 @@ def test_a_torn_memory_is_forgotten(tmp_path: Path, content: str) -> None:
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o664), (0o022, 0o644), (0o077, 0o600)])
 def test_the_umask_decides_who_may_read_the_measurements(tmp_path: Path, umask: int, mode: int) -> None:
-    """Who shares the cache shares them: one that another user could not read was replaced without its entries."""
+    """Users of a shared cache share the file: one that another user could not read was replaced without its entries."""
     before = os.umask(umask)
     try:
         remember(tmp_path, "a", 1)

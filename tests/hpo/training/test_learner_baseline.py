@@ -1,4 +1,4 @@
-"""A classifier without parameters takes part in a run, and nothing trains."""
+"""BaselineLearner: a classifier without parameters goes through a run untrained."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Make = Callable[..., TrialConfig]
 
 
 class Constant(Classifier):
-    """Answers what it was told, whatever it is shown."""
+    """Predicts the same logits for every image."""
 
     def __init__(self, answer: list[float]) -> None:
         super().__init__(nn.Identity(), nn.Identity())
@@ -32,15 +32,15 @@ class Constant(Classifier):
         return self.answer.expand(len(images), -1)
 
 
-def untrained(config: TrialConfig, model: Constant) -> BaselineLearner:
+def baseline_learner(config: TrialConfig, model: Constant) -> BaselineLearner:
     return BaselineLearner(
         model, Objective(config, model, ClassificationLoss(), ComputeFormat(), device=torch.device("cpu"))
     )
 
 
-def test_it_tells_the_loss_and_changes_nothing(config: Make) -> None:
+def test_the_baseline_learner_computes_the_loss_and_changes_nothing(config: Make) -> None:
     model = Constant([1.0, 0.0, -1.0])
-    learner = untrained(config(), model)
+    learner = baseline_learner(config(), model)
     assert not model.learns
     images, labels = torch.zeros(4, 3, 32, 32), torch.tensor([0, 1, 2, 2])
     learner.begin_epoch(0)
@@ -51,8 +51,8 @@ def test_it_tells_the_loss_and_changes_nothing(config: Make) -> None:
     assert torch.equal(learner.evaluated.answer, torch.tensor([1.0, 0.0, -1.0]))
 
 
-def test_it_goes_on_from_its_state(config: Make) -> None:
-    first, second = untrained(config(), Constant([1.0, 2.0])), untrained(config(), Constant([0.0, 0.0]))
+def test_the_baseline_learner_resumes_from_its_state(config: Make) -> None:
+    first, second = baseline_learner(config(), Constant([1.0, 2.0])), baseline_learner(config(), Constant([0.0, 0.0]))
     first.learn(torch.zeros(1, 3, 32, 32), torch.tensor([0]))
     second.restore(first.tensors(), first.to_dict())
     assert second.evaluated.answer.tolist() == [1.0, 2.0]
@@ -60,7 +60,7 @@ def test_it_goes_on_from_its_state(config: Make) -> None:
 
 
 @pytest.mark.parametrize("name", ["random-guess", "majority-class"])
-def test_a_baseline_has_one_epoch_whatever_is_asked_for(config: Make, data: FitData, name: str) -> None:
+def test_a_baseline_has_one_epoch_for_any_setting(config: Make, data: FitData, name: str) -> None:
     settings = config(backbone=name, epochs=5, unfreeze_depth=0.0, ema=0.9, patience=2, l2=0.1)
     (result,) = fit(settings, data, Runtime())
     assert (result.epoch, result.last, result.facts["trainable_parameters"]) == (1, True, 0)
@@ -68,7 +68,7 @@ def test_a_baseline_has_one_epoch_whatever_is_asked_for(config: Make, data: FitD
     assert list(fit(settings, data, Runtime(), result.snapshot())) == []
 
 
-def test_the_majority_class_reaches_its_share_of_the_images(config: Make, data: FitData) -> None:
+def test_the_majority_class_reaches_the_share_of_its_class(config: Make, data: FitData) -> None:
     (result,) = fit(config(backbone="majority-class"), data, Runtime())
     assert data.val is not None
     largest = int(np.bincount(data.train.labels).argmax())

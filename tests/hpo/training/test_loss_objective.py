@@ -27,7 +27,7 @@ def test_a_penalty_counts_the_weights_of_the_head_and_not_its_biases(
 
 
 @pytest.mark.parametrize("on_features", [False, True])
-def test_the_loss_is_that_of_the_logits_plus_the_penalties(config: Make, on_features: bool) -> None:
+def test_the_objective_is_the_loss_of_the_logits_plus_the_penalties(config: Make, on_features: bool) -> None:
     settings = config(l1=0.01, l2=0.1, head_layers=1)
     model = build_model(settings, 3).model.eval()
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4) % 3

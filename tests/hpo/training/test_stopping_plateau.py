@@ -24,7 +24,7 @@ def test_epochs_without_a_better_score_are_counted(scores: tuple[float, ...], ep
     assert plateau.best == (max(scores) if scores else None)
 
 
-def test_a_gain_by_rounding_is_none() -> None:
+def test_a_gain_within_rounding_does_not_count() -> None:
     assert after(0.5, 0.5 + BETTER / 2).epochs == 1
     assert after(0.5, 0.5 + 2 * BETTER).epochs == 0
 

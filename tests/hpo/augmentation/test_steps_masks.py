@@ -1,4 +1,4 @@
-"""What is hidden: how much, where, and never the whole of a subject in the centre."""
+"""Steps that hide a part of the image: how much, where, and never the whole of a subject in the centre."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ MASKS = ("gridmask", "cutout", "masking")
 
 
 def hidden(step, size=96, count=400):
-    """(count, S, S) bool: what a step hides of blue images."""
+    """Return (count, S, S) bool: the pixels of blue images that a step hides."""
     images = np.full((count, size, size, 3), (0, 0, 255), np.uint8)
     result = step(images, np.random.default_rng(0))
     covering = (result == FILL).all(axis=3)
@@ -20,7 +20,7 @@ def hidden(step, size=96, count=400):
 
 
 def disc(size, radius):
-    """(S, S) bool: a centred disc; `radius` is a fraction of the side."""
+    """Return (S, S) bool: a centred disc; `radius` is a fraction of the side."""
     row, column = np.indices((size, size)) - (size - 1) / 2
     return np.hypot(row, column) < radius * size
 
@@ -59,7 +59,7 @@ def test_squares_lie_on_every_side_of_the_centre():
     assert not covering[:, 47:49, 47:49].all(axis=(1, 2)).any()
 
 
-def test_circles_are_centred_and_as_many_as_told():
+def test_circles_are_centred_and_cover_the_configured_share():
     covering = hidden(CircleMask(share=0.5, radius=0.4))
     assert covering.any(axis=(1, 2)).mean() == pytest.approx(0.5, abs=0.07)
     assert np.array_equal(covering, covering[:, ::-1])
@@ -67,7 +67,7 @@ def test_circles_are_centred_and_as_many_as_told():
     assert not (covering & disc(96, 0.4)).any()
 
 
-def test_covering_is_selecting():
+def test_covering_equals_selecting():
     rng = np.random.default_rng(0)
     images, mask = rng.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8), rng.random((3, 8, 8)) < 0.5
     expected = np.where(mask[..., None], np.uint8(FILL), images)

@@ -25,7 +25,7 @@ def trains(model: nn.Module) -> set[str]:
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_blocks_cover_the_backbone_once_and_a_last_norm_is_no_block(config: Make, backbone: str) -> None:
+def test_blocks_cover_the_backbone_once_and_a_last_norm_is_not_a_block(config: Make, backbone: str) -> None:
     model = classifier(config(backbone=backbone)).backbone
     found = blocks(model)
     parameters = dict(model.named_parameters())
@@ -35,7 +35,7 @@ def test_blocks_cover_the_backbone_once_and_a_last_norm_is_no_block(config: Make
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_what_trains_grows_with_the_depth_from_the_head_down(config: Make, backbone: str) -> None:
+def test_trainable_blocks_grow_with_the_depth_from_the_head_down(config: Make, backbone: str) -> None:
     seen = []
     for depth in DEPTHS:
         model = classifier(config(backbone=backbone, unfreeze_depth=depth))
@@ -69,7 +69,7 @@ def test_a_frozen_block_drops_no_path(config: Make) -> None:
     assert model.backbone(images).equal(model.backbone(images))
 
 
-def test_what_was_frozen_trains_again(config: Make) -> None:
+def test_frozen_blocks_can_train_again(config: Make) -> None:
     model = classifier(config(backbone="resnet18", unfreeze_depth=0.0))
     model.train()
     for depth in (0.5, 1.0, 0.2, 0.0):
@@ -80,7 +80,7 @@ def test_what_was_frozen_trains_again(config: Make) -> None:
         assert modes[0] == modes[1]
 
 
-def test_what_the_backbone_has_fixed_stays_fixed_and_in_evaluation_mode(config: Make) -> None:
+def test_parameters_fixed_by_the_backbone_stay_fixed_and_in_evaluation_mode(config: Make) -> None:
     backbone = classifier(config(backbone="resnet18")).backbone
     norms = {name for name, part in backbone.named_modules() if isinstance(part, nn.BatchNorm2d)}
     for name in norms:

@@ -47,23 +47,23 @@ def test_without_a_limit_a_batch_is_whole() -> None:
 @pytest.mark.parametrize(
     ("most", "tried"), [(10, [10, 7]), (5, [10, 5, 5, 5, 2]), (2, [10, 5, 3, *[2] * 5, *[2] * 3, 1])]
 )
-def test_all_is_computed_in_order_and_a_size_that_failed_is_not_tried_again(most: int, tried: list[int]) -> None:
+def test_pieces_are_computed_in_order_and_a_size_that_failed_is_not_tried_again(most: int, tried: list[int]) -> None:
     forward = Limited(most)
     assert torch.cat(list(in_pieces(forward, BATCHES))).tolist() == [2.0 * value for value in range(17)]
     assert forward.tried == tried
 
 
-def test_what_fits_is_computed_as_it_comes() -> None:
+def test_batches_that_fit_are_computed_whole() -> None:
     assert [len(output) for output in in_pieces(Limited(99), BATCHES)] == [10, 7]
     assert list(in_pieces(Limited(99), [])) == []
 
 
-def test_where_not_one_fits_memory_is_what_is_missing() -> None:
+def test_memory_error_if_not_even_one_image_fits() -> None:
     with pytest.raises(MemoryError, match="CUDA out of memory"):
         list(in_pieces(Limited(0), BATCHES))
 
 
-def test_an_action_gets_fewer_until_it_succeeds() -> None:
+def test_an_action_is_repeated_with_fewer_images_until_it_succeeds() -> None:
     forward = Limited(4)
     assert run_with_fewer(lambda count: len(forward(torch.ones(count))), 20, 2, CPU) == 3
     assert forward.tried == [20, 10, 5, 3]

@@ -10,7 +10,7 @@ from hpo.training.batches import batch_count, epoch_batches, epoch_order
 
 
 @given(images=st.integers(2, 500), batch_size=st.integers(1, 64))
-def test_every_image_once_and_no_batch_of_one(images: int, batch_size: int) -> None:
+def test_every_image_is_drawn_once_and_no_batch_has_one_image(images: int, batch_size: int) -> None:
     batches = epoch_batches(np.random.default_rng(0).permutation(images), batch_size)
     sizes = [len(batch) for batch in batches]
     assert sorted(np.concatenate(batches)) == list(range(images))
@@ -31,7 +31,7 @@ def test_an_order_depends_on_seed_and_epoch_alone() -> None:
     assert order(1, 2) != order(2, 2)
 
 
-def test_balanced_sampling_draws_every_class_equally_and_wastes_no_image() -> None:
+def test_balanced_sampling_draws_classes_equally_and_uses_every_image() -> None:
     labels = np.repeat([0, 1, 3], [80, 15, 5])
     order = epoch_order(labels, balanced=True, seed=0, epoch=0)
     counts = np.bincount(labels[order], minlength=4)

@@ -1,4 +1,4 @@
-"""On a GPU: the same loop, the images resident, the precision lower."""
+"""The training loop on a GPU: resident images and lower precision."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def train(config: TrialConfig, data: FitData, **runtime: Any) -> list[EpochResul
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "auto"])
-def test_it_learns_in_every_precision(config: Make, data: FitData, precision: str, tmp_path: Path) -> None:
+def test_training_works_in_every_precision(config: Make, data: FitData, precision: str, tmp_path: Path) -> None:
     results = train(config(precision=precision, learning_rate=3e-3, epochs=8), data, cache=tmp_path)
     assert results[-1].metrics["accuracy"] > 0.9
     assert results[-1].facts["precision"] == precision or precision == "auto"
@@ -87,7 +87,7 @@ def test_phases_go_on_with_every_optimiser(config: Make, data: FitData, optimise
     np.testing.assert_allclose(resumed[-1].logits, whole[-1][0].logits, rtol=3e-2, atol=3e-2)
 
 
-def test_views_are_learnt_as_on_a_cpu(config: Make, data: FitData) -> None:
+def test_training_on_views_equals_that_on_a_cpu(config: Make, data: FitData) -> None:
     settings = config(
         precision="fp32", epochs=1, optimiser="sgd", augmix=0.3, augmix_consistency=12.0, l1=1e-3, l2=1e-3,
         loss="balanced-softmax",

@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere goes on as if nothing had happened, to the last bit."""
+"""A run that is stopped at any step resumes and equals an uninterrupted one bit for bit."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from search_spaces import Optimiser, Schedule, TrialConfig
 Make = Callable[..., TrialConfig]
 
 STEPS = 5
-"""Of an epoch: 25 images in batches of 5."""
+"""Steps of an epoch: 25 images in batches of 5."""
 QUESTIONS = STEPS + 2
-"""Of an epoch: one before each step, and one before each of the two batches of validation."""
+"""Calls of `should_stop` in an epoch: one before each step, and one before each of the two validation batches."""
 SMALL = {"batch_size": 5, "epochs": 2}
 
 FEATURES: list[dict[str, Any]] = [
@@ -76,7 +76,7 @@ PHASED: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Epoch:
-    """All that a run says of an epoch, but for the time it took."""
+    """Return all results of an epoch except its duration."""
 
     last: bool
     numbers: tuple[float, float, dict[str, float]]
@@ -100,12 +100,12 @@ def told(result: EpochResult) -> Epoch:
 
 
 def carried(snapshot: Snapshot) -> Snapshot:
-    """The snapshot as it comes back from files."""
+    """Return the snapshot as it is read back from files."""
     return Snapshot(bytes(snapshot.resume), json.loads(json.dumps(dict(snapshot.state))))
 
 
 def after(questions: int) -> Callable[[], bool]:
-    """A `should_stop` that says no so many times, and yes from then on."""
+    """Return a `should_stop` that is False for a number of calls and True after that."""
     asked = itertools.count()
     return lambda: next(asked) >= questions
 
@@ -117,7 +117,7 @@ def whole(config: TrialConfig, data: FitData) -> list[Epoch]:
 def in_pieces(
     config: TrialConfig, data: FitData, patience: Iterator[int], kept: Snapshot | None = None
 ) -> tuple[list[Epoch], int]:
-    """The epochs of a run that each owner in turn drops after so many questions; and how often it was dropped."""
+    """Return the epochs of a run that is stopped after the given numbers of calls, and how often it was stopped."""
     epochs: list[Epoch] = []
     dropped = 0
     while True:
@@ -134,7 +134,7 @@ def in_pieces(
 
 
 def interrupted(config: TrialConfig, data: FitData, resume: Snapshot | None = None, **runtime: Any) -> Snapshot | None:
-    """What an interruption leaves."""
+    """Return the snapshot of an interruption."""
     with pytest.raises(TrainingInterrupted) as stop:
         list(fit(config, data, Runtime(**runtime), resume))
     return stop.value.snapshot
@@ -161,7 +161,7 @@ def test_a_run_in_pieces_equals_a_whole_one_bit_for_bit(
     [(FEATURES[0], 0), (FEATURES[2], 3)],
     ids=["trained", "frozen"],  # the features of 25 images are extracted in three batches
 )
-def test_wherever_an_epoch_is_stopped_it_goes_on_from_there(
+def test_an_epoch_resumes_at_the_step_where_it_was_stopped(
     config: Make, data: FitData, features: dict[str, Any], extraction: int
 ) -> None:
     settings = config(**SMALL, **features)
@@ -185,14 +185,14 @@ def test_phases_in_pieces_equal_whole_ones_bit_for_bit(config: Make, data: FitDa
 
 @pytest.mark.parametrize("name", ["plateau then restarts", "gradual", "gradual after the head", "consistency"])
 def test_phases_may_be_stopped_after_every_single_step(config: Make, data: FitData, name: str) -> None:
-    """And before every first step of an epoch, hence between two phases."""
+    """The stops include those before the first step of an epoch, and so between two phases."""
     settings = config(batch_size=5, **{**PHASED[name], "epochs": 3})
     one_step_each = itertools.cycle([1] * STEPS + [QUESTIONS - STEPS])
     assert in_pieces(settings, data, one_step_each) == (whole(settings, data), 3 * (STEPS + 1) - 1)
 
 
 @pytest.mark.parametrize("questions", [None, 3])
-def test_a_run_that_patience_has_ended_stays_ended(config: Make, data: FitData, questions: int | None) -> None:
+def test_a_run_ended_by_early_stopping_stays_ended(config: Make, data: FitData, questions: int | None) -> None:
     settings = config(batch_size=5, **PHASED["patience"])
     results = whole(settings, data)
     assert len(results) < settings.epochs
@@ -201,7 +201,7 @@ def test_a_run_that_patience_has_ended_stays_ended(config: Make, data: FitData, 
     assert list(fit(settings, data, runtime, end)) == []
 
 
-def test_plateau_halves_the_rate_where_it_would_have(config: Make, data: FitData) -> None:
+def test_a_resumed_plateau_schedule_halves_the_rate_in_the_same_epoch(config: Make, data: FitData) -> None:
     settings = config(schedule="plateau", learning_rate=1e-9, **{**SMALL, "epochs": 4})
     expected = whole(settings, data)
     pieces, _ = in_pieces(settings, data, itertools.repeat(QUESTIONS - 1))
@@ -209,7 +209,7 @@ def test_plateau_halves_the_rate_where_it_would_have(config: Make, data: FitData
     assert expected[-1].numbers[1] < expected[0].numbers[1]
 
 
-def test_a_stop_is_obeyed_before_the_next_step(config: Make, data: FitData) -> None:
+def test_a_stop_takes_effect_before_the_next_step(config: Make, data: FitData) -> None:
     heard: list[float] = []
     snapshot = interrupted(config(**SMALL), data, on_step=heard.append, should_stop=lambda: len(heard) >= STEPS + 2)
     assert heard == [0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4]
@@ -217,7 +217,7 @@ def test_a_stop_is_obeyed_before_the_next_step(config: Make, data: FitData) -> N
     assert (snapshot.state["position"]["epoch"], snapshot.state["position"]["steps"]) == (1, 2)
 
 
-def test_steps_that_are_done_are_not_done_again(config: Make, data: FitData) -> None:
+def test_finished_steps_are_not_repeated(config: Make, data: FitData) -> None:
     settings = config(**{**SMALL, "epochs": 1})
     heard: list[float] = []
     for questions in (3, STEPS + 1):
@@ -226,7 +226,7 @@ def test_steps_that_are_done_are_not_done_again(config: Make, data: FitData) -> 
     assert heard == [0.8, 1.0]
 
 
-def test_without_a_step_there_is_nothing_new_to_keep(config: Make, data: FitData) -> None:
+def test_without_a_step_there_is_no_new_snapshot(config: Make, data: FitData) -> None:
     settings = config(**SMALL)
     assert interrupted(settings, data, should_stop=after(0)) is None
     assert interrupted(settings, data, should_stop=after(QUESTIONS)) is None
@@ -241,7 +241,7 @@ def test_the_extraction_of_features_can_be_stopped(config: Make, data: FitData, 
     assert interrupted(config(unfreeze_depth=0.0, **SMALL), data, should_stop=after(questions)) is None
 
 
-def test_the_measurement_of_the_format_can_be_stopped_and_is_not_remembered(
+def test_the_measurement_of_the_format_can_be_stopped_and_is_not_stored(
     config: Make, data: FitData, tmp_path: Path
 ) -> None:
     assert interrupted(config(**SMALL), data, cache=tmp_path, should_stop=after(4)) is None
@@ -250,7 +250,7 @@ def test_the_measurement_of_the_format_can_be_stopped_and_is_not_remembered(
 
 @pytest.mark.parametrize("questions", [1, STEPS + 1], ids=["training", "validation"])
 @pytest.mark.parametrize("depth", [1.0, 0.0], ids=["trained", "frozen"])
-def test_no_thread_is_left_of_an_interrupted_run(config: Make, data: FitData, questions: int, depth: float) -> None:
+def test_an_interrupted_run_leaves_no_thread(config: Make, data: FitData, questions: int, depth: float) -> None:
     settings = config(augmentation="flips", augmentation_strength=1.0, unfreeze_depth=depth, **SMALL)
     with pytest.raises(TrainingInterrupted) as stop:
         list(fit(settings, data, Runtime(threads=3, should_stop=after(questions))))

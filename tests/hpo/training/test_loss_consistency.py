@@ -18,7 +18,7 @@ def logits() -> torch.Tensor:
     return 3 * torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
 
 
-def test_the_divergence_is_the_one_of_the_authors(logits: torch.Tensor) -> None:
+def test_the_divergence_equals_the_authors_code(logits: torch.Tensor) -> None:
     """As in the code that Hendrycks et al. 2020 published: a mixture, and KL of torch from each view to it."""
     views = logits.softmax(dim=2).unbind(dim=1)
     mixture = (sum(views) / 3).clamp(1e-7, 1).log()
@@ -26,14 +26,14 @@ def test_the_divergence_is_the_one_of_the_authors(logits: torch.Tensor) -> None:
     torch.testing.assert_close(jensen_shannon(logits), expected)
 
 
-def test_equal_views_do_not_diverge_and_opposite_ones_do_as_far_as_they_can() -> None:
+def test_the_divergence_is_0_for_equal_views_and_largest_for_opposite_ones() -> None:
     same = torch.randn(4, 1, 3).expand(4, 3, 3)
     assert jensen_shannon(same).item() == pytest.approx(0.0, abs=1e-6)
     opposite = (200 * torch.eye(3)).expand(2, 3, 3)
     assert jensen_shannon(opposite).item() == pytest.approx(math.log(3))
 
 
-def test_a_sure_answer_has_a_finite_gradient() -> None:
+def test_a_certain_prediction_has_a_finite_gradient() -> None:
     logits = torch.tensor([[[90.0, -90.0], [-90.0, 90.0], [0.0, 0.0]]], requires_grad=True)
     jensen_shannon(logits).backward()
     assert torch.isfinite(logits.grad).all()

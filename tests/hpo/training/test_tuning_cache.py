@@ -7,7 +7,7 @@ import pytest
 from hpo.training.tuning import recall, remember
 
 
-def test_where_nothing_can_be_written_a_warning_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unwritable_cache_is_reported_by_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache = tmp_path / "file"
     cache.write_text("in the way")
     remember(cache, "resnet50", 1)

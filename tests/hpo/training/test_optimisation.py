@@ -24,7 +24,7 @@ def groups_by_name(config: TrialConfig) -> dict[str, dict[str, float]]:
     }
 
 
-def test_every_group_holds_its_real_rate_and_no_scale(config: Make) -> None:
+def test_every_group_holds_its_real_learning_rate(config: Make) -> None:
     settings = config(learning_rate=0.01, backbone_lr_ratio=0.1, layer_decay=0.5)
     found = groups_by_name(settings)
     assert found["head.1.weight"]["lr"] == 0.01
@@ -44,7 +44,7 @@ def test_norms_biases_and_tokens_are_not_decayed(config: Make) -> None:
     assert all(found[name]["decay"] == 0 for name in spared)
 
 
-def test_what_is_frozen_is_in_no_group(config: Make) -> None:
+def test_frozen_parameters_are_in_no_group(config: Make) -> None:
     assert all(name.startswith("head.") for name in groups_by_name(config(unfreeze_depth=0.0)))
 
 

@@ -38,7 +38,7 @@ def test_a_forward_pass_is_undone(config: Make) -> None:
         ({"backbone": "test_convnext"}, False),
     ],
 )
-def test_only_batchnorm_that_trains_has_any(config: Make, changes: dict[str, object], present: bool) -> None:
+def test_only_batchnorm_that_trains_has_statistics(config: Make, changes: dict[str, object], present: bool) -> None:
     assert BatchStatistics(build_model(config(**changes), 3).model).present is present
 
 
@@ -56,7 +56,7 @@ def test_pieces_move_the_statistics_as_far_as_the_batch() -> None:
     torch.testing.assert_close(cut.running_var, whole.running_var, rtol=0.06, atol=0)
 
 
-def test_the_momentum_comes_back_after_an_error() -> None:
+def test_the_momentum_is_restored_after_an_error() -> None:
     norm, inside = nn.BatchNorm1d(5), []
 
     def fail() -> None:

@@ -28,7 +28,7 @@ def last_of(config: TrialConfig, data: FitData) -> EpochResult:
     ],
     ids=str,
 )
-def test_kept_features_change_no_result(
+def test_stored_features_give_the_same_results(
     config: Make, data: FitData, choices: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = config(unfreeze_depth=0.0, epochs=2, **choices)
@@ -56,7 +56,7 @@ def test_kept_features_change_no_result(
         ({"unfreeze_depth": 1.0, "phases": [{"epochs": 3, "unfreeze_depth": 0.0}]}, True),
     ],
 )
-def test_features_repeat_only_where_nothing_alters_them(
+def test_features_repeat_only_if_images_and_backbone_are_fixed(
     config: Make, choices: dict[str, object], expected: bool
 ) -> None:
     assert inputs_repeat(config(**{"unfreeze_depth": 0.0, **choices})) is expected
@@ -72,7 +72,7 @@ def test_features_repeat_only_where_nothing_alters_them(
         ({"phases": [{"epochs": 1}, {"epochs": 2, "unfreeze_depth": 0.5}]}, False),
     ],
 )
-def test_features_of_the_validation_part_repeat_where_its_images_are_as_they_are(
+def test_validation_features_repeat_if_the_images_are_unchanged(
     config: Make, choices: dict[str, object], expected: bool
 ) -> None:
     assert validation_repeats(config(**{"unfreeze_depth": 0.0, **choices})) is expected

@@ -14,11 +14,11 @@ LABELS = torch.tensor([0, 1, 2, 0, 1])
 
 
 def images() -> torch.Tensor:
-    """Image i is i everywhere, so that a mean tells the share of each."""
+    """Return images whose pixels equal their number, so that a mean shows the share of each."""
     return torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 3, 8, 8).clone()
 
 
-def test_nothing_to_mix_is_no_mixer(config: Make) -> None:
+def test_there_is_no_mixer_without_mixing(config: Make) -> None:
     assert build_mixer(config(), 3) is None
 
 
@@ -34,7 +34,7 @@ def test_targets_are_mixed_as_the_images_are(config: Make, choices: dict[str, fl
     torch.testing.assert_close(targets[1], expected)
 
 
-def test_the_odd_image_out_stays_as_it_is(config: Make) -> None:
+def test_the_last_image_of_an_odd_batch_stays_unmixed(config: Make) -> None:
     mixer = build_mixer(config(mixup=1.0), 3)
     assert mixer is not None
     inputs, targets = mixer(images(), LABELS, seed=4)
@@ -42,7 +42,7 @@ def test_the_odd_image_out_stays_as_it_is(config: Make) -> None:
     assert targets[4].tolist() == [0, 1, 0]
 
 
-def test_the_seed_decides_and_numpy_s_generator_is_left_alone(config: Make) -> None:
+def test_mixing_depends_on_the_seed_alone_and_leaves_numpy_s_generator_unchanged(config: Make) -> None:
     mixer = build_mixer(config(mixup=1.0, cutmix=1.0), 3)
     assert mixer is not None
     np.random.seed(5)
