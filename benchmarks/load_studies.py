@@ -18,9 +18,9 @@ from hpo.data import ImageDigests
 from hpo.search.strategy import make_pruner, make_sampler, sampler_for_trial
 from hpo.search.trial_record import TrialProgress
 from hpo.search.trial_reporter import TrialReporter
-from hpo.search.worker_context import EvictionOrder, WorkerContext, keep_best
+from hpo.search.worker_context import Deadline, EvictionOrder, WorkerContext, keep_best
 from search_spaces import SearchSpace
-from storage import Claim, Database, LeaseSession, NoTrial, RetryPolicy, StudySpec, Worker, claim_trial, open_store
+from storage import Claim, Database, NoTrial, RetryPolicy, StudySpec, Worker, claim_trial, open_store
 
 EPOCHS = 5
 STEPS = ("claim", "open", "report", "tell", "tidy")
@@ -97,42 +97,41 @@ class Study(Protocol):
 
 
 class LeasedStudy:
-    """What `hpo worker` does for a trial, but for training and checkpoints: the same claim, book, keeper, tidying."""
+    """What `hpo worker` does for a trial, but for training and checkpoints: the same claim, reporter and tidying."""
 
     def __init__(self, db: Database, study: optuna.Study, watch: Stopwatch, folder: Path, method: Method) -> None:
         self.study, self.watch, self.engine = study, watch, db.engine
         study.pruner = make_pruner(method.pruner, EPOCHS)
-        self._shop = WorkerContext(
+        self._context = WorkerContext(
             db=db, study=study, worker=Worker(device="cpu"), sampler=sampler_for_trial(method.sampler, 0),
             space=SearchSpace.from_dict(SPACE), metric="accuracy", seed=0, store=open_store(folder, "load"), keep=1,
-            dataset=_no_data, device="cpu", cache=folder, asked_to_stop=_never, out_of_time=_never,
-            read_clock=lambda: None, standing=EvictionOrder(()), patience=RetryPolicy(), known=ImageDigests(),
+            dataset=_no_data, cache=folder, deadline=Deadline(db, study),
+            eviction=EvictionOrder(()), retry=RetryPolicy(), known=ImageDigests(),
         )  # fmt: skip
 
     def run_trial(self, pause: float = 0.0) -> int | NoTrial:
         """See Study. The pruner is asked after each epoch but the last, as in training."""
         with self.watch.timed("claim"):
-            claim = claim_trial(self._shop.db, self.study, self._shop.worker)
+            claim = claim_trial(self._context.db, self.study, self._context.worker)
         if not isinstance(claim, Claim):
             return claim
-        with LeaseSession(self._shop.db.storage, claim.lease) as keeper:
-            book = TrialReporter(self._shop, claim, keeper)
+        with TrialReporter(self._context, claim) as reporter:
             with self.watch.timed("open"):
-                book.open()
+                reporter.suggest()
             for epoch in range(1, EPOCHS + 1):
                 time.sleep(pause)
-                self._report(book, claim, epoch)
+                self._report(reporter, claim, epoch)
             with self.watch.timed("tell"):
-                book.tell(_progress(claim.number), TrialState.COMPLETE, None, None)
+                reporter.tell(_progress(claim.number), TrialState.COMPLETE, None, None)
         with self.watch.timed("tidy"):
-            keep_best(self._shop)
+            keep_best(self._context)
         return claim.number
 
-    def _report(self, book: TrialReporter, claim: Claim, epoch: int) -> None:
+    def _report(self, reporter: TrialReporter, claim: Claim, epoch: int) -> None:
         reference = {"latest": f"latest-{claim.lease.token}-{epoch}", "epoch": epoch, "position": float(epoch)}
         curve = {str(done): objective(claim.number, done) for done in range(1, epoch + 1)}
         with self.watch.timed("report"):
-            book.report(curve, reference, last=False)
+            reporter.report(curve, reference, last=False)
 
 
 class PlainStudy:
@@ -170,7 +169,3 @@ def _progress(number: int) -> TrialProgress:
 
 def _no_data(_: int) -> Any:
     raise AssertionError("nothing is trained here")
-
-
-def _never() -> bool:
-    return False

@@ -32,7 +32,8 @@ PAUSES = (0.2, 5.0)
 SILENCE = 10.0
 """Seconds after which a statement that is not answered counts as a fault of the database."""
 
-Write = Callable[[Connection], None]
+Write = Callable[[Connection], Control | None]
+"""A write may return what the study's workers are told, where it reads that."""
 
 Ending = Literal["free", "ended"]
 
@@ -174,7 +175,9 @@ class LeaseSession:
         entry.done.set()
 
     def _in_full(self, entry: PendingWrite, connection: Connection) -> None:
-        entry.write(connection)
+        control = entry.write(connection)
+        if control is not None:
+            self.control = control
         if entry.ending is not None:
             leases.close(connection, self.lease, entry.ending, self.position)
 

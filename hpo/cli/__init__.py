@@ -16,7 +16,7 @@ import click
 from hpo import __version__
 from hpo.cli.config_file import default_map
 from hpo.cli.terminal import prepare_streams
-from hpo.search.signals import handled
+from hpo.search.signals import handle_signals
 
 COMMANDS = {
     "run": ("hpo.cli.run:run_command", "Search: create the study, start workers, watch, sum up."),
@@ -123,7 +123,7 @@ def _unwinding() -> Iterator[None]:
     def leave(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    with handled(leave, _ENDS):
+    with handle_signals(leave, _ENDS):
         yield
 
 

@@ -24,7 +24,7 @@ import click
 from hpo.cli.connect import STARTING, connected
 from hpo.cli.options import debug_option, storage_options
 from hpo.errors import UsageError
-from hpo.search.signals import handled
+from hpo.search.signals import handle_signals
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -54,7 +54,7 @@ class DashboardServer(ThreadingMixIn, WSGIServer):
             # shutdown() waits for serve_forever, which this very thread runs
             threading.Thread(target=self.shutdown, daemon=True).start()
 
-        with handled(stop, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
+        with handle_signals(stop, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
             try:
                 self.serve_forever(poll_interval=0.2)
             finally:

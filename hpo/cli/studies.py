@@ -87,7 +87,7 @@ def _trials(overview: StudyStatus, study: optuna.Study) -> list[dict[str, Any]]:
 
 def _utc(local: datetime | None) -> str | None:
     """A time that optuna gives, as text in UTC; None where there is none."""
-    from hpo.search.clock import moment
+    from hpo.search.status import moment
 
     return moment(local).isoformat(timespec="milliseconds") if local else None
 

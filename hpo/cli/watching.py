@@ -14,7 +14,7 @@ import click
 from hpo.cli.terminal import can_redraw
 from hpo.errors import HpoError
 from hpo.hints import hint
-from hpo.search.signals import handled
+from hpo.search.signals import handle_signals
 
 if TYPE_CHECKING:
     from hpo.search.local_workers import LocalWorkers
@@ -61,7 +61,7 @@ def forwarding(team: LocalWorkers) -> Iterator[None]:
         click.echo(f"hpo: {told}", err=True)
         team.stop()
 
-    with handled(handle, STOPS, always=NOTICES):
+    with handle_signals(handle, STOPS, always=NOTICES):
         yield
 
 

@@ -26,6 +26,7 @@ from hpo.cli.options import (
     weights_option,
 )
 from hpo.logs import log_to_stderr
+from hpo.search.signals import stop_with_parent
 
 working_options = together(
     quota_option,
@@ -76,28 +77,33 @@ def worker_command(
     """
     log_to_stderr(verbosity())
     from hpo.device import on_gpu, resolve_device, use_threads
+    from hpo.search.isolation import IsolatedWorkerOptions, work_isolated
     from hpo.search.plan import check_path
-    from hpo.search.signals import stop_with_parent
     from hpo.search.worker import WorkerOptions, work
 
     check_path(data)
     isolate = working.pop("isolate")
     isolated = on_gpu(device) if isolate is None else isolate
-    options = WorkerOptions(
+    options = dict(
         data=data, study=study, cache=cache_folder(home), artifacts=artifacts_folder(artifacts, home),
-        # Looking for the freest GPU opens all of them: where each trial has its own process, that one looks.
-        device=device if isolated else resolve_device(device), weights=weights, **_plain(working),
+        weights=weights, **_in_seconds(working),
     )  # fmt: skip
+    if not isolated:
+        device = resolve_device(device)
     if lifeline:
         stop_with_parent()
     if isolated:
-        from hpo.search.isolation import Surroundings, work_isolated
-
-        finished = work_isolated(Surroundings(with_password(storage), home, threads, verbosity()), options)
+        # The device is resolved in each trial's process: looking for the freest GPU opens all of them.
+        finished = work_isolated(
+            IsolatedWorkerOptions(
+                **options, device=device, storage=with_password(storage), home=home, threads=threads,
+                verbosity=verbosity(),
+            )
+        )  # fmt: skip
     else:
         use_threads(threads)
         with connected(storage, home, start_timeout=STARTING) as db:
-            finished = work(db, options)
+            finished = work(db, WorkerOptions(**options, device=device)).finished
     click.echo(f"{finished} trials finished by this worker", err=True)
 
 
@@ -112,7 +118,7 @@ def _text(value: object) -> str:
     return f"{value.total_seconds()}s" if isinstance(value, timedelta) else str(value)
 
 
-def _plain(working: Mapping[str, Any]) -> dict[str, Any]:
+def _in_seconds(working: Mapping[str, Any]) -> dict[str, Any]:
     """Times in seconds, and the names that `WorkerOptions` has."""
     plain = {key: value.total_seconds() if isinstance(value, timedelta) else value for key, value in working.items()}
     return {"quota": plain.pop("checkpoint_quota"), **plain}

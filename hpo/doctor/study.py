@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpo import __version__
 from hpo.doctor.check import Check, failed, passed
@@ -211,11 +211,11 @@ def check_data(data: Path, db: Database | None, study: str | None, cache: Path) 
 
 def _same_images(data: Path, study: optuna.Study, cache: Path) -> None:
     """Raise DataError for other images than the study's; those not seen on this host before are decoded now."""
-    from hpo.search.plan import open_study_data, possible
+    from hpo.search.plan import open_study_data
 
     spec = read_spec(study)
-    size = min(possible(read_space(spec.space), "image_size"))
-    open_study_data(data, spec, size, cache, name=study.study_name)
+    sizes: list[Any] = read_space(spec.space).values("image_size")
+    open_study_data(data, spec, min(sizes), cache, name=study.study_name)
 
 
 def _running(study: optuna.Study) -> set[int]:

@@ -18,7 +18,7 @@ from hpo.delivery.export import choose_trial, export_trial, is_of_trial, trial_m
 from hpo.errors import BundleError
 from hpo.experiments.model_refs import TrialRef
 from hpo.experiments.preset_configs import PresetConfig, run_name
-from hpo.search.clock import moment
+from hpo.search.status import moment
 from hpo.search.trial_record import TrialRecord, describe_ending
 from search_spaces import RUN
 from storage import StudyError, open_store, open_study, read_spec

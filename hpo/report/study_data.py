@@ -14,8 +14,7 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpo.search.clock import moment
-from hpo.search.status import StudyReader, StudyStatus, TrialStatus
+from hpo.search.status import StudyReader, StudyStatus, TrialStatus, moment
 from hpo.search.trial_record import TrialRecord, stored_command
 from storage import Database, StudySpec, read_spec
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import optuna
 
-from hpo.search.signals import NOTICE
+from hpo.search.signals import STOP_REQUEST
 from storage import Database, StorageError, Worker, expire_leases
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class LocalWorkers:
 
     def stop(self) -> None:
         """Ask every worker to stop: the first time it puts its trial back, the second time it is killed."""
-        number = signal.SIGKILL if self.stopping else NOTICE
+        number = signal.SIGKILL if self.stopping else STOP_REQUEST
         self.stopping = True
         for _, process in self._members.values():
             process.send_signal(number)
@@ -105,7 +105,7 @@ class LocalWorkers:
             )  # fmt: skip
         self._members[process.pid] = (job, process)
         if self.stopping:  # a signal came while we started a replacement
-            process.send_signal(NOTICE)
+            process.send_signal(STOP_REQUEST)
 
     def _ended(self, job: WorkerCommand, pid: int, code: int) -> None:
         """A worker that died leaves its trial under a lease; its process is gone for certain, so the lease ends now."""

@@ -186,20 +186,6 @@ def _agree(option: str, value: Any, values: dict[str, Any], key: str) -> None:
         raise UsageError(f"{option}{value} contradicts {other}{key}={values[key]}; give one of them")
 
 
-def possible(space: Space, field: str) -> list[Any]:
-    """Every value that a discrete field can take in `space`, in ascending order."""
-    return space.values(field)
-
-
-def first_judged(space: Space) -> int:
-    """The epoch after which trials can first be compared: the first of their last phase, all being at their longest."""
-    if isinstance(space, TrialList):
-        return 1
-    from hpo.training.stages import last_phase
-
-    return last_phase(space.largest()).start + 1
-
-
 def check_models(space: Space) -> dict[str, Trainability]:
     """Build every backbone of the space once in each normalisation, load its weights: {which: what was found}.
 
@@ -216,7 +202,7 @@ def _models(space: Space) -> dict[str, TrialConfig]:
     """What is to be built, by entry, or by backbone (with its normalisation where that varies)."""
     if isinstance(space, TrialList):
         return {entry.name: entry.config for entry in space.entries}
-    pairs = product(possible(space, "backbone"), possible(space, "normalisation"))
+    pairs = product(space.values("backbone"), space.values("normalisation"))
     configs = [space.largest({"backbone": backbone, "normalisation": kind}) for backbone, kind in pairs]
     ways = Counter(backbone for backbone, _ in {(c.backbone, c.normalisation) for c in configs})
     return {c.backbone if ways[c.backbone] == 1 else f"{c.backbone} ({c.normalisation})": c for c in configs}
@@ -233,7 +219,7 @@ def open_data(plan: Plan, cache: Path, progress: Progress | None = None, *, db: 
     Where the study exists in `db`, 16-bit images are decoded by its white level, as its workers do.
     """
     origin = _origin_there(db, plan) if db else None
-    sizes = possible(plan.space, "image_size")
+    sizes: list[Any] = plan.space.values("image_size")
     if len(sizes) > 16:
         raise SpaceError(f"image_size can take {len(sizes)} values, but each is packed on disk; give at most 16")
     for size in sizes:

@@ -13,20 +13,19 @@ from types import FrameType
 
 Handler = Callable[[int, FrameType | None], object]
 
-LOOK = 1.0
-"""Seconds between two looks for the file that announces a preemption."""
+NOTICE_INTERVAL = 1.0
+"""Seconds between two checks for the file that announces a preemption."""
 
-
-NOTICE = signal.SIGUSR1
-"""What asks for a stop and may come any number of times: a worker hands on its own stop with it."""
+STOP_REQUEST = signal.SIGUSR1
+"""The signal by which a worker forwards its own stop to its processes: it may come any number of times."""
 
 
 @contextmanager
-def handled(handler: Handler, numbers: Iterable[int], always: Iterable[int] = ()) -> Iterator[None]:
+def handle_signals(handler: Handler, numbers: Iterable[int], always: Iterable[int] = ()) -> Iterator[None]:
     """Handle the signals inside the block, and restore the former handlers after it.
 
-    One that was ignored when this process was started stays ignored: `nohup` and `trap '' HUP` ask for that, and a
-    shell does it to SIGINT for what a script runs in the background. Only those of `always` are handled all the same.
+    A signal that was ignored when this process was started stays ignored: `nohup` and `trap '' HUP` ask for that, and
+    a shell does it to SIGINT for the background jobs of a script. Only those of `always` are handled all the same.
     """
     given = list(always)
     wanted = [number for number in (*numbers, *given) if number in given or signal.getsignal(number) != signal.SIG_IGN]
@@ -47,43 +46,43 @@ class StopSignal:
     """
 
     _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    _NOTICES = (NOTICE, signal.SIGXCPU)
+    _NOTICES = (STOP_REQUEST, signal.SIGXCPU)
 
     def __init__(self, notice: Path | None = None) -> None:
         self._received: str | None = None
         self._stopped = False
         self._notice = notice
-        self._next_look = 0.0
-
-    @property
-    def received(self) -> str | None:
-        """What asked for a stop; None while nobody did."""
-        if self._received is None and self._notice is not None and time.monotonic() >= self._next_look:
-            self._next_look = time.monotonic() + LOOK
-            if self._notice.exists():
-                self._ask(f"notice of preemption {self._notice}")
-        return self._received
-
-    def __call__(self, number: int, _: FrameType | None) -> None:
-        """Signal handler."""
-        if number in self._STOPS:
-            if self._stopped:
-                os._exit(128 + number)
-            self._stopped = True
-        self._ask("asked to stop" if number == NOTICE else signal.Signals(number).name)
+        self._next_check = 0.0
 
     @contextmanager
     def installed(self) -> Iterator[StopSignal]:
         """Handle the signals inside the block, and restore the former handlers after it."""
-        with handled(self, self._STOPS, always=self._NOTICES):
+        with handle_signals(self, self._STOPS, always=self._NOTICES):
             yield self
 
-    def _ask(self, what: str) -> None:
+    @property
+    def received(self) -> str | None:
+        """What asked for a stop, in words; None before that."""
+        if self._received is None and self._notice is not None and time.monotonic() >= self._next_check:
+            self._next_check = time.monotonic() + NOTICE_INTERVAL
+            if self._notice.exists():
+                self._request_stop(f"notice of preemption {self._notice}")
+        return self._received
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        """Handle a signal."""
+        if number in self._STOPS:
+            if self._stopped:
+                os._exit(128 + number)
+            self._stopped = True
+        self._request_stop("asked to stop" if number == STOP_REQUEST else signal.Signals(number).name)
+
+    def _request_stop(self, cause: str) -> None:
         if self._received is None:
-            self._received = what
+            self._received = cause
             # Not through `logging`: a handler may interrupt a line that is just being written.
             now = time.strftime("%H:%M:%S")
-            os.write(2, f"{now} {what}: stopping at the next step, a second SIGTERM leaves at once\n".encode())
+            os.write(2, f"{now} {cause}: stopping at the next step, a second SIGTERM leaves at once\n".encode())
 
 
 def stop_with_parent() -> None:
@@ -92,6 +91,6 @@ def stop_with_parent() -> None:
     def wait() -> None:
         while os.read(0, 1024):
             pass
-        os.kill(os.getpid(), NOTICE)
+        os.kill(os.getpid(), STOP_REQUEST)
 
     threading.Thread(target=wait, name="lifeline", daemon=True).start()

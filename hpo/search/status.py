@@ -7,16 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search.clock import moment
 from hpo.search.trial_record import TrialRecord
 from search_spaces import Space, read_space
 from storage import Control, Database, LeaseInfo, Limits, get_control, lease_infos, read_limits, read_spec
+
+
+def moment(time_of_trial: datetime) -> datetime:
+    """Return a time that optuna gives, naive and in this host's time zone, as an aware one.
+
+    Naive times must not be subtracted: where clocks are put back, one hour is missing from the difference. Within
+    the hour that comes twice optuna does not say which it means, and the first is taken.
+    """
+    return time_of_trial.astimezone(UTC)
 
 
 def best_first(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:

@@ -1,4 +1,4 @@
-"""How configurations are proposed and how lagging trials end: optuna's samplers and pruners, with seeds of ours."""
+"""The sampler and the pruner of a study: optuna's, with seeds and settings of ours."""
 
 from __future__ import annotations
 
@@ -11,20 +11,30 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from hpo.errors import UsageError
 from hpo.seeds import derive_seed
+from hpo.training.stages import last_phase
+from search_spaces import Space, TrialList
 
 REDUCTION_FACTOR = 2
-"""eta of successive halving (Li et al. 2020, ASHA): a rung lets the better half pass.
-
-With the usual 3 or 4 hardly a trial outlives its first epoch beside known-good points; and that epoch, spent in
-warm-up, says little of the last. Halving costs about as many epochs in all, and spreads them over more rungs.
-"""
+"""eta of successive halving (Li et al. 2020, ASHA): a rung lets the better half pass."""
+# With the usual 3 or 4 hardly a trial outlives its first epoch beside known-good points; and that epoch, spent in
+# warm-up, says little of the last. Halving costs about as many epochs in all, and spreads them over more rungs.
 
 STARTUP_TRIALS = 8
 """Finished trials before TPE models anything. The known-good points of a space count, so fewer than optuna's 10 do."""
 
 
+def sampler_for_trial(name: str, study_seed: int) -> Callable[[int], BaseSampler]:
+    """Return a function from the number of a trial to the sampler that proposes it.
+
+    The seed follows from the study and that number alone: no two trials draw the same random configuration. A trial
+    that is claimed again before its parameters were written draws the same from `random`; from `tpe` it may draw
+    another, since that depends on the trials that finished meanwhile.
+    """
+    return lambda number: make_sampler(name, derive_seed(study_seed, "sampler", number))
+
+
 def make_sampler(name: str, seed: int) -> BaseSampler:
-    """`tpe` (multivariate, conditional dimensions modelled in groups, running trials counted) or `random`."""
+    """Return `tpe` (multivariate, conditional dimensions modelled in groups, running trials counted) or `random`."""
     if name == "random":
         return RandomSampler(seed=seed)
     if name != "tpe":
@@ -35,23 +45,26 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
         return TPESampler(n_startup_trials=STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True, seed=seed)
 
 
-def sampler_for_trial(name: str, study_seed: int) -> Callable[[int], BaseSampler]:
-    """A function from the number of a trial to the sampler that proposes it.
+def pruner_for_space(name: str, space: Space) -> BasePruner:
+    """Return the pruner `name` for the runs of `space`."""
+    return make_pruner(name, max(space.values("epochs")), first_judged(space))
 
-    The seed follows from the study and that number alone: no two trials draw the same random configuration. One that is
-    taken up anew before its parameters were written draws the same again from `random`; from `tpe` it may draw another,
-    since that depends on what others have finished meanwhile.
+
+def first_judged(space: Space) -> int:
+    """Return the epoch after which trials can first be compared: the first of the last phase of the longest run.
+
+    Before that phase trials may differ in nothing but their seeds.
     """
-    return lambda number: make_sampler(name, derive_seed(study_seed, "sampler", number))
+    return 1 if isinstance(space, TrialList) else last_phase(space.largest()).start + 1
 
 
 def make_pruner(name: str, epochs: int, first: int = 1) -> BasePruner:
-    """The pruner `name` for runs of `epochs` epochs, which ends none before epoch `first`; an epoch is one resource.
+    """Return the pruner `name` for runs of `epochs` epochs, which ends none before epoch `first`.
 
-    Before the last phase of a run its trials may differ in nothing but their seeds: `first` lies in that phase.
-    The resources are integers: with "auto", optuna waits for the first complete trial, which is unfair in parallel.
+    An epoch is one unit of optuna's resource.
     """
     if name == "successive-halving":
+        # Not "auto": with it optuna waits for the first complete trial, which is unfair in parallel.
         return SuccessiveHalvingPruner(min_resource=first, reduction_factor=REDUCTION_FACTOR)
     if name == "hyperband":
         return HyperbandPruner(min_resource=first, max_resource=epochs, reduction_factor=REDUCTION_FACTOR)

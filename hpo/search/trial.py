@@ -1,7 +1,7 @@
 """One trial: suggest, train, report, prune, keep the best checkpoint, tell; behind its lease.
 
-This is the one consumer of `fit()` that knows optuna; pruning is this consumer stopping. While `fit()` runs, this
-thread makes no database call: what the trial reports goes through its book to the keeper of its lease.
+This is the one consumer of `fit()` that knows optuna; to prune is to stop consuming. While `fit()` runs, this thread
+makes no database call: the TrialReporter writes what the trial reports from the thread of the lease session.
 """
 
 from __future__ import annotations
@@ -28,11 +28,9 @@ from hpo.training import EpochResult, FitData, Runtime, Snapshot, fit
 from storage import (
     CheckpointError,
     Claim,
-    Control,
     DatabaseUnavailableError,
     DiskFullError,
     LeaseLostError,
-    LeaseSession,
     RetryPolicy,
     StorageError,
     StoreUnavailableError,
@@ -42,8 +40,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-ROOM = 5.0
-"""Seconds between two attempts at a full disk."""
+FULL_DISK_PAUSE = 5.0
+"""Seconds between two attempts to write to a full disk."""
 
 
 class TrialOutcome(Enum):
@@ -53,38 +51,36 @@ class TrialOutcome(Enum):
     PRUNED = "pruned"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
-    """Put back, or lost to another worker."""
+    """The trial was requeued, or its lease was lost to another worker."""
 
 
-def run_trial(shop: WorkerContext, claim: Claim) -> TrialOutcome:
+def run_trial(context: WorkerContext, claim: Claim) -> TrialOutcome:
     """Train one trial to its end and tell it; a failing trial is told as such and does not end the worker.
 
-    Faults of database, disk and data set are raised: no trial is to blame for them, and none would fare better.
+    Faults of database, disk and data set are raised: no trial is to blame for them, and the next would fail too.
     """
-    with LeaseSession(shop.db.storage, claim.lease) as keeper:
-        run = _TrialRun(shop, claim, keeper)
+    with TrialReporter(context, claim) as reporter:
         try:
-            return run.settle(run.train)
+            return _TrialRun(context, claim, reporter).train_and_tell()
         except (LeaseLostError, UpdateFinishedTrialError) as lost:
             log.warning("trial %d is dropped: %s", claim.number, lost)
             return TrialOutcome.INTERRUPTED
 
 
 class _TrialRun:
-    """One taking of one trial."""
+    """One attempt at one trial."""
 
-    def __init__(self, shop: WorkerContext, claim: Claim, keeper: LeaseSession) -> None:
-        self._shop, self._keeper, self._number = shop, keeper, claim.number
-        self._book = TrialReporter(shop, claim, keeper)
-        self._files = TrialFiles(shop.store, claim.number, claim.lease.token, dict(claim.lease.checkpoint or {}))
-        self._progress = TrialProgress(shop.metric)
+    def __init__(self, context: WorkerContext, claim: Claim, reporter: TrialReporter) -> None:
+        self._context, self._reporter, self._number = context, reporter, claim.number
+        self._files = TrialFiles(context.store, claim.number, claim.lease.token, dict(claim.lease.checkpoint or {}))
+        self._progress = TrialProgress(context.metric)
 
-    def settle(self, train: Callable[[], TrialOutcome]) -> TrialOutcome:
-        """`train`, and what becomes of the trial when that does not reach its end."""
+    def train_and_tell(self) -> TrialOutcome:
+        """Train the trial; tell it, or requeue it where training does not reach its end."""
         try:
-            return train()
+            return self._train()
         except TrainingInterrupted as stopped:
-            return self._interrupted(stopped.snapshot)
+            return self._requeue_or_complete(stopped.snapshot)
         except TrialEnded as ended:
             # Told as pruned, not failed, since TPE leaves failed trials out; and as infeasible, since it ranks pruned
             # trials by the epoch that they reached: one that diverges late would be the best of them.
@@ -92,143 +88,131 @@ class _TrialRun:
         except (LeaseLostError, UpdateFinishedTrialError):
             raise
         except (StorageError, DataError, HubError, OSError, KeyboardInterrupt):
-            self._book.put_back(self._files.reference)
-            self._book.refuse_lost()  # what failed may be no fault: another has finished the trial and tidied up
+            self._reporter.requeue(self._files.reference)
+            # The error may be no fault: another worker may have finished the trial and removed its checkpoints.
+            self._reporter.raise_if_lost()
             raise
         except Exception as error:  # noqa: BLE001 - the one broad except: whatever a configuration breaks, the next one may work
-            return self._failed(error)
+            return self._fail(error)
 
-    def train(self) -> TrialOutcome:
-        """Suggest, and train to the end or to the pruner's."""
-        shop = self._shop
-        config, seed = self._book.open()
-        self._files.origin = checkpoint_origin(shop.study.study_name, config, seed)
-        data = shop.dataset(config.image_size)
-        self._stored(lambda: shop.store.keep_images(shop.known.split_digest, shop.known.to_bytes()))
+    def _train(self) -> TrialOutcome:
+        """Suggest, and train until the last epoch or until the pruner decides."""
+        context = self._context
+        config, seed = self._reporter.suggest()
+        self._files.origin = checkpoint_origin(context.study.study_name, config, seed)
+        data = context.dataset(config.image_size)
+        self._retry_while_full(lambda: context.store.keep_images(context.known.split_digest, context.known.to_bytes()))
         runtime = Runtime(
-            device=shop.device, seed=seed, cache=shop.cache, metric=shop.metric,
-            should_stop=self._should_stop, on_step=self._at,
+            device=context.worker.device, seed=seed, cache=context.cache, metric=context.metric,
+            should_stop=self._should_stop, on_step=self._reporter.set_position,
         )  # fmt: skip
-        resume = self._resume()
-        if resume is not None and self._pruned(further=False):
+        resume = self._restore()
+        if resume is not None and self._report_and_ask_pruner(further=False):
             return self._tell(TrialState.PRUNED)
         with closing(fit(config, FitData(data.train, data.val, len(data.classes)), runtime, resume)) as epochs:
             for result in epochs:
-                self._keep(result, data)
+                self._write_checkpoints(result, data)
                 log.info(
                     "trial %d: epoch %d/%d, %s %.4f (best %.4f), %.0f images/s",
-                    self._number, result.epoch, config.epochs, shop.metric, result.metrics[shop.metric],
+                    self._number, result.epoch, config.epochs, context.metric, result.metrics[context.metric],
                     self._progress.best_value, result.images_per_second,
                 )  # fmt: skip
-                if self._pruned():
+                if self._report_and_ask_pruner():
                     return self._tell(TrialState.PRUNED)
         return self._tell(TrialState.COMPLETE)
 
-    def _resume(self) -> Snapshot | None:
-        """The state that an earlier owner left, or None; the progress is filled from it."""
-        found = self._stored(self._files.latest)
-        before, self._keeper.position = self._keeper.lease.position, 0.0
-        if found is not None:
-            notes = found[1]
-            self._progress.restore(notes["progress"])
-            self._keeper.position = float(notes["position"])
-            log.info("trial %d goes on after %.4g epochs", self._number, self._keeper.position)
-        if before > self._keeper.position:
-            self._book.add_repeated_epochs(before - self._keeper.position)
-        return found[0] if found is not None else None
+    def _restore(self) -> Snapshot | None:
+        """Read the state that an earlier attempt left, or None; the progress is restored from it."""
+        found = self._retry_while_full(self._files.latest)
+        if found is None:
+            self._reporter.resume_at(0.0)
+            return None
+        snapshot, notes = found
+        self._progress.restore(notes["progress"])
+        self._reporter.resume_at(float(notes["position"]))
+        log.info("trial %d goes on after %.4g epochs", self._number, self._reporter.position)
+        return snapshot
 
-    def _keep(self, result: EpochResult, data: Dataset) -> None:
-        """Write the checkpoints of one epoch, `best` and `latest`; the epoch counts once they are there."""
+    def _write_checkpoints(self, result: EpochResult, data: Dataset) -> None:
+        """Write the checkpoints of one epoch, `best` and `latest`; the epoch counts once they are written."""
         progress = copy.deepcopy(self._progress)
         if progress.add(result):
             weights = result.weights()
-            self._stored(lambda: self._files.keep_best(result, weights, data.val.labels))
+            self._retry_while_full(lambda: self._files.keep_best(result, weights, data.val.labels))
         snapshot = result.snapshot()
-        self._stored(lambda: self._files.keep_latest(snapshot, progress, float(result.epoch)))
+        self._retry_while_full(lambda: self._files.keep_latest(snapshot, progress, float(result.epoch)))
         self._progress = progress
 
-    def _stored(self, access: Callable[[], T]) -> T:
-        """`access` to the checkpoints, waiting while there is no room or no store; TrainingInterrupted when a stop is
-        asked for meanwhile."""
-        while not self._keeper.over:
+    def _retry_while_full(self, access: Callable[[], T]) -> T:
+        """Return what `access` to the checkpoints gives, retrying while the disk is full or the store unavailable.
+
+        Raises TrainingInterrupted when a stop is asked for meanwhile.
+        """
+        while not self._reporter.over:
             try:
                 result = access()
-            except (DiskFullError, StoreUnavailableError) as want:
-                self._tell_of(want)
-                if not RetryPolicy(should_stop=self._should_stop).sleep(ROOM):
+            except (DiskFullError, StoreUnavailableError) as error:
+                self._reporter.note_waiting(error)
+                if not RetryPolicy(should_stop=self._should_stop).sleep(FULL_DISK_PAUSE):
                     break
             else:
-                self._keeper.note = None
+                self._reporter.clear_note()
                 return result
         raise TrainingInterrupted("stopped while it waited for its checkpoints")
 
-    def _tell_of(self, want: CheckpointError) -> None:
-        if self._keeper.note is None:
-            log.warning("trial %d waits: %s", self._number, want)
-        self._keeper.note = f"waits: {want}"
-
-    def _pruned(self, *, further: bool = True) -> bool:
-        """Report what is not reported yet, and whether the pruner ends the trial after the last epoch."""
-        if not self._progress.epochs:
+    def _report_and_ask_pruner(self, *, further: bool = True) -> bool:
+        """Report the epochs that are not yet reported; return whether the pruner ends the trial after the last one."""
+        progress = self._progress
+        if not progress.epochs:
             return False
-        reached = self._progress
-        return self._book.report(reached.curve, self._files.reference, last=reached.last, further=further)
+        return self._reporter.report(progress.curve, self._files.reference, last=progress.last, further=further)
 
     def _tell(self, state: TrialState, reason: str | None = None, violated: str | None = None) -> TrialOutcome:
-        self._book.tell(self._progress, state, reason, violated)
-        self._tidy()
+        self._reporter.tell(self._progress, state, reason, violated)
+        self._free_checkpoints()
         complete = state == TrialState.COMPLETE
         log.info("trial %d is %s%s", self._number, state.name.lower(), f": {reason}" if reason else "")
         return TrialOutcome.COMPLETE if complete else TrialOutcome.PRUNED
 
-    def _tidy(self) -> None:
-        """Free what a finished trial leaves; what cannot be freed now is freed after the next one."""
-        try:
-            self._shop.store.discard(self._number, "latest")  # nobody goes on from a finished trial
-            keep_best(self._shop)
-        except CheckpointError as error:
-            log.warning("old checkpoints stay for now: %s", error)
-
-    def _failed(self, error: Exception) -> TrialOutcome:
+    def _fail(self, error: Exception) -> TrialOutcome:
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
         log.warning("trial %d failed: %s", self._number, reason)
         log.debug("%s", "".join(traceback.format_exception(error)))
-        self._book.fail(reason)
-        self._tidy()
+        self._reporter.fail(reason)
+        self._free_checkpoints()
         return TrialOutcome.FAILED
 
-    def _interrupted(self, snapshot: Snapshot | None) -> TrialOutcome:
-        """A stop puts the trial back, to be gone on with; at the end of the budget what it has reached counts."""
-        self._book.refuse_lost()
-        if self._progress.epochs and self._time_is_up():
+    def _free_checkpoints(self) -> None:
+        """Free the checkpoints that a finished trial leaves; what cannot be freed now is freed after the next one."""
+        try:
+            self._context.store.discard(self._number, "latest")  # a finished trial is not resumed
+            keep_best(self._context)
+        except CheckpointError as error:
+            log.warning("old checkpoints stay for now: %s", error)
+
+    def _requeue_or_complete(self, snapshot: Snapshot | None) -> TrialOutcome:
+        """Requeue a stopped trial; where the study's time is over, complete it with the epochs that it has."""
+        self._reporter.raise_if_lost()
+        if self._progress.epochs and self._time_is_over():
             return self._tell(TrialState.COMPLETE, f"the time was up after epoch {self._progress.epochs}")
         if snapshot is not None:
             try:
-                self._files.keep_latest(snapshot, self._progress, self._keeper.position)
+                self._files.keep_latest(snapshot, self._progress, self._reporter.position)
             except CheckpointError as error:
                 log.warning("trial %d keeps its last checkpoint: %s", self._number, error)
-        self._book.put_back(self._files.reference)
-        self._book.refuse_absence()
+        self._reporter.requeue(self._files.reference)
+        self._reporter.raise_if_unavailable()
         return TrialOutcome.INTERRUPTED
 
-    def _time_is_up(self) -> bool:
-        """Whether the budget's time is over still: somebody may have given it more since the trial began."""
-        if self._shop.out_of_time():
+    def _time_is_over(self) -> bool:
+        """Whether the deadline has passed; it is read again, since it may have been moved after the trial began."""
+        deadline = self._context.deadline
+        if deadline.has_passed():
             try:
-                self._shop.patience.run(self._shop.read_clock)
+                self._context.retry.run(deadline.read)
             except DatabaseUnavailableError as error:
                 log.debug("the deadline stays as it was: %s", error)
-        return self._shop.out_of_time()
+        return deadline.has_passed()
 
     def _should_stop(self) -> bool:
-        keeper, shop = self._keeper, self._shop
-        return (
-            shop.asked_to_stop()
-            or shop.out_of_time()
-            or keeper.over
-            or keeper.control is not Control.RUN
-            or keeper.failing > shop.patience.grace
-        )
-
-    def _at(self, position: float) -> None:
-        self._keeper.position = position
+        return self._context.asked_to_stop() or self._context.deadline.has_passed() or self._reporter.must_stop

@@ -1,10 +1,11 @@
-"""TrialBook: all that the database is told of one trial, through the keeper of its lease."""
+"""TrialReporter: all that one trial exchanges with the database, through the session that keeps its lease."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Mapping
+from types import TracebackType
 from typing import Any
 
 import optuna
@@ -19,6 +20,7 @@ from search_spaces import SpaceError, TrialConfig, trial_seed
 from storage import (
     LEAVING,
     Claim,
+    Control,
     DatabaseUnavailableError,
     LeaseSession,
     PendingWrite,
@@ -32,90 +34,129 @@ from storage import (
 
 log = logging.getLogger(__name__)
 
-VERDICT = 2.0
-"""Seconds that the end of an epoch waits for the pruner's word at most; a later word counts at the next epoch."""
-
-
-def _verdict(asked: PendingWrite) -> bool:
-    """What the pruner said, False as long as it said nothing; raises what went wrong with it."""
-    if asked.failure is not None:
-        raise asked.failure
-    return bool(asked.answer)
+PRUNER_TIMEOUT = 2.0
+"""Seconds that the end of an epoch waits for the pruner; a later answer is applied after the next epoch."""
 
 
 class TrialReporter:
-    """Opened once, then told of epochs, then closed: as told, failed or put back."""
+    """Suggests the configuration of a claimed trial, reports its epochs, then tells, fails or requeues it.
 
-    def __init__(self, shop: WorkerContext, claim: Claim, keeper: LeaseSession) -> None:
-        self._shop, self._claim, self._keeper = shop, claim, keeper
+    A context manager: the lease is renewed inside the block. It is the one user of the trial's lease session.
+    """
+
+    def __init__(self, context: WorkerContext, claim: Claim) -> None:
+        self._context, self._claim = context, claim
+        self._session = LeaseSession(context.db.storage, claim.lease)
         self._number = claim.number
-        self._storage = shop.db.storage
+        self._storage = context.db.storage
         self._trial_id = claim.lease.trial_id
         self._trial: optuna.Trial | None = None
         self._reported: set[int] = set()
-        self._asked: PendingWrite | None = None
+        self._question: PendingWrite | None = None
         self._ending = False
 
-    def open(self) -> tuple[TrialConfig, int]:
+    def __enter__(self) -> TrialReporter:
+        self._session.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._session.__exit__(kind, error, trace)
+
+    def suggest(self) -> tuple[TrialConfig, int]:
         """Suggest and record the configuration, and the seed of its training.
 
-        It is sampled first, which may take seconds in a large study: the keeper renews the lease meanwhile, and a stop
-        is obeyed. Then it is written in one transaction, so that a kill leaves none of it. What was suggested to an
-        earlier owner of the trial stays as it was. Whatever a sampler or the space raises is the trial's failure.
+        Sampling may take seconds in a large study: the lease is renewed meanwhile, and a stop is obeyed. All is written
+        in one transaction, so a killed worker leaves none of it. What an earlier attempt suggested stays. Whatever a
+        sampler or the space raises is the trial's failure.
         """
-        return self._shop.patience.run(lambda: self._storage.retry_conflicts(self._suggest))
+        return self._context.retry.run(lambda: self._storage.retry_conflicts(self._suggest))
 
     def _suggest(self) -> tuple[TrialConfig, int]:
-        shop, trial = self._shop, self._load_trial()
-        with self._storage.transaction(self._keeper.lease.fence) as connection:
+        context = self._context
+        context.study.sampler = context.sampler(self._number)
+        trial = load_trial(context.study, self._claim)
+        with self._storage.transaction(self._session.lease.fence) as connection:
             given = trial._cached_frozen_trial.system_attrs.get("fixed_params", {})
-            shop.space.check_parameters(given)  # enqueued past `hpo enqueue`, as in the dashboard
-            config = shop.space.suggest(trial)
+            context.space.check_parameters(given)  # optuna-dashboard enqueues without the checks of `hpo enqueue`
+            config = context.space.suggest(trial)
             if unasked := given.keys() - trial.params.keys():
                 raise SpaceError(f"{', '.join(sorted(unasked))} does not exist under the other values of this trial")
-            seed = derive_seed(shop.seed, "trial", trial_seed(shop.space, trial.params, self._number))
-            record = initial_attributes(config, seed, str(shop.worker), shop.known.split_digest)
-            write_attributes(connection, self._trial_id, record)
+            seed = derive_seed(context.seed, "trial", trial_seed(context.space, trial.params, self._number))
+            attributes = initial_attributes(config, seed, str(context.worker), context.known.split_digest)
+            write_attributes(connection, self._trial_id, attributes)
         self._trial, self._reported = trial, reported_epochs(trial)
         return config, seed
 
-    def add_repeated_epochs(self, epochs: float) -> None:
-        """Record the epochs, or the part of one, that were in no checkpoint and are trained again."""
-        self._keeper.submit(lambda connection: add_repeated_epochs(connection, self._keeper.lease, epochs))
+    @property
+    def position(self) -> float:
+        """Epochs trained, with the fraction of the current one."""
+        return self._session.position
+
+    def set_position(self, position: float) -> None:
+        """Set the position that renewals of the lease write."""
+        self._session.position = position
+
+    def resume_at(self, position: float) -> None:
+        """Set the position that training starts from; epochs that an earlier attempt trained beyond it are counted."""
+        lost, self._session.position = self._session.lease.position - position, position
+        if lost > 0:
+            self._session.submit(lambda connection: add_repeated_epochs(connection, self._session.lease, lost))
+
+    def note_waiting(self, reason: object) -> None:
+        """Show in the status what the trial waits for; the first of several notes in a row is logged."""
+        if self._session.note is None:
+            log.warning("trial %d waits: %s", self._number, reason)
+        self._session.note = f"waits: {reason}"
+
+    def clear_note(self) -> None:
+        """End what `note_waiting` shows."""
+        self._session.note = None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more can be written for the trial."""
+        return self._session.over
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether training has to stop: the lease is lost, the study paused, or the database away for too long."""
+        return self.over or self._session.control is not Control.RUN or self._is_away
 
     def report(
         self, curve: Mapping[str, float], reference: Mapping[str, Any], *, last: bool, further: bool = True
     ) -> bool:
-        """Report what of `curve` is not yet, with its checkpoint; gives whether the pruner ends the trial there.
+        """Report the epochs of `curve` that are not yet reported, with their checkpoint; return the pruner's decision.
 
-        An earlier owner may have written checkpoints while the database was away, and died before it could report.
-        It is not `further` where the trial was only just taken up. Without an answer in time the trial goes on, and a
-        late one counts after the next epoch.
+        An earlier attempt may have written checkpoints while the database was away and ended before it could report.
+        `further` is False where this attempt has trained no epoch yet. Without an answer of the pruner in time the
+        trial goes on, and a late answer is applied after the next epoch.
         """
         missing = {int(epoch): value for epoch, value in curve.items() if int(epoch) not in self._reported}
         self._reported |= missing.keys()
         done, reference = float(max(int(epoch) for epoch in curve)), dict(reference)
 
-        def write(connection: Connection) -> None:
+        def write(connection: Connection) -> Control:
             for epoch, value in sorted(missing.items()):
                 self._storage.set_trial_intermediate_value(self._trial_id, epoch, value)
-            self._keeper.control = advance(connection, self._keeper.lease, done, reference, further=further)
+            return advance(connection, self._session.lease, done, reference, further=further)
 
-        before = self._asked
-        undoubted = last or isinstance(self._shop.study.pruner, NopPruner)
-        self._asked = self._keeper.submit(write, question=None if undoubted else self._is_lagging)
-        if undoubted:
+        before = self._question
+        never_pruned = last or isinstance(self._context.study.pruner, NopPruner)
+        self._question = self._session.submit(write, question=None if never_pruned else self._ask_pruner)
+        if never_pruned:
             return False
-        self._asked.wait(0 if self._keeper.failing else VERDICT)
-        return any(_verdict(entry) for entry in (self._asked, before) if entry is not None)
+        self._question.wait(0 if self._session.failing else PRUNER_TIMEOUT)
+        return any(_answer(question) for question in (self._question, before) if question is not None)
 
-    def _is_lagging(self) -> bool:
-        """What the pruner says of the trial as stored: `Trial.should_prune` knows only what it reported itself."""
-        study = self._shop.study
+    def _ask_pruner(self) -> bool:
+        # Not `Trial.should_prune`, which knows only the epochs that it reported itself.
+        study = self._context.study
         return study.pruner.prune(study, study._storage.get_trial(self._trial_id))
 
     def tell(self, progress: TrialProgress, state: TrialState, reason: str | None, violated: str | None) -> None:
-        """Record what training gave and tell the trial; a complete one is worth its best epoch.
+        """Record what training gave and tell the trial; the value of a complete one is that of its best epoch.
 
         `violated` is the constraint that the trial broke: the sampler models where that happens.
         """
@@ -125,12 +166,13 @@ class TrialReporter:
             if violated is not None:
                 self._trial.set_constraint(violated, 1.0)
             write_attributes(connection, self._trial_id, final_attributes(progress, reason))
-            self._shop.study.tell(self._trial, progress.best_value if state == TrialState.COMPLETE else None, state)
+            value = progress.best_value if state == TrialState.COMPLETE else None
+            self._context.study.tell(self._trial, value, state)
 
         self._end(write)
 
     def fail(self, reason: str) -> None:
-        """Tell the trial as failed; no sampler is asked, since it may be what failed."""
+        """Tell the trial as failed, without the sampler, whose exception may be the reason."""
 
         def write(connection: Connection) -> None:
             write_attributes(connection, self._trial_id, failure_attributes(reason))
@@ -138,18 +180,29 @@ class TrialReporter:
 
         self._end(write)
 
-    def put_back(self, reference: Mapping[str, Any]) -> None:
-        """Have the trial wait for the next taking, with its checkpoint; where the database is away, until the lease
-        expires."""
-        if self._ending:  # it may be told yet; if it is not, the lease expires
+    def _end(self, write: Callable[[Connection], None]) -> None:
+        """Write the trial's end and end its lease in one transaction, however long the database is away."""
+        self._ending = True
+        entry = self._session.submit(write, ending="ended")
+        asked: float | None = None
+        while not entry.wait(0.2):
+            asked = asked or (time.monotonic() if self._context.asked_to_stop() else None)
+            if asked is not None and time.monotonic() - asked > LEAVING:
+                raise self._unavailable()
+            self.raise_if_unavailable()
+        self.raise_if_lost()
+
+    def requeue(self, reference: Mapping[str, Any]) -> None:
+        """Return the trial to the queue with its checkpoint; where the database is away, its lease has to expire."""
+        if self._ending:  # its end may still be written; if it is not, the lease expires
             return
-        position = self._keeper.position
+        position = self._session.position
 
         def write(connection: Connection) -> None:
             self._storage.set_trial_state_values(self._trial_id, TrialState.WAITING)
-            set_checkpoint(connection, self._keeper.lease, position, dict(reference))
+            set_checkpoint(connection, self._session.lease, position, dict(reference))
 
-        entry = self._keeper.submit(write, ending="free")
+        entry = self._session.submit(write, ending="free")
         if entry.wait(LEAVING) and entry.written:
             kept = float(reference.get("position", 0))
             lost = f"; {position - kept:.3g} epochs could not be kept" if position > kept else ""
@@ -157,37 +210,31 @@ class TrialReporter:
         else:
             log.warning("trial %d could not be put back; others take it when its lease expires", self._number)
 
-    def refuse_lost(self) -> None:
-        """Raise what ended the keeping: the lease was lost, or the study is gone."""
-        if self._keeper.error is not None:
-            raise self._keeper.error
-        if self._keeper.lost:
-            raise self._keeper.lease.lost()
+    def raise_if_lost(self) -> None:
+        """Raise what ended the session: the lease was lost, or the study is gone."""
+        if self._session.error is not None:
+            raise self._session.error
+        if self._session.lost:
+            raise self._session.lease.lost()
 
-    def refuse_absence(self) -> None:
+    def raise_if_unavailable(self) -> None:
         """Raise DatabaseUnavailableError once the database has been away for longer than the worker waits."""
-        if self._keeper.failing > self._shop.patience.grace:
-            raise self._away()
+        if self._is_away:
+            raise self._unavailable()
 
-    def _load_trial(self) -> optuna.Trial:
-        """The trial for optuna, with its own sampler: what that draws depends on the number, not on the taking."""
-        self._shop.study.sampler = self._shop.sampler(self._number)
-        return load_trial(self._shop.study, self._claim)
+    @property
+    def _is_away(self) -> bool:
+        return self._session.failing > self._context.retry.grace
 
-    def _end(self, write: Callable[[Connection], None]) -> None:
-        """Have the trial told and its lease ended in one transaction, however long the database is away."""
-        self._ending = True
-        entry = self._keeper.submit(write, ending="ended")
-        asked: float | None = None
-        while not entry.wait(0.2):
-            asked = asked or (time.monotonic() if self._shop.asked_to_stop() else None)
-            if asked is not None and time.monotonic() - asked > LEAVING:
-                raise self._away()
-            self.refuse_absence()
-        self.refuse_lost()
-
-    def _away(self) -> DatabaseUnavailableError:
+    def _unavailable(self) -> DatabaseUnavailableError:
         return DatabaseUnavailableError(
-            f"{self._shop.db.where} has not answered for {self._keeper.failing:.0f} s; trial {self._number} has its "
-            "checkpoint, and another worker goes on from it once the database is back"
+            f"{self._context.db.where} has not answered for {self._session.failing:.0f} s; trial {self._number} has "
+            "its checkpoint, and another worker goes on from it once the database is back"
         )
+
+
+def _answer(question: PendingWrite) -> bool:
+    """Return the pruner's decision, False until there is one; raise what the pruner raised."""
+    if question.failure is not None:
+        raise question.failure
+    return bool(question.answer)

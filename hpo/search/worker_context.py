@@ -1,10 +1,11 @@
-"""Workshop: what a worker holds while it works, the same for all its trials."""
+"""WorkerContext: what a worker holds while it works, the same for all its trials."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import optuna
@@ -15,14 +16,14 @@ from hpo.data import Dataset, ImageDigests
 from hpo.search.garbage import kept_by_copies
 from hpo.search.status import best_first
 from search_spaces import Space
-from storage import CheckpointStore, Database, DatabaseUnavailableError, RetryPolicy, Worker
+from storage import CheckpointStore, Database, DatabaseUnavailableError, RetryPolicy, Worker, read_limits
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """A study to work on, and what it takes."""
+    """A study, its data and checkpoints, and how this worker uses them."""
 
     db: Database
     study: optuna.Study
@@ -32,47 +33,54 @@ class WorkerContext:
     space: Space
     metric: str
     seed: int
+    """Seed of the study."""
     store: CheckpointStore
     keep: int
     """How many of the study's best trials keep their checkpoints."""
     dataset: Callable[[int], Dataset]
     """From an image size in pixels to the data set packed at that size."""
-    device: str
     cache: Path
-    asked_to_stop: Callable[[], bool]
-    """True once a signal came."""
-    out_of_time: Callable[[], bool]
-    """True once the budget's time is over."""
-    read_clock: Callable[[], None]
-    """Learns whether the budget's time has been changed since."""
-    standing: EvictionOrder
-    patience: RetryPolicy
-    """With a database that is away."""
+    deadline: Deadline
+    eviction: EvictionOrder
+    retry: RetryPolicy
+    """How long to retry while the database is unavailable, and what asks this worker to stop."""
     known: ImageDigests
-    """The images by part: their digest of the split goes into each trial, so that only like is compared with like."""
+    """The images by part: the digest of their split goes into each trial, so that only equal splits are compared."""
+
+    def asked_to_stop(self) -> bool:
+        """Return whether a signal asked this worker to stop."""
+        return self.retry.should_stop()
 
 
-def keep_best(shop: WorkerContext) -> None:
-    """Free the checkpoints of finished trials but the best `keep` complete ones."""
-    try:
-        trials = shop.patience.run(lambda: shop.study.get_trials(deepcopy=False))
-        spared = shop.patience.run(lambda: kept_by_copies(shop.study, shop.keep))
-    except DatabaseUnavailableError as error:
-        log.debug("what can be freed is not known: %s", error)
-        return
-    shop.standing.learn(trials, spared)
-    finished = {trial.number for trial in trials if trial.state.is_finished()}
-    shop.store.drop(finished - {trial.number for trial in best_first(trials)[: shop.keep]} - spared)
+@dataclass
+class Deadline:
+    """The deadline of a study, by the database's clock, then counted on this host's monotonic clock."""
+
+    db: Database
+    study: optuna.Study
+    _end: float | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.read()
+
+    def read(self) -> None:
+        """Read the deadline again: another run may have set or lifted it."""
+        deadline = read_limits(self.study).deadline
+        self._end = None if deadline is None else time.monotonic() + (deadline - self.db.now()).total_seconds()
+
+    def has_passed(self) -> bool:
+        """Return whether the deadline has passed; False where there is none."""
+        return self._end is not None and time.monotonic() >= self._end
 
 
 class EvictionOrder:
-    """Which finished trial is how good, as of the last look: known without the database, while it is away too."""
+    """The order in which finished trials give up their checkpoints, as last read: known while the database is away."""
 
     def __init__(self, trials: Sequence[FrozenTrial], spared: Collection[int] = ()) -> None:
-        self.learn(trials, spared)
+        self.update(trials, spared)
 
-    def learn(self, trials: Sequence[FrozenTrial], spared: Collection[int] = ()) -> None:
-        """Look again; `spared` are numbers of trials whose checkpoints other studies need."""
+    def update(self, trials: Sequence[FrozenTrial], spared: Collection[int] = ()) -> None:
+        """Order anew; `spared` are the numbers of trials whose checkpoints other studies need."""
         finished = [trial.number for trial in trials if trial.state.is_finished()]
         best = [trial.number for trial in best_first(trials)]
         ranked, spared = set(best), set(spared)
@@ -80,5 +88,18 @@ class EvictionOrder:
         self._order = [number for number in order if number not in spared]
 
     def evictable(self) -> Sequence[int]:
-        """Those that may give up their checkpoints for want of room, the first to do so first: all but the best."""
+        """Return the trials that may give up their checkpoints for want of space, first to go first: not the best."""
         return self._order
+
+
+def keep_best(context: WorkerContext) -> None:
+    """Free the checkpoints of finished trials but the best `keep` complete ones."""
+    try:
+        trials = context.retry.run(lambda: context.study.get_trials(deepcopy=False))
+        spared = context.retry.run(lambda: kept_by_copies(context.study, context.keep))
+    except DatabaseUnavailableError as error:
+        log.debug("what can be freed is not known: %s", error)
+        return
+    context.eviction.update(trials, spared)
+    finished = {trial.number for trial in trials if trial.state.is_finished()}
+    context.store.drop(finished - {trial.number for trial in best_first(trials)[: context.keep]} - spared)

@@ -24,7 +24,7 @@ from hpo.data.dataset import Part
 from hpo.interruption import TrainingInterrupted
 from hpo.search.strategy import sampler_for_trial
 from hpo.search.trial import run_trial
-from hpo.search.worker_context import EvictionOrder, WorkerContext
+from hpo.search.worker_context import Deadline, EvictionOrder, WorkerContext
 from hpo.training import SNAPSHOT_VERSION, EpochResult, Snapshot
 from search_spaces import SearchSpace
 from storage import Claim, Database, RetryPolicy, Worker, claim_trial, open_database, open_store, open_study, read_spec
@@ -81,22 +81,22 @@ def carry_out(order: Order) -> None:
         stopping.set()
 
     with open_database(order.url, home=order.artifacts / "unused") as db:
-        shop = workshop(db, order.artifacts, stopping.is_set)
+        context = worker_context(db, order.artifacts, stopping.is_set)
         if order.operation == "claim":
             trap.set()
-        claim = claim_trial(db, shop.study, shop.worker)
+        claim = claim_trial(db, context.study, context.worker)
         assert isinstance(claim, Claim), claim
         if order.operation == "train":
             trap.set()
         if order.operation != "claim":
-            train(shop, claim, stop if order.operation == "release" else None)
+            train(context, claim, stop if order.operation == "release" else None)
     os._exit(0)
 
 
-def train(shop: WorkerContext, claim: Claim, after_first: Callable[[], None] | None = None) -> None:
+def train(context: WorkerContext, claim: Claim, after_first: Callable[[], None] | None = None) -> None:
     """The real `run_trial` with a body that computes nothing: its values follow from number and epoch."""
     trial_module.fit = _body(claim.number, after_first)
-    run_trial(shop, claim)
+    run_trial(context, claim)
 
 
 def value(number: int, epoch: int) -> float:
@@ -124,16 +124,16 @@ def _result(number: int, epoch: int) -> EpochResult:
     )  # fmt: skip
 
 
-def workshop(db: Database, artifacts: Path, stopping: Callable[[], bool] = lambda: False) -> WorkerContext:
+def worker_context(db: Database, artifacts: Path, stopping: Callable[[], bool] = lambda: False) -> WorkerContext:
     """What a worker holds, with a data set of one image."""
     opened = open_study(db, STUDY)
     spec = read_spec(opened)
     return WorkerContext(
         db=db, study=opened, worker=Worker(device="cpu"), sampler=sampler_for_trial("random", spec.seed),
         space=SearchSpace.from_dict(spec.space), metric="accuracy", seed=spec.seed,
-        store=open_store(artifacts, spec.id), keep=5, dataset=lambda _: one_image(), device="cpu", cache=artifacts,
-        asked_to_stop=stopping, out_of_time=lambda: False, read_clock=lambda: None, standing=EvictionOrder(()),
-        patience=RetryPolicy(grace=5.0), known=ImageDigests.of(one_image()),
+        store=open_store(artifacts, spec.id), keep=5, dataset=lambda _: one_image(), cache=artifacts,
+        deadline=Deadline(db, opened), eviction=EvictionOrder(()), retry=RetryPolicy(5.0, stopping),
+        known=ImageDigests.of(one_image()),
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from search_spaces import SearchSpace
 from storage import Claim, Limits, StudySpec, claim_trial, create_study, open_database, quiet_optuna
 from tests.chaos import audit
-from tests.chaos.deadly_statements import EPOCHS, STUDY, Operation, Order, carry_out, train, workshop
+from tests.chaos.deadly_statements import EPOCHS, STUDY, Operation, Order, carry_out, train, worker_context
 from tests.chaos.disk import scratch
 from tests.chaos.server import Server, running_server
 from tests.chaos.sql import Sql
@@ -100,9 +100,9 @@ class Bench:
     def _finish(self, name: str, artifacts: Path) -> None:
         """Another worker takes every trial that is left."""
         with open_database(self.server.url(name), home=self.folder) as db:
-            shop = workshop(db, artifacts)
-            while isinstance(claim := claim_trial(db, shop.study, shop.worker), Claim):
-                train(shop, claim)
+            context = worker_context(db, artifacts)
+            while isinstance(claim := claim_trial(db, context.study, context.worker), Claim):
+                train(context, claim)
 
     def _without_a_death(self) -> Mapping[int, Curve]:
         name, artifacts = self._copy("fresh")
@@ -144,8 +144,8 @@ def _as_it_is(server: Server, database: str) -> None:
 
 def _held(server: Server, database: str) -> Sql:
     with open_database(server.url(database), home=Path("unused")) as db:
-        shop = workshop(db, Path("unused"))
-        assert isinstance(claim_trial(db, shop.study, shop.worker), Claim)
+        context = worker_context(db, Path("unused"))
+        assert isinstance(claim_trial(db, context.study, context.worker), Claim)
     return server.sql(database)
 
 

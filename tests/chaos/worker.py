@@ -25,7 +25,7 @@ import torch
 
 import hpo.search.trial as trial_module
 from hpo.errors import HpoError
-from hpo.search.isolation import Surroundings, work_isolated
+from hpo.search.isolation import IsolatedWorkerOptions, work_isolated
 from hpo.search.worker import WorkerOptions, work
 from hpo.training import FitData, Runtime, fit
 from storage import StorageError, open_database
@@ -70,8 +70,8 @@ class Orders:
         return self.diary.with_name("trial-processes")
 
 
-@dataclass(frozen=True)
-class WatchedSurroundings(Surroundings):
+@dataclass(frozen=True, kw_only=True)
+class WatchedOptions(IsolatedWorkerOptions):
     """What an isolated worker hands to the process of each trial, which keeps the diary from reading it on.
 
     `hpo.search.isolation` hands it over through a pipe, so that its reading is the first that happens in that process.
@@ -105,13 +105,16 @@ def _work(orders: Orders) -> int:
     torch.set_num_threads(1)
     keep_diary(orders)
     with open_database(orders.url, home=orders.bench.folder / "unused", start_timeout=60.0) as db:
-        return work(db, _options(orders))
+        return work(db, WorkerOptions(**_options(orders))).finished
 
 
 def _work_isolated(orders: Orders) -> int:
-    unused = orders.bench.folder / "unused"
-    there = WatchedSurroundings(orders.url, unused, 1, logging.INFO, orders=orders, worker=os.getpid())
-    return work_isolated(there, _options(orders))
+    return work_isolated(
+        WatchedOptions(
+            **_options(orders), storage=orders.url, home=orders.bench.folder / "unused", threads=1,
+            verbosity=logging.INFO, orders=orders, worker=os.getpid(),
+        )
+    )  # fmt: skip
 
 
 def keep_diary(orders: Orders) -> None:
@@ -145,12 +148,12 @@ def measure(bench: Bench) -> None:
     next(fit(config, FitData(data.train, data.val, len(data.classes)), Runtime(cache=bench.cache)))
 
 
-def _options(orders: Orders) -> WorkerOptions:
+def _options(orders: Orders) -> dict[str, Any]:
     bench = orders.bench
-    return WorkerOptions(
-        data=bench.cells, study=orders.study, cache=bench.cache, artifacts=orders.artifacts, device="cpu",
-        keep=KEEP, lease=orders.lease, db_grace=orders.db_grace,
-    )  # fmt: skip
+    return {
+        "data": bench.cells, "study": orders.study, "cache": bench.cache, "artifacts": orders.artifacts,
+        "device": "cpu", "keep": KEEP, "lease": orders.lease, "db_grace": orders.db_grace,
+    }  # fmt: skip
 
 
 def _log_to(path: Path) -> None:

@@ -12,7 +12,7 @@ from hpo.data import Dataset, ImageDigests, SplitOptions, open_dataset
 from hpo.data.synthetic import write_cells
 from hpo.search.plan import Plan, create_or_open_study, set_budget
 from hpo.search.strategy import make_pruner, sampler_for_trial
-from hpo.search.worker_context import EvictionOrder, WorkerContext
+from hpo.search.worker_context import Deadline, EvictionOrder, WorkerContext
 from search_spaces import SearchSpace
 from storage import Claim, Database, RetryPolicy, Worker, claim_trial, open_database, open_store, open_study, read_spec
 from tests.conftest import _fresh
@@ -54,8 +54,21 @@ def tiny_space() -> SearchSpace:
 
 
 @dataclass
+class FakeDeadline(Deadline):
+    """A deadline that has passed once `passed` says so."""
+
+    passed: Callable[[], bool]
+
+    def read(self) -> None:
+        """Read nothing."""
+
+    def has_passed(self) -> bool:
+        return self.passed()
+
+
+@dataclass
 class Bench:
-    """A study, its data, and workshops on it."""
+    """A study, its data, and worker contexts on it."""
 
     db: Database
     study: optuna.Study
@@ -63,7 +76,7 @@ class Bench:
     folder: Path
     cells: Path
 
-    def shop(
+    def context(
         self,
         space: SearchSpace,
         *,
@@ -75,9 +88,9 @@ class Bench:
             db=self.db, study=self.study, worker=Worker(device="cpu", seconds=lease),
             sampler=sampler_for_trial("random", 0), space=space, metric="accuracy", seed=0,
             store=open_store(self.folder / "artifacts", read_spec(self.study).id), keep=2,
-            dataset=lambda _: self.dataset, device="cpu", cache=self.folder / "cache",
-            asked_to_stop=stop, out_of_time=up, read_clock=lambda: None, standing=EvictionOrder(()),
-            patience=RetryPolicy(grace=5.0, should_stop=stop), known=ImageDigests.of(self.dataset),
+            dataset=lambda _: self.dataset, cache=self.folder / "cache", deadline=FakeDeadline(self.db, self.study, up),
+            eviction=EvictionOrder(()), retry=RetryPolicy(grace=5.0, should_stop=stop),
+            known=ImageDigests.of(self.dataset),
         )  # fmt: skip
 
     def claim(self, lease: float = 60.0) -> Claim:

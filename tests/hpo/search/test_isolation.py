@@ -15,8 +15,8 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo.search import isolation
-from hpo.search.isolation import Surroundings, work_isolated
-from hpo.search.worker import WorkerOptions, WorkResult
+from hpo.search.isolation import IsolatedWorkerOptions, work_isolated
+from hpo.search.worker import WorkResult
 from search_spaces import SearchSpace
 from storage import Control, LeaseInfo, lease_infos, set_control
 from storage.workers import is_alive
@@ -173,13 +173,16 @@ def test_only_the_first_process_of_a_worker_refuses_checkpoints_that_are_away(
     outcomes = iter([None, WorkResult(0, over=False), WorkResult(1, over=True)])
     checked: list[bool] = []
 
-    def in_a_process(_: Surroundings, options: WorkerOptions, __: object) -> WorkResult | None:
+    def run_process(options: IsolatedWorkerOptions, _: object) -> WorkResult | None:
         checked.append(options.artifacts_checked)
         return next(outcomes)
 
-    monkeypatch.setattr(isolation, "_in_a_process", in_a_process)
-    options = WorkerOptions(tmp_path, "tiny", tmp_path, tmp_path, "cpu")
-    assert work_isolated(Surroundings(None, tmp_path, 1, logging.INFO), options) == 1
+    monkeypatch.setattr(isolation, "_run_process", run_process)
+    options = IsolatedWorkerOptions(
+        data=tmp_path, study="tiny", cache=tmp_path, artifacts=tmp_path, device="cpu", storage=None, home=tmp_path,
+        threads=1, verbosity=logging.INFO,
+    )  # fmt: skip
+    assert work_isolated(options) == 1
     assert checked == [False, False, True]
 
 

@@ -19,24 +19,23 @@ from PIL import Image
 from hpo.data import SplitOptions
 from hpo.device import device_count, resolve_device
 from hpo.errors import DataError, HpoError, ModelError, UsageError
-from hpo.search.clock import Clock
 from hpo.search.plan import (
     Plan,
     as_made,
     check_models,
     create_or_open_study,
     earlier_space,
-    first_judged,
     open_data,
     open_study_data,
     origin_of,
-    possible,
     refuse_other_normalisation,
     resolve_space,
     set_budget,
     settle_deadline,
 )
+from hpo.search.strategy import first_judged
 from hpo.search.worker import WorkerOptions, failures_at_the_end, work
+from hpo.search.worker_context import Deadline
 from search_spaces import SearchSpace, SpaceError, load_space
 from storage import Control, Limits, StudyError, Worker, read_limits, read_spec, set_control
 from storage.spec import write_spec
@@ -109,10 +108,10 @@ def test_every_value_of_a_discrete_field_is_possible() -> None:
             "points": [],
         }
     )
-    assert possible(space, "epochs") == [3]
-    assert possible(space, "backbone") == ["resnet18", "resnet34"]
-    assert possible(space, "image_size") == [64, 96, 128, 224], "with resnet34 it is the default"
-    assert possible(space, "batch_size") == [64]
+    assert space.values("epochs") == [3]
+    assert space.values("backbone") == ["resnet18", "resnet34"]
+    assert space.values("image_size") == [64, 96, 128, 224], "with resnet34 it is the default"
+    assert space.values("batch_size") == [64]
 
 
 PHASED: dict[str, Any] = {
@@ -130,12 +129,12 @@ PHASED: dict[str, Any] = {
 
 def test_every_value_of_a_field_of_a_phase_is_possible_and_the_epochs_are_their_sum() -> None:
     space = SearchSpace.from_dict(PHASED)
-    assert possible(space, "epochs") == [6]
-    assert possible(space, "phase2.schedule") == [None, "plateau"]
-    assert possible(space, "phase1.schedule") == [None], "what the run has"
+    assert space.values("epochs") == [6]
+    assert space.values("phase2.schedule") == [None, "plateau"]
+    assert space.values("phase1.schedule") == [None], "what the run has"
     head = {"phase1.epochs": {"type": "int", "low": 1, "high": 3}}
     opened = SearchSpace.from_dict({**PHASED, "fixed": {"phase2.epochs": 4}, "dimensions": head})
-    assert possible(opened, "epochs") == [5, 6, 7]
+    assert opened.values("epochs") == [5, 6, 7]
 
 
 def test_each_backbone_is_built_in_each_of_its_normalisations_in_the_deepest_phase() -> None:
@@ -153,7 +152,7 @@ def test_a_normalisation_that_one_backbone_cannot_have_is_told_before_a_study_ex
 def test_epochs_that_leave_a_phase_without_any_are_refused_before_a_study_exists(tmp_path: Path) -> None:
     (tmp_path / "phased.yaml").write_text("fixed: {phase1.epochs: 2, phase2.epochs: 4}")
     path = str(tmp_path / "phased.yaml")
-    assert possible(resolve_space(path, fixed=["epochs=2", "phase2.warmup=0.1"]), "epochs") == [2]
+    assert resolve_space(path, fixed=["epochs=2", "phase2.warmup=0.1"]).values("epochs") == [2]
     with pytest.raises(SpaceError, match=r"^epochs is 1, but must be at least 2: one for each phase$"):
         resolve_space(path, fixed=["epochs=1"])
     with pytest.raises(SpaceError, match=r"^phase2.learning_rat: no such key; did you mean phase2.learning_rate\?$"):
@@ -175,13 +174,13 @@ def test_a_named_device_is_one_device() -> None:
 def test_a_budget_stays_until_it_is_changed_and_a_passed_deadline_is_dropped(bench: Bench) -> None:
     limits = set_budget(bench.db, bench.study, 7, timedelta(hours=1))
     assert set_budget(bench.db, bench.study, None, None) == limits
-    assert Clock(bench.db, bench.study).is_up() is False
+    assert Deadline(bench.db, bench.study).has_passed() is False
     set_budget(bench.db, bench.study, None, timedelta(0))
-    clock = Clock(bench.db, bench.study)
-    assert clock.is_up()
+    deadline = Deadline(bench.db, bench.study)
+    assert deadline.has_passed()
     assert set_budget(bench.db, bench.study, None, None).deadline is None
-    clock.read()
-    assert not clock.is_up()
+    deadline.read()
+    assert not deadline.has_passed()
     assert read_limits(bench.study).trials == 7
 
 
@@ -206,13 +205,13 @@ def test_trial_after_trial_failing_ends_the_worker(
     from hpo.search.trial import TrialOutcome
     from storage import Claim
 
-    def fail(shop: object, claim: Claim) -> TrialOutcome:
+    def fail(context: object, claim: Claim) -> TrialOutcome:
         bench.db.storage.set_trial_state_values(claim.lease.trial_id, TrialState.FAIL)
         return TrialOutcome.FAILED
 
     monkeypatch.setattr(worker_module, "run_trial", fail)
     with pytest.raises(HpoError, match="5 trials failed one after another"):
-        worker_module._take_trials(bench.shop(tiny_space), Clock(bench.db, bench.study))
+        worker_module._claim_and_train_trials(bench.context(tiny_space))
     assert len([t for t in bench.study.get_trials() if t.state == TrialState.FAIL]) == 5
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from hpo.cli import _unwinding
 from hpo.cli.watching import forwarding
-from hpo.search.signals import StopSignal, handled
+from hpo.search.signals import StopSignal, handle_signals
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def test_the_former_handlers_are_there_again_after_an_error() -> None:
     before = signal.getsignal(signal.SIGTERM)
 
     def fail() -> None:
-        with handled(lambda *_: None, [signal.SIGTERM]):
+        with handle_signals(lambda *_: None, [signal.SIGTERM]):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

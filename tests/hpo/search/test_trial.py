@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from sqlalchemy import text
 
 import hpo.search.trial as trial_module
-import hpo.search.trial_reporter as book_module
+import hpo.search.trial_reporter as reporter_module
 from hpo.errors import HubError, InfeasibleError, TrialEnded
 from hpo.search.plan import set_budget
 from hpo.search.strategy import make_pruner
@@ -29,8 +29,8 @@ pytestmark = pytest.mark.postgres
 
 
 def test_a_complete_trial_carries_all_that_the_readme_promises(bench: Bench, tiny_space: SearchSpace) -> None:
-    shop = bench.shop(tiny_space)
-    assert run_trial(shop, bench.claim()) is TrialOutcome.COMPLETE
+    context = bench.context(tiny_space)
+    assert run_trial(context, bench.claim()) is TrialOutcome.COMPLETE
     (trial,) = bench.study.get_trials()
     assert trial.state == TrialState.COMPLETE
     assert trial.params == {"learning_rate": pytest.approx(3e-3)}, "the known-good point comes first"
@@ -48,7 +48,7 @@ def test_a_complete_trial_carries_all_that_the_readme_promises(bench: Bench, tin
     assert attrs["images_per_second"] > 0
     assert attrs["peak_memory"] > 2**20
     assert attrs["device"].startswith("cpu")
-    best = shop.store.read(0, "best")
+    best = context.store.read(0, "best")
     assert best.info["epoch"] == attrs["best_epoch"]
     assert set(best.files) == {"model.safetensors", "logits.npy", "labels.npy"}
 
@@ -59,7 +59,7 @@ def test_an_interrupted_trial_goes_on_as_the_same_trial_and_ends_as_if_nothing_h
     steps = itertools.count()
     # Asked before each step and each batch of validation, and while the compute format is measured: this falls into
     # the second epoch.
-    interrupted = bench.shop(tiny_space, stop=lambda: next(steps) >= 15)
+    interrupted = bench.context(tiny_space, stop=lambda: next(steps) >= 15)
     assert run_trial(interrupted, bench.claim()) is TrialOutcome.INTERRUPTED
     (trial,) = bench.study.get_trials()
     assert trial.state == TrialState.WAITING
@@ -69,31 +69,31 @@ def test_an_interrupted_trial_goes_on_as_the_same_trial_and_ends_as_if_nothing_h
     again = bench.claim()
     assert again.number == 0
     assert again.lease.position > 1
-    assert run_trial(bench.shop(tiny_space), again) is TrialOutcome.COMPLETE
+    assert run_trial(bench.context(tiny_space), again) is TrialOutcome.COMPLETE
     (trial,) = bench.study.get_trials()
     assert trial.intermediate_values[1] == first[1]
 
     bench.study.enqueue_trial({"learning_rate": trial.params["learning_rate"]})
     other = bench.claim()
     with pytest.MonkeyPatch.context() as patch:  # the same seed as trial 0, uninterrupted
-        patch.setattr(book_module, "derive_seed", lambda *_: trial.user_attrs["seed"])
-        run_trial(bench.shop(tiny_space), other)
+        patch.setattr(reporter_module, "derive_seed", lambda *_: trial.user_attrs["seed"])
+        run_trial(bench.context(tiny_space), other)
     assert bench.study.get_trials()[1].intermediate_values == trial.intermediate_values
 
 
 def test_a_trial_that_the_deadline_ends_is_worth_what_it_reached(bench: Bench, tiny_space: SearchSpace) -> None:
     steps = itertools.count()
-    shop = bench.shop(tiny_space, up=lambda: next(steps) >= 15)
-    assert run_trial(shop, bench.claim()) is TrialOutcome.COMPLETE
+    context = bench.context(tiny_space, up=lambda: next(steps) >= 15)
+    assert run_trial(context, bench.claim()) is TrialOutcome.COMPLETE
     (trial,) = bench.study.get_trials()
     assert trial.value == trial.intermediate_values[1]
     assert trial.user_attrs["reason"] == "the time was up after epoch 1"
-    assert shop.store.has(0, "best")
+    assert context.store.has(0, "best")
 
 
 def test_a_deadline_before_the_first_epoch_puts_the_trial_back(bench: Bench, tiny_space: SearchSpace) -> None:
-    shop = bench.shop(tiny_space, up=lambda: True)
-    assert run_trial(shop, bench.claim()) is TrialOutcome.INTERRUPTED
+    context = bench.context(tiny_space, up=lambda: True)
+    assert run_trial(context, bench.claim()) is TrialOutcome.INTERRUPTED
     assert [t.state for t in bench.study.get_trials()] == [TrialState.WAITING]
 
 
@@ -123,7 +123,7 @@ def test_what_ends_a_trial_is_written_in_it(
     error: Exception, outcome: TrialOutcome, state: TrialState, reason: str,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(trial_module, "fit", _broken_fit(error))
-    assert run_trial(bench.shop(tiny_space), bench.claim()) is outcome
+    assert run_trial(bench.context(tiny_space), bench.claim()) is outcome
     (trial,) = bench.study.get_trials()
     assert (trial.state, trial.user_attrs["reason"]) == (state, reason)
 
@@ -135,14 +135,14 @@ def test_a_run_that_cannot_win_breaks_a_constraint(
     bench: Bench, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch, error: TrialEnded, constraint: str
 ) -> None:
     monkeypatch.setattr(trial_module, "fit", _broken_fit(error))
-    run_trial(bench.shop(tiny_space), bench.claim())
+    run_trial(bench.context(tiny_space), bench.claim())
     (trial,) = bench.study.get_trials()
     assert (trial.state, trial.constraints) == (TrialState.PRUNED, {constraint: 1.0})
 
 
 def test_a_run_that_the_pruner_ends_breaks_none(bench: Bench, tiny_space: SearchSpace) -> None:
     bench.study.pruner = optuna.pruners.ThresholdPruner(lower=1.1)
-    assert run_trial(bench.shop(tiny_space), bench.claim()) is TrialOutcome.PRUNED
+    assert run_trial(bench.context(tiny_space), bench.claim()) is TrialOutcome.PRUNED
     assert bench.study.get_trials()[0].constraints == {}
 
 
@@ -151,7 +151,7 @@ def test_a_fault_of_the_disk_is_raised_and_the_trial_is_put_back(
 ) -> None:
     monkeypatch.setattr(trial_module, "fit", _broken_fit(CheckpointError("no space left")))
     with pytest.raises(CheckpointError, match="no space left"):
-        run_trial(bench.shop(tiny_space), bench.claim())
+        run_trial(bench.context(tiny_space), bench.claim())
     assert [t.state for t in bench.study.get_trials()] == [TrialState.WAITING]
 
 
@@ -168,21 +168,21 @@ def test_what_was_enqueued_past_the_command_and_cannot_be_tried_fails_with_the_r
     bench: Bench, tiny_space: SearchSpace, given: dict[str, Any], told: str
 ) -> None:
     """As in the dashboard. Optuna passes over an unknown name, and takes a value out of its range."""
-    shop = bench.shop(tiny_space)
-    assert run_trial(shop, bench.claim()) is TrialOutcome.COMPLETE
+    context = bench.context(tiny_space)
+    assert run_trial(context, bench.claim()) is TrialOutcome.COMPLETE
     bench.study.enqueue_trial(given)
-    assert run_trial(shop, bench.claim()) is TrialOutcome.FAILED
+    assert run_trial(context, bench.claim()) is TrialOutcome.FAILED
     trial = bench.study.get_trials()[1]
     assert trial.state == TrialState.FAIL
     assert told in trial.user_attrs["reason"]
 
 
 def test_only_the_best_trials_keep_their_checkpoints(bench: Bench, tiny_space: SearchSpace) -> None:
-    shop = bench.shop(tiny_space)
+    context = bench.context(tiny_space)
     for _ in range(4):
-        run_trial(shop, bench.claim())
+        run_trial(context, bench.claim())
     ranked = sorted(bench.study.get_trials(), key=lambda t: (-t.value, t.number))  # type: ignore[operator]
-    kept = {n for n in range(4) if shop.store.has(n, "best")}
+    kept = {n for n in range(4) if context.store.has(n, "best")}
     assert kept == {t.number for t in ranked[:2]}
 
 
@@ -192,10 +192,10 @@ def test_the_pruner_ends_a_lagging_trial(bench: Bench, tiny_space: SearchSpace) 
             return True
 
     bench.study.pruner = Always()
-    assert run_trial(bench.shop(tiny_space), bench.claim()) is TrialOutcome.PRUNED
+    assert run_trial(bench.context(tiny_space), bench.claim()) is TrialOutcome.PRUNED
     (trial,) = bench.study.get_trials()
     assert list(trial.intermediate_values) == [1], "it ends after the first report"
-    assert not bench.shop(tiny_space).store.has(0, "best")
+    assert not bench.context(tiny_space).store.has(0, "best")
 
 
 def test_successive_halving_ends_a_trial_that_lags_behind_others(bench: Bench, tiny_space: SearchSpace) -> None:
@@ -206,7 +206,7 @@ def test_successive_halving_ends_a_trial_that_lags_behind_others(bench: Bench, t
             other.report(0.999, step=step)
             assert not other.should_prune()
         bench.study.tell(other, 0.999)
-    assert run_trial(bench.shop(tiny_space), bench.claim()) is TrialOutcome.PRUNED
+    assert run_trial(bench.context(tiny_space), bench.claim()) is TrialOutcome.PRUNED
     trial = bench.study.get_trials()[-1]
     assert list(trial.intermediate_values) == [1]
     assert "completed_rung_0" in trial.system_attrs, "the next ones are judged by it too"
@@ -215,12 +215,12 @@ def test_successive_halving_ends_a_trial_that_lags_behind_others(bench: Bench, t
 def test_what_an_earlier_owner_could_not_report_is_reported_by_the_next(bench: Bench, tiny_space: SearchSpace) -> None:
     steps = itertools.count()
     claim = bench.claim()
-    interrupted = bench.shop(tiny_space, stop=lambda: next(steps) >= 15)
+    interrupted = bench.context(tiny_space, stop=lambda: next(steps) >= 15)
     assert run_trial(interrupted, claim) is TrialOutcome.INTERRUPTED
     (before,) = bench.study.get_trials()
     with bench.db.engine.begin() as connection:  # as if the database had been away for all of the first epoch
         connection.execute(text("DELETE FROM trial_intermediate_values"))
-    assert run_trial(bench.shop(tiny_space), bench.claim()) is TrialOutcome.COMPLETE
+    assert run_trial(bench.context(tiny_space), bench.claim()) is TrialOutcome.COMPLETE
     (after,) = bench.study.get_trials()
     assert sorted(after.intermediate_values) == [1, 2]
     assert after.intermediate_values[1] == before.intermediate_values[1]
@@ -228,20 +228,22 @@ def test_what_an_earlier_owner_could_not_report_is_reported_by_the_next(bench: B
 
 def test_a_checkpoint_of_another_version_is_not_gone_on_from(bench: Bench, tiny_space: SearchSpace) -> None:
     steps = itertools.count()
-    assert run_trial(bench.shop(tiny_space, stop=lambda: next(steps) >= 15), bench.claim()) is TrialOutcome.INTERRUPTED
-    shop = bench.shop(tiny_space)
-    old = shop.store.read(0, "latest")
+    assert (
+        run_trial(bench.context(tiny_space, stop=lambda: next(steps) >= 15), bench.claim()) is TrialOutcome.INTERRUPTED
+    )
+    context = bench.context(tiny_space)
+    old = context.store.read(0, "latest")
     files = {**old.files, "state.json": b'{"version": 1}'}
-    shop.store.write(0, "latest", files, {}, token=old.token)
-    assert run_trial(shop, bench.claim()) is TrialOutcome.COMPLETE
+    context.store.write(0, "latest", files, {}, token=old.token)
+    assert run_trial(context, bench.claim()) is TrialOutcome.COMPLETE
     assert sorted(bench.study.get_trials()[0].intermediate_values) == [1, 2]
 
 
 def test_a_checkpoint_notes_the_trial_that_it_belongs_to(bench: Bench, tiny_space: SearchSpace) -> None:
-    shop = bench.shop(tiny_space)
-    assert run_trial(shop, bench.claim()) is TrialOutcome.COMPLETE
+    context = bench.context(tiny_space)
+    assert run_trial(context, bench.claim()) is TrialOutcome.COMPLETE
     (trial,) = bench.study.get_trials()
-    noted = shop.store.read(0, "best").info
+    noted = context.store.read(0, "best").info
     assert noted["trial"] == {
         "study": bench.study.study_name, "config": trial.user_attrs["config"], "seed": trial.user_attrs["seed"],
     }  # fmt: skip
@@ -256,12 +258,14 @@ def test_a_trial_does_not_go_on_from_the_checkpoint_of_another(
 ) -> None:
     """Two studies may have one id, as after `optuna.copy_study`; then their trials of one number share a folder."""
     steps = itertools.count()
-    assert run_trial(bench.shop(tiny_space, stop=lambda: next(steps) >= 15), bench.claim()) is TrialOutcome.INTERRUPTED
-    shop = bench.shop(tiny_space)
-    found = shop.store.read(0, "latest")
+    assert (
+        run_trial(bench.context(tiny_space, stop=lambda: next(steps) >= 15), bench.claim()) is TrialOutcome.INTERRUPTED
+    )
+    context = bench.context(tiny_space)
+    found = context.store.read(0, "latest")
     origin = {**found.info["trial"], "study": "the other", "seed": 1}
-    shop.store.write(0, "latest", found.files, {**found.info, "trial": origin}, token=found.token)
-    assert run_trial(shop, bench.claim()) is TrialOutcome.COMPLETE
+    context.store.write(0, "latest", found.files, {**found.info, "trial": origin}, token=found.token)
+    assert run_trial(context, bench.claim()) is TrialOutcome.COMPLETE
     assert "starts anew" in caplog.text
     assert "of a trial of study 'the other' whose seed is 1" in caplog.text
 
@@ -271,7 +275,7 @@ def test_a_hub_that_is_away_fails_no_trial(
 ) -> None:
     monkeypatch.setattr(trial_module, "fit", _broken_fit(HubError("the hub cannot be reached")))
     with pytest.raises(HubError):
-        run_trial(bench.shop(tiny_space), bench.claim())
+        run_trial(bench.context(tiny_space), bench.claim())
     assert [t.state for t in bench.study.get_trials()] == [TrialState.WAITING]
 
 
@@ -292,7 +296,7 @@ def test_a_trial_that_kills_its_worker_always_at_the_same_epoch_is_failed(
         claim = bench.claim()
         assert claim.lease.deaths == death
         with pytest.raises(SystemExit):
-            run_trial(bench.shop(tiny_space), claim)
+            run_trial(bench.context(tiny_space), claim)
         assert expire_leases(bench.db, bench.study, Worker()) == 1
     assert claim_trial(bench.db, bench.study, Worker()) is NoTrial.SPENT
     (trial,) = bench.study.get_trials()

@@ -19,7 +19,7 @@ from hpo.search.trial_record import TrialProgress
 from hpo.search.trial_reporter import TrialReporter
 from hpo.search.worker_context import WorkerContext
 from search_spaces import SearchSpace
-from storage import Claim, LeaseSession, claim_trial
+from storage import Claim, claim_trial
 from tests.hpo.search.conftest import Bench
 
 pytestmark = pytest.mark.postgres
@@ -45,19 +45,18 @@ class Counter:
             self.sent[self._step] += 1
 
 
-def run_trial(shop: WorkerContext, counter: Counter) -> None:
+def run_trial(context: WorkerContext, counter: Counter) -> None:
     with counter.counted("claim"):
-        claim = claim_trial(shop.db, shop.study, shop.worker)
+        claim = claim_trial(context.db, context.study, context.worker)
     assert isinstance(claim, Claim), claim
     progress = TrialProgress("accuracy", 2, {"accuracy": 0.5}, 2, 0.5)
-    with LeaseSession(shop.db.storage, claim.lease) as keeper:
-        book = TrialReporter(shop, claim, keeper)
+    with TrialReporter(context, claim) as reporter:
         with counter.counted("open"):
-            book.open()
+            reporter.suggest()
         with counter.counted("report"):
-            assert not book.report({"1": 0.25}, {"epoch": 1}, last=False)
+            assert not reporter.report({"1": 0.25}, {"epoch": 1}, last=False)
         with counter.counted("tell"):
-            book.tell(progress, TrialState.COMPLETE, None, None)
+            reporter.tell(progress, TrialState.COMPLETE, None, None)
 
 
 def add_trials(study: optuna.Study, total: int) -> None:
@@ -70,14 +69,14 @@ def test_a_trial_costs_the_same_few_statements_however_many_there_are(
     bench: Bench, tiny_space: SearchSpace, sampler: str
 ) -> None:
     set_budget(bench.db, bench.study, 1000, None)
-    shop = replace(bench.shop(tiny_space), sampler=sampler_for_trial(sampler, 0))
+    context = replace(bench.context(tiny_space), sampler=sampler_for_trial(sampler, 0))
     event.listen(bench.db.storage.engine, "before_cursor_execute", (counter := Counter()).count)
     costs = []
     for total in (10, 300):
         add_trials(bench.study, total)
-        run_trial(shop, counter)  # the one that reads what others have added meanwhile
+        run_trial(context, counter)  # the one that reads what others have added meanwhile
         counter.sent = dict.fromkeys(STEPS, 0)
-        run_trial(shop, counter)
+        run_trial(context, counter)
         costs.append(dict(counter.sent))
     assert costs[0] == costs[1]
     assert sum(costs[0].values()) <= 75, costs[0]
@@ -93,7 +92,7 @@ def test_a_sampler_sees_what_was_told_since_the_last_trial(bench: Bench, tiny_sp
             seen.append(len(study._get_trials(deepcopy=False, states=(TrialState.COMPLETE,), use_cache=True)))
             return {}
 
-    shop = replace(bench.shop(tiny_space), sampler=lambda _: Witness())
+    context = replace(bench.context(tiny_space), sampler=lambda _: Witness())
     for _ in range(4):
-        run_trial(shop, Counter())
+        run_trial(context, Counter())
     assert seen == [1, 2, 3], "the first trial is the point of the space: nothing is proposed for it"

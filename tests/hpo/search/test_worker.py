@@ -47,12 +47,12 @@ def copied(bench: Bench, name: str) -> optuna.Study:
 
 def test_a_copy_trains_and_tidies_in_a_folder_of_its_own(bench: Bench) -> None:
     set_budget(bench.db, bench.study, 1, None)
-    assert work(bench.db, options(bench)) == 1
+    assert work(bench.db, options(bench)).finished == 1
     first = open_store(bench.folder / "artifacts", read_spec(bench.study).id)
     before = {(trial, first.read(trial, "best").name) for trial in first.trials()}
     copy = copied(bench, "copy")
     set_budget(bench.db, copy, 2, None)
-    assert work(bench.db, options(bench, "copy")) == 1
+    assert work(bench.db, options(bench, "copy")).finished == 1
     second = open_store(bench.folder / "artifacts", read_spec(copy).id)
     assert second.place != first.place
     assert {(trial, first.read(trial, "best").name) for trial in first.trials()} == before
@@ -63,7 +63,7 @@ def test_a_waiting_trial_of_a_copy_begins_anew_rather_than_from_the_checkpoint_o
     open_store(bench.folder / "artifacts", read_spec(bench.study).id).write(0, "latest", {"state.json": b"its"}, {})
     copy = copied(bench, "copy")
     set_budget(bench.db, copy, 1, None)
-    assert work(bench.db, options(bench, "copy")) == 1
+    assert work(bench.db, options(bench, "copy")).finished == 1
     (trial,) = copy.get_trials()
     assert sorted(trial.intermediate_values) == [1, 2]
 
@@ -153,7 +153,7 @@ def test_what_the_pruner_raises_fails_the_trial(bench: Bench, tiny_space: Search
             raise KeyError("rung")
 
     bench.study.pruner = BrokenPruner()
-    assert run_trial(bench.shop(tiny_space), bench.claim()) is TrialOutcome.FAILED
+    assert run_trial(bench.context(tiny_space), bench.claim()) is TrialOutcome.FAILED
     (trial,) = bench.study.get_trials()
     assert (trial.state.name, trial.user_attrs["reason"]) == ("FAIL", "KeyError: 'rung'")
 
@@ -171,10 +171,10 @@ def test_a_stop_while_a_sampler_thinks_puts_the_trial_back(
             done.wait(30)
 
     monkeypatch.setattr("storage.retry.LEAVING", 0.2)
-    shop = replace(bench.shop(tiny_space, stop=thinking.is_set), sampler=lambda _: Thinker())
+    context = replace(bench.context(tiny_space, stop=thinking.is_set), sampler=lambda _: Thinker())
     try:
         with pytest.raises(DatabaseUnavailableError, match="what was under way did not end before this worker had to"):
-            run_trial(shop, bench.claim())
+            run_trial(context, bench.claim())
         assert [trial.state.name for trial in bench.study.get_trials()] == ["WAITING"]
     finally:
         done.set()
