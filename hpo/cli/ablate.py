@@ -93,7 +93,7 @@ class _Task:
 def _task(folder: Path, home: Path, options: dict[str, Any]) -> _Task:
     """What the options ask for; DataError for other data, BundleError for weights that are gone, else UsageError."""
     from hpo.bundle.bundle import read_bundle
-    from hpo.bundle.evaluate import reopen
+    from hpo.bundle.own_data import reopen
     from hpo.delivery.retrain import with_weights
     from hpo.experiments.ablation_parts import chosen_parts
     from hpo.experiments.benchmark import check_basis

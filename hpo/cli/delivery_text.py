@@ -10,8 +10,9 @@ from hpo.evaluation.metrics_table import accuracy_line
 
 if TYPE_CHECKING:
     from hpo.bundle.bundle import Bundle
-    from hpo.bundle.evaluate import Averaged, Measurement, Selection
+    from hpo.bundle.evaluate import Selection
     from hpo.bundle.manifest import Calibration, Manifest
+    from hpo.bundle.measurement import AveragedViews, ModelMeasurement
     from hpo.bundle.predict import Counts
     from hpo.delivery.ensemble import Joined
     from hpo.delivery.retrain import Retrained
@@ -99,13 +100,13 @@ def _kept_temperature(before: Manifest, result: Retrained) -> str:
     return f"{line}; on the test part {_scaled(result.test)}" if result.test else line
 
 
-def _scaled(measured: Measurement) -> str:
+def _scaled(measured: ModelMeasurement) -> str:
     before, after = measured.before, measured.after
     worse = "; it does not suit this model: its probabilities were better without" if after.nll > before.nll else ""
     return f"ECE {before.ece:.4f} -> {after.ece:.4f}, NLL {before.nll:.4f} -> {after.nll:.4f}{worse}"
 
 
-def tta_line(averaged: Averaged, plain: Report) -> str:
+def tta_line(averaged: AveragedViews, plain: Report) -> str:
     """What the mean over several views gains."""
     found = averaged.report
     return (

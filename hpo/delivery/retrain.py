@@ -10,9 +10,11 @@ from typing import Any
 
 from hpo.bundle.access_ledger import AccessCounts, AccessLedger
 from hpo.bundle.bundle import Bundle, Extras, check_out, write_bundle
-from hpo.bundle.evaluate import Measurement, examine, refuse_other_split, reopen, reopen_same, without_known
+from hpo.bundle.evaluate import without_known
 from hpo.bundle.manifest import Manifest, Weights, shared
+from hpo.bundle.measurement import ModelMeasurement, measure
 from hpo.bundle.model import Model
+from hpo.bundle.own_data import refuse_other_split, reopen, reopen_same
 from hpo.bundle.stored_metrics import new_opening, record_opening
 from hpo.data import DataOrigin, Dataset, ImageDigests, Part, Progress
 from hpo.delivery.original_weights import original_weights, remember_weights
@@ -59,7 +61,7 @@ class Retrained:
     """What a retraining gave."""
 
     manifest: Manifest
-    test: Measurement | None
+    test: ModelMeasurement | None
     """None where the data set has no test part: nothing has proved the model then."""
     accesses: AccessCounts | None
     """Counts of the accesses to this test part so far; None where there is none."""
@@ -125,14 +127,14 @@ def _refuse_joined(bundle: Bundle) -> None:
     )
 
 
-def _prove(bundle: Bundle, source: Path, test: Part, options: RetrainOptions) -> tuple[Measurement, AccessCounts]:
+def _prove(bundle: Bundle, source: Path, test: Part, options: RetrainOptions) -> tuple[ModelMeasurement, AccessCounts]:
     """Open the test part once, recorded in the new bundle and in the one it comes from; what it gave, and all looks."""
     assert bundle.known is not None
     opening = new_opening(
         COMMAND, bundle.manifest.data.fingerprint, len(test), test=bundle.known.test_digest, model=bundle.model_digest
     )
     accesses = options.ledger.begin(bundle.path, opening)
-    found = examine(Model(bundle, options.device), test)
+    found = measure(Model(bundle, options.device), test)
     accuracy = found.report.accuracy
     told = {key: value for key, value in found.to_dict().items() if key != "tta"}
     options.ledger.end(bundle.path, opening, accuracy, test=told)

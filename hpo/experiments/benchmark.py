@@ -19,9 +19,11 @@ import numpy.typing as npt
 
 from hpo.bundle.access_ledger import AccessCounts, AccessLedger
 from hpo.bundle.bundle import read_bundle
-from hpo.bundle.evaluate import measure, refuse_other_split, without_known
+from hpo.bundle.evaluate import without_known
 from hpo.bundle.manifest import Manifest
+from hpo.bundle.measurement import measure
 from hpo.bundle.model import BATCH_SIZE, Model
+from hpo.bundle.own_data import refuse_other_data
 from hpo.bundle.stored_metrics import new_opening, openings_of
 from hpo.data import DataOrigin, Dataset, ImageDigests, Part, Progress, SplitOptions, open_dataset
 from hpo.evaluation.corrupted_copy import CorruptedCopy, corrupted_copy
@@ -57,8 +59,7 @@ def check_basis(
     `options` are those that the data set was opened with; None means those of the bundle.
     """
     way_out = "give the data that it was made with"
-    manifest.data.refuse_other_images(dataset, path, maker=label, way_out=way_out, classes=manifest.classes)
-    refuse_other_split(manifest, dataset, path, maker=label, options=options)
+    refuse_other_data(manifest, dataset, path, maker=label, way_out=way_out, options=options)
 
 
 def _said(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +167,7 @@ class Benchmark:
         model = Model(read_bundle(folder), self.device)
         dataset = self.dataset(model.image_size, model.white_level)
         unseen = model.bundle.manifest.stage != "retrained"
-        report = measure(model, dataset.val, progress=self.progress) if unseen else None
+        report = measure(model, dataset.val, progress=self.progress).report if unseen else None
         corrupted, conditions = self.robustness(model) if unseen else (None, {})
         test, accesses = self._test(model, dataset)
         return Measured(
@@ -217,7 +218,7 @@ class Benchmark:
         if earlier:
             return Score.of(earlier[-1]["accuracy"], opening["n"]), self.ledger.counts(bundle.path, opening)
         accesses = self.ledger.begin(bundle.path, opening)
-        found = measure(model, part, progress=self.progress)
+        found = measure(model, part, progress=self.progress).report
         self.ledger.end(bundle.path, opening, found.accuracy)
         return Score.of(found.accuracy, found.n), accesses
 

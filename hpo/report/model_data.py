@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from hpo.bundle.bundle import Bundle
 from hpo.bundle.calibrate import altered_validation
-from hpo.bundle.evaluate import reopen_same
 from hpo.bundle.manifest import Manifest, Scores
 from hpo.bundle.model import Model
+from hpo.bundle.own_data import reopen_same
 from hpo.bundle.stored_metrics import METRICS, calibration_in, report_of
 from hpo.data import Dataset, Part, Progress
 from hpo.evaluation.calibration import Probabilities, Reliability, held_out, probabilities, reliability

@@ -209,7 +209,7 @@ def test_a_test_that_fails_loses_neither_the_model_nor_the_record_of_the_look(
     def out_of_memory(*_):
         raise MemoryError
 
-    monkeypatch.setattr("hpo.delivery.retrain.examine", out_of_memory)
+    monkeypatch.setattr("hpo.delivery.retrain.measure", out_of_memory)
     with pytest.raises(MemoryError):
         retrain(read_bundle(bundle), images, tmp_path / "final", options)
     final = read_bundle(tmp_path / "final")
