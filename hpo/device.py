@@ -30,8 +30,8 @@ def resolve_device(name: str, worker: int | None = None) -> str:
     if name == "cpu":
         return name
     count = torch.cuda.device_count()
-    kind, _, index = name.partition(":")
-    if kind not in ("auto", "cuda") or (index and not index.isdigit()) or (index and kind == "auto"):
+    index = name.partition(":")[2]
+    if not re.fullmatch(r"auto:?|cuda(:\d*)?", name):
         raise UsageError(f"device is {name!r}, but must be auto, cpu, cuda or cuda:N")
     if name == "auto" and not count:
         return "cpu"

@@ -81,7 +81,7 @@ class PerThread:
         self._own = threading.local()
 
     def __call__(self, images: Images, seed: int) -> Images:
-        """Return what the augmenter returns."""
+        """Return the result of this thread's clone."""
         if not hasattr(self._own, "augmenter"):
             self._own.augmenter = self._augmenter.clone()
         augmented: Images = self._own.augmenter(images, seed)

@@ -136,7 +136,7 @@ def _rotations(radians: Floats) -> Floats:
 
 
 def _shears(slopes: Floats) -> Floats:
-    """Return (n, 2, 2) horizontal shears; with a rotation before it such a shear is any shear."""
+    """Return (n, 2, 2) horizontal shears; a rotation before it turns such a shear into any other."""
     one, zero = np.ones_like(slopes), np.zeros_like(slopes)
     return np.stack([one, slopes, zero, one], axis=1).reshape(-1, 2, 2)
 

@@ -48,12 +48,13 @@ def build_model(config: TrialConfig, classes: int, *, initialise: bool = True) -
     if is_baseline(config.backbone):
         return _built_baseline(config, classes, initialise=initialise)
     check_known(config.backbone)
-    from_file = Path(config.weights) if initialise and config.pretrained and config.weights else None
+    pretrained = initialise and config.pretrained
+    from_file = Path(config.weights) if pretrained and config.weights else None
     described = describe(from_file) if from_file else Description()
     _refuse_other_architecture(config, described)
-    from_timm = initialise and config.pretrained and not config.weights
+    from_timm = pretrained and from_file is None
     backbone = create_backbone(config, pretrained=from_timm)
-    report = load_weights(backbone, config.backbone, from_file, config.normalisation) if from_file else None
+    report = _load(backbone, config, from_file, described) if from_file else None
     if config.normalisation != "native":
         exchange_normalisation(backbone, config.normalisation)
     features = feature_width(backbone)
@@ -61,9 +62,13 @@ def build_model(config: TrialConfig, classes: int, *, initialise: bool = True) -
     freeze(model, largest_unfreeze_depth(config))
     origin = "timm" if from_timm else str(from_file or "random")
     mean, std = _preprocessing(backbone, described, report)
-    if report is not None and described.source is not None:
-        report = replace(report, description=described.source.name)
     return BuiltModel(model, mean, std, report, features, origin)
+
+
+def _load(backbone: nn.Module, config: TrialConfig, file: Path, described: Description) -> WeightsReport:
+    """Load the file's weights; the report names the file of its description, if there is one."""
+    report = load_weights(backbone, config.backbone, file, config.normalisation)
+    return report if described.source is None else replace(report, description=described.source.name)
 
 
 def _built_baseline(config: TrialConfig, classes: int, *, initialise: bool) -> BuiltModel:

@@ -37,7 +37,7 @@ class Predictor:
     def logits(self, images: Iterable[Images] | Part, *, batch_size: int = 64) -> Logits:
         """Return logits (n, C) float32 of batches of (b, S, S, 3) uint8 images, or of a part, in their order.
 
-        `batch_size` is that of a part; batches that are given keep their own.
+        `batch_size` applies to a part; given batches keep their own sizes.
         """
         batches = map(self._normalise, self._uploaded(images, batch_size))
         return _forward_all(self._network, batches, self._format).float().cpu().numpy()
@@ -53,7 +53,7 @@ class Predictor:
 def outputs(network: nn.Module, batches: Iterable[Tensor], compute_format: ComputeFormat) -> Tensor:
     """Return the outputs of `network` in evaluation mode for batches of network inputs, on the device.
 
-    Batches are computed in pieces where the memory is not enough; MemoryError where one image alone does not fit.
+    Batches are computed in pieces if the memory is not enough. Raises MemoryError if one image alone does not fit.
     """
     with evaluation_mode(network):
         return _forward_all(network, batches, compute_format)

@@ -177,16 +177,21 @@ def _chosen(tensors: Tensors, wanted: Tensors, path: Path) -> _Chosen:
     """
     held = _models(tensors, wanted)
     taken = _taken(held, tensors, wanted, path) if held else ""
-    beside = [key for key in held if key != taken and not taken.startswith(key)]
-    own = {name: value for name, value in tensors.items() if not (beside and name.startswith(tuple(beside)))}
-    short = {name: name.removeprefix(taken) for name in own}
-    bare = {name: _bare(rest, wanted) for name, rest in short.items()}
+    beside = tuple(key for key in held if key != taken and not taken.startswith(key))
+    own = {name: value for name, value in tensors.items() if not name.startswith(beside)}
+    found, outside = _renamed(own, taken, wanted, path)
+    left = dict.fromkeys([*(key.rstrip(".") for key in beside), *(_beside(name, taken) for name in outside)])
+    return _Chosen(taken.rstrip("."), tuple(left), found)
+
+
+def _renamed(own: Tensors, taken: str, wanted: Tensors, path: Path) -> tuple[Tensors, list[str]]:
+    """Return the model's tensors by the backbone's names, and the names in the file of those that are left out."""
+    bare = {name: _bare(name.removeprefix(taken), wanted) for name in own}
     found = _united(((bare[name], name, value) for name, value in own.items()), path)
     outside = [name for name in own if not name.startswith(taken) and bare[name] not in wanted]
-    left = dict.fromkeys([*(key.rstrip(".") for key in beside), *(_beside(name, taken) for name in outside)])
     for name in outside:
         found.pop(bare[name], None)
-    return _Chosen(taken.rstrip("."), tuple(left), found)
+    return found, outside
 
 
 def _beside(name: str, taken: str) -> str:

@@ -52,14 +52,19 @@ def weights_file(path: str | Path) -> Path:
         return path
     if not path.is_dir():
         raise ModelError(f"weights {path}: no such file; give a .safetensors or a tensors-only .pth file")
-    usual = [path / name for name in USUAL if (path / name).is_file()]
-    found = usual or sorted(file for file in path.iterdir() if file.is_file() and file.suffix.lower() in SUFFIXES)
+    found = _weights_in(path)
     if not found:
         raise ModelError(f"weights {path}: a folder without a .safetensors or .pth file; give the file")
-    if len(found) > 1 and not usual:
+    if len(found) > 1:
         names = ", ".join(file.name for file in found[:4])
         raise ModelError(f"weights {path}: a folder with {len(found)} files of weights ({names}); give one of them")
     return found[0]
+
+
+def _weights_in(folder: Path) -> list[Path]:
+    """Return the file with a usual name if there is one, else all weights files by their suffixes."""
+    usual = [folder / name for name in USUAL if (folder / name).is_file()]
+    return usual[:1] or sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in SUFFIXES)
 
 
 def weights_digest(path: str | Path) -> str:
@@ -148,13 +153,17 @@ def _check_archive(path: Path, size: int) -> None:
     names = [member.filename for member in members]
     if any("/code/" in name or name.endswith("constants.pkl") for name in names):
         raise ModelError(f"weights {path}: a TorchScript archive, which holds code, and is refused; {_SAVE}")
+    _check_members(path, members, size)
+
+
+def _check_members(path: Path, members: list[zipfile.ZipInfo], size: int) -> None:
+    """Raise ModelError unless the archive holds uncompressed values and a pickle that describes them."""
     pickles = [member for member in members if member.filename.endswith("data.pkl")]
     if not pickles:
-        kind = "an .npz file" if any(name.endswith(".npy") for name in names) else "a zip archive"
+        kind = "an .npz file" if any(member.filename.endswith(".npy") for member in members) else "a zip archive"
         raise ModelError(f"weights {path}: {kind} without PyTorch weights; {_SAVE}")
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members) or (
-        sum(member.file_size for member in members) > size
-    ):
+    compressed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+    if compressed or sum(member.file_size for member in members) > size:
         raise ModelError(f"weights {path}: a zip archive with compressed parts, as torch.save writes none; {_SAVE}")
     if any(member.file_size > MAX_PICKLE for member in pickles):
         raise ModelError(f"weights {path}: more than {MAX_PICKLE >> 20} MiB beside the tensors; {_SAVE}")

@@ -14,7 +14,7 @@ from hpo.models.backbone import network_name
 from hpo.models.classifier import Classifier, blocks
 from hpo.models.compute_format import ComputeFormat
 from hpo.models.memory import free_memory, largest_piece, piece_count, total_memory
-from hpo.training.tuning import device_name, recall, remember
+from hpo.training.tuning import device_name, get_cached, set_cached
 from search_spaces import TrialConfig
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class MicroBatch:
             return
         # Only now, before the first step, is everything allocated that stays in memory.
         self._free = max(1, free_memory(self._work.device))
-        known = recall(self._cache, self._work.key) if self._cache is not None else None
+        known = get_cached(self._cache, self._work.key) if self._cache is not None else None
         if known is not None and not self._resumed:
             self._size = self._written = fitting(known["images"], known["free"], self._free)
 
@@ -108,7 +108,7 @@ class MicroBatch:
             return
         self._written = self._size
         if self._cache is not None:
-            remember(self._cache, self._work.key, {"images": self._size, "free": self._free})
+            set_cached(self._cache, self._work.key, {"images": self._size, "free": self._free})
 
     def pieces(self, images: int, fewest: int) -> int:
         """Return the number of pieces that a batch of `images` is cut into, each of `fewest` images at least."""

@@ -63,7 +63,7 @@ def choose_format(
         default = offered(device)[-1] if device.type == "cuda" else "fp32"
         return ComputeFormat(default if config.precision == "auto" else config.precision)
     key = _key(config, device)
-    known = recall(cache, key)
+    known = get_cached(cache, key)
     if known is not None:
         return ComputeFormat.from_dict(known)
     chosen = fastest(config, model, device, should_stop)
@@ -185,27 +185,27 @@ def _key(config: TrialConfig, device: torch.device) -> str:
     )
 
 
-def recall(cache: Path, key: str) -> Any:
+def get_cached(cache: Path, key: str) -> Any:
     """Return the cache's value under `key`; None if there is none or the file cannot be read."""
     return _entries(cache).get(key)
 
 
-def remember(cache: Path, key: str, value: Any) -> None:
+def set_cached(cache: Path, key: str, value: Any) -> None:
     """Store a JSON-ready value under `key`; if the file cannot be written, only log a warning."""
     content = json.dumps({**_entries(cache), key: value}, indent=1, sort_keys=True)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         write_file(cache / NAME, content)
     except OSError as error:
-        log.warning("%s is not remembered: %s cannot be written: %s", key, cache / NAME, error.strerror)
+        log.warning("%s is not stored: %s cannot be written: %s", key, cache / NAME, error.strerror)
 
 
 def get_or_set(cache: Path, key: str, value: Any) -> Any:
     """Return the value under `key`, which another process may have stored meanwhile, or store `value` and return it."""
-    known = recall(cache, key)
+    known = get_cached(cache, key)
     if known is not None:
         return known
-    remember(cache, key, value)
+    set_cached(cache, key, value)
     return value
 
 
