@@ -1,8 +1,8 @@
 """Cluster: one folder of PostgreSQL data, and the server on it.
 
-The wheel's own `get_server` is not used: to run as root it opens the permissions of every parent folder, it passes
-paths through a shell, counts its users in a list that a SIGKILL leaves wrong, and takes any process that has the
-recorded id for the server.
+`get_server` of the wheel is not used: as root it opens the permissions of every parent folder; it passes paths through
+a shell; it counts its users in a list that is wrong after a SIGKILL; and it takes any process with the recorded pid for
+the server.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from pathlib import Path
 import psutil
 
 from storage.errors import DatabaseUnavailableError
-from storage.postgres_binaries import VERSION, ServerAccount, owner_name, reason, run_program
+from storage.postgres_binaries import VERSION, ServerAccount, failure_reason, owner_name, run_program
 from storage.server_record import (
     FILE,
     ServerRecord,
     check_startable,
-    in_use,
+    in_use_error,
     is_locked,
-    is_of,
+    is_pid_file_of,
     is_same,
-    lasting,
+    lasting_error,
     new_record,
     pid_file,
 )
@@ -40,10 +40,10 @@ from storage.synced_files import sync_folder
 _log = logging.getLogger(__name__)
 
 PORT = 5432
-"""Names the socket file; no TCP port is opened."""
+"""Part of the socket file's name; no TCP port is opened."""
 
 USER = "hpo"
-"""The one database user, whom the system's user is mapped to."""
+"""The only database user; the system's user is mapped to it."""
 
 _SOCKET_PATH_LIMIT = 103  # bytes; with the final NUL it is 104 on macOS, 108 on Linux
 
@@ -51,15 +51,15 @@ _PLAIN_PATH = re.compile(r"[\w./+@%:=~-]+", re.ASCII)
 
 _POLL = 0.05  # seconds
 
-_STRANGERS_PATIENCE = 5.0
-"""Seconds that a server of another container or host is given to answer: nothing can be done about it from here."""
+_FOREIGN_TIMEOUT = 5.0
+"""Seconds to wait for an answer of a server of another container or host, which cannot be restarted from here."""
 
 _LEAST_ROOM = 2**20  # bytes
 
-_LEAST_SHARED = 16 * 2**20  # bytes; a container of docker's has 64 MiB
+_LEAST_SHARED = 16 * 2**20  # bytes; Docker gives a container 64 MiB
 
 _VANISHING = 1.0
-"""Seconds for which a living server may be without its socket, as while it ends."""
+"""Seconds for which a server may run without its socket, as while it stops."""
 
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # PostgreSQL's protocol, «Message Formats»
 
@@ -73,26 +73,26 @@ _SETTINGS = {
     "max_wal_size": "256MB",
     "log_checkpoints": "off",
     "timezone": "UTC",
-    # A backend whose client was killed in mid-statement ends, and drops its locks.
+    # A backend whose client was killed during a statement ends, and releases its locks.
     "client_connection_check_interval": "5s",
 }
 
 
 class Cluster:
-    """The data in `folder`. Its methods are called under the lock of the embedded server, never two at a time."""
+    """The data in `folder`. The caller of its methods holds the lock of the embedded server."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._account = ServerAccount.of(folder)
 
     def initialise(self) -> None:
-        """Create the data unless it is there: built beside and renamed, so that a kill leaves nothing half made."""
+        """Create the data unless they exist: built beside and renamed, so that a kill leaves no part of them."""
         if self.folder.exists() and self._check_data():
             return
         draft = self.folder.with_name(f"{self.folder.name}.new")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
-        self._account.owns(draft)
+        self._account.chown(draft)
         try:
             self._initdb(draft)
             draft.rename(self.folder)
@@ -101,14 +101,14 @@ class Cluster:
             shutil.rmtree(draft, ignore_errors=True)
 
     def _check_data(self) -> bool:
-        """Whether there are data, of this version; DatabaseUnavailableError for another's, and for a part of some."""
+        """Return whether there are data. Raises DatabaseUnavailableError for incomplete data and another version's."""
         self._check_owner()
         version, control = self.folder / "PG_VERSION", self.folder / "global" / "pg_control"
         if version.exists():
             _check_version(self.folder, version.read_text().strip())
         if any(self.folder.iterdir()) and not (version.exists() and control.exists()):
             missing = control if version.exists() else version
-            raise lasting(
+            raise lasting_error(
                 f"{self.folder} is a part of a database only (no {missing.name}), as of a copy that was broken off; "
                 "complete it, or move it away and start anew"
             )
@@ -117,18 +117,18 @@ class Cluster:
     def _check_owner(self) -> None:
         owner, me = self.folder.stat().st_uid, os.geteuid()
         if not self._account.is_other and owner != me:
-            raise lasting(
+            raise lasting_error(
                 f"{self.folder} belongs to user {owner_name(owner)}, and PostgreSQL runs as the owner of its data; "
                 f"work as that user, give the folder to yours (sudo chown -R {owner_name(me)} "
                 f"{shlex.quote(str(self.folder.parent))}), or give --storage a URL"
             )
 
-    def _take_data(self) -> None:
-        """Make the data the account's alone, as PostgreSQL demands: `cp -r` by root gives them to root, open to all."""
+    def _make_private(self) -> None:
+        """Make the data private to the account, as PostgreSQL requires: after `cp -r` by root they are root's and open."""
         status = self.folder.stat()
         if status.st_uid != self._account.uid:
             _log.warning("%s is given to user %s, who runs PostgreSQL", self.folder, owner_name(self._account.uid))
-            self._account.owns_all(self.folder)
+            self._account.chown_all(self.folder)
         if (mode := status.st_mode & 0o777) not in (0o700, 0o750):
             _log.warning(
                 "%s was open to others (mode %o), which PostgreSQL refuses; it is closed now", self.folder, mode
@@ -136,53 +136,54 @@ class Cluster:
             self.folder.chmod(0o700)
 
     def socket_folder(self) -> Path | None:
-        """Where this folder's own server listens, once it is ready and answers there; None while it does not."""
+        """Return the socket folder of this folder's own server; None unless it is ready and answers."""
         lines = pid_file(self.folder)
-        if len(lines) < 8 or lines[7].strip() != "ready" or not is_of(self.folder, lines):
+        if len(lines) < 8 or lines[7].strip() != "ready" or not is_pid_file_of(self.folder, lines):
             return None
         return Path(lines[4]) if _answers(Path(lines[4])) else None
 
     def start(self, timeout: float, *, shared: bool) -> Path:
-        """Start the server, or wait for one that is starting or busy; its socket folder, within `timeout` seconds.
+        """Start the server, or wait for one that is starting or busy; return its socket folder.
 
-        `shared` says whether processes other than the one that is just joining use the folder. Raises
-        DatabaseUnavailableError, and has changed nothing, where a server may live that cannot be reached from here.
+        `shared`: whether processes other than the one that is just joining use the folder. Raises
+        DatabaseUnavailableError after `timeout` seconds, and, without any change, when a server that cannot be reached
+        from here may be running.
         """
         begun = time.monotonic()
         while (folder := self.socket_folder()) is None:
             waited = time.monotonic() - begun
             if not self._is_alive():
                 if waited > timeout:
-                    raise self._silent(timeout)
+                    raise self._timeout_error(timeout)
                 check_startable(self.folder, shared=shared)
                 self._launch(timeout)
             elif self._was_moved() and not shared:
                 self.stop(timeout)
             else:
-                # A server that is starting, or what is left of a killed one, is given time: two on one folder ruin it.
+                # Wait for a starting server, and for the end of a killed one: two servers on one folder would ruin it.
                 self._check_reachable(waited)
                 if waited > timeout:
-                    raise self._silent(timeout)
+                    raise self._timeout_error(timeout)
             time.sleep(_POLL)
         return folder
 
     def check_serves(self, data_directory: str, token: str | None) -> None:
-        """Raise DatabaseUnavailableError unless the server that says this of itself is the one on this folder.
+        """Raise DatabaseUnavailableError unless the server with this data directory and token is that of this folder.
 
-        A server of a version that hands out no tokens gives None.
+        The token is None for a server that an earlier version of hpo started.
         """
         record = ServerRecord.of(self.folder)
         expected = record.token if record is not None and not record.is_copy(self.folder) else None
         if not is_same(data_directory, self.folder) or (token is not None and token != expected):
-            raise lasting(
+            raise lasting_error(
                 f"the PostgreSQL that answers serves {data_directory}, not {self.folder}: that folder was copied, "
                 "moved or replaced meanwhile; end what still uses it, then try again"
             )
 
     def stop(self, timeout: float) -> bool:
-        """Stop the server; True when one was running. Open sessions end, their transactions are rolled back."""
+        """Stop the server; return whether one was running. Open transactions are rolled back."""
         lines = pid_file(self.folder)
-        # The number means something only where we see the process: elsewhere it is another program's.
+        # In another pid namespace the same pid belongs to another program.
         if len(lines) < 5 or lines[0] not in [str(process.pid) for process in self._processes()]:
             return False
         order = ("pg_ctl", "-D", ".", "-w", "-t", f"{timeout:.0f}", "stop", "-m")
@@ -200,50 +201,50 @@ class Cluster:
         )  # fmt: skip
         done, output = run_program("initdb", "-D", ".", *options, within=draft, account=self._account)
         if not done:
-            raise DatabaseUnavailableError(f"{self.folder} cannot hold a database: {reason(output)}")
+            raise DatabaseUnavailableError(f"{self.folder} cannot hold a database: {failure_reason(output)}")
         names = "".join(f'owner "{name}" {USER}\n' for name in self._account.clients)
         (draft / "pg_ident.conf").write_text(names)
         (draft / "pg_hba.conf").write_text("local all all peer map=owner\n")
 
     def _is_alive(self) -> bool:
-        """Whether any process of a server on this folder lives: its lock says so, or we see it."""
+        """Return whether any process of a server on this folder runs, by its lock or by the list of processes."""
         return is_locked(self.folder) or bool(self._processes())
 
     def _was_moved(self) -> bool:
-        """Whether a server that we see was started under a path that is not this folder's any more."""
+        """Return whether a visible server was started under a path that does not lead to this folder any more."""
         lines = pid_file(self.folder)
-        return bool(lines) and not is_of(self.folder, lines) and bool(self._processes())
+        return bool(lines) and not is_pid_file_of(self.folder, lines) and bool(self._processes())
 
     def _check_reachable(self, waited: float) -> None:
-        """Raise where a living server can never be reached from here, or is another place's and does not answer."""
+        """Raise when a running server cannot be reached from here, or is another host's and does not answer."""
         lines = pid_file(self.folder)
         ready = len(lines) > 7 and lines[7].strip() == "ready"
-        hidden = ready and not (is_of(self.folder, lines) and _socket(Path(lines[4])).exists())
-        if waited > (_VANISHING if hidden else _STRANGERS_PATIENCE) and (hidden or not self._processes()):
-            raise in_use(self.folder)
+        hidden = ready and not (is_pid_file_of(self.folder, lines) and _socket(Path(lines[4])).exists())
+        if waited > (_VANISHING if hidden else _FOREIGN_TIMEOUT) and (hidden or not self._processes()):
+            raise in_use_error(self.folder)
 
-    def _silent(self, timeout: float) -> DatabaseUnavailableError:
+    def _timeout_error(self, timeout: float) -> DatabaseUnavailableError:
         return DatabaseUnavailableError(
             f"PostgreSQL in {self.folder} does not answer after {timeout:g} s; "
             f"see {self.folder / 'server.log'}, or end its processes and try again"
         )
 
     def _launch(self, timeout: float) -> None:
-        self._take_data()
+        self._make_private()
         sockets = self._choose_socket_folder()
         if _answers(sockets):
-            raise in_use(self.folder)
+            raise in_use_error(self.folder)
         try:
             with new_record(self.folder) as held:
-                self._account.owns(self.folder / FILE)
+                self._account.chown(self.folder / FILE)
                 record = ServerRecord.of(self.folder)
                 assert record is not None
-                # No process is left, but its number may be another's by now, or a zombie's: PostgreSQL would refuse.
+                # No server runs, but its pid may be another process's by now, or a zombie's: PostgreSQL would refuse.
                 for lock in (self.folder / "postmaster.pid", sockets / f"{_socket(sockets).name}.lock"):
                     lock.unlink(missing_ok=True)
                 self._run_server(sockets, record.token, held, timeout)
         except BlockingIOError as error:
-            raise in_use(self.folder) from error
+            raise in_use_error(self.folder) from error
 
     def _run_server(self, sockets: Path, token: str, held: int, timeout: float) -> None:
         own = {"unix_socket_directories": str(sockets), "dynamic_shared_memory_type": _kind_of_memory()}
@@ -254,39 +255,43 @@ class Cluster:
         order = ("pg_ctl", "-D", ".", "-l", log.name, "-w", "-t", f"{timeout:.0f}", "-o", options, "start")
         done, output = self._run(*order, reach=(sockets,), inherits=(held,))
         if not done:
-            said = log.read_bytes()[written:].decode(errors="replace") if log.exists() else ""
-            raise DatabaseUnavailableError(f"PostgreSQL in {self.folder} does not start: {self._cause(said + output)}")
+            logged = log.read_bytes()[written:].decode(errors="replace") if log.exists() else ""
+            raise DatabaseUnavailableError(
+                f"PostgreSQL in {self.folder} does not start: {self._cause(logged + output)}"
+            )
 
     def _cause(self, output: str) -> str:
-        """Why a program failed; on a full disk it may not even have said so."""
-        return reason("No space left on device" if shutil.disk_usage(self.folder).free < _LEAST_ROOM else output)
+        """Return why a program failed; on a full disk its output may be missing."""
+        return failure_reason(
+            "No space left on device" if shutil.disk_usage(self.folder).free < _LEAST_ROOM else output
+        )
 
     def _choose_socket_folder(self) -> Path:
-        """The data folder, or a private one with a short and plain name where that path cannot be a socket's."""
+        """Return the data folder, or a private one with a short name if the path is not valid for a socket."""
         if _fits(self.folder):
             return self.folder
-        # Another folder may stand at this path in another container, or stood here before: hence the inode.
+        # Another container may have another folder at this path, or this one may have replaced it: hence the inode.
         key = f"{self.folder.stat().st_ino} {self.folder}"
         name = f"hpo-{hashlib.sha256(os.fsencode(key)).hexdigest()[:12]}"
-        # The folder of a login session comes last: it goes with the session, while a run under nohup stays.
+        # The folder of a login session comes last: it is removed with the session, while a run under nohup goes on.
         roots = (tempfile.gettempdir(), "/tmp", os.environ.get("XDG_RUNTIME_DIR"))  # noqa: S108 - made private
         candidates = [Path(root, name) for root in roots if root and os.access(root, os.W_OK | os.X_OK)]
         folder = next((candidate for candidate in candidates if _fits(candidate)), None)
         if folder is None:
-            raise lasting(
+            raise lasting_error(
                 f"the path of {self.folder} cannot be a socket's (at most {_SOCKET_PATH_LIMIT} plain characters), and "
                 "no temporary folder can take its place; set TMPDIR to a short path, or work in another folder"
             )
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.lstat().st_uid == os.geteuid():
-            self._account.owns(folder)
+            self._account.chown(folder)
         status = folder.lstat()
         if folder.is_symlink() or status.st_uid != self._account.uid or status.st_mode & 0o077:
             raise DatabaseUnavailableError(f"{folder} must be a private folder of ours, but is not; remove it")
         return folder
 
     def _processes(self) -> list[psutil.Process]:
-        """Living processes of a server on this folder, which is the working folder of each."""
+        """Return the running processes of a server on this folder, which is the working folder of each."""
         return [process for process in psutil.process_iter(["name"]) if _serves(process, self.folder)]
 
     def _run(
@@ -303,7 +308,7 @@ def _serves(process: psutil.Process, folder: Path) -> bool:
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
-        # The link itself leads to the folder even where its path means another one here, or nothing.
+        # The link leads to the folder even if its path leads to another one here, or nowhere.
         link = Path(f"/proc/{process.pid}/cwd")
         return (link if psutil.LINUX else Path(process.cwd())).samefile(folder)
     except (psutil.Error, OSError):
@@ -315,11 +320,11 @@ def _socket(folder: Path) -> Path:
 
 
 def _kind_of_memory() -> str:
-    """How PostgreSQL shares memory between the processes of one query: in its own files where /dev/shm is small."""
+    """Return the setting of PostgreSQL's shared memory: its own files if /dev/shm is small."""
     if not psutil.LINUX:
         return "posix"
     try:
-        status = os.statvfs("/dev/shm")  # noqa: S108 - only looked at
+        status = os.statvfs("/dev/shm")  # noqa: S108 - only its size is read
     except OSError:
         return "mmap"
     roomy = status.f_bavail * status.f_frsize >= _LEAST_SHARED and not status.f_flag & os.ST_RDONLY
@@ -340,7 +345,7 @@ def _fits(folder: Path) -> bool:
 
 
 def _answers(folder: Path) -> bool:
-    """Whether a server replies to a request for SSL; a mere connection is taken even by one that was just killed."""
+    """Return whether a server answers a request for SSL; one that was just killed may still accept connections."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(2.0)
         try:

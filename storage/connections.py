@@ -1,9 +1,8 @@
-"""The one edge where the faults of a database become ours: a table from what libpq and PostgreSQL say to the way out.
+"""Connections to a PostgreSQL server: opened with retries, bounded in every wait, their faults translated.
 
-A refused connection has no code, only a text, so texts decide; the server's own are in English on both roads that we
-give (`lc_messages` may differ elsewhere: an unlisted text is then quoted as it is).
-
-Sessions with a PostgreSQL: opened with patience, bounded in every wait, and their faults translated.
+The faults of libpq and PostgreSQL become errors of this package here only, by a table from messages to ways out. A
+refused connection has no error code, only a message, so the table matches messages. The embedded server and the
+documented ones answer in English (`lc_messages` may differ elsewhere); a message that is not listed is quoted.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from storage.postgres_binaries import PREFIX
 from storage.retry import FIRST_PAUSE, LONGEST_PAUSE, pauses
 from storage.urls import passwords, place
 
-# The first pattern that is found counts: of what passes by itself, so that it is worth asking again, and then of what
-# somebody has to mend.
+# The first pattern that matches counts: first faults that pass by themselves, so that a retry may help, then faults
+# that a person has to mend.
 _PASSING = (
     (r"Connection refused|No such file or directory", "no server listens there; start it, or check --storage"),
     (r"starting up|shutting down|recovery mode|not yet accepting", "the server is starting or stopping; try again"),
@@ -90,7 +89,7 @@ _FAULTS = (
 
 
 def unavailable(error: BaseException, url: URL) -> DatabaseUnavailableError:
-    """Our error for the driver's: where, the rule, the way out. Never the password."""
+    """Return our error for the driver's: the database, the fault, the way out; without any password."""
     text = str(error)
     kind = ConflictError if isinstance(error, TransactionRollbackError) else DatabaseUnavailableError
     passing, lasting = _way_out(_PASSING, text), _way_out(_LASTING, text)
@@ -105,25 +104,23 @@ def _way_out(table: tuple[tuple[str, str], ...], text: str) -> str | None:
     return next((way_out for pattern, way_out in table if re.search(pattern, text)), None)
 
 
-def root(error: BaseException) -> BaseException:
-    """The driver's own error below the wrappers of SQLAlchemy and optuna."""
+def driver_error(error: BaseException) -> BaseException:
+    """Return the driver's error inside the wrappers of SQLAlchemy and optuna."""
     while (below := getattr(error, "orig", None) or error.__cause__) is not None:
         error = below
     return error
 
 
 def is_starting(error: psycopg2.Error) -> bool:
-    """Whether a server that is being started may refuse like this, so that patience may help."""
+    """Return whether a server that is starting may refuse like this, so that a retry may help."""
     return _STARTING.search(str(error)) is not None
 
 
 def translate(context: ExceptionContext, url: URL) -> None:
-    """Raise ours for a fault of the database in a statement; let pass what speaks of the statement itself.
-
-    The ping of the pool passes too: it opens another connection.
-    """
+    """Raise our error for a fault of the database; an error of the statement itself is not changed."""
     error = context.original_exception
     # libpq's own faults in the middle of a statement come as the base class, without a code.
+    # A failed ping of the pool is not translated: the pool then opens another connection.
     fault = isinstance(error, _FAULTS) or type(error) is psycopg2.DatabaseError or context.is_disconnect
     if fault and not context.is_pre_ping:
         raise unavailable(error, url)
@@ -139,7 +136,7 @@ def _quoted(text: str, url: URL) -> str:
 _CONNECT_DEFAULTS = {
     "connect_timeout": "10",  # seconds
     "application_name": "hpo",
-    # A peer that vanished without a word is noticed within a minute.
+    # A peer that vanished without closing the connection is noticed within a minute.
     "keepalives_idle": "20",
     "keepalives_interval": "10",
     "keepalives_count": "4",
@@ -147,7 +144,7 @@ _CONNECT_DEFAULTS = {
 }
 
 LOCK_TIMEOUT = 60.0
-"""Seconds that a statement waits for a lock, unless told otherwise."""
+"""Default time that a statement waits for a lock, in seconds."""
 
 _BOUNDS = {
     "statement_timeout": "120s",
@@ -155,32 +152,33 @@ _BOUNDS = {
     "idle_in_transaction_session_timeout": "120s",
     "timezone": "UTC",
 }
-"""No wait for the server is endless."""
+"""Bounds of every wait for the server, and the time zone."""
 
 _BIND_SESSION = "; ".join(f"SET {name} = '{value}'" for name, value in _BOUNDS.items())
 
 _BIND_TRANSACTION = "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in _BOUNDS.items())
 
 _ENVIRONMENT = threading.Lock()
-"""Held while the environment is without the variables of libpq."""
+"""Held while the variables of libpq are removed from the environment."""
 
 
-class Session(psycopg2.extensions.connection):  # type: ignore[misc]  # psycopg2 has no types
-    """A connection, and whether a pooler such as PgBouncer is between it and the server."""
+class DriverConnection(psycopg2.extensions.connection):  # type: ignore[misc]  # psycopg2 has no types
+    """A connection of the driver."""
 
     pooled = False
-    """Each transaction may then be another server process's: what is set for a session would be left to others."""
+    """Whether a pooler such as PgBouncer is between it and the server. Each transaction may then run in another server
+    process, and settings of the session would leak to other clients."""
 
 
 class BoundedPool(QueuePool):
-    """A pool whose own fault, that no connection came free in time, is raised as ours too."""
+    """A pool whose timeout is raised as our error."""
 
     def allow_one_connection(self) -> None:
-        """From now on have one connection and no second: whoever wants it meanwhile waits."""
+        """Allow one connection from now on; other threads wait for it."""
         self._max_overflow = 0
 
     def connect(self) -> PoolProxiedConnection:
-        """A connection of the pool."""
+        """Return a connection of the pool."""
         try:
             return super().connect()
         except PoolTimeoutError as error:
@@ -190,11 +188,11 @@ class BoundedPool(QueuePool):
             ) from error
 
 
-class Sessions:
-    """Opens sessions with the server at `url`. A server that is just starting is given `patience` seconds.
+class Connector:
+    """Opens connections to the server at `url`, and retries for `start_timeout` seconds while the server is starting.
 
-    Where the server is the `embedded` one it is started again before another attempt, the variables of libpq (PGHOST,
-    PGSERVICE, …), which are meant for other servers, do not count, and each new session is checked to be with it.
+    The `embedded` server is restarted before another attempt. The variables of libpq (PGHOST, PGSERVICE, …) are meant
+    for other servers and ignored for it, and each new connection is checked to lead to it.
     """
 
     def __init__(self, url: URL, *, start_timeout: float, embedded: EmbeddedServer | None = None) -> None:
@@ -203,7 +201,7 @@ class Sessions:
         self._embedded = embedded
 
     def engine_options(self) -> dict[str, Any]:
-        """How SQLAlchemy reaches the server. It is given no URL, so it can show no password."""
+        """Return the options of SQLAlchemy's engine. They hold no URL, so SQLAlchemy cannot show a password."""
         return {
             "creator": self._open,
             "isolation_level": "READ COMMITTED",  # whatever the server's default: a lock's holder must see the latest
@@ -215,11 +213,11 @@ class Sessions:
         }
 
     def engine(self) -> Engine:
-        """An engine on this server."""
-        return self.watched(create_engine("postgresql+psycopg2://", **self.engine_options()))
+        """Return an engine for this server."""
+        return self.translating(create_engine("postgresql+psycopg2://", **self.engine_options()))
 
-    def watched(self, engine: Engine) -> Engine:
-        """`engine`, whose faults of the database are raised as ours from now on."""
+    def translating(self, engine: Engine) -> Engine:
+        """Return `engine`, set up to raise our errors and to bind transactions."""
         event.listen(engine, "handle_error", lambda context: translate(context, self.url))
         event.listen(engine, "begin", _bind_transaction)
         return engine
@@ -228,7 +226,7 @@ class Sessions:
         deadline = time.monotonic() + self.start_timeout
         for pause in pauses(FIRST_PAUSE, LONGEST_PAUSE, jitter=0):
             try:
-                return self._session()
+                return self._connect()
             except psycopg2.Error as error:
                 left = deadline - time.monotonic()
                 if not is_starting(error) or left <= 0:
@@ -238,11 +236,11 @@ class Sessions:
                 self.url = self._embedded.restart()
         raise AssertionError("the pauses do not end")
 
-    def _session(self) -> Any:
+    def _connect(self) -> Any:
         if self._embedded is None:
-            return _session(self.url)
+            return _connect(self.url)
         with without_libpq_variables():
-            session = _session(self.url)
+            session = _connect(self.url)
         try:
             self._embedded.check(session)
         except BaseException:
@@ -253,7 +251,7 @@ class Sessions:
 
 @contextmanager
 def without_libpq_variables() -> Iterator[None]:
-    """Inside, the environment has no variable of libpq: an option cannot be set to «as if there were no variable»."""
+    """Run the block without libpq's variables in the environment: no option of a connection can disable them."""
     with _ENVIRONMENT:
         held = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(PREFIX)}
         try:
@@ -262,20 +260,20 @@ def without_libpq_variables() -> Iterator[None]:
             os.environ.update(held)
 
 
-def _session(url: URL) -> Any:
+def _connect(url: URL) -> Any:
     given: dict[str, Any] = url.translate_connect_args(username="user", database="dbname")
     query = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
-    session = psycopg2.connect(**{**_CONNECT_DEFAULTS, **given, **query}, connection_factory=Session)
+    session = psycopg2.connect(**{**_CONNECT_DEFAULTS, **given, **query}, connection_factory=DriverConnection)
     with session, session.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
-        session.pooled = cursor.fetchone() != (session.get_backend_pid(),)  # a pooler gives a number of its own
+        session.pooled = cursor.fetchone() != (session.get_backend_pid(),)  # a pooler invents a pid
         if not session.pooled:
             cursor.execute(_BIND_SESSION)
     return session
 
 
 def _bind_transaction(connection: Connection) -> None:
-    """Through a pooler the bounds are set in each transaction anew, and end with it."""
+    """Set the bounds for this transaction only if a pooler is in between."""
     session = connection.connection.dbapi_connection
-    if isinstance(session, Session) and session.pooled:
+    if isinstance(session, DriverConnection) and session.pooled:
         connection.exec_driver_sql(_BIND_TRANSACTION)

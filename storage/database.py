@@ -1,11 +1,9 @@
-"""The tables of ours beside optuna's: each migration is applied once, in order, under the initialiser's lock.
+"""Database: one PostgreSQL database of studies, the embedded one or any other, and the tables of hpo beside optuna's.
 
-hpo_schema     the version
-hpo_studies    what all workers of a study are told: run, pause, stop
-hpo_openings   every look at a test part that this database has heard of
-hpo_leases     who trains a trial, or did: one row for every trial that was ever taken up
-
-Database: one PostgreSQL, the embedded one or any other, and the few things that the rest needs of it.
+hpo_schema     the version of these tables
+hpo_studies    the control of each study: run, pause, stop
+hpo_openings   the accesses to test parts
+hpo_leases     the lease of every trial that was ever claimed
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy import URL, Connection, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from storage.connections import LOCK_TIMEOUT, BoundedPool, Sessions, root, unavailable
+from storage.connections import LOCK_TIMEOUT, BoundedPool, Connector, driver_error, unavailable
 from storage.embedded import EmbeddedServer
 from storage.errors import StorageError, StudyError
 from storage.fenced_storage import FencedStorage
@@ -39,19 +37,19 @@ CREATE TABLE hpo_leases (
     trial_id integer PRIMARY KEY REFERENCES trials ON DELETE CASCADE,
     study_id integer NOT NULL REFERENCES studies ON DELETE CASCADE,
     state text NOT NULL CHECK (state IN ('held', 'free', 'ended')),
-    worker text NOT NULL,                    -- the process, by a name that no other ever has
+    worker text NOT NULL,                    -- unique name of the process
     host text NOT NULL,
     pid integer NOT NULL,
-    place text NOT NULL,                     -- where process numbers mean the same: this boot, this pid namespace
+    place text NOT NULL,                     -- where the pid is valid: boot and pid namespace
     device text NOT NULL,
-    token bigint NOT NULL,                   -- grows with every change of hands
+    token bigint NOT NULL,                   -- grows with every change of holder
     claimed_at timestamptz NOT NULL,
     renewed_at timestamptz NOT NULL,
     deadline timestamptz NOT NULL,
-    seconds double precision NOT NULL,       -- how long the holder's lease lasts
-    deaths integer NOT NULL DEFAULT 0,       -- holders lost one after another without an epoch between
-    position double precision NOT NULL DEFAULT 0,  -- epochs done, with the fraction of the one under way
-    redone double precision NOT NULL DEFAULT 0,    -- epochs trained again, all takings together
+    seconds double precision NOT NULL,       -- duration of the holder's lease
+    deaths integer NOT NULL DEFAULT 0,       -- holders lost in a row without an epoch between
+    position double precision NOT NULL DEFAULT 0,  -- epochs done, with the fraction of the current one
+    redone double precision NOT NULL DEFAULT 0,    -- repeated epochs, of all attempts
     takings integer NOT NULL DEFAULT 1,
     checkpoint jsonb,
     note text
@@ -61,7 +59,7 @@ CREATE INDEX hpo_trials_of_study ON trials (study_id, state);
 """
 
 _ADOPT = """
--- What an earlier version left running is taken over at once: nobody can say whether its worker lives.
+-- Trials that an earlier version left running can be claimed at once: whether their workers live is not known.
 INSERT INTO hpo_leases (trial_id, study_id, state, worker, host, pid, place, device, token,
                         claimed_at, renewed_at, deadline, seconds)
 SELECT t.trial_id, t.study_id, 'held', 'an earlier version', '', 0, '', '', nextval('hpo_tokens'),
@@ -72,7 +70,7 @@ WHERE t.state = 'RUNNING'
 
 _OPENINGS = """
 CREATE TABLE hpo_openings (
-    key text PRIMARY KEY,                    -- when, by which command, at which data, with which model
+    key text PRIMARY KEY,                    -- date, command, data and model
     test text NOT NULL,                      -- the digest of the test part
     opening jsonb NOT NULL
 );
@@ -80,15 +78,15 @@ CREATE INDEX hpo_openings_of_test ON hpo_openings (test);
 """
 
 MIGRATIONS = (_LEASES, _ADOPT, _OPENINGS)
-"""From version i to i + 1. Only ever appended to."""
+"""The i-th migrates from version i to i + 1. New ones are appended; earlier ones never change."""
 
 WORKABLE = 2
-"""The version from which on studies can be read, told what to do and worked on. A later migration that only adds a
-table leaves it as it is: what writes to that table makes it, and who reads it finds nothing."""
+"""The first version with which studies can be read, controlled and worked on. A later migration that only adds a table
+does not raise it: a function that writes to that table creates it, and one that reads finds nothing."""
 
 
 def migrate(connection: Connection) -> None:
-    """Bring the tables to this version. The caller holds the initialiser's lock, in whose transaction this runs."""
+    """Migrate the tables to this version. The caller holds the lock of `initialise`, in whose transaction this runs."""
     connection.execute(text("CREATE TABLE IF NOT EXISTS hpo_schema (version integer NOT NULL)"))
     version = _version(connection)
     _refuse_newer(version)
@@ -99,14 +97,12 @@ def migrate(connection: Connection) -> None:
 
 
 def is_current(connection: Connection) -> bool:
-    """Whether the tables are of this version. Raises StorageError where they are of a later one."""
+    """Return whether the tables are of this version. Raises StorageError when they are of a later one."""
     return _checked_version(connection) == len(MIGRATIONS)
 
 
 def is_workable(connection: Connection) -> bool:
-    """Whether studies can be worked on with the tables as they are. Raises StorageError where they are of a later
-    version.
-    """
+    """Return whether studies can be worked on with these tables. Raises StorageError for tables of a later version."""
     return _checked_version(connection) >= WORKABLE
 
 
@@ -154,20 +150,20 @@ _OPTUNAS_VERSION = re.compile(r"v\d+\.\d+\.\d+\.\w+")
 class Database:
     """A database of studies; a context manager. Two connections stay open, one of `engine` and one of `storage`.
 
-    Nothing that it shows or raises holds a password. Every fault of the database, in statements of optuna's too, is
+    No text that it shows or raises holds a password. Every fault of the database, also in statements of optuna, is
     raised as DatabaseUnavailableError, and a study that was deleted meanwhile as StudyError.
     """
 
     def __init__(self, url: URL, *, server: EmbeddedServer | None = None, start_timeout: float = 30.0) -> None:
         self._server = server
-        self._sessions = Sessions(url, start_timeout=start_timeout, embedded=server)
+        self._connector = Connector(url, start_timeout=start_timeout, embedded=server)
         self._storage: FencedStorage | None = None
-        self.engine = self._sessions.engine()
+        self.engine = self._connector.engine()
 
     @property
     def url(self) -> URL:
-        """Where the database is. Its `repr` masks the password, but none in the query: `safe_url` is for people."""
-        return self._sessions.url
+        """URL of the database. Its `repr` masks the password, but none in the query; show `safe_url` instead."""
+        return self._connector.url
 
     @property
     def safe_url(self) -> str:
@@ -176,55 +172,50 @@ class Database:
 
     @property
     def where(self) -> str:
-        """Where the database is, for people: the URL with every password masked, or that it is the embedded one."""
+        """The database as messages name it: the URL without passwords, or the folder of the embedded server."""
         return self.safe_url if self._server is None else f"the PostgreSQL embedded in {self._server.home}"
 
     @property
     def start_timeout(self) -> float:
-        """Seconds for which an attempt to connect waits for a server that is only starting."""
-        return self._sessions.start_timeout
+        """Seconds for which an attempt to connect waits for a server that is just starting."""
+        return self._connector.start_timeout
 
     @start_timeout.setter
     def start_timeout(self, seconds: float) -> None:
-        self._sessions.start_timeout = seconds
+        self._connector.start_timeout = seconds
 
     @property
     def storage(self) -> FencedStorage:
-        """For optuna, on tables that exist. Raises StorageError when another version of optuna, or another program,
-        made them.
-
-        While it is opened, and where that fails, no other connection is held: a user may have two and no more, and
-        workers that start at the same time must not wait for one another.
-        """
+        """The storage for optuna, on existing tables. Raises StorageError for tables of another version or program."""
         if self._storage is None:
             with self.engine.connect() as connection:
                 self._has_tables(connection)
+            # No other connection is held while the storage is opened, or fails to open: a user may have two at most,
+            # and workers that start at the same time must not wait for one another.
             self.engine.dispose()
             self._storage = self._open_storage(create=False)
         return self._storage
 
     def initialise(self) -> None:
-        """Create the tables unless they are there. Any number of processes may call this at once.
-
-        Of eight that let optuna do it at once, six or seven die of an IntegrityError: hence the lock.
-        """
+        """Create the tables unless they exist. Any number of processes may call this at once."""
         if not self.is_initialised():
+            # Without the lock, six or seven of eight processes that let optuna do this at once end in IntegrityError.
             with self.lock("hpo:schema") as connection:
                 if not self._has_tables(connection):
                     self._storage = self._open_storage(create=True)
                 if not is_current(connection):
                     migrate(connection)
-        _ = self.storage  # says so now when the tables are another version's
+        _ = self.storage  # raises now for tables of another version
 
     def is_initialised(self) -> bool:
-        """Whether optuna's tables and ours are there, in this version. Raises StorageError for a later one's."""
+        """Return whether optuna's tables and ours exist in this version. Raises StorageError for a later one."""
         with self.engine.connect() as connection:
             return self._has_tables(connection) and is_current(connection)
 
     def require_schema(self) -> None:
-        """Raise StorageError unless studies can be worked on: those who only work do not change the tables.
+        """Raise StorageError unless studies can be worked on. Workers do not migrate the tables.
 
-        Tables of an earlier version that lack only what later ones added will do.
+        Tables of an earlier version that lack only tables added later are accepted.
         """
         with self.engine.connect() as connection:
             workable = self._has_tables(connection) and is_workable(connection)
@@ -235,13 +226,13 @@ class Database:
             )
 
     def now(self) -> datetime:
-        """The database's clock, which is everybody's: aware, UTC."""
+        """Return the time by the database's clock, which all workers use: with time zone, UTC."""
         with self.engine.connect() as connection:
             moment: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
         return moment
 
     def identity(self) -> str:
-        """What tells this database from every other, one restored from a dump of it too: its cluster and its number.
+        """Return cluster and number of this database, which differ from those of any other, also of a restored dump.
 
         A cluster keeps its identifier when its folder is moved and when a replica of it is promoted.
         """
@@ -250,11 +241,11 @@ class Database:
 
     @contextmanager
     def lock(self, key: str, *, timeout: float = LOCK_TIMEOUT) -> Iterator[Connection]:
-        """Hold the advisory lock of `key` alone among all sessions; yields the connection whose transaction holds it.
+        """Hold the exclusive advisory lock of `key`; yield the connection whose transaction holds it.
 
-        The transaction commits, and gives the lock back, at the end. Raises DatabaseUnavailableError when others hold
-        it for more than `timeout` seconds. The lock is lost with its connection, which a statement on it reveals, and
-        when that is left idle for two minutes.
+        The transaction commits and releases the lock at the end. Raises DatabaseUnavailableError when others hold the
+        lock for more than `timeout` seconds. The lock is lost with its connection, in which case the next statement on
+        it fails, and when the connection is idle for two minutes.
         """
         with self.engine.begin() as connection:
             connection.execute(text(f"SET LOCAL lock_timeout = {timeout * 1000:.0f}"))
@@ -272,7 +263,7 @@ class Database:
             self._server.leave()
 
     def _has_tables(self, connection: Connection) -> bool:
-        """Whether optuna's tables are complete: their version comes last. StorageError for another program's."""
+        """Return whether optuna's tables are complete. Raises StorageError for tables of another program."""
         columns = {row.relname: set(row.columns) for row in connection.execute(_TABLES)}
         if not columns:
             return False
@@ -291,14 +282,14 @@ class Database:
     def _open_storage(self, *, create: bool) -> FencedStorage:
         try:
             storage = FencedStorage(
-                "postgresql+psycopg2://", self._sessions.engine_options(), skip_table_creation=not create
+                "postgresql+psycopg2://", self._connector.engine_options(), skip_table_creation=not create
             )
         except RuntimeError as error:
             raise StorageError(f"database {place(self.url)}: {error}") from error
-        except (SQLAlchemyError, StorageInternalError) as error:  # its engine is not watched before it is made
-            raise unavailable(root(error), self.url) from error
-        self._sessions.watched(storage.engine)
-        # Optuna takes two to look at its tables, and one ever after. A worker shall have two in all.
+        except (SQLAlchemyError, StorageInternalError) as error:  # its engine does not translate before it is made
+            raise unavailable(driver_error(error), self.url) from error
+        self._connector.translating(storage.engine)
+        # Optuna needs two connections to check its tables, and one afterwards. A worker has two in all.
         assert isinstance(storage.engine.pool, BoundedPool)
         storage.engine.pool.allow_one_connection()
         return storage
@@ -333,7 +324,7 @@ def open_database(url: str | None, *, home: Path, start_timeout: float = 30.0, c
     else:
         database = Database(parse_url(url), start_timeout=start_timeout)
     try:
-        RetryPolicy(start_timeout).run(database.now)  # what was reached may be cut again while a server starts
+        RetryPolicy(start_timeout).run(database.now)  # a starting server may accept a connection and cut it again
     except BaseException:
         database.close()
         raise
@@ -341,5 +332,5 @@ def open_database(url: str | None, *, home: Path, start_timeout: float = 30.0, c
 
 
 def advisory_number(key: str) -> int:
-    """`key` as PostgreSQL's advisory locks want it: a signed 64-bit integer."""
+    """Return the number of `key` for PostgreSQL's advisory locks: a signed 64-bit integer."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], signed=True)

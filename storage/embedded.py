@@ -1,9 +1,7 @@
-"""Locks between the processes of one host. The kernel drops them when their holder dies, however it dies.
+"""EmbeddedServer: the PostgreSQL of the wheel under `<home>/postgres`, shared by all processes of one user.
 
-EmbeddedServer: the PostgreSQL of the wheel under `<home>/postgres`, shared by all processes of one user.
-
-Every process that uses it holds a share in `<home>/postgres.users`, which the kernel takes back however that process
-ends; the one that leaves last stops the server. Starting and stopping happen under `<home>/postgres.lock`.
+Every process that uses it holds a shared lock of `<home>/postgres.users`, which the kernel releases however that
+process ends; the process that leaves last stops the server. It is started and stopped under `<home>/postgres.lock`.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 class EmbeddedServer:
-    """This process's share in the server under `home`. Made by `join`; given back by `leave`, or at exit."""
+    """The use of the server under `home` by this process: from `join` to `leave` or the end of the process."""
 
     def __init__(self, home: Path, socket_folder: Path, hold: SharedHold, timeout: float) -> None:
         self._home = home
@@ -39,10 +37,10 @@ class EmbeddedServer:
 
     @classmethod
     def join(cls, home: Path, *, timeout: float = 60.0) -> EmbeddedServer:
-        """Start the server under `home`, or find it running. Any number of processes may call this at once.
+        """Start the server under `home` unless it runs. Any number of processes may call this at once.
 
-        Raises DatabaseUnavailableError when the folder cannot be written, the server does not answer within `timeout`
-        seconds, or the folder is in use where it cannot be reached from here; then nothing has been changed.
+        Raises DatabaseUnavailableError, and changes nothing, when the folder cannot be written, the server does not
+        answer within `timeout` seconds, or another container or host that cannot be reached uses the folder.
         """
         home = home.expanduser().absolute()
         with _locked(home, timeout):
@@ -56,25 +54,25 @@ class EmbeddedServer:
 
     @staticmethod
     def exists(home: Path) -> bool:
-        """Whether a server was ever started under `home`."""
+        """Return whether a server was ever started under `home`."""
         return _data(home.expanduser().absolute()).exists()
 
     @property
     def url(self) -> URL:
-        """Where the server listens: a Unix socket that only its user may open. There is no password."""
+        """URL of the server: a Unix socket that only its user may open. There is no password."""
         query = {"host": str(self._socket_folder), "port": str(PORT)}
         return URL.create("postgresql+psycopg2", username=USER, database="postgres", query=query)
 
     @property
     def home(self) -> Path:
-        """The folder that the server lives under."""
+        """Folder that holds the data of the server."""
         return self._home
 
     def restart(self) -> URL:
-        """Start the server again if it was killed; where it listens now.
+        """Start the server again if it was killed, and return its present URL.
 
-        Raises DatabaseUnavailableError when its data are gone, or others stand in their place: a server on those would
-        hide the loss.
+        Raises DatabaseUnavailableError when its data are gone or were replaced: a server on other data would hide the
+        loss.
         """
         data = _data(self._home)
         if not data.exists():
@@ -87,26 +85,27 @@ class EmbeddedServer:
                 "put it back, or start again"
             )
         with _locked(self._home, self._timeout):
-            # Our own share is among those held, so it cannot be seen whether there are others.
+            # This process holds the shared lock too, so it cannot tell whether others do.
             self._socket_folder = _running(self._home, self._timeout, shared=True)
         return self.url
 
     def check(self, session: Any) -> None:
-        """Raise DatabaseUnavailableError unless `session` is one with the server on this very folder.
+        """Raise DatabaseUnavailableError unless `session` is connected to the server on this very folder.
 
-        Its path may lead to another folder by now, and its socket to the server of a folder that this one is a copy of.
+        Its path may lead to another folder by now, and its socket to the server of the folder that this one was copied
+        from.
         """
         with session.cursor() as cursor:
             cursor.execute("SELECT current_setting('data_directory'), current_setting('hpo.server', true)")
             Cluster(_data(self._home)).check_serves(*cursor.fetchone())
 
     def leave(self) -> None:
-        """Give the share back; the last one to leave stops the server. Leaving twice does nothing."""
+        """End the use of the server; the last process to leave stops it. A second call does nothing."""
         self._finalizer()
 
 
 def stop_embedded(home: Path, *, timeout: float = 60.0) -> bool:
-    """Stop the server under `home`, whoever uses it; True when it was running."""
+    """Stop the server under `home`, even if processes use it; return whether it was running."""
     home = home.expanduser().absolute()
     if not _data(home).exists():
         return False
@@ -134,7 +133,7 @@ def _running(home: Path, timeout: float, *, shared: bool) -> Path:
 
 
 def _leave(home: Path, hold: SharedHold, timeout: float, owner: int) -> None:
-    # A forked child inherited the share and only closes its copy; a home that was deleted is not made again.
+    # A forked child only closes its copy of the lock file; a home that was deleted is not created again.
     if os.getpid() != owner or not home.exists():
         hold.release()
         return

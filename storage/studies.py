@@ -1,9 +1,4 @@
-"""Limits: the budget of a study, which may change from run to run and holds for all its workers.
-
-What all workers of a study are told: to run, to pause, to stop. They hear it with every renewal of a lease.
-
-Studies: each created once, whoever else creates it, and refused when it was made with other options.
-"""
+"""Studies: created exactly once, opened, listed and deleted; their limits, and the control of their workers."""
 
 from __future__ import annotations
 
@@ -26,94 +21,10 @@ from storage.errors import StudyError
 from storage.spec import SPEC, StudySpec, check_same, has_spec, id_of, make_id, read_spec, write_spec
 from storage.workers import Worker
 
-LIMITS = "hpo:limits"
-"""The user attribute of a study that holds them."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How many trials may be taken up in all, and until when (aware, by the database's clock). None is no limit."""
-
-    trials: int | None = None
-    deadline: datetime | None = None
-    run: Worker | None = None
-    """The `hpo run` that set the deadline; None where `hpo init` did, or an earlier version, which did not note it."""
-
-    def __post_init__(self) -> None:
-        if self.trials is not None and self.trials < 0:
-            raise StudyError(f"trials is {self.trials}, but must be 0 or more")
-        if self.deadline is not None and self.deadline.tzinfo is None:
-            raise StudyError(f"deadline {self.deadline} has no time zone, but must have one")
-
-    def allow(self, asked: int, now: datetime) -> bool:
-        """Whether one more trial may be taken up after `asked` ones, at the time `now`."""
-        within_cap = self.trials is None or asked < self.trials
-        return within_cap and (self.deadline is None or now < self.deadline)
-
-
-def read_limits(study: optuna.Study) -> Limits:
-    """The limits of `study`; none were written, none hold."""
-    return limits_from(study.user_attrs.get(LIMITS))
-
-
-def write_limits(study: optuna.Study, limits: Limits) -> None:
-    """Write the limits into `study`, where every worker reads them before its next trial."""
-    deadline = limits.deadline.isoformat() if limits.deadline else None
-    run = vars(limits.run) if limits.run else None
-    study.set_user_attr(LIMITS, {"trials": limits.trials, "deadline": deadline, "run": run})
-
-
-def limits_from(stored: Mapping[str, Any] | None) -> Limits:
-    """The limits that are stored so; without any, none hold."""
-    stored = stored or {}
-    deadline = stored.get("deadline")
-    run = stored.get("run")
-    return Limits(
-        stored.get("trials"), datetime.fromisoformat(deadline) if deadline else None, Worker(**run) if run else None
-    )
-
-
-class Control(StrEnum):
-    """What a study's workers are told."""
-
-    RUN = "run"
-    PAUSE = "pause"
-    """Put your trial back, stay, and wait."""
-    STOP = "stop"
-    """Put your trial back and leave."""
-
-
-_SET = text(
-    "INSERT INTO hpo_studies (study_id, control) VALUES (:study, :control) "
-    "ON CONFLICT (study_id) DO UPDATE SET control = excluded.control"
-)
-
-_GET = text("SELECT control FROM hpo_studies WHERE study_id = :study")
-
-
-def set_control(db: Database, study: optuna.Study, control: Control) -> Control:
-    """Tell all workers of `study`, those to come too; gives what they were told before."""
-    with db.engine.begin() as connection:
-        before = control_of(connection, study._study_id)
-        connection.execute(_SET, {"study": study._study_id, "control": control.value})
-    return before
-
-
-def get_control(db: Database, study: optuna.Study) -> Control:
-    """What the workers of `study` are told."""
-    with db.engine.connect() as connection:
-        return control_of(connection, study._study_id)
-
-
-def control_of(connection: Connection, study_id: int) -> Control:
-    """What the workers of the study are told; a study of which nothing was said runs."""
-    return Control(connection.execute(_GET, {"study": study_id}).scalar_one_or_none() or Control.RUN)
-
-
 _log = logging.getLogger(__name__)
 
 NAME_LENGTH = 120
-"""Characters of a study's name, at most."""
+"""Most characters of a study's name."""
 
 _CREATING = "hpo:creating"
 
@@ -125,11 +36,11 @@ def create_study(
     points: Sequence[Mapping[str, Any]] = (),
     limits: Limits | None = None,
 ) -> optuna.Study:
-    """Create the study with its points enqueued, or open it where it exists: exactly once, however many call this.
+    """Create the study with its points enqueued, or open it if it exists. Concurrent calls create it exactly once.
 
-    A new study is given an id of its own and `limits`, which hold before anybody can open it; an existing one keeps
-    those it has. Raises StudyError, before anything is changed, when it exists with another space, data set, split,
-    metric, weights, seed, sampler or pruner, or was not made by hpo.
+    A new study gets an id and `limits` before it can be opened; an existing one keeps its own. Raises StudyError,
+    before anything is changed, when the study exists with another space, data set, split, metric, weights, seed,
+    sampler or pruner, or was not made by hpo.
     """
     check_study_name(name)
     with db.lock(study_lock(name)):
@@ -143,7 +54,7 @@ def create_study(
 def open_study(
     db: Database, name: str, sampler: BaseSampler | None = None, pruner: BasePruner | None = None
 ) -> optuna.Study:
-    """The study `name`. Raises StudyError naming the ones that exist where there is no such study."""
+    """Open the study `name`. Raises StudyError, naming the existing ones, when there is no such study."""
     try:
         return optuna.load_study(study_name=name, storage=db.storage, sampler=sampler, pruner=pruner)
     except KeyError:
@@ -153,11 +64,11 @@ def open_study(
 
 
 def give_own_id(db: Database, study: optuna.Study) -> StudySpec:
-    """Give `study` an id of its own where an earlier study of the database has the same one; its spec as it is then.
+    """Give `study` an id of its own if an earlier study of the database has the same one; return its present spec.
 
-    `optuna.copy_study` copies the id with the spec. Checkpoints lie under the id and the trial's number, so two studies
-    with one id would overwrite, resume and remove each other's. The study that was created first keeps the id and the
-    files; the checkpoints of the trials that were copied stay with it. Raises StudyError where there is no spec.
+    `optuna.copy_study` copies the id with the spec. Checkpoints are stored by id and trial number, so two studies with
+    one id would overwrite, resume and remove each other's. The study that was created first keeps the id, the files and
+    the checkpoints of the copied trials. Raises StudyError when there is no spec.
     """
     spec = read_spec(study)
     with db.engine.connect() as connection:
@@ -179,9 +90,9 @@ def give_own_id(db: Database, study: optuna.Study) -> StudySpec:
 
 
 def studies_with_same_id(study: optuna.Study) -> list[optuna.Study]:
-    """The other studies of the same database that have the id of `study`, and so the same checkpoints.
+    """Return the other studies of the same database that have the id of `study`, and so the same checkpoints.
 
-    There are some between `optuna.copy_study` and the first worker of the copy, which gives it an id of its own.
+    A copy has it between `optuna.copy_study` and its first worker, which gives it an id of its own.
     """
     own, storage = read_spec(study).id, study._storage
     names = [one.study_name for one in storage.get_all_studies() if id_of(one.user_attrs) == own]
@@ -189,13 +100,13 @@ def studies_with_same_id(study: optuna.Study) -> list[optuna.Study]:
 
 
 def study_names(db: Database) -> list[str]:
-    """Names of all studies, in the order of their creation."""
+    """Return the names of all studies, in the order of their creation."""
     with db.engine.connect() as connection:
         return list(connection.execute(text("SELECT study_name FROM studies ORDER BY study_id")).scalars())
 
 
 def study_counts(db: Database) -> dict[str, dict[str, int]]:
-    """Trials by state (RUNNING, COMPLETE, …) of each study, in the order of their creation."""
+    """Return trials by state (RUNNING, COMPLETE, …) of each study, in the order of their creation."""
     query = text(
         "SELECT s.study_name, t.state, count(t.trial_id) AS trials FROM studies s LEFT JOIN trials t USING (study_id) "
         "GROUP BY s.study_id, s.study_name, t.state ORDER BY s.study_id"
@@ -208,23 +119,23 @@ def study_counts(db: Database) -> dict[str, dict[str, int]]:
 
 
 def delete_study(db: Database, name: str) -> None:
-    """Delete a study with its trials and leases; its checkpoints are not touched."""
+    """Delete a study with its trials and leases, but not its checkpoints."""
     with db.lock(study_lock(name)):
         optuna.delete_study(study_name=name, storage=db.storage)
 
 
 def study_lock(name: str) -> str:
-    """The key of the advisory lock under which a study is created."""
+    """Return the key of the advisory lock under which a study is created."""
     return f"hpo:study:{name}"
 
 
 def quiet_optuna() -> None:
-    """Let optuna log warnings only; its lines for every trial would repeat ours."""
+    """Limit optuna's log to warnings: hpo logs every trial itself."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def check_study_name(name: str) -> None:
-    """StudyError unless `name` is 1 to 120 printable characters with no blanks around them: the one rule for names."""
+    """Raise StudyError unless `name` is 1 to 120 printable characters with no blanks around them."""
     if not 0 < len(name) <= NAME_LENGTH or not name.isprintable() or name != name.strip():
         raise StudyError(
             f"study name {name!r:.140} must be 1 to {NAME_LENGTH} printable characters with no blanks around them; "
@@ -233,7 +144,7 @@ def check_study_name(name: str) -> None:
 
 
 def _existing(db: Database, name: str, spec: StudySpec) -> optuna.Study | None:
-    """The study `name`, made with the same options (else StudyError); None where it is still to be made."""
+    """Return the study `name`, made with the same options (else StudyError); None if it has to be created."""
     try:
         study = optuna.load_study(study_name=name, storage=db.storage)
     except KeyError:
@@ -241,7 +152,7 @@ def _existing(db: Database, name: str, spec: StudySpec) -> optuna.Study | None:
     if has_spec(study):
         check_same(name, read_spec(study), spec)
         return study
-    _remove_half_made(db, study)
+    _remove_unfinished(db, study)
     return None
 
 
@@ -254,7 +165,7 @@ _FIRST_WITH = text(
 
 
 def _owner_of(connection: Connection, study_id: str, study: optuna.Study) -> str | None:
-    """Name of the study that was created first of those with this id; None where that is `study` itself."""
+    """Return the name of the study that was created first with this id; None if that is `study` itself."""
     first = connection.execute(_FIRST_WITH, {"key": SPEC, "id": study_id}).one_or_none()
     return None if first is None or first.study_id == study._study_id else str(first.study_name)
 
@@ -262,12 +173,12 @@ def _owner_of(connection: Connection, study_id: str, study: optuna.Study) -> str
 def _create(
     db: Database, name: str, spec: StudySpec, points: Sequence[Mapping[str, Any]], limits: Limits | None
 ) -> optuna.Study:
-    """The spec comes last: a study without one was left half made by a kill, and is made anew."""
+    """Create a study. The spec is written last: a study without one was left unfinished by a kill, and is replaced."""
     study = optuna.create_study(study_name=name, storage=db.storage, direction="maximize")
     study.set_user_attr(_CREATING, True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        study.set_metric_names([spec.metric])  # what the dashboard writes on its axes
+        study.set_metric_names([spec.metric])  # shown on the axes of the dashboard
     for point in points:
         study.enqueue_trial(dict(point))
     if limits is not None:
@@ -276,7 +187,94 @@ def _create(
     return study
 
 
-def _remove_half_made(db: Database, study: optuna.Study) -> None:
+def _remove_unfinished(db: Database, study: optuna.Study) -> None:
     if _CREATING not in study.user_attrs and (study.user_attrs or study.get_trials(deepcopy=False)):
-        read_spec(study)  # raises: somebody else's study
+        read_spec(study)  # raises: the study of another program
     optuna.delete_study(study_name=study.study_name, storage=db.storage)
+
+
+LIMITS = "hpo:limits"
+"""User attribute of a study: its limits."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The budget of a study, for all its workers: trials claimed in all, and a deadline. None means no limit.
+
+    The deadline has a time zone and is compared with the database's clock. Both may change from run to run.
+    """
+
+    trials: int | None = None
+    deadline: datetime | None = None
+    run: Worker | None = None
+    """The `hpo run` that set the deadline; None if `hpo init` did, or an earlier version, which did not record it."""
+
+    def __post_init__(self) -> None:
+        if self.trials is not None and self.trials < 0:
+            raise StudyError(f"trials is {self.trials}, but must be 0 or more")
+        if self.deadline is not None and self.deadline.tzinfo is None:
+            raise StudyError(f"deadline {self.deadline} has no time zone, but must have one")
+
+    def allow(self, claimed: int, now: datetime) -> bool:
+        """Return whether one more trial may be claimed at the time `now`, after `claimed` ones."""
+        within_cap = self.trials is None or claimed < self.trials
+        return within_cap and (self.deadline is None or now < self.deadline)
+
+
+def read_limits(study: optuna.Study) -> Limits:
+    """Return the limits of `study`; without any, nothing is limited."""
+    return limits_from(study.user_attrs.get(LIMITS))
+
+
+def write_limits(study: optuna.Study, limits: Limits) -> None:
+    """Store the limits in `study`; every worker reads them before its next trial."""
+    deadline = limits.deadline.isoformat() if limits.deadline else None
+    run = vars(limits.run) if limits.run else None
+    study.set_user_attr(LIMITS, {"trials": limits.trials, "deadline": deadline, "run": run})
+
+
+def limits_from(stored: Mapping[str, Any] | None) -> Limits:
+    """Return the limits from their stored form; without any, nothing is limited."""
+    stored = stored or {}
+    deadline = stored.get("deadline")
+    run = stored.get("run")
+    return Limits(
+        stored.get("trials"), datetime.fromisoformat(deadline) if deadline else None, Worker(**run) if run else None
+    )
+
+
+class Control(StrEnum):
+    """What the workers of a study are to do. They read it with every renewal of a lease."""
+
+    RUN = "run"
+    PAUSE = "pause"
+    """Requeue the trial, stay, and wait."""
+    STOP = "stop"
+    """Requeue the trial and end."""
+
+
+_SET = text(
+    "INSERT INTO hpo_studies (study_id, control) VALUES (:study, :control) "
+    "ON CONFLICT (study_id) DO UPDATE SET control = excluded.control"
+)
+
+_GET = text("SELECT control FROM hpo_studies WHERE study_id = :study")
+
+
+def set_control(db: Database, study: optuna.Study, control: Control) -> Control:
+    """Set the control of `study` for its present and future workers; return the previous one."""
+    with db.engine.begin() as connection:
+        before = control_of(connection, study._study_id)
+        connection.execute(_SET, {"study": study._study_id, "control": control.value})
+    return before
+
+
+def get_control(db: Database, study: optuna.Study) -> Control:
+    """Return the control of `study`."""
+    with db.engine.connect() as connection:
+        return control_of(connection, study._study_id)
+
+
+def control_of(connection: Connection, study_id: int) -> Control:
+    """Return the control of the study: RUN unless it was set."""
+    return Control(connection.execute(_GET, {"study": study_id}).scalar_one_or_none() or Control.RUN)

@@ -1,4 +1,4 @@
-"""Looks at test parts: who measured which model on which test part, for all who use a database."""
+"""Accesses to test parts: which model was measured on which test part, shared by all users of a database."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ _READ = text("SELECT opening FROM hpo_openings WHERE test = :test ORDER BY openi
 
 
 def write_opening(db: Database, opening: Mapping[str, Any]) -> None:
-    """Write the record of one look, or its result into its record: `date`, `command`, `data`, `model` and `test`
-    together identify it.
+    """Write the record of one access, or replace the one with the same date, command, data, model and test.
 
-    Studies of an earlier version get the table that they lack. Raises StorageError where the tables of studies are
-    missing or cannot be changed.
+    A database of an earlier version gets the missing table. Raises StorageError when the tables of studies are missing
+    or cannot be changed.
     """
     db.require_schema()
     db.initialise()
@@ -34,9 +33,9 @@ def write_opening(db: Database, opening: Mapping[str, Any]) -> None:
 
 
 def read_openings(db: Database, test: str) -> list[dict[str, Any]]:
-    """Records of all looks at the test part with the digest `test`, in order of their dates.
+    """Return the records of all accesses to the test part with the digest `test`, in order of their dates.
 
-    Studies of an earlier version have none, and are left as they are. Raises StorageError where there are no tables.
+    A database of an earlier version has none, and is not changed. Raises StorageError when there are no tables.
     """
     db.require_schema()
     if not db.is_initialised():

@@ -1,4 +1,4 @@
-"""URLs of databases: read, refused, and shown without their password."""
+"""URLs of databases: parsed, checked, and shown without their password."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _TAIL = re.compile(r"([^/?#]*)((?:/[^?#]*)?(?:\?[^#]*)?)")
 
 
 def parse_url(text: str) -> URL:
-    """Where a PostgreSQL database is, for psycopg2: a URL of libpq's or SQLAlchemy's form, or `host=… dbname=…`.
+    """Parse the URL of a PostgreSQL database for psycopg2, in libpq's or SQLAlchemy's form, or `host=… dbname=…`.
 
-    Several hosts become `host=a,b` and `port=1,2` in the query, as libpq wants them. Anything else raises
-    DatabaseUnavailableError, in one line that repeats no part of the text: any part of it may be a password.
+    Several hosts become `host=a,b` and `port=1,2` in the query, the form that libpq reads. Raises
+    DatabaseUnavailableError for anything else, in one line without any part of the text, which may be a password.
     """
     text = text.strip()
     scheme, separator, rest = text.partition("://")
@@ -73,9 +73,9 @@ def _parse_hosts(text: str) -> list[tuple[str, str]] | None:
 
 
 def _is_query(text: str) -> bool:
-    """Whether `text` is `key=value&…`, each key one that libpq knows and, but for those of several hosts, given once.
+    """Return whether `text` is `key=value&…` with options of libpq, each given once but for `host` and `port`.
 
-    What follows an `&` in a password that is not encoded is no such option, and would be shown as one.
+    The text after an `&` in a password that is not encoded is no such option, and would be shown as one.
     """
     pieces = [piece.partition("=") for piece in text.split("&")] if text else []
     keys = [key for key, _, _ in pieces]
@@ -84,7 +84,7 @@ def _is_query(text: str) -> bool:
 
 
 def _is_option(key: str) -> bool:
-    """Whether libpq knows an option of that name."""
+    """Return whether libpq has an option of that name."""
     try:
         make_dsn(**{key: "x"})
     except psycopg2.Error:
@@ -93,7 +93,7 @@ def _is_option(key: str) -> bool:
 
 
 def _at_hosts(url: URL, pairs: list[tuple[str, str]]) -> URL:
-    """`url` at these hosts and ports; where it names none, at those in its query, `host=a:1&host=b:2` among them."""
+    """Return `url` with these hosts and ports, or, if they are empty, with those in its query (`host=a:1&host=b:2`)."""
     named = url.query.get("host", ())
     if pairs == [("", "")] and not isinstance(named, str) and named:
         pairs = [(host, port) for host, _, port in (one.partition(":") for one in named)]
@@ -119,7 +119,7 @@ def _from_dsn(text: str) -> URL:
 
 
 def _checked(url: URL) -> URL:
-    """`url`, unless something in it is nothing that libpq can be given."""
+    """Return `url`. Raises DatabaseUnavailableError when it has characters that libpq cannot be given."""
     values = [url.username, url.password, url.host, url.database, *(str(value) for value in url.query.values())]
     if any(character in value for value in values if value for character in "\0\n\r"):
         raise DatabaseUnavailableError(f"the storage URL holds a line break or a NUL character; {_RULE}")
@@ -127,25 +127,25 @@ def _checked(url: URL) -> URL:
 
 
 def give_password(text: str, password: str) -> str:
-    """The URL `text` with `password`, encoded, where it holds none itself. Raises as `parse_url` does."""
+    """Return the URL `text` with `password`, encoded, unless it has one. Raises as `parse_url` does."""
     url = parse_url(text)
     return text if url.password else _checked(_with_password(url, password)).render_as_string(hide_password=False)
 
 
 def safe_url(url: URL) -> str:
-    """The URL with every password masked, those in its query too."""
+    """Return the URL with every password masked, also in its query."""
     return url.update_query_dict(dict.fromkeys(_secret_keys(url), "masked")).render_as_string(hide_password=True)
 
 
 def passwords(url: URL) -> list[str]:
-    """Every password that the URL holds."""
+    """Return every password in the URL."""
     held = [url.password, *(url.query[key] for key in _secret_keys(url))]
     values = [value for item in held for value in ((item,) if isinstance(item, str) else item or ())]
     return [value for value in values if value]
 
 
 def place(url: URL) -> str:
-    """The server and the database, as an error message names them: `host:port/database`."""
+    """Return server and database as error messages name them: `host:port/database`."""
     query = {key: value if isinstance(value, str) else ",".join(value) for key, value in url.query.items()}
     hosts = url.host or query.get("host") or "the local socket"
     ports = str(url.port or query.get("port") or "").split(",")
@@ -159,17 +159,17 @@ def place(url: URL) -> str:
 
 
 def _secret_keys(url: URL) -> list[str]:
-    """Keys of the query that hold a password, as libpq's `sslpassword` does."""
+    """Return the keys of the query that hold a password, such as libpq's `sslpassword`."""
     return [key for key in url.query if "password" in key.lower()]
 
 
 def _with_password_in_place(url: URL) -> URL:
-    """`?password=` moved to where a password is masked."""
+    """Move `?password=` to the user's part of the URL, where it is masked."""
     if "password" not in url.query:
         return url
     return _with_password(url.difference_update_query(["password"]), str(url.query["password"]))
 
 
 def _with_password(url: URL, password: str) -> URL:
-    """`url` with `password`. Without a user before the host, SQLAlchemy renders it only where the user is empty."""
+    """Return `url` with `password`. SQLAlchemy renders a password without a user only if the user is ''."""
     return url.set(username=url.username or "", password=password)

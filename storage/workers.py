@@ -1,4 +1,4 @@
-"""Worker: a process that may hold leases, and where its number means something."""
+"""Worker: a process that may hold leases, and the pid namespace in which its pid is valid."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 LEASE_SECONDS = 120.0
-"""How long a lease lasts unless told otherwise: the time for which a dead worker's trial waits for another."""
+"""Default duration of a lease: the time after which the trial of a dead worker can be claimed."""
 
 
 def this_place() -> str:
-    """This boot of this machine, and this namespace of processes: within it a pid that is not there is dead.
+    """Return the boot of this machine and the pid namespace: within both, a pid without a process is dead.
 
-    Containers may share a host name, and hosts one too; neither is enough to call a process dead.
+    Containers and hosts may share a host name, so the host name does not tell whether a process is dead.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
-    except OSError:  # no Linux: nobody is called dead
+    except OSError:  # Not Linux: liveness cannot be checked, so no worker is declared dead.
         return ""
 
 
@@ -32,26 +32,26 @@ class Worker:
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
     name: str = field(default_factory=lambda: secrets.token_hex(8))
-    """Unlike any other's, so that a process with the same pid later is not taken for this one."""
+    """Unique, so that a later process with the same pid is not taken for this one."""
     place: str = field(default_factory=this_place)
-    """Within which its pid means something."""
+    """Where its pid is valid, as `this_place` returns it."""
     seconds: float = LEASE_SECONDS
-    """How long its leases last without a renewal."""
+    """Duration of its leases without a renewal, in seconds."""
 
     def __str__(self) -> str:
         return f"{self.host}:{self.pid}"
 
     @property
     def is_gone(self) -> bool:
-        """Whether its process has ended for certain: False for one of another place, where that cannot be known.
+        """Whether its process has certainly ended: False for another place, where that cannot be checked.
 
-        Not to be asked of this process itself: its number, in another worker, was given anew, as containers do.
+        A worker with the pid of this process has ended: its pid was reused, as in a new container.
         """
         return bool(self.place) and self.place == this_place() and (self.pid == os.getpid() or not is_alive(self.pid))
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is a process with this number here, now."""
+    """Return whether a process with this pid exists here now."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -29,7 +29,7 @@ from storage import (
     open_study,
     read_limits,
 )
-from storage.connections import Sessions
+from storage.connections import Connector
 from storage.postgres_binaries import ServerAccount, run_program
 from tests.conftest import TcpServer
 
@@ -194,8 +194,8 @@ def test_who_gets_a_lock_sees_what_its_last_holder_wrote_whatever_the_servers_de
 def test_connections_that_never_come_free_are_a_fault_of_ours(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = Sessions.engine_options
-    monkeypatch.setattr(Sessions, "engine_options", lambda self: {**options(self), "pool_timeout": 0.05})
+    options = Connector.engine_options
+    monkeypatch.setattr(Connector, "engine_options", lambda self: {**options(self), "pool_timeout": 0.05})
     with (
         open_database(database_url, home=NOWHERE) as database,
         database.engine.connect(),
@@ -216,7 +216,7 @@ def test_a_server_that_is_just_starting_is_waited_for(short_folder: Path, unused
     """As in `docker compose up`: the worker is there before the database."""
     account, data = ServerAccount.of(short_folder / "data"), short_folder / "data"
     data.mkdir(mode=0o700)
-    account.owns(data)
+    account.chown(data)
 
     def start() -> None:
         options = f"-h 127.0.0.1 -p {unused_port} -k {data} -c fsync=off"

@@ -156,7 +156,7 @@ def test_an_outage_is_noticed_and_its_end_too(
     database: Database, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim = claimed(database, study)
-    target = database._sessions
+    target = database._connector
     with LeaseSession(database.storage, claim.lease) as keeper:
         database.start_timeout = 0
         there = target.url

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from storage import DatabaseUnavailableError, EmbeddedServer
-from storage.postgres_binaries import reason
+from storage.postgres_binaries import failure_reason
 
 ROOT = Path(__file__).parents[2]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to withhold rights from itself")
@@ -182,4 +182,4 @@ def test_a_path_that_no_socket_can_have_is_refused_where_no_temporary_folder_can
     ],
 )
 def test_the_way_out_follows_from_what_a_program_said(output: str, way_out: str) -> None:
-    assert way_out in reason(output)
+    assert way_out in failure_reason(output)

@@ -10,7 +10,7 @@ from psycopg2.extensions import parse_dsn
 from sqlalchemy import URL
 
 from storage import DatabaseUnavailableError, give_password
-from storage.connections import Sessions
+from storage.connections import Connector
 from storage.urls import parse_url, passwords, place, safe_url
 from tests.conftest import TcpServer
 
@@ -242,7 +242,7 @@ def test_what_no_connection_can_be_given_is_refused(text: str) -> None:
     ],
 )
 def test_every_form_connects(tcp_server: TcpServer, form: str) -> None:
-    engine = Sessions(parse_url(form.format(port=tcp_server.port)), start_timeout=0).engine()
+    engine = Connector(parse_url(form.format(port=tcp_server.port)), start_timeout=0).engine()
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT current_user").scalar_one() == "admin"
     engine.dispose()
