@@ -124,7 +124,7 @@ class Cluster:
             )
 
     def _make_private(self) -> None:
-        """Make the data private to the account, as PostgreSQL requires: after `cp -r` by root they are root's and open."""
+        """Make the data private to the account, as PostgreSQL requires: `cp -r` by root gives them to root, open."""
         status = self.folder.stat()
         if status.st_uid != self._account.uid:
             _log.warning("%s is given to user %s, who runs PostgreSQL", self.folder, owner_name(self._account.uid))

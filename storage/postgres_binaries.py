@@ -33,7 +33,7 @@ class ServerAccount:
 
     @classmethod
     def of(cls, folder: Path) -> ServerAccount:
-        """Return the account for the data in `folder`: the present user; for root, the folder's owner or a substitute."""
+        """Return the account for the data in `folder`: the present user; for root, its owner or a substitute."""
         me = _named(os.geteuid())
         if me.pw_uid != 0:
             return cls(me.pw_uid, me.pw_gid, (me.pw_name, "root"))

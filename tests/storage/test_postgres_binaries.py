@@ -21,16 +21,16 @@ pytestmark = pytest.mark.postgres
 OPEN = """
 import os, resource, sys
 from pathlib import Path
-import storage
+from storage import EmbeddedServer, StorageError
 user, processes = int(sys.argv[2]), int(sys.argv[3])
 if user:
     os.setgroups([]); os.setgid(user); os.setuid(user)
 if processes:
     resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
 try:
-    storage.EmbeddedServer.join(Path(sys.argv[1])).leave()
+    EmbeddedServer.join(Path(sys.argv[1])).leave()
     print("works")
-except storage.StorageError as error:
+except StorageError as error:
     print("refused:", error)
 """
 
