@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hpo.bundle.manifest import Validation
+from hpo.bundle.validation import Validation
 from hpo.delivery.ensemble import choose, cross_check
 from hpo.delivery.ensemble_candidates import EnsembleCandidates
 from hpo.delivery.selection import mean_of

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from hpo.bundle.json_files import json_text, parse_json, read_bytes, read_json
-from hpo.bundle.manifest import FORMAT, Manifest, Validation, read_validation
+from hpo.bundle.manifest import FORMAT, Manifest
 from hpo.bundle.stored_metrics import METRICS, check_metrics, with_openings_of
+from hpo.bundle.validation import Validation, read_validation
 from hpo.data import ImageDigests
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import Logits

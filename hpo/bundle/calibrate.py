@@ -1,15 +1,10 @@
-"""From stored validation predictions to the temperature of a bundle, and to the threshold below which it abstains."""
+"""Compute a bundle's temperature, and its threshold for abstaining, from its stored validation predictions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from hpo.bundle.manifest import (
-    Calibration,
-    Manifest,
-    Scores,
-    Validation,
-)
+from hpo.bundle.bundle import Bundle
+from hpo.bundle.manifest import Calibration, Manifest, Scores
+from hpo.bundle.validation import Validation
 from hpo.errors import BundleError, UsageError
 from hpo.evaluation.calibration import (
     Abstention,
@@ -25,22 +20,19 @@ from hpo.evaluation.metrics import Logits
 from hpo.hints import hint
 from search_spaces import TrialConfig
 
-if TYPE_CHECKING:
-    from hpo.bundle.bundle import Bundle
-
-
 ASSUMED = 100
-"""Trials that a single model is taken to be the best of, where its bundle does not say how many there were."""
+"""Trials that a single model is assumed to be the best of, where its bundle does not say how many there were."""
 
 
 def calibration_of(validation: Validation, crossed: Logits | None = None) -> Calibration:
-    """The temperature by these predictions, and what it does to them.
+    """Fit the temperature to these predictions, and measure its effect on them.
 
     `crossed`, (n, C), are logits of each image by members that were chosen without it, where more than the temperature
-    was chosen by these predictions. The temperature is then fitted on them: on images that its members were chosen by,
-    an ensemble seems better than it is, and its temperature would make it too sure of itself.
+    was chosen by these predictions.
     """
     labels, logits = validation
+    # On images that its members were chosen by, an ensemble seems better than it is; a temperature fitted on them would
+    # make it overconfident.
     unseen = logits if crossed is None else crossed
     temperature = fit_temperature(labels, unseen)
 
@@ -61,21 +53,21 @@ def calibration_of(validation: Validation, crossed: Logits | None = None) -> Cal
 
 
 def altered_validation(config: TrialConfig) -> str | None:
-    """Why a trial's validation predictions say nothing about plain images, in words; None where they do."""
+    """Return why a trial's validation predictions are not of plain images, in words; None where they are."""
     if not config.validation_augmented:
         return None
     return f"its trial was validated on augmented images (validation_augmented is {config.validation_augmented:g})"
 
 
 def abstention_of(bundle: Bundle, accuracy: float) -> Abstention:
-    """Below which calibrated confidence to abstain, so that the answers are right in `accuracy` of the cases.
+    """Return the calibrated confidence below which to abstain, so that a share of `accuracy` of the answers is right.
 
-    Chosen on the bundle's validation predictions, which must prove it with 95 % confidence. The proof allows for the
-    number of trials that a single one is the best of, `ASSUMED` where the bundle does not know it. Of an ensemble or a
-    soup each image is taken as members say that were chosen without it; what they were chosen from, the best trials of
-    the study, was found on all images, and the proof allows for the number of such sets. Raises BundleError where there
-    are no such predictions on plain images, UsageError for an accuracy that is none or that no threshold is sure to
-    reach.
+    It is chosen on the bundle's validation predictions, which must prove it with 95 % confidence. The proof allows for
+    the number of trials that a single one is the best of, `ASSUMED` where the bundle does not know it. For an ensemble
+    or a soup the predictions of each image are those of members that were chosen without it; the trials that they were
+    chosen from were found on all images, and the proof allows for the number of such sets. Raises BundleError where
+    there are no such predictions on plain images, UsageError for an accuracy out of range or one that no threshold is
+    sure to reach.
     """
     if not 0 < accuracy < 1:
         raise UsageError(f"--accuracy is {accuracy}, but must be above 0 and below 1, which no images can prove")
@@ -93,12 +85,12 @@ def abstention_of(bundle: Bundle, accuracy: float) -> Abstention:
 
 
 def compared_with(manifest: Manifest) -> int:
-    """Models that the images of the proof have chosen among, of which this one is the best."""
+    """Return the number of models among which the images of the proof chose this one."""
     return manifest.compared if manifest.compared is not None else max(ASSUMED, manifest.trial + 1)
 
 
 def _proof(bundle: Bundle) -> Validation:
-    """The predictions that a threshold is proved on; BundleError where there are none."""
+    """Return the predictions that a threshold is proved on; BundleError where there are none."""
     manifest = bundle.manifest
     if bundle.validation is None:
         raise BundleError(f"{bundle.path} holds no validation predictions to choose a threshold on; export it again")
@@ -116,6 +108,6 @@ def _proof(bundle: Bundle) -> Validation:
 
 
 def joining_command(study: str, *, soup: bool, out: str = "FOLDER") -> str:
-    """The command that joins the trials of a study again, into the folder `out`."""
+    """Return the command that joins the trials of a study again, into the folder `out`."""
     words: dict[str, object] = {"soup": True, "data": "DATA"} if soup else {}
     return hint("ensemble", study=study, **words, out=out)

@@ -1,10 +1,8 @@
-"""What `Model.predict` takes: images in whatever form a program has them, brought to the model's own, in batches.
+"""The images that `Model.predict` takes, in the forms in which a program may have them, and its predictions.
 
 An image is the path of a file, the bytes of one, a file that is open for reading, a Pillow image, an array (H, W),
-(H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16 or bool, or a tensor, channels last or first. All go through the
-preprocessing that files go through: upright by EXIF, 16 bits by the model's white level, over white where transparent.
-
-Prediction: what a model takes one image for, and whether it is sure enough to say so.
+(H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16 or bool, or a tensor, channels last or first. All of them get the
+preprocessing of files: upright by EXIF, 16 bits by the model's white level, over white where transparent.
 """
 
 from __future__ import annotations
@@ -39,27 +37,26 @@ _FORMS = "a path, the bytes of an image file, an open file, a Pillow image, an a
 def batches_of(
     images: Inputs, size: int, batch_size: int, white: int | None = None
 ) -> Iterator[tuple[list[str], Images]]:
-    """Names and pixels (b, S, S, 3) uint8, S = `size`, read `batch_size` at a time; no more than that is held.
+    """Yield names and pixels (b, S, S, 3) uint8, S = `size`, of `batch_size` images at a time; no more are in memory.
 
-    `white` is the value of 16-bit images that becomes 255; None is 65535.
-
-    The name of an image is its path, or its position where it has none. Raises DataError at once for one image where
-    several are meant, and in its turn for the first that cannot be read; UsageError for a batch of nothing.
+    `white` is the value of 16-bit images that becomes 255; None is 65535. The name of an image is its path, or its
+    position where it has none. Raises DataError at once for one image where several are meant, and in its turn for the
+    first that cannot be read; UsageError for a batch size below 1.
     """
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}, but must be at least 1")
-    return _batches(enumerate(_several(images)), partial(fit, size=size, white=white), batch_size)
+    return _batches(enumerate(_one_by_one(images)), partial(fit, size=size, white=white), batch_size)
 
 
 def _batches(
     numbered: Iterator[tuple[int, Any]], fitting: Callable[..., Images], batch_size: int
 ) -> Iterator[tuple[list[str], Images]]:
     while some := list(islice(numbered, batch_size)):
-        yield [_name(image, number) for number, image in some], np.stack([_fitted(*one, fitting) for one in some])
+        yield [_name(image, number) for number, image in some], np.stack([_read_image(*one, fitting) for one in some])
 
 
-def _several(images: Any) -> Iterable[Any]:
-    """The images one by one; DataError for one image, whose letters, bytes or rows are none."""
+def _one_by_one(images: Any) -> Iterable[Any]:
+    """Return the images one by one; DataError for a single image, whose letters, bytes or rows are no images."""
     if isinstance(images, str | PathLike):
         raise DataError(f"{images} is one path, but a list is meant: [{str(images)!r}]")
     if isinstance(images, bytes | bytearray | memoryview | Image.Image) or hasattr(images, "read"):
@@ -78,7 +75,7 @@ def _several(images: Any) -> Iterable[Any]:
 
 
 def _holds_images(array: Any) -> bool:
-    """Whether the rows of an array are images, or paths; those of an empty one are either."""
+    """Whether the rows of an array are images or paths; an empty array counts as either."""
     return array.ndim == 4 or (array.ndim == 1 and (not len(array) or getattr(array.dtype, "kind", "") in "UO"))
 
 
@@ -86,23 +83,23 @@ def _name(image: Any, number: int) -> str:
     return str(image) if isinstance(image, str | PathLike) else str(number)
 
 
-def _fitted(number: int, image: Any, fitting: Callable[..., Images]) -> Images:
-    """One image as (S, S, 3) uint8; DataError names it."""
+def _read_image(number: int, image: Any, fitting: Callable[..., Images]) -> Images:
+    """Return one image as (S, S, 3) uint8; DataError names it."""
     try:
-        return fitting(_payload(image))
+        return fitting(_decodable(image))
     except DataError as error:
-        raise DataError(f"{_called(image, number)}: {error}") from None
+        raise DataError(f"{_described(image, number)}: {error}") from None
     except OSError as error:
-        raise DataError(f"{_called(image, number)}: cannot be opened ({error.strerror or error})") from None
+        raise DataError(f"{_described(image, number)}: cannot be opened ({error.strerror or error})") from None
 
 
-def _called(image: Any, number: int) -> str:
+def _described(image: Any, number: int) -> str:
     name = _name(image, number)
     return name if isinstance(image, str | PathLike) else f"image {name}"
 
 
-def _payload(image: Any) -> bytes | npt.NDArray[Any] | Image.Image:
-    """What `fit` takes; DataError where it is no image."""
+def _decodable(image: Any) -> bytes | npt.NDArray[Any] | Image.Image:
+    """Return the image in a form that `hpo.data.fit` takes; DataError for an object that is no image."""
     if isinstance(image, str | PathLike):
         return read_file(Path(image))
     if isinstance(image, bytes | bytearray | memoryview):
@@ -110,15 +107,17 @@ def _payload(image: Any) -> bytes | npt.NDArray[Any] | Image.Image:
     if isinstance(image, Image.Image):
         return image
     if isinstance(image, torch.Tensor):
-        return _pixels_of(image)
+        return _tensor_pixels(image)
     if hasattr(image, "read"):
-        return _content(image)
+        return _read_open_file(image)
     if hasattr(image, "__array__"):
-        return _hinted(np.asarray(image))
+        array = np.asarray(image)
+        _refuse_channels_first(array)
+        return array
     raise DataError(f"{type(image).__name__} is no image: give {_FORMS}")
 
 
-def _content(file: Any) -> bytes:
+def _read_open_file(file: Any) -> bytes:
     try:
         content = file.read()
     except (ValueError, io.UnsupportedOperation) as error:
@@ -128,18 +127,17 @@ def _content(file: Any) -> bytes:
     return bytes(content)
 
 
-def _hinted(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The array; DataError for one whose channels stand first, which is not turned unasked."""
+def _refuse_channels_first(array: npt.NDArray[Any]) -> None:
+    """Raise DataError for an array with its channels first: they might be rows, so it is not transposed here."""
     if array.ndim == 3 and array.shape[0] in _CHANNELS and array.shape[2] not in _CHANNELS:
         raise DataError(
             f"pixels have shape {array.shape}, but must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): "
             "give image.transpose(1, 2, 0)"
         )
-    return array
 
 
-def _pixels_of(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    """(H, W) or (H, W, C) of a tensor, whose channels may stand first, as torch has them, or last."""
+def _tensor_pixels(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    """Return (H, W) or (H, W, C) of a tensor, whose channels may be first, as in torch, or last."""
     if tensor.ndim == 3:
         first, last = tensor.shape[0] in _CHANNELS, tensor.shape[2] in _CHANNELS
         if first and last:
@@ -156,10 +154,10 @@ def _pixels_of(tensor: torch.Tensor) -> npt.NDArray[Any]:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model takes one image for."""
+    """The prediction for one image."""
 
     name: str
-    """Path or key of the image; its position where it came as an array."""
+    """Path or key of the image; its position where it has neither."""
     label: str
     index: int
     """Position of `label` in the model's classes."""
@@ -167,13 +165,13 @@ class Prediction:
     probabilities: dict[str, float]
     """Calibrated, by class name."""
     abstained: bool = False
-    """Whether `probability` is below the threshold for the accuracy that was asked for: `label` is then a guess."""
+    """Whether `probability` is below the threshold for the accuracy that was asked for, so that `label` is a guess."""
 
 
 def predictions(
     names: Sequence[str], probabilities: Probabilities, classes: Sequence[str], threshold: float = 0.0
 ) -> list[Prediction]:
-    """Predictions from n names and (n, C) probabilities; those below `threshold` abstain."""
+    """Return predictions from n names and (n, C) probabilities; those below `threshold` abstain."""
 
     def one(name: str, row: list[float]) -> Prediction:
         index = max(range(len(row)), key=row.__getitem__)

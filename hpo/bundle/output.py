@@ -1,11 +1,11 @@
-"""Where predictions go: JSON or CSV, row by row, so that their number does not matter.
+"""Write predictions as JSON or CSV, row by row, so that any number of them fits into memory.
 
     JSON   [{"name", "label", "index", "probability", "probabilities": {class: p}, "abstained"}, …]
     CSV    name,label,index,probability,abstained,error,probability_<class>,…
 
-`index` is the class's number, as classes.json of the bundle has it. Where the model abstained, `label` and `index` are
-null or empty. An image that could not be read has a name and an `error` alone. In a CSV, text that a spreadsheet would
-take for a formula stands behind an apostrophe: see `hpo.spreadsheet`.
+`index` is the class's number in classes.json of the bundle. Where the model abstained, `label` and `index` are null or
+empty. An image that could not be read has a name and an `error` alone. In a CSV, text that a spreadsheet would take for
+a formula follows an apostrophe: see `hpo.spreadsheet`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 STDOUT = "-"
 
 UNDECODABLE = "backslashreplace"
-"""How a file name that is not UTF-8 is written into a CSV: escaped, as JSON has it too."""
+"""Error handler for file names that are not UTF-8: a CSV has them escaped, as JSON does."""
 
 
 class Writer(Protocol):
-    """Takes predictions one by one."""
+    """A sink of predictions, which gets them one by one."""
 
     def write(self, prediction: Prediction) -> None:
         """Write one prediction."""
@@ -44,10 +44,10 @@ class Writer(Protocol):
         """Write an image that could not be read."""
 
     def close(self) -> None:
-        """Write what ends the file."""
+        """Write the end of the file."""
 
-    def break_off(self) -> None:
-        """End what has been begun, in place of `close`, where no more can be written."""
+    def abort(self) -> None:
+        """End a file that has begun, in place of `close`, where no more predictions come."""
 
 
 class JsonWriter:
@@ -59,8 +59,8 @@ class JsonWriter:
 
     def write(self, prediction: Prediction) -> None:
         """Write one prediction."""
-        unsaid = {"label": None, "index": None} if prediction.abstained else {}
-        self._add(asdict(prediction) | unsaid)
+        blank = {"label": None, "index": None} if prediction.abstained else {}
+        self._add(asdict(prediction) | blank)
 
     def write_unreadable(self, image: Unreadable) -> None:
         """Write an image that could not be read."""
@@ -70,8 +70,8 @@ class JsonWriter:
         """End the list."""
         self._file.write("[]\n" if self._before == "[\n" else "\n]\n")
 
-    def break_off(self) -> None:
-        """End the list, if it has begun."""
+    def abort(self) -> None:
+        """End the list if it has begun."""
         if self._before != "[\n":
             self.close()
 
@@ -91,19 +91,19 @@ class CsvWriter:
 
     def write(self, prediction: Prediction) -> None:
         """Write one prediction."""
-        said = ("", "") if prediction.abstained else (prediction.label, prediction.index)
-        sure = (prediction.probability, str(prediction.abstained).lower(), "")
-        self._write([prediction.name, *said, *sure, *prediction.probabilities.values()])
+        answer = ("", "") if prediction.abstained else (prediction.label, prediction.index)
+        confidence = (prediction.probability, str(prediction.abstained).lower(), "")
+        self._write([prediction.name, *answer, *confidence, *prediction.probabilities.values()])
 
     def write_unreadable(self, image: Unreadable) -> None:
         """Write an image that could not be read."""
         self._write([image.name, "", "", "", "", image.reason, *self._blank])
 
     def close(self) -> None:
-        """Nothing ends a CSV."""
+        """Do nothing: a CSV has no end."""
 
-    def break_off(self) -> None:
-        """Nothing ends a CSV."""
+    def abort(self) -> None:
+        """Do nothing: a CSV has no end."""
 
     def _write(self, cells: Sequence[object]) -> None:
         self._rows.writerow(plain_row(cells))
@@ -124,21 +124,21 @@ def check_output(out: str) -> None:
 
 @contextmanager
 def open_output(out: str, classes: Sequence[str]) -> Iterator[Writer]:
-    """A writer to `out`; a file appears once all has been written, and not at all after an exception."""
+    """Yield a writer to `out`; a file appears when all has been written, and not at all after an exception."""
     check_output(out)
     if out == STDOUT:
-        yield from _closed(JsonWriter(sys.stdout))
+        yield from _closing(JsonWriter(sys.stdout))
         return
     path = Path(out)
     with atomic_text_file(path, UNDECODABLE) as file:
-        yield from _closed(CsvWriter(file, classes) if path.suffix.lower() == ".csv" else JsonWriter(file))
+        yield from _closing(CsvWriter(file, classes) if path.suffix.lower() == ".csv" else JsonWriter(file))
 
 
-def _closed(writer: Writer) -> Iterator[Writer]:
-    """The writer, ended however it is left: what stands on stdout by then is to be whole JSON."""
+def _closing(writer: Writer) -> Iterator[Writer]:
+    """Yield the writer and end it, also after an exception, so that stdout holds whole JSON."""
     try:
         yield writer
     except BaseException:
-        writer.break_off()
+        writer.abort()
         raise
     writer.close()

@@ -1,4 +1,4 @@
-"""Classify any number of images, a batch in memory at a time."""
+"""Classify any number of images, with one batch in memory at a time."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from hpo.errors import DataError, UsageError
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the images."""
+    """Counts of images by their outcome."""
 
     predicted: int = 0
-    """Those that abstained among them."""
+    """Images with a prediction, abstentions included."""
     unreadable: int = 0
     abstained: int = 0
 
     def plus(self, predicted: int, unreadable: int, abstained: int) -> Counts:
-        """The counts after one more batch."""
+        """Return the counts after one more batch."""
         return Counts(self.predicted + predicted, self.unreadable + unreadable, self.abstained + abstained)
 
 
 @dataclass(frozen=True)
-class Answering:
-    """How an image is answered."""
+class PredictOptions:
+    """Options of a prediction."""
 
     tta: Tta = "none"
     """Views over which the calibrated probabilities are averaged."""
@@ -37,7 +37,7 @@ class Answering:
     """Probability below which the model abstains."""
 
 
-PLAIN = Answering()
+PLAIN = PredictOptions()
 
 
 def predict(
@@ -45,22 +45,22 @@ def predict(
     sources: Path | Sequence[Path | PathList],
     out: str,
     *,
-    answering: Answering = PLAIN,
+    options: PredictOptions = PLAIN,
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int], None] = lambda done: None,
     on_unreadable: Callable[[Unreadable], None] = lambda _: None,
 ) -> Counts:
     """Classify every image that `iter_images` finds in `sources` and write a row for each to `out`, in its order.
 
-    `out` is what `open_output` takes. `progress` gets the images done after each batch. A file that gave no image goes
-    to `on_unreadable` and, as a row with an `error` in its place, to `out`; DataError when no file gave one.
+    `out` is as in `open_output`. `progress` gets the number of images done after each batch. A file that gives no image
+    goes to `on_unreadable` and, as a row with an `error` in its place, to `out`; DataError when no file gives one.
     """
     if batch_size < 1:
         raise UsageError(f"--batch-size is {batch_size}, but must be at least 1")
     counts = Counts()
     with open_output(out, model.classes) as writer:
         for names, images, skipped in iter_images(sources, model.image_size, batch_size, model.white_level):
-            found = _answered(model, names, images, answering) if names else []
+            found = _predict_batch(model, names, images, options) if names else []
             start = 0
             for image in skipped:
                 _write(writer, found[start : image.after])
@@ -75,9 +75,9 @@ def predict(
     return counts
 
 
-def _answered(model: Model, names: list[str], images: Images, answering: Answering) -> list[Prediction]:
-    probabilities = model.probabilities_of([images], answering.tta)
-    return predictions(names, probabilities, model.classes, answering.threshold)
+def _predict_batch(model: Model, names: list[str], images: Images, options: PredictOptions) -> list[Prediction]:
+    probabilities = model.probabilities_of([images], options.tta)
+    return predictions(names, probabilities, model.classes, options.threshold)
 
 
 def _write(writer: Writer, found: Sequence[Prediction]) -> None:

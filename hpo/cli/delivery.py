@@ -211,7 +211,7 @@ def predict_command(
     """
     from hpo.bundle.model import check_tta, load
     from hpo.bundle.output import STDOUT, check_output
-    from hpo.bundle.predict import Answering, predict
+    from hpo.bundle.predict import PredictOptions, predict
     from hpo.bundle.remote import local_bundle
     from hpo.cli.delivery_text import abstention_line, predicted_line
     from hpo.device import use_threads
@@ -222,14 +222,14 @@ def predict_command(
     with local_bundle(bundle, cache_folder(home)) as folder:
         model = load(folder, device)
     check_tta(tta, model.config.symmetry)
-    answering = Answering(tta)
+    options = PredictOptions(tta)
     if accuracy is not None:
         abstention = model.abstention(accuracy)
-        answering = Answering(tta, abstention.threshold)
+        options = PredictOptions(tta, abstention.threshold)
         click.echo(abstention_line(abstention, model.bundle.manifest, tta), err=True)
     with Ticker(beside_results=out == STDOUT) as ticker:
         counts = predict(
-            model, sources, out, answering=answering, batch_size=batch_size, progress=ticker.count,
+            model, sources, out, options=options, batch_size=batch_size, progress=ticker.count,
             on_unreadable=lambda image: ticker.remark(f"unreadable: {image.name}: {image.reason}"),
         )  # fmt: skip
     click.echo(predicted_line(counts), err=True)

@@ -17,12 +17,9 @@ import numpy as np
 
 from hpo.bundle.bundle import Extras, check_out, write_bundle
 from hpo.bundle.calibrate import calibration_of
-from hpo.bundle.manifest import (
-    Manifest,
-    Member,
-    Validation,
-)
+from hpo.bundle.manifest import Manifest, Member
 from hpo.bundle.model import pack_members
+from hpo.bundle.validation import Validation
 from hpo.delivery.ensemble_candidates import EnsembleCandidate, EnsembleCandidates
 from hpo.delivery.export import export_trial
 from hpo.delivery.selection import (

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpo.bundle.calibrate import altered_validation
-from hpo.bundle.manifest import Manifest, Validation
+from hpo.bundle.manifest import Manifest
+from hpo.bundle.validation import Validation
 from hpo.data import ImageDigests
 from hpo.data.dataset import Labels
 from hpo.data.names import shortened

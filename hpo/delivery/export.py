@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 
 from hpo.bundle.bundle import MODEL, Extras, check_out, write_bundle
 from hpo.bundle.calibrate import altered_validation, calibration_of
-from hpo.bundle.manifest import RESIZE_RULE, Manifest, Preprocessing, Validation, Weights, shared
+from hpo.bundle.manifest import RESIZE_RULE, Manifest, Preprocessing, Weights, shared
 from hpo.bundle.model import refuse_not_finite
+from hpo.bundle.validation import Validation
 from hpo.data import ImageDigests
 from hpo.delivery.original_weights import remember_weights
 from hpo.errors import BundleError

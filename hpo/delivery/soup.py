@@ -23,11 +23,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hpo.bundle.bundle import Extras, check_out, write_bundle
 from hpo.bundle.calibrate import calibration_of
-from hpo.bundle.manifest import Manifest, Validation
+from hpo.bundle.manifest import Manifest
 from hpo.bundle.model import (
     BATCH_SIZE,
 )
 from hpo.bundle.own_data import reopen_same
+from hpo.bundle.validation import Validation
 from hpo.data import Dataset, ImageDigests, Progress
 from hpo.delivery.ensemble import Joined
 from hpo.delivery.ensemble_candidates import EnsembleCandidate, EnsembleCandidates, trials_named

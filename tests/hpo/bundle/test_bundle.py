@@ -10,8 +10,9 @@ import pytest
 import hpo
 from hpo.bundle import bundle as module
 from hpo.bundle.bundle import CONFIG, IMAGES, MODEL, VALIDATION, Extras, check_out, read_bundle, write_bundle
-from hpo.bundle.manifest import FORMAT, Manifest, Validation, read_validation
+from hpo.bundle.manifest import FORMAT, Manifest
 from hpo.bundle.stored_metrics import METRICS, new_opening, record_opening, record_result
+from hpo.bundle.validation import Validation, read_validation
 from hpo.data import ImageDigests
 from hpo.errors import BundleError
 

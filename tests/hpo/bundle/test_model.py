@@ -8,7 +8,7 @@ from PIL import Image
 import hpo
 from hpo.bundle.bundle import Extras, write_bundle
 from hpo.bundle.calibrate import calibration_of
-from hpo.bundle.manifest import Validation
+from hpo.bundle.validation import Validation
 from hpo.errors import BundleError, DataError, UsageError
 from hpo.evaluation.calibration import abstention, probabilities
 from hpo.evaluation.metrics import wilson

@@ -9,7 +9,7 @@ from PIL import Image
 
 import hpo
 from hpo.bundle import predict as module
-from hpo.bundle.predict import Answering, Counts, predict
+from hpo.bundle.predict import Counts, PredictOptions, predict
 from hpo.errors import DataError, UsageError
 
 from .conftest import CLASSES, draw
@@ -33,8 +33,8 @@ def test_a_folder_with_all_below_it_is_predicted_as_one_by_one(model, images, tm
 
 def test_those_below_the_threshold_abstain_and_are_counted(model, images, tmp_path):
     sure = sorted(one.probability for one in model.predict(sorted(images.rglob("*.png")), tta="flips"))
-    answering = Answering(tta="flips", threshold=(sure[9] + sure[10]) / 2)
-    counts = predict(model, images, str(tmp_path / "out.json"), answering=answering, batch_size=30)
+    answering = PredictOptions(tta="flips", threshold=(sure[9] + sure[10]) / 2)
+    counts = predict(model, images, str(tmp_path / "out.json"), options=answering, batch_size=30)
     rows = json.loads((tmp_path / "out.json").read_text())
     assert counts == Counts(predicted=30, abstained=10)
     assert sum(row["label"] is None for row in rows) == sum(row["abstained"] for row in rows) == 10

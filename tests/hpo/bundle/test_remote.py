@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from hpo.bundle.bundle import CLASSES, CONFIG, MODEL, VALIDATION, read_bundle, write_bundle
-from hpo.bundle.manifest import Validation
 from hpo.bundle.remote import local_bundle, upload_bundle
 from hpo.bundle.stored_metrics import METRICS, new_opening, record_opening, record_result
+from hpo.bundle.validation import Validation
 from hpo.cli import main
 from hpo.errors import BundleError
 from storage import open_objects

@@ -9,9 +9,9 @@ import pytest
 import hpo
 from hpo.bundle.bundle import CLASSES, CONFIG, MODEL, read_bundle, write_bundle
 from hpo.bundle.calibrate import calibration_of
-from hpo.bundle.manifest import Validation
 from hpo.bundle.model import pack_members
 from hpo.bundle.stored_metrics import METRICS
+from hpo.bundle.validation import Validation
 from hpo.errors import BundleError
 from hpo.evaluation.calibration import probabilities, reliability
 from hpo.evaluation.metrics import report

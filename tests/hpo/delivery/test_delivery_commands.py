@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from hpo.bundle.bundle import Extras, read_bundle, write_bundle
-from hpo.bundle.manifest import Validation
+from hpo.bundle.validation import Validation
 from hpo.cli import main
 from hpo.data import ImageDigests
 

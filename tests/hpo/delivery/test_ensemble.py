@@ -10,8 +10,8 @@ import pytest
 import hpo
 from hpo.bundle.bundle import read_bundle
 from hpo.bundle.evaluate import evaluate
-from hpo.bundle.manifest import Validation
 from hpo.bundle.predict import predict
+from hpo.bundle.validation import Validation
 from hpo.cli.delivery_text import calibration_line, joined_lines
 from hpo.data import ImageDigests
 from hpo.delivery.ensemble import choose, cross_check, ensemble, join

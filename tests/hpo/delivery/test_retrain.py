@@ -9,7 +9,8 @@ from hpo.bundle.access_ledger import AccessCounts, AccessLedger
 from hpo.bundle.bundle import read_bundle, write_bundle
 from hpo.bundle.calibrate import calibration_of
 from hpo.bundle.evaluate import evaluate, evaluate_on, select
-from hpo.bundle.manifest import Member, Validation, Weights
+from hpo.bundle.manifest import Member, Weights
+from hpo.bundle.validation import Validation
 from hpo.cli.delivery_text import retrain_lines
 from hpo.data import DataOrigin, ImageDigests, SplitOptions, open_dataset, split_digest
 from hpo.delivery.original_weights import remember_weights

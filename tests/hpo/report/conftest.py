@@ -13,7 +13,8 @@ import torch
 
 from hpo.bundle.bundle import Bundle, write_bundle
 from hpo.bundle.calibrate import calibration_of
-from hpo.bundle.manifest import RESIZE_RULE, DataOrigin, Manifest, Preprocessing, Validation, Weights
+from hpo.bundle.manifest import RESIZE_RULE, DataOrigin, Manifest, Preprocessing, Weights
+from hpo.bundle.validation import Validation
 from hpo.data import SplitOptions, open_dataset
 from hpo.data.synthetic import write_cells
 from hpo.evaluation.metrics import report
