@@ -50,7 +50,7 @@ class Dihedral:
         out = images.copy()
         for number in range(1, 8):
             rows = np.flatnonzero(drawn == number)
-            out[rows] = _moved(images[rows], number)
+            out[rows] = _transformed(images[rows], number)
         return out
 
 
@@ -123,7 +123,7 @@ def reordered(images: Images, order: Sequence[int]) -> Images:
     return out.reshape(images.shape)
 
 
-def _moved(images: Images, number: int) -> Images:
+def _transformed(images: Images, number: int) -> Images:
     """Apply symmetry `number`: number % 4 quarter turns, after a left-right flip if number >= 4."""
     flipped = images[:, :, ::-1] if number >= 4 else images
     return np.rot90(flipped, number % 4, axes=(1, 2))
@@ -144,7 +144,7 @@ def _shears(slopes: Floats) -> Floats:
 SYMMETRIES: Mapping[Symmetry, npt.NDArray[np.int64]] = MappingProxyType(
     {"none": np.array([0]), "mirror": np.array([0, 4]), "dihedral": np.arange(8)}
 )
-"""The numbers, as in `_moved`, of the symmetries under which labels stay true."""
+"""The numbers, as in `_transformed`, of the symmetries under which labels stay true."""
 
 _ORDERS = tuple(permutations(range(3)))
 """The six orders of the channels; the first changes nothing."""

@@ -60,19 +60,19 @@ class StreamedFeed:
         ahead: deque[Future[Tensor]] = deque()
         try:
             for number, rows in enumerate(batches[done:], start=done):
-                ahead.append(pool.submit(self._made, rows, epoch, number))
+                ahead.append(pool.submit(self._make_batch, rows, epoch, number))
                 if len(ahead) > 2 * self._threads:
-                    yield self._moved(ahead.popleft().result())
+                    yield self._to_device(ahead.popleft().result())
             while ahead:
-                yield self._moved(ahead.popleft().result())
+                yield self._to_device(ahead.popleft().result())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _made(self, rows: Rows, epoch: int, number: int) -> Tensor:
+    def _make_batch(self, rows: Rows, epoch: int, number: int) -> Tensor:
         images = torch.from_numpy(self._make(rows, epoch, number))
         return images.pin_memory() if self._device.type == "cuda" else images
 
-    def _moved(self, images: Tensor) -> Tensor:
+    def _to_device(self, images: Tensor) -> Tensor:
         return images.to(self._device, non_blocking=True)
 
 

@@ -50,7 +50,7 @@ class Predictor:
             yield torch.from_numpy(np.require(batch, requirements=["C", "W"])).to(self._device)
 
 
-def outputs(network: nn.Module, batches: Iterable[Tensor], compute_format: ComputeFormat) -> Tensor:
+def compute_outputs(network: nn.Module, batches: Iterable[Tensor], compute_format: ComputeFormat) -> Tensor:
     """Return the outputs of `network` in evaluation mode for batches of network inputs, on the device.
 
     Batches are computed in pieces if the memory is not enough. Raises MemoryError if one image alone does not fit.

@@ -31,7 +31,7 @@ def training_feed(config: TrialConfig, part: Part, device: torch.device, runtime
     """
     if not augments(config):
         return plain_feed(part, device, runtime.should_stop)
-    return _streamed(Augmented(part, build_augmenter(config), runtime.seed), device, runtime)
+    return _streamed_feed(Augmented(part, build_augmenter(config), runtime.seed), device, runtime)
 
 
 def validation_feed(config: TrialConfig, part: Part, device: torch.device, runtime: Runtime) -> Feed:
@@ -40,10 +40,10 @@ def validation_feed(config: TrialConfig, part: Part, device: torch.device, runti
     if not config.validation_augmented:
         return plain_feed(part, device, runtime.should_stop)
     augmenter = build_augmenter(_VALIDATION.replace(image_size=config.image_size))
-    return _streamed(AugmentedOnce(part, augmenter, config.validation_augmented), device, runtime)
+    return _streamed_feed(AugmentedOnce(part, augmenter, config.validation_augmented), device, runtime)
 
 
-def _streamed(make: MakeBatch, device: torch.device, runtime: Runtime) -> StreamedFeed:
+def _streamed_feed(make: MakeBatch, device: torch.device, runtime: Runtime) -> StreamedFeed:
     cv2.setNumThreads(0)  # OpenCV's own threads would compete with ours and torch's
     return StreamedFeed(make, device, threads=runtime.preparing)
 

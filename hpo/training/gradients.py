@@ -60,13 +60,13 @@ class Gradients:
 
         Raises InfeasibleError if not even the smallest pieces fit.
         """
-        self._micro_batch.begin()
+        self._micro_batch.begin_step()
         self._statistics.keep()
         generators = generator_states(self._device)
         while True:
             outcome = attempt(lambda: self._attempt(inputs, targets))
             if not isinstance(outcome, Exhausted):
-                self._micro_batch.succeeded()
+                self._micro_batch.record_success()
                 return outcome
             self._undo(generators)
             self._micro_batch.halve(len(targets), self._fewest, outcome.reason)

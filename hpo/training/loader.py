@@ -18,7 +18,7 @@ from hpo.interruption import ShouldStop, until_stopped
 from hpo.models.classifier import Classifier, largest_unfreeze_depth
 from hpo.models.compute_format import ComputeFormat, Normaliser
 from hpo.models.feeds import Feed, plain_feed
-from hpo.models.inference import outputs
+from hpo.models.inference import compute_outputs
 from hpo.seeds import derive_seed
 from hpo.training.batches import augments, batch_count, epoch_batches, epoch_order
 from hpo.training.loss import Mixer
@@ -121,7 +121,7 @@ class ImageValidation:
         """Return (n, C) float32 in the part's order; raise TrainingInterrupted when stopped between two batches."""
         with closing(self._feed.epoch(self._rows, 0)) as images:
             inputs = map(self._normalise, until_stopped(images, self._should_stop))
-            return _numpy(outputs(model, inputs, self._format))
+            return _numpy(compute_outputs(model, inputs, self._format))
 
 
 class FeatureValidation:
@@ -138,7 +138,7 @@ class FeatureValidation:
         """Return (n, C) float32 in the part's order; raise TrainingInterrupted when stopped in the extraction."""
         if self._features is None:
             self._features = self._extract(model, self._part)
-        return _numpy(outputs(model.head, torch.split(self._features, self._batch_size), self._format))
+        return _numpy(compute_outputs(model.head, torch.split(self._features, self._batch_size), self._format))
 
 
 def _numpy(logits: Tensor) -> Logits:
@@ -166,7 +166,7 @@ class FeatureExtractor:
         with closing(feed.epoch(rows_in_order(len(part), self._batch_size), 0)) as images:
             inputs = map(self._normalise, until_stopped(images, self._should_stop))
             # A clone is an ordinary tensor, not one of inference mode, so training may save it for a backward pass.
-            return outputs(model.backbone, inputs, self._format).clone()
+            return compute_outputs(model.backbone, inputs, self._format).clone()
 
 
 def inputs_repeat(config: TrialConfig) -> bool:

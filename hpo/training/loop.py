@@ -63,7 +63,7 @@ def _one_epoch(run: Run) -> EpochResult:
             train_loss = _train(run)
         with position.timed("validation"):
             logits = run.validation.logits(run.learner.evaluated) if run.validation else None
-            metrics = _checked_metrics(run, logits)
+            metrics = _compute_metrics(run, logits)
     run.record_score(_score(run, metrics, train_loss))
     return EpochResult(
         epoch=run.position.epoch,
@@ -133,7 +133,7 @@ def _check_loss_is_finite(run: Run) -> None:
         )
 
 
-def _checked_metrics(run: Run, logits: Logits | None) -> dict[str, float]:
+def _compute_metrics(run: Run, logits: Logits | None) -> dict[str, float]:
     """Return the metrics of the epoch; raise TrialEnded if the logits are not finite or the run has collapsed."""
     part, epoch = run.data.val, run.position.epoch + 1
     if logits is None or part is None:

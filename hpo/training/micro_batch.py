@@ -92,7 +92,7 @@ class MicroBatch:
         self._size = self._written = size
         self._resumed = True
 
-    def begin(self) -> None:
+    def begin_step(self) -> None:
         """Prepare for a step: before the first one, read the stored size."""
         if self._free:
             return
@@ -100,9 +100,9 @@ class MicroBatch:
         self._free = max(1, free_memory(self._work.device))
         known = get_cached(self._cache, self._work.key) if self._cache is not None else None
         if known is not None and not self._resumed:
-            self._size = self._written = fitting(known["images"], known["free"], self._free)
+            self._size = self._written = images_that_fit(known["images"], known["free"], self._free)
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         """Record that a step fitted: store its size if it is new."""
         if self._size == self._written:
             return
@@ -129,7 +129,7 @@ class MicroBatch:
         log.warning("%s: out of memory with %s at a time; going on with %d", self._work, _images(largest), half)
 
 
-def fitting(images: int, free_then: int, free_now: int) -> int:
+def images_that_fit(images: int, free_then: int, free_now: int) -> int:
     """Return how many images fit with `free_now` free bytes, given that `images` fit with `free_then`."""
     return images * free_now // free_then if free_now > MORE * free_then else images
 

@@ -66,18 +66,18 @@ def choose_format(
     known = get_cached(cache, key)
     if known is not None:
         return ComputeFormat.from_dict(known)
-    chosen = fastest(config, model, device, should_stop)
+    chosen = measure_fastest(config, model, device, should_stop)
     # Of two workers that measure at once the second takes the first one's result, so both compute alike.
     return ComputeFormat.from_dict(get_or_set(cache, key, chosen.to_dict()))
 
 
-def fastest(
+def measure_fastest(
     config: TrialConfig, model: Classifier, device: torch.device, should_stop: ShouldStop = never
 ) -> ComputeFormat:
     """Measure a few training steps in each format; `model` and all generators stay unchanged."""
     with seeded(0, device):
         images = torch.rand(max(2, config.batch_size), 3, config.image_size, config.image_size, device=device)
-        images = images[: _small_enough(copy.deepcopy(model).to(device), images, should_stop)]
+        images = images[: _measurable_count(copy.deepcopy(model).to(device), images, should_stop)]
 
         def costs_of(count: int) -> dict[ComputeFormat, float]:
             few = images[:count]
@@ -124,16 +124,16 @@ def _cost(option: ComputeFormat, model: Classifier, images: torch.Tensor, should
     batch = images.to(option.dtype).contiguous(memory_format=option.memory_format)
     scaling = _Scaling(option, network, device)
     repeats = until_stopped(range(REPEATS), should_stop)
-    return min(_timed(lambda: _step(option, network, batch, scaling), device) for _ in repeats)
+    return min(_seconds_of(lambda: _step(option, network, batch, scaling), device) for _ in repeats)
 
 
-def _small_enough(network: Classifier, images: torch.Tensor, should_stop: ShouldStop) -> int:
+def _measurable_count(network: Classifier, images: torch.Tensor, should_stop: ShouldStop) -> int:
     """Return for how many of `images` a step takes about STEP_SECONDS; at least two, which BatchNorm needs."""
     few = images[: min(4, len(images))]
     step = ComputeFormat(channels_last=False)
     scaling = _Scaling(step, network, images.device)
     repeats = until_stopped(range(2), should_stop)
-    seconds = min(_timed(lambda: _step(step, network.train(), few, scaling), images.device) for _ in repeats)
+    seconds = min(_seconds_of(lambda: _step(step, network.train(), few, scaling), images.device) for _ in repeats)
     return max(2, min(len(images), int(len(few) * STEP_SECONDS / seconds)))
 
 
@@ -160,7 +160,7 @@ def _step(option: ComputeFormat, network: Classifier, batch: torch.Tensor, scali
     network.zero_grad(set_to_none=True)
 
 
-def _timed(action: Callable[[], None], device: torch.device) -> float:
+def _seconds_of(action: Callable[[], None], device: torch.device) -> float:
     """Return the seconds that `action` takes, including work on the device."""
     started = time.perf_counter()
     action()

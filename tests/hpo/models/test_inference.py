@@ -9,7 +9,7 @@ import torch
 
 from hpo.models import Predictor, build_model
 from hpo.models.compute_format import ComputeFormat, Normaliser
-from hpo.models.inference import outputs
+from hpo.models.inference import compute_outputs
 from hpo.training import FitData
 from search_spaces import TrialConfig
 
@@ -74,5 +74,5 @@ def test_a_call_moves_nothing_and_leaves_the_mode_alone(config: Make, monkeypatc
 def test_the_mode_is_restored_after_an_error() -> None:
     network = torch.nn.Linear(2, 1).train()
     with pytest.raises(RuntimeError, match="shape"):
-        outputs(network, [torch.zeros(1, 3)], ComputeFormat())
+        compute_outputs(network, [torch.zeros(1, 3)], ComputeFormat())
     assert network.training

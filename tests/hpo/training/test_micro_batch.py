@@ -12,7 +12,7 @@ from hpo.errors import InfeasibleError
 from hpo.models import build_model
 from hpo.models.compute_format import ComputeFormat
 from hpo.training import micro_batch as microbatch
-from hpo.training.micro_batch import MicroBatch, Workload, fitting, workload
+from hpo.training.micro_batch import MicroBatch, Workload, images_that_fit, workload
 from hpo.training.tuning import NAME
 from search_spaces import TrialConfig
 
@@ -29,16 +29,16 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 def found(work: Workload, cache: Path | None, images: int, size: int) -> MicroBatch:
     """Simulate a run whose batches of `images` fit in pieces of at most `size`."""
     run = MicroBatch(work, cache)
-    run.begin()
+    run.begin_step()
     while run.size is None or run.size > size:
         run.halve(images, 1, "full")
-    run.succeeded()
+    run.record_success()
     return run
 
 
 def begun(work: Workload, cache: Path | None) -> int | None:
     run = MicroBatch(work, cache)
-    run.begin()
+    run.begin_step()
     return run.size
 
 
@@ -54,7 +54,7 @@ def test_a_size_is_stored_for_runs_of_the_same_kind(tmp_path: Path, free: Callab
 
 def test_a_size_that_failed_is_not_stored(tmp_path: Path) -> None:
     run = MicroBatch(WORK, tmp_path)
-    run.begin()
+    run.begin_step()
     run.halve(64, 1, "full")
     assert begun(WORK, tmp_path) is None
 
@@ -62,7 +62,7 @@ def test_a_size_that_failed_is_not_stored(tmp_path: Path) -> None:
 def test_a_size_is_written_once(tmp_path: Path) -> None:
     run = found(WORK, tmp_path, images=64, size=16)
     (tmp_path / NAME).unlink()
-    run.succeeded()
+    run.record_success()
     assert not (tmp_path / NAME).exists()
 
 
@@ -93,7 +93,7 @@ def test_a_larger_size_that_fails_is_replaced(tmp_path: Path, free: Callable[[in
 
 @pytest.mark.parametrize(("now", "images"), [(10, 12), (100, 12), (124, 12), (150, 18), (1000, 120)])
 def test_images_grow_with_the_memory(now: int, images: int) -> None:
-    assert fitting(12, 100, now) == images
+    assert images_that_fit(12, 100, now) == images
 
 
 def test_a_run_that_resumes_keeps_its_size(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_run_that_resumes_keeps_its_size(tmp_path: Path) -> None:
     for size in (None, 4):
         run = MicroBatch(WORK, tmp_path)
         run.resume(size)
-        run.begin()
+        run.begin_step()
         assert run.size == size
 
 

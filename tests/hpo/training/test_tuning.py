@@ -15,7 +15,7 @@ from hpo.models import build_model
 from hpo.models.classifier import Classifier
 from hpo.models.compute_format import ComputeFormat
 from hpo.training import tuning as precision_module
-from hpo.training.tuning import NAME, choose_format, recall, remember
+from hpo.training.tuning import NAME, choose_format, get_cached, set_cached
 from search_spaces import TrialConfig
 
 Make = Callable[..., TrialConfig]
@@ -28,7 +28,7 @@ def model(config: Make) -> Classifier:
 
 
 def test_without_a_cache_nothing_is_measured(config: Make, model: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(precision_module, "fastest")
+    monkeypatch.delattr(precision_module, "measure_fastest")
     assert choose_format(config(), model, CPU, None) == ComputeFormat("fp32")
     assert choose_format(config(precision="bf16"), model, CPU, None) == ComputeFormat("bf16")
     for supported, expected in ((True, "bf16"), (False, "fp16")):
@@ -41,7 +41,7 @@ def test_a_measurement_is_made_once_and_stored(
 ) -> None:
     chosen = choose_format(config(batch_size=4), model, CPU, tmp_path)
     assert len(json.loads((tmp_path / NAME).read_text())) == 1
-    monkeypatch.delattr(precision_module, "fastest")
+    monkeypatch.delattr(precision_module, "measure_fastest")
     assert choose_format(config(batch_size=4), model, CPU, tmp_path) == chosen
     with pytest.raises(NameError):
         choose_format(config(image_size=40), model, CPU, tmp_path)
@@ -78,8 +78,8 @@ def test_a_lower_precision_must_be_clearly_faster(
         action()
         return clock[running[-1]]
 
-    monkeypatch.setattr(precision_module, "_timed", timed)
-    assert precision_module.fastest(config(), model, CPU).precision == expected
+    monkeypatch.setattr(precision_module, "_seconds_of", timed)
+    assert precision_module.measure_fastest(config(), model, CPU).precision == expected
 
 
 @pytest.mark.parametrize(("supported", "second"), [(True, "bf16"), (False, "fp16")])
@@ -128,10 +128,10 @@ def test_a_step_of_fp16_is_timed_with_its_pass_over_the_gradients(model: Classif
 @pytest.mark.parametrize("content", ["", "{", "[1]", "\x00"])
 def test_a_damaged_cache_is_ignored(tmp_path: Path, content: str) -> None:
     (tmp_path / NAME).write_text(content)
-    assert recall(tmp_path, "a") is None
-    remember(tmp_path, "a", {"b": 1})
-    remember(tmp_path, "c", 2)
-    assert (recall(tmp_path, "a"), recall(tmp_path, "c")) == ({"b": 1}, 2)
+    assert get_cached(tmp_path, "a") is None
+    set_cached(tmp_path, "a", {"b": 1})
+    set_cached(tmp_path, "c", 2)
+    assert (get_cached(tmp_path, "a"), get_cached(tmp_path, "c")) == ({"b": 1}, 2)
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
@@ -140,7 +140,7 @@ def test_the_umask_decides_who_may_read_the_measurements(tmp_path: Path, umask: 
     """Users of a shared cache share the file: one that another user could not read was replaced without its entries."""
     before = os.umask(umask)
     try:
-        remember(tmp_path, "a", 1)
+        set_cached(tmp_path, "a", 1)
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / NAME).stat().st_mode) == mode
