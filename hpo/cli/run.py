@@ -100,9 +100,9 @@ def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weigh
 def found(db: Database, plan: Plan, home: Path) -> tuple[optuna.Study, Dataset]:
     """Try the backbones, decode the images, create or open the study; each step is told on stderr."""
     from hpo.cli.progress import counting
-    from hpo.search.plan import as_made, check_models, create_or_open_study, open_data
+    from hpo.search.plan import check_models, create_or_open_study, open_data, with_earlier_space
 
-    plan, note = as_made(db, plan)
+    plan, note = with_earlier_space(db, plan)
     if note:
         click.echo(note, err=True)
     if (symmetry := plan.space.fixed.get("symmetry")) is not None:
@@ -145,12 +145,12 @@ def run_command(ctx: click.Context, /, trials: int | None, timeout: timedelta | 
     resolve_device(staff.device)  # a wrong one is told before the images are decoded
     with connected(staff.storage, staff.home, initialise=True, start_timeout=STARTING) as db:
         study, _ = found(db, plan, staff.home)
-        from hpo.search.plan import set_budget, settle_deadline
+        from hpo.search.plan import keep_or_lift_deadline, set_budget
         from storage import Worker
 
         if timeout is not None:  # what getting ready took is part of it
             timeout = max(timedelta(), timeout - timedelta(seconds=time.monotonic() - started))
-        elif line := settle_deadline(db, study):
+        elif line := keep_or_lift_deadline(db, study):
             click.echo(f"study {study.study_name}: {line}", err=True)
         set_budget(db, study, trials, timeout, run=Worker())
         team, look = start_workers(db, study, plan, staff)
@@ -158,45 +158,45 @@ def run_command(ctx: click.Context, /, trials: int | None, timeout: timedelta | 
     ctx.exit(code)
 
 
-def summarise(overview: StudyStatus, team: LocalWorkers) -> int:
+def summarise(status: StudyStatus, team: LocalWorkers) -> int:
     """Print how it ended and what to do next; the exit code."""
     from rich.console import Console
 
     from hpo.cli.status import draw
 
-    Console().print(draw(overview, shown=len(overview.lines)))
-    code = stopped(overview, team)
+    Console().print(draw(status, shown=len(status.trials)))
+    code = stopped(status, team)
     if code is not None:
         return code
-    spent = overview.limits.trials is not None and overview.counts["finished"] >= overview.limits.trials
+    spent = status.limits.trials is not None and status.counts["finished"] >= status.limits.trials
     if spent:
-        for line in untried(overview):
+        for line in untried(status):
             click.echo(line, err=True)
-    if overview.best is not None:
-        click.echo(f"\nnext: {hint('export-best', study=overview.study, out='best/')}")
-    check_alive(overview, team)
-    if overview.best is None and overview.counts["finished"]:
-        click.echo(f"\n{without_a_model(overview)}", err=True)
+    if status.best is not None:
+        click.echo(f"\nnext: {hint('export-best', study=status.study, out='best/')}")
+    check_alive(status, team)
+    if status.best is None and status.counts["finished"]:
+        click.echo(f"\n{without_a_model(status)}", err=True)
         return 1
-    if overview.out_of_time and not overview.counts["finished"]:
+    if status.out_of_time and not status.counts["finished"]:
         click.echo("\nthe time was up before a trial was finished: give a longer --timeout, or none", err=True)
     # A worker that died is no failure where others have gone on with its trial.
     return 1 if team.died and not spent else 0
 
 
-def untried(overview: StudyStatus) -> list[str]:
+def untried(status: StudyStatus) -> list[str]:
     """What a spent budget of trials leaves waiting, a line each."""
-    waiting = [line for line in overview.lines if line.state == "waiting"]
+    waiting = [line for line in status.trials if line.state == "waiting"]
     begun = sum(line.worker is not None for line in waiting)
     counts = {"interrupted trials that stay as they are": begun, "known-good points not tried": len(waiting) - begun}
-    room = overview.counts["finished"] + len(waiting)
-    reached = f"--trials {overview.limits.trials} is reached, --trials {room} has room for them"
+    room = status.counts["finished"] + len(waiting)
+    reached = f"--trials {status.limits.trials} is reached, --trials {room} has room for them"
     return [f"{what}: {count}; {reached}" for what, count in counts.items() if count]
 
 
-def without_a_model(overview: StudyStatus) -> str:
+def without_a_model(status: StudyStatus) -> str:
     """Why no trial of a search is usable, and what to change; the same search again would give the same."""
-    ended = [line for line in overview.lines if line.state in ("pruned", "failed")]
+    ended = [line for line in status.trials if line.state in ("pruned", "failed")]
     diverged, memory = (sum(name in line.violated for line in ended) for name in ("diverged", "memory"))
     failed = sum(line.state == "failed" for line in ended)
     pruned = len(ended) - diverged - memory - failed

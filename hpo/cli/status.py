@@ -46,14 +46,12 @@ SHOWN = 12
 """Trials in the table: the running ones and the latest finished."""
 
 
-def draw(overview: StudyStatus, shown: int = SHOWN) -> RenderableType:
+def draw(status: StudyStatus, shown: int = SHOWN) -> RenderableType:
     """A head line with a bar, what the workers are told, the trials, who trains, the best so far."""
-    leases = [lease_table(overview.leases), Text()] if overview.leases else []
+    leases = [lease_table(status.leases), Text()] if status.leases else []
     # Who trains takes its lines from the finished trials: a live view is cut at the end of the screen.
-    trials = _table(overview, shown - len(overview.leases) - 2 if leases else shown)
-    return Group(
-        _head(overview), *_told(overview), Text(), trials, Text(), *leases, *_redone(overview), best_line(overview)
-    )
+    trials = _table(status, shown - len(status.leases) - 2 if leases else shown)
+    return Group(_head(status), *_told(status), Text(), trials, Text(), *leases, *_redone(status), best_line(status))
 
 
 class _Fitting:
@@ -68,15 +66,15 @@ class _Fitting:
         yield self._wide if columns <= options.max_width else self._narrow
 
 
-def _head(overview: StudyStatus) -> RenderableType:
-    counts, limit = overview.counts, overview.limits.trials
+def _head(status: StudyStatus) -> RenderableType:
+    counts, limit = status.counts, status.limits.trials
     bar = ProgressBar(total=limit or max(1, counts["finished"]), completed=counts["finished"], width=24)
     states = Text("  ").join(
         Text(f"{counts[state]} {state}", style=_STYLES[state]) for state in _STYLES if counts[state]
     )
-    name = Text(overview.study, style="bold", overflow="fold")
+    name = Text(status.study, style="bold", overflow="fold")
     done = Text(f"{counts['finished']} of {limit} trials" if limit else f"{counts['finished']} trials")
-    left = _time_left(overview)
+    left = _time_left(status)
     narrow = Group(name, _in_line(bar), done, states, *([Text(left)] if left else []))
     return _Fitting(_in_line(name, bar, done, states, left), narrow, at_least=False)
 
@@ -89,68 +87,68 @@ def _in_line(*parts: RenderableType) -> Table:
     return grid
 
 
-def _told(overview: StudyStatus) -> list[Text]:
+def _told(status: StudyStatus) -> list[Text]:
     """What a study that does not run needs; nothing where it runs."""
-    resume = f"`{hint('resume', study=overview.study)}`"
+    resume = f"`{hint('resume', study=status.study)}`"
     lines = {
         "pause": f"paused: its workers wait, {resume} lets them go on",
         "stop": f"stopped: no trial is given out, {resume} allows workers again",
     }
-    if overview.control in lines:
-        return [Text(lines[overview.control], style="yellow")]
-    idle = not overview.leases and any(line.state == "waiting" and line.epoch for line in overview.lines)
-    way = "`hpo run` with another --timeout, or with none," if overview.out_of_time else "`hpo run` or `hpo worker`"
+    if status.control in lines:
+        return [Text(lines[status.control], style="yellow")]
+    idle = not status.leases and any(line.state == "waiting" and line.epoch for line in status.trials)
+    way = "`hpo run` with another --timeout, or with none," if status.out_of_time else "`hpo run` or `hpo worker`"
     return [Text(f"nobody trains: {way} goes on", style="yellow")] if idle else []
 
 
-def _redone(overview: StudyStatus) -> list[Text]:
-    if overview.redone < 0.05:
+def _redone(status: StudyStatus) -> list[Text]:
+    if status.redone < 0.05:
         return []
-    return [Text(f"{overview.redone:.1f} epochs were trained again after interruptions", style="dim"), Text()]
+    return [Text(f"{status.redone:.1f} epochs were trained again after interruptions", style="dim"), Text()]
 
 
-def _time_left(overview: StudyStatus) -> str:
-    spent = overview.limits.trials is not None and overview.counts["finished"] >= overview.limits.trials
-    if overview.limits.deadline is None or spent:
+def _time_left(status: StudyStatus) -> str:
+    spent = status.limits.trials is not None and status.counts["finished"] >= status.limits.trials
+    if status.limits.deadline is None or spent:
         return ""
-    left = overview.limits.deadline - overview.now
+    left = status.limits.deadline - status.now
     return f"{clock(left.total_seconds())} left" if left > timedelta() else "time is up"
 
 
-def _table(overview: StudyStatus, shown: int) -> RenderableType:
+def _table(status: StudyStatus, shown: int) -> RenderableType:
     """The trials; without their curves and what they try where the terminal is too narrow for these."""
-    lines = _latest(overview.lines, shown)
+    lines = _latest(status.trials, shown)
     if not lines:
         return Text("no trial has started yet", style="dim")
-    return _Fitting(_wide_table(overview, lines), _narrow_table(overview, lines), at_least=True)
+    return _Fitting(_wide_table(status, lines), _narrow_table(status, lines), at_least=True)
 
 
-def _wide_table(overview: StudyStatus, lines: Sequence[TrialStatus]) -> Table:
+def _wide_table(status: StudyStatus, lines: Sequence[TrialStatus]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("trial", "state", "epoch", overview.metric, "curve", "time"):
-        right = title in ("trial", "epoch", overview.metric, "time")
+    for title in ("trial", "state", "epoch", status.metric, "curve", "time"):
+        right = title in ("trial", "epoch", status.metric, "time")
         table.add_column(title, justify="right" if right else "left", no_wrap=True)
     table.add_column("what it tries", min_width=_LEAST_TRIED)
     for line in lines:
-        number, state, epoch, value, time = _cells(overview, line)
+        number, state, epoch, value, time = _cells(status, line)
         # in a column that may wrap, so that a narrow terminal takes its width first; but one line it stays
         tried = Text(line.reason or parameters(line), no_wrap=True, overflow="ellipsis")
         table.add_row(number, state, epoch, value, sparkline(line.curve), time, tried)
     return table
 
 
-def _narrow_table(overview: StudyStatus, lines: Sequence[TrialStatus]) -> Table:
+def _narrow_table(status: StudyStatus, lines: Sequence[TrialStatus]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
-    for title in ("trial", "state", "epoch", overview.metric, "time"):
+    for title in ("trial", "state", "epoch", status.metric, "time"):
         table.add_column(title, justify="left" if title == "state" else "right", overflow="fold")
     for line in lines:
-        table.add_row(*_cells(overview, line))
+        table.add_row(*_cells(status, line))
     return table
 
 
-def _cells(overview: StudyStatus, line: TrialStatus) -> tuple[str, Text, str, str, str]:
+def _cells(status: StudyStatus, line: TrialStatus) -> tuple[str, Text, str, str, str]:
     """Number, state, epoch, value and time of a trial."""
-    best = overview.best
+    best = status.best
     star = " ★" if best and line.number == best.number else ""
     epoch = f"{line.epoch}/{line.epochs}" if line.epochs else str(line.epoch or "")
     value = "" if line.value is None else f"{line.value:.4f}"
@@ -189,9 +187,9 @@ def _latest(lines: Sequence[TrialStatus], shown: int) -> list[TrialStatus]:
     return sorted(others[max(0, len(others) - rest) :] + running, key=lambda line: line.number)
 
 
-def best_line(overview: StudyStatus) -> Text:
+def best_line(status: StudyStatus) -> Text:
     """`best  trial 7  0.9825  learning_rate=0.0031 …`, or that there is none yet."""
-    best = overview.best
+    best = status.best
     if best is None or best.value is None:
         return Text("no complete trial yet", style="dim")
     text = Text.assemble(("best ", "bold"), f" trial {best.number}  ", (f"{best.value:.4f}", "bold green"), "  ")
@@ -206,17 +204,16 @@ def parameters(line: TrialStatus) -> str:
     )
 
 
-def plain_line(overview: StudyStatus, line: TrialStatus) -> str:
+def plain_line(status: StudyStatus, line: TrialStatus) -> str:
     """One finished trial as one line, for logs and pipes."""
-    counts, best = overview.counts, overview.best
+    counts, best = status.counts, status.best
     value = "-" if line.value is None else f"{line.value:.4f}"
     top = f"best {best.value:.4f} (trial {best.number})" if best else "no complete trial yet"
     run = f" ({line.params[RUN]})" if RUN in line.params else ""  # of a roster
     return (
-        f"trial {line.number}{run} {line.state}, {overview.metric} {value} after {line.epoch} "
+        f"trial {line.number}{run} {line.state}, {status.metric} {value} after {line.epoch} "
         f"epoch{'' if line.epoch == 1 else 's'}, {clock(line.seconds)}; "
-        f"{counts['finished']} of {overview.limits.trials} finished, {top}"
-        + (f"; {line.reason}" if line.reason else "")
+        f"{counts['finished']} of {status.limits.trials} finished, {top}" + (f"; {line.reason}" if line.reason else "")
     )
 
 

@@ -66,22 +66,22 @@ def trials_command(study: str, storage: str | None, home: Path, as_json: bool, a
     with existing(storage, home, study) as (db, found):
         from hpo.search.status import StudyReader
 
-        overview = StudyReader(db, found)()
-        rows = _trials(overview, found)
+        status = StudyReader(db, found)()
+        rows = _trials(status, found)
     if as_json:
         click.echo(strict_json(rows, indent=2))
     elif as_csv:
         _print_csv(rows)
     else:
-        _print_table(["trial", "state", overview.metric, "parameters", "reason"], [_cells(row) for row in rows])
+        _print_table(["trial", "state", status.metric, "parameters", "reason"], [_cells(row) for row in rows])
 
 
-def _trials(overview: StudyStatus, study: optuna.Study) -> list[dict[str, Any]]:
+def _trials(status: StudyStatus, study: optuna.Study) -> list[dict[str, Any]]:
     """Each trial as its row of JSON has it."""
     times = {one.number: (one.datetime_start, one.datetime_complete) for one in study.get_trials(deepcopy=False)}
     return [
         {**line.to_dict(), **dict(zip(("start", "end"), map(_utc, times[line.number]), strict=True))}
-        for line in overview.lines
+        for line in status.trials
     ]
 
 

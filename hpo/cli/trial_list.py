@@ -93,11 +93,11 @@ def train_trial_list(
     if not _unfinished(study):
         return
     team, look = start_workers(db, study, plan, staff)
-    overview = look()
-    code = stopped(overview, team)
+    status = look()
+    code = stopped(status, team)
     if code is not None:
         ctx.exit(code)
-    check_alive(overview, team)
+    check_alive(status, team)
     if left := _unfinished(study):
         click.echo(f"hpo: {left} runs are not finished; the same command goes on with them", err=True)
         ctx.exit(1)

@@ -87,44 +87,44 @@ def _watch_lines(team: LocalWorkers, look: Callable[[], StudyStatus]) -> None:
     """A line for each trial that finishes, for each that waits for something, and for each worker that dies."""
     from hpo.cli.status import plain_line
 
-    overview = look()
-    told = {line.number for line in overview.lines if line.state in ("complete", "pruned", "failed")}
+    status = look()
+    told = {line.number for line in status.trials if line.state in ("complete", "pruned", "failed")}
     noted: set[str] = set()
     control, died = "run", 0
     while True:
         team.poll(timeout=INTERVAL / max(1, team.working))
-        overview = look()
-        if overview.control != control:
-            control = overview.control
-            click.echo(f"study {overview.study} is told to {control}")
-        news = [f"trial {lease.number} {lease.note}" for lease in overview.leases if lease.note]
+        status = look()
+        if status.control != control:
+            control = status.control
+            click.echo(f"study {status.study} is told to {control}")
+        news = [f"trial {lease.number} {lease.note}" for lease in status.leases if lease.note]
         for text in [*team.died[died:], *(text for text in news if text not in noted)]:
             click.echo(f"hpo: {text}", err=True)
         died, noted = len(team.died), set(news)
-        for line in overview.lines:
+        for line in status.trials:
             if line.number not in told and line.state in ("complete", "pruned", "failed"):
                 told.add(line.number)
-                click.echo(plain_line(overview, line))
+                click.echo(plain_line(status, line))
         if not team.working:
             return
 
 
-def stopped(overview: StudyStatus, team: LocalWorkers) -> int | None:
+def stopped(status: StudyStatus, team: LocalWorkers) -> int | None:
     """Tell which workers died, and whether somebody stopped the work; the exit code then, None where nobody did."""
     for line in team.died:
         click.echo(f"hpo: {line}", err=True)
     if team.stopping:
-        paused = f", after `{hint('resume', study=overview.study)}`" if overview.control == "pause" else ""
+        paused = f", after `{hint('resume', study=status.study)}`" if status.control == "pause" else ""
         click.echo(f"\nstopped; the same command goes on from here{paused}", err=True)
         return INTERRUPTED
-    if overview.control == "stop":
-        again = f"`{hint('resume', study=overview.study)}` or the same command goes on"
+    if status.control == "stop":
+        again = f"`{hint('resume', study=status.study)}` or the same command goes on"
         click.echo(f"\nstopped by `hpo stop`; {again}", err=True)
         return 0
     return None
 
 
-def check_alive(overview: StudyStatus, team: LocalWorkers) -> None:
+def check_alive(status: StudyStatus, team: LocalWorkers) -> None:
     """HpoError where every worker died before a trial was finished."""
-    if team.died and not overview.counts["finished"]:
+    if team.died and not status.counts["finished"]:
         raise HpoError("no worker stayed alive; their logs say why")

@@ -137,20 +137,20 @@ class StudyData:
 
 def read_study(db: Database, study: optuna.Study) -> StudyData:
     """The facts of `study` as it stands; StudyError where it is none of ours."""
-    overview = StudyReader(db, study)()
+    status = StudyReader(db, study)()
     frozen = study.get_trials(deepcopy=False)
     start = _first_start(frozen)
-    lines = {line.number: line for line in overview.lines}
+    lines = {line.number: line for line in status.trials}
     trials = [_trial(trial, lines[trial.number], start) for trial in frozen if trial.number in lines]
     facts = StudyData(
-        study.study_name, read_spec(study), trials, _best(overview), overview.limits.trials,
+        study.study_name, read_spec(study), trials, _best(status), status.limits.trials,
         command=stored_command(study),
     )  # fmt: skip
     return replace(facts, importance=importances(frozen)) if facts.searches else facts
 
 
-def _best(overview: StudyStatus) -> int | None:
-    return overview.best.number if overview.best else None
+def _best(status: StudyStatus) -> int | None:
+    return status.best.number if status.best else None
 
 
 def _first_start(trials: Sequence[FrozenTrial]) -> datetime | None:

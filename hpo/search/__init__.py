@@ -1,1 +1,1 @@
-"""Search: from what the user asked for to a study, and from a study to trained trials. The one user of optuna here."""
+"""Search: from the user's request to a study, and from a study to trained trials. Only this room asks optuna for configurations."""

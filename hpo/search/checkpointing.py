@@ -1,4 +1,4 @@
-"""The checkpoints of one trial: what is written after an epoch or at a stop, and what the next owner goes on from."""
+"""The checkpoints of one trial: written after each epoch and at a stop, read by the next attempt."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class TrialFiles:
-    """Reads and writes the checkpoints of trial `number`, under the fencing token of its present owner."""
+    """Reads and writes the checkpoints of trial `number`, under the fencing token of its lease."""
 
     store: CheckpointStore
     number: int
     token: int
     reference: dict[str, Any] = field(default_factory=dict)
-    """Names of the newest versions: what the lease says of them."""
+    """Names of the newest versions and their epoch, as stored with the lease."""
     origin: Mapping[str, Any] = field(default_factory=dict)
-    """`checkpoint_origin` of the trial, once its configuration is known: noted in every checkpoint."""
+    """The `checkpoint_origin` of the trial, once its configuration is known; it is stored in every checkpoint."""
 
     def keep_best(self, result: EpochResult, weights: bytes, labels: Labels) -> None:
         """Write the weights of the best epoch so far, with its predictions on the validation part."""
@@ -38,14 +38,14 @@ class TrialFiles:
         self._write("best", files, {"epoch": result.epoch, "metrics": dict(result.metrics)})
 
     def keep_latest(self, snapshot: Snapshot, progress: TrialProgress, position: float) -> None:
-        """Write the state to go on from, `position` epochs into the run."""
+        """Write the state to resume from, `position` epochs into the run."""
         files = {"resume.safetensors": snapshot.resume, "state.json": json.dumps(dict(snapshot.state)).encode()}
         notes = {"position": position, "progress": progress.to_dict()}
         self._write("latest", files, notes)
         self.reference |= {"epoch": progress.epochs, "position": position}
 
     def latest(self) -> tuple[Snapshot, Mapping[str, Any]] | None:
-        """The state that an interrupted run of the trial left, and its notes; None where there is none."""
+        """Return the state that an earlier attempt left, and its notes; None where there is none to resume from."""
         if not self.store.has(self.number, "latest"):
             if "latest" in self.reference:
                 log.warning(
@@ -60,7 +60,7 @@ class TrialFiles:
         except StoreUnavailableError:
             raise
         except CheckpointError as error:
-            # Raised from here it would meet every worker that takes the trial up, for ever; epochs can be done again.
+            # Raised from here, the error would end every worker that claims the trial; epochs can be repeated.
             log.warning("trial %d starts anew: %s", self.number, error)
             return None
         if (why := self._foreign(checkpoint)) is not None:
@@ -69,7 +69,7 @@ class TrialFiles:
         for damage in checkpoint.damaged:
             log.warning("trial %d goes on from an older checkpoint: %s", self.number, damage)
         self.reference["latest"] = checkpoint.name
-        if checkpoint.damaged:  # two that are whole again, before another is damaged
+        if checkpoint.damaged:  # write a second whole version, before another one is damaged
             self.store.discard_damaged(self.number, "latest")
             self._write("latest", checkpoint.files, checkpoint.info)
         state = json.loads(checkpoint.files["state.json"])
@@ -79,7 +79,7 @@ class TrialFiles:
         return Snapshot(checkpoint.files["resume.safetensors"], state), checkpoint.info
 
     def _foreign(self, checkpoint: Checkpoint) -> str | None:
-        """Why the checkpoint is another trial's; None where it is this one's, as far as its notes tell."""
+        """Return why the checkpoint belongs to another trial; None where its notes do not say so."""
         return foreign_checkpoint(checkpoint.info, self.origin["config"], self.origin["seed"]) if self.origin else None
 
     def _write(self, kind: Any, files: Mapping[str, bytes], notes: Mapping[str, Any]) -> None:
@@ -88,7 +88,7 @@ class TrialFiles:
 
 
 def _predictions(labels: Labels, result: EpochResult) -> dict[str, bytes]:
-    """Validation logits and labels as .npy beside the weights: what reports, calibration and ensembles start from."""
+    """Return validation logits (N, classes) and labels (N,) as .npy: reports, calibration and ensembles read them."""
     if result.logits is None:
         return {}
     return {"logits.npy": _npy(result.logits), "labels.npy": _npy(labels)}

@@ -1,6 +1,6 @@
-"""From what the user asked for to a study that can be worked on: whatever can be checked before training is.
+"""Plan: from the user's request to a study that workers can join; all that can be checked before training is checked.
 
-The order is cheap first: names, space, database, weights, and only then the images are decoded.
+The cheap checks come first: names, space, database, weights, and only then the images are decoded.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ DEFAULT_TRIALS = 50
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study is to be."""
+    """What a study is made from."""
 
     data: Path
     study: str
@@ -68,14 +68,14 @@ class Plan:
     split: SplitOptions
     max_unreadable: float
     earlier: SearchSpace | None = None
-    """The space as it was before `symmetry` was a field: what a study that was made then goes on with."""
+    """The space as it was before `symmetry` was a field: a study that was made then goes on with it."""
 
 
-def as_made(db: Database, plan: Plan) -> tuple[Plan, str | None]:
-    """The plan for a study as it was made, and what is to be told of it.
+def with_earlier_space(db: Database, plan: Plan) -> tuple[Plan, str | None]:
+    """Return the plan with the space that the study was made with, and a line that tells the user so, or None.
 
-    Before `symmetry` was a field all spaces mirrored and turned images. A study of that time goes on so by the command
-    that made it.
+    Before `symmetry` was a field, all spaces mirrored and turned images. The command that made a study then still
+    continues it that way.
     """
     earlier = plan.earlier
     if earlier is None or earlier.fingerprint == plan.space.fingerprint or plan.study not in study_names(db):
@@ -92,7 +92,7 @@ def as_made(db: Database, plan: Plan) -> tuple[Plan, str | None]:
 def earlier_space(
     name: str, *, backbone: str | None = None, weights: Path | None = None, fixed: tuple[str, ...] = ()
 ) -> SearchSpace | None:
-    """What `resolve_space` gave for the same arguments before `symmetry` was a field; None where they name it."""
+    """Return what `resolve_space` gave before `symmetry` was a field; None where the arguments name that field."""
     if "symmetry" in assignments(fixed):
         return None
     try:
@@ -104,7 +104,7 @@ def earlier_space(
             edition=earlier_edition(name),
         )
     except SpaceError:
-        return None  # this command could make no study then
+        return None  # the command could not make a study then
 
 
 def resolve_space(
@@ -115,34 +115,34 @@ def resolve_space(
     fixed: Iterable[str] = (),
     edition: SearchSpace | None = None,
 ) -> SearchSpace:
-    """The space `name` with `key=value` texts, `backbone` and `weights` fixed in it.
+    """Return the space `name` with `key=value` texts, `backbone` and `weights` fixed in it.
 
-    Weights that name their architecture (a .json beside them) choose the backbone when nothing else does; a space that
-    names another one, or starts from random weights, is not changed by them in silence (UsageError). An `edition` of
-    the space takes the place of today's.
+    Weights that name their architecture (in a .json beside them) choose the backbone when nothing else does. UsageError
+    where the space names another backbone, or starts from random weights. An `edition` of the space takes the place of
+    today's.
     """
     space = edition or load_space(name)
     values = assignments(fixed)
     if backbone is not None:
-        _refuse_for_baselines(backbone, space)
-        _agree("--backbone ", backbone, values, "backbone")
+        _refuse_backbone_of_baseline(backbone, space)
+        _set_once("--backbone ", backbone, values, "backbone")
     if weights is not None:
-        _agree("--weights ", str(weights.resolve()), values, "weights")
-        _agree_to_pretrain(weights, space, values)
-        _agree_on_backbone(weights, space, values)
+        _set_once("--weights ", str(weights.resolve()), values, "weights")
+        _require_pretrained(weights, space, values)
+        _choose_backbone(weights, space, values)
     chosen = space.with_fixed(values)
     check_given(values, chosen.fixed, chosen.dimensions)
     return chosen
 
 
-def _refuse_for_baselines(backbone: str, space: SearchSpace) -> None:
+def _refuse_backbone_of_baseline(backbone: str, space: SearchSpace) -> None:
     from hpo.models.baselines import is_baseline
 
     if is_baseline(str(space.fixed.get("backbone"))) and backbone != space.fixed["backbone"]:
         raise UsageError(f"--backbone {backbone}: {space.name} is a baseline and no recipe; name another --space")
 
 
-def _agree_to_pretrain(weights: Path, space: SearchSpace, values: dict[str, Any]) -> None:
+def _require_pretrained(weights: Path, space: SearchSpace, values: dict[str, Any]) -> None:
     if values.get("pretrained", True) is not True:
         raise UsageError(f"--weights {weights} contradicts --set pretrained=false; give one of them")
     if "pretrained" not in values and space.fixed.get("pretrained") is False:
@@ -153,7 +153,7 @@ def _agree_to_pretrain(weights: Path, space: SearchSpace, values: dict[str, Any]
     values["pretrained"] = True
 
 
-def _agree_on_backbone(weights: Path, space: SearchSpace, values: dict[str, Any]) -> None:
+def _choose_backbone(weights: Path, space: SearchSpace, values: dict[str, Any]) -> None:
     from hpo.models import architecture_of
 
     theirs = architecture_of(weights)
@@ -169,37 +169,39 @@ def _agree_on_backbone(weights: Path, space: SearchSpace, values: dict[str, Any]
 
 
 def assignments(texts: Iterable[str], option: str = "--set ") -> dict[str, Any]:
-    """`key=value` texts to typed values; UsageError, which begins with `option`, where one key is given two."""
+    """Return `key=value` texts as typed values; UsageError, beginning with `option`, where one key has two values."""
     values: dict[str, Any] = {}
     for text in texts:
         key, equals, value = (part.strip() for part in text.partition("="))
         if not equals or not key:
             raise UsageError(f"{option}{text}: must be KEY=VALUE, for example {option}epochs=8")
-        _agree(f"{option}{key}=", parse_value(key, value), values, key)
+        _set_once(f"{option}{key}=", parse_value(key, value), values, key)
     return values
 
 
-def _agree(option: str, value: Any, values: dict[str, Any], key: str) -> None:
-    """Put `value` under `key`; UsageError where another one stands there: neither is dropped in silence."""
+def _set_once(option: str, value: Any, values: dict[str, Any], key: str) -> None:
+    """Set `key` to `value`; UsageError where it has another value: neither is dropped in silence."""
     if values.setdefault(key, value) != value:
         other = "--set " if option.startswith("-") else ""
         raise UsageError(f"{option}{value} contradicts {other}{key}={values[key]}; give one of them")
 
 
 def check_models(space: Space) -> dict[str, Trainability]:
-    """Build every backbone of the space once in each normalisation, load its weights: {which: what was found}.
+    """Build every backbone of the space once in each normalisation, and load its weights.
 
-    The rest is at its largest: image, head, and depth of the phase that trains most. Raises ModelError for the first
-    that cannot be had, before a study exists or a trial is spent on it.
+    The rest is at its largest: image, head, and depth of the phase that trains most. Returns what was built, by
+    backbone, or by planned trial. Raises ModelError for the first that cannot be built, before a study exists.
     """
     from hpo.models import check_trainable
 
-    # How many classes there are is not known yet.
-    return {which: check_trainable(_deepest(config), classes=2) for which, config in _models(space).items()}
+    # The number of classes is not known before the images are listed.
+    return {
+        which: check_trainable(_deepest_phase(config), classes=2) for which, config in _models_to_build(space).items()
+    }
 
 
-def _models(space: Space) -> dict[str, TrialConfig]:
-    """What is to be built, by entry, or by backbone (with its normalisation where that varies)."""
+def _models_to_build(space: Space) -> dict[str, TrialConfig]:
+    """Return the configurations to build, by planned trial, or by backbone (and normalisation where that varies)."""
     if isinstance(space, TrialList):
         return {entry.name: entry.config for entry in space.entries}
     pairs = product(space.values("backbone"), space.values("normalisation"))
@@ -208,17 +210,17 @@ def _models(space: Space) -> dict[str, TrialConfig]:
     return {c.backbone if ways[c.backbone] == 1 else f"{c.backbone} ({c.normalisation})": c for c in configs}
 
 
-def _deepest(config: TrialConfig) -> TrialConfig:
+def _deepest_phase(config: TrialConfig) -> TrialConfig:
     """The configuration of the phase in which most of the backbone trains."""
     return max(config.phase_configs(), key=lambda phase: phase.unfreeze_depth)
 
 
 def open_data(plan: Plan, cache: Path, progress: Progress | None = None, *, db: Database | None = None) -> Dataset:
-    """Decode and pack DATA at every image size that the space can ask for; the last one is returned.
+    """Decode and pack DATA at every image size of the space; return the last one.
 
-    Where the study exists in `db`, 16-bit images are decoded by its white level, as its workers do.
+    Where the study exists in `db`, 16-bit images are decoded with its white level, as its workers do.
     """
-    origin = _origin_there(db, plan) if db else None
+    origin = _stored_origin(db, plan) if db else None
     sizes: list[Any] = plan.space.values("image_size")
     if len(sizes) > 16:
         raise SpaceError(f"image_size can take {len(sizes)} values, but each is packed on disk; give at most 16")
@@ -231,7 +233,7 @@ def open_data(plan: Plan, cache: Path, progress: Progress | None = None, *, db: 
 
 
 def _normalisation(weights: object) -> list[list[float]]:
-    """Mean and std from the files beside the weights; empty where there is none."""
+    """Return mean and std from the files beside the weights; an empty list where there are none."""
     from hpo.models.architecture import describe
 
     found = describe(Path(str(weights)))
@@ -239,9 +241,9 @@ def _normalisation(weights: object) -> list[list[float]]:
 
 
 def refuse_other_normalisation(spec: StudySpec, weights: object) -> None:
-    """HpoError where the files beside the weights say another mean and std than where the study was made.
+    """Raise HpoError where the files beside the weights give another mean and std than where the study was made.
 
-    They are no part of the file itself, and easily left behind when it is copied to another host.
+    These files are easily left behind when the weights are copied to another host.
     """
     theirs, ours = spec.weights_normalisation, _normalisation(weights)
     if theirs is None or theirs == ours:
@@ -284,11 +286,11 @@ def create_or_open_study(db: Database, plan: Plan, dataset: Dataset) -> optuna.S
 
 
 def _data_fingerprint(db: Database, plan: Plan, dataset: Dataset) -> str:
-    """The fingerprint that the study knows `dataset` by: an existing study may have that of an earlier version of hpo.
+    """Return the fingerprint of `dataset`; an existing study may have that of an earlier version of hpo.
 
-    DataError where the study exists with other images; it says what changed, which the study alone cannot.
+    DataError, which says what changed, where the study exists with other images.
     """
-    origin = _origin_there(db, plan)
+    origin = _stored_origin(db, plan)
     if origin is None:
         return dataset.fingerprint
     way_out = "give that DATA, or another name with --study"
@@ -297,8 +299,8 @@ def _data_fingerprint(db: Database, plan: Plan, dataset: Dataset) -> str:
     return origin.fingerprint
 
 
-def _origin_there(db: Database, plan: Plan) -> DataOrigin | None:
-    """What the study remembers of its data, where it exists already."""
+def _stored_origin(db: Database, plan: Plan) -> DataOrigin | None:
+    """Return the origin of the study's data; None where the study does not exist yet."""
     if plan.study not in study_names(db):
         return None
     study = open_study(db, plan.study)
@@ -306,12 +308,12 @@ def _origin_there(db: Database, plan: Plan) -> DataOrigin | None:
 
 
 def origin_of(spec: StudySpec) -> DataOrigin:
-    """What a study remembers of its data."""
+    """Return where a study's data came from and how they were split."""
     return DataOrigin.from_spec(spec.data, spec.data_fingerprint)
 
 
 def open_study_data(path: Path, spec: StudySpec, image_size: int, cache: Path, *, name: str = "") -> Dataset:
-    """The data of the study `name` at one image size; DataError when DATA is not what the study was made with."""
+    """Open the data of the study `name` at one image size; DataError where DATA is not what it was made with."""
     origin, maker = origin_of(spec), f"study {name!r}" if name else "the study"
     dataset = origin.reopen(path, image_size=image_size, cache=cache)
     way_out = "give the same DATA, or make a study with another name"
@@ -326,8 +328,8 @@ def set_budget(
 ) -> Limits:
     """Write the budget into the study, where all its workers read it; what is not given stays as it was.
 
-    `run` is the process of the `hpo run` that gives `timeout`. A deadline that has passed belongs to an earlier run and
-    is dropped; one to come is still somebody's.
+    `run` is the process of the `hpo run` that gives `timeout`. A deadline that has passed is dropped: an earlier run
+    set it. A future deadline is kept: another run may have set it.
     """
     before, now = read_limits(study), db.now()
     limits = replace(before, trials=trials or before.trials)
@@ -340,18 +342,18 @@ def set_budget(
     return limits
 
 
-def settle_deadline(db: Database, study: optuna.Study) -> str | None:
-    """What becomes of a deadline to come that was set before, for a run that sets none; a line for people.
+def keep_or_lift_deadline(db: Database, study: optuna.Study) -> str | None:
+    """Keep or lift a future deadline that was set before, for a run that sets none; return a line that says which.
 
     It is lifted only where it was set by an `hpo run` that has ended for certain, no worker holds a trial and the study
-    is not paused.
+    is not paused. None where there is no future deadline.
     """
     limits, now = read_limits(study), db.now()
     if limits.deadline is None or limits.deadline <= now:
         return None
     end = limits.deadline.astimezone()
     when = f"{end:%H:%M}" if end.date() == now.astimezone().date() else f"{end:%Y-%m-%d %H:%M}"
-    if reason := _in_force(db, study, limits):
+    if reason := _reason_to_keep(db, study, limits):
         return f"ends at {when}, by {reason}; --timeout TIME sets another end"
     write_limits(study, Limits(limits.trials))
     return (
@@ -360,8 +362,8 @@ def settle_deadline(db: Database, study: optuna.Study) -> str | None:
     )
 
 
-def _in_force(db: Database, study: optuna.Study, limits: Limits) -> str | None:
-    """Who set a deadline to come, and why it holds; None where it was set by a run that is over."""
+def _reason_to_keep(db: Database, study: optuna.Study, limits: Limits) -> str | None:
+    """Return what set a future deadline, and why it holds; None where it was set by a run that has ended."""
     expire_dead_neighbours(db, study)
     if limits.run is None:
         return "the --timeout of `hpo init`, or of an earlier version of hpo"
@@ -373,7 +375,7 @@ def _in_force(db: Database, study: optuna.Study, limits: Limits) -> str | None:
 
 
 def check_path(data: Path) -> None:
-    """DataError where DATA is not there or cannot be reached: said before anything is imported or started."""
+    """Raise DataError where DATA does not exist or cannot be reached, before anything is imported or started."""
     try:
         data.stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,6 +1,6 @@
-"""Which trial is best: one order for the status, the checkpoints that are kept and the export.
+"""The status of a study as one frozen value: what `hpo status`, its --json and the live view of `hpo run` show.
 
-How a study stands, as one frozen value: what `hpo status`, its --json and the live view of `hpo run` show.
+Also what all readers of trials share: which trial is best, and times as aware datetimes.
 """
 
 from __future__ import annotations
@@ -17,34 +17,19 @@ from hpo.search.trial_record import TrialRecord
 from search_spaces import Space, read_space
 from storage import Control, Database, LeaseInfo, Limits, get_control, lease_infos, read_limits, read_spec
 
-
-def moment(time_of_trial: datetime) -> datetime:
-    """Return a time that optuna gives, naive and in this host's time zone, as an aware one.
-
-    Naive times must not be subtracted: where clocks are put back, one hour is missing from the difference. Within
-    the hour that comes twice optuna does not say which it means, and the first is taken.
-    """
-    return time_of_trial.astimezone(UTC)
-
-
-def best_first(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """The complete trials, highest value first, of equals the earliest."""
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
-    return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
-
-
-_STATES = {
+STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
+"""The word for each state, in status, tables and JSON."""
 
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """One trial as a person reads it."""
+    """The status of one trial."""
 
     number: int
     state: str
@@ -67,18 +52,18 @@ class TrialStatus:
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """A study at one moment."""
+    """The status of a study at one moment."""
 
     study: str
     metric: str
     space: str
     limits: Limits
     now: datetime
-    lines: Sequence[TrialStatus]
+    trials: Sequence[TrialStatus]
     best: TrialStatus | None
     """The complete trial with the highest value."""
     leases: Sequence[LeaseInfo] = ()
-    """Of the trials that somebody holds, by number."""
+    """The leases that a worker holds, ordered by the number of their trial."""
     redone: float = 0.0
     """Epochs that were trained again after interruptions, all trials together."""
     control: Control = Control.RUN
@@ -91,13 +76,13 @@ class StudyStatus:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Trials by state; asked = all that were ever taken up, finished = complete + pruned + failed."""
-        states = {name: sum(line.state == name for line in self.lines) for name in _STATES.values()}
+        """Trials by state; `asked` counts all but the waiting, `finished` the complete, pruned and failed ones."""
+        states = {name: sum(trial.state == name for trial in self.trials) for name in STATES.values()}
         finished = states["complete"] + states["pruned"] + states["failed"]
         return {"asked": finished + states["running"], "finished": finished} | states
 
     def to_dict(self) -> dict[str, Any]:
-        """The document of `hpo status --json`; its keys are stable."""
+        """Return the document of `hpo status --json`; its keys are stable."""
         best = self.best
         return {
             "study": self.study,
@@ -109,9 +94,9 @@ class StudyStatus:
                 "trials": self.limits.trials,
                 "deadline": self.limits.deadline and self.limits.deadline.isoformat(),
             },
-            "running": [line.to_dict() for line in self.lines if line.state == "running"],
+            "running": [trial.to_dict() for trial in self.trials if trial.state == "running"],
             "failures": [
-                {"trial": line.number, "reason": line.reason} for line in self.lines if line.state == "failed"
+                {"trial": trial.number, "reason": trial.reason} for trial in self.trials if trial.state == "failed"
             ],
             "leases": [_lease_to_dict(lease) for lease in self.leases],
             "redone": self.redone,
@@ -120,7 +105,7 @@ class StudyStatus:
 
 
 class StudyReader:
-    """Reads one study again and again: what cannot change any more is read and reckoned once."""
+    """Reads the status of one study repeatedly; the status of a finished trial is computed once."""
 
     def __init__(self, db: Database, study: optuna.Study) -> None:
         db.require_schema()
@@ -130,32 +115,32 @@ class StudyReader:
         self._finished: dict[int, TrialStatus] = {}
 
     def __call__(self) -> StudyStatus:
-        """The study as it stands: its trials in one query of optuna's, leases, limits, the database's clock."""
+        """Return the status now: trials in one query of optuna's, leases, limits, by the database's clock."""
         now = self._db.now()
         trials = self._study.get_trials(deepcopy=False)
         best = best_first(trials)
         leases = lease_infos(self._db, self._study)
-        # A trial that was put back has cost time until its holder was last heard of.
-        heard = {lease.number: now - timedelta(seconds=lease.age) for lease in leases if lease.state == "free"}
+        # A requeued trial has cost time until the last renewal of its lease.
+        last_renewals = {lease.number: now - timedelta(seconds=lease.age) for lease in leases if lease.state == "free"}
         return StudyStatus(
             study=self._study.study_name,
             metric=self._spec.metric,
             space=self._space.name,
             limits=read_limits(self._study),
             now=now,
-            lines=[self._line(trial, heard.get(trial.number, now)) for trial in trials],
-            best=self._line(best[0], now) if best else None,
+            trials=[self._trial_status(trial, last_renewals.get(trial.number, now)) for trial in trials],
+            best=self._trial_status(best[0], now) if best else None,
             leases=[lease for lease in leases if lease.state == "held"],
             redone=sum(lease.redone for lease in leases),
             control=get_control(self._db, self._study),
         )
 
-    def _line(self, trial: FrozenTrial, until: datetime) -> TrialStatus:
+    def _trial_status(self, trial: FrozenTrial, until: datetime) -> TrialStatus:
         if trial.number not in self._finished:
-            line = _line(trial, self._space, until)
+            status = _trial_status(trial, self._space, until)
             if not trial.state.is_finished():
-                return line
-            self._finished[trial.number] = line
+                return status
+            self._finished[trial.number] = status
         return self._finished[trial.number]
 
 
@@ -167,12 +152,12 @@ def _lease_to_dict(lease: LeaseInfo) -> dict[str, Any]:
     return {"trial": lease.number, "claimed_at": lease.claimed_at.isoformat(), **kept}
 
 
-def _line(trial: FrozenTrial, space: Space, until: datetime) -> TrialStatus:
+def _trial_status(trial: FrozenTrial, space: Space, until: datetime) -> TrialStatus:
     record = TrialRecord.of(trial)
     curve = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
     return TrialStatus(
         number=trial.number,
-        state=_STATES[trial.state],
+        state=STATES[trial.state],
         value=trial.value if trial.state == TrialState.COMPLETE else max(curve, default=None),
         epoch=max(trial.intermediate_values, default=0),
         epochs=int(record.config.get("epochs", space.fixed.get("epochs", 0))),
@@ -186,11 +171,26 @@ def _line(trial: FrozenTrial, space: Space, until: datetime) -> TrialStatus:
 
 
 def _seconds(trial: FrozenTrial, until: datetime) -> float:
-    """Seconds from the trial's start to its end, or `until` then; 0 where the start was recorded wrongly.
+    """Return the seconds from the trial's start to its end, or to `until` where it has not ended.
 
-    Earlier versions wrote local time where optuna expects UTC.
+    0 where the start was recorded wrongly: earlier versions wrote local time where optuna expects UTC.
     """
     if trial.datetime_start is None:
         return 0.0
     end = moment(trial.datetime_complete) if trial.datetime_complete else until
     return max(0.0, (end - moment(trial.datetime_start)).total_seconds())
+
+
+def moment(time_of_trial: datetime) -> datetime:
+    """Return a time that optuna gives, naive and in this host's time zone, as an aware one.
+
+    Naive times must not be subtracted: where clocks are put back, one hour is missing from the difference. Within
+    the hour that comes twice optuna does not say which it means, and the first is taken.
+    """
+    return time_of_trial.astimezone(UTC)
+
+
+def best_first(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the complete trials, highest value first, the earliest of equals first."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+    return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))

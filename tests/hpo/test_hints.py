@@ -21,7 +21,7 @@ from hpo.doctor.study import check_control, check_leases
 from hpo.hints import hint
 from hpo.report.reproduce import bundle_recipe, delivery, joining
 from storage import Control
-from tests.hpo.search.test_status import holding, line, overview
+from tests.hpo.search.test_status import holding, line, status
 
 ROOT = Path(__file__).parents[2]
 NAMES = [
@@ -56,7 +56,7 @@ def test_every_message_with_a_command_names_the_study_as_a_shell_needs_it(name: 
 
 
 def messages(name: str) -> Iterator[str]:
-    seen = overview(line(0))
+    seen = status(line(0))
     paused = SimpleNamespace(study=name, control="pause")
     yield stopped_line(paused, stopping=True)
     yield stopped_line(SimpleNamespace(study=name, control="stop"), stopping=False)

@@ -91,7 +91,7 @@ def line(number: int, state: str, *violated: str, reason: str | None = None, wor
     return TrialStatus(number, state, None, 0, 6, [], {}, 1.0, reason, worker, violated)
 
 
-def overview(*lines: TrialStatus) -> StudyStatus:
+def status(*lines: TrialStatus) -> StudyStatus:
     return StudyStatus("s", "accuracy", "quick", Limits(trials=2), datetime(2026, 11, 1, tzinfo=UTC), lines, None)
 
 
@@ -105,14 +105,14 @@ def overview(*lines: TrialStatus) -> StudyStatus:
     ],
 )
 def test_the_advice_follows_what_ended_the_trials(lines: list[TrialStatus], said: str, advice: str) -> None:
-    text = without_a_model(overview(*lines))
+    text = without_a_model(status(*lines))
     assert f"no trial gave a model: {said}" in f"{text}\n"
     assert advice in text.splitlines()[-1]
 
 
 def test_what_the_budget_leaves_waiting_is_counted_by_kind() -> None:
     lines = [line(0, "complete"), line(1, "waiting"), line(2, "waiting", worker=None), line(3, "waiting", worker=None)]
-    begun, points = untried(overview(*lines))
+    begun, points = untried(status(*lines))
     assert begun == ("interrupted trials that stay as they are: 1; --trials 2 is reached, --trials 4 has room for them")
     assert points.startswith("known-good points not tried: 2; ")
-    assert untried(overview(lines[0])) == []
+    assert untried(status(lines[0])) == []

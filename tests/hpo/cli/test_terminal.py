@@ -110,7 +110,7 @@ def test_json_has_null_for_what_is_not_finite(command: Any, bare_study: optuna.S
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 
 
-def overview(name: str, metric: str) -> StudyStatus:
+def status(name: str, metric: str) -> StudyStatus:
     states = ("complete", "pruned", "failed", "running", "waiting")
     lines = [
         TrialStatus(n, state, 0.9812, n + 1, 12, [0.5, 0.9, 0.98], {"learning_rate": 0.0031}, 187.0 * n, None, None)
@@ -129,7 +129,7 @@ def overview(name: str, metric: str) -> StudyStatus:
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
 def test_the_study_keeps_its_figures_at_every_width(columns: int, name: str, metric: str) -> None:
     console = Console(width=columns, file=io.StringIO(), record=True)
-    console.print(draw(overview(name, metric)))
+    console.print(draw(status(name, metric)))
     text = console.export_text()
     assert all(len(line) <= columns for line in text.splitlines())
     flat = " ".join(text.split())

@@ -25,7 +25,7 @@ def test_the_trial_of_a_dead_worker_is_free_at_once_and_no_other_is_touched(benc
     orphan = claims[0]
     assert isinstance(orphan, Claim)
     with LocalWorkers(bench.db, bench.study, []) as team:
-        team._expire(DEAD)
+        team._expire_lease(DEAD)
     assert [holding.left > 0 for holding in lease_infos(bench.db, bench.study)] == [False, True, True]
     again = bench.claim()
     assert (again.number, again.lease.deaths) == (orphan.number, 1)

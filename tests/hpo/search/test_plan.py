@@ -21,17 +21,17 @@ from hpo.device import device_count, resolve_device
 from hpo.errors import DataError, HpoError, ModelError, UsageError
 from hpo.search.plan import (
     Plan,
-    as_made,
     check_models,
     create_or_open_study,
     earlier_space,
+    keep_or_lift_deadline,
     open_data,
     open_study_data,
     origin_of,
     refuse_other_normalisation,
     resolve_space,
     set_budget,
-    settle_deadline,
+    with_earlier_space,
 )
 from hpo.search.strategy import first_judged
 from hpo.search.worker import WorkerOptions, failures_at_the_end, work
@@ -320,16 +320,16 @@ def test_a_study_from_before_symmetry_goes_on_as_it_was_made_by_the_same_command
     asked = earlier.with_fixed({"symmetry": "none", "augmentation": "geometric"})
     split = SplitOptions(seed=0, val_fraction=0.2, test_fraction=0.1)
     plan = Plan(bench.cells, "tiny", asked, None, "accuracy", "tpe", "none", split, 0.05, earlier=earlier)
-    made, note = as_made(bench.db, plan)
+    made, note = with_earlier_space(bench.db, plan)
     assert made.space == earlier
     assert note is not None
     assert note.endswith("goes on so: symmetry=dihedral, augmentation=flips")
     assert create_or_open_study(bench.db, made, bench.dataset)._study_id == bench.study._study_id
     named = replace(plan, earlier=None)
-    assert as_made(bench.db, named) == (named, None)
+    assert with_earlier_space(bench.db, named) == (named, None)
     with pytest.raises(StudyError, match="another search space"):
         create_or_open_study(bench.db, named, bench.dataset)
-    assert as_made(bench.db, replace(plan, study="new")) == (replace(plan, study="new"), None)
+    assert with_earlier_space(bench.db, replace(plan, study="new")) == (replace(plan, study="new"), None)
 
 
 @pytest.mark.postgres
@@ -356,19 +356,19 @@ def over() -> Worker:
 
 
 def test_a_deadline_of_an_interrupted_run_is_lifted_and_that_is_said(bench: Bench, over: Worker) -> None:
-    assert settle_deadline(bench.db, bench.study) is None
+    assert keep_or_lift_deadline(bench.db, bench.study) is None
     set_budget(bench.db, bench.study, 7, timedelta(hours=1), run=over)
-    line = settle_deadline(bench.db, bench.study)
+    line = keep_or_lift_deadline(bench.db, bench.study)
     assert line is not None
     assert re.search(r"an earlier --timeout would end it at .*\d\d:\d\d; no worker holds a trial.* lifted", line)
     assert read_limits(bench.study) == Limits(trials=7)
-    assert settle_deadline(bench.db, bench.study) is None
+    assert keep_or_lift_deadline(bench.db, bench.study) is None
 
 
 def test_a_deadline_is_lifted_where_the_process_number_of_its_run_is_ours_now(bench: Bench) -> None:
     """In a container the number is often 1, of every run."""
     set_budget(bench.db, bench.study, 7, timedelta(hours=1), run=Worker())
-    assert "lifted" in str(settle_deadline(bench.db, bench.study))
+    assert "lifted" in str(keep_or_lift_deadline(bench.db, bench.study))
 
 
 @pytest.mark.parametrize(
@@ -378,14 +378,16 @@ def test_a_deadline_is_lifted_where_the_process_number_of_its_run_is_ours_now(be
 )
 def test_a_deadline_that_may_be_in_force_is_kept_and_that_is_said(bench: Bench, run: Worker | None) -> None:
     limits = set_budget(bench.db, bench.study, 7, timedelta(hours=1), run=run)
-    assert re.match(r"ends at .*\d\d:\d\d, by .*; --timeout TIME sets", str(settle_deadline(bench.db, bench.study)))
+    assert re.match(
+        r"ends at .*\d\d:\d\d, by .*; --timeout TIME sets", str(keep_or_lift_deadline(bench.db, bench.study))
+    )
     assert read_limits(bench.study) == limits
 
 
 def test_a_deadline_is_kept_while_the_study_is_paused(bench: Bench, over: Worker) -> None:
     limits = set_budget(bench.db, bench.study, 7, timedelta(hours=8), run=over)
     set_control(bench.db, bench.study, Control.PAUSE)
-    kept = settle_deadline(bench.db, bench.study)
+    kept = keep_or_lift_deadline(bench.db, bench.study)
     assert "as the study is paused" in str(kept)
     assert read_limits(bench.study) == limits
 
@@ -398,7 +400,7 @@ def test_who_set_the_deadline_stays_known_when_only_the_trials_change(bench: Ben
 def test_a_deadline_holds_while_others_are_at_work_and_that_is_said(bench: Bench) -> None:
     limits = set_budget(bench.db, bench.study, 7, timedelta(hours=1), run=Worker())
     bench.claim()
-    line = settle_deadline(bench.db, bench.study)
+    line = keep_or_lift_deadline(bench.db, bench.study)
     assert line is not None
     assert re.match(r"ends at .*\d\d:\d\d, by an earlier --timeout", line)
     assert read_limits(bench.study) == limits

@@ -28,7 +28,7 @@ def line(number: int, state: str = "complete", value: float | None = 0.5, **more
     return replace(whole, **more)  # type: ignore[arg-type]
 
 
-def overview(*lines: TrialStatus, best: TrialStatus | None = None, limits: Limits | None = None) -> StudyStatus:
+def status(*lines: TrialStatus, best: TrialStatus | None = None, limits: Limits | None = None) -> StudyStatus:
     return StudyStatus("cells", "accuracy", "quick", limits or Limits(trials=20), NOW, lines, best)
 
 
@@ -69,9 +69,9 @@ def test_a_study_is_read_as_it_stands(bench: Bench) -> None:
     assert document["best"] == {"trial": 0, "value": 0.8, "params": {"learning_rate": rate}}
     assert document["failures"] == [{"trial": 1, "reason": "the loss is NaN"}]
     assert document["limit"] == {"trials": 10, "deadline": None}
-    assert seen.lines[0].curve == [0.3, 0.8, 0.6]
+    assert seen.trials[0].curve == [0.3, 0.8, 0.6]
     bench.study.tell(running, 0.9)
-    assert look().best == look().lines[2], "a second look sees what has finished meanwhile"
+    assert look().best == look().trials[2], "a second look sees what has finished meanwhile"
 
 
 @pytest.mark.postgres
@@ -88,7 +88,7 @@ def test_times_are_right_wherever_worker_and_reader_are(
             bench.claim()
         monkeypatch.setenv("TZ", reader)
         time.tzset()
-        seen = [one.seconds for one in StudyReader(bench.db, bench.study)().lines if one.state == "running"]
+        seen = [one.seconds for one in StudyReader(bench.db, bench.study)().trials if one.state == "running"]
         passed = time.monotonic() - began
     finally:
         monkeypatch.undo()
@@ -103,7 +103,7 @@ def test_a_start_that_an_earlier_version_recorded_in_local_time_gives_no_negativ
     bench.claim()
     with bench.db.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE trials SET datetime_start = datetime_start + interval '9 hours'")
-    assert [line.seconds for line in StudyReader(bench.db, bench.study)().lines] == [0.0, 0.0]
+    assert [line.seconds for line in StudyReader(bench.db, bench.study)().trials] == [0.0, 0.0]
     facts = read_study(bench.db, bench.study)
     assert [trial.ended for trial in facts.trials] == [None, None]
 
@@ -120,7 +120,7 @@ def test_a_time_over_the_night_when_clocks_are_put_back_is_whole(bench: Bench, m
     try:
         study = open_study(bench.db, "tiny")
         assert [trial.ended for trial in read_study(bench.db, study).trials] == [3 * 3600]
-        assert [line.seconds for line in StudyReader(bench.db, study)().lines] == [3 * 3600]
+        assert [line.seconds for line in StudyReader(bench.db, study)().trials] == [3 * 3600]
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -128,13 +128,13 @@ def test_a_time_over_the_night_when_clocks_are_put_back_is_whole(bench: Bench, m
 
 @pytest.mark.parametrize("finished", [1, 4, 8, 11, 12])
 def test_every_trial_is_drawn_where_there_is_room(finished: int) -> None:
-    text = drawn(overview(*(line(n) for n in range(finished))))
+    text = drawn(status(*(line(n) for n in range(finished))))
     assert [f"{n:5}  complete" in text for n in range(finished)] == [True] * finished
 
 
 def test_the_running_trials_and_the_newest_others_are_drawn_where_there_is_not() -> None:
     lines = [line(0, "running"), *(line(n) for n in range(1, 40)), line(40, "waiting", None, epoch=0)]
-    text = drawn(overview(*lines))
+    text = drawn(status(*lines))
     rows = [int(row.split()[0]) for row in text.splitlines() if row[:5].strip().isdigit()]
     assert rows == [0, *range(29, 40)]
 
@@ -164,14 +164,14 @@ def test_a_trial_that_waits_costs_no_time(bench: Bench) -> None:
     with bench.db.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE trials SET state = 'WAITING', datetime_start = now() - interval '1 day'")
         connection.exec_driver_sql("UPDATE hpo_leases SET state = 'free', renewed_at = now() - interval '23 hours'")
-    assert 3500 < StudyReader(bench.db, bench.study)().lines[0].seconds < 3700
+    assert 3500 < StudyReader(bench.db, bench.study)().trials[0].seconds < 3700
 
 
 @pytest.mark.postgres
 def test_what_has_finished_is_reckoned_once(bench: Bench) -> None:
     bench.study.tell(bench.study.ask(), 0.5)
     look = StudyReader(bench.db, bench.study)
-    assert look().lines[0] is look().lines[0]
+    assert look().trials[0] is look().trials[0]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_lease_in_words(more: dict[str, object], text: str) -> None:
 def test_workers_are_drawn_within_a_hundred_columns() -> None:
     lines = [line(0, "running"), line(1, "running")]
     long_name = "a-pod-with-a-name-as-kubernetes-makes-them-7d9f8b6c5-x2x9z:4711"
-    seen = replace(overview(*lines), leases=(holding(0, attempts=2), holding(1, owner=long_name, left=-40.0)))
+    seen = replace(status(*lines), leases=(holding(0, attempts=2), holding(1, owner=long_name, left=-40.0)))
     rows = drawn(seen, 100).splitlines()
     assert "    0  node-7:4711                       cuda:1  renewed 3s ago, taken up 2 times" in [
         r.rstrip() for r in rows
@@ -200,7 +200,7 @@ def test_workers_are_drawn_within_a_hundred_columns() -> None:
 
 def test_workers_take_their_lines_from_the_finished_trials() -> None:
     lines = [line(n) for n in range(20)] + [line(20, "running"), line(21, "running")]
-    alone = overview(*lines)
+    alone = status(*lines)
     with_leases = replace(alone, leases=(holding(20), holding(21)))
     assert len(drawn(with_leases).splitlines()) <= len(drawn(alone).splitlines()) + 1
 
@@ -209,17 +209,17 @@ def test_workers_take_their_lines_from_the_finished_trials() -> None:
     ("control", "told"), [(Control.RUN, None), (Control.PAUSE, "paused: "), (Control.STOP, "stopped: ")]
 )
 def test_what_the_workers_are_told_is_drawn(control: Control, told: str | None) -> None:
-    text = drawn(replace(overview(line(0)), control=control, redone=2.25))
+    text = drawn(replace(status(line(0)), control=control, redone=2.25))
     assert ("`hpo resume --study cells`" in text) is (told is not None)
     assert told is None or told in text
     assert "2.2 epochs were trained again after interruptions" in text
-    assert "trained again" not in drawn(overview(line(0)))
+    assert "trained again" not in drawn(status(line(0)))
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_a_narrow_terminal_loses_parameters_first(width: int) -> None:
     best = line(3, value=0.98765)
-    text = drawn(overview(best, best=best), width)
+    text = drawn(status(best, best=best), width)
     assert "complete ★" in text
     assert "0.9877" in text
     assert "1m15s" in text
@@ -227,7 +227,7 @@ def test_a_narrow_terminal_loses_parameters_first(width: int) -> None:
 
 
 def test_an_empty_study_and_a_passed_deadline_are_said() -> None:
-    text = drawn(overview(limits=Limits(trials=5, deadline=NOW - timedelta(seconds=1))))
+    text = drawn(status(limits=Limits(trials=5, deadline=NOW - timedelta(seconds=1))))
     assert "no trial has started yet" in text
     assert "no complete trial yet" in text
     assert "time is up" in text
@@ -236,7 +236,7 @@ def test_an_empty_study_and_a_passed_deadline_are_said() -> None:
 def test_a_finished_trial_as_one_line() -> None:
     best = line(1, value=0.9)
     failed = line(2, "failed", None, reason="out of memory", epoch=0)
-    assert plain_line(overview(best, failed, best=best), failed) == (
+    assert plain_line(status(best, failed, best=best), failed) == (
         "trial 2 failed, accuracy - after 0 epochs, 1m15s; 2 of 20 finished, best 0.9000 (trial 1); out of memory"
     )
 

@@ -51,7 +51,7 @@ def test_each_entry_is_trained_once_and_kept(database: Database, trained: optuna
     assert all(store.has(trial.number, "best") for trial in trials), "what is compared is measured, the worst too"
     free(trained, store, 1)
     assert all(store.has(trial.number, "best") for trial in trials), "nor are they garbage"
-    assert [line.params for line in StudyReader(database, trained)().lines] == [trial.params for trial in trials]
+    assert [line.params for line in StudyReader(database, trained)().trials] == [trial.params for trial in trials]
 
 
 def test_entries_of_one_seed_are_trained_from_one_seed(trained: optuna.Study) -> None:
