@@ -47,7 +47,7 @@ check: install ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-chaos: install ## kill, stop, cut and fill everything, and count what is lost: 8 workers, 200 trials, 300 faults; 5 minutes
+chaos: install ## kill, stop, cut and fill everything, and count what is lost: 8 workers, 2 of them isolated, 200 trials, 300 faults
 	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
 test-compose: install ## the image and docker-compose.yml in a real container engine

@@ -49,7 +49,7 @@ def _rows(outcome: Outcome) -> list[tuple[str, str]]:
     return [
         ("trials", str(outcome.size.trials)),
         ("workers", str(outcome.size.workers)),
-        ("  of them isolated", str(outcome.size.isolate)),
+        ("  of them isolated", str(min(outcome.size.isolate, outcome.size.workers))),
         ("times that a trial was taken up in a process of its own", str(outcome.isolated)),
         ("checkpoints in", outcome.size.store),
         ("epochs", str(outcome.epochs)),
