@@ -70,7 +70,7 @@ def test_the_newest_two_versions_stay(place: Place, kind: Kind) -> None:
     assert place.versions(2) == names[2:] == sorted(names)[2:]
 
 
-def test_the_named_version_is_read_where_it_is_whole(place: Place) -> None:
+def test_the_named_version_is_read_if_it_is_sound(place: Place) -> None:
     first, second = (place.store.write(0, "latest", FILES, {"epoch": epoch}) for epoch in (1, 2))
     assert place.store.read(0, "latest", version=first).info == {"epoch": 1}
     place.flip(f"0/{first}/state.json")
@@ -82,13 +82,13 @@ def test_the_named_version_is_read_where_it_is_whole(place: Place) -> None:
     assert "latest-0000000000-00000009 is gone" in gone.damaged[0]
 
 
-def test_versions_are_named_the_newest_first(place: Place) -> None:
+def test_names_lists_the_newest_version_first(place: Place) -> None:
     first, second = (place.store.write(0, "latest", FILES, {"epoch": epoch}) for epoch in (1, 2))
     assert place.store.names(0, "latest") == [second, first]
     assert place.store.names(0, "best") == place.store.names(1, "latest") == []
 
 
-def test_latest_and_best_do_not_disturb_each_other(place: Place) -> None:
+def test_latest_and_best_are_independent(place: Place) -> None:
     place.store.write(0, "best", FILES, {"epoch": 1})
     for epoch in range(2, 5):
         place.store.write(0, "latest", FILES, {"epoch": epoch})
@@ -115,7 +115,7 @@ def test_a_damaged_file_is_noticed_and_the_version_before_is_used(place: Place, 
     assert f"{place.store.place}/{key}" in checkpoint.damaged[0]
 
 
-def test_a_note_that_was_altered_is_noticed(place: Place) -> None:
+def test_an_altered_note_is_detected(place: Place) -> None:
     key = f"0/{place.store.write(0, 'best', FILES, {'epoch': 2})}/manifest.json"
     content = json.loads(place.objects.get(key))
     content["info"]["epoch"] = 3
@@ -124,7 +124,7 @@ def test_a_note_that_was_altered_is_noticed(place: Place) -> None:
         place.store.read(0, "best")
 
 
-def test_none_left_is_an_error_that_says_what_is_wrong_with_each(place: Place) -> None:
+def test_without_a_sound_version_the_error_names_the_fault_of_each(place: Place) -> None:
     with pytest.raises(CheckpointError, match=r"trial 0 has no best checkpoint .* none was written"):
         place.store.read(0, "best")
     for _ in range(2):
@@ -140,7 +140,7 @@ def test_a_file_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name
     assert list(tmp_path.iterdir()) == []
 
 
-def test_notes_that_are_no_json_are_the_callers_mistake_and_leave_nothing(place: Place) -> None:
+def test_notes_that_are_not_json_raise_a_type_error_and_write_nothing(place: Place) -> None:
     with pytest.raises(TypeError):
         place.store.write(0, "latest", FILES, {"path": Path()})
     assert place.objects.list() == []
@@ -170,7 +170,7 @@ def test_discard_removes_one_kind_of_one_trial(place: Place) -> None:
     assert place.store.has(1, "best")
 
 
-def test_a_store_that_nothing_was_written_to_is_empty(place: Place) -> None:
+def test_a_new_store_is_empty(place: Place) -> None:
     place.store.drop({1})
     place.store.discard(1, "latest")
     assert place.store.trials() == set()
@@ -183,7 +183,7 @@ def test_usage_is_the_sum_of_all_files(place: Place) -> None:
     assert place.store.usage() == 1000 + len(place.objects.get(f"0/{name}/manifest.json"))
 
 
-def test_a_draft_is_no_checkpoint_and_the_next_owner_removes_it(place: Place) -> None:
+def test_a_draft_is_not_a_checkpoint_and_the_next_owner_removes_it(place: Place) -> None:
     first = place.store.write(0, "latest", FILES, {"epoch": 1}, token=1)
     for name in (".needs-900", "model.safetensors"):
         place.objects.put(f"0/latest-0000000001-00000002/{name}", b"")
@@ -193,14 +193,14 @@ def test_a_draft_is_no_checkpoint_and_the_next_owner_removes_it(place: Place) ->
     assert place.versions(0) == [first, second]
 
 
-def test_a_draft_alone_is_not_there(place: Place) -> None:
+def test_a_draft_alone_does_not_count(place: Place) -> None:
     place.objects.put("0/latest-0000000001-00000002/.needs-900", b"")
     assert not place.store.has(0, "latest")
     with pytest.raises(CheckpointError, match="none was written"):
         place.store.read(0, "latest")
 
 
-def test_versions_from_before_there_were_tokens_are_read_and_go_on(place: Place) -> None:
+def test_versions_written_before_there_were_tokens_are_read_and_continued(place: Place) -> None:
     name = place.store.write(0, "latest", FILES, {"epoch": 7})
     for found in place.objects.list(f"0/{name}/"):
         place.objects.put(found.key.replace(name, "latest-00000007"), place.objects.get(found.key))
@@ -230,7 +230,7 @@ names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=2
 
 
 @given(names)
-def test_any_study_name_gives_a_folder_name_that_every_file_system_takes(name: str) -> None:
+def test_any_study_name_gives_a_folder_name_that_is_valid_on_every_file_system(name: str) -> None:
     folder = study_folder(name)
     assert len(folder.encode()) <= 255
     assert "/" not in folder
@@ -250,7 +250,7 @@ def test_names_that_look_alike_get_folders_of_their_own(pair: tuple[str, str]) -
     assert study_folder(pair[0]).lower() != study_folder(pair[1]).lower()
 
 
-def test_digests_of_images_lie_beside_the_trials_once_and_stay(place: Place) -> None:
+def test_digests_of_images_are_stored_once_beside_the_trials_and_kept(place: Place) -> None:
     assert place.store.images("d") is None
     place.store.keep_images("d", b"first")
     place.store.keep_images("d", b"later")

@@ -75,7 +75,7 @@ def test_a_used_up_disk_quota_is_a_full_disk(tmp_path: Path, monkeypatch: pytest
         FolderObjects(tmp_path).put("a", b"a")
 
 
-def test_a_folder_that_may_not_be_written_is_reported_and_read(tiny_disk: Path) -> None:
+def test_a_read_only_folder_is_reported_and_can_be_read(tiny_disk: Path) -> None:
     store = open_store(tiny_disk, "cells")
     store.write(0, "latest", FILES, {"epoch": 1})
     subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
@@ -87,7 +87,7 @@ def test_a_folder_that_may_not_be_written_is_reported_and_read(tiny_disk: Path) 
         store.drop({0})
 
 
-def test_a_file_that_may_not_grow_is_reported_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_limit_of_file_size_is_reported_and_loses_nothing(tmp_path: Path) -> None:
     store = open_store(tmp_path, "cells")
     store.write(0, "latest", {"a": b"x" * 1000}, {"epoch": 1})
     before = files(tmp_path)
@@ -104,13 +104,13 @@ def test_a_file_that_may_not_grow_is_reported_and_loses_nothing(tmp_path: Path) 
     assert files(tmp_path) == before
 
 
-def test_a_root_that_is_no_folder_is_reported(tmp_path: Path) -> None:
+def test_a_root_that_is_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreUnavailableError, match=r"file.* cannot be listed: Not a directory"):
         open_store(tmp_path / "file", "cells").write(0, "best", FILES, {})
 
 
-def test_a_version_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
+def test_an_unreadable_version_is_skipped(tmp_path: Path) -> None:
     store = open_store(tmp_path, "cells")
     store.write(0, "latest", FILES, {"epoch": 1})
     state = tmp_path / "cells" / "0" / store.write(0, "latest", FILES, {"epoch": 2}) / "state.json"
@@ -121,7 +121,7 @@ def test_a_version_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
     assert "state.json cannot be read: Is a directory" in found.damaged[0]
 
 
-def test_folders_go_with_their_last_file(tmp_path: Path) -> None:
+def test_a_folder_is_removed_with_its_last_file(tmp_path: Path) -> None:
     store: CheckpointStore = open_store(tmp_path, "cells")
     store.write(3, "latest", FILES, {})
     store.discard(3, "latest")

@@ -21,7 +21,7 @@ def kinds(store: CheckpointStore) -> set[tuple[int, str]]:
     return {(trial, kind) for trial in store.trials() for kind in ("latest", "best") if store.has(trial, kind)}  # type: ignore[arg-type]
 
 
-def test_all_but_what_kept_and_unfinished_trials_need_goes(root: Path | str) -> None:
+def test_everything_that_no_kept_and_no_unfinished_trial_needs_is_removed(root: Path | str) -> None:
     store = open_store(root, "cells")
     for trial in (0, 1, 2):
         for kind in ("best", "latest"):
@@ -37,14 +37,14 @@ def test_all_but_what_kept_and_unfinished_trials_need_goes(root: Path | str) -> 
     assert store.collect(finished={0, 1}, keep={1}) == []
 
 
-def test_a_trial_that_the_caller_has_not_heard_of_is_left_alone(root: Path | str) -> None:
+def test_a_trial_that_the_caller_does_not_know_is_kept(root: Path | str) -> None:
     store = open_store(root, "cells")
     store.write(7, "latest", FILES, {})
     assert store.collect(finished=(), keep=()) == []
     assert store.has(7, "latest")
 
 
-def test_leftovers_of_killed_writers_go_once_nobody_can_be_at_work_on_them(tmp_path: Path) -> None:
+def test_drafts_of_killed_writers_are_removed_once_no_writer_can_be_using_them(tmp_path: Path) -> None:
     store = open_store(tmp_path, "cells")
     store.write(3, "latest", FILES, {}, token=2)
     objects = open_objects(tmp_path / "cells")

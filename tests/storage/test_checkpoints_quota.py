@@ -71,13 +71,13 @@ def objects(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     return open_objects(tmp_path if request.param == "folder" else request.getfixturevalue("s3_root"))
 
 
-def test_the_size_that_these_tests_count_with() -> None:
+def test_the_size_of_a_version_in_these_tests() -> None:
     memory = MemoryObjects()
     write(CheckpointStore(memory), 0)
     assert sum(map(len, memory.content.values())) == SIZE
 
 
-def test_evictable_trials_go_in_their_order_and_only_as_many_as_must(objects: ObjectStore) -> None:
+def test_evictable_trials_are_removed_in_order_and_no_more_than_needed(objects: ObjectStore) -> None:
     full = CheckpointStore(objects)
     for trial in (0, 1, 2):
         write(full, trial, "best")
@@ -88,7 +88,7 @@ def test_evictable_trials_go_in_their_order_and_only_as_many_as_must(objects: Ob
     assert store.trials() == {2, 9}
 
 
-def test_leftovers_and_second_versions_of_finished_trials_go_before_their_newest_best() -> None:
+def test_drafts_and_second_versions_of_finished_trials_are_removed_before_their_newest_best() -> None:
     memory = MemoryObjects()
     full = CheckpointStore(memory)
     for kind in ("best", "best", "latest"):
@@ -111,7 +111,7 @@ def test_leftovers_and_second_versions_of_finished_trials_go_before_their_newest
     ]
 
 
-def test_a_trials_own_older_versions_go_last_and_its_newest_never() -> None:
+def test_older_versions_of_the_trial_itself_are_removed_last_and_its_newest_never() -> None:
     memory = MemoryObjects()
     full = CheckpointStore(memory)
     write(full, 0)
@@ -125,7 +125,7 @@ def test_a_trials_own_older_versions_go_last_and_its_newest_never() -> None:
     assert full.read(0, "latest").name == successor
 
 
-def test_a_trials_older_version_stays_where_the_newest_is_damaged() -> None:
+def test_an_older_version_of_the_trial_itself_is_kept_if_the_newest_is_damaged() -> None:
     memory = MemoryObjects()
     full = CheckpointStore(memory)
     sound, damaged = write(full, 0), write(full, 0)
@@ -135,7 +135,7 @@ def test_a_trials_older_version_stays_where_the_newest_is_damaged() -> None:
     assert full.read(0, "latest").name == sound
 
 
-def test_what_cannot_fit_at_all_removes_nothing_and_says_the_way_out(objects: ObjectStore) -> None:
+def test_a_checkpoint_that_cannot_fit_removes_nothing_and_the_error_names_the_way_out(objects: ObjectStore) -> None:
     full = CheckpointStore(objects)
     for trial in (0, 1):
         write(full, trial, "best")
@@ -162,7 +162,7 @@ def test_other_unfinished_trials_keep_both_versions_and_their_drafts() -> None:
 
 
 @given(st.lists(st.integers(0, 2), max_size=120), st.lists(st.integers(0, 60), min_size=3, max_size=3))
-def test_writers_in_any_interleaving_hold_it(schedule: list[int], lives: list[int]) -> None:
+def test_the_quota_holds_in_any_interleaving_of_writers(schedule: list[int], lives: list[int]) -> None:
     memory, limit = MemoryObjects(), 5 * SIZE
 
     def check() -> None:
@@ -183,7 +183,7 @@ def test_writers_in_any_interleaving_hold_it(schedule: list[int], lives: list[in
         interleaving.run(*(partial(writer, number) for number in range(3)))
 
 
-def test_processes_that_write_at_once_hold_it_and_all_get_through(tmp_path: Path, at_once: Any) -> None:
+def test_the_quota_holds_for_concurrent_processes_and_all_finish(tmp_path: Path, at_once: Any) -> None:
     write(CheckpointStore(FolderObjects(tmp_path)), 0, "best")
     # Two amid a write hold three versions each, and the third its newest and a draft.
     assert at_once(3, _write_many, tmp_path, 8 * SIZE) == ["latest-0000000001-00000010"] * 3
@@ -199,5 +199,5 @@ def _write_many(root: Path, limit: int) -> str:
 @pytest.mark.parametrize(
     ("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (1_250_000_000, "1.25 GB"), (10**13, "10.00 TB")]
 )
-def test_a_size_is_told_as_people_write_it(size: int, text: str) -> None:
+def test_a_size_is_shown_with_its_unit(size: int, text: str) -> None:
     assert format_size(size) == text

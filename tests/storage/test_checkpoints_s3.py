@@ -57,7 +57,7 @@ def test_without_boto3_one_line_says_what_to_install() -> None:
     assert said.stdout == "s3://bucket/cells needs boto3, which is not installed; pip install 'hpo[s3]'\n"
 
 
-def test_two_studies_and_what_else_is_in_the_bucket_stay_apart(s3_root: str) -> None:
+def test_two_studies_and_other_objects_in_the_bucket_stay_apart(s3_root: str) -> None:
     open_store(s3_root, "cells").write(0, "best", FILES, {})
     open_store(s3_root, "cells-2").write(1, "best", FILES, {})
     open_objects(s3_root.removesuffix("/artifacts")).put("artifacts2/notes", b"mine")
@@ -74,21 +74,21 @@ def test_more_objects_than_one_page_holds_are_all_listed(s3_root: str, monkeypat
     assert {found.key: found.size for found in objects.list("a/")} == {f"a/{number}": number for number in range(5)}
 
 
-def test_a_large_object_comes_back_as_it_was(s3_root: str) -> None:
+def test_a_large_object_is_read_unchanged(s3_root: str) -> None:
     content = os.urandom(20_000_000)  # uploaded in parts
     objects = open_objects(s3_root)
     objects.put("large", content)
     assert objects.get("large") == content
 
 
-def test_a_bucket_that_is_not_there_is_one_line(s3_root: str) -> None:
+def test_a_missing_bucket_is_reported_in_one_line(s3_root: str) -> None:
     store = open_store(s3_root.replace("test-", "none-"), "cells")
     with pytest.raises(StoreUnavailableError, match="NoSuchBucket") as caught:
         store.write(0, "latest", FILES, {})
     assert "\n" not in str(caught.value)
 
 
-def test_a_network_fault_is_told_from_a_missing_checkpoint_and_names_no_password(unreachable: str) -> None:
+def test_a_network_fault_differs_from_a_missing_checkpoint_and_shows_no_password(unreachable: str) -> None:
     store = open_store(unreachable, "cells")
     for call in (
         lambda: store.has(0, "latest"),
@@ -103,9 +103,7 @@ def test_a_network_fault_is_told_from_a_missing_checkpoint_and_names_no_password
         open_objects(unreachable).put("a", b"")
 
 
-def test_a_fault_in_the_middle_of_reading_does_not_pass_for_damage(
-    s3_root: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_network_fault_while_reading_does_not_count_as_damage(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from botocore.exceptions import ReadTimeoutError
 
     store: Any = open_store(s3_root, "cells")

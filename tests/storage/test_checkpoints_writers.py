@@ -32,7 +32,7 @@ class Owner:
 
 
 @given(schedules, lives, lives)
-def test_what_the_highest_token_wrote_last_is_read_at_every_moment(
+def test_the_last_version_of_the_highest_token_is_read_at_every_moment(
     schedule: list[int], first_life: int, second_life: int
 ) -> None:
     objects = MemoryObjects()
@@ -85,7 +85,7 @@ class Overtaken(MemoryObjects):
         super().put(key, content, settled=settled)
 
 
-def test_a_writer_that_is_overtaken_while_it_writes_hears_of_it_and_takes_its_version_back() -> None:
+def test_a_writer_that_loses_the_trial_while_it_writes_gets_an_error_and_its_version_is_removed() -> None:
     objects = Overtaken()
     store = CheckpointStore(objects)
     for _ in range(2):

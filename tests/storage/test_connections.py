@@ -165,7 +165,7 @@ def test_a_statement_that_takes_too_long(empty_url: str) -> None:
             connection.exec_driver_sql("SELECT pg_sleep(20)")
 
 
-def test_a_mistake_in_a_statement_is_no_fault_of_the_database(empty_url: str) -> None:
+def test_an_error_in_a_statement_is_not_a_fault_of_the_database(empty_url: str) -> None:
     from sqlalchemy.exc import ProgrammingError
 
     with (
@@ -196,7 +196,7 @@ def test_a_mistake_in_a_statement_is_no_fault_of_the_database(empty_url: str) ->
         ("bad key Secret-2", "bad key ***"),
     ],
 )  # fmt: skip
-def test_faults_that_cannot_be_made_here_by_their_texts(text: str, expected: str) -> None:
+def test_faults_that_cannot_be_caused_here_are_translated_by_their_messages(text: str, expected: str) -> None:
     error = unavailable(
         psycopg2.OperationalError(text), make_url("postgresql://me:Secret-1@host/db?sslpassword=Secret-2")
     )
@@ -204,7 +204,7 @@ def test_faults_that_cannot_be_made_here_by_their_texts(text: str, expected: str
     assert "Secret" not in str(error)
 
 
-def test_a_full_disk_of_the_server_is_a_fault_that_is_translated() -> None:
+def test_a_full_disk_of_the_server_is_translated() -> None:
     assert issubclass(errors.DiskFull, psycopg2.OperationalError)
     assert issubclass(errors.QueryCanceled, psycopg2.OperationalError)
     assert issubclass(errors.LockNotAvailable, psycopg2.OperationalError)

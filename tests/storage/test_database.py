@@ -53,7 +53,7 @@ def test_initialise_does_nothing_the_second_time(database: Database) -> None:
     assert [study.study_name for study in database.storage.get_all_studies()] == ["kept"]
 
 
-def test_an_initialisation_that_was_killed_half_way_is_completed(empty_url: str) -> None:
+def test_an_interrupted_initialisation_is_completed(empty_url: str) -> None:
     with open_database(empty_url, home=NOWHERE) as database:
         database.initialise()
         with database.engine.begin() as connection:
@@ -61,7 +61,7 @@ def test_an_initialisation_that_was_killed_half_way_is_completed(empty_url: str)
     assert initialise_and_count(empty_url) == 0
 
 
-def test_tables_of_another_optuna_are_refused_saying_which_wrote_them(database_url: str) -> None:
+def test_tables_of_another_version_of_optuna_are_refused_with_that_version(database_url: str) -> None:
     with open_database(database_url, home=NOWHERE) as database, database.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = 'v2.6.0.a'"))
         connection.execute(text("UPDATE version_info SET library_version = '2.6.0'"))
@@ -114,7 +114,7 @@ def test_a_dropped_connection_is_replaced(database: Database) -> None:
     assert study.trials[0].intermediate_values == {1: 0.5}
 
 
-def test_a_connection_cut_in_mid_statement_is_a_fault_of_the_database(database: Database) -> None:
+def test_a_connection_cut_in_a_statement_is_a_fault_of_the_database(database: Database) -> None:
     with (
         database.engine.connect() as connection,
         pytest.raises(DatabaseUnavailableError, match="the connection was cut"),
@@ -123,7 +123,7 @@ def test_a_connection_cut_in_mid_statement_is_a_fault_of_the_database(database: 
     assert database.now()
 
 
-def test_a_cut_in_a_statement_of_optunas_is_one_too(database: Database) -> None:
+def test_a_connection_cut_in_a_statement_of_optuna_is_a_fault_of_the_database(database: Database) -> None:
     _ = database.storage
     with pytest.raises(DatabaseUnavailableError, match="the connection was cut"), database.storage.engine.begin() as c:
         c.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
@@ -159,7 +159,7 @@ def test_a_lock_admits_one_process_at_a_time(database: Database, database_url: s
         assert connection.execute(text("SELECT value FROM tally")).scalar_one() == 40
 
 
-def test_a_lock_that_others_hold_is_not_waited_for_for_ever(database: Database, database_url: str) -> None:
+def test_waiting_for_a_lock_that_others_hold_ends(database: Database, database_url: str) -> None:
     with open_database(database_url, home=NOWHERE) as other:
         held = database.lock("k", timeout=0.05)
         with other.lock("k"), pytest.raises(DatabaseUnavailableError, match="held a lock too long"):
@@ -170,14 +170,14 @@ def test_a_lock_that_others_hold_is_not_waited_for_for_ever(database: Database, 
             pass
 
 
-def test_a_lock_that_was_cut_is_noticed_at_its_end(database: Database, database_url: str) -> None:
+def test_a_lock_whose_connection_was_cut_raises_at_its_end(database: Database, database_url: str) -> None:
     with pytest.raises(DatabaseUnavailableError, match="the connection was cut"), database.lock("k"):
         _terminate_all(database)
     with open_database(database_url, home=NOWHERE) as other, other.lock("k", timeout=0.05):
         pass
 
 
-def test_who_gets_a_lock_sees_what_its_last_holder_wrote_whatever_the_servers_default(
+def test_the_holder_of_a_lock_sees_what_the_last_holder_wrote_whatever_the_servers_default(
     database: Database, database_url: str
 ) -> None:
     with database.engine.begin() as connection:
@@ -191,9 +191,7 @@ def test_who_gets_a_lock_sees_what_its_last_holder_wrote_whatever_the_servers_de
         assert connection.execute(text("SELECT value FROM tally")).scalar_one() == 1
 
 
-def test_connections_that_never_come_free_are_a_fault_of_ours(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pool_without_a_free_connection_raises_our_error(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options = Connector.engine_options
     monkeypatch.setattr(Connector, "engine_options", lambda self: {**options(self), "pool_timeout": 0.05})
     with (
@@ -205,14 +203,14 @@ def test_connections_that_never_come_free_are_a_fault_of_ours(
         database.now()
 
 
-def test_an_exception_gives_the_lock_back(database: Database, database_url: str) -> None:
+def test_an_exception_releases_the_lock(database: Database, database_url: str) -> None:
     with pytest.raises(KeyboardInterrupt), database.lock("k"):
         raise KeyboardInterrupt
     with open_database(database_url, home=NOWHERE) as other, other.lock("k", timeout=0.05):
         pass
 
 
-def test_a_server_that_is_just_starting_is_waited_for(short_folder: Path, unused_port: int) -> None:
+def test_connecting_waits_for_a_server_that_is_just_starting(short_folder: Path, unused_port: int) -> None:
     """As in `docker compose up`: the worker is there before the database."""
     account, data = ServerAccount.of(short_folder / "data"), short_folder / "data"
     data.mkdir(mode=0o700)
@@ -234,7 +232,7 @@ def test_a_server_that_is_just_starting_is_waited_for(short_folder: Path, unused
         run_program("pg_ctl", "-D", ".", "-m", "immediate", "stop", within=data, account=account)
 
 
-def test_patience_ends(unused_port: int) -> None:
+def test_waiting_for_a_server_ends(unused_port: int) -> None:
     begin = time.monotonic()
     with pytest.raises(DatabaseUnavailableError, match="no server listens there"):
         open_database(f"postgresql://me@127.0.0.1:{unused_port}/db", home=NOWHERE, start_timeout=0.3)
@@ -301,7 +299,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("tables", OTHERS.values(), ids=OTHERS)
-def test_tables_of_another_program_are_refused_and_left_alone(empty_url: str, tables: str) -> None:
+def test_tables_of_another_program_are_refused_and_not_changed(empty_url: str, tables: str) -> None:
     with open_database(empty_url, home=NOWHERE) as database:
         with database.engine.begin() as connection:
             connection.exec_driver_sql(tables)
@@ -370,14 +368,14 @@ def test_a_worker_starts_and_works_within_two_connections(limited: Callable[[int
     assert train_one(limited(2), 0.0) == 0
 
 
-def test_as_many_workers_as_there_is_room_for_work_at_once(limited: Callable[[int], str]) -> None:
+def test_as_many_workers_as_the_limit_of_connections_allows_work_at_once(limited: Callable[[int], str]) -> None:
     url, both = limited(4), threading.Barrier(2)
     with ThreadPoolExecutor() as pool:
         done = [pool.submit(train_one, url, 20.0, before_leaving=lambda: both.wait(20)) for _ in range(2)]
         assert sorted(one.result(timeout=30) for one in done) == [0, 1]
 
 
-def test_those_for_whom_there_is_no_room_hold_nothing_say_so_and_come_after(
+def test_workers_above_the_limit_of_connections_hold_none_report_it_and_work_later(
     limited: Callable[[int], str], caplog: pytest.LogCaptureFixture
 ) -> None:
     url = limited(2)

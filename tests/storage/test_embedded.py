@@ -90,7 +90,7 @@ def test_six_processes_that_start_at_once_on_an_empty_folder_get_the_same_server
     assert not is_running(empty_home)
 
 
-def test_the_data_outlive_the_server_and_the_last_to_leave_stops_it(home: Path) -> None:
+def test_the_last_process_to_leave_stops_the_server_and_the_data_remain(home: Path) -> None:
     first, second = EmbeddedServer.join(home), EmbeddedServer.join(home)
     query(first.url, "CREATE TABLE kept AS SELECT 42 AS answer")
     first.leave()
@@ -103,7 +103,7 @@ def test_the_data_outlive_the_server_and_the_last_to_leave_stops_it(home: Path) 
     third.leave()
 
 
-def test_a_process_that_ends_without_leaving_leaves(home: Path) -> None:
+def test_the_end_of_a_process_ends_its_use_of_the_server(home: Path) -> None:
     process = client(home, "sys.exit(0)")
     assert process.wait(30) == 0
     assert not is_running(home)
@@ -119,7 +119,7 @@ def test_a_killed_client_is_not_counted_any_more(home: Path) -> None:
     assert not is_running(home)
 
 
-def test_a_server_that_stays_for_another_process_stays(home: Path) -> None:
+def test_the_server_keeps_running_for_another_process(home: Path) -> None:
     process = client(home, "sys.stdin.readline()")
     EmbeddedServer.join(home).leave()
     assert is_running(home)
@@ -139,7 +139,7 @@ def test_a_killed_server_is_started_again_with_its_data(home: Path) -> None:
     server.leave()
 
 
-def test_a_database_in_use_brings_a_killed_server_back(home: Path) -> None:
+def test_a_database_in_use_restarts_a_killed_server(home: Path) -> None:
     with open_database(None, home=home) as database:
         before = database.now()
         process = postmaster(home)
@@ -148,7 +148,7 @@ def test_a_database_in_use_brings_a_killed_server_back(home: Path) -> None:
         assert database.now() > before
 
 
-def test_no_empty_server_takes_the_place_of_one_whose_folder_was_deleted(home: Path) -> None:
+def test_no_empty_server_replaces_one_whose_folder_was_deleted(home: Path) -> None:
     with open_database(None, home=home) as database:
         stop_embedded(home)
         shutil.rmtree(home)
@@ -158,7 +158,7 @@ def test_no_empty_server_takes_the_place_of_one_whose_folder_was_deleted(home: P
     assert not home.exists()
 
 
-def test_a_pid_file_whose_number_is_another_programs_now_is_seen_through(home: Path) -> None:
+def test_a_pid_file_with_the_pid_of_another_program_is_recognised(home: Path) -> None:
     lines = [str(os.getpid()), str(home / "postgres"), "1", "5432", str(home / "postgres"), "", "1 1", "ready"]
     (home / "postgres" / "postmaster.pid").write_text("\n".join(lines) + "\n")
     server = EmbeddedServer.join(home)
@@ -166,7 +166,7 @@ def test_a_pid_file_whose_number_is_another_programs_now_is_seen_through(home: P
     server.leave()
 
 
-def test_a_creation_that_was_killed_half_way_is_made_anew(empty_home: Path) -> None:
+def test_an_interrupted_creation_is_repeated(empty_home: Path) -> None:
     draft = empty_home / "postgres.new"
     draft.mkdir(parents=True)
     (draft / "PG_VERSION").write_text("18\n")
@@ -201,7 +201,7 @@ def test_a_client_interrupted_by_ctrl_c_leaves(home: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["deep" * 40, "with space $HOME 'and' \"quotes\"", "ümläut, comma"])
-def test_any_folder_will_do(short_folder: Path, furnish: Callable[[Path], Path], name: str) -> None:
+def test_any_folder_works(short_folder: Path, furnish: Callable[[Path], Path], name: str) -> None:
     home = furnish(short_folder / name / ".hpo")
     server = EmbeddedServer.join(home)
     assert query(server.url, "SELECT 1") == 1
@@ -211,7 +211,7 @@ def test_any_folder_will_do(short_folder: Path, furnish: Callable[[Path], Path],
     assert not sockets.exists()
 
 
-def test_a_socket_folder_that_is_somebody_elses_is_refused(short_folder: Path, furnish: Callable[[Path], Path]) -> None:
+def test_a_socket_folder_of_another_user_is_refused(short_folder: Path, furnish: Callable[[Path], Path]) -> None:
     home = furnish(short_folder / ("deep" * 40))
     server = EmbeddedServer.join(home)
     sockets = Path(str(server.url.query["host"]))
@@ -233,12 +233,12 @@ def test_stop_ends_a_server_that_is_in_use_and_nothing_else(home: Path) -> None:
     server.leave()
 
 
-def test_stop_where_nothing_ever_was_creates_nothing(short_folder: Path) -> None:
+def test_stop_without_a_server_creates_nothing(short_folder: Path) -> None:
     assert not stop_embedded(short_folder / "nothing")
     assert not (short_folder / "nothing").exists()
 
 
-def test_leaving_does_not_make_a_deleted_home_again(home: Path) -> None:
+def test_leaving_does_not_create_a_deleted_home_again(home: Path) -> None:
     server = EmbeddedServer.join(home)
     stop_embedded(home)
     shutil.rmtree(home)
@@ -260,14 +260,14 @@ def test_data_of_another_version_are_refused(empty_home: Path) -> None:
         EmbeddedServer.join(empty_home)
 
 
-def test_a_server_that_cannot_start_says_why_in_one_line(home: Path) -> None:
+def test_a_server_that_cannot_start_is_reported_with_the_reason_in_one_line(home: Path) -> None:
     (home / "postgres" / "pg_hba.conf").write_text("nonsense\n")
     with pytest.raises(DatabaseUnavailableError, match=r"does not start: .*(hba|authentication)") as caught:
         EmbeddedServer.join(home)
     assert "\n" not in str(caught.value)
 
 
-def test_nobody_waits_for_ever_for_a_process_that_hangs(home: Path) -> None:
+def test_waiting_for_a_process_that_hangs_ends(home: Path) -> None:
     with exclusive(home / "postgres.lock", timeout=1), pytest.raises(DatabaseUnavailableError, match="another process"):
         EmbeddedServer.join(home, timeout=0.05)
 
@@ -280,13 +280,14 @@ def test_an_ordinary_user_needs_nothing_but_a_writable_folder(short_folder: Path
     short_folder.chmod(mode)
     os.chown(short_folder, 65534, 65534)
     code = f"""
-    import os, psycopg2, storage
+    import os, psycopg2
     from pathlib import Path
+    from storage import StorageError, open_database
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
     try:
-        with storage.open_database(None, home=Path({str(short_folder)!r}) / ".hpo") as database:
+        with open_database(None, home=Path({str(short_folder)!r}) / ".hpo") as database:
             print(database.engine.connect().exec_driver_sql("SELECT 1").scalar())
-    except storage.StorageError as error:
+    except StorageError as error:
         print(error)
     """
     said = subprocess.run(
@@ -296,7 +297,7 @@ def test_an_ordinary_user_needs_nothing_but_a_writable_folder(short_folder: Path
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who may enter any folder")
-def test_root_works_under_a_folder_that_only_root_may_enter_and_opens_it_to_nobody(empty_home: Path) -> None:
+def test_root_works_under_a_folder_that_only_root_may_enter_and_keeps_its_permissions(empty_home: Path) -> None:
     empty_home.parent.chmod(0o700)
     server = EmbeddedServer.join(empty_home)
     assert query(server.url, "SELECT 1") == 1
@@ -305,7 +306,7 @@ def test_root_works_under_a_folder_that_only_root_may_enter_and_opens_it_to_nobo
     server.leave()
 
 
-def test_people_are_told_where_the_studies_are(short_folder: Path) -> None:
+def test_where_names_the_folder_of_the_embedded_server(short_folder: Path) -> None:
     with open_database(None, home=short_folder) as database:
         assert database.where == f"the PostgreSQL embedded in {short_folder}"
         database.initialise()

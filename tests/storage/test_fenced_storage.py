@@ -55,16 +55,14 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage.fenced_storage, "PAUSES", (0.0, 0.0))
 
 
-def test_a_transaction_that_met_a_conflict_is_run_again(
-    database: Database, study: optuna.Study, no_pause: None
-) -> None:
+def test_a_transaction_is_repeated_after_a_conflict(database: Database, study: optuna.Study, no_pause: None) -> None:
     trial = study.ask()
     conflicts(database, times=4)
     trial.set_user_attr("seed", 7)
     assert study.trials[0].user_attrs == {"seed": 7}
 
 
-def test_a_conflict_that_does_not_end_is_a_fault_of_the_database(
+def test_repeated_conflicts_are_a_fault_of_the_database(
     database: Database, study: optuna.Study, no_pause: None
 ) -> None:
     trial = study.ask()
@@ -76,7 +74,9 @@ def test_a_conflict_that_does_not_end_is_a_fault_of_the_database(
     assert study.trials[0].user_attrs == {"seed": 8}
 
 
-def test_a_real_deadlock_ends_for_both(database: Database, database_url: str, study: optuna.Study) -> None:
+def test_a_real_deadlock_is_resolved_for_both_sessions(
+    database: Database, database_url: str, study: optuna.Study
+) -> None:
     """Another session holds one trial and wants the other, which ours holds."""
     first, second = study.ask()._trial_id, study.ask()._trial_id
     lock = text("SELECT 1 FROM trials WHERE trial_id = :id FOR UPDATE")
@@ -134,7 +134,7 @@ Use = Callable[[Database, optuna.Study, optuna.Trial], object]
     ],
 )
 @pytest.mark.parametrize("again", [False, True])
-def test_a_study_that_was_deleted_meanwhile_is_gone_though_another_has_its_name(
+def test_a_deleted_study_is_gone_even_if_another_has_its_name(
     database: Database, database_url: str, spec: StudySpec, study: optuna.Study, use: Use, again: bool
 ) -> None:
     trial = study.ask()
@@ -155,7 +155,9 @@ def test_optunas_own_errors_for_a_missing_study_stay(database: Database) -> None
         database.storage.delete_study(99)
 
 
-def test_a_transaction_holds_all_that_optuna_writes_in_it_or_nothing(database: Database, study: optuna.Study) -> None:
+def test_a_transaction_commits_everything_that_optuna_writes_in_it_or_nothing(
+    database: Database, study: optuna.Study
+) -> None:
     with database.storage.transaction():
         kept = study.ask()
         kept.suggest_float("x", 0, 1)
@@ -172,7 +174,7 @@ def test_a_transaction_holds_all_that_optuna_writes_in_it_or_nothing(database: D
     assert [(trial.number, trial.state.name) for trial in stored] == [(0, "COMPLETE")]
 
 
-def test_a_transaction_that_met_a_conflict_is_run_again_as_a_whole(
+def test_a_transaction_is_repeated_as_a_whole_after_a_conflict(
     database: Database, study: optuna.Study, no_pause: None
 ) -> None:
     conflicts(database, times=2)
@@ -186,14 +188,14 @@ def test_a_transaction_that_met_a_conflict_is_run_again_as_a_whole(
     assert [trial.user_attrs for trial in study.trials] == [{"seed": 7}]
 
 
-def test_a_key_error_of_anything_but_optunas_storage_is_not_taken_for_a_study_that_is_gone(database: Database) -> None:
+def test_only_a_key_error_of_optunas_storage_means_that_the_study_is_gone(database: Database) -> None:
     for run in (database.storage.retry_conflicts, lambda action: database.storage.atomically(lambda _: action())):
         with pytest.raises(KeyError) as caught:
             run(lambda: {}["x"])
         assert not isinstance(caught.value, StudyError)
 
 
-def test_a_study_that_is_gone_is_the_key_error_that_optuna_and_its_dashboard_expect(
+def test_a_missing_study_raises_the_key_error_that_optuna_and_its_dashboard_expect(
     database: Database, study: optuna.Study
 ) -> None:
     optuna.delete_study(study_name=study.study_name, storage=database.storage)

@@ -352,7 +352,7 @@ _MANY = pytest.param(1000, 60, marks=[pytest.mark.slow, pytest.mark.timeout(1800
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("examples", "steps"), [pytest.param(60, 40, id="few"), _MANY])
-def test_every_interleaving_keeps_to_the_model(
+def test_every_interleaving_agrees_with_the_model(
     databases: list[Database], caplog: pytest.LogCaptureFixture, examples: int, steps: int
 ) -> None:
     caplog.set_level(logging.WARNING, "optuna")

@@ -76,7 +76,7 @@ def cut(database: Database, other: Database) -> None:
         connection.execute(text(mine + "pg_backend_pid()"))
 
 
-def test_a_lease_is_renewed_for_as_long_as_it_is_kept(database: Database, study: optuna.Study) -> None:
+def test_a_lease_is_renewed_while_its_session_is_open(database: Database, study: optuna.Study) -> None:
     claim = claimed(database, study, seconds=1.5)
     before = lease_infos(database, study)[0]
     with LeaseSession(database.storage, claim.lease) as keeper:
@@ -88,7 +88,7 @@ def test_a_lease_is_renewed_for_as_long_as_it_is_kept(database: Database, study:
     assert time_passes.left > 1.0
 
 
-def test_what_the_study_is_told_is_heard_with_the_next_renewal(database: Database, study: optuna.Study) -> None:
+def test_the_control_of_the_study_is_read_with_the_next_renewal(database: Database, study: optuna.Study) -> None:
     with LeaseSession(database.storage, claimed(database, study, seconds=0.6).lease) as keeper:
         set_control(database, study, Control.PAUSE)
         eventually(lambda: keeper.control is Control.PAUSE)
@@ -105,7 +105,7 @@ def test_reports_are_written_in_order_and_the_question_is_asked_after_the_last(
     assert study.get_trials()[0].intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3}
 
 
-def test_reports_outlive_cut_sessions_and_are_written_once(
+def test_reports_survive_cut_connections_and_are_written_once(
     database: Database, other: Database, study: optuna.Study
 ) -> None:
     claim = claimed(database, study)
@@ -125,7 +125,7 @@ def test_reports_outlive_cut_sessions_and_are_written_once(
 
 
 @pytest.mark.parametrize("ending", ["ended", "free"])
-def test_an_end_whose_commit_was_not_answered_counts_once(
+def test_an_end_whose_commit_was_not_answered_is_written_once(
     database: Database, other: Database, study: optuna.Study, ending: str
 ) -> None:
     claim = claimed(database, study)
@@ -152,7 +152,7 @@ def test_an_end_whose_commit_was_not_answered_counts_once(
     assert lease_infos(other, open_study(other, "cells"))[0].state == ending
 
 
-def test_an_outage_is_noticed_and_its_end_too(
+def test_start_and_end_of_an_outage_are_detected(
     database: Database, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim = claimed(database, study)
@@ -170,7 +170,7 @@ def test_an_outage_is_noticed_and_its_end_too(
         eventually(lambda: keeper.failing == 0)
 
 
-def test_a_keeper_whose_trial_was_given_away_says_so_and_writes_nothing_more(
+def test_a_session_whose_trial_was_claimed_by_another_worker_reports_it_and_writes_nothing_more(
     database: Database, other: Database, study: optuna.Study
 ) -> None:
     claim = claimed(database, study)
@@ -186,7 +186,7 @@ def test_a_keeper_whose_trial_was_given_away_says_so_and_writes_nothing_more(
     assert study.get_trials()[0].intermediate_values == {}
 
 
-def test_a_study_that_is_deleted_meanwhile_is_the_trainers_to_hear(
+def test_the_deletion_of_the_study_is_kept_as_an_error_for_the_trainer(
     database: Database, other: Database, study: optuna.Study
 ) -> None:
     claim = claimed(database, study)
@@ -196,7 +196,7 @@ def test_a_study_that_is_deleted_meanwhile_is_the_trainers_to_hear(
         assert keeper.over
 
 
-def test_a_worker_takes_two_connections(database: Database, other: Database, study: optuna.Study) -> None:
+def test_a_worker_uses_two_connections(database: Database, other: Database, study: optuna.Study) -> None:
     count = text(
         "SELECT count(*) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"

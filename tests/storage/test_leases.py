@@ -59,9 +59,7 @@ def lose(database: Database, study: optuna.Study) -> None:
         )
 
 
-def test_an_expired_lease_is_taken_over_with_the_same_trial_before_anything_else(
-    database: Database, study: optuna.Study
-) -> None:
+def test_the_trial_of_an_expired_lease_is_claimed_before_any_other(database: Database, study: optuna.Study) -> None:
     study.enqueue_trial({"x": 0.5})
     first = claimed(database, study)
     lose(database, study)
@@ -70,7 +68,9 @@ def test_an_expired_lease_is_taken_over_with_the_same_trial_before_anything_else
     assert again.lease.token > first.lease.token
 
 
-def test_it_is_taken_over_though_the_budget_is_spent(database: Database, study: optuna.Study) -> None:
+def test_the_trial_of_an_expired_lease_is_claimed_even_if_the_budget_is_spent(
+    database: Database, study: optuna.Study
+) -> None:
     write_limits(study, Limits(trials=1))
     claimed(database, study)
     assert claim_trial(database, study, Worker()) is NoTrial.OTHERS
@@ -78,11 +78,11 @@ def test_it_is_taken_over_though_the_budget_is_spent(database: Database, study: 
     assert claimed(database, study).number == 0
 
 
-def test_a_lease_that_lasts_is_nobody_elses(database: Database, study: optuna.Study) -> None:
+def test_a_valid_lease_cannot_be_claimed(database: Database, study: optuna.Study) -> None:
     assert [claimed(database, study).number for _ in range(3)] == [0, 1, 2]
 
 
-def test_a_server_that_was_down_gives_every_holder_time_to_come_back(database: Database, study: optuna.Study) -> None:
+def test_after_a_restart_of_the_server_every_holder_has_time_to_renew(database: Database, study: optuna.Study) -> None:
     claimed(database, study)
     with database.engine.begin() as connection:  # expired, but the server was started less than a lease ago
         connection.execute(
@@ -91,7 +91,7 @@ def test_a_server_that_was_down_gives_every_holder_time_to_come_back(database: D
     assert claimed(database, study).number == 1
 
 
-def test_nothing_is_accepted_from_whoever_lost_the_lease(
+def test_no_write_of_a_worker_that_lost_the_lease_is_accepted(
     database: Database, database_url: str, study: optuna.Study
 ) -> None:
     claim = claimed(database, study)
@@ -118,7 +118,7 @@ def test_nothing_is_accepted_from_whoever_lost_the_lease(
     assert list(frozen.params) == ["x"]
 
 
-def test_a_trial_that_kills_its_worker_again_and_again_is_failed_with_the_reason(
+def test_a_trial_that_kills_three_workers_in_a_row_is_failed_with_the_reason(
     database: Database, study: optuna.Study
 ) -> None:
     write_limits(study, Limits(trials=1))
@@ -131,7 +131,7 @@ def test_a_trial_that_kills_its_worker_again_and_again_is_failed_with_the_reason
     assert "its worker died 3 times without an epoch between" in trial.user_attrs["reason"]
 
 
-def test_an_epoch_between_shows_that_the_trial_is_not_to_blame(database: Database, study: optuna.Study) -> None:
+def test_an_epoch_between_resets_the_count_of_lost_workers(database: Database, study: optuna.Study) -> None:
     for _ in range(2 * DEATHS):
         claim = claimed(database, study)
         assert claim.number == 0
@@ -141,7 +141,7 @@ def test_an_epoch_between_shows_that_the_trial_is_not_to_blame(database: Databas
     assert study.get_trials()[0].state == TrialState.RUNNING
 
 
-def test_the_leases_of_a_process_that_is_gone_end_at_once(database: Database, study: optuna.Study) -> None:
+def test_the_leases_of_a_process_that_has_ended_expire_at_once(database: Database, study: optuna.Study) -> None:
     gone, other = Worker(pid=1_000_001), Worker(pid=1_000_002)
     orphan, kept = claimed(database, study, gone), claimed(database, study, other)
     assert expire_leases(database, study, Worker(pid=1_000_001)) == 1
@@ -149,7 +149,7 @@ def test_the_leases_of_a_process_that_is_gone_end_at_once(database: Database, st
     assert [holding.owner for holding in lease_infos(database, study)][kept.number] == str(other)
 
 
-def test_reaping_puts_back_orphans_and_trials_that_run_without_a_lease(database: Database, study: optuna.Study) -> None:
+def test_reaping_requeues_orphans_and_running_trials_without_a_lease(database: Database, study: optuna.Study) -> None:
     orphan = claimed(database, study)
     lose(database, study)
     kept, stray = claimed(database, study), study.ask()
@@ -174,7 +174,7 @@ def test_reaping_fails_a_poison_trial(database: Database, study: optuna.Study) -
     assert study.get_trials()[0].state == TrialState.FAIL
 
 
-def test_a_trial_that_was_finished_past_its_lease_is_left_as_it_is(database: Database, study: optuna.Study) -> None:
+def test_a_trial_that_another_program_finished_is_not_changed(database: Database, study: optuna.Study) -> None:
     claim = claimed(database, study)
     study._storage.set_trial_state_values(claim.lease.trial_id, TrialState.COMPLETE, [0.5])  # somebody at a dashboard
     lose(database, study)
@@ -182,7 +182,7 @@ def test_a_trial_that_was_finished_past_its_lease_is_left_as_it_is(database: Dat
     assert [holding.state for holding in lease_infos(database, study)] == ["ended", "held"]
 
 
-def test_holdings_tell_who_trains_what_and_for_how_long(database: Database, study: optuna.Study) -> None:
+def test_lease_infos_name_worker_trial_and_time_left(database: Database, study: optuna.Study) -> None:
     worker = Worker(device="cuda:1", host="node-7", pid=42, seconds=30)
     claimed(database, study, worker)
     (holding,) = lease_infos(database, study)
@@ -192,7 +192,7 @@ def test_holdings_tell_who_trains_what_and_for_how_long(database: Database, stud
     assert (holding.attempts, holding.redone, holding.deaths) == (1, 0.0, 0)
 
 
-def test_what_an_earlier_version_left_running_is_taken_over(database: Database, study: optuna.Study) -> None:
+def test_trials_that_an_earlier_version_left_running_are_claimed(database: Database, study: optuna.Study) -> None:
     with database.engine.begin() as connection:
         for statement in ("DROP TABLE hpo_openings, hpo_leases, hpo_studies, hpo_schema", "DROP SEQUENCE hpo_tokens",
                           "DROP INDEX hpo_trials_of_study"):  # fmt: skip
@@ -212,9 +212,7 @@ def test_deleting_a_study_deletes_its_leases(database: Database, study: optuna.S
         assert connection.execute(text("SELECT count(*) FROM hpo_leases")).scalar_one() == 0
 
 
-def test_dead_processes_of_this_machine_are_known_as_such_and_nobody_elses(
-    database: Database, study: optuna.Study
-) -> None:
+def test_only_the_leases_of_dead_processes_of_this_machine_are_expired(database: Database, study: optuna.Study) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     claimed(database, study, Worker(pid=dead.pid))

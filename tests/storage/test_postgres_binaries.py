@@ -57,7 +57,7 @@ def without(*capabilities: str) -> tuple[str, ...]:
     [without("setuid", "setgid"), without("chown"), without("all"), ("unshare", "--user", "--map-root-user")],
     ids=["setuid", "chown", "all", "user namespace"],
 )
-def test_a_root_that_may_not_become_another_user_is_told_so(empty_home: Path, before: tuple[str, ...]) -> None:
+def test_root_that_may_not_become_another_user_gets_an_error(empty_home: Path, before: tuple[str, ...]) -> None:
     said = opened(empty_home, *before)
     assert said.startswith("refused: PostgreSQL refuses to run as root, and root may not become user")
     assert "user namespace" in said
@@ -72,7 +72,7 @@ def mounted(options: str, place: Path | str) -> tuple[str, ...]:
 
 @as_root
 @pytest.mark.parametrize("options", ["size=64k", "ro"])
-def test_little_or_no_shared_memory_will_do(empty_home: Path, options: str) -> None:
+def test_little_or_no_shared_memory_is_enough(empty_home: Path, options: str) -> None:
     assert opened(empty_home, *mounted(options, "/dev/shm")) == "works"
 
 
@@ -85,7 +85,7 @@ def test_little_or_no_shared_memory_will_do(empty_home: Path, options: str) -> N
         ("nr_inodes=10", "no space left on the device; free some"),
     ],
 )
-def test_a_place_that_cannot_hold_the_data_is_told_with_the_way_out(
+def test_a_folder_that_cannot_hold_the_data_is_reported_with_the_way_out(
     short_folder: Path, options: str, reason: str
 ) -> None:
     said = opened(short_folder / ".hpo", *mounted(options, short_folder))
@@ -95,7 +95,7 @@ def test_a_place_that_cannot_hold_the_data_is_told_with_the_way_out(
 
 
 @as_root
-def test_a_disk_that_is_full_at_the_start_is_told(home: Path) -> None:
+def test_a_full_disk_at_the_start_is_reported(home: Path) -> None:
     full = (
         'mount -t tmpfs -o size=60m none /mnt && chmod 755 /mnt && cp -a "$0" /mnt/.hpo && '
         'dd if=/dev/zero of=/mnt/fill bs=4k 2>/dev/null; exec "$@"'
@@ -106,7 +106,7 @@ def test_a_disk_that_is_full_at_the_start_is_told(home: Path) -> None:
 
 @as_root
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_a_limit_of_processes_is_told(short_folder: Path, processes: int) -> None:
+def test_a_limit_of_processes_is_reported(short_folder: Path, processes: int) -> None:
     short_folder.chmod(0o777)
     said = opened(short_folder / ".hpo", user=1, processes=processes)
     assert "no further process can be started here; raise `ulimit -u`" in said
@@ -122,7 +122,7 @@ def test_a_copy_that_root_made_with_other_owners_and_modes_works(home: Path) -> 
     assert (copy / "postgres").stat().st_mode & 0o777 == 0o700
 
 
-def test_data_that_were_opened_to_others_are_closed_again(home: Path) -> None:
+def test_data_with_open_permissions_are_made_private(home: Path) -> None:
     subprocess.run(["chmod", "-R", "a+rwX", str(home / "postgres")], check=True)
     EmbeddedServer.join(home).leave()
     assert (home / "postgres").stat().st_mode & 0o777 == 0o700
@@ -143,7 +143,7 @@ def test_a_folder_of_another_user_names_that_user(home: Path, mode: int, owner: 
 
 
 @pytest.mark.parametrize("missing", ["PG_VERSION", "global"])
-def test_a_part_of_the_data_is_not_taken_for_all_of_them_nor_for_none(home: Path, missing: str) -> None:
+def test_incomplete_data_are_refused(home: Path, missing: str) -> None:
     path = home / "postgres" / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     before = sorted(home.rglob("*"))
@@ -159,7 +159,7 @@ def test_an_empty_folder_is_filled(empty_home: Path) -> None:
     EmbeddedServer.join(empty_home).leave()
 
 
-def test_a_path_that_no_socket_can_have_is_refused_where_no_temporary_folder_can_take_its_place(
+def test_a_path_that_is_not_valid_for_a_socket_is_refused_without_a_temporary_folder(
     short_folder: Path, furnish: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = furnish(short_folder / ("deep" * 40))
@@ -181,5 +181,5 @@ def test_a_path_that_no_socket_can_have_is_refused_where_no_temporary_folder_can
         ("", "it gives no reason"),
     ],
 )
-def test_the_way_out_follows_from_what_a_program_said(output: str, way_out: str) -> None:
+def test_the_way_out_follows_from_the_output_of_a_program(output: str, way_out: str) -> None:
     assert way_out in failure_reason(output)

@@ -147,7 +147,7 @@ FOREIGN = {
 
 @pytest.mark.usefixtures("_namespaces")
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_a_folder_in_use_is_refused_where_its_server_cannot_be_reached(kind: str, home: Path) -> None:
+def test_a_folder_in_use_is_refused_if_its_server_cannot_be_reached(kind: str, home: Path) -> None:
     run, (namespaces, before) = Run(home), FOREIGN[kind]
     seen = traces(home)
     said = write_row(Path("/mnt/.hpo"), *at_another_path(home.parent, *namespaces, before=before))
@@ -162,7 +162,7 @@ def test_a_folder_in_use_is_refused_where_its_server_cannot_be_reached(kind: str
 
 @pytest.mark.usefixtures("_namespaces")
 @pytest.mark.parametrize("name", ["deep" * 40, "with blank", "ümläut"])
-def test_a_folder_whose_socket_lies_in_a_private_place_is_refused_elsewhere(
+def test_a_folder_whose_socket_is_in_a_private_folder_is_refused_in_another_container(
     short_folder: Path, furnish: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     home, temporary = furnish(short_folder / name / ".hpo"), short_folder / "tmp"
@@ -179,7 +179,7 @@ def test_a_folder_whose_socket_lies_in_a_private_place_is_refused_elsewhere(
 
 
 @pytest.mark.usefixtures("_namespaces")
-def test_a_server_that_no_process_uses_any_more_is_still_not_doubled(home: Path) -> None:
+def test_no_second_server_is_started_beside_one_without_users(home: Path) -> None:
     Process(home).kill()
     seen, server = traces(home), postmaster(home)
     assert "in use by another container" in write_row(Path("/mnt/.hpo"), *at_another_path(home.parent))
@@ -198,7 +198,7 @@ def test_containers_that_see_the_folder_at_one_path_share_its_server(home: Path)
 
 
 @pytest.mark.usefixtures("_namespaces")
-def test_what_a_killed_container_left_goes_on_elsewhere_without_a_word(home: Path) -> None:
+def test_the_data_of_a_killed_container_open_in_another_without_an_option(home: Path) -> None:
     container = Process(Path("/mnt/.hpo"), *at_another_path(home.parent))
     assert container.said == "rows 1"
     assert "in use by another container" in write_row(home, *CONTAINER)
@@ -208,7 +208,7 @@ def test_what_a_killed_container_left_goes_on_elsewhere_without_a_word(home: Pat
 
 
 @pytest.mark.usefixtures("_namespaces")
-def test_those_who_joined_the_server_of_a_container_that_was_killed_start_it_again(home: Path) -> None:
+def test_processes_that_used_the_server_of_a_killed_container_restart_it(home: Path) -> None:
     container, *others = Process(home, *CONTAINER), Process(home), Process(home)
     assert [container.said, *(other.said for other in others)] == ["rows 1", "rows 2", "rows 3"]
     container.kill()
@@ -219,7 +219,7 @@ def test_those_who_joined_the_server_of_a_container_that_was_killed_start_it_aga
 
 
 @pytest.mark.usefixtures("_namespaces")
-def test_a_busy_server_of_another_container_is_waited_for_and_then_refused(home: Path) -> None:
+def test_a_folder_with_a_busy_server_in_another_container_is_refused_after_a_wait(home: Path) -> None:
     run, server = Run(home), postmaster(home)
     seen = traces(home)
     server.suspend()
@@ -233,7 +233,7 @@ def test_a_busy_server_of_another_container_is_waited_for_and_then_refused(home:
     run.end()
 
 
-def test_a_busy_server_of_this_place_is_asked_again_and_never_doubled(home: Path) -> None:
+def test_a_busy_server_of_this_host_is_tried_again_and_no_second_one_is_started(home: Path) -> None:
     server = EmbeddedServer.join(home)
     process, seen = postmaster(home), traces(home)
     process.suspend()
@@ -247,7 +247,7 @@ def test_a_busy_server_of_this_place_is_asked_again_and_never_doubled(home: Path
     server.leave()
 
 
-def test_a_copy_of_a_folder_in_use_is_refused_and_nothing_of_it_reaches_the_original(home: Path) -> None:
+def test_a_copy_of_a_folder_in_use_is_refused_and_the_original_is_not_changed(home: Path) -> None:
     run, copy = Run(home), home.parent / "copy"
     subprocess.run(["cp", "-a", str(home), str(copy)], check=True)
     said = write_here(copy)
@@ -259,7 +259,7 @@ def test_a_copy_of_a_folder_in_use_is_refused_and_nothing_of_it_reaches_the_orig
     assert "is a copy of a folder whose PostgreSQL ran, or was killed" in write_here(copy)
 
 
-def test_a_copy_of_a_folder_whose_server_was_killed_opens_once_it_is_said_that_there_is_no_better(home: Path) -> None:
+def test_a_copy_of_a_folder_whose_server_was_killed_opens_after_the_user_confirms_it(home: Path) -> None:
     crash(home)
     copy = home.parent / "copy"
     subprocess.run(["cp", "-a", str(home), str(copy)], check=True)
@@ -271,7 +271,7 @@ def test_a_copy_of_a_folder_whose_server_was_killed_opens_once_it_is_said_that_t
     assert write_here(home) == "rows 2"
 
 
-def test_a_copy_of_a_folder_at_rest_has_a_server_of_its_own(home: Path) -> None:
+def test_a_copy_of_an_unused_folder_gets_its_own_server(home: Path) -> None:
     Run(home).end()
     copy = home.parent / "copy"
     subprocess.run(["cp", "-a", str(home), str(copy)], check=True)
@@ -302,7 +302,7 @@ def test_a_folder_under_another_path_is_the_same_folder(how: str, home: Path, re
 
 
 @pytest.mark.parametrize("name", [".hpo", "deep" * 40])
-def test_a_folder_that_is_moved_under_its_server_waits_for_those_who_use_it(
+def test_a_folder_that_is_moved_while_in_use_is_refused_until_its_users_end(
     short_folder: Path, furnish: Callable[[Path], Path], name: str
 ) -> None:
     home, other = furnish(short_folder / name), short_folder / "moved"
@@ -318,9 +318,7 @@ def test_a_folder_that_is_moved_under_its_server_waits_for_those_who_use_it(
     assert write_here(other) == "rows 3"
 
 
-def test_another_folder_at_the_same_path_is_not_taken_for_the_one_that_was_there(
-    home: Path, furnish: Callable[[Path], Path]
-) -> None:
+def test_another_folder_at_the_same_path_is_detected(home: Path, furnish: Callable[[Path], Path]) -> None:
     away = home.parent / "away"
     with open_database(None, home=home, start_timeout=1) as database:
         database.now()
@@ -335,7 +333,7 @@ def test_another_folder_at_the_same_path_is_not_taken_for_the_one_that_was_there
         assert database.now()
 
 
-def test_each_session_is_checked_to_be_with_the_server_on_this_folder(
+def test_each_connection_is_checked_to_lead_to_the_server_on_this_folder(
     home: Path, short_folder: Path, furnish: Callable[[Path], Path]
 ) -> None:
     here, there = EmbeddedServer.join(home), EmbeddedServer.join(furnish(short_folder / "there"))
@@ -384,7 +382,7 @@ def as_of(home: Path, record: dict[str, Any], **changes: Any) -> None:
         ({"place": "", "host": "elsewhere"}, True, False),  # a system without namespaces
     ],
 )
-def test_what_another_host_left_is_taken_over_only_where_it_has_ended_for_certain(
+def test_a_folder_of_another_host_opens_only_if_its_server_has_certainly_ended(
     home: Path, monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, str], shared: bool, goes_on: bool,
 ) -> None:  # fmt: skip
@@ -403,7 +401,7 @@ def test_what_another_host_left_is_taken_over_only_where_it_has_ended_for_certai
     assert write_here(home) == "rows 2"
 
 
-def test_a_folder_that_ended_in_order_is_nobodys_wherever_that_was(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_was_shut_down_properly_opens_on_any_host(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Run(home).end()
     record = json.loads((home / "postgres" / FILE).read_text())
     as_of(home, record, place="other boot/pid:[1]", host="elsewhere")
@@ -412,14 +410,14 @@ def test_a_folder_that_ended_in_order_is_nobodys_wherever_that_was(home: Path, m
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"host": "vm"}'])
-def test_a_record_that_is_missing_or_torn_says_nothing(home: Path, content: str) -> None:
+def test_a_missing_or_damaged_record_is_ignored(home: Path, content: str) -> None:
     crashed(home)
     (home / "postgres" / FILE).write_text(content)
     assert ServerRecord.of(home / "postgres") is None
     assert write_here(home) == "rows 2"
 
 
-def test_a_copy_of_a_folder_whose_server_was_killed_opens_once_the_original_was_used_again(home: Path) -> None:
+def test_a_new_copy_of_a_folder_whose_server_was_killed_opens_after_the_original_was_used_again(home: Path) -> None:
     crash(home)
     copy, again = home.parent / "copy", home.parent / "again"
     subprocess.run(["cp", "-a", str(home), str(copy)], check=True)
@@ -431,7 +429,7 @@ def test_a_copy_of_a_folder_whose_server_was_killed_opens_once_the_original_was_
     assert write_here(again) == "rows 3"
 
 
-def test_a_copy_without_a_record_is_known_by_the_path_in_its_pid_file(home: Path) -> None:
+def test_a_copy_without_a_record_is_recognised_by_the_path_in_its_pid_file(home: Path) -> None:
     crashed(home)
     (home / "postgres" / FILE).unlink()
     copy = home.parent / "copy"

@@ -29,7 +29,7 @@ json_values = st.recursive(
         ({"a": "x" * 99}, {"a": "y"}, f"a: stored {'x' * 57}…, asked y"),
     ],
 )
-def test_the_first_difference_is_told_in_words(stored: Any, asked: Any, words: str) -> None:
+def test_the_first_difference_is_given_in_words(stored: Any, asked: Any, words: str) -> None:
     assert first_difference(stored, asked) == words
 
 
@@ -38,7 +38,7 @@ def test_there_is_a_difference_exactly_when_the_values_differ(stored: Any, asked
     assert (first_difference(stored, asked) is None) == (stored == asked)
 
 
-def test_a_spec_is_frozen_and_takes_no_unknown_fact(spec: StudySpec) -> None:
+def test_a_spec_is_frozen_and_refuses_unknown_fields(spec: StudySpec) -> None:
     with pytest.raises(ValidationError, match="frozen"):
         spec.seed = 1  # type: ignore[misc]
     with pytest.raises(ValidationError, match="colour"):
@@ -62,7 +62,7 @@ def test_an_id_begins_with_the_plain_part_of_the_name(name: str, plain: str) -> 
 
 
 @given(st.text(max_size=120))
-def test_an_id_is_its_own_folder(name: str) -> None:
+def test_an_id_is_a_valid_folder_name(name: str) -> None:
     made = make_id(name)
     assert study_folder(made) == made
     assert len(made) <= 49

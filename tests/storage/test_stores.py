@@ -38,7 +38,7 @@ def restored(postgres_url: str) -> Iterator[Database]:
             yield database
 
 
-def test_the_database_that_came_first_keeps_the_folder_and_another_is_refused_with_the_way_out(
+def test_the_first_database_keeps_the_folder_and_another_is_refused_with_the_way_out(
     database: Database, restored: Database, root: Path | str
 ) -> None:
     assert not refuse_foreign_files(database, root, STUDY)
@@ -55,7 +55,7 @@ def test_the_database_that_came_first_keeps_the_folder_and_another_is_refused_wi
     claim_files(restored, root, "other-0123abcd")
 
 
-def test_a_study_that_was_moved_goes_on_once_the_note_is_removed(
+def test_a_moved_study_continues_once_the_record_of_its_database_is_removed(
     database: Database, restored: Database, tmp_path: Path
 ) -> None:
     claim_files(database, tmp_path, STUDY)
@@ -66,7 +66,7 @@ def test_a_study_that_was_moved_goes_on_once_the_note_is_removed(
 
 
 @pytest.mark.parametrize("note", [b"", b"[]", b"{}", b"\xff"])
-def test_a_damaged_note_is_not_said_to_be_of_another_database(database: Database, tmp_path: Path, note: bytes) -> None:
+def test_a_damaged_record_is_not_reported_as_another_databases(database: Database, tmp_path: Path, note: bytes) -> None:
     claim_files(database, tmp_path, STUDY)
     (tmp_path / STUDY / "owner.json").write_bytes(note)
     with pytest.raises(StudyError, match=r"owner\.json is damaged.*remove that file") as caught:
@@ -76,7 +76,7 @@ def test_a_damaged_note_is_not_said_to_be_of_another_database(database: Database
     claim_files(database, tmp_path, STUDY)
 
 
-def test_a_note_that_cannot_be_read_is_said_with_the_cause(database: Database, tmp_path: Path) -> None:
+def test_an_unreadable_record_is_reported_with_the_cause(database: Database, tmp_path: Path) -> None:
     (tmp_path / STUDY / "owner.json").mkdir(parents=True)
     with pytest.raises(
         StorageError, match=r"owner\.json cannot be read: Is a directory; let this user read it"
@@ -85,9 +85,7 @@ def test_a_note_that_cannot_be_read_is_said_with_the_cause(database: Database, t
     assert not isinstance(caught.value, StudyError)
 
 
-def test_where_the_disk_is_full_nothing_is_noted_and_the_next_worker_does_it(
-    database: Database, tiny_disk: Path
-) -> None:
+def test_on_a_full_disk_nothing_is_recorded_and_the_next_worker_does_it(database: Database, tiny_disk: Path) -> None:
     filler = tiny_disk / "filler"
     with suppress(OSError):
         filler.write_bytes(bytes(2**21))
@@ -98,7 +96,7 @@ def test_where_the_disk_is_full_nothing_is_noted_and_the_next_worker_does_it(
     assert refuse_foreign_files(database, tiny_disk, STUDY)
 
 
-def test_the_folder_of_a_study_that_is_gone_goes_with_its_note(database: Database, tmp_path: Path) -> None:
+def test_the_folder_of_a_deleted_study_is_removed_with_its_record(database: Database, tmp_path: Path) -> None:
     claim_files(database, tmp_path, STUDY)
     open_store(tmp_path, STUDY).write(0, "best", {"model": b"1"}, {})
     ((folder, _),) = stray_studies(tmp_path, [])
@@ -106,7 +104,7 @@ def test_the_folder_of_a_study_that_is_gone_goes_with_its_note(database: Databas
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_user_without_rights_knows_the_database_and_databases_differ(
+def test_an_unprivileged_user_can_read_the_identity_and_databases_differ(
     tcp_server: TcpServer, database: Database, restored: Database
 ) -> None:
     tcp_server.administer(

@@ -39,7 +39,7 @@ def create(url: str, spec: StudySpec) -> str:
         return create_study(database, "cells", spec, POINTS).study_name
 
 
-def test_a_study_is_created_once_with_its_points_though_six_processes_create_it(
+def test_six_concurrent_processes_create_a_study_once_with_its_points(
     database: Database, database_url: str, spec: StudySpec, at_once: Any
 ) -> None:
     assert at_once(6, create, database_url, spec) == ["cells"] * 6
@@ -54,7 +54,7 @@ def test_what_was_written_is_read(database: Database, spec: StudySpec) -> None:
     assert without_id(read_spec(open_study(database, "cells"))) == spec
 
 
-def test_every_creation_gives_an_id_of_its_own_and_opening_keeps_it(database: Database, spec: StudySpec) -> None:
+def test_every_creation_gives_a_new_id_and_opening_keeps_it(database: Database, spec: StudySpec) -> None:
     first = read_spec(create_study(database, "Blood Cells / 2", spec)).id
     assert re.fullmatch(r"blood-cells-2-[0-9a-f]{8}", first)
     assert read_spec(create_study(database, "Blood Cells / 2", spec)).id == first
@@ -97,7 +97,7 @@ WRONG_NAMES = ["", " ", "a\nb", "x" * 121, "nul\0", " padded", "padded\t", "zero
 
 
 @pytest.mark.parametrize("name", WRONG_NAMES)
-def test_names_that_cannot_be_told_apart_or_typed_are_refused(name: str) -> None:
+def test_names_that_look_alike_or_cannot_be_typed_are_refused(name: str) -> None:
     with pytest.raises(StudyError, match=r"must be 1 to 120 printable characters .*--study") as caught:
         check_study_name(name)
     assert f"study name {name!r:.100}" in str(caught.value)
@@ -105,11 +105,11 @@ def test_names_that_cannot_be_told_apart_or_typed_are_refused(name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["x", "x" * 120, "ümläut 'quoted' / 🔬", "日本"])
-def test_any_other_name_will_do(name: str) -> None:
+def test_any_other_name_is_accepted(name: str) -> None:
     check_study_name(name)
 
 
-def test_a_study_is_not_created_under_a_wrong_name(database: Database, spec: StudySpec) -> None:
+def test_a_study_is_not_created_under_an_invalid_name(database: Database, spec: StudySpec) -> None:
     with pytest.raises(StudyError, match="120 printable characters"):
         create_study(database, " padded", spec)
     assert study_names(database) == []
@@ -167,7 +167,7 @@ def test_another_search_under_the_same_name_is_refused_and_changes_nothing(
 
 
 @pytest.mark.parametrize("moment", ["study", "mark", "point"])
-def test_a_creation_that_was_killed_half_way_is_made_anew(database: Database, spec: StudySpec, moment: str) -> None:
+def test_an_interrupted_creation_is_repeated(database: Database, spec: StudySpec, moment: str) -> None:
     study = optuna.create_study(study_name="cells", storage=database.storage, direction="maximize")
     if moment != "study":
         study.set_user_attr("hpo:creating", True)
@@ -178,7 +178,7 @@ def test_a_creation_that_was_killed_half_way_is_made_anew(database: Database, sp
     assert without_id(read_spec(created)) == spec
 
 
-def test_a_study_that_somebody_else_made_is_left_alone(database: Database, spec: StudySpec) -> None:
+def test_a_study_of_another_program_is_not_changed(database: Database, spec: StudySpec) -> None:
     theirs = optuna.create_study(study_name="cells", storage=database.storage)
     theirs.enqueue_trial({"x": 1})
     with pytest.raises(StudyError, match="was not made by hpo; give another name"):
@@ -186,7 +186,7 @@ def test_a_study_that_somebody_else_made_is_left_alone(database: Database, spec:
     assert len(theirs.trials) == 1
 
 
-def test_a_spec_of_another_version_is_not_guessed_at(database: Database, spec: StudySpec) -> None:
+def test_a_spec_of_another_version_is_refused(database: Database, spec: StudySpec) -> None:
     study = create_study(database, "cells", spec)
     study.set_user_attr("hpo:spec", {**spec.model_dump(), "version": 2})
     with pytest.raises(StudyError, match=r"another version of hpo \(spec 2, here 1\)"):
@@ -205,7 +205,7 @@ def copied(database: Database, spec: StudySpec) -> tuple[optuna.Study, optuna.St
     return first, open_study(database, "second")
 
 
-def test_a_copy_is_given_an_id_of_its_own_and_the_study_that_was_first_keeps_its_id(
+def test_a_copy_gets_a_new_id_and_the_original_keeps_its_id(
     database: Database, spec: StudySpec, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = copied(database, spec)
@@ -222,7 +222,7 @@ def test_a_copy_is_given_an_id_of_its_own_and_the_study_that_was_first_keeps_its
     assert give_own_id(database, second) == own, "once"
 
 
-def test_init_and_run_give_a_copy_its_own_id_too(database: Database, spec: StudySpec) -> None:
+def test_init_and_run_give_a_copy_a_new_id_too(database: Database, spec: StudySpec) -> None:
     first, second = copied(database, spec)
     create_study(database, "second", spec)
     assert read_spec(second).id != read_spec(first).id

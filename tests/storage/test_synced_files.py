@@ -8,7 +8,7 @@ from storage import DatabaseUnavailableError
 from storage.synced_files import SharedHold, exclusive, is_held
 
 
-def test_one_holder_at_a_time(tmp_path: Path) -> None:
+def test_the_exclusive_lock_has_one_holder_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     second = exclusive(path, timeout=0.05)
     with (
@@ -20,7 +20,7 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-def test_a_share_is_held_until_the_last_gives_it_back(tmp_path: Path) -> None:
+def test_a_shared_lock_is_held_until_the_last_holder_releases_it(tmp_path: Path) -> None:
     path = tmp_path / "users"
     assert not is_held(path)
     with SharedHold(path), SharedHold(path) as second:

@@ -17,7 +17,7 @@ def opening(date: str, test: str = "t", **changes: object) -> dict[str, object]:
     return {**values, **changes}
 
 
-def test_looks_are_read_by_test_part_in_order(database: Database) -> None:
+def test_accesses_are_read_by_test_part_in_order(database: Database) -> None:
     database.initialise()
     later, earlier, other = opening("2026-02"), opening("2026-01", model="é"), opening("2026-03", test="u")
     for one in (later, earlier, other):
@@ -26,14 +26,14 @@ def test_looks_are_read_by_test_part_in_order(database: Database) -> None:
     assert read_openings(database, "nothing") == []
 
 
-def test_a_result_completes_its_look(database: Database) -> None:
+def test_a_result_completes_its_access(database: Database) -> None:
     database.initialise()
     write_opening(database, opening("2026-01"))
     write_opening(database, opening("2026-01", accuracy=0.5))
     assert read_openings(database, "t") == [opening("2026-01", accuracy=0.5)]
 
 
-def test_looks_at_two_test_parts_in_one_instant_are_two(database: Database) -> None:
+def test_accesses_to_two_test_parts_at_one_moment_are_two(database: Database) -> None:
     database.initialise()
     for test in ("t", "u"):
         write_opening(database, opening("2026-01", test=test))
@@ -47,13 +47,13 @@ def make_earlier(database: Database) -> None:
         connection.exec_driver_sql("DROP TABLE hpo_openings; UPDATE hpo_schema SET version = 2")
 
 
-def test_a_database_of_an_earlier_version_has_heard_of_no_look(database: Database) -> None:
+def test_a_database_of_an_earlier_version_has_no_accesses(database: Database) -> None:
     make_earlier(database)
     assert read_openings(database, "t") == []
     assert not database.is_initialised()
 
 
-def test_the_first_look_makes_the_table_in_a_database_of_an_earlier_version(database: Database) -> None:
+def test_the_first_access_creates_the_table_in_a_database_of_an_earlier_version(database: Database) -> None:
     make_earlier(database)
     write_opening(database, opening("2026-01"))
     assert read_openings(database, "t") == [opening("2026-01")]
@@ -61,7 +61,7 @@ def test_the_first_look_makes_the_table_in_a_database_of_an_earlier_version(data
 
 
 @pytest.mark.parametrize("use", [lambda db: read_openings(db, "t"), lambda db: write_opening(db, opening("2026-01"))])
-def test_a_database_without_studies_is_refused_and_left_alone(
+def test_a_database_without_studies_is_refused_and_not_changed(
     empty_url: str, tmp_path: Path, use: Callable[[Database], object]
 ) -> None:
     with open_database(empty_url, home=tmp_path) as database:

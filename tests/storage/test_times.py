@@ -51,7 +51,7 @@ def utc(moment: datetime | None) -> datetime:
 
 @pytest.mark.parametrize("reader", ZONES)
 @pytest.mark.parametrize("writer", ZONES)
-def test_a_start_and_an_end_are_moments_in_every_time_zone(
+def test_start_and_end_are_correct_in_every_time_zone(
     database: Database, spec: StudySpec, zone: pytest.MonkeyPatch, writer: str, reader: str
 ) -> None:
     study = create_study(database, "cells", spec, [{"x": 0.5}])
@@ -72,7 +72,7 @@ def test_a_start_and_an_end_are_moments_in_every_time_zone(
     assert all(later - earlier >= -SLACK for earlier, later in pairwise(times)), times
 
 
-def test_optuna_still_means_by_the_columns_what_is_written_into_them(
+def test_optuna_still_reads_the_columns_as_they_are_written(
     database: Database, spec: StudySpec, zone: pytest.MonkeyPatch
 ) -> None:
     study = create_study(database, "cells", spec)

@@ -75,7 +75,7 @@ def claim_all(url: str) -> list[int]:
     return taken
 
 
-def test_the_cap_is_the_studys_and_exact_though_four_processes_take_from_it(
+def test_the_cap_of_a_study_is_exact_for_four_concurrent_processes(
     database: Database, database_url: str, spec: StudySpec, at_once: Any
 ) -> None:
     study = create_study(database, "cells", spec, [{"x": 0.1}, {"x": 0.2}])
@@ -85,7 +85,7 @@ def test_the_cap_is_the_studys_and_exact_though_four_processes_take_from_it(
     assert states(study) == ["COMPLETE"] * 17
 
 
-def test_the_points_come_first_and_count(database: Database, spec: StudySpec) -> None:
+def test_enqueued_points_come_first_and_count(database: Database, spec: StudySpec) -> None:
     study = create_study(database, "cells", spec, [{"x": 0.25}, {"x": 0.75}])
     limits = Limits(trials=3)
     claims = [claimed(database, study, limits) for _ in range(3)]
@@ -94,7 +94,7 @@ def test_the_points_come_first_and_count(database: Database, spec: StudySpec) ->
     assert [trial_of(study, claim).suggest_float("x", 0, 1) for claim in claims[:2]] == [0.25, 0.75]
 
 
-def test_a_raised_cap_lets_the_study_go_on_and_a_lowered_one_ends_it(database: Database, study: optuna.Study) -> None:
+def test_a_raised_cap_continues_the_study_and_a_lowered_one_ends_it(database: Database, study: optuna.Study) -> None:
     write_limits(study, Limits(trials=1))
     claimed(database, study)
     assert claim_trial(database, study, Worker()) is NoTrial.OTHERS
@@ -104,13 +104,13 @@ def test_a_raised_cap_lets_the_study_go_on_and_a_lowered_one_ends_it(database: D
     assert claim_trial(database, study, Worker()) is NoTrial.OTHERS
 
 
-def test_no_trial_is_given_out_after_the_deadline(database: Database, study: optuna.Study) -> None:
+def test_no_trial_can_be_claimed_after_the_deadline(database: Database, study: optuna.Study) -> None:
     past, future = database.now() - timedelta(seconds=1), database.now() + timedelta(hours=1)
     assert claim_trial(database, study, Worker(), Limits(deadline=past)) is NoTrial.SPENT
     claimed(database, study, Limits(deadline=future))
 
 
-def test_without_limits_none_hold(database: Database, study: optuna.Study) -> None:
+def test_without_limits_nothing_is_limited(database: Database, study: optuna.Study) -> None:
     assert read_limits(study) == Limits()
     claimed(database, study)
 
@@ -122,20 +122,18 @@ def test_limits_are_read_as_written(study: optuna.Study) -> None:
         assert read_limits(study) == limits
 
 
-def test_limits_of_an_earlier_version_do_not_say_which_run_set_them(study: optuna.Study) -> None:
+def test_limits_of_an_earlier_version_do_not_name_the_run_that_set_them(study: optuna.Study) -> None:
     study.set_user_attr("hpo:limits", {"trials": 3, "deadline": "2026-11-20T12:30:00+00:00"})
     assert read_limits(study) == Limits(3, datetime(2026, 11, 20, 12, 30, tzinfo=UTC))
 
 
 @pytest.mark.parametrize("wrong", [{"trials": -1}, {"deadline": datetime(2026, 1, 1)}])  # noqa: DTZ001 - the mistake
-def test_limits_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_limits_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(StudyError, match="must"):
         Limits(**wrong)
 
 
-def test_a_study_of_the_same_database_has_a_budget_of_its_own(
-    database: Database, study: optuna.Study, spec: StudySpec
-) -> None:
+def test_each_study_of_a_database_has_its_own_budget(database: Database, study: optuna.Study, spec: StudySpec) -> None:
     other = create_study(database, "other", spec)
     claimed(database, study, Limits(trials=1))
     claimed(database, other, Limits(trials=1))
@@ -143,7 +141,7 @@ def test_a_study_of_the_same_database_has_a_budget_of_its_own(
 
 
 @pytest.mark.parametrize(("control", "answer"), [(Control.PAUSE, NoTrial.PAUSED), (Control.STOP, NoTrial.STOPPED)])
-def test_a_study_that_is_paused_or_stopped_gives_out_nothing_until_it_is_resumed(
+def test_no_trial_of_a_paused_or_stopped_study_can_be_claimed_until_it_is_resumed(
     database: Database, study: optuna.Study, control: Control, answer: NoTrial
 ) -> None:
     assert set_control(database, study, control) is Control.RUN
@@ -153,9 +151,7 @@ def test_a_study_that_is_paused_or_stopped_gives_out_nothing_until_it_is_resumed
     claimed(database, study)
 
 
-def test_a_claim_whose_answer_was_lost_is_found_again_by_its_worker_and_by_nobody_else(
-    database: Database, study: optuna.Study
-) -> None:
+def test_a_claim_whose_answer_was_lost_is_repeated_by_its_worker_only(database: Database, study: optuna.Study) -> None:
     worker = Worker()
     first = claim_trial(database, study, worker)
     again = claim_trial(database, study, worker)
@@ -167,7 +163,7 @@ def test_a_claim_whose_answer_was_lost_is_found_again_by_its_worker_and_by_nobod
     assert claimed(database, study).number == 1
 
 
-def test_an_interrupted_trial_is_given_out_again_as_it_was(
+def test_an_interrupted_trial_is_claimed_again_unchanged(
     database: Database, database_url: str, study: optuna.Study
 ) -> None:
     for value in (0.1, 0.9, 0.4):
@@ -201,7 +197,7 @@ def test_an_interrupted_trial_is_given_out_again_as_it_was(
     assert states(study) == ["COMPLETE"] * 4
 
 
-def test_an_interrupted_trial_goes_before_enqueued_ones_and_keeps_its_point(
+def test_an_interrupted_trial_is_claimed_before_enqueued_ones_and_keeps_its_point(
     database: Database, spec: StudySpec
 ) -> None:
     study = create_study(database, "cells", spec, [{"x": 0.25}, {"x": 0.5}, {"x": 0.75}])
@@ -213,7 +209,7 @@ def test_an_interrupted_trial_goes_before_enqueued_ones_and_keeps_its_point(
         assert trial_of(study, again).suggest_float("x", 0, 1) == 0.5
 
 
-def test_pruning_sees_the_reports_of_before_the_interruption(database: Database, study: optuna.Study) -> None:
+def test_the_pruner_uses_the_reports_from_before_the_interruption(database: Database, study: optuna.Study) -> None:
     study.pruner = optuna.pruners.ThresholdPruner(lower=0.5)
     claim = claimed(database, study)
     trial_of(study, claim).report(0.2, step=1)

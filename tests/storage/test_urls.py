@@ -18,7 +18,7 @@ PARTS = st.text(st.sampled_from("@/?#:% '\"=&,;[]\\ZQX79äé漢"), min_size=1, m
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
-def test_every_spelling_of_postgresql_is_one(scheme: str) -> None:
+def test_every_spelling_of_the_scheme_is_accepted(scheme: str) -> None:
     url = parse_url(f"{scheme}://me:p%40ss@host:6543/cells?sslmode=require")
     assert url.drivername == "postgresql+psycopg2"
     assert (url.username, url.password, url.host, url.port, url.database) == ("me", "p@ss", "host", 6543, "cells")
@@ -39,7 +39,7 @@ def test_every_spelling_of_postgresql_is_one(scheme: str) -> None:
         "postgresql://me:Sec/ret-1@host:5432x/db",
     ],
 )
-def test_anything_else_is_refused_in_one_line_that_names_the_rule_and_no_password(text: str) -> None:
+def test_anything_else_is_refused_in_one_line_with_the_rule_and_without_a_password(text: str) -> None:
     with pytest.raises(DatabaseUnavailableError, match="must be PostgreSQL, as postgresql://") as caught:
         parse_url(text)
     assert "\n" not in str(caught.value)
@@ -117,7 +117,7 @@ def test_no_part_of_a_raw_password_is_ever_shown(password: str, shape: str) -> N
 
 
 @given(password=PARTS)
-def test_a_password_that_is_encoded_or_in_a_file_arrives_as_it_is(password: str) -> None:
+def test_an_encoded_password_and_one_from_a_file_arrive_unchanged(password: str) -> None:
     text = URL.create("postgresql", "u", password, "h", database="db").render_as_string(hide_password=False)
     for url in (parse_url(text), parse_url(give_password("postgres://u@h/db", password))):
         assert (url.username, url.password, url.host, url.database) == ("u", password, "h", "db")
@@ -162,7 +162,7 @@ def test_a_password_without_a_user_reaches_the_workers(text: str) -> None:
         "host%3Dh%20user=secr",
     ],
 )  # fmt: skip
-def test_a_query_that_is_not_one_of_options_is_refused_without_its_parts(query: str) -> None:
+def test_a_query_with_unknown_options_is_refused_and_not_shown(query: str) -> None:
     with pytest.raises(DatabaseUnavailableError, match=r"percent-encode .*&.*%26.*HPO_STORAGE_PASSWORD_FILE") as caught:
         parse_url(f"postgresql://h/db?{query}")
     assert "secr" not in str(caught.value)
@@ -188,7 +188,7 @@ def test_a_raw_password_that_is_ambiguous_is_refused_with_the_way_out(password: 
 
 
 @pytest.mark.parametrize("around", ["{} ", " {}", "{}\n", "\t{}\r\n"])
-def test_blanks_and_line_ends_around_a_url_do_not_count(around: str) -> None:
+def test_blanks_and_line_ends_around_a_url_are_ignored(around: str) -> None:
     assert parse_url(around.format("postgresql://u:p@h:6543/db")) == parse_url("postgresql://u:p@h:6543/db")
 
 
@@ -206,7 +206,7 @@ def test_blanks_and_line_ends_around_a_url_do_not_count(around: str) -> None:
         ("postgresql://u:p@[::1]:6543/db", "::1", "6543", "::1:6543/db"),
     ],
 )
-def test_hosts_are_given_as_libpq_wants_them(text: str, host: str, port: str | None, shown: str) -> None:
+def test_hosts_are_given_in_libpqs_form(text: str, host: str, port: str | None, shown: str) -> None:
     url = parse_url(text)
     given = {**url.translate_connect_args(username="user", database="dbname"), **url.query}
     assert (given["host"], given.get("port") and str(given["port"])) == (host, port)
@@ -218,14 +218,14 @@ def test_hosts_are_given_as_libpq_wants_them(text: str, host: str, port: str | N
 
 
 @pytest.mark.parametrize("text", ["host=h password='se cret' nonsense=1", "password=secret host", "secret=cret x=y"])
-def test_a_connection_string_that_libpq_does_not_know_is_refused_without_its_parts(text: str) -> None:
+def test_an_invalid_connection_string_is_refused_and_not_shown(text: str) -> None:
     with pytest.raises(DatabaseUnavailableError, match="must be PostgreSQL") as caught:
         parse_url(text)
     assert "cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["postgresql://u:se%00cret@h/db", "postgresql://u:se%0Acret@h/db"])
-def test_what_no_connection_can_be_given_is_refused(text: str) -> None:
+def test_characters_that_libpq_cannot_be_given_are_refused(text: str) -> None:
     with pytest.raises(DatabaseUnavailableError, match="a line break or a NUL") as caught:
         parse_url(text)
     assert "cret" not in str(caught.value)
