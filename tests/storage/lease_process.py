@@ -56,11 +56,11 @@ class Process:
         self._transaction = self._committed = self.writes_for = None
 
     def attempt(self, lease: Lease, write: Write, ending: Ending | None) -> Verdict:
-        """What a keeper does with an entry, without its thread."""
-        keeper = LeaseSession(self.db.storage, lease)
-        entry = keeper.submit(lambda connection: write(self.db, lease, connection), ending=ending)
+        """What a session does with an entry, without its thread."""
+        session = LeaseSession(self.db.storage, lease)
+        entry = session.submit(lambda connection: write(self.db, lease, connection), ending=ending)
         try:
-            keeper._write(entry)
+            session._write(entry)
         except LeaseLostError:
             return Verdict.LOST
         except UpdateFinishedTrialError:

@@ -358,8 +358,8 @@ def train_one(url: str, patience: float, *, before_leaving: Callable[[], object]
         trial = load_trial(study, claim)
         read_limits(study)
         database.now()
-        with LeaseSession(database.storage, claim.lease) as keeper:
-            assert keeper.submit(lambda _: study.tell(trial, 0.5), ending="ended").wait(30)
+        with LeaseSession(database.storage, claim.lease) as session:
+            assert session.submit(lambda _: study.tell(trial, 0.5), ending="ended").wait(30)
         before_leaving()
         return claim.number
 

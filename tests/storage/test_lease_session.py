@@ -1,4 +1,4 @@
-"""The keeper of a lease through faults of the database that are made for real: cut sessions, a server that is gone."""
+"""The session of a lease through faults of the database that are made for real: cut sessions, a server that is gone."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def cut(database: Database, other: Database) -> None:
 def test_a_lease_is_renewed_while_its_session_is_open(database: Database, study: optuna.Study) -> None:
     claim = claimed(database, study, seconds=1.5)
     before = lease_infos(database, study)[0]
-    with LeaseSession(database.storage, claim.lease) as keeper:
-        keeper.position, keeper.note = 2.25, "waits for room"
+    with LeaseSession(database.storage, claim.lease) as session:
+        session.position, session.note = 2.25, "waits for room"
         eventually(lambda: lease_infos(database, study)[0].position == 2.25)
         time_passes = lease_infos(database, study)[0]
     assert time_passes.claimed_at == before.claimed_at
@@ -89,17 +89,17 @@ def test_a_lease_is_renewed_while_its_session_is_open(database: Database, study:
 
 
 def test_the_control_of_the_study_is_read_with_the_next_renewal(database: Database, study: optuna.Study) -> None:
-    with LeaseSession(database.storage, claimed(database, study, seconds=0.6).lease) as keeper:
+    with LeaseSession(database.storage, claimed(database, study, seconds=0.6).lease) as session:
         set_control(database, study, Control.PAUSE)
-        eventually(lambda: keeper.control is Control.PAUSE)
+        eventually(lambda: session.control is Control.PAUSE)
 
 
 def test_reports_are_written_in_order_and_the_question_is_asked_after_the_last(
     database: Database, study: optuna.Study
 ) -> None:
     claim = claimed(database, study)
-    with LeaseSession(database.storage, claim.lease) as keeper:
-        entries = [keeper.submit(reporter(database, claim, step), question=lambda: "no") for step in (1, 2, 3)]
+    with LeaseSession(database.storage, claim.lease) as session:
+        entries = [session.submit(reporter(database, claim, step), question=lambda: "no") for step in (1, 2, 3)]
         assert all(entry.wait(SOON) for entry in entries)
     assert entries[-1].answer == "no"
     assert study.get_trials()[0].intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3}
@@ -109,16 +109,16 @@ def test_reports_survive_cut_connections_and_are_written_once(
     database: Database, other: Database, study: optuna.Study
 ) -> None:
     claim = claimed(database, study)
-    with LeaseSession(database.storage, claim.lease) as keeper:
+    with LeaseSession(database.storage, claim.lease) as session:
         for step in range(1, 11):
-            keeper.submit(reporter(database, claim, step))
+            session.submit(reporter(database, claim, step))
             cut(database, other)
         trial = claim.lease.trial_id
-        last = keeper.submit(
+        last = session.submit(
             lambda _: database.storage.set_trial_state_values(trial, TrialState.COMPLETE, [0.5]), ending="ended"
         )
         assert last.wait(SOON)
-        assert not keeper.over
+        assert not session.over
     (frozen,) = open_study(other, "cells").get_trials()
     assert frozen.intermediate_values == {step: step / 10 for step in range(1, 11)}
     assert (frozen.state, frozen.value) == (TrialState.COMPLETE, 0.5)
@@ -140,15 +140,15 @@ def test_an_end_whose_commit_was_not_answered_is_written_once(
 
     state = TrialState.COMPLETE if ending == "ended" else TrialState.WAITING
     values = [0.5] if ending == "ended" else None
-    with LeaseSession(database.storage, claim.lease) as keeper:
+    with LeaseSession(database.storage, claim.lease) as session:
         event.listen(database.storage.engine, "commit", lose_the_answer)
-        entry = keeper.submit(
+        entry = session.submit(
             lambda _: database.storage.set_trial_state_values(claim.lease.trial_id, state, values),
             ending=ending,  # type: ignore[arg-type]
         )
         assert entry.wait(SOON)
         assert cuts
-        assert not keeper.over
+        assert not session.over
     assert lease_infos(other, open_study(other, "cells"))[0].state == ending
 
 
@@ -157,32 +157,32 @@ def test_start_and_end_of_an_outage_are_detected(
 ) -> None:
     claim = claimed(database, study)
     target = database._connector
-    with LeaseSession(database.storage, claim.lease) as keeper:
+    with LeaseSession(database.storage, claim.lease) as session:
         database.start_timeout = 0
         there = target.url
         target.url = there.update_query_dict({"host": "/nowhere"})
         database.storage.engine.dispose()
-        entry = keeper.submit(reporter(database, claim, 1))
-        eventually(lambda: keeper.failing > 0)
+        entry = session.submit(reporter(database, claim, 1))
+        eventually(lambda: session.failing > 0)
         assert not entry.done.is_set()
         target.url = there
         assert entry.wait(SOON)
-        eventually(lambda: keeper.failing == 0)
+        eventually(lambda: session.failing == 0)
 
 
 def test_a_session_whose_trial_was_claimed_by_another_worker_reports_it_and_writes_nothing_more(
     database: Database, other: Database, study: optuna.Study
 ) -> None:
     claim = claimed(database, study)
-    with LeaseSession(database.storage, claim.lease) as keeper:
+    with LeaseSession(database.storage, claim.lease) as session:
         with other.engine.begin() as connection:
             connection.execute(text("UPDATE hpo_leases SET deadline = clock_timestamp(), seconds = 0"))
         again = claimed(other, open_study(other, "cells"))
         assert again.number == claim.number
-        late = keeper.submit(reporter(database, claim, 9))
+        late = session.submit(reporter(database, claim, 9))
         assert late.wait(SOON)
-        assert keeper.lost
-        assert keeper.submit(reporter(database, claim, 10)).wait(SOON), "nobody waits for what is not written any more"
+        assert session.lost
+        assert session.submit(reporter(database, claim, 10)).wait(SOON), "nobody waits for what is not written any more"
     assert study.get_trials()[0].intermediate_values == {}
 
 
@@ -190,10 +190,10 @@ def test_the_deletion_of_the_study_is_kept_as_an_error_for_the_trainer(
     database: Database, other: Database, study: optuna.Study
 ) -> None:
     claim = claimed(database, study)
-    with LeaseSession(database.storage, claim.lease) as keeper:
+    with LeaseSession(database.storage, claim.lease) as session:
         optuna.delete_study(study_name="cells", storage=other.storage)
-        assert keeper.submit(reporter(database, claim, 1)).wait(SOON)
-        assert keeper.over
+        assert session.submit(reporter(database, claim, 1)).wait(SOON)
+        assert session.over
 
 
 def test_a_worker_uses_two_connections(database: Database, other: Database, study: optuna.Study) -> None:
@@ -206,9 +206,9 @@ def test_a_worker_uses_two_connections(database: Database, other: Database, stud
         assert ours
         claim = claimed(database, study, seconds=0.3)
         most = 0
-        with LeaseSession(database.storage, claim.lease) as keeper:
+        with LeaseSession(database.storage, claim.lease) as session:
             for step in range(1, 30):
-                entry = keeper.submit(reporter(database, claim, step), question=lambda: len(study.get_trials()))
+                entry = session.submit(reporter(database, claim, step), question=lambda: len(study.get_trials()))
                 assert entry.wait(SOON)
                 connection.rollback()
                 most = max(most, connection.execute(count).scalar_one())

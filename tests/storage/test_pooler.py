@@ -96,8 +96,8 @@ def test_a_trial_from_claim_to_end(pooled_url: str, spec: StudySpec) -> None:
             assert isinstance(claim, Claim)
             trial = load_trial(study, claim)
             trial.suggest_float("x", 0, 1)
-            with LeaseSession(database.storage, claim.lease) as keeper:
-                assert keeper.submit(lambda _: study.tell(trial, 0.5), ending="ended").wait(30)  # noqa: B023
+            with LeaseSession(database.storage, claim.lease) as session:
+                assert session.submit(lambda _: study.tell(trial, 0.5), ending="ended").wait(30)  # noqa: B023
             assert claim.number == number
     assert [trial.state.name for trial in _trials(pooled_url)] == ["COMPLETE"] * 3
 

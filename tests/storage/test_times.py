@@ -40,8 +40,8 @@ def claimed(database: Database, study: optuna.Study) -> Claim:
 def finish(database: Database, study: optuna.Study, claim: Claim, state: TrialState) -> None:
     trial = load_trial(study, claim)
     values = 0.5 if state == TrialState.COMPLETE else None
-    with LeaseSession(database.storage, claim.lease) as keeper:
-        assert keeper.submit(lambda _: study.tell(trial, values, state), ending="ended").wait(30)
+    with LeaseSession(database.storage, claim.lease) as session:
+        assert session.submit(lambda _: study.tell(trial, values, state), ending="ended").wait(30)
 
 
 def utc(moment: datetime | None) -> datetime:

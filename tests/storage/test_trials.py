@@ -54,9 +54,9 @@ def trial_of(study: optuna.Study, claim: Claim) -> optuna.Trial:
 
 
 def put_back(database: Database, claim: Claim) -> None:
-    with LeaseSession(database.storage, claim.lease) as keeper:
+    with LeaseSession(database.storage, claim.lease) as session:
         trial = claim.lease.trial_id
-        entry = keeper.submit(
+        entry = session.submit(
             lambda _: database.storage.set_trial_state_values(trial, TrialState.WAITING), ending="free"
         )
         assert entry.wait(10)
@@ -69,8 +69,8 @@ def claim_all(url: str) -> list[int]:
         while isinstance(claim := claim_trial(database, study, worker), Claim):
             trial = trial_of(study, claim)
             trial.suggest_float("x", 0, 1)
-            with LeaseSession(database.storage, claim.lease) as keeper:
-                assert keeper.submit(lambda _: study.tell(trial, 0.5), ending="ended").wait(30)  # noqa: B023
+            with LeaseSession(database.storage, claim.lease) as session:
+                assert session.submit(lambda _: study.tell(trial, 0.5), ending="ended").wait(30)  # noqa: B023
             taken.append(claim.number)
     return taken
 
