@@ -1,15 +1,18 @@
-"""Labelled images from wherever they lie, decoded once into a shared memory map, split so that nothing leaks.
+"""Labelled images in any of the supported forms, decoded once into a shared memory map, split so that nothing leaks.
 
-records, sources           what a source gives; which kind lies at a path
-folders, archives,         the kinds: folders, zip, .npz (npy: its arrays by rows), CSV
+dataset                    the values that leave this package: Dataset, WholeData, Part
+records                    the interface of a source: a listing of records, and one lazy read for each
+folders, archives,         the sources: folders, zip, .npz (npy reads its arrays by rows), CSV
 arrays, npy, tables
-names, layout              what a name means; class folders and train/ val/ test/
-decode, pipeline           one image to (S, S, 3) uint8; many, in parallel and in order
-manifest, cache, pack      the packed set on disk
-split                      who trains, who validates, who is locked away
-known, origin              which images made a study or a model, and the check that data are the same
-opening, stream            the doors: open_dataset, open_whole, iter_images
-summary                    what was understood of a data set, in lines and as JSON
+names, layout              the meaning of names; class folders and train/ val/ test/
+formats, decode, depth     image files; one image to (S, S, 3) uint8; images of 16 bits
+pipeline                   many images, decoded in parallel and in order
+cache, pack                the packed set on the disk
+split                      which images train, validate and test
+digests, origin            digests of images and data sets; the check that data are those of a study or a model
+opening, stream            the entry points: open_dataset, open_whole, inspect_data; iter_images
+summary                    the description of a data set, in lines and as JSON
+synthetic, cell_drawing    synthetic blood cells
 """
 
 from hpo.data.dataset import Dataset, Images, Labels, LeftOut, Part, PartName, Progress, Unreadable, WholeData

@@ -1,4 +1,4 @@
-"""Images in a zip."""
+"""A source of images in a zip."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from hpo.errors import DataError
 FAULTS = (
     OSError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError, RuntimeError,
 )  # fmt: skip
-"""What zipfile raises on a damaged zip or member: a name said to be UTF-8 that is not is a ValueError, an unknown
-version of the format a NotImplementedError, which is a RuntimeError, and a place outside the file an OSError."""
+"""The errors that zipfile raises on a damaged zip or member. A name with the flag for UTF-8 that is not UTF-8 raises
+ValueError, an unknown version of the format NotImplementedError (a RuntimeError), an offset outside the file OSError."""
 
 _METHODS = {
     zipfile.ZIP_STORED: "stored",
@@ -38,14 +38,14 @@ _METHODS = {
     98: "PPMd",
     99: "AES encryption",
 }
-"""Ways to pack a member (APPNOTE.TXT 4.4.5), of which the first two are read."""
+"""Compression methods of a member (APPNOTE.TXT 4.4.5), of which the first two are read."""
 
 _ENCRYPTED_FLAG = 0x1
 
 MAX_MEMBERS = 10_000_000
 
 _UTF8_FLAG = 0x800
-"""Bit 11 of a member's flags: its name is in UTF-8 (APPNOTE.TXT 4.4.4); else it is in code page 437, or anything."""
+"""Bit 11 of a member's flags: its name is in UTF-8 (APPNOTE.TXT 4.4.4); else it should be in code page 437."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,17 @@ class ZipMember:
     """A visible file or folder of a zip."""
 
     name: str
-    """Its path with `/` between the parts; bytes that are not UTF-8 are surrogates, as in the names of files."""
+    """Its path with `/` between the parts; bytes that are not UTF-8 are surrogates, as in file names."""
     info: zipfile.ZipInfo
 
     @property
     def is_image(self) -> bool:
-        """Whether it is a file that is taken for an image."""
+        """Whether it is a file with the suffix of an image."""
         return not self.info.is_dir() and is_image(self.name)
 
 
 class ZipSource:
-    """A zip of class folders, or of train/ val/ test/ of them; the rules are those of folders."""
+    """A zip of class folders, or of train/ val/ test/ of them, by the rules of folders."""
 
     chunk = CHUNK
 
@@ -76,24 +76,24 @@ class ZipSource:
             return visible_members(archive)
 
     def key(self) -> str:
-        """Digest of the zip's own path and stamp."""
+        """Return the digest of the zip's own path and stamp."""
         return digests.of_file(self.path)
 
     def listing(self) -> Listing:
-        """As `arrange` understands it; records are in the order of a walk through the same folder."""
+        """Return the listing by the rules of `arrange`, with records in the order of a walk through the same folder."""
         files = [member.name for member in self._members if not member.info.is_dir()]
         folders = {folder for member in self._members for folder in _folders_of(member)}
         return arrange(files, sorted(folders), str(self.path))
 
     @contextmanager
     def reads(self) -> Iterator[Iterator[Read]]:
-        """The zip is held open; its members are read one at a time, in whichever thread."""
+        """Yield the reads while the zip is open; members are read one at a time, in any thread."""
         with open_zip(self.path) as archive:
             yield member_reads(archive, [member.info for member in self._members if member.is_image])
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """The opened zip; DataError where it is none."""
+    """Open a zip. Raise DataError if it is not a readable one."""
     try:
         path.open("rb").close()
     except OSError as error:
@@ -105,10 +105,10 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def visible_members(archive: zipfile.ZipFile) -> list[ZipMember]:
-    """Files and folders of a zip in the order of a walk through them; hidden ones are left out.
+    """Return the files and folders of a zip in the order of a walk, without hidden ones.
 
-    DataError for a name that leads out of the zip, for an image that is there twice and for one that is packed in a way
-    that is not read.
+    Raise DataError for a name that leads out of the zip, for an image that is there twice and for an unsupported
+    compression method.
     """
     if len(archive.infolist()) > MAX_MEMBERS:
         raise DataError(
@@ -126,14 +126,12 @@ def visible_members(archive: zipfile.ZipFile) -> list[ZipMember]:
 
 
 def _name(info: zipfile.ZipInfo, where: str) -> str:
-    """The path of a member without `./` and a leading `/`; some programs write `\\` between its parts.
-
-    Names without the flag for UTF-8 are tried as UTF-8 first, since many programs forget the flag. Where they are
-    not, their bytes are kept, because the zip does not say which encoding they are in.
-    """
+    """Return the path of a member without `./` and a leading `/`."""
     name = info.filename
     if not info.flag_bits & _UTF8_FLAG:
+        # Many programs forget the flag, so UTF-8 is tried first. Other bytes are kept, since their encoding is unknown.
         name = name.encode("cp437").decode(errors="surrogateescape")
+    # Some programs write `\` between the parts of a path.
     levels = [level for level in name.replace("\\", "/").split("/") if level not in ("", ".")]
     if ".." in levels:
         raise DataError(f"{readable(name)} in {where} leads out of the zip: zip the folder again")
@@ -141,7 +139,7 @@ def _name(info: zipfile.ZipInfo, where: str) -> str:
 
 
 def refuse_twice(names: Sequence[str], where: str) -> None:
-    """DataError where a name of a file in a zip is there more than once."""
+    """Raise DataError if a file name occurs more than once in a zip."""
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise DataError(
@@ -151,12 +149,10 @@ def refuse_twice(names: Sequence[str], where: str) -> None:
 
 
 def refuse_packing(info: zipfile.ZipInfo, name: str, where: str) -> None:
-    """DataError for a member that is encrypted, or packed otherwise than stored or deflated.
-
-    The other ways cannot be unpacked in blocks of a bounded size: some kilobytes would take gigabytes of memory.
-    """
+    """Raise DataError for a member that is encrypted, or compressed other than stored or deflated."""
     if info.flag_bits & _ENCRYPTED_FLAG:
         raise DataError(f"{name} in {where} is encrypted: unpack it, and zip it again without a password")
+    # The other methods cannot be unpacked in blocks of a bounded size: some kilobytes would take gigabytes of memory.
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         method = _METHODS.get(info.compress_type, f"method {info.compress_type}")
         raise DataError(
@@ -166,15 +162,15 @@ def refuse_packing(info: zipfile.ZipInfo, name: str, where: str) -> None:
 
 
 def member_reads(archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo]) -> Iterator[Read]:
-    """One read per member. A lock guards the archive: its count of open members is not safe in threads."""
-    lock = Lock()
+    """Return one read per member."""
+    lock = Lock()  # the archive's count of open members is not safe in threads
 
     def reader(member: zipfile.ZipInfo) -> Read:
         def read() -> bytes:
             refuse_long(member.file_size)
             try:
-                # Read with a limit, because a member can hold any amount more than it claims, and all of it would be
-                # unpacked first. What is more shows in the checksum.
+                # Read with a limit, because a member can hold any amount more than its size says, and all of it would
+                # be unpacked first. A longer member fails its checksum.
                 with lock, archive.open(member) as stream:
                     return stream.read(member.file_size + 1)
             except FAULTS as error:
@@ -186,6 +182,6 @@ def member_reads(archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo]) -
 
 
 def _folders_of(member: ZipMember) -> list[str]:
-    """Every folder above a member, itself where it is one."""
+    """Return every folder above a member, and the member itself if it is a folder."""
     levels = member.name.split("/")
     return ["/".join(levels[:count]) for count in range(1, len(levels) + member.info.is_dir())]

@@ -1,4 +1,4 @@
-"""A folder of packs: one maker at a time, whole packs or none, and a full disk said in one line."""
+"""The cache folder of packs: one process makes a pack at a time, and a full disk is reported in one line."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from hpo.files import atomic_folder, exclusive_lock
 
 @contextmanager
 def lock_cache(cache: Path) -> Iterator[None]:
-    """Hold the cache's lock against other processes and threads, waiting for it; what a killed maker left is removed.
-
-    The kernel releases the lock of a process that dies, so a crashed process never blocks others.
-    """
+    """Hold the cache's lock against other processes and threads, waiting for it; remove what a killed process left."""
     with ExitStack() as held:
         try:
             cache.mkdir(parents=True, exist_ok=True)
@@ -32,7 +29,7 @@ def lock_cache(cache: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_pack_folder(target: Path) -> Iterator[Path]:
-    """Yield a folder that becomes `target` when the block ends. Hold the cache's lock. DataError for a full disk."""
+    """Yield a folder that becomes `target` when the block ends. The caller holds the lock. Raise DataError if it fails."""
     try:
         with atomic_folder(target) as folder:
             yield folder
@@ -44,7 +41,7 @@ def atomic_pack_folder(target: Path) -> Iterator[Path]:
 
 
 def refuse_too_little_space(cache: Path, needed: int) -> None:
-    """DataError unless `needed` bytes are free in the cache."""
+    """Raise DataError unless `needed` bytes are free in the cache."""
     free = _free(cache)
     if needed > free:
         raise DataError(

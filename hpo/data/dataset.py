@@ -1,7 +1,7 @@
-"""What training sees of a data set: packed uint8 images, labels, and parts (train, val, test) that are index lists.
+"""A packed data set: uint8 images, labels, and the parts train, val and test as index lists.
 
 The images of all parts lie in one memory map that every worker of a host shares; a part holds indices into it, never
-a copy. The test part is locked: `Dataset` gives train and val freely, `open_test()` is the one door to test.
+a copy. The test part is locked: `train` and `val` are plain fields, `open_test()` is the only way to the test part.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Rows = npt.NDArray[np.int64]
 """Positions in a part."""
 
 Progress = Callable[[int, int], None]
-"""Called with what is done and what there is in all."""
+"""A callback that takes the number done and the total."""
 
 PartName = Literal["train", "val", "test"]
 
@@ -39,15 +39,15 @@ class Part:
     labels: Labels
     """(n,) int64 class numbers."""
     names: Sequence[str]
-    """n paths or keys, relative to the data set, as a person would recognise them."""
+    """n paths or keys relative to the data set, readable by people."""
     digests: Sequence[tuple[str, str]] = ()
-    """n pairs of hex digests, of the image as it is stored and of its pixels at the stored size; empty if not known."""
+    """n pairs of hex digests: of the stored image, and of its pixels at the stored size; empty if not known."""
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def batch(self, rows: npt.NDArray[np.int64]) -> Images:
-        """Copy of the rows (b,) of this part as (b, S, S, 3) uint8."""
+        """Return a copy of the rows (b,) of this part as (b, S, S, 3) uint8."""
         return self.images[self.indices[rows]]
 
     def batches(self, size: int, progress: Progress | None = None) -> Iterator[Images]:
@@ -61,7 +61,7 @@ class Part:
                 progress(int(rows[-1]) + 1, len(self))
 
     def joined(self, other: Part) -> Part:
-        """This part and another of the same packed set, one after the other."""
+        """Return this part followed by another part of the same packed set."""
         if self.images is not other.images:
             raise ValueError("parts of two different packed sets cannot be joined")
         return Part(
@@ -73,7 +73,7 @@ class Part:
         )
 
     def subset(self, rows: npt.NDArray[np.int64]) -> Part:
-        """The rows (b,) of this part, in that order, as a part."""
+        """Return the rows (b,) of this part, in that order, as a part."""
         names = [self.names[row] for row in rows]
         digests = [self.digests[row] for row in rows] if self.digests else ()
         return Part(self.images, self.indices[rows], self.labels[rows], names, digests)
@@ -86,7 +86,7 @@ def rows_in_order(count: int, size: int) -> list[Rows]:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image that was skipped, and why."""
+    """An image that was skipped, with the reason."""
 
     name: str
     reason: str
@@ -100,7 +100,7 @@ class LeftOut:
     """A suffix such as «.heic», «without a suffix», «array» or «column»."""
     count: int
     names: tuple[str, ...] = ()
-    """Of files the first few; of arrays and columns all."""
+    """The first few files; all arrays and columns."""
 
 
 @dataclass(frozen=True)
@@ -116,34 +116,34 @@ class Dataset:
     fingerprint: str
     """Hex digest of the content: classes, image bytes and given splits; independent of path, order and image size."""
     split: str
-    """How the parts came to be, in words, as «stratified 80/10/10, seed 0»."""
+    """How the parts were made, in words, as «stratified 80/10/10, seed 0»."""
     unreadable: tuple[Unreadable, ...] = ()
     duplicates: int = 0
     """Images beyond the first of each group whose pixels are exactly equal."""
     leaking: int = 0
-    """Duplicates that a *given* split puts on two sides; a split of ours has none."""
+    """Duplicates that a *given* split puts into two parts; a split made by hpo has none."""
     left_out: tuple[LeftOut, ...] = ()
-    """What lies there and is not read, by kind."""
+    """Files and other things in the data set that are not read, by kind."""
     notes: tuple[str, ...] = ()
-    """What was understood of the data, or is suspicious about it; one line each."""
+    """How the data were read, and what is suspicious about them; one line each."""
     white_level: int | None = None
     """The value of 16-bit images that became 255; None where no image needs one."""
     earlier_fingerprint: str = ""
-    """As in the manifest: of the names of classes as earlier versions of hpo took them; "" where none differs."""
+    """The fingerprint over the class names as earlier versions of hpo wrote them; "" where none differs."""
     _test: Part | None = field(default=None, repr=False)
 
     @property
     def test_count(self) -> int:
-        """Images in the locked test part; 0 when there is none. Counting them does not open it."""
+        """The number of images in the test part; 0 when there is none. Counting them does not open it."""
         return len(self._test) if self._test is not None else 0
 
     def digests(self, name: PartName) -> Sequence[tuple[str, str]]:
-        """The digests of a part's images, as in `Part`. Asking for those of the test part does not open it."""
+        """Return the digests of a part's images, as in `Part`. Those of the test part are given without opening it."""
         part: Part | None = self._test if name == "test" else getattr(self, name)
         return part.digests if part is not None else ()
 
     def class_counts(self) -> dict[str, list[int]]:
-        """Images per class, in the order of `classes`, for each part. Counting the test part does not open it."""
+        """Return images per class, in the order of `classes`, for each part. Counting does not open the test part."""
         parts = {"train": self.train, "val": self.val, "test": self._test}
         return {
             name: np.bincount(part.labels if part else [], minlength=len(self.classes)).tolist()
@@ -151,7 +151,7 @@ class Dataset:
         }
 
     def open_test(self) -> Part:
-        """The locked test part. Only `retrain` and `evaluate` call this; each counts and records the opening."""
+        """Return the locked test part. Each caller records the test access first."""
         if self._test is None or not self.test_count:
             raise DataError("the data set has no test part: add a test/ folder, or give --test-fraction above 0")
         return self._test
@@ -159,21 +159,21 @@ class Dataset:
 
 @dataclass(frozen=True)
 class WholeData:
-    """All images of a data set, or one given part of it, with labels of the classes that were asked for."""
+    """All images of a data set, or of one given part of it, with labels as positions in the requested classes."""
 
     part: Part
     classes: tuple[str, ...]
     fingerprint: str
-    """Of the whole data set, as in `Dataset`."""
+    """The fingerprint or count of the whole data set, as in `Dataset`."""
     given_parts: frozenset[PartName]
     """The parts that the data set itself names; empty where it has no split."""
     unreadable: tuple[Unreadable, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
-    """What lies there and is not read, by kind."""
+    """Files and other things in the data set that are not read, by kind."""
     notes: tuple[str, ...] = ()
-    """What was understood of the data, or is suspicious about it; one line each."""
+    """How the data were read, and what is suspicious about them; one line each."""
     earlier_fingerprint: str = ""
     """As in `Dataset`."""
     duplicates: int = 0
-    """Of the whole data set, as in `Dataset`."""
+    """The fingerprint or count of the whole data set, as in `Dataset`."""
     leaking: int = 0

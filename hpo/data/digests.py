@@ -34,7 +34,7 @@ _UNKNOWN = -1
 
 
 def of_payload(payload: Payload) -> str:
-    """32 hex digits of an image as it is stored: its bytes, or dtype, shape and values of an array."""
+    """Return 32 hex digits of a stored image: of its bytes, or of dtype, shape and values of an array."""
     if isinstance(payload, bytes):
         return hashlib.blake2b(payload, digest_size=_BYTES).hexdigest()
     state = hashlib.blake2b(f"{payload.dtype.str}{payload.shape}".encode(), digest_size=_BYTES)
@@ -43,8 +43,9 @@ def of_payload(payload: Payload) -> str:
 
 
 def of_image(image: Image.Image) -> str:
-    """32 hex digits of an RGB image: its values, width and height. Read in strips, so that no copy is made of it."""
+    """Return 32 hex digits of an RGB image: of its values, width and height."""
     state = hashlib.blake2b(digest_size=_BYTES)
+    # In strips, so that the image is never copied as a whole.
     rows = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
         state.update(image.crop((0, top, image.width, min(top + rows, image.height))).tobytes())
@@ -53,12 +54,12 @@ def of_image(image: Image.Image) -> str:
 
 
 def of_pixels(pixels: Images) -> str:
-    """32 hex digits of packed pixels (S, S, 3) uint8."""
+    """Return 32 hex digits of packed pixels (S, S, 3) uint8."""
     return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=_BYTES).hexdigest()
 
 
 def of_lines(lines: Iterable[str]) -> str:
-    """32 hex digits of some lines of text; file names that are not UTF-8 are welcome."""
+    """Return 32 hex digits of some lines of text. File names that are not UTF-8 are allowed."""
     state = hashlib.blake2b(digest_size=_BYTES)
     for line in lines:
         state.update(line.encode(errors="surrogateescape") + b"\n")
@@ -66,21 +67,18 @@ def of_lines(lines: Iterable[str]) -> str:
 
 
 def stamp(status: os.stat_result) -> str:
-    """What tells a file from the one that lay there before: size, times and inode.
-
-    The time of the last change of content can be set by hand and is kept by copies, so the time of the last change of
-    any kind (`ctime`, which the system alone sets) and the inode go with it.
-    """
+    """Return size, times and inode, which tell a file from an earlier one of the same name."""
+    # mtime can be set by hand and is kept by copies; ctime is set by the system alone.
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
 def of_file(path: Path) -> str:
-    """32 hex digits of a file by path and stamp, not by its content."""
+    """Return 32 hex digits of a file by path and stamp, not by its content."""
     return of_lines([str(path.resolve()), stamp(path.stat())])
 
 
 def fingerprint(images: Iterable[tuple[str, str, str]]) -> str:
-    """64 hex digits of (class name, given part or "", digest of the stored bytes), whatever their order."""
+    """Return 64 hex digits of (class name, given part or "", digest of the stored bytes), in any order."""
     state = hashlib.sha256()
     for line in sorted("\0".join(image) for image in images):
         state.update(line.encode(errors="surrogateescape") + b"\n")
@@ -89,14 +87,14 @@ def fingerprint(images: Iterable[tuple[str, str, str]]) -> str:
 
 @dataclass(frozen=True)
 class ImageDigests:
-    """The images of a data set by part. `from_bytes(to_bytes(x)) == x`, whatever the order of the images was."""
+    """The digests of the images of a data set by part, in any order of the images. `from_bytes(to_bytes(x)) == x`."""
 
     rows: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, _ROW_BYTES), dtype=np.uint8))
     """(n, 33) uint8, sorted: the part (0 train, 1 val, 2 test), the digest of the stored bytes, that of the pixels."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> ImageDigests:
-        """The images of a split data set. The test part is not opened: only its digests are taken."""
+        """Return the digests of a split data set. The test part is not opened."""
         packed = sorted(
             bytes([code]) + bytes.fromhex(stored) + bytes.fromhex(pixels)
             for code, name in enumerate(PARTS)
@@ -105,14 +103,14 @@ class ImageDigests:
         return cls(np.frombuffer(b"".join(packed), dtype=np.uint8).reshape(-1, _ROW_BYTES))
 
     def to_bytes(self) -> bytes:
-        """The rows as .npy."""
+        """Return the rows as the bytes of an .npy file."""
         buffer = io.BytesIO()
         np.save(buffer, self.rows, allow_pickle=False)
         return buffer.getvalue()
 
     @classmethod
     def from_bytes(cls, content: bytes) -> ImageDigests:
-        """What `to_bytes` gave; ValueError for anything else."""
+        """Read the result of `to_bytes`. Raise ValueError for anything else."""
         rows = np.load(io.BytesIO(content), allow_pickle=False)
         if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != _ROW_BYTES or (rows[:, 0] > _TEST).any():
             raise ValueError(f"digests of images must be (n, {_ROW_BYTES}) uint8, but are {rows.shape} {rows.dtype}")
@@ -122,9 +120,9 @@ class ImageDigests:
         return len(self.rows)
 
     def codes(self, part: Part) -> npt.NDArray[np.int8]:
-        """(n,) int8: the part in which each image of `part` is known (0 train, 1 val, 2 test), -1 where it is not.
+        """Return (n,) int8: the part that holds each image of `part` (0 train, 1 val, 2 test), -1 where none does.
 
-        An image that is known in several parts belongs to the first of them: one that was trained on tests nothing.
+        An image that several parts hold counts for the first of them, since a training image cannot test.
         """
         found = (
             min(self._parts.get(bytes.fromhex(digest), len(PARTS)) for digest in digests) for digests in part.digests
@@ -132,20 +130,20 @@ class ImageDigests:
         return np.array([code if code < len(PARTS) else _UNKNOWN for code in found], dtype=np.int8)
 
     def took_part(self, part: Part) -> npt.NDArray[np.bool_]:
-        """(n,) bool: which images of `part` trained the model or chose it, as training or validation images."""
+        """Return (n,) bool: which images of `part` trained or selected the model, as training or validation images."""
         codes = self.codes(part)
         return (codes >= 0) & (codes < _TEST)
 
     @cached_property
     def split_digest(self) -> str:
-        """As the function of this name has it for the data set."""
+        """The same digest as the function `split_digest` gives for the data set."""
         return _digest_of_lines(
             f"{PARTS[row[0]]} {row[1 : 1 + _BYTES].tobytes().hex()}" for row in self.rows[self.rows[:, 0] > 0]
         )
 
     @cached_property
     def test_digest(self) -> str:
-        """`_digest_of_lines` the test images that did not take part; "" where there are none."""
+        """The digest of the test images that did not take part; "" where there are none."""
         stored = [row[1 : 1 + _BYTES].tobytes() for row in self.rows[self.rows[:, 0] == _TEST]]
         pixels = [row[1 + _BYTES :].tobytes() for row in self.rows[self.rows[:, 0] == _TEST]]
         unseen = [
@@ -157,7 +155,7 @@ class ImageDigests:
 
     @cached_property
     def _parts(self) -> dict[bytes, int]:
-        """The first part in which each digest is known. Digests of bytes and of pixels never collide."""
+        """The first part that holds each digest. Digests of bytes and of pixels never collide."""
         parts: dict[bytes, int] = {}
         for row in self.rows[::-1]:  # train last, so that it wins
             code, content = int(row[0]), row.tobytes()
@@ -172,15 +170,15 @@ class ImageDigests:
 
 
 def _digest_of_lines(lines: Iterable[str]) -> str:
-    """32 hex digits of some lines of ASCII text, whatever their order."""
+    """Return 32 hex digits of some lines of ASCII text, in any order."""
     return hashlib.blake2b("\n".join(sorted(lines)).encode(), digest_size=_BYTES).hexdigest()
 
 
 def digest_of_part(part: Part) -> str:
-    """What a part is known by: the digest of the stored bytes of its images."""
+    """Return the digest that identifies a part: of the stored bytes of its images."""
     return _digest_of_lines(stored for stored, _ in part.digests)
 
 
 def split_digest(dataset: Dataset) -> str:
-    """32 hex digits of which images validate and which test; the rest of the same data set trains."""
+    """Return 32 hex digits of which images validate and which test; the rest of the same data set trains."""
     return _digest_of_lines(f"{name} {stored}" for name in PARTS[1:] for stored, _ in dataset.digests(name))

@@ -1,4 +1,4 @@
-"""Images in folders."""
+"""A source of images in folders."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class FolderEntry:
     """A file or folder below a folder."""
 
     name: str
-    """Path relative to that folder, with `/`."""
+    """Path relative to that folder, with `/` between its parts."""
     is_folder: bool
     stamp: str
     """`digests.stamp` of the file; empty for a folder."""
 
     @property
     def is_image(self) -> bool:
-        """Whether it is a file that is taken for an image."""
+        """Whether it is a file with the suffix of an image."""
         return not self.is_folder and is_image(self.name)
 
 
 class FolderSource:
-    """A folder of class folders, or of train/ val/ test/ of them; links are followed, a circle of them once."""
+    """A folder of class folders, or of train/ val/ test/ of them. Links are followed, a circle of links once."""
 
     chunk = CHUNK
 
@@ -52,25 +52,25 @@ class FolderSource:
         return [found.name for found in self._found if found.is_image]
 
     def key(self) -> str:
-        """Digest of every image's path and stamp, of the folders, and of what is left out by kind."""
+        """Return the digest of every image's path and stamp, of the folders, and of the left-out files by kind."""
         lines = (f"{found.name}\0{found.stamp}" for found in self._found if found.is_image or found.is_folder)
         others = left_out_files(found.name for found in self._found if not found.is_folder and not found.is_image)
         left_out = (f"{entry.kind}\0{entry.count}" for entry in others)
         return digests.of_lines([str(self.path.resolve()), *lines, *left_out])
 
     def listing(self) -> Listing:
-        """As `arrange` understands it; records are in the order of the walk."""
+        """Return the listing by the rules of `arrange`, with records in the order of the walk."""
         folders = [found.name for found in self._found if found.is_folder]
         return arrange([found.name for found in self._found if not found.is_folder], folders, str(self.path))
 
     @contextmanager
     def reads(self) -> Iterator[Iterator[Read]]:
-        """Each read opens one file."""
+        """Yield the reads; each opens one file."""
         yield (partial(read_file, self.path / name) for name in self._images)
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of an image file; DataError where there are too many of them, or it is no ordinary file."""
+    """Return the bytes of an image file. Raise DataError if it is too large or not an ordinary file."""
     if "\0" in str(path):
         raise DataError("no path of a file: it holds a null byte")
     status = path.stat()
@@ -81,12 +81,12 @@ def read_file(path: Path) -> bytes:
 
 
 def walk(folder: Path) -> Iterator[FolderEntry]:
-    """Files and folders below a folder, sorted within each; hidden ones are left out."""
+    """Yield the files and folders below a folder, sorted within each, without hidden ones."""
     return _walk_below(folder, "", ())
 
 
 def _walk_below(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[FolderEntry]:
-    """`above` holds (device, inode) of the folders that lead here: a link back to one of them is not followed."""
+    """Yield what `walk` does. `above` holds (device, inode) of the folders above: a link back to one is not followed."""
     entries, here = _visible(folder)
     if here in above:
         return
@@ -99,7 +99,7 @@ def _walk_below(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -
 
 
 def _visible(folder: Path) -> tuple[list[os.DirEntry[str]], tuple[int, int]]:
-    """What lies in a folder, sorted by name, and the folder's (device, inode)."""
+    """Return the visible entries of a folder, sorted by name, and the folder's (device, inode)."""
     try:
         status = folder.stat()
         with os.scandir(folder) as entries:
@@ -114,19 +114,17 @@ def _unlistable(folder: Path, error: OSError) -> DataError:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """A link that leads to itself is a file, so that the reason comes up when it is read."""
     try:
         return entry.is_dir()
-    except OSError:
+    except OSError:  # a link that leads to itself counts as a file: reading it gives the reason
         return False
 
 
 def _stamp(folder: Path, entry: os.DirEntry[str]) -> str:
-    """The stamp; of the link itself where it leads nowhere, so that the reason comes up when it is read."""
     try:
         try:
             status = entry.stat()
-        except OSError:
+        except OSError:  # a broken link: its own stamp serves, and reading it gives the reason
             status = entry.stat(follow_symlinks=False)
     except OSError as error:  # the folder may be listed, but not entered
         raise _unlistable(folder, error) from None

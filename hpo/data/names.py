@@ -1,4 +1,4 @@
-"""What the names in a data set mean: which folder is a part, which column holds one, which classes look like one.
+"""The meaning of names in a data set: which folder or column names a part, and which class names may be one class.
 
 A name is compared by its words: in any case, with accents or without, in any Unicode form, split at blanks, signs,
 digits and capitals in the middle («Train-Set», «01_train», «TestImages»).
@@ -41,10 +41,10 @@ _PART_WORDS: dict[Meaning, str] = {
 _FILLERS = """
     set sets data dataset datasets image images img imgs picture pictures pics photo photos folder dir directory split
     splits part parts file files sample samples subset daten datensatz bilder bild donnees datos 集 数据 データ 用"""
-"""Words that leave a part a part: «train_images», «valid set»."""
+"""Words that may stand beside the word for a part: «train_images», «valid set»."""
 
 _JOINED_FILLERS = "dataset datensatz images image imgs bilder daten data set split 数据集 資料集 データ 集 用"
-"""The same, written together with the word: «trainset»."""
+"""Such words when they are joined to the word for a part: «trainset»."""
 
 _SPLIT_WORDS = "fold folds kfold set subset dataset partition phase usage stage split splits cv purpose tvt"
 
@@ -57,7 +57,7 @@ _MISSING = frozenset(["nan", "none", "null", "n/a", "na", "<na>", "#n/a", "nat",
 
 
 def part_of(name: str) -> Meaning | None:
-    """The part that a name stands for and nothing else: «Training», «valid_set», «01-test»; None for other names."""
+    """Return the part that a name as a whole stands for: «Training», «valid_set», «01-test»; None for other names."""
     words = [word for word in _words(name) if word not in _FILLERS.split()]
     found = {_meaning(word) for word in [*words, "".join(words)]} - {None}
     alone = len(words) == 1 or _meaning("".join(words)) is not None
@@ -65,16 +65,16 @@ def part_of(name: str) -> Meaning | None:
 
 
 def part_in(name: str) -> Meaning | None:
-    """The part that a name mentions beside other words: «seg_train», «flowers-test»."""
+    """Return the part that a name mentions, also beside other words: «seg_train», «flowers-test»."""
     own = part_of(name)
     found = {_meaning(word) for word in _words(name)} - {None}
     return own or (found.pop() if len(found) == 1 else "unclear" if found else None)
 
 
 def part_notes(parts: Mapping[str, PartName]) -> list[str]:
-    """One line on names of parts (of folders, arrays, or in a column) whose meaning was taken from their words.
+    """Return one line on names of parts (folders, arrays, or values of a column) that were read by their words.
 
-    That is each name outside `PART_OF`, and two names of one part; the usual names alone need no line.
+    Without a name outside `PART_OF` and without two names of one part, no line is needed.
     """
     usual = all(name.removesuffix("/").removesuffix("_images").lower() in PART_OF for name in parts)
     if usual and len(set(parts.values())) == len({name.lower() for name in parts}):
@@ -83,7 +83,7 @@ def part_notes(parts: Mapping[str, PartName]) -> list[str]:
 
 
 def looks_like_split(column: str, values: Iterable[object] = ()) -> bool:
-    """Whether a column or array is likely to say which image is in which part, by its name or by its values."""
+    """Return whether a column or array is likely to name the part of each image, by its name or by its values."""
     words = set(_words(column))
     if words & set(_SPLIT_WORDS.split()) or part_in(column):
         return True
@@ -92,19 +92,19 @@ def looks_like_split(column: str, values: Iterable[object] = ()) -> bool:
 
 
 def looks_like_group(column: str) -> bool:
-    """Whether a column or array is likely to say which images belong together, such as those of one patient."""
+    """Return whether a column or array is likely to name groups of images, such as those of one patient."""
     groups = _GROUP_WORDS.split()
     return any(word in groups or word.removesuffix("s") in groups for word in _words(column))
 
 
 def names_images(key: str) -> bool:
-    """Whether a key of an `.npz` says that images are under it: «extra_images», «images_test», but not «image_id»."""
+    """Return whether a key of an `.npz` names an array of images: «extra_images», «images_test», but not «image_id»."""
     folded = key.lower()
     return folded.endswith(("images", "image", "imgs")) or ("image" in folded and part_in(key) is not None)
 
 
 def unused_notes(kind: str, values: Mapping[str, Collection[object]], *, split_known: bool) -> list[str]:
-    """Lines on columns or arrays (`kind`) that are not read, but look like a split or like groups of images."""
+    """Return lines on columns or arrays (`kind`) that are not read, but look like a split or like groups of images."""
     splits = [] if split_known else [name for name in values if looks_like_split(name, values[name])]
     groups = [name for name in values if name not in splits and looks_like_group(name)]
     notes = [
@@ -121,7 +121,7 @@ def unused_notes(kind: str, values: Mapping[str, Collection[object]], *, split_k
 
 
 def class_name(text: str, where: str) -> str:
-    """The name of a class in one form: NFC, no blanks around it. DataError where it is not UTF-8, or empty."""
+    """Return a class name in Unicode form NFC, without blanks around it. Raise DataError if not UTF-8, or empty."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -133,27 +133,28 @@ def class_name(text: str, where: str) -> str:
 
 
 def plain(text: str) -> str:
-    """The text in Unicode form NFC, without blanks around it."""
+    """Return the text in Unicode form NFC, without blanks around it."""
     return unicodedata.normalize("NFC", text).strip()
 
 
 def names_as_written(classes: Sequence[str], names: Mapping[str, str]) -> tuple[str, ...]:
-    """The classes, sorted, as a data set writes them; `names` maps what is written to the name of the class.
+    """Return the classes, sorted, as a data set writes them; `names` maps each written name to its class.
 
-    Empty where that is no difference, and where earlier versions of hpo, which took names as written, had other classes
-    or another order of them: two spellings of one class, or spellings that sort otherwise.
+    The result is empty where nothing differs, and where the written names make other classes (two spellings of one
+    class) or another order of classes.
     """
+    # Earlier versions of hpo took class names as written; `earlier_fingerprint` is made of these.
     written = tuple(sorted(names))
     return written if written != tuple(classes) and [names[text] for text in written] == list(classes) else ()
 
 
 def readable(path: str) -> str:
-    """A path with each byte that is not UTF-8 written as `\\xe9`, so that it can be stored and printed."""
+    """Return a path with each byte that is not UTF-8 written as `\\xe9`, so that it can be stored and printed."""
     return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def class_notes(classes: Sequence[str], raw: Iterable[str] = ()) -> list[str]:
-    """Lines on class names that may be one class, or none; `raw` holds the names as they were written."""
+    """Return lines on class names that may mean one class, or none; `raw` holds the names as they are written."""
     notes = [
         f"{_quoted(names)} are read as one class {name!r}: they differ in Unicode form or in blanks around them only"
         for name, names in _alike(set(raw), plain).items()
@@ -174,26 +175,27 @@ def class_notes(classes: Sequence[str], raw: Iterable[str] = ()) -> list[str]:
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sorts «2» before «10»; for what people read only: the numbers of the classes follow the plain order of texts."""
+    """Return a sort key that puts «2» before «10»."""
+    # For display only: labels number the classes in the plain order of texts.
     parts = re.split(r"(\d+)", name)
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def shortened(names: Sequence[str], most: int = 3, *, total: int | None = None) -> str:
-    """`a, b, c and 2 more`; `total` says how many there are where `names` are only the first of them."""
+    """Return `a, b, c and 2 more`; `total` is the number of all where `names` holds only the first ones."""
     shown = names[:most]
     more = (len(names) if total is None else total) - len(shown)
     return f"{', '.join(shown)} and {more:,} more" if more else ", ".join(shown)
 
 
 def _words(name: str) -> list[str]:
-    """The words of a name, folded; a filler that is written together with a word is taken off it («trainset»)."""
+    """Return the words of a name in lower case and without accents; joined fillers are removed («trainset»)."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFKC", name))
     return [_without_filler(word) for word in re.findall(r"[^\W\d_]+", _unaccented(spaced.casefold()))]
 
 
 def _unaccented(text: str) -> str:
-    """Latin letters without accents; other scripts keep their marks, which are letters there."""
+    """Remove accents from Latin letters; other scripts keep their marks, which are letters there."""
     decomposed = unicodedata.normalize("NFKD", text).replace("ı", "i")
     return unicodedata.normalize("NFC", re.sub(r"[\u0300-\u036f]", "", decomposed))
 
@@ -220,7 +222,7 @@ def _folded(name: str) -> str:
 
 
 def _number(name: str) -> str:
-    """The number that a name is, in one form and without rounding; empty where it is none."""
+    """Return the number that a name stands for, in one form and without rounding; "" for other names."""
     try:
         sign, digits, exponent = Decimal(name).as_tuple()
     except InvalidOperation:
@@ -233,7 +235,7 @@ def _number(name: str) -> str:
 
 
 def _alike(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
-    """Names of one key, where there are several."""
+    """Return the names by key, for keys that several names share."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in sorted(names):
         groups[key(name)].append(name)

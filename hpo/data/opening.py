@@ -1,4 +1,4 @@
-"""The doors to labelled images: split for a search, whole for an evaluation, and a look at some of them."""
+"""The entry points to labelled images: split for a search, whole for an evaluation, or inspected by a sample."""
 
 from __future__ import annotations
 
@@ -20,12 +20,7 @@ from hpo.data.dataset import Dataset, LeftOut, Part, PartName, Progress, Unreada
 from hpo.data.decode import silence_pillow
 from hpo.data.folders import FolderSource
 from hpo.data.names import class_name, shortened
-from hpo.data.pack import (
-    Pack,
-    PackManifest,
-    PackManifestDraft,
-    open_pack,
-)
+from hpo.data.pack import Pack, PackManifest, PackManifestDraft, open_pack
 from hpo.data.pipeline import decode_all
 from hpo.data.records import PARTS, Listing, Source
 from hpo.data.split import SplitOptions, assign_splits, check_classes, count_leaking, label_conflicts
@@ -38,7 +33,7 @@ StrPath = str | os.PathLike[str]
 _SHOWN = 3
 
 _FEW_IMAGES = 500
-"""Images of a data set up to which a inspect_data decodes all."""
+"""`inspect_data` decodes all images of a data set of at most this many."""
 
 _INSPECTION_SIZE = 32
 
@@ -59,11 +54,11 @@ def open_dataset(
     white_level: int | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
-    """Labelled images as train, val and, locked, test; packed into the folder `cache` first, where they are not yet.
+    """Open labelled images as train, val and a locked test part; pack them into the folder `cache` if needed.
 
     `image_size` is the side of the images in pixels; `max_unreadable` the fraction of images that may be skipped;
-    `white_level` the value of 16-bit images that becomes 255, None that of the data set itself (`depth`). Raises
-    DataError for everything that is wrong with the data, UsageError for fractions out of range.
+    `white_level` the value of 16-bit images that becomes 255, None for the data set's own (`depth`). Raise DataError
+    for everything that is wrong with the data, UsageError for fractions out of range.
     """
     source, cache = open_source(path), Path(cache)
     pack = open_pack(source, image_size, cache, white=white_level, check=_check_listing, progress=progress)
@@ -102,10 +97,10 @@ def open_whole(  # noqa: PLR0913 - all but the path by name
     white_level: int | None = None,
     progress: Progress | None = None,
 ) -> WholeData:
-    """All labelled images, or those of one given `part`, unsplit, with labels as positions in `classes`.
+    """Open all labelled images, or those of one given `part`, unsplit, with labels as positions in `classes`.
 
-    `classes` are those of a model: the data set may lack some, and an unknown one is a DataError. None takes its own.
-    `white_level` as in `open_dataset`.
+    `classes` are those of a model: the data set may lack some, and an unknown one is a DataError. With None they are
+    those of the data set. `white_level` is as in `open_dataset`.
     """
     pack = open_pack(open_source(path), image_size, Path(cache), white=white_level, progress=progress)
     _refuse_unreadable(pack.manifest, max_unreadable)
@@ -128,20 +123,20 @@ def open_whole(  # noqa: PLR0913 - all but the path by name
 
 @dataclass(frozen=True)
 class Inspection:
-    """What lies at a path, judged by some of its images."""
+    """The state of a data set, judged by some of its images."""
 
     images: int
     decoded: int
-    """Images that were tried."""
+    """The number of images that were tried."""
     summary: DataSummary
-    """Classes with counts per given part; unreadable are those among the images that were tried."""
+    """Classes with counts per given part; `unreadable` holds the unreadable ones among the images that were tried."""
 
 
 def inspect_data(path: StrPath, *, split: SplitOptions | None = None, max_unreadable: float = 0.05) -> Inspection:
-    """Decode some images of each class, all of a small data set, without packing any.
+    """Decode some images of each class, or all of a small data set, without packing any.
 
-    Raises DataError where `open_dataset` would, as far as the listing and these images can tell, and where none of a
-    class's images that were tried can be read. Duplicates are counted only where all images are decoded.
+    Raise DataError where `open_dataset` would, as far as the listing and these images show it, and where no image of a
+    class that was tried can be read. Duplicates are counted only where all images are decoded.
     """
     source = open_source(path)
     listing = source.listing()
@@ -170,8 +165,34 @@ def inspect_data(path: StrPath, *, split: SplitOptions | None = None, max_unread
     return Inspection(len(listing.records), len(tried) + len(tried.unreadable), summary)
 
 
+def open_source(path: str | os.PathLike[str]) -> Source:
+    """Return the source at a path, with nothing read yet. Raise DataError if it is missing or of no known kind."""
+    path = require_path(path)
+    if path.is_dir():
+        return FolderSource(path)
+    if kind := _KINDS.get(path.suffix.lower()):
+        return kind(path)
+    raise DataError(f"{path} is a file, but must be a folder of class folders, or a .zip, .npz or .csv file")
+
+
+def require_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path. Raise DataError if it is missing, or neither a folder nor an ordinary file."""
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path} does not exist: give the path of a folder, or of a .zip, .npz or .csv file") from None
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be reached ({error.strerror}): mend the link, or the permissions of the folders above it"
+        ) from None
+    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        raise DataError(f"{path} is a pipe, socket or device, but must be a folder or an ordinary file: copy it to one")
+    return path
+
+
 def _rows_to_try(labels: npt.NDArray[np.int64]) -> set[int]:
-    """All rows of a small data set; else the first, the middle and the last of each class."""
+    """Return all rows of a small data set; else the first, the middle and the last of each class."""
     if len(labels) <= _FEW_IMAGES:
         return set(range(len(labels)))
     rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
@@ -179,7 +200,7 @@ def _rows_to_try(labels: npt.NDArray[np.int64]) -> set[int]:
 
 
 def _decode_sample(source: Source, listing: Listing, rows: set[int]) -> PackManifest:
-    """The chosen images, decoded at a small size, as the manifest of a pack that is not written."""
+    """Decode the chosen images at a small size and return the manifest that their pack would have."""
     draft = PackManifestDraft(_INSPECTION_SIZE, listing.classes, listing.left_out, listing.notes)
     records = iter([record for row, record in enumerate(listing.records) if row in rows])
     with silence_pillow(), source.reads() as reads:
@@ -191,7 +212,7 @@ def _decode_sample(source: Source, listing: Listing, rows: set[int]) -> PackMani
 
 
 def _refuse_unreadable_class(tried: PackManifest, listing: Listing) -> None:
-    """DataError for the first class of which no image that was tried can be read."""
+    """Raise DataError for the first class of which no image that was tried can be read."""
     label = {record.name: record.label for record in listing.records}
     failed: dict[int, list[Unreadable]] = defaultdict(list)
     for image in tried.unreadable:
@@ -205,7 +226,7 @@ def _refuse_unreadable_class(tried: PackManifest, listing: Listing) -> None:
 
 
 def _given_counts(listing: Listing) -> dict[str, list[int]]:
-    """Images per class for each given part, or of all where no part is given."""
+    """Return images per class for each given part, or under `images` where no part is given."""
     names = [part or "images" for part in (None, *PARTS)]
     labels = {
         name: [record.label for record in listing.records if (record.given or "images") == name] for name in names
@@ -225,13 +246,13 @@ def _left_out(left_out: tuple[LeftOut, ...]) -> list[str]:
 
 
 def _notes(manifest: PackManifest) -> tuple[str, ...]:
-    """What was noticed when the pack was made, and images whose duplicates have another label."""
+    """Return the notes of the pack, and a line on duplicates with different labels."""
     said = label_conflicts(manifest.label_array, manifest.groups, manifest.names)
     return (*manifest.notes, said) if said else manifest.notes
 
 
 def _sample_notes(tried: PackManifest, listing: Listing) -> tuple[str, ...]:
-    """As `_notes`, where some images were decoded: what these alone tell is told of them."""
+    """Return `_notes` where only some images were decoded; notes that come from these say so."""
     decoded = len(tried) + len(tried.unreadable)
     return tuple(
         note if note in listing.notes else f"of the {decoded:,} images tried: {note}" for note in _notes(tried)
@@ -239,7 +260,7 @@ def _sample_notes(tried: PackManifest, listing: Listing) -> tuple[str, ...]:
 
 
 def _duplicates(groups: Sequence[str]) -> int:
-    """Images beyond the first of each group."""
+    """Return the number of images beyond the first of each group."""
     return len(groups) - len(set(groups))
 
 
@@ -267,7 +288,7 @@ def _rows_of(manifest: PackManifest, part: PartName | None, path: StrPath) -> np
 
 
 def _relabel(pack: Pack, rows: npt.NDArray[np.int64], known: Sequence[str], path: StrPath) -> Part:
-    """The rows as a part whose labels are positions in `known`."""
+    """Return the rows as a part whose labels are positions in `known`."""
     part = pack.part(rows)
     own = pack.manifest.classes
     number = {class_name(name, str(path)): position for position, name in enumerate(known)}
@@ -279,29 +300,3 @@ def _relabel(pack: Pack, rows: npt.NDArray[np.int64], known: Sequence[str], path
         )
     table = np.array([number.get(name, -1) for name in own], dtype=np.int64)
     return replace(part, labels=table[part.labels])
-
-
-def open_source(path: str | os.PathLike[str]) -> Source:
-    """The source at a path, nothing read yet; DataError where there is nothing, or nothing of a known kind."""
-    path = require_path(path)
-    if path.is_dir():
-        return FolderSource(path)
-    if kind := _KINDS.get(path.suffix.lower()):
-        return kind(path)
-    raise DataError(f"{path} is a file, but must be a folder of class folders, or a .zip, .npz or .csv file")
-
-
-def require_path(path: str | os.PathLike[str]) -> Path:
-    """The path; DataError where nothing is there, or neither a folder nor an ordinary file."""
-    path = Path(path)
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{path} does not exist: give the path of a folder, or of a .zip, .npz or .csv file") from None
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be reached ({error.strerror}): mend the link, or the permissions of the folders above it"
-        ) from None
-    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-        raise DataError(f"{path} is a pipe, socket or device, but must be a folder or an ordinary file: copy it to one")
-    return path

@@ -1,4 +1,4 @@
-"""What a source of labelled images gives: a listing of records in order, and one lazy read for each of them."""
+"""The interface of a source of labelled images: a listing of records in order, and one lazy read for each of them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import numpy.typing as npt
 from hpo.data.dataset import LeftOut, PartName
 
 Payload = bytes | npt.NDArray[Any]
-"""An image as it is stored: the bytes of a file, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."""
+"""A stored image: the bytes of a file, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."""
 
 Read = Callable[[], Payload]
-"""Reads one image; may be called once, in any thread; raises DataError or OSError with the reason."""
+"""A function that reads one image. It may be called once, in any thread; it raises DataError or OSError."""
 
 PARTS: tuple[PartName, ...] = ("train", "val", "test")
 
@@ -39,11 +39,11 @@ class Record:
     """One image of a source."""
 
     name: str
-    """Path or key relative to the data set, as a person would recognise it."""
+    """Path or key relative to the data set, readable by people."""
     label: int
-    """Position in the listing's classes."""
+    """Position of the class in the listing's classes."""
     given: PartName | None
-    """The part that the source puts it in, if it says so."""
+    """The part that the source names for it; None where it names none."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Listing:
     """The images of a source, in the order in which `reads()` gives them."""
 
     classes: tuple[str, ...]
-    """Every class the source names, those without an image among them."""
+    """Every class that the source names, including those without an image."""
     records: tuple[Record, ...]
     left_out: tuple[LeftOut, ...] = ()
-    """What lies there and is not read, by kind."""
+    """Files and other things in the data set that are not read, by kind."""
     notes: tuple[str, ...] = ()
-    """What was understood of the layout, or is suspicious about it; one line each."""
+    """How the layout was read, and what is suspicious about it; one line each."""
     written: tuple[str, ...] = ()
-    """The classes as the data set writes them, where that differs (`names.names_as_written`)."""
+    """The classes as the data set writes them, where that differs (see `names.names_as_written`)."""
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
@@ -67,24 +67,24 @@ class Listing:
 
 
 class Source(Protocol):
-    """Labelled images, wherever they lie. Nothing is read before it is asked for."""
+    """Labelled images in one of the supported forms. Everything is read lazily."""
 
     @property
     def path(self) -> Path:
-        """Where the data set lies."""
+        """The path of the data set."""
 
     @property
     def chunk(self) -> int:
-        """How many reads a thread takes at once: fewer where an image is large."""
+        """How many reads a thread takes at once; fewer where an image is large."""
 
     def key(self) -> str:
-        """Hex digest of what lies there by name and stamp (`digests.stamp`); cheap, no image is read."""
+        """Return a hex digest of the files by name and stamp (`digests.stamp`). It is cheap: no image is read."""
 
     def listing(self) -> Listing:
-        """Classes and records; raises DataError where the layout breaks a rule."""
+        """Return classes and records. Raise DataError where the layout breaks a rule."""
 
     def reads(self) -> AbstractContextManager[Iterator[Read]]:
-        """One read per record, in the order of the listing, usable inside the `with`."""
+        """Yield one read per record, in the order of the listing, usable inside the `with`."""
 
 
 _SYSTEM_FILES = (
@@ -101,5 +101,5 @@ _SYSTEM_FILES = (
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is left out unsaid: dot files, and what operating systems leave beside files."""
+    """Return whether a file or folder is ignored: dot files, and metadata of operating systems."""
     return name.startswith(".") or name.lower() in _SYSTEM_FILES
