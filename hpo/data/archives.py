@@ -25,7 +25,7 @@ FAULTS = (
     OSError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError, RuntimeError,
 )  # fmt: skip
 """The errors that zipfile raises on a damaged zip or member. A name with the flag for UTF-8 that is not UTF-8 raises
-ValueError, an unknown version of the format NotImplementedError (a RuntimeError), an offset outside the file OSError."""
+ValueError, an unknown version of the format NotImplementedError (a RuntimeError), a bad offset OSError."""
 
 _METHODS = {
     zipfile.ZIP_STORED: "stored",

@@ -1,7 +1,7 @@
-"""Images in an `.npz`: keys `images` and `labels`, or `train_images`, `train_labels`, `val_…`, `test_…` as in MedMNIST.
+"""A source of images in an `.npz`: keys `images` and `labels`, or `train_images`, `train_labels`, `val_…`, `test_…`.
 
-The part before `_images` may be any word for one (valid_, validation_, Training_); every other array of images is
-refused, and whatever else is not read is left out by name.
+Keys with parts are those of MedMNIST. The word before `_images` may be any word for a part (valid_, validation_,
+Training_); every other array of images is refused, and everything else is left out by name.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ _OTHER_KEYS = {
     "labels": "y label target targets class",
     "classes": "names labelnames classnames targetnames categories classlabels",
 }
-"""Keys that are often meant for ours, with a part before or behind (x_train): told, never taken unasked."""
+"""Frequent other names for our keys, with a part before or behind (x_train). They are suggested, never read."""
 
 _WANTED = "images and labels, or train_images and train_labels (val_… and test_… beside them)"
 
 
 class ArraySource:
-    """An `.npz`; class names come from `classes` or `label_names`, else they are the labels themselves."""
+    """An `.npz`. Class names come from `classes` or `label_names`, else they are the labels themselves."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @cached_property
     def chunk(self) -> int:
-        """As many rows as fit 8 MiB, `CHUNK` at most."""
+        """The number of rows that fit into 8 MiB, at most `CHUNK`."""
         with open_zip(self.path) as archive:
             return min([CHUNK, *(member.rows_at_once for _, member in image_members(archive))])
 
     def key(self) -> str:
-        """Digest of the file's own path and stamp."""
+        """Return the digest of the file's own path and stamp."""
         return digests.of_file(self.path)
 
     def listing(self) -> Listing:
-        """Labels are read, images are not."""
+        """Return the listing. Labels are read, images are not."""
         with open_zip(self.path) as archive:
             members = image_members(archive)
             labels = [_labels(archive, member) for _, member in members]
@@ -77,14 +77,14 @@ class ArraySource:
 
     @contextmanager
     def reads(self) -> Iterator[Iterator[Read]]:
-        """The rows come decompressed already, a block at a time."""
+        """Yield the reads of the rows, which are decompressed a block at a time."""
         with open_zip(self.path) as archive:
             members = image_members(archive)
             yield (read for _, member in members for read in row_reads(member))
 
 
 def image_members(archive: zipfile.ZipFile) -> list[tuple[PartName | None, NpyMember]]:
-    """The arrays of images and the part each belongs to; DataError where there is none, or it holds no images."""
+    """Return the arrays of images with their parts. Raise DataError if there is none, or one holds no images."""
     keys = _keys(archive)
     parts = _image_keys(keys, str(archive.filename))
     if not parts:
@@ -97,14 +97,14 @@ def image_members(archive: zipfile.ZipFile) -> list[tuple[PartName | None, NpyMe
 
 
 def _keys(archive: zipfile.ZipFile) -> list[str]:
-    """The names of the arrays; DataError where one is there twice."""
+    """Return the names of the arrays. Raise DataError if one is there twice."""
     names = archive.namelist()
     refuse_twice(names, str(archive.filename))
     return [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
 
 
 def _image_keys(keys: Sequence[str], where: str) -> dict[PartName | None, str]:
-    """Part -> key of its images; `images` alone is of no part. DataError for an array of images that has no place."""
+    """Return part -> key of its images; `images` has part None. Raise DataError for other arrays of images."""
     parts: dict[PartName | None, str] = {}
     for key in keys:
         if not names_images(key):
@@ -129,41 +129,41 @@ def _image_keys(keys: Sequence[str], where: str) -> dict[PartName | None, str]:
 
 
 def _suggested_key(key: str) -> str | None:
-    """Our key for what a key is often meant for: `train_images` for x_train; None for other keys."""
+    """Return our key for a frequent other name: `train_images` for x_train; None for other keys."""
     words = [word for word in re.split(r"[\W_]+", key.lower()) if word]
-    kinds = {kind: [word for word in words if word in names.split()] for kind, names in _OTHER_KEYS.items()}
     if "".join(words) in _OTHER_KEYS["classes"].split():
         return "classes"
-    found = [kind for kind, named in kinds.items() if named and kind != "classes"]
-    if len(found) != 1 or len(kinds[found[0]]) != 1:
+    kinds = [kind for word in words for kind in ("images", "labels") if word in _OTHER_KEYS[kind].split()]
+    if len(kinds) != 1:
         return None
-    rest = "_".join(word for word in words if word not in kinds[found[0]])
+    kind = kinds[0]
+    rest = "_".join(word for word in words if word not in _OTHER_KEYS[kind].split())
     part = part_of(rest)
     if not rest:
-        return found[0]
-    return f"{part}_{found[0]}" if part and part != "unclear" else None
+        return kind
+    return f"{part}_{kind}" if part in PARTS else None
 
 
 def _rename_hint(keys: Collection[str], *kinds: str) -> str:
-    """`: rename x_train to train_images`; empty where no key is meant for one of these kinds."""
-    meant = {key: ours for key in keys if (ours := _suggested_key(key)) and ours.endswith(kinds)}
-    return f": rename {', '.join(f'{key} to {ours}' for key, ours in meant.items())}" if meant else ""
+    """Return `: rename x_train to train_images`; empty if no key is another name for one of these kinds."""
+    names = {key: ours for key in keys if (ours := _suggested_key(key)) and ours.endswith(kinds)}
+    return f": rename {', '.join(f'{key} to {ours}' for key, ours in names.items())}" if names else ""
 
 
 def _refuse_bare_labels(key: str, keys: Sequence[str], where: str) -> None:
-    """DataError for the labels of a part whose images are not there."""
+    """Raise DataError for the labels of a part whose images are missing."""
     images = f"{key.removesuffix('labels')}images"
     if key.endswith("_labels") and part_of(key.removesuffix("labels")) and images not in keys:
         raise DataError(f"{where} has {key} but no {images}: add {images}, or remove {key}")
 
 
 def row_reads(member: NpyMember) -> Iterator[Read]:
-    """One read per row, which has been read already when it is given."""
+    """Return one read per row; the row is in memory when its read is given."""
     return (partial(np.asarray, row) for row in member.rows())
 
 
 def _refuse_pixels(member: NpyMember, path: str) -> None:
-    """DataError unless rows are images of 8 or 16 bits."""
+    """Raise DataError unless rows are images of 8 or 16 bits."""
     where = f"{member.key} in {path}"
     if member.dtype.kind == "f":
         raise DataError(
@@ -182,7 +182,7 @@ def _refuse_pixels(member: NpyMember, path: str) -> None:
 
 
 def _labels(archive: zipfile.ZipFile, images: NpyMember) -> npt.NDArray[Any]:
-    """(n,) whole numbers or texts, one per image."""
+    """Return (n,) whole numbers or texts, one per image."""
     key = _labels_key(images.key)
     if f"{key}.npy" not in archive.namelist():
         hint = _rename_hint([other for other in _keys(archive) if _suggested_key(other) == key], "labels").replace(
@@ -207,15 +207,15 @@ def _labels_key(images_key: str) -> str:
 
 
 class _ClassNames(NamedTuple):
-    """Names of the classes, in the order of their numbers."""
+    """The names of the classes, in the order of their numbers."""
 
     classes: tuple[str, ...]
     earlier: tuple[str, ...]
-    """As `Listing.written`."""
+    """The classes as they are written, as in `Listing.written`."""
 
 
 def _class_names(archive: zipfile.ZipFile, *, texts: bool) -> tuple[str, _ClassNames | None]:
-    """Key and names of the classes; nothing where there are none, or where the labels are the names (`texts`)."""
+    """Return key and names of the classes; ("", None) if there are none, or if the labels are the names (`texts`)."""
     key = next((key for key in _CLASS_KEYS if f"{key}.npy" in archive.namelist()), None)
     if key is None or texts:
         return "", None
@@ -228,21 +228,22 @@ def _class_names(archive: zipfile.ZipFile, *, texts: bool) -> tuple[str, _ClassN
 
 
 class _NumberedLabels(NamedTuple):
-    """Classes, the labels as positions in them, one array per part, and the labels as they were written."""
+    """The classes, the labels as positions in them (one array per part), and the labels as they are written."""
 
     classes: tuple[str, ...]
     numbers: list[npt.NDArray[np.int64]]
     written: tuple[str, ...] = ()
     earlier: tuple[str, ...] = ()
-    """As `Listing.written`."""
+    """The classes as they are written, as in `Listing.written`."""
 
 
 def _number_labels(labels: Sequence[npt.NDArray[Any]], names: _ClassNames | None, path: str) -> _NumberedLabels:
-    """Classes are `names`, or the labels themselves: numbers in their order, texts in that of texts."""
+    """Number the labels. Classes are `names`, or the labels themselves: numbers by value, texts in their order."""
     texts = labels[0].dtype.kind == "U"
-    if len({array.dtype.kind == "U" for array in labels}) > 1:
+    kinds = [array.dtype.kind for array in labels]
+    if 0 < kinds.count("U") < len(kinds):
         raise DataError(f"labels in {path} are numbers in one part and texts in another, but must be of one kind")
-    if len({array.dtype.kind == "b" for array in labels}) > 1:
+    if 0 < kinds.count("b") < len(kinds):
         labels = [array.astype(np.uint8) if array.dtype.kind == "b" else array for array in labels]
     # As Python's numbers: NumPy has no type for both int64 and uint64, and takes floats, which round.
     rows = [array.tolist() for array in labels]
@@ -256,7 +257,7 @@ def _number_labels(labels: Sequence[npt.NDArray[Any]], names: _ClassNames | None
 
 
 def _number_by_value(rows: Sequence[Sequence[int | str]], path: str, *, texts: bool) -> _NumberedLabels:
-    """The classes are the labels themselves."""
+    """Number the labels where they are the classes themselves."""
     values = sorted(set(chain.from_iterable(rows)))
     own = {value: class_name(str(value), path) for value in values}
     classes = tuple(sorted(set(own.values()))) if texts else tuple(own.values())
@@ -268,7 +269,7 @@ def _number_by_value(rows: Sequence[Sequence[int | str]], path: str, *, texts: b
 
 
 def _describe_unused(archive: zipfile.ZipFile, used: set[str]) -> tuple[tuple[LeftOut, ...], list[str]]:
-    """What is in the `.npz` beside the arrays `used`, and lines on arrays that look like a split or like groups."""
+    """Return what the `.npz` holds beside the arrays `used`, and lines on arrays that look like a split or groups."""
     names = {key: _text_values(archive, key) for key in _keys(archive) if key not in used}
     arrays = (LeftOut("array", len(names), tuple(names)),) if names else ()
     files = left_out_files(name for name in archive.namelist() if not name.endswith(".npy"))
@@ -278,9 +279,9 @@ def _describe_unused(archive: zipfile.ZipFile, used: set[str]) -> tuple[tuple[Le
 
 
 def _text_values(archive: zipfile.ZipFile, key: str) -> Collection[str]:
-    """The different values of an array of texts; none for other arrays, which are not read."""
+    """Return the different values of an array of texts; nothing for other arrays, which are not read."""
     try:
         member = open_member(archive, key)
         return set(member.whole().tolist()) if member.dtype.kind == "U" and len(member.shape) == 1 else ()
     except DataError:
-        return ()  # what is not used may be of any kind, or damaged
+        return ()  # an unused array may be of any kind, or damaged

@@ -29,7 +29,7 @@ def lock_cache(cache: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_pack_folder(target: Path) -> Iterator[Path]:
-    """Yield a folder that becomes `target` when the block ends. The caller holds the lock. Raise DataError if it fails."""
+    """Yield a folder that becomes `target` when the block ends. Hold the lock. Raise DataError for a full disk."""
     try:
         with atomic_folder(target) as folder:
             yield folder

@@ -1,7 +1,7 @@
-"""From a stored image to (S, S, 3) uint8 RGB: the one preprocessing that training, evaluation and prediction share.
+"""The preprocessing of a stored image to (S, S, 3) uint8 RGB, which training, evaluation and prediction share.
 
 First the image is brought to its plain form: stored size, first page or frame, upright by its EXIF orientation, RGB,
-over white where it is transparent. 16 bits become 8 by a white level (`depth`). Then the centre square is resampled to
+over white if it is transparent. 16 bits become 8 by a white level (`depth`). Then the centre square is resampled to
 S x S with an antialiased bicubic filter. So a picture gives the same pixels from every lossless format, as a file, in
 an archive or as an array, and equal plain forms are duplicates at every S.
 """
@@ -33,7 +33,7 @@ from hpo.errors import DataError
 MAX_MEGAPIXELS = 64
 
 MAX_BYTES = 4 * MAX_MEGAPIXELS * 1_000_000
-"""Of one stored image: what the largest one takes uncompressed with four channels."""
+"""The most bytes of a stored image: those of the largest one, uncompressed with four channels."""
 
 _COUNTED_BY_SEEKING = ("GIF", "TIFF")
 
@@ -53,7 +53,7 @@ _FAULTS = (
     struct.error,
     zlib.error,
 )
-"""What Pillow raises on damaged files, gathered from its plugins and by feeding them noise."""
+"""The errors that Pillow raises on damaged files, collected from its plugins and by fuzzing."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -72,56 +72,56 @@ class PlainImage:
     """An image in its plain form."""
 
     picture: Image.Image | DeepImage
-    """RGB of 8 bits, or 16 bits whose white level is not decided yet."""
+    """RGB of 8 bits, or 16 bits before the white level is applied."""
     pages: int = 1
-    """Pages or frames of the file; the picture is the first."""
+    """The number of pages or frames of the file; the picture is the first."""
 
     @property
     def largest(self) -> int | None:
-        """The largest value of 16 bits for which the white level must be known from elsewhere; else None."""
+        """The largest 16-bit value of an image that does not state its white level; else None."""
         return self.picture.largest if isinstance(self.picture, DeepImage) else None
 
     def digest(self) -> str:
-        """32 hex digits; equal ones are duplicates. The white level plays no role."""
+        """Return 32 hex digits, equal for duplicates. The white level plays no role."""
         plain = self.picture.plain() if isinstance(self.picture, DeepImage) else self.picture
         if isinstance(plain, Image.Image):
             return digests.of_image(plain)
         return digests.of_image(_rgb(Image.fromarray(plain))) if plain.dtype == np.uint8 else digests.of_payload(plain)
 
     def centre_square(self, size: int, white: int | None = None) -> Images:
-        """The centre square as (size, size, 3) uint8; `white` as in `fit`."""
+        """Return the centre square as (size, size, 3) uint8; `white` is as in `fit`."""
         if isinstance(self.picture, DeepImage):
             return centre_square(_rgb(Image.fromarray(self.picture.eight_bits(white or FULL))), size)
         return centre_square(self.picture, size)
 
 
 def fit(payload: Payload | Image.Image, size: int, white: int | None = None) -> Images:
-    """An image as it is stored, as (size, size, 3) uint8 RGB; DataError says why where it cannot be.
+    """Return a stored image as (size, size, 3) uint8 RGB. Raise DataError with the reason if it cannot be read.
 
-    `white` is the value of 16 bits that becomes 255, where the file gives no other; None is 65535.
+    `white` is the value of 16 bits that becomes 255 unless the file states another; None is 65535.
     """
     with plain_image(payload) as image:
         return image.centre_square(size, white)
 
 
 def decode(data: bytes, size: int, white: int | None = None) -> Images:
-    """`fit` of the bytes of an image file."""
+    """Return `fit` of the bytes of an image file."""
     return fit(data, size, white)
 
 
 def fit_array(array: npt.NDArray[Any], size: int, white: int | None = None) -> Images:
-    """`fit` of pixels (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16 or bool."""
+    """Return `fit` of pixels (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16 or bool."""
     return fit(array, size, white)
 
 
 @contextmanager
 def plain_image(payload: Payload | Image.Image) -> Iterator[PlainImage]:
-    """The image in its plain form.
+    """Yield the image in its plain form, of which packed pixels and digests are made. Raise DataError if there is none.
 
-    What is packed, and what tells duplicates, is made of this image alone. So it is decoded in full: a JPEG decoded
-    at a fraction of its size would differ from the same picture in another format. A large image is held by one
-    thread at a time, so that many threads need no more memory than one. Raises DataError where there is no image.
+    A large image is held by one thread at a time, so that many threads need no more memory than one.
     """
+    # Images are decoded in full: a JPEG decoded at a fraction of its size would differ from the same picture in
+    # another format.
     with ExitStack() as held:
         if isinstance(payload, bytes):
             yield _from_file(payload, held)
@@ -132,7 +132,7 @@ def plain_image(payload: Payload | Image.Image) -> Iterator[PlainImage]:
 
 
 def centre_square(image: Image.Image, size: int) -> Images:
-    """The centre square of an RGB image, resampled where it must be, as (size, size, 3) uint8."""
+    """Return the centre square of an RGB image, resampled if needed, as (size, size, 3) uint8."""
     if image.size != (size, size):
         side = min(image.size)
         left, top = (image.width - side) / 2, (image.height - side) / 2
@@ -143,20 +143,21 @@ def centre_square(image: Image.Image, size: int) -> Images:
 
 
 def refuse_large(pixels: int) -> None:
-    """DataError for an image of more pixels than are ever decoded."""
+    """Raise DataError for an image above the limit of pixels."""
     if pixels > MAX_MEGAPIXELS * 1_000_000:
         raise DataError(_too_large(pixels))
 
 
 def refuse_long(stored: int) -> None:
-    """DataError for a file of more bytes than any image within the limit can need."""
+    """Raise DataError for a file of more bytes than any image within the limit can need."""
     if stored > MAX_BYTES:
         raise DataError(f"{stored / 1e6:.0f} MB, more than the limit of {MAX_BYTES / 1e6:.0f} MB for one image")
 
 
 @contextmanager
 def silence_pillow() -> Iterator[None]:
-    """Silence Pillow's warnings: what it warns of ends in an image or in a reason of ours. Not for use in threads."""
+    """Silence Pillow's warnings. Not for use in threads."""
+    # Everything that it warns of ends in an image or in a DataError.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\b")
         yield
@@ -168,14 +169,14 @@ def _too_large(pixels: int) -> str:
 
 
 def _wait_if_large(pixels: int, held: ExitStack) -> None:
-    """DataError for an image that is too large; a large one waits until no other is decoded, as long as it is held."""
+    """Raise DataError for an image above the limit. For a large one, take the lock of large images until `held` closes."""
     refuse_large(pixels)
     if pixels > _LARGE_PIXELS:
         held.enter_context(_one_large_image)
 
 
 def _from_file(data: bytes, held: ExitStack) -> PlainImage:
-    """The first page of a file. Metadata are no reason to lose an image: where it fails, it is read without them."""
+    """Decode the first page of a file. A file that fails is decoded again without its metadata."""
     if not data:
         raise DataError("empty file (0 bytes)")
     with _translate_faults(data):
@@ -196,14 +197,14 @@ def _decode_file(data: bytes, held: ExitStack) -> PlainImage:
 
 
 def _from_picture(image: Image.Image, held: ExitStack) -> PlainImage:
-    """An image that the caller has opened, at the page where it stands; it is not changed."""
+    """Decode the current page of an image that the caller has opened. The image is not changed."""
     _wait_if_large(image.width * image.height, held)
     with _translate_faults(b""):
         return PlainImage(_plain(image, None))
 
 
 def _plain(image: Image.Image, data: bytes | None) -> Image.Image | DeepImage:
-    """An opened image in its plain form; `data` are the bytes of its file."""
+    """Return an opened image in its plain form; `data` are the bytes of its file."""
     if deep := deep_image_from_file(image, data):
         return deep.upright(_orientation(image))
     image.load()
@@ -213,7 +214,7 @@ def _plain(image: Image.Image, data: bytes | None) -> Image.Image | DeepImage:
 
 @contextmanager
 def _translate_faults(data: bytes) -> Iterator[None]:
-    """Turns what Pillow raises into a DataError; `data` are the bytes of the file."""
+    """Turn the errors of Pillow into a DataError; `data` are the bytes of the file."""
     try:
         yield
     except UnidentifiedImageError:
@@ -225,11 +226,11 @@ def _translate_faults(data: bytes) -> Iterator[None]:
 
 
 def _pages(image: Image.Image, data: bytes) -> int:
-    """How many pages or frames the file of an opened image has; 1 where the others are damaged."""
+    """Return the number of pages or frames in the file of an opened image; 1 if the others are damaged."""
     if image.format not in _COUNTED_BY_SEEKING:
         return int(getattr(image, "n_frames", 1))
     try:
-        # In an image of its own, because the count goes to other pages, and the picture would go with it.
+        # In an image of its own, because counting moves an image to other pages.
         with Image.open(BytesIO(data), formats=(image.format,)) as counted:
             return int(counted.n_frames)  # type: ignore[attr-defined]
     except _FAULTS:
@@ -237,10 +238,8 @@ def _pages(image: Image.Image, data: bytes) -> int:
 
 
 def _orientation(image: Image.Image) -> int:
-    """By EXIF; 1, upright, where there is none or it is damaged.
-
-    Asked after loading: Pillow turns a TIFF upright by itself and then drops the tag.
-    """
+    """Return the EXIF orientation of a loaded image; 1, upright, if it is missing or damaged."""
+    # After loading, because Pillow turns a TIFF upright while loading and then drops the tag.
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except _FAULTS:
@@ -263,7 +262,7 @@ def _from_array(array: npt.NDArray[Any], held: ExitStack) -> PlainImage:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """A loaded image of 8 bits or fewer with three channels, over white where it is transparent."""
+    """Return a loaded image of 8 bits or fewer with three channels, over white if it is transparent."""
     if image.mode in ("I", "F"):
         raise DataError(f"32-bit pixels (mode {image.mode}) without a known range: save it with 8 or 16 bits")
     if not image.has_transparency_data:

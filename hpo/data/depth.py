@@ -1,8 +1,8 @@
-"""Images of 16 bits, whose values may use fewer: which value is white, and how they become 8 bits.
+"""Images of 16 bits, whose values may use fewer: the white level, and the conversion to 8 bits.
 
 A camera of 12 bits writes files of 16 bits with values up to 4095. The *white level* is the value that becomes 255.
-Some files say what theirs is (`maxval` of a PGM, 12 bits a sample in a TIFF). For all others it is one for the whole
-data set: the smallest of 255, 1023, 4095, 16383 and 65535 that no value exceeds. A model remembers it.
+Some files state theirs (`maxval` of a PGM, 12 bits a sample in a TIFF). For all others it is one value for the whole
+data set: the smallest of 255, 1023, 4095, 16383 and 65535 that no value exceeds. A bundle stores it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WHITE_LEVELS = (255, 1023, 4095, 16383, 65535)
 FULL = 65535
 
 _DEEP_COLOURS = re.compile(r"(RGB|RGBX|RGBA|LA);16")
-"""Raw modes of which Pillow keeps the upper 8 bits only. CMYK and premultiplied alpha are left to Pillow."""
+"""Raw modes of which Pillow keeps only the upper 8 bits. CMYK and premultiplied alpha are left to Pillow."""
 
 _SEPARATE_PLANES, _WHITE_IS_ZERO = 2, 0
 
@@ -42,9 +42,9 @@ _TURNS: dict[int, Callable[[Values], Values]] = {
     7: lambda values: values[::-1, ::-1].swapaxes(0, 1),
     8: np.rot90,
 }
-"""EXIF orientation -> what undoes it."""
+"""EXIF orientation -> the function that undoes it."""
 
-# Pillow knows this kind of TIFF in little endian only.
+# Pillow reads this kind of TIFF in little endian only.
 TiffImagePlugin.OPEN_INFO.setdefault((TiffImagePlugin.MM, _WHITE_IS_ZERO, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
 
 
@@ -55,13 +55,13 @@ class DeepImage:
     values: Values
     """(H, W), (H, W, 3) or (H, W, 4) uint16; in the fourth channel 65535 is opaque."""
     white: int | None = None
-    """The white level that the file itself gives."""
+    """The white level that the file states; None if it states none."""
     inverted: bool = False
     """Whether 0 is white."""
 
     @property
     def largest(self) -> int | None:
-        """The largest value of a colour; None where the file says which is white."""
+        """The largest value of a colour; None if the file states its white level."""
         return int(self._read_colours.max()) if self.white is None else None
 
     @property
@@ -69,12 +69,12 @@ class DeepImage:
         return self.values[..., :3] if self.values.ndim == 3 else self.values
 
     def upright(self, orientation: int) -> DeepImage:
-        """Turned by what an EXIF orientation undoes; as it is where there is no such orientation."""
+        """Return the image turned upright by its EXIF orientation."""
         turn = _TURNS.get(orientation)
         return replace(self, values=np.ascontiguousarray(turn(self.values))) if turn else self
 
     def eight_bits(self, white: int) -> Images:
-        """The same shape in uint8, `white` as 255 where the file gives no other; DataError for a larger value."""
+        """Return the same shape in uint8, with `white` as 255 unless the file states another; DataError above it."""
         if self.largest is not None and self.largest > white:
             raise DataError(
                 f"16-bit values up to {self.largest}, but {white} is white in the images that the model was trained "
@@ -88,9 +88,9 @@ class DeepImage:
         return pixels
 
     def plain(self) -> Images | Values:
-        """What tells duplicates, whatever the white level: without what is redundant, uint8 where that loses nothing.
+        """Return the form that is compared for duplicates: without redundant channels, uint8 where that is exact.
 
-        A picture of 8 bits is the same when it was written with 16, be it as it is or times 257.
+        It does not depend on the white level. A picture of 8 bits equals its copy of 16 bits, unscaled or times 257.
         """
         values = self.values
         if self.inverted:
@@ -107,12 +107,12 @@ class DeepImage:
 
 
 def white_level(largest: int) -> int:
-    """The white level of images whose largest value is `largest`."""
+    """Return the white level of images whose largest value is `largest`."""
     return next(level for level in WHITE_LEVELS if largest <= level)
 
 
 def depth_note(reached: Mapping[int, int], white: int) -> str:
-    """One line on images of 16 bits; `reached` holds how many reach which of WHITE_LEVELS."""
+    """Return one line on images of 16 bits; `reached` counts images by the level of WHITE_LEVELS that they reach."""
     levels = ", ".join(f"up to {level} in {count}" for level, count in sorted(reached.items()))
     lowest = min(reached)
     lost = f"; those up to {lowest} keep {(lowest + 1) * 255 // white + 1} of 256 grey levels" if lowest < white else ""
@@ -120,7 +120,7 @@ def depth_note(reached: Mapping[int, int], white: int) -> str:
 
 
 def reached_levels(largest: Counter[int]) -> Counter[int]:
-    """How many images reach which of WHITE_LEVELS, from how many have which largest value."""
+    """Count images by the level of WHITE_LEVELS that they reach, from counts of their largest values."""
     reached: Counter[int] = Counter()
     for value, count in largest.items():
         reached[white_level(value)] += count
@@ -128,7 +128,7 @@ def reached_levels(largest: Counter[int]) -> Counter[int]:
 
 
 def deep_image_from_array(array: npt.NDArray[Any]) -> DeepImage:
-    """Pixels (H, W), (H, W, 3) or (H, W, 4) uint16 of either byte order; DataError for an implausible transparency."""
+    """Wrap pixels (H, W), (H, W, 3) or (H, W, 4) uint16 of either byte order. Raise DataError for a dubious alpha."""
     if array.ndim == 3 and array.shape[2] == 4 and 0 < array[..., 3].max() <= WHITE_LEVELS[-2]:
         raise DataError(
             f"the fourth channel of 16 bits, transparency, has values up to {int(array[..., 3].max())}, but 65535 is "
@@ -138,19 +138,18 @@ def deep_image_from_array(array: npt.NDArray[Any]) -> DeepImage:
 
 
 def deep_image_from_file(image: Image.Image, data: bytes | None) -> DeepImage | None:
-    """The 16 bits of an image that Pillow has opened from `data` and not loaded; None where it has fewer.
+    """Read the 16 bits of an image that Pillow has opened from `data` and not loaded; None if it has fewer.
 
-    Without `data` the bytes are taken from the file that Pillow holds open; DataError where it has loaded the image
-    already and values of 16 bits were lost by that.
-
-    It is upright already where it is a TIFF. Raises what Pillow raises on damaged files, and DataError.
+    Without `data` the bytes are taken from the file that Pillow holds open. A TIFF is upright already. Raise DataError
+    if Pillow has loaded the image and lost 16-bit values, and everything that Pillow raises on damaged files.
     """
     raw, maxval = _raw_mode(image)
     by_file = _needs_own_reader(image)
-    if data is None and by_file:
-        data = _stored_bytes(image)
-    elif data is None and _lost_depth(image):
-        raise DataError("16-bit values, of which Pillow keeps 8 bits when it loads them: give the path or the bytes")
+    if data is None:
+        if by_file:
+            data = _stored_bytes(image)
+        else:
+            _refuse_lost_depth(image)
     if data is not None and isinstance(image, ImageFile.ImageFile) and maxval > 255:
         return _read_pnm(image, data, maxval)
     if image.mode.startswith("I;16"):
@@ -168,7 +167,7 @@ def deep_image_from_file(image: Image.Image, data: bytes | None) -> DeepImage | 
 
 
 def _raw_mode(image: Image.Image) -> tuple[str, int]:
-    """How the pixels are stored, in Pillow's words, and the `maxval` of a PNM (65535 where it is not needed)."""
+    """Return Pillow's name of the stored form of the pixels, and the `maxval` of a PNM (65535 if not needed)."""
     if not isinstance(image, ImageFile.ImageFile) or not image.tile:
         return "", 0
     args = image.tile[0][3]
@@ -178,13 +177,19 @@ def _raw_mode(image: Image.Image) -> tuple[str, int]:
 
 
 def _needs_own_reader(image: Image.Image) -> bool:
-    """Whether Pillow would lose bits, or the value of white, of an image that is not loaded."""
+    """Return whether Pillow would lose bits, or the white level, of an image that is not loaded."""
     raw, maxval = _raw_mode(image)
     return maxval > 255 or (image.mode in ("RGB", "RGBA") and bool(_DEEP_COLOURS.match(raw)))
 
 
+def _refuse_lost_depth(image: Image.Image) -> None:
+    """Raise DataError for an image whose 16-bit values Pillow has dropped."""
+    if _lost_depth(image):
+        raise DataError("16-bit values, of which Pillow keeps 8 bits when it loads them: give the path or the bytes")
+
+
 def _stored_bytes(image: Image.Image) -> bytes:
-    """The bytes of the file of an image that is opened and not loaded; the file is left where it stood."""
+    """Return the bytes of the file of an image that is opened and not loaded. The file keeps its position."""
     if image.tell():
         raise DataError(f"16-bit colours of page {image.tell() + 1} of a file: save that page as PNG")
     file = image.fp  # type: ignore[attr-defined]
@@ -197,7 +202,7 @@ def _stored_bytes(image: Image.Image) -> bytes:
 
 
 def _lost_depth(image: Image.Image) -> bool:
-    """Whether a loaded image had 16 bits in its file that Pillow has dropped, as far as the image can tell."""
+    """Return whether Pillow has dropped 16 bits when it loaded the image, as far as the image shows it."""
     if not isinstance(image, ImageFile.ImageFile) or image.mode not in ("RGB", "RGBA", "I") or image.tile:
         return False
     if bits := _tag(image, TiffImagePlugin.BITSPERSAMPLE):
@@ -206,16 +211,17 @@ def _lost_depth(image: Image.Image) -> bool:
         with Image.open(image.filename, formats=(str(image.format),)) as again:
             return _needs_own_reader(again)
     except (OSError, SyntaxError, ValueError):
-        return False  # it came from a stream, or its file is gone
+        return False  # the image came from a stream, or its file is gone
 
 
 def _tag(image: Image.Image, tag: int) -> Any:
-    """The value of a TIFF's tag; None for other files."""
+    """Return the value of a TIFF's tag; None for other files."""
     return image.tag_v2.get(tag) if isinstance(image, TiffImagePlugin.TiffImageFile) else None
 
 
 def _read_pnm(image: ImageFile.ImageFile, data: bytes, maxval: int) -> DeepImage:
-    """PGM and PPM, plain or binary: of their colours Pillow reads 8 bits only, and it loops over values in Python."""
+    """Read a PGM or PPM, plain or binary."""
+    # Pillow reads only 8 bits of their colours, and loops over plain values in Python.
     shape = (image.height, image.width, 3) if data[1:2] in b"36" else (image.height, image.width)
     count, offset = int(np.prod(shape)), image.tile[0][2]
     if data[1:2] in b"23":
@@ -236,7 +242,7 @@ def _read_signed(image: Image.Image) -> DeepImage:
 
 
 def _with_transparency(image: Image.Image) -> Values:
-    """Grey values (H, W), or (H, W, 4) where a PNG names one of them as transparent."""
+    """Return grey values (H, W), or (H, W, 4) if a PNG names one of them as transparent."""
     values = np.asarray(image).astype(np.uint16)
     key = image.info.get("transparency")
     if not isinstance(key, int):
@@ -245,7 +251,7 @@ def _with_transparency(image: Image.Image) -> Values:
 
 
 def _read_colours(image: Image.Image, data: bytes) -> Values:
-    """(H, W, 3) or (H, W, 4) by OpenCV; Pillow has made sure that the file is whole."""
+    """Read (H, W, 3) or (H, W, 4) by OpenCV. Pillow has checked that the file is whole."""
     import cv2
 
     if _tag(image, TiffImagePlugin.PLANAR_CONFIGURATION) == _SEPARATE_PLANES:
@@ -259,6 +265,6 @@ def _read_colours(image: Image.Image, data: bytes) -> Values:
 
 @lru_cache(maxsize=8)
 def _table(white: int) -> Images:
-    """(65536,) uint8: v -> round(255 v / white), 255 above. A table, because 64 megapixels leave no room for wider
-    temporaries."""
+    """Return (65536,) uint8: v -> round(255 v / white), 255 above."""
+    # A table, because 64 megapixels leave no room for temporaries of a wider type.
     return np.minimum((np.arange(FULL + 1) * 510 + white) // (2 * white), 255).astype(np.uint8)

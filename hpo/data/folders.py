@@ -86,7 +86,7 @@ def walk(folder: Path) -> Iterator[FolderEntry]:
 
 
 def _walk_below(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[FolderEntry]:
-    """Yield what `walk` does. `above` holds (device, inode) of the folders above: a link back to one is not followed."""
+    """Walk one folder. `above` holds (device, inode) of the folders above: a link back to one is not followed."""
     entries, here = _visible(folder)
     if here in above:
         return

@@ -1,6 +1,6 @@
-"""Which files are images: one table of formats, from which suffixes, decoders and messages come.
+"""Image files: one table of formats for suffixes, decoders and messages; descriptions of files that are not images.
 
-Also what a file is that is none, and a PNG or JPEG without its metadata.
+Also a PNG or JPEG without its metadata.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _KINDS: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
     ("JPEG2000", ("jp2", "j2k", "jpx", "jpf", "j2c", "jpc"), "jpg_2000"),
     ("DIB", ("dib",), None),
 )
-"""Pillow's name of a format, the suffixes of its files, and what Pillow must have been built with for it."""
+"""Pillow's name of a format, the suffixes of its files, and the feature that Pillow must be built with for it."""
 
 
 def _is_built_in(feature: str | None) -> bool:
@@ -35,10 +35,10 @@ def _is_built_in(feature: str | None) -> bool:
 _AVAILABLE = [(name, suffixes) for name, suffixes, feature in _KINDS if _is_built_in(feature)]
 
 PILLOW_FORMATS = tuple(name for name, _ in _AVAILABLE)
-"""What `Image.open` may take a file for, whatever its suffix says."""
+"""The formats that `Image.open` tries, whatever the suffix of a file."""
 
 SUFFIXES = tuple(suffix for _, suffixes in _AVAILABLE for suffix in suffixes)
-"""Suffixes of the files that are taken for images, in lower case and without a dot."""
+"""The suffixes of image files, in lower case and without a dot."""
 
 _DAMAGED: tuple[tuple[bytes, str], ...] = (
     (
@@ -47,7 +47,7 @@ _DAMAGED: tuple[tuple[bytes, str], ...] = (
     ),
     (rb"II[*+]\0|MM\0[*+]", "damaged, or a kind of TIFF that cannot be read: save it as PNG"),
 )
-"""How files begin that would be images, were they whole."""
+"""The first bytes of image files, to describe those that cannot be decoded."""
 
 _OTHERS: tuple[tuple[bytes, str], ...] = (
     (rb"(?=\s*<).*?<(!doctype\s+html|html|head|body)\b", "an HTML page, as a failed download leaves it: {again}"),
@@ -76,28 +76,28 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
     (rb"\x00+\Z", "nothing but zeros, as a failed copy leaves it: {again}"),
     (rb"[\t\n\r\x20-\x7e]+\Z", "a text: remove it"),
 )
-"""How other files begin, and what they are; the first that fits counts."""
+"""The first bytes of other files, with their descriptions; the first match counts."""
 
 HEAD_BYTES = 4096
-"""Of a file, from which is told what it is."""
+"""The number of first bytes that tell the type of a file."""
 
 _WAYS_OUT = {"again": "download it again", "convert": "convert it to PNG or JPEG"}
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 _ADOBE_BYTES = 16
-"""Of a whole segment that says which colours a JPEG has."""
+"""The size of a whole segment that names the colours of a JPEG."""
 
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of this name is taken for an image."""
+    """Return whether a file of this name is read as an image."""
     return PurePosixPath(name).suffix.lower().removeprefix(".") in SUFFIXES
 
 
 def describe_content(data: bytes) -> str:
-    """In words, with the way out, what a file is that begins with `data` and that no decoder knows."""
+    """Describe, with the way out, a file that begins with `data` and that no decoder can read."""
     head = data[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf")
     for pattern, words in _DAMAGED:
         if re.match(pattern, head, re.DOTALL):
@@ -109,7 +109,7 @@ def describe_content(data: bytes) -> str:
 
 
 def describe_misnamed_file(data: bytes) -> str:
-    """In words, with the way out, what a file is that begins with `data` and whose name is not that of an image."""
+    """Describe, with the way out, a file that begins with `data` and has no suffix of an image."""
     words = describe_content(data)
     if words.startswith("not an image"):
         return words
@@ -117,9 +117,9 @@ def describe_misnamed_file(data: bytes) -> str:
 
 
 def without_metadata(data: bytes) -> bytes | None:
-    """A PNG or JPEG without texts, profiles, thumbnails and what else does not make its pixels; None for others.
+    """Return a PNG or JPEG without texts, profiles, thumbnails and all else but its pixels; None for other files.
 
-    EXIF stays, for the orientation, where it is whole. What is damaged or cut short otherwise stays so.
+    Whole EXIF data are kept, for the orientation. Other damage stays.
     """
     if data.startswith(_PNG):
         return _PNG + b"".join(_chunks(data))
@@ -129,7 +129,7 @@ def without_metadata(data: bytes) -> bytes | None:
 
 
 def _chunks(data: bytes) -> Iterator[bytes]:
-    """The chunks of a PNG that make its pixels (PNG, 5.3); EXIF where its checksum is right."""
+    """Yield the chunks of a PNG that make its pixels (PNG, 5.3), and EXIF if its checksum is right."""
     position = len(_PNG)
     while position + 8 <= len(data):
         (length,) = struct.unpack_from(">I", data, position)
@@ -141,8 +141,10 @@ def _chunks(data: bytes) -> Iterator[bytes]:
 
 
 def _segments(data: bytes) -> Iterator[bytes]:
-    """A JPEG after its first marker without comments and application data (JPEG, B.1.1.2), but for EXIF and Adobe's
-    colours."""
+    """Yield a JPEG after its first marker without comments and application data (JPEG, B.1.1.2).
+
+    EXIF and Adobe's segment on colours are kept.
+    """
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != 0xDA:
         marker, (length,) = data[position + 1], struct.unpack_from(">H", data, position + 2)

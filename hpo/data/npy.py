@@ -1,4 +1,4 @@
-"""An array inside an `.npz`, row by row: the whole of it is never in memory, and nothing is ever unpickled."""
+"""Arrays inside an `.npz`, read row by row: large ones are never in memory as a whole, and nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from hpo.errors import DataError
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 _FAULTS = (*FAULTS, TypeError, SyntaxError, tokenize.TokenError, MemoryError)
-"""What zipfile and NumPy raise on damaged members and headers."""
+"""The errors that zipfile and NumPy raise on damaged members and headers."""
 
 _LENGTHS = {(1, 0): "<H", (2, 0): "<I"}
-"""How the length of a header is written (NumPy, `numpy.lib.format`)."""
+"""The format of the length of a header (NumPy, `numpy.lib.format`)."""
 
 _READ_BYTES = 8 * 1024 * 1024
 
 _WHOLE_BYTES = 256 * 1024 * 1024
-"""Of an array that is read as a whole, such as labels."""
+"""The largest array that is read as a whole, such as labels."""
 
 _HEADER_BYTES = 65_536
 
 MAX_ROWS = 5_000_000
-"""Images in one array."""
+"""The largest number of images in one array."""
 
 
 @dataclass(frozen=True)
 class NpyMember:
-    """One array of an `.npz`: what its header says."""
+    """One array of an `.npz`, as its header describes it."""
 
     archive: zipfile.ZipFile
     key: str
@@ -48,16 +48,16 @@ class NpyMember:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row along the first axis."""
+        """The bytes of one row along the first axis."""
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
     @property
     def rows_at_once(self) -> int:
-        """Rows that are read together: some 8 MiB, at least one."""
+        """The number of rows that are read together: about 8 MiB, at least one row."""
         return max(1, _READ_BYTES // max(1, self.row_bytes))
 
     def whole(self) -> npt.NDArray[Any]:
-        """All of a small array, such as labels; DataError for one that is not small."""
+        """Return all of a small array, such as labels. Raise DataError for a larger one."""
         size = self.shape[0] * self.row_bytes
         if size > _WHOLE_BYTES:
             raise DataError(
@@ -68,7 +68,7 @@ class NpyMember:
         return np.stack(rows) if rows else np.empty(self.shape, self.dtype)
 
     def rows(self) -> Iterator[npt.NDArray[Any]]:
-        """Every row in order; one block of rows is in memory at a time, and as long as one of them is held."""
+        """Yield every row in order. A block of rows stays in memory as long as one of its rows is held."""
         with _translate_faults(self.archive, self.key), self.archive.open(f"{self.key}.npy") as stream:
             _read_header(stream)
             for start in range(0, self.shape[0], self.rows_at_once):
@@ -101,7 +101,7 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any
     version = np.lib.format.read_magic(stream)
     if version not in _HEADERS:
         raise ValueError(f"version {version} of the .npy format is unknown")
-    # NumPy looks at the length of a header when it has read all of it.
+    # NumPy checks the length of a header only after it has read the whole.
     (length,) = struct.unpack(_LENGTHS[version], _exactly(stream, struct.calcsize(_LENGTHS[version])))
     if length > _HEADER_BYTES:
         raise ValueError(f"its header has {length} bytes, more than the limit of {_HEADER_BYTES}")
@@ -118,7 +118,7 @@ def _exactly(stream: IO[bytes], count: int) -> bytes:
 
 @contextmanager
 def _translate_faults(archive: zipfile.ZipFile, key: str) -> Iterator[None]:
-    """Turns what a damaged member raises into a DataError."""
+    """Turn the errors of a damaged member into a DataError."""
     try:
         yield
     except _FAULTS as error:

@@ -1,4 +1,4 @@
-"""What a study or a model remembers of the data that it was made with, and the one check that data are the same."""
+"""The record of the data that a study or a model was made with, and the check that data are the same."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from hpo.data.split import SplitOptions
 from hpo.errors import DataError
 
 _NAMED = 6
-"""Classes that a message names before it says how many more there are."""
+"""The number of classes that a message names."""
 
 
 class DataOrigin(BaseModel):
-    """A data set without its path, and how it was split: enough to know it again and to make the same split again.
+    """A data set without its path, and its split: enough to recognise the data and to repeat the split.
 
-    The digest and the counts per class are missing (None, empty) where an earlier version of hpo wrote it.
+    Records of earlier versions of hpo lack the digest (None) and the counts per class (empty).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     fingerprint: str
-    """Of the content, as in `Dataset`."""
+    """The fingerprint of the content, as in `Dataset`."""
     split: str
-    """How the parts came to be, in words."""
+    """How the parts were made, in words."""
     seed: int
     val_fraction: float
     test_fraction: float
     max_unreadable: float = 0.05
-    """Share of images that may be unreadable before the data set is refused."""
+    """The share of images that may be unreadable before the data set is refused."""
     counts: dict[str, int] = {}
-    """Images of each part."""
+    """The number of images of each part."""
     class_counts: dict[str, int] = {}
-    """Images of each class, in the order of the classes."""
+    """The number of images of each class, in the order of the classes."""
     split_digest: str | None = None
-    """Of which images validate and which test: see `hpo.data.digests.split_digest`."""
+    """The digest of which images validate and which test: see `hpo.data.digests.split_digest`."""
     white_level: int | None = None
-    """The value of 16-bit images that became 255, as in `Dataset`; None where there were none, or it was not kept."""
+    """The value of 16-bit images that became 255, as in `Dataset`; None if there were none, or it was not kept."""
 
     @classmethod
     def of(cls, dataset: Dataset, split: SplitOptions, max_unreadable: float) -> Self:
-        """What is remembered of `dataset`, which was opened with `split` and `max_unreadable`."""
+        """Return the record of `dataset`, which was opened with `split` and `max_unreadable`."""
         return cls(
             fingerprint=dataset.fingerprint,
             split=dataset.split,
@@ -65,47 +65,45 @@ class DataOrigin(BaseModel):
         )
 
     @classmethod
-    def from_spec(cls, facts: Mapping[str, Any], fingerprint: str) -> Self:
-        """From the facts that a study stores, which hold more than these fields (the classes)."""
-        return cls(fingerprint=fingerprint, **{key: facts[key] for key in cls.model_fields if key in facts})
+    def from_spec(cls, data: Mapping[str, Any], fingerprint: str) -> Self:
+        """Read the data of a study's spec, which holds more than these fields (the classes)."""
+        return cls(fingerprint=fingerprint, **{key: data[key] for key in cls.model_fields if key in data})
 
     def to_spec(self, classes: Sequence[str]) -> dict[str, Any]:
-        """What a study stores, beside the fingerprint."""
+        """Return the data of a study's spec, without the fingerprint."""
         return {"classes": list(classes), **self.model_dump(mode="json", exclude={"fingerprint"})}
 
     @property
     def options(self) -> SplitOptions:
-        """How parts that the data does not bring are made."""
+        """The settings for parts that the data set does not bring."""
         return SplitOptions(self.seed, self.val_fraction, self.test_fraction)
 
     @property
     def white(self) -> int:
-        """The white level for other images: the one that was kept, else 65535, as it was when none was kept."""
+        """The white level for other images: the recorded one, else 65535, which earlier versions of hpo used."""
         return self.white_level or FULL
 
     def reopen(
         self, path: str | os.PathLike[str], *, image_size: int, cache: Path, progress: Progress | None = None
     ) -> Dataset:
-        """The data at `path`, split by the same rule; whether they are the same is for the caller to check."""
+        """Open the data at `path` with the same split settings. The caller checks whether they are the same data."""
         return open_dataset(
             path, image_size=image_size, cache=cache, split=self.options, max_unreadable=self.max_unreadable,
             white_level=self.white, progress=progress,
         )  # fmt: skip
 
     def is_of(self, data: Dataset | WholeData) -> bool:
-        """Whether `data` hold the images, classes and given parts that are remembered.
-
-        Earlier versions of hpo took the name of a class as it is written, with its Unicode form and the blanks around
-        it; they made the other of the two fingerprints.
-        """
+        """Return whether `data` hold the recorded images, classes and given parts."""
+        # Earlier versions of hpo took the name of a class as it is written, with its Unicode form and the blanks around
+        # it; `earlier_fingerprint` is theirs.
         return self.fingerprint in (data.fingerprint, data.earlier_fingerprint)
 
     def refuse_other_images(
         self, dataset: Dataset, path: str | os.PathLike[str], *, maker: str, way_out: str, classes: Iterable[str] = ()
     ) -> None:
-        """DataError where `dataset`, from `path`, is not the data that `maker` was made with; it says what differs.
+        """Raise DataError if `dataset`, from `path`, is not the data that `maker` was made with; name the differences.
 
-        `classes` are those of the maker, where its counts per class are not known.
+        `classes` are those of the maker, for records without counts per class.
         """
         if not self.is_of(dataset):
             raise DataError(
@@ -116,9 +114,9 @@ class DataOrigin(BaseModel):
     def refuse_other_split(
         self, dataset: Dataset, path: str | os.PathLike[str], *, options: SplitOptions, maker: str, way_out: str
     ) -> None:
-        """DataError where the same images, opened with `options`, are not split as they were for `maker`.
+        """Raise DataError if the same images, opened with `options`, are not split as they were for `maker`.
 
-        Where no digest of the split was kept (see `split_is_known`) the options and the words are compared.
+        Without a recorded digest of the split (see `split_is_known`) the options and the words are compared.
         """
         if self.split_digest is None:
             differs = self.split != dataset.split and self.options != options
@@ -136,19 +134,14 @@ class DataOrigin(BaseModel):
 
     @property
     def split_is_known(self) -> bool:
-        """Whether a digest of the split was kept; studies and models of earlier versions of hpo have none."""
+        """Whether a digest of the split is recorded; studies and models of earlier versions of hpo have none."""
         return self.split_digest is not None
 
     def changes(self, dataset: Dataset, classes: Iterable[str] = ()) -> str:
-        """In words, how `dataset` differs from what is remembered, as far as that is known."""
+        """Describe how `dataset` differs from the record, as far as that is known."""
         before, after = self.class_counts, images_by_class(dataset)
-        known = tuple(before) or tuple(classes)
-        here = {name: plain(name) for name in after}
-        then = {name: plain(name) for name in known}
         found = [
-            *_classes("new", [name for name in after if known and here[name] not in then.values()]),
-            *_classes("gone", [name for name in known if then[name] not in here.values()]),
-            *_changed_spelling([name for name in known if name not in after and then[name] in here.values()]),
+            *_class_changes(tuple(before) or tuple(classes), tuple(after)),
             *_images(sum((before or self.counts).values()), sum(after.values())),
         ]
         if before and not found:
@@ -162,14 +155,24 @@ class DataOrigin(BaseModel):
 
 
 def images_by_part(dataset: Dataset) -> dict[str, int]:
-    """Images of each part. Counting the test part does not open it."""
+    """Return the number of images of each part. Counting the test part does not open it."""
     return {"train": len(dataset.train), "val": len(dataset.val), "test": dataset.test_count}
 
 
 def images_by_class(dataset: Dataset) -> dict[str, int]:
-    """Images of each class in all parts together."""
+    """Return the number of images of each class in all parts together."""
     totals = np.sum(list(dataset.class_counts().values()), axis=0).tolist()
     return dict(zip(dataset.classes, totals, strict=True))
+
+
+def _class_changes(before: Sequence[str], after: Sequence[str]) -> list[str]:
+    """Describe new, missing and respelled classes; `before` is empty where the classes are not known."""
+    here, then = set(map(plain, after)), set(map(plain, before))
+    return [
+        *_classes("new", [name for name in after if before and plain(name) not in then]),
+        *_classes("gone", [name for name in before if plain(name) not in here]),
+        *_changed_spelling([name for name in before if name not in after and plain(name) in here]),
+    ]
 
 
 def _classes(state: str, names: Sequence[str]) -> list[str]:
@@ -180,7 +183,7 @@ def _classes(state: str, names: Sequence[str]) -> list[str]:
 
 
 def _changed_spelling(names: Sequence[str]) -> list[str]:
-    """Names of which only the Unicode form, or blanks around them, is another one."""
+    """Describe names that differ only in Unicode form or in blanks around them."""
     if not names:
         return []
     shown = ", ".join(map(ascii, names[:_NAMED]))

@@ -1,4 +1,4 @@
-"""Many images decoded in parallel, in order, with a bounded number of them in memory."""
+"""Many images, decoded in parallel and in order, with a bounded number of them in memory."""
 
 from __future__ import annotations
 
@@ -22,32 +22,33 @@ _CHUNK_BYTES = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One image, or why there is none."""
+    """A decoded image, or the reason why it cannot be read."""
 
     pixels: Images | None
     """(S, S, 3) uint8, or None."""
     reason: str
-    """Why it cannot be read; empty when it can."""
+    """The reason why it cannot be read; empty if it can."""
     stored: str
-    """Digest of the stored bytes; empty where they could not be had."""
+    """The digest of the stored bytes; empty if they could not be read."""
     seen: str = ""
-    """Digest of the image at its stored size, whatever `size` is; empty where there is none."""
+    """The digest of the image at its stored size, for any `size`; empty if there is no image."""
     pages: int = 1
-    """Pages or frames of the file, of which the first was taken."""
+    """The number of pages or frames of the file, of which the first is read."""
     largest: int | None = None
-    """The largest value of 16 bits, where the file does not say which is white; else None."""
+    """The largest 16-bit value of an image that does not state its white level; else None."""
 
 
 def decode_all(
     reads: Iterable[Read], size: int, chunk: int, white: int | None = None
 ) -> Generator[list[Decoded], None, None]:
-    """Lists of `chunk` decoded images, or fewer where `size` is large, in the order of `reads`.
+    """Yield lists of `chunk` decoded images, or fewer if `size` is large, in the order of `reads`.
 
     `white` is the white level of 16-bit images (`decode.fit`).
 
-    Threads, not processes: Pillow, hashing and reads let go of the interpreter's lock. At most two lists per thread
-    are waiting, whatever the number of reads. Closing the iterator cancels what has not begun.
+    At most two lists per thread are waiting, whatever the number of reads. Closing the iterator cancels those that have
+    not begun.
     """
+    # Threads, not processes: Pillow, hashing and reads release the interpreter's lock.
     chunk = max(1, min(chunk, _CHUNK_BYTES // (3 * size * size)))
     threads = min(cores(), _MAX_THREADS)
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:

@@ -1,14 +1,14 @@
-"""Which image goes to train, val and test: stratified, duplicates on one side, the same for the same content and seed.
+"""The split into train, val and test: stratified, with duplicates in one part, the same for the same content and seed.
 
-Pure functions of labels, given parts and groups of duplicates. The order of the images plays no role: groups are dealt
-in the order of a seeded hash of their names, which are digests of content.
+Pure functions of labels, given parts and groups of duplicates. The order of the images plays no role: groups are
+assigned in the order of a seeded hash of their names, which are digests of content.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,18 +22,18 @@ from hpo.errors import DataError, UsageError
 _CODE: dict[PartName, int] = {name: code for code, name in enumerate(PARTS)}
 
 _NAMED = 5
-"""Classes or pairs of images that a message names before it says how many more there are."""
+"""The number of classes or pairs of images that a message names."""
 
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """How parts that are not given are made."""
+    """The settings for parts that the data set does not bring."""
 
     seed: int = 0
     val_fraction: float = 0.1
-    """Of the images there are to split; above 0."""
+    """The share of the images to split that validates; above 0."""
     test_fraction: float = 0.1
-    """The same; 0 makes no test part."""
+    """The share of the images to split that tests; 0 makes no test part."""
 
     def __post_init__(self) -> None:
         if not 0 < self.val_fraction < 1:
@@ -54,12 +54,12 @@ class Assignment:
     codes: npt.NDArray[np.int8]
     """(n,) int8: 0 train, 1 val, 2 test."""
     text: str
-    """How it came to be, in words."""
+    """How the parts were made, in words."""
     notes: tuple[str, ...] = ()
-    """Which classes validation or the test says nothing about, one line for each of these parts."""
+    """One line for each of val and test that lacks images of some classes."""
 
     def rows(self, part: PartName) -> npt.NDArray[np.int64]:
-        """Positions of a part's images, ascending."""
+        """Return the positions of a part's images, ascending."""
         return np.flatnonzero(self.codes == _CODE[part]).astype(np.int64)
 
 
@@ -72,19 +72,16 @@ def assign_splits(
     options: SplitOptions,
     names: Sequence[str] = (),
 ) -> Assignment:
-    """Deal n images with class numbers `labels` (n,) into parts; images of one group (n names) are duplicates.
+    """Assign n images with class numbers `labels` (n,) to parts; images of one group (n names) are duplicates.
 
-    A given part is obeyed; `val` and `test`, where not given, are taken from train, class by class. Raises DataError
-    where a class is left without a training image, or the whole without validation images. `names` of the images are
-    for its message.
+    A given part is kept; `val` and `test`, where not given, are taken from train, class by class. Raise DataError if a
+    class is left without a training image, or the whole without validation images; its message uses the `names` of the
+    images.
     """
     check_classes(classes, labels)
     codes = np.array([_CODE[part or "train"] for part in given], dtype=np.int8)
     known = {part for part in given if part}
-    wanted: dict[PartName, float] = {"val": options.val_fraction, "test": options.test_fraction}
-    fractions: dict[PartName, float] = {
-        name: fraction for name, fraction in wanted.items() if name not in known and fraction > 0
-    }
+    fractions = _fractions(options, known)
     _refuse_untrained(codes, labels, classes)
     pool = np.flatnonzero(codes == _CODE["train"])
     for rows in _groups_by_class(pool, labels, groups).values():
@@ -94,13 +91,17 @@ def assign_splits(
     parts = [name for name in PARTS[1:] if name in known or name in fractions]
     missing = {part: _missing_classes(part, codes, labels, classes) for part in parts}
     text = _describe(bool(known), fractions, options.seed, codes, missing)
-    return Assignment(
-        codes, text, tuple(_missing_note(part, absent, part in known) for part, absent in missing.items() if absent)
-    )
+    return Assignment(codes, text, _missing_notes(missing, known))
+
+
+def _fractions(options: SplitOptions, given: Collection[PartName]) -> dict[PartName, float]:
+    """Return the share of each part that is to be made."""
+    wanted: dict[PartName, float] = {"val": options.val_fraction, "test": options.test_fraction}
+    return {name: fraction for name, fraction in wanted.items() if name not in given and fraction > 0}
 
 
 def check_classes(classes: Sequence[str], labels: npt.NDArray[np.int64]) -> None:
-    """DataError unless there are two classes, each with two images."""
+    """Raise DataError unless there are two classes, each with two images."""
     counts = np.bincount(labels, minlength=len(classes))
     if len(classes) < 2:
         raise DataError(
@@ -126,11 +127,7 @@ def _refuse_untrained(codes: npt.NDArray[np.int8], labels: npt.NDArray[np.int64]
 def _groups_by_class(
     pool: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], groups: Sequence[str]
 ) -> dict[int, dict[str, list[int]]]:
-    """Class -> group -> rows, of the groups that may leave train.
-
-    Groups of two labels stay: they could measure nothing. So do those with a copy in a given part: moved into another
-    part that is held out, they would let the selection see the test.
-    """
+    """Return class -> group -> rows, for the groups that may leave train."""
     given = {groups[row] for row in np.setdiff1d(np.arange(len(labels)), pool).tolist()}
     rows: dict[str, list[int]] = defaultdict(list)
     for row in pool.tolist():
@@ -138,6 +135,8 @@ def _groups_by_class(
     owned: dict[int, dict[str, list[int]]] = defaultdict(dict)
     for group, members in rows.items():
         owners = {int(labels[row]) for row in members}
+        # Groups with two labels stay in train, since they cannot measure a model. So do groups with a copy in a given
+        # part: in another held-out part they would let the selection see the test.
         if len(owners) == 1 and group not in given:
             owned[owners.pop()][group] = members
     return owned
@@ -149,7 +148,7 @@ def _assign_groups(
     fractions: dict[PartName, float],
     seed: int,
 ) -> None:
-    """Move groups of one class from train into the parts that want a fraction of it; `codes` is changed in place."""
+    """Move groups of one class from train into the parts that get a fraction of it. Change `codes` in place."""
     order = sorted(rows, key=lambda group: (_shuffle_key(seed, group), group))
     sizes = {group: len(members) for group, members in rows.items()}
     for part, quota in _quotas(sum(sizes.values()), fractions).items():
@@ -160,12 +159,12 @@ def _assign_groups(
 
 
 def _shuffle_key(seed: int, group: str) -> bytes:
-    """A place in the deal that depends on the seed and the content, not on the listing."""
+    """Return a sort key that depends on the seed and the content, not on the listing."""
     return hashlib.blake2b(f"{seed}\0{group}".encode(), digest_size=16).digest()
 
 
 def _quotas(images: int, fractions: dict[PartName, float]) -> dict[PartName, int]:
-    """Images of a class per part: rounded, at least one for val from three on, at least one left to train."""
+    """Return images of a class per part: rounded, at least one for val from three on, at least one left to train."""
     quotas: dict[PartName, int] = {}
     left = images - 1
     for part, fraction in fractions.items():
@@ -176,7 +175,7 @@ def _quotas(images: int, fractions: dict[PartName, float]) -> dict[PartName, int
 
 
 def _choose_groups(order: Sequence[str], sizes: dict[str, int], quota: int) -> list[str]:
-    """Groups, in order, that together fit the quota; the smallest where none fits; never the last one there is."""
+    """Return groups, in order, that together fit the quota; the smallest if none fits; never all of them."""
     if quota == 0 or len(order) < 2:
         return []
     taken: list[str] = []
@@ -190,9 +189,9 @@ def _choose_groups(order: Sequence[str], sizes: dict[str, int], quota: int) -> l
 def _no_validation_message(
     labels: npt.NDArray[np.int64], groups: Sequence[str], names: Sequence[str], given: bool
 ) -> str:
-    """Why no image can be held out, and the way out."""
-    if disagreeing := label_conflicts(labels, groups, names):
-        why = f"{disagreeing}, and such images stay in train; mend their labels"
+    """Return the reason why no image can be held out, and the way out."""
+    if conflicts := label_conflicts(labels, groups, names):
+        why = f"{conflicts}, and such images stay in train; mend their labels"
     elif given:
         why = "no class has 3 different images outside of the given parts; add some"
     else:
@@ -201,7 +200,7 @@ def _no_validation_message(
 
 
 def label_conflicts(labels: npt.NDArray[np.int64], groups: Sequence[str], names: Sequence[str] = ()) -> str:
-    """`4 images are there under two classes: a/0.jpg and b/copy.jpg, …`; "" where duplicates agree in their labels."""
+    """Return `4 images are there under two classes: a/0.jpg and b/copy.jpg, …`; "" if duplicates share their labels."""
     rows: dict[str, list[int]] = defaultdict(list)
     for row, group in enumerate(groups):
         rows[group].append(row)
@@ -224,13 +223,17 @@ def _row_of_other_label(rows: Sequence[int], labels: npt.NDArray[np.int64]) -> i
 def _missing_classes(
     part: PartName, codes: npt.NDArray[np.int8], labels: npt.NDArray[np.int64], classes: Sequence[str]
 ) -> list[str]:
-    """Classes of which no image is in the part."""
+    """Return the classes without an image in the part."""
     counts = np.bincount(labels[codes == _CODE[part]], minlength=len(classes))
     return [name for name, count in zip(classes, counts, strict=True) if not count]
 
 
+def _missing_notes(missing: dict[PartName, list[str]], given: Collection[PartName]) -> tuple[str, ...]:
+    return tuple(_missing_note(part, classes, part in given) for part, classes in missing.items() if classes)
+
+
 def _missing_note(part: PartName, classes: Sequence[str], given: bool) -> str:
-    """The line on classes that a part says nothing about."""
+    """Return the line on classes without an image in a part."""
     kind = "class" if len(classes) == 1 else "classes"
     why = "the given part has none"
     if not given:
@@ -249,7 +252,7 @@ def _describe(
     codes: npt.NDArray[np.int8],
     missing: dict[PartName, list[str]],
 ) -> str:
-    """The shares as asked for; as they are, with what they lack, where a class is in train alone."""
+    """Describe the split by the requested shares; by the real ones and the missing classes if a part lacks some."""
     short = {part: classes for part, classes in missing.items() if classes and part in fractions}
     remarks = [f"no {part} image of {_listed(classes)}" for part, classes in short.items()]
     percent = {part: f"{100 * fraction:.3g}" for part, fraction in fractions.items()}
@@ -264,7 +267,7 @@ def _describe(
 
 
 def count_leaking(given: Sequence[PartName | None], groups: Sequence[str]) -> int:
-    """Images whose duplicate a given split puts into an earlier part, in the order train, val, test."""
+    """Return the number of images with a duplicate in an earlier given part, in the order train, val, test."""
     sides: dict[str, Counter[PartName]] = defaultdict(Counter)
     for part, group in zip(given, groups, strict=True):
         if part:

@@ -1,4 +1,4 @@
-"""Images named by a CSV: columns path, label and, if wanted, split. Every other column is left out by name."""
+"""A source of images that a CSV names: columns path, label and optionally split. Other columns are left out by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 import stat
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -33,7 +33,7 @@ _OTHER_NAMES = {
     "img_path name",
     "label": "labels class classes class_name classname class_id category target y species diagnosis",
 }
-"""Column names that are often meant for ours: told where ours is missing, never taken unasked."""
+"""Frequent other names for our columns. They are suggested where ours is missing, never read."""
 
 _DELIMITERS = (",", ";", "\t", "|")
 
@@ -58,12 +58,12 @@ class _TableRow:
 class _Table:
     rows: list[_TableRow]
     left_out: tuple[str, ...]
-    """Names of the columns that are not read."""
+    """The names of the columns that are not read."""
     notes: tuple[str, ...]
 
 
 class TableSource:
-    """A CSV with a header, separated by `,` `;` `|` or tabs; paths are relative to its folder, rows keep order."""
+    """A CSV with a header, separated by `,` `;` `|` or tabs. Paths are relative to its folder; rows keep order."""
 
     chunk = CHUNK
 
@@ -80,12 +80,12 @@ class TableSource:
         return [self._locate(row) for row in self._table.rows]
 
     def key(self) -> str:
-        """Digest of the table's path and stamp, and of those of every image it names."""
+        """Return the digest of path and stamp of the table and of every image that it names."""
         stamps = (f"{file}\0{digests.stamp(status)}" for file, status in self._files)
         return digests.of_lines([digests.of_file(self.path), *stamps])
 
     def listing(self) -> Listing:
-        """Classes are the labels, sorted. DataError where one image has two labels or lies in two parts."""
+        """Return the listing; classes are the labels, sorted. Raise DataError for an image with two labels or parts."""
         table, where = self._table, str(self.path)
         names = {row.label: class_name(row.label, where) for row in table.rows}
         number = {name: position for position, name in enumerate(sorted(set(names.values())))}
@@ -96,11 +96,11 @@ class TableSource:
 
     @contextmanager
     def reads(self) -> Iterator[Iterator[Read]]:
-        """Each read opens one file."""
+        """Yield the reads; each opens one file."""
         yield (partial(read_file, file) for file, _ in self._files)
 
     def _locate(self, row: _TableRow) -> tuple[Path, os.stat_result]:
-        """The file that a row names."""
+        """Return the file that a row names."""
         for file in _spellings(self.path.parent, row.path):
             try:
                 status = file.stat()
@@ -117,7 +117,7 @@ class TableSource:
         )
 
     def _check_repeated(self, names: dict[str, str]) -> list[str]:
-        """A line on images that are named more than once; DataError where their rows disagree."""
+        """Return a line on images that are named more than once. Raise DataError if their rows differ."""
         rows: dict[str, list[_TableRow]] = defaultdict(list)
         for row, (file, _) in zip(self._table.rows, self._files, strict=True):
             rows[os.path.normpath(file)].append(row)
@@ -133,19 +133,19 @@ class TableSource:
                     )
         if not repeated:
             return []
-        told = [f"{group[0].path} (lines {', '.join(str(row.line) for row in group)})" for group in repeated]
+        shown = [f"{group[0].path} (lines {', '.join(str(row.line) for row in group)})" for group in repeated]
         which = "1 image is" if len(repeated) == 1 else f"{len(repeated):,} images are"
-        return [f"{which} named by more than one row: {shortened(told)}"]
+        return [f"{which} named by more than one row: {shortened(shown)}"]
 
 
 def listed_files(path: Path) -> list[tuple[str, Path]]:
-    """What the column `path` of a CSV holds, as it stands there, and the file that it means; other columns are free.
+    """Return each cell of the column `path` of a CSV with the file that it names; other columns are ignored.
 
-    A file that is not there is given as it is named. DataError for a CSV without that column or with an empty cell.
+    A missing file is returned as it is named. Raise DataError for a CSV without that column or with an empty cell.
     """
     with _translate_faults(path):
         reader, header, _, skipped = _open_reader(_decode_text(path.read_bytes()), ("path",), str(path))
-        rows = [(reader.line_num + skipped, cells) for cells in reader if any(cell.strip() for cell in cells)]
+        rows = [(reader.line_num + skipped, cells) for cells in reader if not _is_blank(cells)]
     if not rows:
         raise DataError(f"{path} has a header but no rows: add one row per image")
     at, names = header.index("path"), []
@@ -157,7 +157,7 @@ def listed_files(path: Path) -> list[tuple[str, Path]]:
 
 
 def _spellings(folder: Path, name: str) -> Iterator[Path]:
-    r"""The files that a name in a table may mean: as written, with `/` for `\`, or in the other Unicode form."""
+    r"""Return the files that a name in a table may mean: as written, with `/` for `\`, or in the other Unicode form."""
     slashed = name.replace("\\", "/")
     forms = (unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))
     return (folder / spelled for spelled in dict.fromkeys([name, slashed, *forms]))
@@ -165,7 +165,7 @@ def _spellings(folder: Path, name: str) -> Iterator[Path]:
 
 @contextmanager
 def _translate_faults(path: Path) -> Iterator[None]:
-    """Turns what reading a table raises into a DataError."""
+    """Turn the errors of reading a table into a DataError."""
     try:
         yield
     except OSError as error:
@@ -184,7 +184,7 @@ def _describe_row(row: _TableRow) -> str:
 
 
 def _decode_text(data: bytes) -> str:
-    """The text of a file in UTF-8, or in what its byte order mark says."""
+    """Decode the text of a file as UTF-8, or as its byte order mark says."""
     return data.decode(next((encoding for mark, encoding in _MARKS if data.startswith(mark)), "utf-8"))
 
 
@@ -193,7 +193,7 @@ def _parse_table(text: str, where: str) -> _Table:
     column = {name: header.index(name) for name in _USED if name in header}
     rows, values = [], [set[str]() for _ in header]
     for cells in reader:
-        if not any(cell.strip() for cell in cells):
+        if _is_blank(cells):
             continue
         _refuse_extra_cells(cells, header, f"{where}, line {reader.line_num + skipped}", reader.dialect.delimiter)
         padded = [cell.strip() for cell in cells] + [""] * (len(header) - len(cells))
@@ -202,19 +202,34 @@ def _parse_table(text: str, where: str) -> _Table:
             values[at].add(padded[at])
     if not rows:
         raise DataError(f"{where} has a header but no rows: add one row per image")
-    splits = sorted(values[column["split"]]) if "split" in column else []
-    parts = {value: part for value in splits if (part := part_of(value)) and part != "unclear"}
-    others = {
-        written[at] or "(unnamed)": values[at]
-        for at, name in enumerate(header)
-        if name not in column and (name or values[at] - {""})
-    }
-    notes = [*part_notes(parts), *unused_notes("column", others, split_known="split" in column)]
+    others = _unread_columns(header, written, values, column)
+    splits = values[column["split"]] if "split" in column else set()
+    notes = [*_split_notes(splits), *unused_notes("column", others, split_known="split" in column)]
     return _Table(rows, tuple(others), tuple(notes))
 
 
+def _unread_columns(
+    header: Sequence[str], written: Sequence[str], values: Sequence[set[str]], read: Collection[str]
+) -> dict[str, set[str]]:
+    """Return name -> different values of each column that is not read; empty columns without a name are ignored."""
+    return {
+        written[at] or "(unnamed)": values[at]
+        for at, name in enumerate(header)
+        if name not in read and (name or values[at] - {""})
+    }
+
+
+def _is_blank(cells: Sequence[str]) -> bool:
+    return not any(cell.strip() for cell in cells)
+
+
+def _split_notes(values: Collection[str]) -> list[str]:
+    """Return `part_notes` on the values of the column split."""
+    return part_notes({value: part for value in sorted(values) if (part := part_of(value)) and part != "unclear"})
+
+
 def _open_reader(text: str, needed: Sequence[str], where: str) -> tuple[Any, list[str], list[str], int]:
-    """A reader of the rows, the header folded and as written, and how many lines come before it; it is checked."""
+    """Return a reader of the rows, the checked header (normalised, and as written), and the lines skipped before it."""
     delimiter, text, skipped = _find_delimiter(text, needed)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     written = [name.strip() for name in next(reader, [])]
@@ -224,7 +239,7 @@ def _open_reader(text: str, needed: Sequence[str], where: str) -> tuple[Any, lis
 
 
 def _find_delimiter(text: str, needed: Sequence[str]) -> tuple[str, str, int]:
-    """The delimiter, the text from its header on, and the lines before it: blank ones, and Excel's `sep=;`."""
+    """Return the delimiter, the text from the header on, and the count of lines before it: blank, or Excel's `sep=;`."""
     lines = text.splitlines(keepends=True)
     at = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
     said = re.fullmatch(r'"?sep=(.)"?\s*', lines[at]) if at < len(lines) else None
@@ -245,19 +260,12 @@ def _normalised(name: str) -> str:
 
 
 def _check_header(header: Sequence[str], written: Sequence[str], needed: Sequence[str], where: str) -> None:
-    """DataError unless each column of ours is there once."""
+    """Raise DataError unless each of our columns is there once."""
     missing = [name for name in needed if name not in header]
     if missing:
-        meant = [
-            f"{written[at]} to {name}"
-            for name in missing
-            for at, other in enumerate(header)
-            if other.replace(" ", "_") in _OTHER_NAMES[name].split()
-        ]
-        hint = f", or rename {' or '.join(meant)}" if meant else ""
         raise DataError(
             f"{where} has the columns {', '.join(header) or 'none'}, but must have {' and '.join(needed)}: "
-            f"add {' and '.join(missing)}{hint}"
+            f"add {' and '.join(missing)}{_rename_column_hint(missing, header, written)}"
         )
     for name in _USED if "label" in needed else needed:
         same = [written[at] for at, other in enumerate(header) if other == name]
@@ -267,8 +275,19 @@ def _check_header(header: Sequence[str], written: Sequence[str], needed: Sequenc
             )
 
 
+def _rename_column_hint(missing: Sequence[str], header: Sequence[str], written: Sequence[str]) -> str:
+    """Return `, or rename file to path`; empty if no column is another name for a missing one."""
+    renames = [
+        f"{written[at]} to {name}"
+        for name in missing
+        for at, other in enumerate(header)
+        if other.replace(" ", "_") in _OTHER_NAMES[name].split()
+    ]
+    return f", or rename {' or '.join(renames)}" if renames else ""
+
+
 def _refuse_extra_cells(cells: Sequence[str], header: Sequence[str], where: str, delimiter: str) -> None:
-    if any(cell.strip() for cell in cells[len(header) :]):
+    if not _is_blank(cells[len(header) :]):
         raise DataError(
             f"{where}: the row has {len(cells)} cells, but the header names {len(header)}: "
             f"put a text that holds {delimiter!r} in quotes"
