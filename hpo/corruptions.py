@@ -1,9 +1,8 @@
-"""Ten ways in which an image goes wrong between the lens and the network, each in five severities.
+"""Ten corruptions of an image, each in five severities.
 
-Made after ImageNet-C (Hendrycks and Dietterich 2019), with magnitudes for small images, in fractions of the side where
-they are lengths. They are the measure and stand apart from what trains: nothing here follows
-`hpo.augmentation.families`.
-At every severity a person still names the class; masks leave at least half of a subject in the centre.
+They follow ImageNet-C (Hendrycks and Dietterich 2019), with magnitudes for small images; lengths are fractions of the
+side. They measure models, so they are independent of the augmentations that train them (`hpo.augmentation.families`).
+At every severity a person still recognises the class; masks leave at least half of a subject in the centre.
 """
 
 from __future__ import annotations
@@ -21,46 +20,46 @@ from hpo.errors import UsageError
 Image = npt.NDArray[np.uint8]
 
 Corruption = Callable[[Image, int, np.random.Generator], Image]
-"""An image (S, S, 3) uint8, a step from 0 to 4, and the draws, to a new image of that shape."""
+"""Takes an image (S, S, 3) uint8, a step from 0 to 4 and a generator; returns a new image of that shape."""
 
 VERSION = 2
-"""Of what the alterations give; raised with any change of them."""
+"""The version of the corruptions. It goes up with any change of their results."""
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def _noise(image: Image, step: int, rng: np.random.Generator) -> Image:
-    """Normal, for each value by itself."""
+    """Add independent normal noise to each value."""
     deviation = (10, 20, 30, 45, 65)[step]
     return _rounded(image + deviation * rng.standard_normal(image.shape, np.float32))
 
 
 def _blur(image: Image, step: int, rng: np.random.Generator) -> Image:
-    """Gaussian."""
+    """Blur with a Gaussian."""
     sigma = (0.01, 0.016, 0.022, 0.03, 0.04)[step] * len(image)
     return _image(cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101))
 
 
 def _brightness(image: Image, step: int, rng: np.random.Generator) -> Image:
-    """Lighter or darker by one amount everywhere."""
+    """Make all pixels lighter or darker by one amount."""
     return _rounded(image + np.float32(_sign(rng) * (20, 40, 60, 80, 100)[step]))
 
 
 def _contrast(image: Image, step: int, rng: np.random.Generator) -> Image:
-    """Less of it, about the image's mean."""
+    """Reduce the contrast about the image's mean."""
     mean = np.float32(image.mean())
     return _rounded(mean + np.float32((0.75, 0.6, 0.45, 0.3, 0.2)[step]) * (image - mean))
 
 
 def _hue(image: Image, step: int, rng: np.random.Generator) -> Image:
-    """Turned about the circle of colours, either way."""
+    """Rotate the hue, in either direction."""
     hsv = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
     hsv[..., 0] = (hsv[..., 0] + _sign(rng) * (15, 30, 45, 60, 80)[step]) % 360
     return _rounded(255 * np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.float32))
 
 
 def _rotation(image: Image, step: int, rng: np.random.Generator) -> Image:
-    """About the centre, either way; what comes in from outside is the image reflected."""
+    """Rotate about the centre, in either direction, with the image reflected at its borders."""
     middle = (len(image) - 1) / 2
     matrix = cv2.getRotationMatrix2D((middle, middle), _sign(rng) * (8, 16, 24, 34, 45)[step], 1)
     side = (len(image), len(image))
@@ -68,21 +67,21 @@ def _rotation(image: Image, step: int, rng: np.random.Generator) -> Image:
 
 
 def _jpeg(image: Image, step: int, rng: np.random.Generator) -> Image:
-    """Stored at a low quality."""
+    """Compress at a low quality."""
     quality = (40, 25, 15, 10, 6)[step]
     _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     return _image(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1]
 
 
 def _grid_mask(image: Image, step: int, rng: np.random.Generator) -> Image:
-    """Black squares on a grid whose unit is a sixth to a quarter of the side."""
+    """Draw black squares on a grid with a period of a sixth to a quarter of the side."""
     unit = rng.uniform(1 / 6, 1 / 4) * len(image)
     hidden = (np.arange(len(image)) + rng.uniform(0, unit, (2, 1))) % unit < (0.15, 0.25, 0.35, 0.5, 0.65)[step] * unit
     return _blackened(image, hidden[0], hidden[1])
 
 
 def _cut_mask(image: Image, step: int, rng: np.random.Generator) -> Image:
-    """One black square, whole and on one side of the centre."""
+    """Draw one black square, whole and on one side of the centre."""
     side = (0.15, 0.25, 0.33, 0.41, 0.5)[step]
     aside = rng.uniform(0, 0.5 - side)
     places = [aside if rng.random() < 0.5 else 1 - side - aside, rng.uniform(0, 1 - side)]
@@ -91,7 +90,7 @@ def _cut_mask(image: Image, step: int, rng: np.random.Generator) -> Image:
 
 
 def _channel_shuffle(image: Image, step: int, rng: np.random.Generator) -> Image:
-    """Mixed with itself with its channels in another order; at severity 5 nothing but that."""
+    """Mix the image with a copy of permuted channels; at severity 5 return the copy alone."""
     orders = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
     share = np.float32((step + 1) / len(SEVERITIES))
     return _rounded((1 - share) * image + share * image[..., orders[rng.integers(len(orders))]])
@@ -113,13 +112,13 @@ _FUNCTIONS: Mapping[str, Corruption] = MappingProxyType(
 )
 
 CORRUPTIONS = tuple(_FUNCTIONS)
-"""Their names, in the order in which results are shown."""
+"""The names of the corruptions, in the order in which results are shown."""
 
 
 def corrupt(image: Image, name: str, severity: int, rng: np.random.Generator) -> Image:
-    """A new image (S, S, 3) uint8 RGB, altered as `name` in CORRUPTIONS says, at a severity from 1 to 5.
+    """Return a new image (S, S, 3) uint8 RGB with the corruption `name` of CORRUPTIONS at a severity from 1 to 5.
 
-    Raises UsageError on another name or severity.
+    Raise UsageError for another name or severity.
     """
     if name not in _FUNCTIONS:
         raise UsageError(f"corruption is {name!r}, but must be one of {', '.join(CORRUPTIONS)}")
@@ -133,13 +132,13 @@ def _sign(rng: np.random.Generator) -> int:
 
 
 def _within(size: int, start: float, length: float) -> npt.NDArray[np.bool_]:
-    """(S,) bool: the pixels of an axis that lie in a stretch of it, both in fractions of the side."""
+    """Return (S,) bool: the pixels of an axis in the interval at `start`, in fractions of the side."""
     places = (np.arange(size) + 0.5) / size - start
     return (places >= 0) & (places < length)
 
 
 def _blackened(image: Image, rows: npt.NDArray[np.bool_], columns: npt.NDArray[np.bool_]) -> Image:
-    """Black where a hidden row (S,) meets a hidden column (S,)."""
+    """Return the image with black pixels where a hidden row (S,) meets a hidden column (S,)."""
     return image * ~(rows[:, None] & columns)[..., None]
 
 
@@ -148,5 +147,5 @@ def _rounded(values: npt.NDArray[np.float32]) -> Image:
 
 
 def _image(pixels: Any) -> Image:
-    """What OpenCV gives, whose types say less."""
+    """Return OpenCV's result, whose annotated type is wider, as an image."""
     return np.asarray(pixels, np.uint8)

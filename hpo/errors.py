@@ -1,4 +1,4 @@
-"""Errors of what is done. Every one is the user's to mend: one line, exit code 2, a traceback only with --debug.
+"""The errors of hpo. The user can mend each of them: one line, exit code 2, a traceback only with --debug.
 
 HpoError
 ├── DataError       the data set cannot be used as it is
@@ -7,21 +7,18 @@ HpoError
 ├── BundleError     a folder is not a bundle, or does not fit the data
 └── UsageError      options that contradict each other
 
-TrialEnded          not an error of the user's: a trial cannot win any more (NaN, collapse); `reason` says why
-└── InfeasibleError   nor can any like it: it does not fit into the memory
-TrainingInterrupted not an error at all: the caller's `should_stop` said so
+TrialEnded          an outcome: a trial cannot win any more (NaN, collapse), for the given `reason`
+└── InfeasibleError   the trial does not fit into the memory, and neither would a similar one
+TrainingInterrupted an outcome, in hpo.interruption: the caller's `should_stop` returned True
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    pass
+from typing import ClassVar
 
 
 class HpoError(Exception):
-    """Base of the errors whose message is written for the person at the keyboard."""
+    """Base of the errors whose message is written for the user."""
 
 
 class DataError(HpoError):
@@ -29,11 +26,11 @@ class DataError(HpoError):
 
 
 class ModelError(HpoError):
-    """A backbone is unknown, or its weights do not fit or cannot be had."""
+    """A backbone is unknown, or its weights do not fit or cannot be obtained."""
 
 
 class HubError(ModelError):
-    """The hub of pretrained weights cannot be reached: no configuration is to blame."""
+    """The hub of pretrained weights cannot be reached; the configuration may be valid."""
 
 
 class BundleError(HpoError):
@@ -45,10 +42,10 @@ class UsageError(HpoError):
 
 
 class TrialEnded(Exception):  # noqa: N818 - an outcome, not an error
-    """A trial cannot win any more; `reason` is written into the trial."""
+    """A trial cannot win any more; `reason` is stored with the trial."""
 
     constraint: ClassVar[str] = "diverged"
-    """The constraint that the trial breaks, for samplers that model them."""
+    """The constraint that the trial violates, for samplers that model constraints."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason

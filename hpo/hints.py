@@ -1,4 +1,4 @@
-"""Commands to paste into a shell: every one that a message, a page or a table names is made here."""
+"""Commands to paste into a shell, as messages, pages and tables name them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import shlex
 
 
 def hint(command: str, *arguments: object, **options: object) -> str:
-    """`hpo COMMAND ARGUMENT… --option VALUE…`, quoted: a shell gives each word back as it is, whatever is in it.
+    """Return `hpo COMMAND ARGUMENT… --option VALUE…`, quoted so that a shell gives each word back unchanged.
 
     An option that is None is left out, one that is True has no value. An argument that begins with `-` comes after
-    `--`, since it would be taken for an option.
+    `--`, since a command line takes it for an option.
     """
     flags: list[str] = []
     for name, value in options.items():

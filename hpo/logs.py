@@ -1,4 +1,4 @@
-"""What a worker writes while it works: lines with a time on stderr."""
+"""The log of a worker: lines with a time on stderr."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import logging
 
 
 def log_to_stderr(level: int) -> None:
-    """Our own lines from `level` on, warnings of everybody else's."""
+    """Log lines of hpo and storage from `level` on, and warnings of other packages, to stderr."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
-    logging.getLogger("sqlalchemy").setLevel(logging.WARNING)  # of its pools' life nobody wants to read
+    logging.getLogger("sqlalchemy").setLevel(logging.WARNING)  # its pools log every connection
     for package in ("hpo", "storage"):
         logging.getLogger(package).setLevel(level)
-    logging.getLogger("storage.connections").setLevel(logging.WARNING)  # a pool of SQLAlchemy's too
+    logging.getLogger("storage.connections").setLevel(logging.WARNING)  # the same for our connections

@@ -1,7 +1,7 @@
-"""Absolute paths stay on the machine: what is given away names a file or a folder, not where it lay.
+"""Paths in files that are given to others: absolute paths are reduced to their last part.
 
-A bundle, a report, the files of a comparison go to other people; `/home/ada/secret-project/w.safetensors` says who made
-them and where, and helps none of them. Relative paths and URLs stay as they were typed.
+A bundle, a report and the files of a comparison go to other people. `/home/ada/secret-project/w.safetensors` would tell
+them who made these and where, without any use. Relative paths and URLs stay as they were typed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def public_path(path: str | Path) -> str:
-    """The last part of an absolute path, of this system or of Windows; everything else as it is."""
+    """Return the last part of an absolute path, of this system or of Windows; everything else unchanged."""
     text = str(path)
     for kind in (PurePosixPath, PureWindowsPath):
         if kind(text).is_absolute() and kind(text).name:
@@ -22,14 +22,14 @@ def public_path(path: str | Path) -> str:
 
 
 def public_path_from_here(path: str | Path) -> str:
-    """A path below the current folder from there on, so that it can be used again; else as `public_path` gives it."""
+    """Return a path below the current folder relative to it, so that it can be used again; else `public_path`."""
     if Path(path).is_absolute() and Path(path).is_relative_to(Path.cwd()):
         return str(Path(path).relative_to(Path.cwd()))
     return public_path(path)
 
 
 def public_command(command: str) -> str:
-    """A command with every absolute path in its words by its name, behind a `=` too; what is no command stays."""
+    """Return a command with `public_path` of each of its words, also after a `=`; unchanged if it cannot be parsed."""
     try:
         words = shlex.split(command)
     except ValueError:
@@ -39,7 +39,7 @@ def public_command(command: str) -> str:
 
 
 def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a configuration, the weights file by its name alone."""
+    """Return the fields of a configuration, with the weights file by its name only."""
     values = dict(config)
     if values.get("weights"):
         values["weights"] = public_path(values["weights"])

@@ -1,10 +1,10 @@
-"""Text in a CSV that a spreadsheet does not take for a formula: one rule for every CSV that is written.
+"""Text in a CSV that a spreadsheet must not read as a formula: one rule for every CSV that hpo writes.
 
-A cell that begins with =, +, -, @, a tab, a carriage return or a line feed, or with the full-width form of one of the
-signs, is a formula to Excel and LibreOffice, and a name of a file or a class can be made to run one (OWASP, CSV
-Injection). Such a cell gets an apostrophe in front. So does a cell that begins with an apostrophe: whoever reads the
-file takes one apostrophe from the front of a cell that has one, and has the text as it was. A number stays as it is,
-also one that is a name, as the classes `-1` and `+1` are: a spreadsheet computes nothing from it.
+Excel and LibreOffice read a cell as a formula if it begins with =, +, -, @, a tab, a carriage return or a line feed, or
+with the full-width form of one of the signs; so the name of a file or a class could run one (OWASP, CSV Injection). An
+apostrophe is put in front of such a cell. One is put in front of a cell that begins with an apostrophe too, so a reader
+gets the text back by removing one apostrophe from each cell that begins with one. Numbers stay unchanged, also as names
+such as the classes `-1` and `+1`, since they are not formulas.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ QUOTE = "'"
 
 
 def plain_cell(value: object) -> object:
-    """The cell as it is written: text that would be a formula behind an apostrophe, everything else as it is."""
+    """Return the cell to write: text that would be a formula behind an apostrophe, everything else unchanged."""
     if not isinstance(value, str) or not value.startswith((QUOTE, *_FORMULA)) or _NUMBER.fullmatch(value):
         return value
     return QUOTE + value
 
 
 def plain_row(values: Iterable[object]) -> list[object]:
-    """The cells of a row as they are written."""
+    """Return the cells of a row to write."""
     return [plain_cell(value) for value in values]

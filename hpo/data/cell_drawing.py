@@ -1,11 +1,8 @@
-"""What tells the eight kinds of synthetic blood cells apart: sizes, nuclei, granules and colours, as one table.
+"""Drawing of one synthetic blood cell: a smear with red cells, the white cell of a class, and a photograph of it.
 
-Lengths are fractions of the image side or, where said, of the cell's radius. Colours are RGB in 0..255 under the
-reference stain; they follow the look of a May-Grünwald-Giemsa smear.
-
-Drawing one synthetic blood cell: a smear with red cells, the white cell of a class, and the photograph of it.
-
-All drawing is antialiased, in fixed point, on a uint8 canvas; lengths scale with the image side.
+One table tells the eight classes apart by sizes, nuclei, granules and colours. Lengths in it are fractions of the image
+side or, where stated, of the cell's radius. Colours are RGB in 0..255 under the reference stain; they follow the look
+of a May-Grünwald-Giemsa smear. All drawing is antialiased, in fixed point, on a uint8 canvas.
 """
 
 from __future__ import annotations
@@ -27,29 +24,29 @@ class Nucleus:
     """Lobes on an arc around the cell's centre, joined by a bridge."""
 
     lobes: tuple[int, int]
-    """Fewest and most lobes; one lobe is a round nucleus."""
+    """The fewest and most lobes; one lobe is a round nucleus."""
     lobe_radius: Range
-    """Of the cell's radius."""
+    """The radius of a lobe, as a fraction of the cell's radius."""
     arc_radius: Range
-    """Distance of the lobes from the cell's centre, of the cell's radius; of one lobe, its eccentricity."""
+    """The distance of the lobes from the cell's centre, as a fraction of its radius; of one lobe, its eccentricity."""
     spread: Range
-    """Angle between neighbouring lobes, in radians."""
+    """The angle between neighbouring lobes, in radians."""
     bridge: Range
-    """Thickness of the bridge between lobes, of a lobe's diameter: a thread of 0.2 to a band of 1."""
+    """The thickness of the bridge between lobes, as a fraction of a lobe's diameter: 0.2 is a thread, 1 a band."""
     ragged: float
-    """Irregularity of the outline, of its radius."""
+    """The irregularity of the outline, as a fraction of its radius."""
     colour: Colour
     texture: float
-    """Contrast of the chromatin, of its colour."""
+    """The contrast of the chromatin, as a fraction of its colour."""
 
 
 @dataclass(frozen=True)
 class Granules:
-    """Discs strewn over the cytoplasm."""
+    """Discs scattered over the cytoplasm."""
 
     count: tuple[int, int]
     radius: Range
-    """Of the image side."""
+    """A radius, as a fraction of the image side."""
     colour: Colour
     over_nucleus: bool = False
 
@@ -59,14 +56,14 @@ class Anatomy:
     """One kind of cell."""
 
     radius: Range
-    """Of the image side."""
+    """A radius, as a fraction of the image side."""
     ragged: float
-    """Irregularity of the outline, of its radius."""
+    """The irregularity of the outline, as a fraction of its radius."""
     cytoplasm: Colour
     nucleus: Nucleus | None
     granules: Granules | None
     vacuoles: int = 0
-    """Most vacuoles."""
+    """The most vacuoles."""
 
 
 CHROMATIN = (72, 38, 108)
@@ -136,7 +133,7 @@ Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
 CELL_CLASSES = tuple(ANATOMIES)
-"""Names of the eight classes; the label is the position."""
+"""The names of the eight classes; the label is the position."""
 
 _BACKGROUND = (250, 228, 204)
 
@@ -154,7 +151,7 @@ _HARMONICS = np.concatenate([[np.cos(k * _ANGLES) / k, np.sin(k * _ANGLES) / k] 
 
 
 def draw_cell(label: int, seed: int, size: int = 96) -> Image:
-    """One cell of class `label` as (size, size, 3) uint8 RGB; the same arguments give the same bytes."""
+    """Draw a cell of class `label` as (size, size, 3) uint8 RGB. The same arguments give the same bytes."""
     rng = np.random.default_rng([label, seed])
     canvas = _smear(rng, size)
     _draw_white_cell(canvas, rng, ANATOMIES[CELL_CLASSES[label]])
@@ -162,7 +159,7 @@ def draw_cell(label: int, seed: int, size: int = 96) -> Image:
 
 
 def _smear(rng: np.random.Generator, size: int) -> Image:
-    """Background with red blood cells, a little out of focus."""
+    """Draw the background with red blood cells, a little out of focus."""
     canvas = np.full((size, size, 3), _BACKGROUND, np.uint8)
     for _ in range(rng.integers(2, 10)):
         _draw_red_cell(canvas, rng)
@@ -170,7 +167,7 @@ def _smear(rng: np.random.Generator, size: int) -> Image:
 
 
 def _draw_red_cell(canvas: Image, rng: np.random.Generator) -> None:
-    """A disc with a paler middle, anywhere in the image."""
+    """Draw a disc with a paler middle, anywhere in the image."""
     size = len(canvas)
     centre = rng.uniform(-0.1, 1.1, 2) * size
     radius = rng.uniform(0.13, 0.19) * size
@@ -180,7 +177,7 @@ def _draw_red_cell(canvas: Image, rng: np.random.Generator) -> None:
 
 
 def _draw_white_cell(canvas: Image, rng: np.random.Generator, anatomy: Anatomy) -> None:
-    """Cytoplasm, granules, nucleus and vacuoles, in the order in which they hide each other."""
+    """Draw cytoplasm, granules, nucleus and vacuoles, each over those before it."""
     size = len(canvas)
     centre = (0.5 + rng.uniform(-0.18, 0.18, 2)) * size
     radius = rng.uniform(*anatomy.radius) * size
@@ -200,7 +197,7 @@ def _draw_white_cell(canvas: Image, rng: np.random.Generator, anatomy: Anatomy) 
 def _draw_nucleus(
     canvas: Image, body: Image, rng: np.random.Generator, nucleus: Nucleus, centre: Floats, radius: float
 ) -> None:
-    """Lobes along an arc and the bridge between them, never outside the cell's body."""
+    """Draw lobes along an arc and the bridge between them, never outside the cell's body."""
     lobes = int(rng.integers(*nucleus.lobes, endpoint=True))
     angles = rng.uniform(0, 2 * np.pi) + rng.uniform(*nucleus.spread) * np.arange(lobes)
     arc = rng.uniform(*nucleus.arc_radius) * radius
@@ -217,10 +214,10 @@ def _draw_nucleus(
 def _draw_granules(
     canvas: Image, body: Image, rng: np.random.Generator, granules: Granules, centre: Floats, radius: float
 ) -> None:
-    """Discs of slightly different shades wherever the body is."""
+    """Draw discs of slightly different shades inside the body."""
     size = len(canvas)
     count = int(rng.integers(*granules.count, endpoint=True))
-    places = _places(rng, count, centre, 0.97 * radius)
+    places = _random_points(rng, count, centre, 0.97 * radius)
     column, row = places.astype(np.intp).clip(0, size - 1).T
     inside = body[row, column] > 127
     radii = rng.uniform(*granules.radius, count) * size
@@ -229,14 +226,14 @@ def _draw_granules(
 
 
 def _draw_vacuoles(canvas: Image, rng: np.random.Generator, most: int, centre: Floats, radius: float) -> None:
-    """Up to `most` pale bubbles."""
+    """Draw up to `most` pale bubbles."""
     count = int(rng.integers(most, endpoint=True))
     radii = rng.uniform(0.012, 0.025, count) * len(canvas)
-    _dots(canvas, _places(rng, count, centre, 0.9 * radius), radii, np.full((count, 3), _VACUOLE, np.float64))
+    _dots(canvas, _random_points(rng, count, centre, 0.9 * radius), radii, np.full((count, 3), _VACUOLE, np.float64))
 
 
 def _photograph(canvas: Image, rng: np.random.Generator) -> Image:
-    """The smear as a camera saw it: amount and tint of stain, lamp, white balance, focus, noise.
+    """Return the smear as a camera sees it: amount and tint of stain, lamp, white balance, focus, noise.
 
     Stain follows Beer and Lambert: transmitted light is `lamp * transmittance ** amount`, per channel.
     """
@@ -254,7 +251,7 @@ def _photograph(canvas: Image, rng: np.random.Generator) -> Image:
 
 
 def _shading(rng: np.random.Generator, size: int) -> npt.NDArray[np.float32]:
-    """(size, size, 1) float32: the lamp off centre, as a linear ramp of grey levels."""
+    """Return (size, size, 1) float32: a lamp off centre, as a linear ramp of grey levels."""
     across, down = rng.uniform(-14, 14, 2).astype(np.float32)
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
     return cast(npt.NDArray[np.float32], down * ramp[:, None, None] + across * ramp[:, None])
@@ -272,20 +269,20 @@ def _paint(canvas: Image, mask: Image, colour: Colour, rng: np.random.Generator,
 
 
 def _outline(rng: np.random.Generator, centre: Floats, radius: float, ragged: float) -> Floats:
-    """(40, 2) points of a closed curve: a circle bent by harmonics 2 (elongation) to 5 of random size and phase."""
+    """Return (40, 2) points of a circle bent by harmonics 2 (elongation) to 5 of random size and phase."""
     distance = radius * (1 + rng.normal(0, 1.4 * ragged, len(_HARMONICS)) @ _HARMONICS)
     return cast(Floats, centre + distance[:, None] * _CIRCLE)
 
 
-def _places(rng: np.random.Generator, count: int, centre: Floats, radius: float) -> Floats:
-    """(count, 2) points, uniform in a disc."""
+def _random_points(rng: np.random.Generator, count: int, centre: Floats, radius: float) -> Floats:
+    """Return (count, 2) points, uniform in a disc."""
     distance = radius * np.sqrt(rng.random(count))
     angle = rng.uniform(0, 2 * np.pi, count)
     return centre + np.stack([distance * np.cos(angle), distance * np.sin(angle)], 1)
 
 
 def _fixed(lengths: Floats) -> npt.NDArray[np.int32]:
-    """Pixels in OpenCV's fixed point."""
+    """Return pixels in OpenCV's fixed point."""
     return cast(npt.NDArray[np.int32], np.round(lengths * 2**_FRACTION_BITS).astype(np.int32))
 
 
@@ -294,7 +291,7 @@ def _fill(image: Image, points: Floats, colour: Colour | int) -> None:
 
 
 def _dots(canvas: Image, places: Floats, radii: Floats, colours: Floats) -> None:
-    """Filled discs: (n, 2) centres and (n,) radii in pixels, (n, 3) colours."""
+    """Draw filled discs: (n, 2) centres and (n,) radii in pixels, (n, 3) colours."""
     whole = np.maximum(_fixed(radii), 1).tolist()
     for place, radius, colour in zip(_fixed(places).tolist(), whole, colours.tolist(), strict=True):
         cv2.circle(canvas, place, radius, colour, cv2.FILLED, cv2.LINE_AA, _FRACTION_BITS)

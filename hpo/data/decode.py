@@ -169,7 +169,7 @@ def _too_large(pixels: int) -> str:
 
 
 def _wait_if_large(pixels: int, held: ExitStack) -> None:
-    """Raise DataError for an image above the limit. For a large one, take the lock of large images until `held` closes."""
+    """Raise DataError for an image above the limit. A large one holds the lock of large images until `held` closes."""
     refuse_large(pixels)
     if pixels > _LARGE_PIXELS:
         held.enter_context(_one_large_image)

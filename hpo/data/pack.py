@@ -1,12 +1,10 @@
-"""What a pack's manifest says: everything about its images but the pixels.
-
-The packed set: every readable image of a source, decoded once, in a memory map that all processes of a host share.
+"""The packed set: every readable image of a source, decoded once into a memory map that all processes of a host share.
 
     <cache>/<name>-<size>px-<key>/images.u8       (M, S, S, 3) uint8, raw
-    <cache>/<name>-<size>px-<key>/manifest.json   names, labels, digests, what was skipped
+    <cache>/<name>-<size>px-<key>/manifest.json   everything else: names, labels, digests, skipped images
 
-The key is made of what lies at the path by name, size, times and inode, so a later run or another worker opens the pack
-without reading an image, and a file that was exchanged for another is seen.
+The key is made of the names, sizes, times and inodes of the files, so a later run or another worker opens the pack
+without reading an image, and a file that was exchanged for another is noticed.
 """
 
 from __future__ import annotations
@@ -34,15 +32,15 @@ from hpo.data.records import Listing, Record, Source
 from hpo.files import write_new_file
 
 VERSION = 4
-"""Of the pack: goes up when decoding, digests or these fields change, so that older packs are made anew."""
+"""The version of packs. It goes up when decoding, digests or these fields change, so that older packs are remade."""
 
 _NAMED = 3
-"""Files that a note names."""
+"""The number of files that a note names."""
 
 
 @dataclass(frozen=True)
 class PackManifest:
-    """The readable images of a packed set, one entry per row, and what was skipped. `from_json(to_json(x)) == x`."""
+    """The readable images of a packed set, one entry per row, and the skipped ones. `from_json(to_json(x)) == x`."""
 
     image_size: int
     classes: tuple[str, ...]
@@ -50,21 +48,21 @@ class PackManifest:
     labels: tuple[int, ...]
     given: tuple[PartName | None, ...]
     stored: tuple[str, ...]
-    """Digests of the images as they are stored."""
+    """The digests of the stored images."""
     pixels: tuple[str, ...]
-    """Digests of the images at their stored size, as `decode.plain_image` gives them: equal ones are duplicates."""
+    """The digests of the images at their stored size, from `decode.plain_image`: equal ones are duplicates."""
     unreadable: tuple[Unreadable, ...]
     fingerprint: str
-    """Of the content of all images, the unreadable ones among them."""
+    """The digest of the content of all images, including unreadable ones."""
     earlier_fingerprint: str = ""
-    """The same over the names of classes as they are written, as earlier versions of hpo had it; "" where none differs.
+    """The fingerprint over the class names as they are written, as earlier versions of hpo made it; "" if none differs.
     """
     left_out: tuple[LeftOut, ...] = ()
-    """What lies in the data set and is not read, by kind."""
+    """Files and other things in the data set that are not read, by kind."""
     notes: tuple[str, ...] = ()
-    """What was understood of the data, or is suspicious about it; one line each."""
+    """How the data were read, and what is suspicious about them; one line each."""
     white_level: int | None = None
-    """The value of 16-bit images that became 255 (`depth`); None where no image needs one."""
+    """The value of 16-bit images that became 255 (`depth`); None if no image needs one."""
     version: int = VERSION
 
     def __len__(self) -> int:
@@ -77,19 +75,19 @@ class PackManifest:
 
     @property
     def groups(self) -> list[str]:
-        """Per image a name of its group of duplicates: the same at every image size, as all digests are."""
+        """The name of each image's group of duplicates, which is the same at every image size."""
         first: dict[str, str] = {}
         for pixels, stored in zip(self.pixels, self.stored, strict=True):
             first[pixels] = min(stored, first.get(pixels, stored))
         return [first[pixels] for pixels in self.pixels]
 
     def to_json(self) -> str:
-        """One JSON object."""
+        """Return one JSON object."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> PackManifest:
-        """Raises ValueError, TypeError or KeyError where the text is no manifest of this version."""
+        """Read `to_json`. Raise ValueError, TypeError or KeyError if the text is not a manifest of this version."""
         fields: Mapping[str, Any] = json.loads(text)
         if fields["version"] != VERSION:
             raise ValueError(f"version is {fields['version']}, but must be {VERSION}")
@@ -104,7 +102,7 @@ class PackManifest:
 
 
 class PackManifestDraft:
-    """A manifest in the making: images are added in the order of the listing."""
+    """A manifest under construction: images are added in the order of the listing."""
 
     def __init__(
         self,
@@ -130,11 +128,11 @@ class PackManifestDraft:
 
     @property
     def own_white(self) -> int | None:
-        """The white level that the 16-bit images added so far call for; None where there are none."""
+        """The white level of the 16-bit images that were added so far; None if there are none."""
         return white_level(max(self._largest)) if self._largest else None
 
     def add(self, record: Record, decoded: Decoded) -> None:
-        """One image; its pixels are not kept."""
+        """Add one image. Its pixels are not kept."""
         self._content.append((record.label, record.given or "", decoded.stored))
         if decoded.pixels is None:
             self._unreadable.append(Unreadable(record.name, decoded.reason))
@@ -146,12 +144,12 @@ class PackManifestDraft:
             self._paged.append((record.name, decoded.pages))
 
     def note(self, line: str) -> None:
-        """Add a line to what is told about the data; the same line is told once."""
+        """Add a line to the notes, unless it is there already."""
         if line not in self._notes:
             self._notes.append(line)
 
     def finish(self) -> PackManifest:
-        """The manifest of what was added."""
+        """Return the manifest of the images that were added."""
         white = (self._white or self.own_white) if self._largest else None
         if white:
             self.note(depth_note(reached_levels(self._largest), white))
@@ -179,19 +177,19 @@ class PackManifestDraft:
 
 
 _MANIFEST_BYTES = 512
-"""Rough size of one image's entry in the manifest, names of some length included."""
+"""The approximate size of one image's entry in the manifest."""
 
 
 @dataclass(frozen=True)
 class Pack:
-    """An open pack."""
+    """A pack that is open."""
 
     images: Images
     """(M, S, S, 3) uint8, a read-only view of the file."""
     manifest: PackManifest
 
     def part(self, rows: Labels) -> Part:
-        """The rows (n,) int64 as a part."""
+        """Return the rows (n,) int64 as a part."""
         manifest = self.manifest
         names = [manifest.names[row] for row in rows]
         digests = [(manifest.stored[row], manifest.pixels[row]) for row in rows]
@@ -207,11 +205,11 @@ def open_pack(
     check: Callable[[Listing], None] | None = None,
     progress: Progress | None = None,
 ) -> Pack:
-    """The pack of a source at S = `size`, made first if there is none, by one process while the others wait.
+    """Open the pack of a source at S = `size`. If there is none, one process makes it while the others wait.
 
     `white` is the white level of 16-bit images that a study or a model has; None takes the data set's own (`depth`).
-    `check` sees the listing before any image is read, and only when the pack must be made. Raises DataError for what is
-    wrong with the source, the cache or the disk; then, as after Ctrl-C, nothing half-made is left.
+    `check` gets the listing before any image is read, and only when the pack must be made. Raise DataError for faults
+    of the source, the cache or the disk. Nothing half-made is left then, nor after Ctrl-C.
     """
     own = _open_or_make(source, size, None, cache, check, progress)
     if white is None or own.manifest.white_level in (None, white):
@@ -227,7 +225,7 @@ def _open_or_make(
     check: Callable[[Listing], None] | None,
     progress: Progress | None,
 ) -> Pack:
-    """As `open_pack`, with a pack of its own for each white level that is asked for."""
+    """Open or make the pack for one white level; None is the data set's own."""
     key = digests.of_lines([source.key(), str(size), str(VERSION), *([str(white)] if white else [])])
     folder = cache / f"{source.path.resolve().stem}-{size}px-{key[:16]}"
     if pack := _read_pack(folder, size):
@@ -243,7 +241,7 @@ def _open_or_make(
 
 
 def _read_pack(folder: Path, size: int) -> Pack | None:
-    """The pack in a folder, or None where there is no whole one."""
+    """Return the pack in a folder, or None if there is no whole one."""
     try:
         manifest = PackManifest.from_json((folder / "manifest.json").read_text())
         shape = (len(manifest), size, size, 3)
@@ -260,7 +258,7 @@ def _read_pack(folder: Path, size: int) -> Pack | None:
 
 @dataclass(frozen=True)
 class _DecodeOptions:
-    """How images are decoded."""
+    """The settings for decoding images."""
 
     size: int
     white: int | None
@@ -281,7 +279,7 @@ def _make_pack(
     with atomic_pack_folder(folder) as new:
         draft = _write_images(source, listing, how, new / "images.u8", progress)
         if how.white is None and draft.own_white not in (None, FULL):
-            # Which value is white is known when all are read: images of 16 bits that use fewer are decoded once more.
+            # The white level is known only when all are read: images of 16 bits that use fewer are decoded once more.
             (new / "images.u8").unlink()
             again = _DecodeOptions(how.size, draft.own_white)
             draft = _write_images(source, listing, again, new / "images.u8", progress)
@@ -291,7 +289,7 @@ def _make_pack(
 def _write_images(
     source: Source, listing: Listing, how: _DecodeOptions, path: Path, progress: Progress | None
 ) -> PackManifestDraft:
-    """Write the pixels; the manifest of what was written is returned."""
+    """Write the pixels and return the manifest of the written images."""
     draft = PackManifestDraft(how.size, listing.classes, listing.left_out, listing.notes, how.white, listing.written)
     with closing(_decoded_pixels(source, listing, how, draft, progress)) as pixels:
         write_new_file(path, pixels)
@@ -301,7 +299,7 @@ def _write_images(
 def _decoded_pixels(
     source: Source, listing: Listing, how: _DecodeOptions, draft: PackManifestDraft, progress: Progress | None
 ) -> Generator[memoryview, None, None]:
-    """The pixels of the readable images, one after the other; the draft learns of all of them."""
+    """Yield the pixels of the readable images, and add all images to the draft."""
     records = iter(listing.records)
     done = 0
     decoding = partial(decode_all, size=how.size, chunk=source.chunk, white=how.white)

@@ -1,6 +1,7 @@
-"""Unlabelled images in batches, wherever they lie, however many there are: what `predict` reads.
+"""Unlabelled images in batches, in any supported form and any number, for `predict`.
 
-Nothing vanishes: what is no image, or cannot be read, is skipped in its place, with its name and the reason.
+Every file is reported: one that is not an image, or cannot be read, is skipped in its place, with its name and the
+reason.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ class Skipped(Unreadable):
     """A file of a batch that gave no image."""
 
     after: int = 0
-    """How many images of the batch come before it."""
+    """The number of images of the batch that come before it."""
 
 
 @dataclass(frozen=True)
 class PathList:
-    """Paths of image files that come one by one, as from a pipe. They are asked for as the images are."""
+    """Paths of image files that come one by one, as from a pipe. They are read as images are needed."""
 
     paths: Iterable[str]
 
@@ -51,7 +52,7 @@ Batch = tuple[list[str], Images, list[Skipped]]
 Named = Iterator[tuple[str, Read]]
 
 Files = Iterable[tuple[str, Path]]
-"""Names as they were given, and the file that each means."""
+"""Names as they were given, with the file of each."""
 
 Decoding = Callable[..., Generator[list[Decoded], None, None]]
 """`decode_all` with a size and a white level."""
@@ -60,15 +61,15 @@ Decoding = Callable[..., Generator[list[Decoded], None, None]]
 def iter_images(
     paths: StrPath | Sequence[StrPath | PathList], size: int, batch: int, white: int | None = None
 ) -> Iterator[Batch]:
-    """Names, pixels (b, S, S, 3) uint8 and what was skipped on the way, `batch` images at a time, S = `size`.
+    """Yield names, pixels (b, S, S, 3) uint8 and the skipped files, `batch` images at a time, S = `size`.
 
-    A path is a folder (with all below it), an image, a zip, an `.npz`, or a CSV whose column `path` names images, from
-    its folder on. Images are prepared as those of training are, and come in the order of the paths, sorted within a
-    folder; one that is named twice comes twice. Every b is `batch` but the last, which is 0 where only skipped images
-    were left to tell of. A name is the path as given, then the path below it, after a `:` inside a zip or an `.npz`;
-    one in a list is as it stands there. `white` is the white level of 16-bit images, as in `fit`. Raises DataError at
-    once where a path is not there or of no use, and at the end where no image was found; what a list names is skipped
-    then, with the reason.
+    A path is a folder (with all below it), an image, a zip, an `.npz`, or a CSV whose column `path` names images
+    relative to its folder. Images are preprocessed as for training, and come in the order of the paths, sorted within a
+    folder; one that is named twice comes twice. Every b is `batch` except the last, which may be 0 if only skipped
+    files are left. A name is the path as given, then the path below it, after a `:` inside a zip or an `.npz`; a name
+    in a list is unchanged. `white` is the white level of 16-bit images, as in `fit`. Raise DataError at once for a path
+    that is missing or of no supported kind, and at the end if no image was found; entries of a list are skipped with
+    the reason instead.
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else paths
     decoding = partial(decode_all, size=size, white=white)
@@ -76,7 +77,7 @@ def iter_images(
 
 
 def _resolve(path: StrPath | PathList) -> Path | Files:
-    """What lies at a path, or the files that a list names."""
+    """Return the path after a check, or the files that a list names."""
     if isinstance(path, PathList):
         return ((name, Path(name)) for name in path.paths)
     path = require_path(path)
@@ -90,7 +91,7 @@ def _resolve(path: StrPath | PathList) -> Path | Files:
 
 
 def _batches(paths: list[Path | Files], decoding: Decoding, pixels: Images) -> Iterator[Batch]:
-    """The batches; `pixels` are room for the first."""
+    """Yield the batches; `pixels` is the array for the first."""
     names: list[str] = []
     skipped: list[Skipped] = []
     found = False
@@ -113,7 +114,7 @@ def _batches(paths: list[Path | Files], decoding: Decoding, pixels: Images) -> I
 
 
 def _decoded(paths: list[Path | Files], decoding: Decoding) -> Generator[tuple[str, Decoded], None, None]:
-    """Every image with its name. Zips stay open to the end, because reads run ahead of what is yielded."""
+    """Yield every image with its name. Zips stay open to the end, because reads run ahead of the results."""
     arrays = [path for path in paths if isinstance(path, Path) and path.suffix.lower() == ".npz"]
     chunk = min([CHUNK, *(ArraySource(path).chunk for path in arrays)])
     names: deque[str] = deque()
@@ -130,7 +131,7 @@ def _decoded(paths: list[Path | Files], decoding: Decoding) -> Generator[tuple[s
 
 
 def _next_chunk(chunks: Iterator[list[Decoded]]) -> list[Decoded] | None:
-    """Warnings are silenced around each step only: the caller of a generator has its own in between."""
+    # Around each step only, because the caller of a generator has warnings of its own in between.
     with silence_pillow():
         return next(chunks, None)
 
@@ -163,15 +164,15 @@ def _member_reads(path: Path, stack: ExitStack) -> Named:
 
 
 def _refuse_kind(path: Path) -> bytes:
-    """DataError that says what the file is, whose name is not that of an image."""
+    """Raise a DataError that describes a file without the suffix of an image."""
     if not path.is_file():
-        return read_file(path)  # which says what it is in place of a file
+        return read_file(path)  # raises with the reason
     with path.open("rb") as file:
         raise DataError(describe_misnamed_file(file.read(HEAD_BYTES)))
 
 
 def _refuse_member(read: Read) -> bytes:
-    """The same of a file in a zip."""
+    """Raise a DataError that describes a file in a zip without the suffix of an image."""
     data = read()
     assert isinstance(data, bytes)
     raise DataError(describe_misnamed_file(data[:HEAD_BYTES]))

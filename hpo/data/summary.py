@@ -1,32 +1,28 @@
-"""What was understood of a data set: one value, told to people in lines and to programs as JSON."""
+"""The description of a data set: one value, shown to people in lines and to programs as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from hpo.data.dataset import Dataset, LeftOut, Part, Unreadable
+from hpo.data.dataset import Dataset, LeftOut, Part, Unreadable, WholeData
 from hpo.data.names import natural_key
 
-if TYPE_CHECKING:
-    from hpo.data.dataset import WholeData
-
-
 _CLASSES = 12
-"""Classes that are listed one by one; of more, the first ones and the smallest are."""
+"""The number of classes up to which all are listed; of more, the first, the smallest and the largest are."""
 
 _FIRST = 6
 
 _UNREADABLE = 10
-"""Unreadable images that are named to people."""
+"""The number of unreadable images that are listed for people."""
 
 
 @dataclass(frozen=True)
 class DataSummary:
-    """Classes with counts per part, and everything that was left out, skipped or noticed."""
+    """Classes with counts per part, and everything that was left out, skipped or noted."""
 
     classes: tuple[str, ...]
     counts: Mapping[str, Sequence[int]]
@@ -35,15 +31,15 @@ class DataSummary:
     notes: tuple[str, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     duplicates: int | None = 0
-    """As in `Dataset`; None where they were not counted."""
+    """The number of duplicates, as in `Dataset`; None if they were not counted."""
     leaking: int | None = 0
 
     def lines(self) -> list[str]:
-        """The whole for people: a table of the classes, then the remarks."""
+        """Return the whole for people: a table of the classes, then the remarks."""
         return [*(f"  {line}" for line in self._class_lines()), *self.remarks()]
 
     def remarks(self) -> list[str]:
-        """One line for each thing to know beside the classes: what was left out, noticed or skipped."""
+        """Return one line for each thing that was left out, noted or skipped."""
         lines: list[str] = []
         if self.left_out:
             lines.append(left_out_line(self.left_out))
@@ -59,7 +55,7 @@ class DataSummary:
         return lines
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready; every class is in it, however many there are."""
+        """Return JSON-ready values with every class."""
         return {
             "classes": [
                 {"name": name, **{part: int(counts[number]) for part, counts in self.counts.items()}}
@@ -94,7 +90,7 @@ class DataSummary:
 
 
 def summarise(dataset: Dataset) -> DataSummary:
-    """Of a split data set."""
+    """Describe a split data set."""
     return DataSummary(
         classes=dataset.classes,
         counts=dataset.class_counts(),
@@ -107,7 +103,7 @@ def summarise(dataset: Dataset) -> DataSummary:
 
 
 def summarise_part(whole: WholeData, part: Part, name: str) -> DataSummary:
-    """Of the images `part`, called `name`, of a data set that was opened whole."""
+    """Describe the images `part`, called `name`, of a data set that was opened whole."""
     return DataSummary(
         classes=whole.classes,
         counts={name: np.bincount(part.labels, minlength=len(whole.classes)).tolist()},
@@ -120,7 +116,7 @@ def summarise_part(whole: WholeData, part: Part, name: str) -> DataSummary:
 
 
 def left_out_line(left_out: Iterable[LeftOut]) -> str:
-    """`left out: 2 .heic, 1 without a suffix; arrays valid_images; column patient`."""
+    """Return `left out: 2 .heic, 1 without a suffix; arrays valid_images; column patient`."""
     files = [f"{entry.count:,} {entry.kind}" for entry in left_out if not _is_named(entry)]
     named = [
         f"{entry.kind}{'s' if entry.count > 1 else ''} {', '.join(entry.names)}"
@@ -131,7 +127,7 @@ def left_out_line(left_out: Iterable[LeftOut]) -> str:
 
 
 def _is_named(entry: LeftOut) -> bool:
-    """Whether all things of this kind are told by name: arrays and columns are few, files are counted."""
+    """Return whether all things of this kind are named: arrays and columns are few, files are counted."""
     return entry.kind in ("array", "column")
 
 
@@ -140,7 +136,7 @@ def _images(count: int) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines: the first column to the left, the others to the right."""
+    """Return rows of cells as lines: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])

@@ -22,13 +22,13 @@ from hpo.errors import DataError
 __all__ = ["CELL_CLASSES", "cells_arrays", "draw_cell", "write_cells"]
 
 PBC_COUNTS = (1218, 3117, 1551, 2895, 1214, 1420, 3329, 2348)
-"""Images per class, in the order of CELL_CLASSES, of the PBC set (Acevedo et al. 2020, Data in Brief 30)."""
+"""Images per class of the PBC set, in the order of CELL_CLASSES (Acevedo et al. 2020, Data in Brief 30)."""
 
 JPEG_QUALITY = 90
 
 
 def cells_arrays(count: int, size: int = 96, seed: int = 0) -> tuple[Image, npt.NDArray[np.int64]]:
-    """`count` images as (count, size, size, 3) uint8 RGB and their labels as (count,) int64, in random order."""
+    """Return `count` images as (count, size, size, 3) uint8 RGB and labels as (count,) int64, in random order."""
     labels = _labels(count, seed, fewest=1)
     images = np.empty((count, size, size, 3), np.uint8)
     for index, label in enumerate(labels):
@@ -41,15 +41,13 @@ def write_cells(
 ) -> None:
     """Write `count` cells as JPEGs into class folders of `out`, or of `out`/train, /val and /test (80/10/10 per class).
 
-    Everything is drawn in a hidden folder inside `out`; the finished folders are moved into place last.
-    `progress(done, total)` is called after every image.
-
-    Raises DataError when `out` is a file, is not empty, or `count` is too small for every class to have an image in
-    every part (two without splits); OSError when it cannot be written.
+    `progress(done, total)` is called after every image. Raise DataError if `out` is a file, is not empty, or `count` is
+    too small for every class to have an image in every part (two without splits); OSError if it cannot be written.
     """
     labels = _labels(count, seed, fewest=3 if splits else 2)
     parts = _parts(labels) if splits else [""] * count
     _require_empty(out)
+    # Drawn in a hidden folder inside `out`, because `out` itself may be a mount; finished folders are moved last.
     with tempfile.TemporaryDirectory(prefix=".making-", dir=out) as hidden:
         for index, (label, part) in enumerate(zip(labels, parts, strict=True)):
             folder = Path(hidden, part, CELL_CLASSES[label])
@@ -63,7 +61,7 @@ def write_cells(
 
 
 def _labels(count: int, seed: int, fewest: int) -> npt.NDArray[np.int64]:
-    """(count,) labels in random order: `fewest` of each class, the rest shared out like PBC, by largest remainder."""
+    """Return (count,) labels in random order: `fewest` of each class, the rest as in PBC, by largest remainder."""
     classes = len(CELL_CLASSES)
     rest = count - fewest * classes
     if rest < 0:
@@ -75,7 +73,7 @@ def _labels(count: int, seed: int, fewest: int) -> npt.NDArray[np.int64]:
 
 
 def _parts(labels: npt.NDArray[np.int64]) -> list[str]:
-    """The part of each image: of a class's n, n/10 (one at least) to val, as many to test, the rest to train."""
+    """Return the part of each image: n/10 of a class's n images (one at least) val, as many test, the rest train."""
     parts = np.full(len(labels), "train", dtype="<U5")
     for _, group in groupby(np.argsort(labels, kind="stable"), key=labels.__getitem__):
         rows = np.array(list(group))
@@ -86,12 +84,12 @@ def _parts(labels: npt.NDArray[np.int64]) -> list[str]:
 
 
 def _image_seed(seed: int, index: int) -> int:
-    """A 64-bit seed of image `index`, unrelated to its neighbours'."""
+    """Return a 64-bit seed of image `index`, unrelated to those of its neighbours."""
     return int(np.random.SeedSequence([seed, 1, index]).generate_state(1, np.uint64)[0])
 
 
 def _jpeg(image: Image) -> bytes:
-    """An RGB image as the bytes of a JPEG file."""
+    """Return an RGB image as the bytes of a JPEG file."""
     _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return encoded.tobytes()
 

@@ -239,7 +239,7 @@ def _open_reader(text: str, needed: Sequence[str], where: str) -> tuple[Any, lis
 
 
 def _find_delimiter(text: str, needed: Sequence[str]) -> tuple[str, str, int]:
-    """Return the delimiter, the text from the header on, and the count of lines before it: blank, or Excel's `sep=;`."""
+    """Return the delimiter, the text from the header on, and how many lines (blank, or Excel's `sep=;`) precede it."""
     lines = text.splitlines(keepends=True)
     at = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
     said = re.fullmatch(r'"?sep=(.)"?\s*', lines[at]) if at < len(lines) else None
