@@ -1,4 +1,4 @@
-"""Alterations: seeded, worse with severity, and the subject stays."""
+"""Corruptions: seeded, worse with severity, and the subject stays."""
 
 from itertools import pairwise
 
