@@ -46,7 +46,7 @@ class Broken(Noise):
 
 
 class Recording(Noise):
-    """Return an augmenter that adds noise and records its seeds."""
+    """Adds noise and records its seeds."""
 
     def __init__(self, seeds: list[int]) -> None:
         super().__init__()

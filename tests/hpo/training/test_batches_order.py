@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.data.dataset import rows_in_order
 from hpo.training.batches import batch_count, epoch_batches, epoch_order
 
 
@@ -40,10 +38,3 @@ def test_balanced_sampling_draws_classes_equally_and_uses_every_image() -> None:
     rare = np.bincount(order, minlength=100)[95:]
     assert rare.max() - rare.min() <= 1
     assert np.bincount(order, minlength=100)[:80].max() == 1
-
-
-@pytest.mark.parametrize(("count", "sizes"), [(0, []), (5, [2, 2, 1]), (4, [2, 2])])
-def test_evaluation_goes_in_order(count: int, sizes: list[int]) -> None:
-    rows = rows_in_order(count, 2)
-    assert [len(part) for part in rows] == sizes
-    assert [int(row) for part in rows for row in part] == list(range(count))

@@ -37,7 +37,7 @@ WITHOUT_BATCH_STATISTICS = "test_convnext"
 
 
 @dataclass
-class Memory:
+class LimitedMemory:
     """Simulates a memory in which module number `place` of a network fits at most `most` images."""
 
     most: int
@@ -45,32 +45,32 @@ class Memory:
     backward: bool = False
     failures: list[int] = field(default_factory=list)
 
-    def of(self, model: Classifier) -> None:
+    def limit(self, model: Classifier) -> None:
         module = [part for part in model.modules() if not list(part.children())][self.place]
         if self.backward:
-            module.register_full_backward_pre_hook(lambda _, gradients: self._ask(gradients[0]))
+            module.register_full_backward_pre_hook(lambda _, gradients: self._check(gradients[0]))
         else:
-            module.register_forward_pre_hook(lambda _, inputs: self._ask(inputs[0]))
+            module.register_forward_pre_hook(lambda _, inputs: self._check(inputs[0]))
 
-    def _ask(self, values: Tensor) -> None:
+    def _check(self, values: Tensor) -> None:
         if len(values) > self.most:
             self.failures.append(len(values))
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
 
 @dataclass
-class Pupil:
-    """Return a learner and its model."""
+class Learning:
+    """A learner and its model."""
 
     config: TrialConfig
-    memory: Memory | None = None
+    memory: LimitedMemory | None = None
     cache: Path | None = None
 
     def __post_init__(self) -> None:
         torch.manual_seed(0)
         self.model = build_model(self.config, CLASSES).model
         if self.memory is not None:
-            self.memory.of(self.model)
+            self.memory.limit(self.model)
         criterion = build_loss(self.config, LABELS, CLASSES)
         self.learner = Learner(self.config, self.model, criterion, ComputeFormat(), per_epoch=20, cache=self.cache)
         self.learner.enter_training_mode()
@@ -94,7 +94,7 @@ def batch(config: TrialConfig, number: int) -> tuple[Tensor, Tensor]:
     return (images, labels) if mixer is None else mixer(images, labels, derive_seed(0, number))
 
 
-def assert_equal(first: Pupil, second: Pupil) -> None:
+def assert_equal(first: Learning, second: Learning) -> None:
     """Compare bit for bit everything that the learners resume from."""
     ours, theirs = first.learner.tensors(), second.learner.tensors()
     assert ours.keys() == theirs.keys()
@@ -106,9 +106,9 @@ def distance(value: Tensor, expected: Tensor) -> float:
     return float((value - expected).detach().norm() / expected.detach().norm())
 
 
-def remembering(config: TrialConfig, images: int, cache: Path) -> Path:
+def stored_size(config: TrialConfig, images: int, cache: Path) -> Path:
     """Write a cache in which `images` fit at a time."""
-    Pupil(config, Memory(images), cache).learn()
+    Learning(config, LimitedMemory(images), cache).learn()
     return cache
 
 
@@ -130,7 +130,7 @@ LOSSES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("choices", LOSSES.values(), ids=LOSSES)
 def test_the_gradient_of_the_pieces_equals_that_of_the_batch(config: Make, choices: dict[str, Any]) -> None:
     settings = config(backbone=WITHOUT_BATCH_STATISTICS, **choices)
-    whole, cut = Pupil(settings), Pupil(settings, Memory(3))
+    whole, cut = Learning(settings), Learning(settings, LimitedMemory(3))
     assert cut.learn() == pytest.approx(whole.learn(), rel=1e-6)
     assert (whole.learner.micro_batch, cut.learner.micro_batch) == (None, 2)
     assert distance(cut.gradient(), whole.gradient()) < 1e-6
@@ -138,8 +138,8 @@ def test_the_gradient_of_the_pieces_equals_that_of_the_batch(config: Make, choic
 
 def test_the_views_of_an_image_stay_in_one_piece(config: Make) -> None:
     settings = config(backbone=WITHOUT_BATCH_STATISTICS, augmix=1.0, augmix_consistency=12.0)
-    memory = Memory(9)
-    whole, cut = Pupil(settings), Pupil(settings, memory)
+    memory = LimitedMemory(9)
+    whole, cut = Learning(settings), Learning(settings, memory)
     assert cut.learn() == pytest.approx(whole.learn(), rel=1e-5)
     assert memory.failures == [3 * 8, 3 * 4]
     assert cut.learner.micro_batch == 2
@@ -156,15 +156,15 @@ def test_every_optimiser_takes_one_equal_step_in_pieces(config: Make, optimiser:
         ema=0.9,
         warmup=0.5,
     )
-    before = Pupil(settings).weights()
-    whole, cut = Pupil(settings), Pupil(settings, Memory(4))
+    before = Learning(settings).weights()
+    whole, cut = Learning(settings), Learning(settings, LimitedMemory(4))
     whole.learn(3)
     cut.learn(3)
     assert cut.learner.updates == whole.learner.updates == 3
     assert cut.learner.learning_rate == whole.learner.learning_rate
     # Optimisers that divide by the gradient's size make one of rounding errors where a gradient is almost 0.
     assert distance(cut.weights() - before, whole.weights() - before) < 0.02
-    averages = (torch.cat([p.flatten() for p in pupil.learner.evaluated.parameters()]) for pupil in (cut, whole))
+    averages = (torch.cat([p.flatten() for p in learning.learner.evaluated.parameters()]) for learning in (cut, whole))
     assert distance(*(average - before for average in averages)) < 0.02
 
 
@@ -178,42 +178,45 @@ def test_a_failed_step_leaves_no_trace(
 ) -> None:
     """BatchNorm's statistics, dropout's numbers and the weights equal those of a run that began with that size."""
     settings = config(dropout=0.3, drop_path=0.2, **choices)
-    knowing = Pupil(settings, cache=remembering(settings, 3, tmp_path))
-    expected = knowing.learn(3)
+    with_known_size = Learning(settings, cache=stored_size(settings, 3, tmp_path))
+    expected = with_known_size.learn(3)
     drawn = torch.rand(3)
-    memory = Memory(3, place, backward)
-    failing = Pupil(settings, memory)
+    memory = LimitedMemory(3, place, backward)
+    failing = Learning(settings, memory)
     assert failing.learn(3) == expected
     assert memory.failures == [8, 4]
     assert torch.equal(torch.rand(3), drawn)
-    assert_equal(failing, knowing)
+    assert_equal(failing, with_known_size)
 
 
 def test_statistics_of_pieces_stay_near_those_of_batches(config: Make) -> None:
     settings = config(learning_rate=1e-6, optimiser="sgd")
-    whole, cut = Pupil(settings), Pupil(settings, Memory(4))
+    whole, cut = Learning(settings), Learning(settings, LimitedMemory(4))
     whole.learn(10)
     cut.learn(10)
     ours, theirs = (
-        torch.cat([value for name, value in pupil.model.named_buffers() if name.endswith("running_var")])
-        for pupil in (cut, whole)
+        torch.cat([value for name, value in learning.model.named_buffers() if name.endswith("running_var")])
+        for learning in (cut, whole)
     )
     assert distance(ours, theirs) < 0.05
 
 
 def test_a_size_is_stored_for_the_next_run(config: Make, tmp_path: Path) -> None:
-    cache = remembering(config(), 4, tmp_path)
-    next_run = Memory(4)
-    pupil = Pupil(config(optimiser="sgd", dropout=0.1), next_run, cache)
-    pupil.learn()
-    assert (pupil.learner.micro_batch, next_run.failures) == (4, [])
-    other = Memory(4)
-    Pupil(config(unfreeze_depth=0.5), other, cache).learn()
+    cache = stored_size(config(), 4, tmp_path)
+    next_run = LimitedMemory(4)
+    learning = Learning(config(optimiser="sgd", dropout=0.1), next_run, cache)
+    learning.learn()
+    assert (learning.learner.micro_batch, next_run.failures) == (4, [])
+    other = LimitedMemory(4)
+    Learning(config(unfreeze_depth=0.5), other, cache).learn()
     assert other.failures == [8]
 
 
 def test_a_resumed_run_keeps_its_size(config: Make, tmp_path: Path) -> None:
-    first, second = Pupil(config(), Memory(4)), Pupil(config(), cache=remembering(config(), 2, tmp_path))
+    first, second = (
+        Learning(config(), LimitedMemory(4)),
+        Learning(config(), cache=stored_size(config(), 2, tmp_path)),
+    )
     first.learn()
     second.learner.restore(first.learner.tensors(), json.loads(json.dumps(first.learner.to_dict())))
     second.learn()
@@ -226,18 +229,23 @@ def test_a_resumed_run_keeps_its_size(config: Make, tmp_path: Path) -> None:
 def test_a_trial_is_infeasible_if_the_smallest_piece_does_not_fit(
     config: Make, backbone: str, most: int, smallest: str
 ) -> None:
-    pupil, untouched = Pupil(config(backbone=backbone), Memory(most)), Pupil(config(backbone=backbone))
+    learning, untouched = (
+        Learning(config(backbone=backbone), LimitedMemory(most)),
+        Learning(config(backbone=backbone)),
+    )
     state = torch.get_rng_state()
     with pytest.raises(InfeasibleError) as ended:
-        pupil.learn()
+        learning.learn()
     assert ended.value.reason.startswith(f"{backbone} at 32 px on cpu ")
     assert ended.value.reason.endswith(
         f"a step does not fit into the memory, not even with {smallest}: CUDA out of memory. Tried to allocate 2 GiB."
     )
-    assert all(parameter.grad is None for parameter in pupil.model.parameters())
+    assert all(parameter.grad is None for parameter in learning.model.parameters())
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(pupil.weights(), untouched.weights())
-    assert all(torch.equal(*buffers) for buffers in zip(pupil.model.buffers(), untouched.model.buffers(), strict=True))
+    assert torch.equal(learning.weights(), untouched.weights())
+    assert all(
+        torch.equal(*buffers) for buffers in zip(learning.model.buffers(), untouched.model.buffers(), strict=True)
+    )
 
 
 @contextmanager
@@ -254,16 +262,16 @@ def full_at_the_update() -> Iterator[None]:
 
 def test_an_update_that_does_not_fit_is_infeasible(config: Make) -> None:
     """Smaller pieces of the batch do not make the optimiser's state smaller."""
-    pupil = Pupil(config())
+    learning = Learning(config())
     with full_at_the_update(), pytest.raises(InfeasibleError, match=r"the optimiser's step of test_resnet .* not fit"):
-        pupil.learn()
+        learning.learn()
 
 
 def test_other_errors_pass(config: Make) -> None:
-    pupil = Pupil(config())
+    learning = Learning(config())
     with pytest.raises(RuntimeError, match="expected input"):
-        pupil.learner.learn(torch.randn(BATCH, 5, 32, 32), torch.from_numpy(LABELS))
-    assert pupil.learner.micro_batch is None
+        learning.learner.learn(torch.randn(BATCH, 5, 32, 32), torch.from_numpy(LABELS))
+    assert learning.learner.micro_batch is None
 
 
 def test_a_run_without_pieces_resumes(config: Make, data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:

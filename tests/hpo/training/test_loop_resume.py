@@ -76,7 +76,7 @@ PHASED: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Epoch:
-    """Return all results of an epoch except its duration."""
+    """All results of an epoch except its duration."""
 
     last: bool
     numbers: tuple[float, float, dict[str, float]]
