@@ -117,7 +117,7 @@ def retrain_command(
     from hpo.bundle.bundle import read_bundle
     from hpo.bundle.remote import local_bundle, upload_bundle
     from hpo.cli.delivery_text import epoch_line, retrain_lines
-    from hpo.delivery.retrain import RetrainOptions, Watch, retrain
+    from hpo.delivery.retrain import RetrainCallbacks, RetrainOptions, retrain
     from hpo.device import resolve_device, use_threads
 
     use_threads(threads)
@@ -125,13 +125,13 @@ def retrain_command(
         cache=cache_folder(home), device=resolve_device(device), weights=weights, other_data=other_data,
         other_weights=other_weights, force=force, ledger=ledger_of(storage, home),
     )  # fmt: skip
-    watch = Watch(
-        packing=lambda: counting("decoding images"),
-        epoch=lambda result, epochs: click.echo(epoch_line(result, epochs), err=True),
+    callbacks = RetrainCallbacks(
+        decoding=lambda: counting("decoding images"),
+        on_epoch=lambda result, epochs: click.echo(epoch_line(result, epochs), err=True),
     )
     with local_bundle(bundle, options.cache) as source, upload_bundle(out, options.cache, force=force) as target:
         before = read_bundle(source)
-        result = retrain(before, data, target, options, watch)
+        result = retrain(before, data, target, options, callbacks)
     for line in retrain_lines(out, before, result):
         click.echo(line)
 

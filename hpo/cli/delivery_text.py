@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from hpo.bundle.manifest import Calibration, Manifest
     from hpo.bundle.measurement import AveragedViews, ModelMeasurement
     from hpo.bundle.predict import Counts
-    from hpo.delivery.ensemble import Joined
+    from hpo.delivery.ensemble import JointModel
     from hpo.delivery.retrain import Retrained
-    from hpo.delivery.selection import Comparison
+    from hpo.delivery.selection import JointComparison
     from hpo.evaluation.calibration import Abstention
     from hpo.evaluation.metrics import Report
     from hpo.training import EpochResult
@@ -149,7 +149,7 @@ def predicted_line(counts: Counts) -> str:
     return f"{counts.predicted:,} images predicted{abstained}{unread}"
 
 
-def joined_lines(out: Path | str, joined: Joined) -> list[str]:
+def joined_lines(out: Path | str, joined: JointModel) -> list[str]:
     """What joining the trials of a study gave, and what of it can be believed."""
     manifest, held_out = joined.manifest, joined.held_out
     lines = [
@@ -172,7 +172,7 @@ def _composition(manifest: Manifest) -> str:
     return f"trial {manifest.trial} of study {manifest.study} alone: nothing joined with it is better on validation"
 
 
-def _compared(where: str, found: Comparison) -> str:
+def _compared(where: str, found: JointComparison) -> str:
     change = gain(found.best, found.joined, found.gained, found.lost)
     return f"{where} (n {found.n:,}): best trial {found.metric} {found.best:.4f}, joined {found.joined:.4f}: {change}"
 

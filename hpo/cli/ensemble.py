@@ -15,7 +15,7 @@ from hpo.cli.progress import counting
 from hpo.errors import UsageError
 
 if TYPE_CHECKING:
-    from hpo.delivery.ensemble import Joined
+    from hpo.delivery.ensemble import JointModel
     from hpo.delivery.ensemble_candidates import EnsembleCandidates
     from storage import Database
 
@@ -96,7 +96,7 @@ def _candidates(db: Database, study: str, artifacts: Path | str, top: int) -> En
     return ensemble_candidates(opened, open_store(artifacts, read_spec(opened).id), top)
 
 
-def _soup(found: EnsembleCandidates, data: Path, folder: Path, cache: Path, device: str, *, force: bool) -> Joined:
+def _soup(found: EnsembleCandidates, data: Path, folder: Path, cache: Path, device: str, *, force: bool) -> JointModel:
     from hpo.delivery.soup import open_images, soup, soupable
     from hpo.device import limit_threads, resolve_device
 
@@ -106,7 +106,7 @@ def _soup(found: EnsembleCandidates, data: Path, folder: Path, cache: Path, devi
     with counting("decoding images") as progress:
         dataset = open_images(kept, data, cache, progress)
     say = partial(click.echo, err=True)
-    return soup(kept, dataset, folder, device=resolve_device(device), force=force, heard=say)
+    return soup(kept, dataset, folder, device=resolve_device(device), force=force, on_line=say)
 
 
 def _say_left_out(found: EnsembleCandidates) -> None:

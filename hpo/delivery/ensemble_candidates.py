@@ -1,4 +1,4 @@
-"""The trials of a study that may be joined: the best of those whose weights and predictions are still there."""
+"""The trials of a study that may be joined: the best ones whose weights and predictions are still stored."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 NAMED = 5
-"""Trials that a line names before it says how many more there are."""
+"""Trials that a line names; it counts the others."""
 
 
 @dataclass(frozen=True)
 class EnsembleCandidate:
-    """A complete trial whose best weights are kept."""
+    """A complete trial whose best weights are stored."""
 
     trial: FrozenTrial
     manifest: Manifest
@@ -40,15 +40,15 @@ class EnsembleCandidate:
 
 @dataclass(frozen=True)
 class EnsembleCandidates:
-    """What may be joined, and what may not."""
+    """The trials of a study that may be joined, and the reasons why others may not."""
 
     study: Study
     spec: StudySpec
     store: CheckpointStore
     found: tuple[EnsembleCandidate, ...]
-    """Best first; at least two, of one image size, with predictions on the same images."""
+    """At least two, best first, of one image size, with predictions on the same images."""
     left_out: tuple[str, ...]
-    """A line for each reason for which some of the best trials are not among them."""
+    """A line for each reason why some of the best trials are not candidates."""
 
     @property
     def labels(self) -> Labels:
@@ -57,28 +57,28 @@ class EnsembleCandidates:
 
     @property
     def known(self) -> ImageDigests | None:
-        """The images that all of them were made with; None where that is not known."""
+        """The images that all of them were trained with; None where these are not known."""
         return known_images(self.store, *(candidate.trial for candidate in self.found))
 
     @property
     def compared(self) -> int:
-        """Number of sets of this size that the trials of the study would make; this set is the best of them."""
+        """Number of disjoint sets of this size among the compared trials; this set is the best of them."""
         return math.ceil((self.found[0].manifest.compared or 1) / len(self.found))
 
     def weights(self, candidate: EnsembleCandidate) -> bytes:
-        """The candidate's weights, read again: those of all at once may not fit into the memory."""
+        """Read the candidate's weights, which are not kept: those of all at once may not fit into the memory."""
         return read_best(self.store, self.study, candidate.trial).files["model.safetensors"]
 
 
 def ensemble_candidates(study: Study, store: CheckpointStore, top: int) -> EnsembleCandidates:
-    """The `top` best complete trials of a study, as far as they can be joined; BundleError for fewer than two."""
+    """Return the `top` best complete trials of a study that can be joined; BundleError for fewer than two."""
     spec = read_spec(study)
     best = best_first(study.get_trials(deepcopy=False))[:top]
     found: list[EnsembleCandidate] = []
     reasons: dict[str, list[int]] = {}
     for trial in best:
         try:
-            candidate = _read(study, spec, store, trial)
+            candidate = _read_candidate(study, spec, store, trial)
             _refuse_misfit(candidate, found)
         except BundleError as error:
             reasons.setdefault(str(error), []).append(trial.number)
@@ -92,8 +92,8 @@ def ensemble_candidates(study: Study, store: CheckpointStore, top: int) -> Ensem
     return EnsembleCandidates(study, spec, store, tuple(found), left_out)
 
 
-def _read(study: Study, spec: StudySpec, store: CheckpointStore, trial: FrozenTrial) -> EnsembleCandidate:
-    """The candidate; BundleError saying why the trial is none."""
+def _read_candidate(study: Study, spec: StudySpec, store: CheckpointStore, trial: FrozenTrial) -> EnsembleCandidate:
+    """Return the candidate; BundleError with the reason why the trial cannot be one."""
     if not store.has(trial.number, "best"):
         raise BundleError("checkpoint not kept; give `hpo run` a larger --keep")
     manifest = trial_manifest(study.study_name, spec, trial, compared=compared_trials(study))
@@ -104,7 +104,7 @@ def _read(study: Study, spec: StudySpec, store: CheckpointStore, trial: FrozenTr
 
 
 def _refuse_misfit(candidate: EnsembleCandidate, found: list[EnsembleCandidate]) -> None:
-    """BundleError where a candidate cannot join those found so far."""
+    """Raise BundleError where a candidate cannot join those found so far."""
     if not found:
         return
     ours, theirs = (one.manifest.config.image_size for one in (candidate, found[0]))
@@ -118,6 +118,6 @@ def _refuse_misfit(candidate: EnsembleCandidate, found: list[EnsembleCandidate])
 
 
 def trials_named(numbers: Iterable[int]) -> str:
-    """`trial 3`, `trials 3, 4`, `trials 3, 4, 7, 8, 9 and 2 more`."""
+    """Return `trial 3`, `trials 3, 4` or `trials 3, 4, 7, 8, 9 and 2 more`."""
     some = [str(number) for number in sorted(numbers)]
     return f"trial{'s' if len(some) > 1 else ''} {shortened(some, NAMED)}"

@@ -1,4 +1,4 @@
-"""From a study to a bundle: the best trial's best checkpoint, with all that is known about it."""
+"""Export a trial of a study as a bundle: its best checkpoint, with all that is known about it."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def export_best(
 ) -> tuple[Manifest, Report]:
     """Write the best complete trial of a study, or the complete trial number `trial`, as a bundle to `out`.
 
-    Returns the manifest and the report on the validation part. `cache` remembers where the trial's weights file lies,
-    for a retraining on this machine: the bundle has its name alone. Raises StudyError where there is no such study,
-    BundleError where there is no such trial, its checkpoint is gone, or `out` may not be written.
+    Returns the manifest and the report on the validation part. The path of the trial's weights file is stored in
+    `cache`, for a retraining on this machine: the bundle has its name alone. Raises StudyError where there is no such
+    study, BundleError where there is no such trial, its checkpoint is gone, or `out` may not be written.
     """
     check_out(out, force=force)
     study = open_study(db, study_name)
@@ -64,7 +64,7 @@ def export_best(
 
 
 def choose_trial(study: Study, number: int | None = None) -> FrozenTrial:
-    """The complete trial `number`, or the best one (the earliest of equals); BundleError where there is none."""
+    """Return the complete trial `number`, or the best one (the earliest of equals); BundleError where it is missing."""
     name = study.study_name
     trials = study.get_trials(deepcopy=False)
     if number is None:
@@ -90,7 +90,7 @@ def export_trial(
     spec = read_spec(study)
     checkpoint = read_best(store, study, trial)
     manifest = trial_manifest(study.study_name, spec, trial, compared=compared_trials(study))
-    _refuse_no_model(checkpoint)
+    _refuse_damaged_weights(checkpoint)
     validation = validation_of(checkpoint)
     if not altered_validation(manifest.config):
         manifest = manifest.model_copy(update={"calibration": calibration_of(validation)})
@@ -102,7 +102,7 @@ def export_trial(
 
 
 def known_images(store: CheckpointStore, *trials: FrozenTrial) -> ImageDigests | None:
-    """The images that trials of one split were made with; None, which is told, where none of them can say."""
+    """Return the images that trials of one split were trained with; None, with a warning, where they are not known."""
     recorded = [digest for trial in trials if (digest := TrialRecord.of(trial).split_digest)]
     for digest in dict.fromkeys(recorded):
         try:
@@ -118,11 +118,11 @@ def known_images(store: CheckpointStore, *trials: FrozenTrial) -> ImageDigests |
 
 
 def read_best(store: CheckpointStore, study: Study, trial: FrozenTrial) -> Checkpoint:
-    """The weights of a trial's best epoch and its predictions: the newest whole version that is what it recorded.
+    """Return a trial's best weights and predictions: the newest undamaged version that matches the trial's record.
 
     A version of another epoch, with another value or of another trial is never taken: a later one may be damaged, a
     killed worker may have left one that its successor did not reach again, and two studies may share an id. Raises
-    BundleError, saying what is wrong with each version, where none is left.
+    BundleError, with the fault of each version, where none is left.
     """
     metric, number, record = read_spec(study).metric, trial.number, TrialRecord.of(trial)
     refused: list[str] = []
@@ -142,8 +142,8 @@ def read_best(store: CheckpointStore, study: Study, trial: FrozenTrial) -> Check
     )
 
 
-def _refuse_no_model(checkpoint: Checkpoint) -> None:
-    """BundleError where a checkpoint's weights are none that could predict."""
+def _refuse_damaged_weights(checkpoint: Checkpoint) -> None:
+    """Raise BundleError where a checkpoint's weights are no tensors, or not finite."""
     source, way_out = f"checkpoint {checkpoint.name}", "name another --trial"
     try:
         tensors = safetensors.torch.load(checkpoint.files[MODEL])
@@ -153,29 +153,29 @@ def _refuse_no_model(checkpoint: Checkpoint) -> None:
 
 
 def validation_of(checkpoint: Checkpoint) -> Validation:
-    """What the weights of a checkpoint gave on the validation part; BundleError where that was not stored."""
+    """Return a checkpoint's predictions on the validation part; BundleError where they were not stored."""
     if "logits.npy" not in checkpoint.files:
         raise BundleError(f"checkpoint {checkpoint.name} holds no predictions on validation images; name another trial")
     return Validation(_array(checkpoint, "labels.npy"), _array(checkpoint, "logits.npy"))
 
 
 def scores_of(found: Report, config: TrialConfig) -> dict[str, Any]:
-    """A trial's report on its validation part for metrics.json; `augmented` is there where the images were altered."""
+    """Return a trial's validation report for metrics.json, with `augmented` where the images were augmented."""
     altered = {"augmented": config.validation_augmented} if altered_validation(config) else {}
     return {**found.to_dict(), **altered}
 
 
 def compared_trials(study: Study) -> int:
-    """How many trials have a value on the validation part: those that the best one was found among.
+    """Return the number of trials with a value on the validation part, among which the best one was found.
 
-    Pruned and unfinished ones count, since what they reported has decided against them. The epochs of a trial do not:
-    they are of one network, and much alike.
+    Pruned and unfinished trials count, since their reports have decided against them. The epochs of a trial do not
+    count: they are of one network, and much alike.
     """
     return sum(trial.value is not None or bool(trial.intermediate_values) for trial in study.get_trials(deepcopy=False))
 
 
 def trial_manifest(study: str, spec: StudySpec, trial: FrozenTrial, *, compared: int | None = None) -> Manifest:
-    """What is known of a complete trial, not yet calibrated; BundleError where it recorded too little.
+    """Return the manifest of a complete trial, not yet calibrated; BundleError where it recorded too little.
 
     `compared` is the number of trials that it was chosen among.
     """
@@ -208,12 +208,12 @@ def trial_manifest(study: str, spec: StudySpec, trial: FrozenTrial, *, compared:
 
 
 def is_of_trial(manifest: Manifest, trial: Manifest) -> bool:
-    """Whether an exported bundle is of the trial that gives the manifest `trial`, whatever the study is called."""
+    """Whether an exported bundle is of the trial with the manifest `trial`; the study's name does not matter."""
 
-    def told(one: Manifest) -> tuple[object, ...]:
+    def identity(one: Manifest) -> tuple[object, ...]:
         return one.stage, one.trial, one.seed, one.best_epoch, one.curve, one.config.replace(weights=None)
 
-    return told(manifest) == told(trial)
+    return identity(manifest) == identity(trial)
 
 
 def _refuse_incomplete(record: TrialRecord, source: str) -> None:
@@ -233,7 +233,7 @@ def _refuse_incomplete(record: TrialRecord, source: str) -> None:
 
 
 def _weights(loaded: Mapping[str, Any] | None) -> Weights:
-    """From what training said of the weights file; None where there was no file."""
+    """Return the weights that training recorded; `loaded` is None where there was no file."""
     return Weights(file=Path(loaded["file"]).name, digest=loaded["digest"]) if loaded else Weights()
 
 

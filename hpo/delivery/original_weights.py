@@ -1,6 +1,6 @@
-"""Where the file of pretrained weights lies that a trial started from: a bundle has its name and digest, not its place.
+"""Find the file of pretrained weights that a trial started from: a bundle has its name and digest, but not its path.
 
-What a machine has seen of such files it keeps in its cache, `weights/<sha256>`: the path, and nothing that leaves.
+The paths of such files on this machine are stored in its cache, in `weights/<sha256>`; they never leave it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hpo.models.weights_file import weights_digest
 
 
 def remember_weights(cache: Path, path: Path | str, digest: str) -> None:
-    """Keep where the weights file of the sha256 `digest` lies on this machine; nothing where it does not lie there."""
+    """Store the path of the weights file with the sha256 `digest`; do nothing where there is no such file."""
     if not Path(path).is_absolute() or not Path(path).exists():
         return
     (cache / "weights").mkdir(parents=True, exist_ok=True)
@@ -23,9 +23,9 @@ def remember_weights(cache: Path, path: Path | str, digest: str) -> None:
 
 
 def original_weights(manifest: Manifest, cache: Path | None) -> Path:
-    """The very file that the bundle's trial started from, as it lies here; BundleError where it is not found.
+    """Return the path of the very file that the bundle's trial started from; BundleError where it is not found.
 
-    Looked for where the bundle says (those from before format 3 have a path), where `cache` remembers it, and under its
+    It is looked for at the path in the bundle (which has one before format 3), at the path in `cache`, and under its
     name in the current folder.
     """
     digest = manifest.weights.digest

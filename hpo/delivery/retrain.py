@@ -1,4 +1,4 @@
-"""Train a bundle's configuration once more, on train and val together, and prove it on the locked test part."""
+"""Train a bundle's configuration once more, on train and val together, and measure it on the locked test part."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ COMMAND = "retrain"
 
 @dataclass(frozen=True)
 class RetrainOptions:
-    """What may be chosen about a retraining; the configuration itself is the bundle's."""
+    """Options of a retraining; the configuration itself is the bundle's."""
 
     cache: Path
     device: str = "cpu"
     weights: Path | None = None
-    """Where the original weights file lies now; None looks for it as `original_weights` does."""
+    """Path of the original weights file; None looks for it as `original_weights` does."""
     other_data: bool = False
     """Allow other data than the bundle's."""
     other_weights: bool = False
@@ -43,40 +43,42 @@ class RetrainOptions:
     force: bool = False
     """Replace a bundle at `out`."""
     ledger: AccessLedger = field(default_factory=AccessLedger)
-    """Who remembers the look at the test part, beside both bundles."""
+    """Where the test access is recorded, beside both bundles."""
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Who hears of the progress."""
+class RetrainCallbacks:
+    """Callbacks for the progress of a retraining."""
 
-    packing: Callable[[], AbstractContextManager[Progress | None]] = nullcontext
-    """Makes what shows the progress of decoding, for as long as that lasts."""
-    epoch: Callable[[EpochResult, int], None] = lambda result, epochs: None
-    """Called after each epoch with its result and the number of epochs in all."""
+    decoding: Callable[[], AbstractContextManager[Progress | None]] = nullcontext
+    """Gives the progress display for the time of the decoding."""
+    on_epoch: Callable[[EpochResult, int], None] = lambda result, epochs: None
+    """Called after each epoch with its result and the total number of epochs."""
 
 
 @dataclass(frozen=True)
 class Retrained:
-    """What a retraining gave."""
+    """The result of a retraining."""
 
     manifest: Manifest
     test: ModelMeasurement | None
-    """None where the data set has no test part: nothing has proved the model then."""
+    """None where the data set has no test part, so that nothing has measured the model."""
     accesses: AccessCounts | None
     """Counts of the accesses to this test part so far; None where there is none."""
     images: int
     """Images trained on."""
     left_out: int = 0
-    """Test images that are copies of images trained on: they prove nothing, and were not measured."""
+    """Test images that are copies of images trained on, and were therefore not measured."""
 
     @property
     def openings(self) -> int:
-        """How often this test part has been opened by now, with whichever model."""
+        """Number of times that this test part has been opened so far, with any model."""
         return self.accesses.count if self.accesses else 0
 
 
-def retrain(bundle: Bundle, data: Path, out: Path, options: RetrainOptions, watch: Watch | None = None) -> Retrained:
+def retrain(
+    bundle: Bundle, data: Path, out: Path, options: RetrainOptions, callbacks: RetrainCallbacks | None = None
+) -> Retrained:
     """Train `bundle`'s configuration on train + val for its best number of epochs and write a new bundle to `out`.
 
     The schedule keeps its horizon (`config.epochs`), so the epochs are those that validation saw. The test part, where
@@ -85,17 +87,17 @@ def retrain(bundle: Bundle, data: Path, out: Path, options: RetrainOptions, watc
     for other data, BundleError for missing or other weights, a bundle of several models, and where `out` may not be
     written; nothing is written then.
     """
-    watch = watch or Watch()
-    _refuse_joined(bundle)
+    callbacks = callbacks or RetrainCallbacks()
+    _refuse_joint_model(bundle)
     check_out(out, force=options.force)
     plan = with_weights(bundle.manifest, options.weights, other=options.other_weights, cache=options.cache)
     if not options.other_weights:
-        _check_normalisation(plan)
-    dataset = _open(plan, data, options, watch)
+        _refuse_other_normalisation(plan)
+    dataset = _open_data(plan, data, options, callbacks)
     plan = plan.model_copy(update={"data": _origin(plan, dataset), "classes": dataset.classes})
-    trained = _train(plan, dataset, options, watch)
+    trained = _train(plan, dataset, options, callbacks)
     same = bundle.manifest.data.is_of(dataset)
-    manifest = _retrained(plan, trained, same_data=same)
+    manifest = _new_manifest(plan, trained, same_data=same)
     validation = bundle.validation if same else None
     metrics = {
         "validation": bundle.metrics.get("validation") if same else None,
@@ -103,7 +105,7 @@ def retrain(bundle: Bundle, data: Path, out: Path, options: RetrainOptions, watc
         "test_openings": bundle.metrics.get("test_openings", []),
     }
     known = ImageDigests.of(dataset)
-    # Written before the test: whatever happens there, the model that was trained stays.
+    # Written before the test, so that a failure of the test does not lose the trained model.
     write_bundle(
         out, manifest, trained.model, metrics, validation=validation, extras=Extras(known=known), force=options.force
     )
@@ -112,11 +114,11 @@ def retrain(bundle: Bundle, data: Path, out: Path, options: RetrainOptions, watc
         return Retrained(manifest, None, None, images, dataset.test_count)
     test, left_out = without_known(dataset.open_test(), known, data)
     written = Bundle(out, manifest, metrics, trained.model, known=known)
-    measured, accesses = _prove(written, bundle.path, test, options)
+    measured, accesses = _measure_test(written, bundle.path, test, options)
     return Retrained(manifest, measured, accesses, images, left_out.left_out)
 
 
-def _refuse_joined(bundle: Bundle) -> None:
+def _refuse_joint_model(bundle: Bundle) -> None:
     manifest = bundle.manifest
     if manifest.stage not in ("ensemble", "soup"):
         return
@@ -127,8 +129,10 @@ def _refuse_joined(bundle: Bundle) -> None:
     )
 
 
-def _prove(bundle: Bundle, source: Path, test: Part, options: RetrainOptions) -> tuple[ModelMeasurement, AccessCounts]:
-    """Open the test part once, recorded in the new bundle and in the one it comes from; what it gave, and all looks."""
+def _measure_test(
+    bundle: Bundle, source: Path, test: Part, options: RetrainOptions
+) -> tuple[ModelMeasurement, AccessCounts]:
+    """Measure the new bundle on the test part; the access is recorded in it and in the bundle it comes from."""
     assert bundle.known is not None
     opening = new_opening(
         COMMAND, bundle.manifest.data.fingerprint, len(test), test=bundle.known.test_digest, model=bundle.model_digest
@@ -136,17 +140,17 @@ def _prove(bundle: Bundle, source: Path, test: Part, options: RetrainOptions) ->
     accesses = options.ledger.begin(bundle.path, opening)
     found = measure(Model(bundle, options.device), test)
     accuracy = found.report.accuracy
-    told = {key: value for key, value in found.to_dict().items() if key != "tta"}
-    options.ledger.end(bundle.path, opening, accuracy, test=told)
+    stored = {key: value for key, value in found.to_dict().items() if key != "tta"}
+    options.ledger.end(bundle.path, opening, accuracy, test=stored)
     if bundle.path.resolve() != source.resolve():
         record_opening(source, {**opening, "accuracy": accuracy})
     return found, accesses
 
 
 def with_weights(manifest: Manifest, path: Path | None, *, other: bool = False, cache: Path | None = None) -> Manifest:
-    """The manifest with the weights file as it lies here: `path`, or where `original_weights` finds it.
+    """Return the manifest with the path of the weights file here: `path`, or the one that `original_weights` finds.
 
-    BundleError unless it is there and, but for `other`, the very file that the trial started from.
+    Raises BundleError unless the file is there and, without `other`, is the very file that the trial started from.
     """
     config = manifest.config
     if path is None and not (config.pretrained and config.weights):
@@ -169,16 +173,16 @@ def with_weights(manifest: Manifest, path: Path | None, *, other: bool = False, 
 
 
 @dataclass(frozen=True)
-class _Trained:
+class _TrainedWeights:
     """Weights after the last epoch."""
 
     model: bytes
     facts: dict[str, Any]
 
 
-def _open(manifest: Manifest, data: Path, options: RetrainOptions, watch: Watch) -> Dataset:
+def _open_data(manifest: Manifest, data: Path, options: RetrainOptions, callbacks: RetrainCallbacks) -> Dataset:
     maker, way_out = "the bundle", "give the same data, or --other-data to train on these"
-    with watch.packing() as progress:
+    with callbacks.decoding() as progress:
         if options.other_data:
             dataset = reopen(manifest, data, options.cache, progress)
             if manifest.data.is_of(dataset):
@@ -187,8 +191,8 @@ def _open(manifest: Manifest, data: Path, options: RetrainOptions, watch: Watch)
         return reopen_same(manifest, data, options.cache, progress, maker=maker, way_out=way_out)
 
 
-def _check_normalisation(manifest: Manifest) -> None:
-    """BundleError where the files beside the weights normalise images otherwise than in the trial."""
+def _refuse_other_normalisation(manifest: Manifest) -> None:
+    """Raise BundleError where the files beside the weights give another normalisation than the trial had."""
     if not (manifest.config.pretrained and manifest.config.weights):
         return
     built, steps = build_model(manifest.config, len(manifest.classes)), manifest.preprocessing
@@ -199,8 +203,10 @@ def _check_normalisation(manifest: Manifest) -> None:
         )
 
 
-def _train(manifest: Manifest, dataset: Dataset, options: RetrainOptions, watch: Watch) -> _Trained:
-    """Run the schedule up to the best epoch; no validation, since its images are among those trained on."""
+def _train(
+    manifest: Manifest, dataset: Dataset, options: RetrainOptions, callbacks: RetrainCallbacks
+) -> _TrainedWeights:
+    """Run the schedule up to the best epoch, without validation, since its images are among those trained on."""
     everything: Part = dataset.train.joined(dataset.val)
     runtime = Runtime(
         device=options.device, seed=manifest.seed, cache=options.cache, metric=manifest.metric, scores=manifest.curve
@@ -208,9 +214,9 @@ def _train(manifest: Manifest, dataset: Dataset, options: RetrainOptions, watch:
     data = FitData(everything, None, len(dataset.classes))
     try:
         for result in fit(manifest.config, data, runtime):
-            watch.epoch(result, manifest.best_epoch)
+            callbacks.on_epoch(result, manifest.best_epoch)
             if result.epoch == manifest.best_epoch:
-                return _Trained(result.weights(), dict(result.facts))
+                return _TrainedWeights(result.weights(), dict(result.facts))
     except TrialEnded as ended:
         raise BundleError(f"training ended without a model: {ended.reason}; retrain another trial") from None
     raise BundleError(
@@ -219,7 +225,7 @@ def _train(manifest: Manifest, dataset: Dataset, options: RetrainOptions, watch:
     )
 
 
-def _retrained(manifest: Manifest, trained: _Trained, *, same_data: bool) -> Manifest:
+def _new_manifest(manifest: Manifest, trained: _TrainedWeights, *, same_data: bool) -> Manifest:
     steps = manifest.preprocessing.model_copy(
         update={"mean": tuple(trained.facts["mean"]), "std": tuple(trained.facts["std"])}
     )

@@ -14,7 +14,7 @@ from hpo.bundle.predict import predict
 from hpo.bundle.validation import Validation
 from hpo.cli.delivery_text import calibration_line, joined_lines
 from hpo.data import ImageDigests
-from hpo.delivery.ensemble import choose, cross_check, ensemble, join
+from hpo.delivery.ensemble import choose, cross_check, ensemble, write_ensemble
 from hpo.delivery.ensemble_candidates import EnsembleCandidates, ensemble_candidates
 from hpo.delivery.selection import halves, mean_of
 from hpo.errors import BundleError
@@ -36,7 +36,7 @@ PIXELS = np.random.default_rng(5).integers(0, 256, (6, SIZE, SIZE, 3), dtype=np.
 def joined(study, store, tmp_path):
     """An ensemble of trials 1, 0 and 2, two parts of 1, whatever their predictions would choose."""
     found = ensemble_candidates(study, store, 10)
-    join(found, replace(choose(found), picks=(1, 0, 1, 2)), tmp_path / "joined")
+    write_ensemble(found, replace(choose(found), picks=(1, 0, 1, 2)), tmp_path / "joined")
     return tmp_path / "joined"
 
 
@@ -103,7 +103,7 @@ def test_the_same_trials_give_the_same_bundle(study, store, tmp_path):
 def test_one_trial_that_nothing_improves_is_exported_as_it_is(study, store, tmp_path):
     members = ensemble_candidates(study, store, 10)
     choice = choose(members)
-    result = join(members, replace(choice, picks=(choice.best,) * 3), tmp_path / "out")
+    result = write_ensemble(members, replace(choice, picks=(choice.best,) * 3), tmp_path / "out")
     found = read_bundle(tmp_path / "out").manifest
     assert (found.stage, found.trial, found.members) == ("exported", result.best, ())
     assert found == result.manifest
@@ -163,7 +163,7 @@ def test_out_is_checked_before_anything_is_chosen(study, store, tmp_path):
 def test_an_ensemble_is_calibrated_by_members_chosen_without_the_image(study, store, tmp_path):
     found = ensemble_candidates(study, store, 10)
     choice = replace(choose(found), picks=(1, 0, 1, 2))
-    told = join(found, choice, tmp_path / "joined").manifest.calibration
+    told = write_ensemble(found, choice, tmp_path / "joined").manifest.calibration
     labels = found.labels
     unseen = np.empty((len(labels), len(CLASSES)))
     for rows in halves(labels):

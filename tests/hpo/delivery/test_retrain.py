@@ -14,7 +14,7 @@ from hpo.bundle.validation import Validation
 from hpo.cli.delivery_text import retrain_lines
 from hpo.data import DataOrigin, ImageDigests, SplitOptions, open_dataset, split_digest
 from hpo.delivery.original_weights import remember_weights
-from hpo.delivery.retrain import RetrainOptions, Watch, retrain, with_weights
+from hpo.delivery.retrain import RetrainCallbacks, RetrainOptions, retrain, with_weights
 from hpo.errors import BundleError, DataError
 from hpo.evaluation.metrics import report
 from hpo.models import weights_digest
@@ -39,8 +39,8 @@ def weights_file(tmp_path):
 
 def test_it_equals_the_first_epochs_of_a_full_run_on_train_and_val(bundle, images, dataset, options, tmp_path):
     heard = []
-    watch = Watch(epoch=lambda result, epochs: heard.append((result.epoch, epochs)))
-    result = retrain(read_bundle(bundle), images, tmp_path / "final", options, watch)
+    callbacks = RetrainCallbacks(on_epoch=lambda result, epochs: heard.append((result.epoch, epochs)))
+    result = retrain(read_bundle(bundle), images, tmp_path / "final", options, callbacks)
     everything = dataset.train.joined(dataset.val)
     epochs = fit(CONFIG, FitData(everything, None, 3), Runtime(seed=7, cache=options.cache))
     expected = [next(epochs).weights() for _ in range(2)][-1]
@@ -143,7 +143,13 @@ def test_out_is_checked_before_any_work(bundle, images, options, tmp_path):
     (tmp_path / "mine" / "photo.jpg").write_text("")
     heard = []
     with pytest.raises(BundleError, match="not a bundle"):
-        retrain(read_bundle(bundle), images, tmp_path / "mine", options, Watch(epoch=lambda *a: heard.append(a)))
+        retrain(
+            read_bundle(bundle),
+            images,
+            tmp_path / "mine",
+            options,
+            RetrainCallbacks(on_epoch=lambda *a: heard.append(a)),
+        )
     assert heard == []
 
 
@@ -226,8 +232,8 @@ def test_a_plateau_schedule_steps_where_it_stepped_in_the_trial(bundle, images, 
     for name, changed in (("replayed", falling), ("alone", falling.model_copy(update={"curve": ()}))):
         heard = []
         write_bundle(tmp_path / name, changed, read_bundle(bundle).model, {})
-        watch = Watch(epoch=lambda result, _, heard=heard: heard.append(result.learning_rate))
-        retrain(read_bundle(tmp_path / name), images, tmp_path / f"{name}-final", options, watch)
+        callbacks = RetrainCallbacks(on_epoch=lambda result, _, heard=heard: heard.append(result.learning_rate))
+        retrain(read_bundle(tmp_path / name), images, tmp_path / f"{name}-final", options, callbacks)
         rates[name] = heard
     peak = config.learning_rate
     assert rates["replayed"] == pytest.approx([peak, peak, peak, peak / 2, peak / 2, peak / 4]), (

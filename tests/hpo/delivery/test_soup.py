@@ -12,7 +12,8 @@ from hpo.bundle.bundle import read_bundle
 from hpo.bundle.evaluate import evaluate
 from hpo.cli.delivery_text import joined_lines
 from hpo.delivery.ensemble_candidates import ensemble_candidates
-from hpo.delivery.soup import Averages, SoupSearch, mean_of, open_images, soup, soupable, write_soup
+from hpo.delivery.soup import SoupSearch, open_images, soup, soupable, write_soup
+from hpo.delivery.weight_averages import WeightAverages, mean_of_weights
 from hpo.errors import BundleError, DataError
 from hpo.evaluation.calibration import held_out, reliability
 
@@ -27,15 +28,15 @@ def recipe(study, store):
 
 @pytest.fixture
 def averages(recipe, trained, dataset):
-    return Averages(recipe, lambda number: trained[number].weights, dataset, "cpu")
+    return WeightAverages(recipe, lambda number: trained[number].weights, dataset, "cpu")
 
 
 @pytest.fixture
 def written(study, store, dataset, tmp_path):
-    """A soup of trials 0 and 2, whatever their predictions would choose; and what was heard of it."""
+    """A soup of trials 0 and 2, and the lines that were reported."""
     heard = []
-    kitchen = SoupSearch(soupable(ensemble_candidates(study, store, 10)), dataset, "cpu", heard.append)
-    return write_soup(kitchen, 0, (0, 2), tmp_path / "soup"), heard
+    search = SoupSearch(soupable(ensemble_candidates(study, store, 10)), dataset, "cpu", heard.append)
+    return write_soup(search, 0, (0, 2), tmp_path / "soup"), heard
 
 
 def test_the_mean_is_of_each_tensor_and_counts_are_the_first_models():
@@ -43,7 +44,7 @@ def test_the_mean_is_of_each_tensor_and_counts_are_the_first_models():
         {"w": torch.tensor([1.0, 3.0]), "n": torch.tensor(5)},
         {"w": torch.tensor([2.0, 5.0]), "n": torch.tensor(9)},
     ]
-    found = mean_of(some).tensors
+    found = mean_of_weights(some).tensors
     assert found["w"].tolist() == [1.5, 4.0]
     assert found["n"].item() == 5
     assert some[0]["w"].tolist() == [1.0, 3.0], "the models stay as they are"
@@ -60,13 +61,13 @@ def test_no_more_than_one_model_beside_the_mean_is_in_memory():
             del tensor
             alive.append(sum(one() is not None for one in given))
 
-    assert mean_of(models()).tensors["w"].tolist() == [2.0, 2.0]
+    assert mean_of_weights(models()).tensors["w"].tolist() == [2.0, 2.0]
     assert max(alive) == 1
 
 
 def test_the_mean_of_a_model_with_itself_is_the_model(recipe, trained, dataset):
     one = trained[0]
-    found = Averages(recipe, lambda number: one.weights, dataset, "cpu")
+    found = WeightAverages(recipe, lambda number: one.weights, dataset, "cpu")
     assert np.allclose(found.logits((0, 1)), one.logits, atol=1e-4)
     mine, theirs = safetensors.torch.load(found.weights((0, 1))), safetensors.torch.load(one.weights)
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
@@ -84,7 +85,7 @@ def test_statistics_are_those_of_the_mean_over_the_training_images(averages, rec
     assert torch.allclose(found["backbone.bn1.running_mean"], features.mean((0, 2, 3)), atol=1e-4)
     assert torch.allclose(found["backbone.bn1.running_var"], features.var((0, 2, 3)), rtol=1e-3)
     states = [safetensors.torch.load(one.weights) for one in trained[:2]]
-    assert torch.allclose(kernel, mean_of(states).tensors["backbone.conv_stem.weight"])
+    assert torch.allclose(kernel, mean_of_weights(states).tensors["backbone.conv_stem.weight"])
 
 
 def test_statistics_that_training_left_alone_stay(recipe, trained, dataset):
@@ -92,16 +93,20 @@ def test_statistics_that_training_left_alone_stay(recipe, trained, dataset):
     frozen = [name for name in first if name.startswith("backbone.bn1.")]
     second |= {name: first[name] for name in frozen}
     models = [safetensors.torch.save(state) for state in (first, second)]
-    found = safetensors.torch.load(Averages(recipe, models.__getitem__, dataset, "cpu").weights((0, 1)))
+    found = safetensors.torch.load(WeightAverages(recipe, models.__getitem__, dataset, "cpu").weights((0, 1)))
     assert all(torch.equal(found[name], first[name]) for name in frozen)
     moved = "backbone.blocks.0.0.bn1.running_var"
-    assert not torch.equal(found[moved], mean_of([first, second]).tensors[moved])
+    assert not torch.equal(found[moved], mean_of_weights([first, second]).tensors[moved])
 
 
 def test_the_order_of_ingredients_does_not_matter_and_nothing_is_tried_twice(recipe, trained, dataset):
     tried = []
-    found = Averages(
-        recipe, lambda number: trained[number].weights, dataset, "cpu", tried=lambda which, _: tried.append(which)
+    found = WeightAverages(
+        recipe,
+        lambda number: trained[number].weights,
+        dataset,
+        "cpu",
+        on_predicted=lambda which, _: tried.append(which),
     )
     assert np.array_equal(found.logits((2, 0)), found.logits((0, 2)))
     assert tried == [(0, 2)]
@@ -126,7 +131,9 @@ def test_a_soup_is_a_bundle_of_one_model(written, tmp_path, images, cache):
 
 
 def test_greed_never_ends_below_the_best_trial(study, store, dataset, tmp_path):
-    result = soup(soupable(ensemble_candidates(study, store, 10)), dataset, tmp_path / "soup", heard=lambda line: None)
+    result = soup(
+        soupable(ensemble_candidates(study, store, 10)), dataset, tmp_path / "soup", on_line=lambda line: None
+    )
     assert result.validation.joined >= result.validation.best
     stage = read_bundle(tmp_path / "soup").manifest.stage
     assert stage == ("soup" if result.manifest.ingredients else "exported")
