@@ -115,8 +115,8 @@ def tcp_server() -> Iterator[TcpServer]:
     account = ServerAccount.of(folder / "data")
     data = folder / "data"
     data.mkdir(mode=0o700)
-    account.owns(folder)
-    account.owns(data)
+    account.chown(folder)
+    account.chown(data)
     (data.parent / "password").write_text("Secret-1\n")
     (data.parent / "password").chmod(0o644)
 

@@ -20,7 +20,7 @@ AtOnce = Callable[..., list[Any]]
 
 @pytest.fixture(scope="session")
 def at_once() -> AtOnce:
-    """Calls a function in several real processes at the same moment."""
+    """Call a function in several real processes at the same moment."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["storage.database", "storage.lease_session"])
 
@@ -54,7 +54,7 @@ def unused_port() -> int:
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
-    """A folder whose path leaves room for a socket's."""
+    """A folder whose path is short enough for a socket."""
     folder = Path(tempfile.mkdtemp(prefix="hpo-"))
     folder.chmod(0o755)
     yield folder
@@ -63,7 +63,7 @@ def short_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data of a server that was started once: most tests need not make them anew."""
+    """Data of a server that was started once, copied by most tests."""
     home = tmp_path_factory.mktemp("prepared")
     EmbeddedServer.join(home).leave()
     return home / "postgres"
@@ -78,7 +78,7 @@ def empty_home(short_folder: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def furnish(prepared: Path) -> Callable[[Path], Path]:
-    """Makes a folder the home of a server that was started before."""
+    """Make a folder the home of a server that was started before."""
 
     def furnish(home: Path) -> Path:
         home.mkdir(parents=True)
@@ -122,7 +122,7 @@ def spec() -> StudySpec:
 
 @pytest.fixture
 def sessions(database: Database) -> Callable[[], int]:
-    """Counts the sessions that are open on the database, the one that counts aside."""
+    """Count the open connections of the database, except the one that counts."""
 
     def count() -> int:
         with psycopg2.connect(**_libpq(database), application_name="counter") as connection:

@@ -1,4 +1,4 @@
-"""Writers whose object operations are interleaved as a schedule says, one at a time, with kills in between."""
+"""Writers whose object operations are interleaved by a schedule, one at a time, with kills in between."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class MemoryObjects:
 
 
 class KilledError(BaseException):
-    """The process is gone: it does nothing any more, not even tidy up."""
+    """A killed process: it does nothing any more, not even clean up."""
 
 
 class Interleaving:
-    """Gives the turn to one writer after another; a writer that is done, or dead, is passed over."""
+    """Lets one writer after another act; writers that have finished or were killed are skipped."""
 
     def __init__(self, schedule: Sequence[int], check: Callable[[], None]) -> None:
         self._schedule = list(schedule)
@@ -47,7 +47,7 @@ class Interleaving:
         self.faults: list[BaseException] = []
 
     def run(self, *writers: Callable[[], None]) -> None:
-        """Run the writers to their ends; a fault of any, or of a check, is raised."""
+        """Run the writers to their ends. Raises the first error of a writer or of a check."""
         self._live = set(range(len(writers)))
         threads = [threading.Thread(target=self._one, args=(i, w), daemon=True) for i, w in enumerate(writers)]
         for thread in threads:
@@ -94,7 +94,7 @@ class Interleaving:
 
 
 class Gated:
-    """A writer's way to the objects, which ends after `life` operations."""
+    """The objects as one writer uses them; it is killed after `life` operations."""
 
     def __init__(self, objects: ObjectStore, interleaving: Interleaving, writer: int, life: int) -> None:
         self.place = objects.place

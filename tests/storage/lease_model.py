@@ -1,4 +1,4 @@
-"""The lease protocol as it is meant, in plain Python: what PostgreSQL must show after any interleaving of its users."""
+"""A model of the lease protocol in plain Python: the expected state of the database after any interleaving."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class Row:
     number: int
     state: str = "WAITING"
     lease: str | None = None
-    """held, free, ended; None before it is first taken up."""
+    """held, free, ended; None before it is first claimed."""
     worker: str | None = None
     token: int | None = None
-    """None while only PostgreSQL knows it: it has just changed hands."""
+    """None while only PostgreSQL knows it: the trial was just claimed."""
     deaths: int = 0
     expired: int | None = None
-    """When its deadline was passed, in the order of such events; None while the lease lasts."""
+    """Position of its expiry among all expiries; None while the lease is valid."""
     x: float | None = None
-    """What is fixed by whoever enqueued it, or was suggested."""
+    """The value that was enqueued or suggested."""
     params: dict[str, float] = field(default_factory=dict)
     reports: dict[int, float] = field(default_factory=dict)
     value: float | None = None
@@ -36,7 +36,7 @@ class Row:
         return self.state not in ("RUNNING", "WAITING")
 
     def shown(self) -> tuple[Any, ...]:
-        """What the database must show of it, in the order of the machine's query."""
+        """The expected row, in the order of the columns of the query."""
         return (
             self.number, self.state, self.lease, self.worker, self.token, self.deaths, self.expired is not None,
             self.params, self.reports, self.value, self.checkpoint,
@@ -44,12 +44,12 @@ class Row:
 
 
 class Verdict(Enum):
-    """What becomes of a write under some token."""
+    """The result of a write under a token."""
 
     WRITTEN = "written"
-    LOST = "the token is nobody's, or another's by now"
-    FINISHED = "the trial was finished past its holder"
-    KNOWN = "it is the end that this very token wrote before"
+    LOST = "the trial has no holder, or another one"
+    FINISHED = "another program finished the trial"
+    KNOWN = "the same token wrote this end before"
 
 
 @dataclass
@@ -62,11 +62,11 @@ class Model:
     events: int = 0
 
     @property
-    def taken_up(self) -> int:
+    def claimed_trials(self) -> int:
         return sum(row.state != "WAITING" for row in self.rows)
 
     def expired(self, under_way: set[int]) -> list[Row]:
-        """The orphans, the first to expire first; one whose holder is just writing is passed over."""
+        """Expired trials in order of their expiry, without those whose holder has an open transaction."""
         held = [row for row in self.rows if row.lease == "held" and row.expired is not None]
         return sorted((row for row in held if row.number not in under_way), key=lambda row: row.expired or 0)
 
@@ -74,32 +74,32 @@ class Model:
         if self.control is not Control.RUN:
             return NoTrial.PAUSED if self.control is Control.PAUSE else NoTrial.STOPPED
         for row in self.rows:
-            if row.lease == "held" and row.worker == worker and not self._settle(row):
-                return self._give(row, worker, row.deaths)
+            if row.lease == "held" and row.worker == worker and not self._close_if_finished(row):
+                return self._grant(row, worker, row.deaths)
         for row in self.expired(under_way):
-            if not self._settle(row) and not self._fail_poison(row):
-                return self._give(row, worker, row.deaths + 1)
-        if self.cap is None or self.taken_up < self.cap:
+            if not self._close_if_finished(row) and not self._fail_poison(row):
+                return self._grant(row, worker, row.deaths + 1)
+        if self.cap is None or self.claimed_trials < self.cap:
             row = self._next()
-            return self._give(row, worker, row.deaths)
+            return self._grant(row, worker, row.deaths)
         return NoTrial.OTHERS if any(row.lease == "held" for row in self.rows) else NoTrial.SPENT
 
     def reap(self, under_way: set[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Numbers put back, and failed."""
-        put_back, failed = [], []
+        """Reap; return the numbers of requeued and of failed trials."""
+        requeued, failed = [], []
         for row in self.expired(under_way):
-            if self._settle(row):
+            if self._close_if_finished(row):
                 continue
             if self._fail_poison(row):
                 failed.append(row.number)
             else:
                 row.state, row.deaths = "WAITING", row.deaths + 1
                 self._close_for_another(row, "free")
-                put_back.append(row.number)
-        return tuple(sorted(put_back)), tuple(sorted(failed))
+                requeued.append(row.number)
+        return tuple(sorted(requeued)), tuple(sorted(failed))
 
     def judge(self, token: int, row: Row, ending: str | None = None) -> Verdict:
-        """A write for `row` under `token`; with `ending` it closes the lease as well."""
+        """Return the result of a write for `row` under `token`; with `ending` it also closes the lease."""
         if row.token != token or row.lease != "held":
             known = row.token == token and ending is not None and row.lease == ending
             return Verdict.KNOWN if known else Verdict.LOST
@@ -117,12 +117,12 @@ class Model:
             return self.rows[-1]
         return min(waiting, key=lambda row: (row.lease is None, row.number))
 
-    def _give(self, row: Row, worker: str, deaths: int) -> Row:
+    def _grant(self, row: Row, worker: str, deaths: int) -> Row:
         row.state, row.lease, row.worker, row.token = "RUNNING", "held", worker, None
         row.deaths, row.expired = deaths, None
         return row
 
-    def _settle(self, row: Row) -> bool:
+    def _close_if_finished(self, row: Row) -> bool:
         if row.finished:
             self._close_for_another(row, "ended")
         return row.finished

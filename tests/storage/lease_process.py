@@ -1,4 +1,4 @@
-"""A worker of the lease protocol's test: what it was ever given, and what it is just writing."""
+"""A worker in the test of the lease protocol: every lease that it ever had, and its open transaction."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Write = Callable[[Database, Lease, Connection], None]
 
 @dataclass
 class Process:
-    """A worker, and whoever was one here before it died, and may not be as dead as it seemed."""
+    """A worker, and its predecessors that died: their leases may still be used for writes."""
 
     db: Database
     study: optuna.Study
     pids: Iterator[int]
     worker: Worker = field(init=False)
     leases: list[tuple[int, Lease]] = field(default_factory=list)
-    """All that were ever given to it, by the trial's number."""
+    """Every lease that was granted to it, with the trial's number."""
     writes_for: int | None = None
-    """The trial for which it has written, the COMMIT aside."""
+    """The trial of its open transaction."""
     _transaction: AbstractContextManager[Connection] | None = None
     _committed: Callable[[], None] | None = None
 
@@ -56,7 +56,7 @@ class Process:
         self._transaction = self._committed = self.writes_for = None
 
     def attempt(self, lease: Lease, write: Write, ending: Ending | None) -> Verdict:
-        """What a session does with an entry, without its thread."""
+        """Do a write as the session's thread does, without the thread."""
         session = LeaseSession(self.db.storage, lease)
         entry = session.submit(lambda connection: write(self.db, lease, connection), ending=ending)
         try:

@@ -1,4 +1,4 @@
-"""What holds for checkpoints wherever they lie: one suite, run over a folder and over a real S3 server."""
+"""The contract of checkpoint stores: one suite, run over a folder and over a real S3 server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILES = {"model.safetensors": b"\x00weights" * 100, "state.json": b"{}"}
 
 @dataclass
 class Place:
-    """A root for checkpoints, and a hand in what lies there."""
+    """A root for checkpoints, with access to its objects."""
 
     root: Path | str
     study: str = "cells"

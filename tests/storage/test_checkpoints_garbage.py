@@ -1,4 +1,4 @@
-"""What `hpo gc` frees, and what it must not touch."""
+"""What `hpo gc` removes, and what it must keep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The quota: held before and after every operation on the objects, by writers in any interleaving and in processes."""
+"""The quota holds before and after every operation on the objects, for interleaved writers and for processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZE = BODY + MANIFEST
 
 
 class Watched:
-    """Objects whose sum is looked at before and after every operation."""
+    """Objects whose total size is checked before and after every operation."""
 
     def __init__(self, objects: ObjectStore, limit: int) -> None:
         self.place = objects.place
@@ -144,7 +144,7 @@ def test_a_checkpoint_that_cannot_fit_removes_nothing_and_the_error_names_the_wa
     words = r"one checkpoint of trial 9 takes 3\.18 kB, more than the whole quota of 2\.37 kB; raise --checkpoint-quota"
     with pytest.raises(CheckpointError, match=words) as caught:
         write(store, 9, body=3000)
-    assert not isinstance(caught.value, DiskFullError), "there will never be room: nobody is to wait for it"
+    assert not isinstance(caught.value, DiskFullError), "there will never be room, so no worker may wait for it"
     assert {found.key for found in objects.list()} == before
 
 

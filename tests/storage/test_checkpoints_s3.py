@@ -1,4 +1,4 @@
-"""Checkpoints in S3: what a folder has not, a network and another program's server."""
+"""Checkpoints in S3: faults of the network and of the server, which a folder does not have."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILES = {"model.safetensors": b"\x00weights" * 100, "state.json": b"{}"}
 
 @pytest.fixture
 def unreachable(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A place behind an endpoint where nobody listens."""
+    """A location behind an endpoint without a server."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://somebody:Secret-1@127.0.0.1:{free_port()}")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     return s3_root

@@ -16,7 +16,7 @@ lives = st.integers(0, 60)
 
 
 class Owner:
-    """Writes epoch after epoch under its token, and remembers what it was told is durable."""
+    """Writes epoch after epoch under its token, and keeps the name of its last durable version."""
 
     def __init__(self, store: CheckpointStore, token: int, epochs: int = 4) -> None:
         self._store, self._token, self._epochs = store, token, epochs
@@ -72,7 +72,7 @@ def test_the_next_owner_leaves_two_versions_and_nothing_else(schedule: list[int]
 
 
 class Overtaken(MemoryObjects):
-    """Objects into which, the moment before the next manifest, a later owner writes."""
+    """Objects into which a later owner writes just before the next manifest."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Real faults of a real server, each as the one line that a person sees."""
+"""Real faults of a real server, each as the one line that the user sees."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def use(url: str) -> None:
 
 
 def refusal(url: str) -> str:
-    """What the user reads; neither it nor anything chained to it may hold the password."""
+    """Return the message that the user reads; neither it nor a chained error may hold the password."""
     with pytest.raises(DatabaseUnavailableError) as caught:
         use(url)
     chain, error = [], caught.value
@@ -125,7 +125,7 @@ def test_an_option_that_does_not_exist() -> None:
 
 @contextmanager
 def listener(answer: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A program on a port of this host that is no PostgreSQL."""
+    """A program on a port of this host that is not PostgreSQL."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:

@@ -211,7 +211,7 @@ def test_an_exception_releases_the_lock(database: Database, database_url: str) -
 
 
 def test_connecting_waits_for_a_server_that_is_just_starting(short_folder: Path, unused_port: int) -> None:
-    """As in `docker compose up`: the worker is there before the database."""
+    """As in `docker compose up`: the worker starts before the database."""
     account, data = ServerAccount.of(short_folder / "data"), short_folder / "data"
     data.mkdir(mode=0o700)
     account.chown(data)
@@ -332,7 +332,7 @@ def _relations(database: Database) -> list[str]:
 
 @pytest.fixture
 def limited(tcp_server: TcpServer) -> Iterator[Callable[[int], str]]:
-    """The URL of a database with a study `cells`, whose user may have as many connections as one says."""
+    """URL of a database with a study `cells`, whose user may have a given number of connections."""
     name = f"limited_{uuid.uuid4().hex[:8]}"
     tcp_server.administer(f"CREATE ROLE {name} LOGIN PASSWORD 'Secret-1'", f"CREATE DATABASE {name} OWNER {name}")
     url = tcp_server.url(user=name, database=name)
@@ -348,10 +348,10 @@ def limited(tcp_server: TcpServer) -> Iterator[Callable[[int], str]]:
     tcp_server.administer(f"DROP DATABASE {name} WITH (FORCE)", f"DROP ROLE {name}")
 
 
-def train_one(url: str, patience: float, *, before_leaving: Callable[[], object] = lambda: None) -> int:
-    """What a worker does with its connections: open, claim, keep the lease, read limits, tell."""
-    with open_database(url, home=NOWHERE, start_timeout=patience) as database:
-        study = RetryPolicy(patience).run(lambda: open_study(database, "cells"))
+def train_one(url: str, start_timeout: float, *, before_leaving: Callable[[], object] = lambda: None) -> int:
+    """Use connections as a worker does: open, claim, keep the lease, read limits, tell."""
+    with open_database(url, home=NOWHERE, start_timeout=start_timeout) as database:
+        study = RetryPolicy(start_timeout).run(lambda: open_study(database, "cells"))
         database.require_schema()
         claim = claim_trial(database, study, Worker())
         assert isinstance(claim, Claim)

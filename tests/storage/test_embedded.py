@@ -61,7 +61,7 @@ def wait_until(condition: Callable[[], bool], timeout: float = 30.0) -> None:
 
 
 def client(home: Path, then: str) -> subprocess.Popen[str]:
-    """Another process that joins, says so, and goes on with `then`."""
+    """Start another process that joins, reports it, and runs `then`."""
     code = f"""
     import sys, os, signal
     from pathlib import Path
@@ -113,7 +113,7 @@ def test_a_killed_client_is_not_counted_any_more(home: Path) -> None:
     process = client(home, "sys.stdin.read()")
     process.kill()
     process.wait(30)
-    assert is_running(home)  # nobody was left to stop it
+    assert is_running(home)  # no process was left to stop it
     server = EmbeddedServer.join(home)
     server.leave()
     assert not is_running(home)
@@ -272,7 +272,7 @@ def test_waiting_for_a_process_that_hangs_ends(home: Path) -> None:
         EmbeddedServer.join(home, timeout=0.05)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 @pytest.mark.parametrize(
     ("mode", "expected"), [(0o700, "1"), (0o555, "cannot hold the embedded PostgreSQL: Permission denied")]
 )

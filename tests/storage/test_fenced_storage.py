@@ -77,7 +77,7 @@ def test_repeated_conflicts_are_a_fault_of_the_database(
 def test_a_real_deadlock_is_resolved_for_both_sessions(
     database: Database, database_url: str, study: optuna.Study
 ) -> None:
-    """Another session holds one trial and wants the other, which ours holds."""
+    """Another session holds the lock of one trial and waits for the other, which this one holds."""
     first, second = study.ask()._trial_id, study.ask()._trial_id
     lock = text("SELECT 1 FROM trials WHERE trial_id = :id FOR UPDATE")
     outcome: list[BaseException | None] = []

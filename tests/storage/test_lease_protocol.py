@@ -1,8 +1,8 @@
-"""The lease protocol against a model: any interleaving of workers, the dead and the undead among them, and of people.
+"""The lease protocol against a model: any interleaving of workers, some of which died or lost their lease, and users.
 
-Three workers, each with connections of its own, and somebody at a command line act on one study. Nothing sleeps and no
-thread runs: a lease expires when the machine says so, a transaction that is under way stays so until it is ended, and a
-call whose answer is lost is made again. A lease that was ever given is never forgotten: those who lost it write on.
+Three workers, each with its own connections, and a user at a command line act on one study. There are no pauses and no
+threads: a lease expires by a rule of the machine, a transaction stays open until a rule ends it, and a call whose
+answer is lost is repeated. Workers also write under every lease that they lost.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ _EXPIRE = text(
 
 
 class Protocol(RuleBasedStateMachine):
-    """Rules are what workers, a reaper and people do; what must hold is asked after each."""
+    """The rules are the actions of workers, a reaper and users; the invariants are checked after each."""
 
     processes = st.integers(0, WORKERS - 1)
     back = st.sampled_from([0, 0, 0, 1, 2])
-    """Which of a process' leases it writes under: mostly the latest, at times one that it lost long ago."""
+    """Index of the lease for a write, from the latest: mostly that, sometimes one that was lost long ago."""
     values = st.sampled_from([0.125, 0.25, 0.5])
     steps = st.integers(1, 3)
     indices = st.integers(0, 5)
@@ -108,10 +108,10 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(which=processes)
     def claim(self, which: int) -> None:
-        """The next trial, or the same again under a new token where the answer to an earlier call was lost."""
+        """Claim the next trial, or the same under a new token when the answer to an earlier call was lost."""
         process = self.all[which]
         process.commit()
-        before = self.model.taken_up
+        before = self.model.claimed_trials
         expected = self.model.claim(process.worker.name, self._under_way())
         found = claim_trial(process.db, process.study, process.worker)
         if isinstance(expected, NoTrial):
@@ -120,7 +120,7 @@ class Protocol(RuleBasedStateMachine):
         assert isinstance(found, Claim), found
         assert found.number == expected.number
         assert found.lease.checkpoint == expected.checkpoint
-        assert self.model.cap is None or self.model.taken_up <= max(before, self.model.cap)
+        assert self.model.cap is None or self.model.claimed_trials <= max(before, self.model.cap)
         assert found.lease.token not in self.tokens
         self.tokens.add(found.lease.token)
         expected.token = found.lease.token
@@ -129,7 +129,7 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(which=processes, back=back)
     def suggest(self, which: int, back: int) -> None:
-        """What was once suggested stays, whoever asks."""
+        """Suggest: a value that was suggested once is returned to every later worker."""
         seen: list[float] = []
 
         study = self.all[which].study
@@ -151,7 +151,7 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(which=processes, back=back, step=steps, value=values)
     def begin_report(self, which: int, back: int, step: int, value: float) -> None:
-        """The first half of a report: others go on, and its COMMIT comes when the process does anything else."""
+        """Begin a report. Its COMMIT comes with the next action of the process, after actions of others."""
         if (found := self._lease(which, back)) is None:
             return
         process, lease, row = found
@@ -164,29 +164,29 @@ class Protocol(RuleBasedStateMachine):
             return
         process, lease, row = found
         try:
-            told = process.db.storage.atomically(lambda connection: renew(connection, lease, 0.5, None))
+            control = process.db.storage.atomically(lambda connection: renew(connection, lease, 0.5, None))
         except LeaseLostError:
             assert self.model.judge(lease.token, row) is Verdict.LOST
         else:
             assert self.model.judge(lease.token, row) is not Verdict.LOST
-            assert told is self.model.control
+            assert control is self.model.control
             row.expired = None
 
     @rule(which=processes, back=back, ending=st.sampled_from([TrialState.COMPLETE, TrialState.FAIL]), value=values)
     def tell(self, which: int, back: int, ending: TrialState, value: float) -> None:
-        told = value if ending is TrialState.COMPLETE else None
+        stored = value if ending is TrialState.COMPLETE else None
 
         def write(db: Database, lease: Lease, connection: Connection) -> None:
             write_attributes(connection, lease.trial_id, {"seconds": 1.0})
-            db.storage.set_trial_state_values(lease.trial_id, ending, None if told is None else [told])
+            db.storage.set_trial_state_values(lease.trial_id, ending, None if stored is None else [stored])
 
         def happened(row: Row) -> None:
-            row.state, row.value, row.lease, row.expired = ending.name, told, "ended", None
+            row.state, row.value, row.lease, row.expired = ending.name, stored, "ended", None
 
         self._write(which, back, write, happened, "ended")
 
     @rule(which=processes, back=back)
-    def put_back(self, which: int, back: int) -> None:
+    def requeue(self, which: int, back: int) -> None:
         def write(db: Database, lease: Lease, connection: Connection) -> None:
             db.storage.set_trial_state_values(lease.trial_id, TrialState.WAITING)
             set_checkpoint(connection, lease, 1.5, {"stopped by": lease.token})
@@ -198,14 +198,14 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(which=processes, times=st.integers(1, 3))
     def fall(self, which: int, times: int) -> None:
-        """It dies and is replaced, again and again: a trial may be to blame."""
+        """Kill the worker of a trial several times in a row."""
         for _ in range(times):
             self.die(which, noticed=True)
             self.claim(which)
 
     @rule(which=processes, noticed=st.booleans())
     def die(self, which: int, *, noticed: bool) -> None:
-        """It forgets everything; what it had begun is undone. Whoever watches over it may have noticed."""
+        """Replace a process by a new one and roll back its transaction. Its parent may end its leases."""
         process, gone = self.all[which], self.all[which].worker
         process.abort()
         process.start()
@@ -229,20 +229,20 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(index=indices, which=processes, step=steps, value=values)
     def take_over(self, index: int, which: int, step: int, value: float) -> None:
-        """What mostly comes after: another worker goes on with the trial."""
+        """Let a lease expire and another worker claim the trial, the most frequent sequence."""
         self.expire(index)
         self.claim(which)
         self.report(which, 0, step, value)
 
     @rule()
     def reap(self) -> None:
-        put_back, failed = self.model.reap(self._under_way())
+        requeued, failed = self.model.reap(self._under_way())
         reaped = reap(self.people, self.study)
-        assert (reaped.requeued, reaped.failed) == (put_back, failed)
+        assert (reaped.requeued, reaped.failed) == (requeued, failed)
 
     @rule(index=indices, value=values)
     def finish_by_hand(self, index: int, value: float) -> None:
-        """Somebody ends a running trial in a dashboard, which knows no leases."""
+        """End a running trial in a dashboard, which knows no leases."""
         running = [row for row in self.model.rows if row.state == "RUNNING"]
         if running:
             row = running[index % len(running)]
@@ -262,7 +262,7 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(control=st.sampled_from([Control.PAUSE, Control.STOP]), which=processes)
     def hold(self, control: Control, which: int) -> None:
-        """Told to pause or to stop, a worker gets nothing and those who renew hear of it; then all goes on."""
+        """Pause or stop: a claim gets no trial, and a renewal returns the control; then resume."""
         assert set_control(self.people, self.study, control) is Control.RUN
         self.model.control = control
         self.claim(which)
@@ -280,7 +280,7 @@ class Protocol(RuleBasedStateMachine):
         for row, expected in zip(rows, self.model.rows, strict=True):
             shown = (*row[:7], row.params, {int(step): value for step, value in row.reports.items()}, *row[9:11])
             if expected.lease in ("free", "ended") and expected.token is None:
-                assert row.token not in self.tokens, "whoever held it must not be able to write"
+                assert row.token not in self.tokens, "an earlier holder must not be able to write"
                 self.tokens.add(row.token)
                 expected.token = row.token
             assert (*shown[:6], bool(shown[6]), *shown[7:]) == expected.shown()
@@ -294,7 +294,7 @@ class Protocol(RuleBasedStateMachine):
             process.abort()
 
     def _lease(self, which: int, back: int) -> tuple[Process, Lease, Row] | None:
-        """A process that has ended whatever it had under way, and a lease that it was given."""
+        """Return a process without an open transaction, and one of its leases."""
         process = self.all[which]
         process.commit()
         if not process.leases:
@@ -305,7 +305,7 @@ class Protocol(RuleBasedStateMachine):
     def _write(
         self, which: int, back: int, write: Write, happened: Callable[[Row], None], ending: Ending | None = None
     ) -> None:
-        """Write, and then again: the answer to the first COMMIT was lost."""
+        """Write twice: the answer to the first COMMIT was lost."""
         if (found := self._lease(which, back)) is None:
             return
         process, lease, row = found
@@ -320,7 +320,7 @@ class Protocol(RuleBasedStateMachine):
         return {process.writes_for for process in self.all if process.writes_for is not None}
 
     def _let_commit(self, number: int) -> None:
-        """Whoever is about to touch the rows of a trial waits for those who write for it."""
+        """Commit the open transactions for a trial before its rows are locked."""
         for process in self.all:
             if process.writes_for == number:
                 process.commit()
@@ -341,7 +341,7 @@ def _reported(row: Row, step: int, value: float) -> None:
 
 @pytest.fixture
 def databases(database_url: str) -> Iterator[list[Database]]:
-    """Connections to the same database, for each worker and for people."""
+    """Connections to the same database, for each worker and for the user."""
     with ExitStack() as opened:
         paths = [Path("unused")] * (WORKERS + 1)
         yield [opened.enter_context(open_database(database_url, home=path)) for path in paths]

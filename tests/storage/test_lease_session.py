@@ -1,4 +1,4 @@
-"""The session of a lease through faults of the database that are made for real: cut sessions, a server that is gone."""
+"""The lease session under real faults of the database: cut connections, a server that is away."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from storage import (
 pytestmark = pytest.mark.postgres
 
 SOON = 20.0
-"""Seconds after which something that was to happen is missed."""
+"""Seconds after which an expected event counts as missing."""
 
 
 @pytest.fixture
@@ -71,9 +71,9 @@ def reporter(database: Database, claim: Claim, step: int) -> Callable[[Connectio
 
 def cut(database: Database, other: Database) -> None:
     """End all sessions of `database`, as a restart of the server does."""
-    mine = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> "
+    own = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> "
     with other.engine.connect() as connection:
-        connection.execute(text(mine + "pg_backend_pid()"))
+        connection.execute(text(own + "pg_backend_pid()"))
 
 
 def test_a_lease_is_renewed_while_its_session_is_open(database: Database, study: optuna.Study) -> None:
@@ -99,9 +99,9 @@ def test_reports_are_written_in_order_and_the_question_is_asked_after_the_last(
 ) -> None:
     claim = claimed(database, study)
     with LeaseSession(database.storage, claim.lease) as session:
-        entries = [session.submit(reporter(database, claim, step), question=lambda: "no") for step in (1, 2, 3)]
-        assert all(entry.wait(SOON) for entry in entries)
-    assert entries[-1].answer == "no"
+        writes = [session.submit(reporter(database, claim, step), question=lambda: "no") for step in (1, 2, 3)]
+        assert all(pending.wait(SOON) for pending in writes)
+    assert writes[-1].answer == "no"
     assert study.get_trials()[0].intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3}
 
 
@@ -132,7 +132,7 @@ def test_an_end_whose_commit_was_not_answered_is_written_once(
     cuts: list[int] = []
 
     def lose_the_answer(connection: Connection) -> None:
-        """The transaction is committed, and the worker hears of a lost connection instead."""
+        """Commit the transaction, and cut the connection before the answer."""
         if not cuts:
             cuts.append(1)
             connection.connection.driver_connection.commit()  # type: ignore[union-attr]
@@ -142,11 +142,11 @@ def test_an_end_whose_commit_was_not_answered_is_written_once(
     values = [0.5] if ending == "ended" else None
     with LeaseSession(database.storage, claim.lease) as session:
         event.listen(database.storage.engine, "commit", lose_the_answer)
-        entry = session.submit(
+        pending = session.submit(
             lambda _: database.storage.set_trial_state_values(claim.lease.trial_id, state, values),
             ending=ending,  # type: ignore[arg-type]
         )
-        assert entry.wait(SOON)
+        assert pending.wait(SOON)
         assert cuts
         assert not session.over
     assert lease_infos(other, open_study(other, "cells"))[0].state == ending
@@ -162,11 +162,11 @@ def test_start_and_end_of_an_outage_are_detected(
         there = target.url
         target.url = there.update_query_dict({"host": "/nowhere"})
         database.storage.engine.dispose()
-        entry = session.submit(reporter(database, claim, 1))
+        pending = session.submit(reporter(database, claim, 1))
         eventually(lambda: session.failing > 0)
-        assert not entry.done.is_set()
+        assert not pending.done.is_set()
         target.url = there
-        assert entry.wait(SOON)
+        assert pending.wait(SOON)
         eventually(lambda: session.failing == 0)
 
 
@@ -182,7 +182,9 @@ def test_a_session_whose_trial_was_claimed_by_another_worker_reports_it_and_writ
         late = session.submit(reporter(database, claim, 9))
         assert late.wait(SOON)
         assert session.lost
-        assert session.submit(reporter(database, claim, 10)).wait(SOON), "nobody waits for what is not written any more"
+        assert session.submit(reporter(database, claim, 10)).wait(SOON), (
+            "a write that is dropped must not be waited for"
+        )
     assert study.get_trials()[0].intermediate_values == {}
 
 
@@ -208,8 +210,8 @@ def test_a_worker_uses_two_connections(database: Database, other: Database, stud
         most = 0
         with LeaseSession(database.storage, claim.lease) as session:
             for step in range(1, 30):
-                entry = session.submit(reporter(database, claim, step), question=lambda: len(study.get_trials()))
-                assert entry.wait(SOON)
+                pending = session.submit(reporter(database, claim, step), question=lambda: len(study.get_trials()))
+                assert pending.wait(SOON)
                 connection.rollback()
                 most = max(most, connection.execute(count).scalar_one())
     assert most <= 2

@@ -1,4 +1,4 @@
-"""Leases: owned, fenced, expired by the database's clock, taken over, and poison found out."""
+"""Leases: granted, fenced, expired by the database's clock, claimed again; poison trials are failed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def claimed(database: Database, study: optuna.Study, worker: Worker | None = Non
 
 
 def lose(database: Database, study: optuna.Study) -> None:
-    """Whoever holds a trial is heard of no more, and its lease has passed."""
+    """Let the lease of a trial expire, as after the death of its worker."""
     with database.engine.begin() as connection:
         connection.execute(
             text(
@@ -176,7 +176,7 @@ def test_reaping_fails_a_poison_trial(database: Database, study: optuna.Study) -
 
 def test_a_trial_that_another_program_finished_is_not_changed(database: Database, study: optuna.Study) -> None:
     claim = claimed(database, study)
-    study._storage.set_trial_state_values(claim.lease.trial_id, TrialState.COMPLETE, [0.5])  # somebody at a dashboard
+    study._storage.set_trial_state_values(claim.lease.trial_id, TrialState.COMPLETE, [0.5])  # a user of a dashboard
     lose(database, study)
     assert claimed(database, study).number == 1
     assert [holding.state for holding in lease_infos(database, study)] == ["ended", "held"]

@@ -1,4 +1,4 @@
-"""Behind a PgBouncer that pools transactions: the bounds of our waits hold for us, and are left to nobody else."""
+"""Behind a PgBouncer that pools transactions: the bounds hold in our transactions and in no other program's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOWHERE = Path("unused")
 
 @dataclass(frozen=True)
 class Pooler:
-    """Gives every client the user `admin`, and three sessions of the server to all of them."""
+    """A pooler that gives every client the user `admin`, and all of them three connections to the server."""
 
     port: int
 
@@ -78,7 +78,7 @@ def pooled_url(pooler: Pooler, tcp_server: TcpServer) -> str:
 
 
 def others(url: str, setting: str) -> str:
-    """What another program that uses the same pooler finds."""
+    """Return the settings that another program finds through the same pooler."""
     session = psycopg2.connect(url)
     with session, session.cursor() as cursor:
         cursor.execute(f"SHOW {setting}")

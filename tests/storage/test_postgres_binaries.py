@@ -1,4 +1,4 @@
-"""Machines that withhold something from PostgreSQL: it works all the same, or one line says what is missing."""
+"""Machines that lack something PostgreSQL needs: it works all the same, or one line says what is missing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ except StorageError as error:
 
 
 def opened(home: Path, *before: str, user: int = 0, processes: int = 0) -> str:
-    """What comes of opening the embedded server under `home` in a process that is started by `before`."""
+    """Open the embedded server under `home` in a process that is started by `before`, and return its output."""
     command = [*before, sys.executable, "-c", OPEN, str(home), str(user), str(processes)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     if before and not done.stdout and "Traceback" not in done.stderr:

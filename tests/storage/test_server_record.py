@@ -1,4 +1,4 @@
-"""One folder, seen from many places: containers, hosts, copies, other paths. The data are served by one server."""
+"""One folder in several containers, hosts, copies and paths: never more than one server runs on the data."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ with database:
 """
 
 
-def script(home: Path, *before: str, patience: float = 0) -> list[str]:
-    return [*before, sys.executable, "-c", WRITER, str(home), str(patience)]
+def script(home: Path, *before: str, start_timeout: float = 0) -> list[str]:
+    return [*before, sys.executable, "-c", WRITER, str(home), str(start_timeout)]
 
 
 def write_row(home: Path, *before: str) -> str:
-    """What a process says that writes a row and leaves, started by `before`."""
+    """Run a process, started by `before`, that writes a row and leaves; return its output."""
     done = subprocess.run(
         script(home, *before), cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -64,13 +64,13 @@ class Process:
 
     def __init__(self, home: Path, *before: str) -> None:
         self._process = subprocess.Popen(
-            script(home, *before, patience=1), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            script(home, *before, start_timeout=1), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self._process.stdout is not None
         self.said = self._process.stdout.readline().strip()
 
     def goes_on(self) -> str:
-        """What it says after a further row; empty once it has ended."""
+        """Let it write a further row; return its output, empty once it has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write("\n")
@@ -100,7 +100,7 @@ class Run:
 
 
 def write_here(home: Path) -> str:
-    """What `write_row` says, of this process: it is a second use of the folder by itself."""
+    """Write a row from this process, as a second use of the folder; return the output."""
     try:
         run = Run(home)
     except DatabaseUnavailableError as error:
@@ -117,13 +117,13 @@ def _namespaces() -> None:
 
 
 def at_another_path(folder: Path, *kinds: str, before: str = "true") -> tuple[str, ...]:
-    """A container that has `folder` at /mnt, and something else at its own path."""
+    """A container with `folder` at /mnt, and another folder at its own path."""
     shown = f'{before}; mount --bind "$0" /mnt && mount -t tmpfs none "$0" && exec "$@"'
     return (*(kinds or CONTAINER), "sh", "-c", shown, str(folder))
 
 
 def traces(home: Path) -> dict[str, bytes]:
-    """Whatever a second server would change first."""
+    """Return the files that a second server would change first."""
     data = home / "postgres"
     names = ("postmaster.pid", "server.log", "postmaster.opts", FILE, "global/pg_control")
     return {
@@ -358,14 +358,14 @@ def crash(home: Path) -> None:
 
 
 def crashed(home: Path) -> dict[str, Any]:
-    """A folder whose server and users were killed; what its record says."""
+    """A folder whose server and users were killed, with its record."""
     crash(home)
     record: dict[str, Any] = json.loads((home / "postgres" / FILE).read_text())
     return record
 
 
 def as_of(home: Path, record: dict[str, Any], **changes: Any) -> None:
-    """Change what the record says, in the file itself, which a copy would not be."""
+    """Change the record in place, so that the file keeps its inode, unlike a copy."""
     with (home / "postgres" / FILE).open("r+") as file:
         file.truncate()
         json.dump({**record, **changes}, file)

@@ -1,4 +1,4 @@
-"""Whose checkpoints lie in a study's folder: those of one study in one database."""
+"""The folder of a study belongs to one study in one database."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
 
 @pytest.fixture
 def restored(postgres_url: str) -> Iterator[Database]:
-    """Another database of the same server, as a dump restored beside its original."""
+    """Another database of the same server, such as a dump restored beside its original."""
     for url in _fresh(postgres_url, "with_tables"):
         with open_database(url, home=Path("unused")) as database:
             yield database

@@ -1,4 +1,4 @@
-"""Times of trials: by the database's clock, in UTC, wherever worker and reader are; as optuna itself reads them."""
+"""Times of trials: by the database's clock, in UTC, for workers and readers in any time zone and for optuna."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from storage import Claim, Database, LeaseSession, StudySpec, Worker, claim_tria
 pytestmark = pytest.mark.postgres
 ZONES = ("Asia/Tokyo", "America/New_York", "UTC", "Asia/Kolkata")
 SLACK = timedelta(milliseconds=5)
-"""Of the test's clock and the database's, which are one on this machine."""
+"""Tolerance between the test's clock and the database's, which are the same on this machine."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The one door to trials: exact under the cap, in one transaction, and the same trial again after an interruption."""
+"""Claiming trials: exact under the cap, in one transaction, and the same trial again after an interruption."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def trial_of(study: optuna.Study, claim: Claim) -> optuna.Trial:
     return optuna.Trial(study, claim.lease.trial_id)
 
 
-def put_back(database: Database, claim: Claim) -> None:
+def requeue(database: Database, claim: Claim) -> None:
     with LeaseSession(database.storage, claim.lease) as session:
         trial = claim.lease.trial_id
         entry = session.submit(
@@ -176,7 +176,7 @@ def test_an_interrupted_trial_is_claimed_again_unchanged(
     x, kind = first.suggest_float("x", 0, 1), first.suggest_categorical("kind", ["a", "b"])
     first.report(0.3, step=1)
     first.set_user_attr("seed", 7)
-    put_back(database, claim)
+    requeue(database, claim)
     assert states(study).count("WAITING") == 1
 
     with open_database(database_url, home=Path("unused")) as other:
@@ -202,7 +202,7 @@ def test_an_interrupted_trial_is_claimed_before_enqueued_ones_and_keeps_its_poin
 ) -> None:
     study = create_study(database, "cells", spec, [{"x": 0.25}, {"x": 0.5}, {"x": 0.75}])
     claims = [claimed(database, study) for _ in range(2)]
-    put_back(database, claims[1])
+    requeue(database, claims[1])
     again = claimed(database, study)
     assert again.number == 1
     with LeaseSession(database.storage, again.lease):
@@ -213,5 +213,5 @@ def test_the_pruner_uses_the_reports_from_before_the_interruption(database: Data
     study.pruner = optuna.pruners.ThresholdPruner(lower=0.5)
     claim = claimed(database, study)
     trial_of(study, claim).report(0.2, step=1)
-    put_back(database, claim)
+    requeue(database, claim)
     assert trial_of(study, claimed(database, study)).should_prune()

@@ -82,13 +82,13 @@ def test_a_password_in_the_query_is_masked_too() -> None:
 
 
 def pieces(*secrets: str) -> set[str]:
-    """Every four characters that follow one another in one of them, those of punctuation alone left out."""
+    """Return every run of four characters in one of them, except those of punctuation only."""
     found = {text[start : start + 4] for text in secrets for start in range(len(text) - 3)}
     return {piece for piece in found if any(character.isalnum() for character in piece)}
 
 
 def views(text: str) -> str:
-    """All that can be seen of a URL: what is said where it is refused, and how it is shown where it is not."""
+    """Return all text that is shown of a URL: the message of its refusal, or its masked forms."""
     try:
         url = parse_url(text)
     except DatabaseUnavailableError as error:
