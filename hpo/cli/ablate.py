@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +13,14 @@ from hpo.cli.delivery import bundle_argument, data_option
 from hpo.cli.options import UserPath, command_line, weights_option
 from hpo.cli.progress import counting
 from hpo.cli.teamwork import LocalWorkerOptions, team_options
-from hpo.cli.trial_list import WIDTH, create_or_open_trial_list, name_option, train_trial_list, trial_list_plan
-from hpo.errors import UsageError
-from hpo.hints import hint
+from hpo.cli.trial_list import name_option, table_console, train_plan, write_figures
 from hpo.private_paths import public_config
 
 if TYPE_CHECKING:
     import optuna
 
-    from hpo.bundle.manifest import Manifest
-    from hpo.data import Dataset
-    from hpo.experiments.ablation import AblationOutcome, VariationResult
-    from hpo.experiments.ablation_parts import AblationPart, Variation
-    from search_spaces import TrialConfig
-    from storage import Database
+    from hpo.experiments.ablation import Ablation, AblationOutcome
+    from hpo.experiments.variation_results import CorruptionEvaluator
 
 
 @click.command("ablate")
@@ -69,128 +61,58 @@ def ablate_command(ctx: click.Context, /, bundle: Path | str, **options: Any) ->
     check_outputs(options["out"])
     check_path(options["data"])
     with local_bundle(bundle, cache_folder(staff.home)) as folder:
-        task = _task(folder, staff.home, options)
+        ablation = _open(folder, staff.home, options)
     resolve_device(staff.device)
     with connected(staff.storage, staff.home, initialise=True, start_timeout=STARTING) as db:
-        found, study = _ablated(ctx, db, task, staff)
-    _tell(ctx, found, task, study)
-    ctx.exit(0 if all(line.contribution for line in (*found[0].parts, *found[0].pairs)) else 1)
+        from hpo.experiments.ablation import run_ablation
+
+        outcomes, study = run_ablation(
+            ablation, partial(train_plan, ctx, db, staff), pairs=options["pairs"],
+            evaluator=partial(_evaluator, ablation, staff) if options["corrupted"] else None, counting=counting,
+        )  # fmt: skip
+    _print_and_write(ctx, outcomes, ablation, study)
+    ctx.exit(0 if all(line.contribution for line in (*outcomes[0].parts, *outcomes[0].pairs)) else 1)
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What is ablated, and on what."""
+def _open(folder: Path, home: Path, options: dict[str, Any]) -> Ablation:
+    """Return the ablation that the options ask for.
 
-    data: Path
-    dataset: Dataset
-    manifest: Manifest
-    config: TrialConfig
-    parts: Sequence[AblationPart]
-    seeds: int
-    name: str | None
-
-
-def _task(folder: Path, home: Path, options: dict[str, Any]) -> _Task:
-    """What the options ask for; DataError for other data, BundleError for weights that are gone, else UsageError."""
-    from hpo.bundle.bundle import read_bundle
-    from hpo.bundle.own_data import reopen
-    from hpo.delivery.retrain import with_weights
+    Raises DataError for other data, BundleError if weights are missing, UsageError for parts that are unknown or off.
+    """
+    from hpo.bundle.own_data import reopen_same
+    from hpo.experiments.ablation import Ablation, ablated_config
     from hpo.experiments.ablation_parts import chosen_parts
-    from hpo.experiments.benchmark import check_basis
-    from hpo.models.baselines import is_baseline
 
-    manifest = with_weights(read_bundle(folder).manifest, options["weights"], cache=cache_folder(home))
-    if manifest.stage in ("ensemble", "soup"):
-        raise UsageError(
-            f"{folder} joins several trials, but one configuration is ablated; export one of them: "
-            f"`{hint('export-best', study=manifest.study, trial=manifest.trial, out='best/')}`"
-        )
-    if is_baseline(manifest.config.backbone):
-        raise UsageError(f"{folder} is a baseline ({manifest.config.backbone}), which has no part to switch off")
-    config = manifest.config.replace(epochs=options["epochs"] or manifest.config.epochs)
+    data, cache = options["data"], cache_folder(home)
+    manifest, config = ablated_config(folder, weights=options["weights"], epochs=options["epochs"], cache=cache)
     names = [name.strip() for name in (options["parts"] or "").split(",") if name.strip()]
     parts = chosen_parts(config, names)
+    way_out = "give the data that it was made with"
     with counting("decoding images") as progress:
-        dataset = reopen(manifest, options["data"], cache_folder(home), progress)
-    check_basis(str(folder), manifest, dataset, options["data"])
-    return _Task(options["data"], dataset, manifest, config, parts, options["seeds"], options["name"])
+        dataset = reopen_same(manifest, data, cache, progress, maker=str(folder), way_out=way_out)
+    return Ablation(data, dataset, manifest, config, parts, options["seeds"], options["name"])
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """A study that was trained to its end, and what it has of each variation."""
-
-    study: optuna.Study
-    runs: list[VariationResult]
-
-
-def _ablated(
-    ctx: click.Context, db: Database, task: _Task, staff: LocalWorkerOptions
-) -> tuple[list[AblationOutcome], str]:
-    """The outcome of the parts and, where they are asked for, of the pairs; and the name of the first study."""
-    from hpo.experiments.ablation import METRIC, outcome
-    from hpo.experiments.ablation_parts import pair_variations, single_variations
-
-    stages = [_trained(ctx, db, task, single_variations(task.config, task.parts), staff)]
-    single = outcome(task.manifest.metric, task.seeds, stages[0].runs)
-    joint = pair_variations(task.config, task.parts, single.contributions, ctx.params["pairs"])
-    if joint:
-        stages.append(_trained(ctx, db, task, joint, staff, "-pairs"))
-    found = [outcome(task.manifest.metric, task.seeds, [run for stage in stages for run in stage.runs])]
-    if ctx.params["corrupted"]:
-        runs = [run for stage in stages for run in _examined(stage, task, staff)]
-        found.append(outcome(METRIC, task.seeds, runs))
-    return found, stages[0].study.study_name
-
-
-def _trained(
-    ctx: click.Context,
-    db: Database,
-    task: _Task,
-    variations: Sequence[Variation],
-    staff: LocalWorkerOptions,
-    suffix: str = "",
-) -> _Stage:
-    """Have the variations trained."""
-    from hpo.experiments.ablation import seen
-    from hpo.experiments.ablation_parts import roster
-
-    origin = task.manifest.data
-    plan = trial_list_plan(
-        task.data, task.name and f"{task.name}{suffix}", roster(f"ablation{suffix}", variations, task.seeds),
-        metric=task.manifest.metric, split=origin.options, max_unreadable=origin.max_unreadable,
-    )  # fmt: skip
-    plan, study = create_or_open_trial_list(db, plan, staff.home, command_line(ctx))
-    train_trial_list(ctx, db, plan, study, staff)
-    return _Stage(study, seen(study, variations, task.seeds))
-
-
-def _examined(stage: _Stage, task: _Task, staff: LocalWorkerOptions) -> list[VariationResult]:
-    """The stage's runs with their accuracy on the corrupted copy, measured here."""
+def _evaluator(ablation: Ablation, staff: LocalWorkerOptions, study: optuna.Study) -> CorruptionEvaluator:
+    """Return the evaluator, on this machine, of the trials of `study`."""
     from hpo.device import resolve_device, use_threads
-    from hpo.experiments.ablation import CorruptionEvaluator
     from hpo.experiments.benchmark import Benchmark
+    from hpo.experiments.variation_results import CorruptionEvaluator
     from storage import open_store, read_spec
 
     use_threads(staff.threads)
-    origin, cache = task.manifest.data, cache_folder(staff.home)
-    bench = Benchmark(task.data, origin.options, origin.max_unreadable, cache, resolve_device(staff.device), test=False)
-    store = open_store(staff.artifacts, read_spec(stage.study).id)
-    with counting("variations on the corrupted copy") as progress:
-        return CorruptionEvaluator(stage.study, store, bench, cache).seen(stage.runs, task.seeds, progress)
+    origin, cache = ablation.manifest.data, cache_folder(staff.home)
+    benchmark = Benchmark(ablation.data, origin.options, origin.max_unreadable, cache, resolve_device(staff.device))
+    return CorruptionEvaluator(study, open_store(staff.artifacts, read_spec(study).id), benchmark, cache)
 
 
-def _tell(ctx: click.Context, found: list[AblationOutcome], task: _Task, study: str) -> None:
-    """Print the tables, and write them with the figure where --out says."""
-    from rich.console import Console
+def _print_and_write(ctx: click.Context, outcomes: list[AblationOutcome], ablation: Ablation, study: str) -> None:
+    """Print the tables, and write them with the figure to the folder of --out."""
+    from hpo.experiments.ablation_table import ablation_files, print_outcomes
+    from hpo.experiments.provenance import provenance_of
 
-    from hpo.experiments.ablation_table import files, print_outcomes
-    from hpo.experiments.outputs import write_outputs
-    from hpo.experiments.provenance import described, provenance_of
-
-    data = described(task.data, task.dataset)
-    about = provenance_of(command_line(ctx), seed=task.manifest.data.seed, study=study, data=data)
-    print_outcomes(Console(width=None if sys.stdout.isatty() else WIDTH), found, about)
-    out = ctx.params["out"]
-    write_outputs(out, files(found, public_config(task.config.to_dict()), about))
-    click.echo(f"\n{out}: table.md, table.csv, figure.svg, figure.png, results.json")
+    about = provenance_of(
+        command_line(ctx), ablation.data, ablation.dataset, seed=ablation.manifest.data.seed, study=study
+    )
+    print_outcomes(table_console(), outcomes, about)
+    write_figures(ctx.params["out"], ablation_files(outcomes, public_config(ablation.config.to_dict()), about))

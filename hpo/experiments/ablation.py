@@ -1,90 +1,134 @@
-"""The runs of a variation as its study has them.
-
-What came of an ablation: each part's contribution, and the interaction of pairs.
-
-The runs of an ablation on the corrupted copy: what a part is worth where images go wrong, which clean ones hide.
-"""
+"""An ablation: the variations are trained, and each part's contribution and each pair's interaction are computed."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from optuna.trial import TrialState
-
-from hpo.bundle.bundle import MODEL, Bundle
-from hpo.bundle.model import Model
-from hpo.corruptions import VERSION
-from hpo.delivery.export import read_best, trial_manifest
-from hpo.errors import BundleError, HpoError
+from hpo.bundle.bundle import read_bundle
+from hpo.bundle.manifest import Manifest
+from hpo.data import Dataset
+from hpo.delivery.retrain import with_weights
+from hpo.errors import HpoError, UsageError
 from hpo.evaluation.intervals import Difference, Values, contribution, interaction
-from hpo.experiments.ablation_parts import PARTS, Variation
-from hpo.experiments.benchmark import Benchmark
-from hpo.files import write_file
-from hpo.search.trial_record import TrialRecord, describe_ending
-from search_spaces import RUN
-from storage import CheckpointStore, read_spec
+from hpo.experiments.ablation_parts import (
+    PARTS,
+    AblationPart,
+    Variation,
+    ablation_trials,
+    pair_variations,
+    single_variations,
+)
+from hpo.experiments.trial_list_study import plan_trial_list
+from hpo.experiments.variation_results import CorruptionEvaluator, VariationResult, read_results
+from hpo.hints import hint
+from hpo.models.baselines import is_baseline
+from hpo.search.plan import Plan
+from search_spaces import TrialConfig
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.trial import FrozenTrial
+
+METRIC = "accuracy on the corrupted copy"
+
+Train = Callable[[Plan], "optuna.Study"]
+"""Creates or opens the study of a plan, trains all of its trials, and returns it."""
+
+Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""Shows the progress of what it is given the name of."""
 
 
 @dataclass(frozen=True)
-class VariationResult:
-    """What is known of one variation."""
+class Ablation:
+    """A configuration, the parts of it to switch off, and the data."""
 
-    variation: Variation
-    values: Values
-    """The metric at the best epoch, by seed."""
-    notes: tuple[str, ...]
-    """Of runs that did not end as they should."""
-
-
-def seen(study: optuna.Study, variations: Sequence[Variation], seeds: int) -> list[VariationResult]:
-    """What `study` has of each variation under each seed."""
-    trials = {trial.params.get(RUN): trial for trial in study.get_trials(deepcopy=False)}
-    return [_seen(variation, [trials.get(variation.run(seed)) for seed in range(seeds)]) for variation in variations]
+    data: Path
+    dataset: Dataset
+    manifest: Manifest
+    config: TrialConfig
+    parts: Sequence[AblationPart]
+    seeds: int
+    name: str | None
+    """Name of the study; None to make it from the content."""
 
 
-def _seen(variation: Variation, trials: Sequence[FrozenTrial | None]) -> VariationResult:
-    values = {seed: value for seed, trial in enumerate(trials) if (value := best_value(trial)) is not None}
-    notes = [
-        f"{variation.run(seed)}: {describe_ending(trial, ', ')}"
-        for seed, trial in enumerate(trials)
-        if trial is None or trial.state != TrialState.COMPLETE
-    ]
-    return VariationResult(variation, values, tuple(notes))
+def ablated_config(
+    folder: Path, *, weights: Path | None, epochs: int | None, cache: Path
+) -> tuple[Manifest, TrialConfig]:
+    """Return the manifest of the bundle in `folder`, and its configuration with these epochs.
 
-
-def best_value(trial: FrozenTrial | None) -> float | None:
-    """The metric at the best epoch, of a run that diverged of those before.
-
-    None of a run that failed: that says nothing of its configuration, and its epochs so far are no whole run.
+    Raises BundleError if weights are missing, UsageError for a bundle without a single configuration of parts.
     """
-    if trial is None or trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
-        return None
-    if trial.state == TrialState.COMPLETE:
-        return trial.value
-    return max(trial.intermediate_values.values(), default=None)
+    manifest = with_weights(read_bundle(folder).manifest, weights, cache=cache)
+    if manifest.stage in ("ensemble", "soup"):
+        raise UsageError(
+            f"{folder} joins several trials, but one configuration is ablated; export one of them: "
+            f"`{hint('export-best', study=manifest.study, trial=manifest.trial, out='best/')}`"
+        )
+    if is_baseline(manifest.config.backbone):
+        raise UsageError(f"{folder} is a baseline ({manifest.config.backbone}), which has no part to switch off")
+    return manifest, manifest.config.replace(epochs=epochs or manifest.config.epochs)
+
+
+def run_ablation(
+    ablation: Ablation,
+    train: Train,
+    *,
+    pairs: int,
+    evaluator: Callable[[optuna.Study], CorruptionEvaluator] | None,
+    counting: Counting,
+) -> tuple[list[AblationOutcome], str]:
+    """Train the variations; return the outcome for each metric, and the name of the study of single parts.
+
+    The `pairs` pairs of the largest contributions are trained in a second study. With an `evaluator` the accuracy on
+    corrupted images is a second metric.
+    """
+    metric, seeds = ablation.manifest.metric, ablation.seeds
+    studies = [_train_variations(ablation, single_variations(ablation.config, ablation.parts), train)]
+    single = compute_outcome(metric, seeds, studies[0][1])
+    joint = pair_variations(ablation.config, ablation.parts, single.contributions, pairs)
+    if joint:
+        studies.append(_train_variations(ablation, joint, train, "-pairs"))
+    outcomes = [compute_outcome(metric, seeds, [one for _, results in studies for one in results])]
+    if evaluator is not None:
+        corrupted: list[VariationResult] = []
+        for study, results in studies:
+            with counting("variations on the corrupted copy") as progress:
+                corrupted += evaluator(study).evaluate(results, seeds, progress)
+        outcomes.append(compute_outcome(METRIC, seeds, corrupted))
+    return outcomes, studies[0][0].study_name
+
+
+def _train_variations(
+    ablation: Ablation, variations: Sequence[Variation], train: Train, suffix: str = ""
+) -> tuple[optuna.Study, list[VariationResult]]:
+    """Train the variations in one study; return it and its results."""
+    origin = ablation.manifest.data
+    plan = plan_trial_list(
+        ablation.data, ablation.name and f"{ablation.name}{suffix}",
+        ablation_trials(f"ablation{suffix}", variations, ablation.seeds),
+        metric=ablation.manifest.metric, split=origin.options, max_unreadable=origin.max_unreadable,
+    )  # fmt: skip
+    study = train(plan)
+    return study, read_results(study, variations, ablation.seeds)
 
 
 @dataclass(frozen=True)
 class AblationLine:
-    """One part, or a pair of them."""
+    """The figures of one part or of a pair of parts."""
 
     parts: tuple[str, ...]
     instead: str
-    """What stands in their place."""
+    """What replaces the parts."""
     value: float | None
-    """Mean metric without them; None where no run reached an epoch."""
+    """Mean metric without the parts; None if no run has a value."""
     contribution: Difference | None
     interaction: Difference | None = None
-    """Of a pair."""
+    """None for a single part."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -94,11 +138,11 @@ class AblationLine:
 
     @property
     def judged(self) -> Difference | None:
-        """What the verdict is about: a part's contribution, a pair's interaction."""
+        """The difference that the verdict is about: a part's contribution, a pair's interaction."""
         return self.interaction if len(self.parts) == 2 else self.contribution
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return JSON-ready values."""
         return {
             "parts": list(self.parts),
             "instead": self.instead,
@@ -111,7 +155,7 @@ class AblationLine:
 
 @dataclass(frozen=True)
 class AblationOutcome:
-    """An ablation's figures. The metric of a run is that of its best epoch, in all variations alike."""
+    """The figures of an ablation for one metric; the metric of a run is that of its best epoch, in all variations."""
 
     metric: str
     seeds: int
@@ -120,15 +164,15 @@ class AblationOutcome:
     parts: tuple[AblationLine, ...]
     """Largest contribution first."""
     pairs: tuple[AblationLine, ...] = ()
-    """Largest interaction first, whichever its sign."""
+    """Largest absolute interaction first."""
 
     @property
     def contributions(self) -> dict[str, float]:
-        """Mean contribution by part, of those that are known."""
+        """Mean contribution by part, if known."""
         return {line.name: line.contribution.mean for line in self.parts if line.contribution}
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return JSON-ready values."""
         return {
             "metric": self.metric,
             "seeds": self.seeds,
@@ -138,20 +182,20 @@ class AblationOutcome:
         }
 
 
-def outcome(metric: str, seeds: int, seen: Sequence[VariationResult]) -> AblationOutcome:
-    """Contributions and interactions of all that was run; HpoError where the whole configuration gave nothing."""
-    runs = {one.variation.without: one for one in seen}
-    whole = runs[()]
+def compute_outcome(metric: str, seeds: int, results: Sequence[VariationResult]) -> AblationOutcome:
+    """Return contributions and interactions; raise HpoError if the whole configuration has no value."""
+    by_parts = {one.variation.without: one for one in results}
+    whole = by_parts[()]
     if not whole.values:
         raise HpoError(f"the whole configuration gave no model, so there is nothing to compare with: {whole.notes[0]}")
-    values = {parts: one.values for parts, one in runs.items()}
-    lines = [_line(parts, values, one.notes) for parts, one in runs.items() if parts]
-    parts = [line for line in lines if len(line.parts) == 1]
+    values = {parts: one.values for parts, one in by_parts.items()}
+    lines = [_line(parts, values, one.notes) for parts, one in by_parts.items() if parts]
+    single = [line for line in lines if len(line.parts) == 1]
     pairs = [line for line in lines if len(line.parts) == 2]
     return AblationOutcome(
         metric, seeds, whole.values,
-        tuple(sorted(parts, key=lambda line: -_mean(line.contribution))),
-        tuple(sorted(pairs, key=lambda line: -abs(_mean(line.interaction)))),
+        tuple(sorted(single, key=lambda line: -_mean_or_lowest(line.contribution))),
+        tuple(sorted(pairs, key=lambda line: -abs(_mean_or_lowest(line.interaction)))),
     )  # fmt: skip
 
 
@@ -169,67 +213,6 @@ def _line(parts: tuple[str, ...], values: Mapping[tuple[str, ...], Values], note
     )
 
 
-def _mean(difference: Difference | None) -> float:
-    """For sorting; what is not known comes last."""
+def _mean_or_lowest(difference: Difference | None) -> float:
+    """Return the mean, or minus infinity if it is unknown, for sorting."""
     return difference.mean if difference else float("-inf")
-
-
-METRIC = "accuracy on the corrupted copy"
-
-
-@dataclass(frozen=True)
-class CorruptionEvaluator:
-    """Puts the weights of finished runs on the bench, each once: what was found is remembered below `cache`."""
-
-    study: optuna.Study
-    store: CheckpointStore
-    bench: Benchmark
-    cache: Path
-
-    def seen(
-        self, runs: Sequence[VariationResult], seeds: int, told: Callable[[int, int], None]
-    ) -> list[VariationResult]:
-        """`runs` with the accuracy on the corrupted copy in place of the metric; `told` of runs done and in all."""
-        trials = {trial.params.get(RUN): trial for trial in self.study.get_trials(deepcopy=False)}
-        found: list[VariationResult] = []
-        for one in runs:
-            found.append(self._examined(one, [trials.get(one.variation.run(seed)) for seed in range(seeds)]))
-            told(len(found), len(runs))
-        return found
-
-    def _examined(self, one: VariationResult, trials: Sequence[FrozenTrial | None]) -> VariationResult:
-        """The runs that count for the metric count here too, but one that diverged may have left no weights."""
-        values, gone = {}, []
-        for seed, trial in enumerate(trials):
-            if trial is None or seed not in one.values:
-                continue
-            try:
-                values[seed] = self.accuracy(trial)
-            except BundleError:
-                if trial.state == TrialState.COMPLETE:
-                    raise
-                gone.append(f"{one.variation.run(seed)}: no weights are kept of it, so none meet corrupted images")
-        return replace(one, values=values, notes=(*one.notes, *gone))
-
-    def accuracy(self, trial: FrozenTrial) -> float:
-        """Of the trial's best weights; BundleError where they are gone."""
-        spec = read_spec(self.study)
-        path = self.cache / "robustness" / f"{spec.id}-{trial.number}-{TrialRecord.of(trial).training_digest}.json"
-        known = _read(path)
-        if known is not None:
-            return known
-        checkpoint = read_best(self.store, self.study, trial)
-        manifest = trial_manifest(self.study.study_name, spec, trial)
-        model = Model(Bundle(path, manifest, {}, checkpoint.files[MODEL]), self.bench.device)
-        score, _ = self.bench.robustness(model)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, json.dumps({"version": VERSION, "accuracy": score.value}))
-        return score.value
-
-
-def _read(path: Path) -> float | None:
-    """The accuracy on record; None where there is none, or one of other alterations."""
-    if not path.is_file():
-        return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    return float(record["accuracy"]) if record["version"] == VERSION else None

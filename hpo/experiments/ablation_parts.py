@@ -1,6 +1,6 @@
-"""The parts of a configuration: when each is on, what switches it off, and what stands in its place then.
+"""The parts of a configuration that an ablation switches off, and the variations that result.
 
-The runs of an ablation: the whole configuration, and it without one part or two, each under every seed.
+A variation is the configuration without one part or two; it is trained under every seed.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from search_spaces import Phase, PlannedTrial, TrialConfig, TrialList
 Changes = Mapping[str, Any]
 
 SGD_RATES = {"lion": 100.0}
-"""How much larger a good learning rate is for SGD with momentum than for another optimiser, where not 10 times."""
+"""Ratio of good learning rates of SGD with momentum to those of another optimiser, if it is not 10."""
 
 MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
 class AblationPart:
-    """Something that a configuration may have."""
+    """A part that a configuration may have."""
 
     name: str
     without: str
-    """What there is in its place, in words."""
+    """What replaces it, in words."""
     on: Callable[[TrialConfig], bool]
     off: Callable[[TrialConfig], TrialConfig]
     """The configuration without the part."""
 
 
 def parts_of(config: TrialConfig) -> list[AblationPart]:
-    """The parts that are on in `config`, in the order of PARTS."""
+    """Return the parts that are on in `config`, in the order of PARTS."""
     return [part for part in PARTS if part.on(config)]
 
 
 def _part(
     name: str, without: str, on: Callable[[TrialConfig], bool], changes: Callable[[TrialConfig], Changes]
 ) -> AblationPart:
-    """A part that is on where it is in one phase, and off where it is in none."""
+    """Return a part that is on if any phase has it, and is switched off in all phases."""
     return AblationPart(
         name,
         without,
@@ -53,7 +53,8 @@ def _part(
 def _changed(
     config: TrialConfig, on: Callable[[TrialConfig], bool], changes: Callable[[TrialConfig], Changes]
 ) -> TrialConfig:
-    """`changes` in the run and in each phase that has the part; what a phase keeps it then says itself."""
+    """Return the configuration with `changes` in the run and in each phase that has the part."""
+    # A phase without the part gets its own values explicitly, since it would inherit those of the run.
 
     def of(whole: TrialConfig) -> Changes:
         return changes(whole) if on(whole) else {}
@@ -79,20 +80,19 @@ def _not(field: str, value: Any) -> Callable[[TrialConfig], bool]:
 
 
 def _numeric(name: str, field: str, without: str, off: float = 0.0) -> AblationPart:
-    """A part that is a number above `off`, which is none of it."""
+    """Return a part that is a number above `off`."""
     return _part(name, without, _above(field, off), _fields(**{field: type(off)(off)}))
 
 
 def _other(name: str, field: str, without: str, off: Any) -> AblationPart:
-    """A part that is a choice other than `off`."""
+    """Return a part that is a choice other than `off`."""
     return _part(name, without, _not(field, off), _fields(**{field: off}))
 
 
 def _as_sgd(config: TrialConfig) -> Changes:
-    """SGD with momentum at a rate and a decay of its own: those of another optimiser would not be a fair trial.
-
-    A decoupled decay shrinks weights by rate x decay a step, SGD's by rate x decay / (1 - momentum): kept equal.
-    """
+    """Return SGD with momentum, with learning rate and weight decay adapted to it for a fair comparison."""
+    # A decoupled decay shrinks weights by rate x decay per step, that of SGD by rate x decay / (1 - momentum); the
+    # shrinkage is kept equal.
     factor = SGD_RATES.get(config.optimiser, 10.0)
     decoupled = config.optimiser in ("adamw", "lion")
     decay = config.weight_decay * (1 - MOMENTUM) / factor if decoupled else config.weight_decay
@@ -101,7 +101,7 @@ def _as_sgd(config: TrialConfig) -> Changes:
 
 
 def _one_phase(config: TrialConfig) -> TrialConfig:
-    """The last phase for the whole run."""
+    """Return the configuration of the last phase for the whole run."""
     return config.phase_configs()[-1].replace(epochs=config.epochs)
 
 
@@ -151,7 +151,7 @@ PARTS: tuple[AblationPart, ...] = (
     _numeric("mixup", "mixup", "none"),
     _numeric("cutmix", "cutmix", "none"),
 )  # fmt: skip
-"""Every part that an ablation knows. What measures a run (`validation_augmented`) is none."""
+"""Every part of an ablation. `validation_augmented` is not a part, since it changes how a run is measured."""
 
 WHOLE = "everything"
 
@@ -161,21 +161,21 @@ class Variation:
     """A configuration with some parts switched off."""
 
     without: tuple[str, ...]
-    """Names of the parts; none for the whole."""
+    """Names of the parts; empty for the whole configuration."""
     config: TrialConfig
 
     @property
     def name(self) -> str:
-        """`everything`, `without mixup`, `without mixup and ema`."""
+        """Text such as `everything`, `without mixup`, `without mixup and ema`."""
         return f"without {' and '.join(self.without)}" if self.without else WHOLE
 
     def run(self, seed: int) -> str:
-        """What its run under `seed` is called."""
+        """Return the name of its run under `seed`."""
         return f"{self.name}, seed {seed}"
 
 
 def chosen_parts(config: TrialConfig, names: Sequence[str] = ()) -> list[AblationPart]:
-    """The parts of `config`, or those named; UsageError for one that is unknown or off."""
+    """Return the parts of `config`, or the named ones; raise UsageError for a part that is unknown or off."""
     there = {part.name: part for part in parts_of(config)}
     known = [part.name for part in PARTS]
     for name in names:
@@ -187,7 +187,7 @@ def chosen_parts(config: TrialConfig, names: Sequence[str] = ()) -> list[Ablatio
 
 
 def single_variations(config: TrialConfig, parts: Sequence[AblationPart]) -> list[Variation]:
-    """The whole configuration first, then it without each part; one that would change nothing is left out."""
+    """Return the whole configuration, then it without each part, except parts whose removal changes nothing."""
     single = [Variation((part.name,), part.off(config)) for part in parts]
     return [Variation((), config), *(variation for variation in single if variation.config != config)]
 
@@ -195,9 +195,9 @@ def single_variations(config: TrialConfig, parts: Sequence[AblationPart]) -> lis
 def pair_variations(
     config: TrialConfig, parts: Sequence[AblationPart], contributions: Mapping[str, float], count: int
 ) -> list[Variation]:
-    """The `count` pairs of parts whose own contributions are largest, in size and together.
+    """Return the `count` pairs of parts with the largest sums of absolute contributions.
 
-    A pair must be free of contradiction: each part still on without the other, and the order of no consequence.
+    Each part of a pair must still be on without the other, and the order of removal must not matter.
     """
     known = [part for part in parts if part.name in contributions]
     pairs = [(a, b) for a, b in combinations(known, 2) if _independent(config, a, b)]
@@ -210,9 +210,9 @@ def _independent(config: TrialConfig, a: AblationPart, b: AblationPart) -> bool:
     return b.on(without_a) and a.on(without_b) and b.off(without_a) == a.off(without_b)
 
 
-def roster(name: str, variations: Sequence[Variation], seeds: int) -> TrialList:
-    """Every variation once under each seed, seed by seed."""
-    entries = (
+def ablation_trials(name: str, variations: Sequence[Variation], seeds: int) -> TrialList:
+    """Return a trial list of every variation under each seed; all trials of the first seed come first."""
+    trials = (
         PlannedTrial(variation.run(seed), variation.config, seed) for seed in range(seeds) for variation in variations
     )
-    return TrialList(name, f"{len(variations)} variations under {seeds} seeds", tuple(entries))
+    return TrialList(name, f"{len(variations)} variations under {seeds} seeds", tuple(trials))

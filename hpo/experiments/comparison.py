@@ -1,9 +1,10 @@
-"""A row of the table: a candidate as the bench has measured it."""
+"""The measurement of compared models: one row of figures for each, and the models that could not be measured."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from hpo.bundle.bundle import read_bundle
 from hpo.bundle.manifest import Manifest
 from hpo.bundle.model import networks_of
+from hpo.data import Progress
+from hpo.errors import HpoError
 from hpo.evaluation.intervals import Score
 from hpo.experiments.benchmark import Benchmark, Measured
 from hpo.experiments.compared_model import ComparedModel, Cost
@@ -20,12 +23,11 @@ from hpo.models.baselines import is_baseline
 from hpo.models.built_model import build_model, count_parameters
 from hpo.private_paths import public_config, public_path_from_here
 from hpo.training.tuning import device_name
-from search_spaces import TrialConfig
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One contestant in figures; None where there is nothing to tell. Of several seeds the means."""
+    """The figures of one compared model, None where there is none; means over several seeds."""
 
     label: str
     kind: str
@@ -33,21 +35,21 @@ class ComparisonRow:
     image_size: int
     seeds: int
     epochs: int | None
-    """None of a baseline, which takes no training."""
+    """None for a baseline, which is not trained."""
     validation: Score | None
     corrupted: Score | None
     test: Score | None
     macro_f1: float | None
     parameters: int
     trainable_parameters: int | None
-    """In the phase that trains most; None of what joins several models."""
+    """In the phase that trains most; None if several models are joined."""
     seconds_per_epoch: float | None
     images_per_second: Mapping[int, float]
     """By the number of images at a time."""
     peak_memory: int | None
     """Bytes, in training: of the device on a GPU, of the process on a CPU."""
     conditions: Mapping[str, Mapping[int, float]]
-    """Accuracy on the corrupted copy by alteration and severity."""
+    """Accuracy on the corrupted copy by corruption and severity."""
     config: Mapping[str, Any]
     openings: int
     folders: tuple[str, ...]
@@ -55,12 +57,12 @@ class ComparisonRow:
     memory_shared: bool = False
     """Whether `peak_memory` is an upper bound: see `Cost.shared`."""
     test_models: int = 0
-    """Different models that were measured on this test part by now; 0 where it stays locked."""
+    """Different models that were measured on this test part so far; 0 if it stays locked."""
     trained_on: tuple[str, ...] = ()
-    """The devices of training, where they are others than what measures."""
+    """The devices of training that differ from the one that measures."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return JSON-ready values."""
         scores = {
             name: score.to_dict() if (score := getattr(self, name)) else None
             for name in ("validation", "corrupted", "test")
@@ -69,56 +71,87 @@ class ComparisonRow:
         return {**vars(self), **scores, **lists}
 
 
-def measured_row(candidate: ComparedModel, bench: Benchmark) -> ComparisonRow:
-    """Put a candidate on the bench: every seed of it for the scores, its first for the speed."""
-    manifests = [read_bundle(folder).manifest for folder in candidate.folders]
-    found = [bench.measure(folder) for folder in candidate.folders]
-    first, manifest = candidate.folders[0], manifests[0]
-    costs = candidate.costs
+def measure_models(
+    models: Sequence[ComparedModel],
+    benchmark: Benchmark,
+    counting: Callable[[str], AbstractContextManager[Progress | None]],
+    report: Callable[[str], None],
+) -> tuple[list[ComparisonRow], list[ComparedModel]]:
+    """Measure the models; return their rows, best on validation first, and the models without one, with the reason.
+
+    `counting` shows the progress of what it is given the name of; `report` takes a line for each model. Raises HpoError
+    if no model could be measured.
+    """
+    rows: list[ComparisonRow] = []
+    missing: list[ComparedModel] = []
+    for model in models:
+        if not model.folders:
+            report(f"hpo: {model.label} gave no model: {'; '.join(model.notes)}")
+            missing.append(model)
+            continue
+        report(f"measuring {model.label}")
+        try:
+            with counting(f"images of {model.label}") as progress:
+                rows.append(measure_row(model, replace(benchmark, progress=progress)))
+        except (HpoError, OSError) as error:
+            # The test part has been opened for the other models, so their figures must not be lost.
+            report(f"hpo: {model.label} cannot be measured: {error}")
+            missing.append(replace(model, notes=(*model.notes, str(error))))
+    if not rows:
+        raise HpoError("no model could be measured; mend the cause, or compare them under another --name")
+    return sorted(rows, key=lambda row: -row.validation.value if row.validation else 1.0), missing
+
+
+def measure_row(model: ComparedModel, benchmark: Benchmark) -> ComparisonRow:
+    """Measure a model: the scores with every seed, the speed with the first."""
+    manifests = [read_bundle(folder).manifest for folder in model.folders]
+    results = [benchmark.measure(folder) for folder in model.folders]
+    first, manifest = model.folders[0], manifests[0]
+    costs = model.costs
     recorded = costs[0].trainable_parameters if costs else None
     return ComparisonRow(
-        label=candidate.label,
-        kind=candidate.kind,
+        label=model.label,
+        kind=model.kind,
         backbone=_backbone(manifest),
         image_size=manifest.preprocessing.image_size,
-        seeds=len(found),
+        seeds=len(results),
         epochs=None if is_baseline(manifest.config.backbone) else manifest.config.epochs,
-        **_pooled(found),
-        parameters=parameters(first),
+        **_pooled(results),
+        parameters=_parameters(first),
         trainable_parameters=recorded if recorded is not None else trainable_parameters(manifest),
         seconds_per_epoch=median(cost.seconds_per_epoch for cost in costs) if costs else None,
-        images_per_second=bench.speed(first),
+        images_per_second=benchmark.measure_speed(first),
         peak_memory=max(cost.peak_memory for cost in costs) if costs else None,
         config=public_config(manifest.config.to_dict()),
-        folders=tuple(map(public_path_from_here, candidate.folders)),
-        notes=candidate.notes,
+        folders=tuple(map(public_path_from_here, model.folders)),
+        notes=model.notes,
         memory_shared=any(cost.shared for cost in costs),
-        trained_on=_elsewhere(costs, bench.device),
+        trained_on=_other_devices(costs, benchmark.device),
     )
 
 
-def _elsewhere(costs: Sequence[Cost], device: str) -> tuple[str, ...]:
+def _other_devices(costs: Sequence[Cost], device: str) -> tuple[str, ...]:
     here = device_name(torch.device(device))
     return tuple(sorted({cost.device for cost in costs} - {here, ""}))
 
 
-def _pooled(found: list[Measured]) -> dict[str, Any]:
-    f1 = [one.macro_f1 for one in found if one.macro_f1 is not None]
+def _pooled(results: list[Measured]) -> dict[str, Any]:
+    f1 = [one.macro_f1 for one in results if one.macro_f1 is not None]
     return {
-        "validation": Score.pooled([one.validation for one in found]),
-        "corrupted": Score.pooled([one.corrupted for one in found]),
-        "test": Score.pooled([one.test for one in found]),
+        "validation": Score.pooled([one.validation for one in results]),
+        "corrupted": Score.pooled([one.corrupted for one in results]),
+        "test": Score.pooled([one.test for one in results]),
         "macro_f1": mean(f1) if f1 else None,
-        "conditions": _mean_conditions([one.conditions for one in found]),
-        "openings": max(one.openings for one in found),
-        "test_models": max(one.accesses.models if one.accesses else 0 for one in found),
+        "conditions": _mean_conditions([one.conditions for one in results]),
+        "openings": max(one.openings for one in results),
+        "test_models": max(one.accesses.models if one.accesses else 0 for one in results),
     }
 
 
-def _mean_conditions(found: list[Mapping[str, Mapping[int, float]]]) -> dict[str, dict[int, float]]:
+def _mean_conditions(results: list[Mapping[str, Mapping[int, float]]]) -> dict[str, dict[int, float]]:
     return {
-        name: {severity: mean(one[name][severity] for one in found) for severity in severities}
-        for name, severities in found[0].items()
+        name: {severity: mean(one[name][severity] for one in results) for severity in severities}
+        for name, severities in results[0].items()
     }
 
 
@@ -128,18 +161,15 @@ def _backbone(manifest: Manifest) -> str:
     return " + ".join(sorted({member.config.backbone for member in manifest.members}))
 
 
-def parameters(folder: Path) -> int:
-    """Of all networks of a bundle."""
+def _parameters(folder: Path) -> int:
+    """Return the number of parameters of all networks of a bundle."""
     return sum(count_parameters(network.module)[0] for network in networks_of(read_bundle(folder)))
 
 
 def trainable_parameters(manifest: Manifest) -> int | None:
-    """In the phase of the configuration that trains most; None of what joins several models."""
+    """Return their number in the phase of the configuration that trains most; None if several models are joined."""
     if manifest.stage in ("ensemble", "soup"):
         return None
     deepest = max(manifest.config.phase_configs(), key=lambda config: config.unfreeze_depth)
-    return count_parameters(build_model(_at_once(deepest), len(manifest.classes), initialise=False).model)[1]
-
-
-def _at_once(config: TrialConfig) -> TrialConfig:
-    return config.replace(unfreezing="at-once")
+    at_once = deepest.replace(unfreezing="at-once")  # gradual unfreezing starts with few trainable blocks
+    return count_parameters(build_model(at_once, len(manifest.classes), initialise=False).model)[1]

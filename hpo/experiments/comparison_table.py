@@ -1,9 +1,4 @@
-"""Figures of a comparison as text.
-
-A comparison as a table in Markdown and CSV, and the notes under it.
-
-A comparison as a table for a terminal: whole names and figures, and of the columns those that the width allows.
-"""
+"""A comparison as a table for the terminal, in Markdown and in CSV, and the notes under it."""
 
 from __future__ import annotations
 
@@ -22,63 +17,10 @@ from hpo.bundle.access_ledger import AccessCounts
 from hpo.evaluation.intervals import Score
 from hpo.experiments.benchmark import BATCHES
 from hpo.experiments.comparison import ComparisonRow
-from hpo.experiments.outputs import to_csv, to_markdown
+from hpo.experiments.outputs import NOTHING, to_csv, to_markdown
 from hpo.experiments.provenance import Provenance
 
-NOTHING = "–"
-
 SCORES = ("validation", "corrupted", "test")
-
-
-def model(row: ComparisonRow) -> str:
-    """`resnet18, 96 px, 8 ep., 3 seeds`; of a baseline no epochs, since it takes no training."""
-    epochs = f", {row.epochs} ep." if row.epochs is not None else ""
-    seeds = f", {row.seeds} seeds" if row.seeds > 1 else ""
-    return f"{row.backbone}, {row.image_size} px{epochs}{seeds}"
-
-
-def centre(score: Score) -> str:
-    """In %, of several seeds with the standard deviation: `98.77 ±1.2`."""
-    spread = f" ±{100 * score.spread:.1f}" if score.spread is not None else ""
-    return f"{100 * score.value:.2f}{spread}"
-
-
-def interval(score: Score) -> str:
-    """In %: `97.4–98.7`."""
-    low, high = score.interval
-    return f"{100 * low:.1f}–{100 * high:.1f}"
-
-
-def percent(value: float | None) -> str:
-    """`96.0` for 0.96."""
-    return NOTHING if value is None else f"{100 * value:.1f}"
-
-
-def count(value: int | None) -> str:
-    """`3.50 M`, `12.3 k`, `0`."""
-    if value is None:
-        return NOTHING
-    if value < 1000:
-        return str(value)
-    return f"{value / 1e6:.3g} M" if value >= 1e6 else f"{value / 1e3:.3g} k"
-
-
-def speed(value: float | None) -> str:
-    """Images a second to three figures."""
-    if value is None:
-        return NOTHING
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def memory(value: int | None, *, most: bool = False) -> str:
-    """`1.3 GB`, `640 MB`; `≤1.3 GB` where that is the most that it can be."""
-    if not value:
-        return NOTHING
-    return ("≤" if most else "") + (f"{value / 1e9:.2g} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB")
-
-
-def _seconds(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.3g}"
 
 
 FIGURES: tuple[tuple[str, Callable[[ComparisonRow], str]], ...] = (
@@ -89,11 +31,11 @@ FIGURES: tuple[tuple[str, Callable[[ComparisonRow], str]], ...] = (
     *((f"images/s at {b}", lambda row, b=b: speed(row.images_per_second.get(b))) for b in BATCHES),
     ("peak memory", lambda row: memory(row.peak_memory, most=row.memory_shared)),
 )
-"""Heading and cell of what stands after the scores."""
+"""Heading and cell of the columns after the scores."""
 
 
 def markdown(rows: Sequence[ComparisonRow], about: Provenance) -> str:
-    """The table, the accuracy by alteration, and the notes."""
+    """Return the table, the accuracy by corruption, and the notes."""
     header = ["contestant", "model", *SCORES, *(heading for heading, _ in FIGURES)]
     cells = (
         [row.label, model(row), *(_one_line(getattr(row, s)) for s in SCORES), *(cell(row) for _, cell in FIGURES)]
@@ -101,7 +43,7 @@ def markdown(rows: Sequence[ComparisonRow], about: Provenance) -> str:
     )
     parts = ["# Comparison\n", to_markdown(header, cells, left=2)]
     if names := list(dict.fromkeys(name for row in rows for name in row.conditions)):
-        parts += ["## Accuracy by alteration, mean over the severities\n", _by_alteration(rows, names)]
+        parts += ["## Accuracy by corruption, mean over the severities\n", _by_corruption(rows, names)]
     return "\n".join([*parts, *(f"{line}\n" for line in notes(rows, about))])
 
 
@@ -109,18 +51,18 @@ def _one_line(score: Score | None) -> str:
     return NOTHING if score is None else f"{centre(score)} ({interval(score)})"
 
 
-def _by_alteration(rows: Sequence[ComparisonRow], names: Sequence[str]) -> str:
+def _by_corruption(rows: Sequence[ComparisonRow], names: Sequence[str]) -> str:
     measured = [row for row in rows if row.conditions]
     cells = ([row.label, *(percent(mean(row.conditions[name].values())) for name in names)] for row in measured)
     return to_markdown(["contestant", *names], cells)
 
 
 def csv_table(rows: Iterable[ComparisonRow]) -> bytes:
-    """A line per contestant, figures in full."""
-    return to_csv(_flat(row) for row in rows)
+    """Return a line for each model, with all digits."""
+    return to_csv(_csv_row(row) for row in rows)
 
 
-def _flat(row: ComparisonRow) -> Mapping[str, Any]:
+def _csv_row(row: ComparisonRow) -> Mapping[str, Any]:
     scores = {f"{name}{suffix}": value for name in SCORES for suffix, value in _parts(getattr(row, name)).items()}
     speeds = {f"images_per_second_{batch}": row.images_per_second.get(batch) for batch in BATCHES}
     plain = ("parameters", "trainable_parameters", "seconds_per_epoch")
@@ -151,9 +93,9 @@ def _parts(score: Score | None) -> dict[str, float | None]:
 
 
 def notes(rows: Sequence[ComparisonRow], about: Provenance) -> list[str]:
-    """What a reader must know beside the figures."""
+    """Return the lines that readers of the figures must see."""
     lines = [f"{row.label}: {note}" for row in rows for note in row.notes]
-    lines += [*_looks(rows), *_trainings(rows)]
+    lines += [*_access_notes(rows), *_training_notes(rows)]
     if about.busy:
         lines.append(f"the machine was busy (load {about.load:.1f} a core): the speeds are lower than they could be")
     seeds = max((row.seeds for row in rows), default=1)
@@ -162,16 +104,16 @@ def notes(rows: Sequence[ComparisonRow], about: Provenance) -> list[str]:
     return [*lines, about.line]
 
 
-def _looks(rows: Sequence[ComparisonRow]) -> Iterator[str]:
-    """What many models on one test part make of its figures."""
+def _access_notes(rows: Sequence[ComparisonRow]) -> Iterator[str]:
+    """Yield a warning if several models were measured on the test part."""
     here = sum(row.seeds for row in rows if row.test)
     models = max([here, *(row.test_models for row in rows)])
     if here and models > 1:
         yield AccessCounts(max(row.openings for row in rows), models).line
 
 
-def _trainings(rows: Sequence[ComparisonRow]) -> Iterator[str]:
-    """Whose training figures are not of this machine, or not of the run alone."""
+def _training_notes(rows: Sequence[ComparisonRow]) -> Iterator[str]:
+    """Yield a line for training figures from another machine, and one for memory shared with other trials."""
     places: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         places.setdefault(row.trained_on, []).append(row.label)
@@ -189,7 +131,7 @@ _HEADINGS = {
     **{f"images/s at {batch}": f"img/s\n×{batch}" for batch in BATCHES},
     "peak memory": "memory",
 }
-"""Where a heading is shorter than in a file."""
+"""Headings that are shorter than in a file."""
 
 _INTERVALS = "intervals"
 
@@ -204,35 +146,35 @@ _LEAST_FIRST = {
     "corrupted": {"corrupted"},
     "test": {"test"},
 }
-"""What a narrow terminal goes without, the least important first: the name that tells of it, and its headings."""
+"""Columns that a narrow terminal leaves out, the least important first: the name in the note, and the headings."""
 
 _BREAKS = (r"(?<=, )", r"(?<= )", r"(?<=[-,:/])(?=\D)", r"(?<=_)(?=\D)")
-"""Where a text may be broken, each used only where those before do not suffice; no number is."""
+"""Places where a text may be broken, each used only if those before do not suffice; numbers are not broken."""
 
 _NAMES = 24
-"""Columns that the names may take before a figure gives way to them."""
+"""Width that the names get before figures are left out for them, in columns of the terminal."""
 
 _WIDEST = 10_000
 
 
 def print_comparison(console: Console, rows: Sequence[ComparisonRow], about: Provenance) -> None:
-    """The table, the notes of the rows under it, and where the figures come from; all columns fit 120.
+    """Print the table, the notes, and the origin of the data; all columns fit a width of 120.
 
-    On a narrower terminal the least important columns are left out, and a line says which; nothing is cut.
+    On a narrower terminal the least important columns are left out, and a line names them; no text is cut off.
     """
-    left_out, names = _layout(console, rows)
+    left_out, names = _choose_layout(console, rows)
     table = _table(rows, _hidden(left_out), names)
-    table.width = _width(console, table)  # else Rich would squeeze one that is wider than the console
+    table.width = _width(console, table)  # otherwise Rich would squeeze a table that is wider than the console
     console.print(table, crop=False)
     if left_out:
-        told = f"left out: {', '.join(left_out)}; table.md/csv of --out have all"
-        console.print(Text(told, style="dim"))
+        note = f"left out: {', '.join(left_out)}; table.md/csv of --out have all"
+        console.print(Text(note, style="dim"))
     for line in notes(rows, about):
         console.print(Text(line, style="dim"))
 
 
-def _layout(console: Console, rows: Sequence[ComparisonRow]) -> tuple[list[str], int]:
-    """What is left out, and how wide the names may be: as narrow as need be, and what the figures do not use."""
+def _choose_layout(console: Console, rows: Sequence[ComparisonRow]) -> tuple[list[str], int]:
+    """Return the columns to leave out, and the width of the names: the least necessary, and what is left over."""
     names = _narrowest(rows)
     for dropped in range(len(_LEAST_FIRST) + 1):
         left_out = list(_LEAST_FIRST)[:dropped]
@@ -243,17 +185,17 @@ def _layout(console: Console, rows: Sequence[ComparisonRow]) -> tuple[list[str],
 
 
 def _hidden(left_out: Sequence[str]) -> set[str]:
-    """The headings, or intervals, that go with `left_out`."""
+    """Return the headings, or the intervals, that belong to `left_out`."""
     return {heading for name in left_out for heading in _LEAST_FIRST[name]}
 
 
 def _width(console: Console, table: Table) -> int:
-    """Columns that `table` takes where there is room for it."""
+    """Return the width of `table` if there is room for it."""
     return Measurement.get(console, console.options.update(width=_WIDEST), table).maximum
 
 
 def _table(rows: Sequence[ComparisonRow], hidden: Collection[str], names: int) -> Table:
-    """Two lines a contestant or more: the figures, and under the scores their intervals; names of `names` columns."""
+    """Return a table with intervals below the scores and names wrapped at `names` columns."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1))
     table.add_column("contestant", no_wrap=True)
     scores = [name for name in SCORES if name not in hidden]
@@ -274,14 +216,14 @@ def _score(score: Score | None, with_interval: bool) -> Text:
 
 
 def _narrowest(rows: Sequence[ComparisonRow]) -> int:
-    """What the names take at least: no part that cannot be broken is wider."""
+    """Return the least width of the names: that of the widest part that cannot be broken."""
     texts = [text for row in rows for text in (row.label, model(row))]
     usual = min(_NAMES, max(map(cell_len, texts)))
     return max(usual, *(cell_len(part.rstrip()) for text in texts for part in _breakable(text, 0)))
 
 
 def wrapped(text: str, width: int) -> str:
-    """`text` in lines of `width` columns, broken at spaces, else at hyphens and the like; a longer word stays whole."""
+    """Return `text` in lines of `width` columns, broken at spaces, else at hyphens and the like, or not at all."""
     lines = [""]
     for part in _breakable(text, width):
         if lines[-1] and cell_len(lines[-1] + part.rstrip()) > width:
@@ -291,9 +233,60 @@ def wrapped(text: str, width: int) -> str:
 
 
 def _breakable(text: str, width: int, breaks: Sequence[str] = _BREAKS) -> Iterator[str]:
-    """The pieces of `text`, broken at the first of `breaks`, and one that is still too wide at the others."""
+    """Yield the pieces of `text`, broken at the first of `breaks`, and pieces that are still too wide at the others."""
     if cell_len(text.rstrip()) <= width or not breaks:
         yield text
         return
     for part in re.split(breaks[0], text):
         yield from _breakable(part, width, breaks[1:])
+
+
+def model(row: ComparisonRow) -> str:
+    """Return a text such as `resnet18, 96 px, 8 ep., 3 seeds`; a baseline has no epochs, since it is not trained."""
+    epochs = f", {row.epochs} ep." if row.epochs is not None else ""
+    seeds = f", {row.seeds} seeds" if row.seeds > 1 else ""
+    return f"{row.backbone}, {row.image_size} px{epochs}{seeds}"
+
+
+def centre(score: Score) -> str:
+    """Return a score in %, with the standard deviation over several seeds: `98.77 ±1.2`."""
+    spread = f" ±{100 * score.spread:.1f}" if score.spread is not None else ""
+    return f"{100 * score.value:.2f}{spread}"
+
+
+def interval(score: Score) -> str:
+    """Return the interval in %: `97.4–98.7`."""
+    low, high = score.interval
+    return f"{100 * low:.1f}–{100 * high:.1f}"
+
+
+def percent(value: float | None) -> str:
+    """Return `96.0` for 0.96."""
+    return NOTHING if value is None else f"{100 * value:.1f}"
+
+
+def count(value: int | None) -> str:
+    """Return a text such as `3.50 M`, `12.3 k`, `0`."""
+    if value is None:
+        return NOTHING
+    if value < 1000:
+        return str(value)
+    return f"{value / 1e6:.3g} M" if value >= 1e6 else f"{value / 1e3:.3g} k"
+
+
+def speed(value: float | None) -> str:
+    """Return images per second with three digits."""
+    if value is None:
+        return NOTHING
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def memory(value: int | None, *, most: bool = False) -> str:
+    """Return a text such as `1.3 GB`, `640 MB`, or `≤1.3 GB` for an upper bound."""
+    if not value:
+        return NOTHING
+    return ("≤" if most else "") + (f"{value / 1e9:.2g} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB")
+
+
+def _seconds(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.3g}"

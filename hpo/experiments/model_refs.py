@@ -1,4 +1,4 @@
-"""What an argument of `hpo compare` names: a preset with changes, a bundle, or a trial of a study."""
+"""Model references: an argument of `hpo compare` names a preset with changes, a bundle, or a trial of a study."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from storage import is_url
 
 @dataclass(frozen=True)
 class PresetRef:
-    """A search space, by name or file, of which one configuration is trained."""
+    """A search space, by name or file; one configuration of it is trained."""
 
     label: str
     space: str
     changes: tuple[str, ...] = ()
-    """`key=value` texts: what differs from the space's own configuration."""
+    """`key=value` texts that replace values of the space's default configuration."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +49,20 @@ _PRESET = re.compile(r"(?P<space>.+?)(?::(?P<changes>[\w.]+=.*))?")
 
 
 def read_model_refs(texts: Sequence[str]) -> list[ModelRef]:
-    """The contestants that the arguments name, each under a label of its own; UsageError for one named twice."""
-    found = [read_model_ref(text) for text in texts]
-    counts = Counter(contestant.label for contestant in found)
+    """Return the references that the arguments name, with unique labels; raise UsageError for one named twice."""
+    refs = [read_model_ref(text) for text in texts]
+    counts = Counter(ref.label for ref in refs)
     unique = [
-        contestant if counts[contestant.label] == 1 else _spelled_out(contestant, text)
-        for contestant, text in zip(found, texts, strict=True)
+        ref if counts[ref.label] == 1 else _with_whole_path(ref, text) for ref, text in zip(refs, texts, strict=True)
     ]
-    label, count = Counter(contestant.label for contestant in unique).most_common(1)[0]
+    label, count = Counter(ref.label for ref in unique).most_common(1)[0]
     if count > 1:
         raise UsageError(f"{label} is named {count} times; name it once, or change something: {label}:epochs=8")
     return unique
 
 
 def read_model_ref(text: str) -> ModelRef:
-    """`study#7`, a bundle's folder or URL, or a preset: `NAME`, `FILE.yaml`, `NAME:key=value,key=value`."""
+    """Read `study#7`, a bundle's folder or URL, or a preset: `NAME`, `FILE.yaml`, `NAME:key=value,key=value`."""
     if is_url(text):
         return BundleRef(text.rstrip("/"), text)
     path = Path(text).expanduser()
@@ -89,7 +88,7 @@ def _read_preset(text: str) -> PresetRef:
 
 
 def _check_name(text: str) -> None:
-    """UsageError where `text` has the mark of something other than the name of a preset."""
+    """Raise UsageError if `text` looks like a trial, changes or a path rather than the name of a preset."""
     name, hash_mark, _ = text.partition("#")
     if hash_mark:
         raise UsageError(f"{text}: a trial must be STUDY#NUMBER, as {name or 'cells'}#7")
@@ -100,6 +99,6 @@ def _check_name(text: str) -> None:
         raise UsageError(f"{text}: no such bundle folder; name one that `hpo export` wrote, or a .yaml file of a space")
 
 
-def _spelled_out(contestant: ModelRef, text: str) -> ModelRef:
-    """A bundle under its whole path, where another's folder has the same name."""
-    return BundleRef(text.rstrip("/"), contestant.place) if isinstance(contestant, BundleRef) else contestant
+def _with_whole_path(ref: ModelRef, text: str) -> ModelRef:
+    """Return a bundle with its whole path as the label, since another's folder has the same name."""
+    return BundleRef(text.rstrip("/"), ref.place) if isinstance(ref, BundleRef) else ref

@@ -1,7 +1,4 @@
-"""The files that a comparison or an ablation leaves: whole or not at all, beside whatever else lies in the folder.
-
-How figures of a comparison or an ablation look, and their files.
-"""
+"""The files of a comparison or an ablation: JSON, CSV, Markdown tables; each is written atomically."""
 
 from __future__ import annotations
 
@@ -9,22 +6,20 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hpo.errors import UsageError
 from hpo.files import write_file
 from hpo.spreadsheet import plain_row
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+NOTHING = "–"
+"""Cell of a table without a value."""
 
 
 def check_outputs(out: Path | None) -> None:
-    """UsageError unless files may be written to the folder `out`; call it before the work, not only after."""
+    """Raise UsageError unless files may be written to the folder `out`; call it before the work, too."""
     if out is None:
         return
     there = next(place for place in (out, *out.absolute().parents) if place.exists())
@@ -35,21 +30,21 @@ def check_outputs(out: Path | None) -> None:
 
 
 def write_outputs(out: Path, files: Mapping[str, bytes]) -> None:
-    """Write `files` into the folder `out`, which is made where it is not there; each replaces one of its name."""
+    """Write `files` into the folder `out`, made if missing; each replaces a file of its name, others stay."""
     out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_file(out / name, content)
 
 
 def to_json(values: Mapping[str, Any]) -> bytes:
-    """Indented UTF-8."""
+    """Return indented JSON in UTF-8."""
     return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """A line per row under a header with the keys of the first; None is an empty field.
+    """Return a line for each row under a header with the keys of the first; None is an empty field.
 
-    Text that a spreadsheet would take for a formula stands behind an apostrophe: see `hpo.spreadsheet`.
+    Text that a spreadsheet would read as a formula is prefixed with an apostrophe: see `hpo.spreadsheet`.
     """
     rows = list(rows)
     text = io.StringIO(newline="")
@@ -60,49 +55,7 @@ def to_csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def to_markdown(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """A table whose first `left` columns stand left and whose others stand right."""
+    """Return a table whose first `left` columns are aligned left and whose others right."""
     rule = ["---" if place < left else "---:" for place in range(len(header))]
     lines = [header, rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#888888"
-"""Of Okabe and Ito's colours, which colour-blind readers tell apart."""
-
-MARKS: dict[str, Any] = {"markersize": 4.5, "capsize": 2, "linewidth": 1}
-
-_STYLE: Any = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "svg.hashsalt": "hpo",
-    "svg.fonttype": "path",
-}
-"""The same file for the same figures, and text that needs no font where it is shown."""
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """Figures that are made or written inside look alike."""
-    from matplotlib import rc_context
-
-    with rc_context(_STYLE):
-        yield
-
-
-def ruled(axes: Axes, **which: Any) -> None:
-    """A light grid behind the figures."""
-    axes.grid(color="#dddddd", linewidth=0.6, **which)
-
-
-def render(figure: Figure) -> dict[str, bytes]:
-    """`figure.svg` and `figure.png`."""
-    options: dict[str, dict[str, Any]] = {"svg": {"metadata": {"Date": None}}, "png": {"dpi": 160}}
-    files = {}
-    with styled():
-        for suffix, given in options.items():
-            content = io.BytesIO()
-            figure.savefig(content, format=suffix, facecolor="white", **given)
-            files[f"figure.{suffix}"] = content.getvalue()
-    return files

@@ -1,4 +1,4 @@
-"""Under which circumstances figures came to be: command, date, machine, versions; they stand beside every table."""
+"""Provenance of a comparison or an ablation, shown beside every table: command, date, machine, data, versions."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from hpo.search.trial_record import versions
 
 @dataclass(frozen=True)
 class Provenance:
-    """What somebody needs to judge the figures, and to make them again."""
+    """Everything that is needed to judge the figures and to reproduce them."""
 
     command: str
     date: str
     """UTC, ISO 8601."""
     machine: str
     device: str | None
-    """What measured, as a person calls it; None where the runs measured themselves, wherever they ran."""
+    """Product name of the device that measured; None if the trials measured themselves, on any machine."""
     threads: int | None
     seed: int
     study: str | None
@@ -33,45 +33,48 @@ class Provenance:
     """path, fingerprint, split, counts, classes."""
     versions: Mapping[str, str]
     load: float | None = None
-    """Processes that wanted a core in the last minute, over the cores; the own ones among them."""
+    """Processes that were ready to run in the last minute, divided by the cores; includes those of this program."""
 
     @property
     def busy(self) -> bool:
-        """Whether others were at work on the machine, so that speeds are lower than they would be."""
+        """Whether other processes used the machine, so that speeds are lower than possible."""
         return self.device is not None and self.load is not None and self.load > 1.5
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
 
     @property
     def line(self) -> str:
-        """In one line, under a table."""
+        """The line under a table."""
         counts = ", ".join(f"{count:,} {name}" for name, count in self.data["counts"].items())
         measured = f"; {self.device}, {self.threads} threads" if self.device else ""
         return f"{self.data['path']}: {counts} ({self.data['split']}){measured}; {self.date[:10]}"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return asdict(self)
+
 
 def provenance_of(
-    command: str, *, seed: int, study: str | None, data: Mapping[str, Any], device: str | None = None
+    command: str, path: Path, dataset: Dataset, *, seed: int, study: str | None, device: str | None = None
 ) -> Provenance:
-    """Those of this process, now; `device` is what measures, where this process does."""
+    """Return the provenance of figures on `dataset`, which lies at `path`.
+
+    `device` is given if this process measures.
+    """
     return Provenance(
         command=public_command(command),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=f"{platform.system()} {platform.machine()}, {cores()} cores",
-        device=device_name(device) if device else None,
-        threads=_threads() if device else None,
+        device=_product_name(device) if device else None,
+        threads=_thread_count() if device else None,
         seed=seed,
         study=study,
-        data=data,
+        data=_describe_data(path, dataset),
         versions=versions(),
         load=os.getloadavg()[0] / cores(),
     )
 
 
-def described(path: Path, dataset: Dataset) -> dict[str, Any]:
-    """The data set, in what decides the figures."""
+def _describe_data(path: Path, dataset: Dataset) -> dict[str, Any]:
+    """Return the properties of the data set that the figures depend on."""
     counts = {"train": len(dataset.train), "val": len(dataset.val), "test": dataset.test_count}
     return {
         "path": public_path(path),
@@ -82,22 +85,22 @@ def described(path: Path, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _threads() -> int:
+def _thread_count() -> int:
     import torch
 
     return torch.get_num_threads()
 
 
-def device_name(device: str) -> str:
-    """The product behind `cpu` or `cuda:N`, as far as the machine tells."""
+def _product_name(device: str) -> str:
+    """Return the product name of `cpu` or `cuda:N`, or the architecture if the machine does not give it."""
     if device.startswith("cuda"):
         import torch
 
         return torch.cuda.get_device_name(device)
-    models = [line for line in _processors() if line.startswith("model name")]
+    models = [line for line in _cpuinfo_lines() if line.startswith("model name")]
     return models[0].partition(":")[2].strip() if models else platform.processor() or platform.machine()
 
 
-def _processors() -> list[str]:
+def _cpuinfo_lines() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []

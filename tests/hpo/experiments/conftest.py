@@ -81,7 +81,7 @@ def bundle(tmp_path: Path, manifest: Manifest, weights: bytes) -> Path:
 
 
 @pytest.fixture
-def bench(cells: Path, cache: Path) -> Benchmark:
+def benchmark(cells: Path, cache: Path) -> Benchmark:
     return Benchmark(cells, SPLIT, 0.05, cache, "cpu", test=True, timing=Timing(warmup=1, seconds=0.0, least=1))
 
 

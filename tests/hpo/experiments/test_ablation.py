@@ -14,10 +14,11 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from hpo.errors import HpoError
-from hpo.experiments.ablation import AblationOutcome, VariationResult, outcome, seen
+from hpo.experiments.ablation import AblationOutcome, compute_outcome
 from hpo.experiments.ablation_parts import Variation
-from hpo.experiments.ablation_table import csv_table, files, markdown, notes, print_outcomes
+from hpo.experiments.ablation_table import ablation_files, csv_table, markdown, notes, print_outcomes
 from hpo.experiments.provenance import Provenance
+from hpo.experiments.variation_results import VariationResult, read_results
 from search_spaces import TrialConfig
 
 CONFIG = TrialConfig()
@@ -40,7 +41,7 @@ def ran(values: dict[str, list[float]]) -> list[VariationResult]:
 
 @pytest.fixture
 def found() -> AblationOutcome:
-    return outcome(
+    return compute_outcome(
         "accuracy", 3,
         ran({
             "": [0.90, 0.92, 0.91], "ema": [0.90, 0.93, 0.90], "mixup": [0.84, 0.87, 0.87], "augmentation": [],
@@ -67,7 +68,7 @@ def test_a_pair_has_its_joint_contribution_and_its_interaction(found: AblationOu
 
 def test_without_the_whole_there_is_nothing_to_compare_with() -> None:
     with pytest.raises(HpoError, match=r"nothing to compare with: no luck"):
-        outcome("accuracy", 1, ran({"": [], "ema": [0.5]}))
+        compute_outcome("accuracy", 1, ran({"": [], "ema": [0.5]}))
 
 
 def test_what_a_study_has_of_the_runs() -> None:
@@ -89,7 +90,7 @@ def test_what_a_study_has_of_the_runs() -> None:
     add(names[0], TrialState.COMPLETE, 0.9, {1: 0.9, 2: 0.8})
     add(names[1], TrialState.FAIL, None, {1: 0.4})
     add(names[2], TrialState.PRUNED, 0.2, {1: 0.3, 2: 0.2})
-    whole, without = seen(study, [Variation((), CONFIG), Variation(("ema",), CONFIG)], seeds=2)
+    whole, without = read_results(study, [Variation((), CONFIG), Variation(("ema",), CONFIG)], seeds=2)
     assert (whole.values, without.values) == ({0: 0.9}, {0: 0.3}), "best epochs, of no failed run"
     assert whole.notes == ("everything, seed 1: fail, it collapsed",)
     assert without.notes == ("without ema, seed 0: pruned, it collapsed", "without ema, seed 1: not trained")
@@ -108,18 +109,18 @@ def test_it_fits_a_terminal_of_120_columns(found: AblationOutcome) -> None:
 
 
 def test_one_seed_says_that_it_gives_no_interval() -> None:
-    one = outcome("accuracy", 1, ran({"": [0.9], "ema": [0.8]}))
+    one = compute_outcome("accuracy", 1, ran({"": [0.9], "ema": [0.8]}))
     assert any("one seed gives no interval" in line for line in notes([one], ABOUT))
     assert "| ema | the weights themselves | 80.00 | +10.00 | – | open |" in markdown([one], ABOUT)
 
 
 def test_how_sure_the_intervals_are_is_told_of_what_is_shown() -> None:
-    two = outcome("accuracy", 3, ran({"": [0.9, 0.92, 0.91], "ema": [0.8, 0.85], "mixup": [0.9, 0.8, 0.7]}))
+    two = compute_outcome("accuracy", 3, ran({"": [0.9, 0.92, 0.91], "ema": [0.8, 0.85], "mixup": [0.9, 0.8, 0.7]}))
     lines = notes([two], ABOUT)
     assert any("Student's t over 2 to 3 seeds" in line for line in lines)
     assert any(line.startswith("2 intervals: ") and line.endswith("up to 10%") for line in lines)
     assert not any("exactly the same" in line for line in lines)
-    same = notes([outcome("accuracy", 2, ran({"": [0.5, 0.75], "ema": [0.25, 0.5]}))], ABOUT)
+    same = notes([compute_outcome("accuracy", 2, ran({"": [0.5, 0.75], "ema": [0.25, 0.5]}))], ABOUT)
     assert any("exactly the same" in line for line in same)
     assert not any("Student" in line or "intervals: " in line for line in same)
 
@@ -135,9 +136,9 @@ def test_csv_holds_the_figures_in_full(found: AblationOutcome) -> None:
 
 
 def test_files_hold_everything(found: AblationOutcome) -> None:
-    written = files([found, found], CONFIG.to_dict(), ABOUT)
+    written = ablation_files([found, found], CONFIG.to_dict(), ABOUT)
     assert set(written) == {"table.md", "table.csv", "figure.svg", "figure.png", "results.json"}
-    assert written["figure.svg"] == files([found, found], CONFIG.to_dict(), ABOUT)["figure.svg"]
+    assert written["figure.svg"] == ablation_files([found, found], CONFIG.to_dict(), ABOUT)["figure.svg"]
     results = json.loads(written["results.json"])
     assert results["config"] == CONFIG.to_dict()
     assert results["outcomes"][0]["everything"]["values"] == [0.90, 0.92, 0.91]

@@ -21,15 +21,15 @@ from hpo.evaluation.corrupted_copy import CorruptedCopy, corrupted_copy
 from hpo.evaluation.metrics import wilson
 from hpo.experiments.benchmark import BATCHES, Benchmark
 from hpo.experiments.compared_model import ComparedModel, Cost
-from hpo.experiments.comparison import measured_row, trainable_parameters
+from hpo.experiments.comparison import measure_row, trainable_parameters
 from hpo.models.built_model import build_model, count_parameters
 from hpo.training.tuning import device_name
 
 from .conftest import CONFIG, SPLIT, bundled
 
 
-def test_a_model_is_measured_as_evaluate_does(bench: Benchmark, bundle: Path, cells: Path, cache: Path) -> None:
-    found = bench.measure(bundle)
+def test_a_model_is_measured_as_evaluate_does(benchmark: Benchmark, bundle: Path, cells: Path, cache: Path) -> None:
+    found = benchmark.measure(bundle)
     expected = evaluate(load(bundle, "cpu"), cells, cache=cache, split="val").report
     assert found.validation is not None
     assert (found.validation.value, found.validation.interval) == (expected.accuracy, expected.interval)
@@ -37,9 +37,9 @@ def test_a_model_is_measured_as_evaluate_does(bench: Benchmark, bundle: Path, ce
 
 
 def test_the_corrupted_copy_is_the_validation_part_under_every_alteration(
-    bench: Benchmark, bundle: Path, dataset: Dataset, cache: Path
+    benchmark: Benchmark, bundle: Path, dataset: Dataset, cache: Path
 ) -> None:
-    found = bench.measure(bundle)
+    found = benchmark.measure(bundle)
     copy = corrupted_copy(dataset.val, cache)
     right = load(bundle, "cpu").logits_of(copy.batches(64)).argmax(axis=1) == copy.labels
     assert found.corrupted is not None
@@ -65,19 +65,19 @@ def test_each_white_level_has_a_corrupted_copy_of_its_own(
         return corrupted_copy(part, cache)
 
     monkeypatch.setattr("hpo.experiments.benchmark.corrupted_copy", altered)
-    bench = Benchmark(tmp_path / "deep", SPLIT, 0.05, cache, "cpu")
+    benchmark = Benchmark(tmp_path / "deep", SPLIT, 0.05, cache, "cpu")
     for level in (4095, 65535, 4095):
         data = manifest.data.model_copy(update={"white_level": level})
         folder = bundled(tmp_path / f"b{len(brightness)}-{level}", manifest.model_copy(update={"data": data}), weights)
-        bench.robustness(load(folder, "cpu"))
+        benchmark.measure_robustness(load(folder, "cpu"))
     bright, dark = brightness
     assert bright == pytest.approx(16 * dark, rel=0.2)
 
 
 def test_the_look_at_the_test_part_is_on_record_and_serves_later_comparisons(
-    bench: Benchmark, bundle: Path, dataset: Dataset
+    benchmark: Benchmark, bundle: Path, dataset: Dataset
 ) -> None:
-    first, second = (bench.measure(bundle) for _ in range(2))
+    first, second = (benchmark.measure(bundle) for _ in range(2))
     (one,) = read_bundle(bundle).metrics["test_openings"]
     assert (first.openings, second.openings) == (1, 1)
     assert first.test == second.test is not None
@@ -98,59 +98,59 @@ def look_of(bundle: Path, dataset: Dataset) -> dict[str, object]:
     "changes", [{"accuracy": None}, {"command": "evaluate"}, {"test": "f" * 32}, {"n": 1}, {"model": "f" * 64}]
 )
 def test_a_look_of_another_kind_or_without_an_end_serves_nobody(
-    bench: Benchmark, bundle: Path, dataset: Dataset, changes: dict[str, object]
+    benchmark: Benchmark, bundle: Path, dataset: Dataset, changes: dict[str, object]
 ) -> None:
     record_opening(bundle, {**look_of(bundle, dataset), **changes})
-    found = bench.measure(bundle)
+    found = benchmark.measure(bundle)
     assert found.test is not None
     assert found.test.value < 1.0, "measured"
     assert len(read_bundle(bundle).metrics["test_openings"]) == 2
 
 
 def test_a_retrained_model_is_not_told_the_looks_of_the_one_that_it_comes_from(
-    bench: Benchmark, manifest: Manifest, weights: bytes, dataset: Dataset, tmp_path: Path
+    benchmark: Benchmark, manifest: Manifest, weights: bytes, dataset: Dataset, tmp_path: Path
 ) -> None:
     final = bundled(tmp_path / "final", manifest.model_copy(update={"stage": "retrained"}), weights)
     record_opening(final, {**look_of(final, dataset), "model": "f" * 64})
-    first, second = (bench.measure(final) for _ in range(2))
+    first, second = (benchmark.measure(final) for _ in range(2))
     assert first.test is not None
     assert first.test.value < 1.0
     assert (first.openings, second.openings, second.test) == (2, 2, first.test)
 
 
-def test_the_test_part_stays_locked_where_nobody_asks(bench: Benchmark, bundle: Path) -> None:
-    found = replace(bench, test=False).measure(bundle)
+def test_the_test_part_stays_locked_where_nobody_asks(benchmark: Benchmark, bundle: Path) -> None:
+    found = replace(benchmark, test=False).measure(bundle)
     assert (found.test, found.openings) == (None, 0)
     assert read_bundle(bundle).metrics["test_openings"] == []
 
 
 def test_what_has_trained_on_the_validation_part_is_not_measured_on_it(
-    bench: Benchmark, manifest: Manifest, weights: bytes, tmp_path: Path
+    benchmark: Benchmark, manifest: Manifest, weights: bytes, tmp_path: Path
 ) -> None:
     retrained = bundled(tmp_path / "final", manifest.model_copy(update={"stage": "retrained"}), weights)
-    found = bench.measure(retrained)
+    found = benchmark.measure(retrained)
     assert (found.validation, found.corrupted, found.macro_f1) == (None, None, None)
     assert found.test is not None
 
 
-def test_other_images_and_another_split_are_refused(bench: Benchmark, manifest: Manifest) -> None:
-    bench.check("best", manifest)
+def test_other_images_and_another_split_are_refused(benchmark: Benchmark, manifest: Manifest) -> None:
+    benchmark.check("best", manifest)
     other = manifest.model_copy(update={"data": manifest.data.model_copy(update={"fingerprint": "f" * 64})})
     with pytest.raises(DataError, match=r"best was made with other images than .*\(fingerprint ffffffffffff"):
-        bench.check("best", other)
-    resplit = replace(bench, split=replace(bench.split, seed=1), _datasets={})
+        benchmark.check("best", other)
+    resplit = replace(benchmark, split=replace(benchmark.split, seed=1), _datasets={})
     with pytest.raises(DataError, match=r"«stratified 60/20/20, seed 0», but here it is .*seed 1».*--seed"):
         resplit.check("best", manifest)
 
 
-def test_a_row_pools_seeds(bench: Benchmark, bundle: Path, manifest: Manifest, tmp_path: Path) -> None:
+def test_a_row_pools_seeds(benchmark: Benchmark, bundle: Path, manifest: Manifest, tmp_path: Path) -> None:
     zeros = {name: tensor * 0 for name, tensor in build_model(CONFIG, 8).model.state_dict().items()}
     import safetensors.torch
 
     other = bundled(tmp_path / "other", manifest, safetensors.torch.save(zeros))
     costs = tuple(Cost(3, seconds, memory, "cpu", None) for seconds, memory in ((1.0, 10), (3.0, 30)))
-    row = measured_row(ComparedModel("both", "preset", (bundle, other), costs, ("a note",)), bench)
-    alone = [replace(bench, test=False).measure(folder).validation for folder in (bundle, other)]
+    row = measure_row(ComparedModel("both", "preset", (bundle, other), costs, ("a note",)), benchmark)
+    alone = [replace(benchmark, test=False).measure(folder).validation for folder in (bundle, other)]
     assert row.validation is not None
     assert row.validation.value == pytest.approx(np.mean([score.value for score in alone if score]))
     assert row.validation.spread is not None
@@ -162,7 +162,7 @@ def test_a_row_pools_seeds(bench: Benchmark, bundle: Path, manifest: Manifest, t
     assert 0 < trainable < total
     assert (row.trained_on, row.memory_shared) == (("cpu",), False)
     here = Cost(3, 1.0, 10, device_name(torch.device("cpu")), None, shared=True)
-    again = measured_row(ComparedModel("here", "trial", (bundle,), (here,)), replace(bench, test=False))
+    again = measure_row(ComparedModel("here", "trial", (bundle,), (here,)), replace(benchmark, test=False))
     assert (again.trained_on, again.memory_shared) == ((), True)
 
 

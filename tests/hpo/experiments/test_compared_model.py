@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hpo.bundle.manifest import Manifest
-from hpo.experiments.compared_model import JOINED, from_bundle
+from hpo.experiments.compared_model import JOINED, compared_bundle
 
 from .conftest import bundled
 
@@ -15,5 +15,5 @@ def test_what_was_picked_on_the_validation_part_says_so(
     manifest: Manifest, weights: bytes, tmp_path: Path, stage: str, notes: tuple[str, ...]
 ) -> None:
     folder = bundled(tmp_path / stage, manifest.model_copy(update={"stage": stage}), weights)
-    found = from_bundle(None, "mine", folder)
+    found = compared_bundle(None, "mine", folder)
     assert (found.folders, found.notes) == ((folder,), notes)

@@ -14,7 +14,7 @@ import pytest
 from hpo.errors import UsageError
 from hpo.experiments.compared_model import ComparedModel
 from hpo.experiments.comparison import ComparisonRow
-from hpo.experiments.comparison_figure import files
+from hpo.experiments.comparison_figure import comparison_files
 from hpo.experiments.comparison_table import count, csv_table, markdown, memory, notes, speed
 from hpo.experiments.outputs import check_outputs, to_csv, to_markdown, write_outputs
 
@@ -98,12 +98,12 @@ def test_speeds_and_sizes() -> None:
 
 @pytest.fixture(scope="module")
 def written() -> dict[str, bytes]:
-    return files(ROWS, [ComparedModel("gone", "preset", (), notes=("failed: no memory",))], ABOUT)
+    return comparison_files(ROWS, [ComparedModel("gone", "preset", (), notes=("failed: no memory",))], ABOUT)
 
 
 def test_the_figure_is_the_same_for_the_same_figures(written: dict[str, bytes]) -> None:
     assert written["figure.png"].startswith(b"\x89PNG")
-    again = files(ROWS, [], ABOUT)
+    again = comparison_files(ROWS, [], ABOUT)
     assert written["figure.svg"] == again["figure.svg"]
     assert b"<text" not in written["figure.svg"], "no font is needed to show it"
 
@@ -118,7 +118,7 @@ def test_results_hold_everything(written: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize("rows", [[ROWS[1]], [ROWS[2]]], ids=["no validation", "no parameters"])
 def test_a_figure_can_be_drawn_of_little(rows: list[ComparisonRow]) -> None:
-    assert files(rows, [], ABOUT)["figure.png"]
+    assert comparison_files(rows, [], ABOUT)["figure.png"]
 
 
 def test_files_are_replaced_and_what_else_lies_there_stays(tmp_path: Path) -> None:

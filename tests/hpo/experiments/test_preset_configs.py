@@ -7,7 +7,7 @@ import pytest
 
 from hpo.errors import UsageError
 from hpo.experiments.model_refs import PresetRef, read_model_ref
-from hpo.experiments.preset_configs import Overrides, PresetConfig, preset_configs, roster
+from hpo.experiments.preset_configs import Overrides, PresetConfig, comparison_trials, preset_configs
 from search_spaces import SpaceError, TrialConfig
 
 SCRATCH = "fixed: {backbone: resnet10t, pretrained: false, epochs: 4}\n"
@@ -93,8 +93,8 @@ class TestWishes:
 
 def test_a_roster_has_all_of_one_seed_before_the_next() -> None:
     config = TrialConfig(backbone="resnet18")
-    found = roster([PresetConfig("a", config), PresetConfig("b", config)], seeds=2)
+    found = comparison_trials([PresetConfig("a", config), PresetConfig("b", config)], seeds=2)
     assert [(entry.name, entry.seed) for entry in found.entries] == [
         ("a, seed 0", 0), ("b, seed 0", 0), ("a, seed 1", 1), ("b, seed 1", 1),
     ]  # fmt: skip
-    assert [entry.name for entry in roster([PresetConfig("a", config)], seeds=1).entries] == ["a"]
+    assert [entry.name for entry in comparison_trials([PresetConfig("a", config)], seeds=1).entries] == ["a"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from hpo.errors import UsageError
-from hpo.experiments.ablation_parts import chosen_parts, pair_variations, parts_of, roster, single_variations
+from hpo.experiments.ablation_parts import ablation_trials, chosen_parts, pair_variations, parts_of, single_variations
 from search_spaces import TrialConfig
 
 from .test_ablation_parts import RICH
@@ -23,7 +23,7 @@ def test_the_whole_comes_first_and_then_it_without_each_part() -> None:
 
 def test_the_same_seeds_for_every_variation() -> None:
     variations = single_variations(SMALL, chosen_parts(SMALL, ["ema"]))
-    entries = roster("ablation", variations, seeds=2).entries
+    entries = ablation_trials("ablation", variations, seeds=2).entries
     assert [(entry.name, entry.seed, entry.config.ema) for entry in entries] == [
         ("everything, seed 0", 0, 0.9), ("without ema, seed 0", 0, 0.0),
         ("everything, seed 1", 1, 0.9), ("without ema, seed 1", 1, 0.0),

@@ -1,4 +1,4 @@
-"""Runs on the corrupted copy: the same ones count as for the metric."""
+"""Results on corrupted images: the same runs count as for the metric."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.data import SplitOptions
 from hpo.errors import BundleError
-from hpo.experiments.ablation import CorruptionEvaluator, seen
 from hpo.experiments.ablation_parts import Variation
 from hpo.experiments.benchmark import Benchmark
+from hpo.experiments.variation_results import CorruptionEvaluator, read_results
 from search_spaces import TrialConfig
 from storage import open_store
 
@@ -21,7 +21,7 @@ VARIATION = Variation((), TrialConfig())
 
 
 class Known(CorruptionEvaluator):
-    """An examiner of runs whose weights are on record as accuracies; the others' weights are gone."""
+    """An evaluator that reads accuracies from user attributes; a trial without one has lost its weights."""
 
     def accuracy(self, trial: FrozenTrial) -> float:
         if "corrupted" not in trial.user_attrs:
@@ -29,11 +29,11 @@ class Known(CorruptionEvaluator):
         return float(trial.user_attrs["corrupted"])
 
 
-def examiner(tmp_path: Path, *runs: tuple[TrialState, float | None]) -> Known:
-    """Over a study with a run per seed, each with its state and its accuracy on the corrupted copy."""
+def evaluator_of(tmp_path: Path, *runs: tuple[TrialState, float | None]) -> Known:
+    """Return the evaluator of a study with a run for each seed, each with its state and corrupted accuracy."""
     study = optuna.create_study(direction="maximize")
     names = [VARIATION.run(seed) for seed in range(len(runs))]
-    study.add_trial(create_trial(state=TrialState.FAIL))  # it ended before it took a run
+    study.add_trial(create_trial(state=TrialState.FAIL))  # it ended before it was given a run
     for name, (state, corrupted) in zip(names, runs, strict=True):
         study.add_trial(
             create_trial(
@@ -42,23 +42,23 @@ def examiner(tmp_path: Path, *runs: tuple[TrialState, float | None]) -> Known:
                 user_attrs={} if corrupted is None else {"corrupted": corrupted},
             )
         )  # fmt: skip
-    bench = Benchmark(tmp_path, SplitOptions(), 0.05, tmp_path, "cpu", test=False)
-    return Known(study, open_store(tmp_path, "study"), bench, tmp_path)
+    benchmark = Benchmark(tmp_path, SplitOptions(), 0.05, tmp_path, "cpu", test=False)
+    return Known(study, open_store(tmp_path, "study"), benchmark, tmp_path)
 
 
 def test_complete_and_diverged_runs_count_and_failed_ones_do_not(tmp_path: Path) -> None:
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.PRUNED)
-    them = examiner(tmp_path, *zip(states, (0.7, 0.3, 0.6, None), strict=True))
-    runs = seen(them.study, [VARIATION], len(states))
+    evaluator = evaluator_of(tmp_path, *zip(states, (0.7, 0.3, 0.6, None), strict=True))
+    runs = read_results(evaluator.study, [VARIATION], len(states))
     assert set(runs[0].values) == {0, 1, 3}
-    (found,) = them.seen(runs, len(states), lambda done, total: None)
+    (found,) = evaluator.evaluate(runs, len(states), lambda done, total: None)
     assert found.values == {0: 0.7, 1: 0.3}
-    assert [note for note in found.notes if "no weights are kept" in note] == [
-        "everything, seed 3: no weights are kept of it, so none meet corrupted images"
+    assert [note for note in found.notes if "weights are not kept" in note] == [
+        "everything, seed 3: its weights are not kept, so it has no corrupted accuracy"
     ]
 
 
 def test_a_complete_run_without_weights_is_an_error(tmp_path: Path) -> None:
-    them = examiner(tmp_path, (TrialState.COMPLETE, None))
+    evaluator = evaluator_of(tmp_path, (TrialState.COMPLETE, None))
     with pytest.raises(BundleError, match="weights are gone"):
-        them.seen(seen(them.study, [VARIATION], 1), 1, lambda done, total: None)
+        evaluator.evaluate(read_results(evaluator.study, [VARIATION], 1), 1, lambda done, total: None)
