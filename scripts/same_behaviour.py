@@ -22,6 +22,7 @@ is replaced by a placeholder: times, durations, speeds, memory, process numbers,
 from __future__ import annotations
 
 import atexit
+import csv
 import difflib
 import gc
 import hashlib
@@ -358,8 +359,8 @@ def masked_table(text: str, mark: str) -> str:
     """A table whose cells are parted by `mark`, with placeholders in the columns that vary."""
     lines: list[str] = []
     names: list[str] = []
-    for line in text.splitlines():
-        cells = line.split(mark)
+    rows = csv.reader(text.splitlines()) if mark == "," else (line.split(mark) for line in text.splitlines())
+    for cells in rows:
         names = names if len(names) == len(cells) else [cell.strip() for cell in cells]
         kept = [
             cell if not VARYING.fullmatch(name) or cell.strip() == name else f"<{name}>"
