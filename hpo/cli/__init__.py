@@ -1,4 +1,4 @@
-"""The command line. `hpo --help` imports click and nothing heavy; a command's module is imported when it is named."""
+"""The command line. `hpo --help` imports only click; the module of a command is imported when the command is named."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ INTERRUPTED = 130
 
 
 class Commands(click.Group):
-    """A group that imports a command's module only when it runs, and turns known errors into one line and a code."""
+    """A group that imports a command's module when it is named, and prints known errors in one line."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Make the streams fit for every character before the first one is written, that of --help included."""
+        """Let the streams accept every character before the first one is written, that of --help included."""
         prepare_streams()
         return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands in the order in which a person meets them."""
+        """Return the commands in the order in which a user needs them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Import the command, or None where there is no such."""
+        """Import and return the command; None where there is no such command."""
         if name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[name][0].partition(":")
@@ -84,7 +84,7 @@ class Commands(click.Group):
                 ctx.default_map = default_map(self, ctx)
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise  # click's own: it prints usage and sets the code
+            raise  # click prints usage and sets the code
         except KeyboardInterrupt:
             click.echo("hpo: interrupted", err=True)
             ctx.exit(INTERRUPTED)
@@ -118,7 +118,7 @@ _ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)  # the l
 
 @contextmanager
 def _unwinding() -> Iterator[None]:
-    """SIGTERM and its like unwind as Ctrl-C does: files are removed, connections closed, the server is left."""
+    """Raise SystemExit on SIGTERM and similar signals: files are removed, connections closed, as on Ctrl-C."""
 
     def leave(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)

@@ -19,10 +19,10 @@ from hpo.errors import UsageError
 
 
 def default_map(group: click.Group, ctx: click.Context) -> dict[str, Any]:
-    """Click's default map from `$HPO_CONFIG` or `./hpo.toml`; {} where there is no file.
+    """Return click's default map from `$HPO_CONFIG` or `./hpo.toml`; {} where there is no file.
 
-    Raises UsageError for a broken file, for a key that no command knows and for a value of the wrong kind: nothing is
-    ignored in silence.
+    Raises UsageError for an invalid file, for a key that no command has and for a value of the wrong type, rather than
+    ignoring them.
     """
     path = Path(os.environ.get("HPO_CONFIG", "hpo.toml"))
     if not path.is_file():
@@ -36,7 +36,7 @@ def default_map(group: click.Group, ctx: click.Context) -> dict[str, Any]:
     _refuse_unknown(path, shared, tables, known)
     return {
         name: {
-            parameters[key].name or key: _fitting(path, key, value, parameters[key])
+            parameters[key].name or key: _checked(path, key, value, parameters[key])
             for key, value in {**shared, **tables.get(name, {})}.items()
             if key in parameters
         }
@@ -51,8 +51,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
 
 
-def _fitting(path: Path, key: str, value: Any, parameter: click.Parameter) -> Any:
-    """The value as click takes it; UsageError for a kind that the option does not have."""
+def _checked(path: Path, key: str, value: Any, parameter: click.Parameter) -> Any:
+    """Return the value as click takes it; UsageError for another type than the option's."""
     if parameter.multiple:
         values = value if isinstance(value, list) else [value]
         kind, fits = "a text or a list of texts", all(isinstance(one, str) for one in values)
@@ -67,7 +67,7 @@ def _fitting(path: Path, key: str, value: Any, parameter: click.Parameter) -> An
 
 
 def _parameters(group: click.Group, ctx: click.Context, name: str) -> dict[str, click.Parameter]:
-    """What a command's options are called in the file (as on the command line) -> click's parameter."""
+    """Return click's parameters of a command by their names in the file, which are those of the command line."""
     command = group.get_command(ctx, name)
     assert command is not None
     found: dict[str, click.Parameter] = {}

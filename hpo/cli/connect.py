@@ -1,4 +1,4 @@
-"""From the options `--storage`, `--home`, `--artifacts` to an open database and folders; and logging."""
+"""From the options `--storage`, `--home`, `--artifacts` to an open database, study and folders; and the log's level."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import click
 from hpo.errors import UsageError
 
 if TYPE_CHECKING:
+    import optuna
+
     from storage import Database
 
 
@@ -21,32 +23,43 @@ PASSWORD_FILE = "HPO_STORAGE_PASSWORD_FILE"  # noqa: S105 - the name of a variab
 
 
 STARTING = 30.0
-"""Seconds that a command which begins a run waits for a server that is only just starting, as under compose."""
+"""Seconds that a command which starts a run waits for a server that is still starting, as under compose."""
 
 
 @contextmanager
 def connected(
     storage: str | None, home: Path, *, initialise: bool = False, create: bool | None = None, start_timeout: float = 0.0
 ) -> Iterator[Database]:
-    """An open database, its tables made when `initialise`; the password may come from a file (a container's secret).
+    """Open the database, and create its tables when `initialise`; the password may come from a file (a secret).
 
-    Where there is no database under `home` yet one is made when `create`, which is as `initialise` unless it is given:
-    a command that looks at studies makes no folder for them.
+    Where there is no database under `home`, one is made when `create`, which defaults to `initialise`: a command that
+    only reads studies makes no folder for them.
     """
     from storage import open_database, quiet_optuna
 
     quiet_optuna()
-    founding = initialise if create is None else create
-    with open_database(with_password(storage), home=home, start_timeout=start_timeout, create=founding) as db:
+    create = initialise if create is None else create
+    with open_database(with_password(storage), home=home, start_timeout=start_timeout, create=create) as db:
         if initialise:
             db.initialise()
         yield db
 
 
-def with_password(storage: str | None) -> str | None:
-    """`storage` with the password that the file named by HPO_STORAGE_PASSWORD_FILE holds, where it has none itself.
+@contextmanager
+def connected_study(storage: str | None, home: Path, study: str) -> Iterator[tuple[Database, optuna.Study]]:
+    """Open the database and its study; StudyError where there is none, StorageError for tables of another version."""
+    with connected(storage, home) as db:
+        from storage import open_study
 
-    The file is UTF-8 text of one line; the end of the line does not count. UsageError for any other.
+        found = open_study(db, study)
+        db.require_schema()
+        yield db, found
+
+
+def with_password(storage: str | None) -> str | None:
+    """Return `storage` with the password from the file that HPO_STORAGE_PASSWORD_FILE names, where it has none itself.
+
+    The file is one line of UTF-8 text, with or without a line end; UsageError for any other.
     """
     path = os.environ.get(PASSWORD_FILE)
     if storage is None or not path:
@@ -66,23 +79,23 @@ def with_password(storage: str | None) -> str | None:
 
 
 def artifacts_folder(artifacts: Path | str | None, home: Path) -> Path | str:
-    """Where checkpoints lie: a folder, absolute, or an s3:// URL."""
+    """Return where checkpoints are: an absolute folder, or an s3:// URL."""
     if isinstance(artifacts, str):
         return artifacts
     return (artifacts if artifacts is not None else home / "artifacts").resolve()
 
 
 def require_artifacts(root: Path | str) -> None:
-    """UsageError where `root`, of `artifacts_folder`, is a folder that is not there: workers' files lie elsewhere."""
+    """Raise UsageError where `root`, of `artifacts_folder`, is a folder that does not exist."""
     if isinstance(root, Path) and not root.is_dir():
         raise UsageError(f"{root}: no such folder; give the --artifacts of the workers")
 
 
 def cache_folder(home: Path) -> Path:
-    """Where packed images and measured speeds lie."""
+    """Return the folder of packed images and measured speeds."""
     return home / "cache"
 
 
 def verbosity() -> int:
-    """Level of the log: in detail with --debug."""
+    """Return the level of the log: in detail with --debug."""
     return logging.DEBUG if click.get_current_context().meta.get("hpo.debug") else logging.INFO

@@ -1,7 +1,4 @@
-"""`hpo pause`, `hpo stop`, `hpo resume`: one word to all workers of a study, wherever they run.
-
-`hpo reap`: put back the trials of workers that are gone, for a study that nobody works on.
-"""
+"""`hpo pause`, `hpo stop`, `hpo resume` tell all workers of a study what to do; `hpo reap` requeues orphaned trials."""
 
 from __future__ import annotations
 
@@ -11,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.cli.options import debug_option, existing, storage_options, study_option
+from hpo.cli.connect import connected_study
+from hpo.cli.options import debug_option, storage_options, study_option
 from hpo.hints import hint
 
 if TYPE_CHECKING:
@@ -27,7 +25,7 @@ _WORDS = {"run": "running", "pause": "paused", "stop": "stopped"}
 @debug_option
 def pause_command(study: str, storage: str | None, home: Path) -> None:
     """Let all workers of STUDY put their trials back and wait until `hpo resume`."""
-    _tell(study, storage, home, "pause")
+    _control_workers(study, storage, home, "pause")
 
 
 @click.command("stop")
@@ -36,7 +34,7 @@ def pause_command(study: str, storage: str | None, home: Path) -> None:
 @debug_option
 def stop_command(study: str, storage: str | None, home: Path) -> None:
     """Let all workers of STUDY put their trials back and leave; none starts before `hpo resume` or `hpo run`."""
-    _tell(study, storage, home, "stop")
+    _control_workers(study, storage, home, "stop")
 
 
 @click.command("resume")
@@ -45,11 +43,11 @@ def stop_command(study: str, storage: str | None, home: Path) -> None:
 @debug_option
 def resume_command(study: str, storage: str | None, home: Path) -> None:
     """Let the workers of STUDY go on after `hpo pause` or `hpo stop`."""
-    _tell(study, storage, home, "run")
+    _control_workers(study, storage, home, "run")
 
 
-def _tell(study: str, storage: str | None, home: Path, word: str) -> None:
-    with existing(storage, home, study) as (db, found):
+def _control_workers(study: str, storage: str | None, home: Path, word: str) -> None:
+    with connected_study(storage, home, study) as (db, found):
         from storage import Control, lease_infos, set_control
 
         before = set_control(db, found, Control(word))
@@ -58,46 +56,48 @@ def _tell(study: str, storage: str | None, home: Path, word: str) -> None:
 
 
 def change(before: str, now: str) -> str:
-    """`is paused`, and whether it was so already, or what it was."""
+    """Return `is paused`, and whether it was paused already, or what it was."""
     if before == now:
         return f"is {_WORDS[now]} already"
     return f"is {_WORDS[now]}" + ("" if before == "run" else f", no longer {_WORDS[before]}")
 
 
 def consequence(study: str, before: str, now: str, leases: Sequence[LeaseInfo]) -> str:
-    """What happens next, and the way back."""
+    """Return what the workers do now, and the command that reverts it."""
     again = f"`{hint('resume', study=study)}`"
     if now == "pause":
-        return f"{_put_back(leases, 'wait')}; {again} lets them go on"
+        return f"{_requeue_line(leases, 'wait')}; {again} lets them go on"
     if now == "stop":
-        return f"{_put_back(leases, 'leave')}; {again} allows them again"
+        return f"{_requeue_line(leases, 'leave')}; {again} allows them again"
     if before == "run":
         alive = _alive(leases)
         return (
-            f"{_workers(alive)} at work" if alive else f"{_idle(leases)}; start workers with `hpo worker` or `hpo run`"
+            f"{_workers(alive)} at work"
+            if alive
+            else f"{_idle_line(leases)}; start workers with `hpo worker` or `hpo run`"
         )
     if before == "pause":
         return "workers that waited go on at once; more may join with `hpo worker` or `hpo run`"
     return "workers that have left stay away; start new ones with `hpo worker` or `hpo run`"
 
 
-def _put_back(leases: Sequence[LeaseInfo], then: str) -> str:
-    """`3 workers put their trials back within a renewal (20 s) and wait`."""
+def _requeue_line(leases: Sequence[LeaseInfo], then: str) -> str:
+    """Return `3 workers put their trials back within a renewal (20 s) and wait`."""
     from storage import RENEWALS
 
     alive = _alive(leases)
     if not alive:
-        return f"{_idle(leases)}, and workers that come {then}"
+        return f"{_idle_line(leases)}, and workers that come {then}"
     within = f"within a renewal ({max(lease.age + lease.left for lease in alive) / RENEWALS:.0f} s)"
     if len(alive) == 1:
         return f"{_workers(alive)} puts its trial back {within} and {then}s"
     return f"{_workers(alive)} put their trials back {within} and {then}"
 
 
-def _idle(leases: Sequence[LeaseInfo]) -> str:
+def _idle_line(leases: Sequence[LeaseInfo]) -> str:
     free = sum(lease.state == "free" for lease in leases)
     waiting = f", {free} interrupted trial{'s wait' if free > 1 else ' waits'} to be gone on with" if free else ""
-    return f"nobody trains{waiting}"
+    return f"no worker trains{waiting}"
 
 
 def _alive(leases: Sequence[LeaseInfo]) -> list[LeaseInfo]:
@@ -109,17 +109,17 @@ def _workers(alive: Sequence[LeaseInfo]) -> str:
 
 
 class Owner(click.ParamType[tuple[str, int]]):
-    """A process as `hpo status` names it: `HOST:PID`."""
+    """A process as `hpo status` shows it: `HOST:PID`."""
 
     name = "owner"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
-        """Text to host and process id."""
+        """Convert text to host and process id."""
         if isinstance(value, tuple):
             return value
         host, _, pid = str(value).rpartition(":")
         if not host or not pid.isdecimal():
-            self.fail(f"{value!r} is no owner; write HOST:PID, as `hpo status` shows it", param, ctx)
+            self.fail(f"{value!r} is not an owner; write HOST:PID, as `hpo status` shows it", param, ctx)
         return host, int(pid)
 
 
@@ -136,7 +136,7 @@ def reap_command(study: str, owner: tuple[str, int] | None, storage: str | None,
 
     Workers do this by themselves whenever they look for a trial: it is for a study that nobody works on.
     """
-    with existing(storage, home, study) as (db, found):
+    with connected_study(storage, home, study) as (db, found):
         from storage import Worker, expire_dead_neighbours, expire_leases, lease_infos, reap
 
         if owner is not None:
@@ -152,20 +152,20 @@ def reap_command(study: str, owner: tuple[str, int] | None, storage: str | None,
 
 
 def ended_line(worker: Worker, ended: int) -> str:
-    """What became of the leases of the process that is dead."""
+    """Return how many leases of a dead process were ended."""
     if not ended:
         return f"{worker} holds no trial of this study"
     return f"{worker}: {ended} lease{'s' if ended > 1 else ''} ended"
 
 
 def reaped_lines(reaped: Reaped) -> list[str]:
-    """A line for each trial that was dealt with."""
+    """Return a line for each trial that was requeued or failed."""
     lines = [f"trial {number} is put back; the next worker goes on with it" for number in reaped.requeued]
     return lines + [f"trial {number} has failed: worker after worker died of it" for number in reaped.failed]
 
 
 def held_line(study: str, lease: LeaseInfo) -> str:
-    """A trial that stays as it is, and for how long."""
+    """Return a line on a trial that a worker holds, and for how long."""
     who = f"trial {lease.number} is held by {lease.owner or 'an unknown worker'} ({lease.device or 'unknown device'})"
     if lease.left >= 0:
         return f"{who}, renewed {lease.age:.0f} s ago; its lease lasts {lease.left:.0f} s more unless it is renewed"

@@ -1,6 +1,6 @@
-"""optuna-dashboard as a server of our own: threaded, quiet, stopped by a signal, no password in its arguments.
+"""`hpo dashboard`: serve optuna-dashboard over the studies of a database.
 
-`hpo dashboard`: optuna-dashboard over the studies of a database.
+The server is ours: threaded, without a line per request, stopped by a signal, with no password in its arguments.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _STYLE = b"<style>main p.MuiTypography-root { white-space: pre-wrap !important; 
 
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the standard library's
-        """Say nothing: a line per request hides what matters."""
+        """Log nothing: a line per request hides what matters."""
 
 
 class DashboardServer(ThreadingMixIn, WSGIServer):
@@ -51,7 +51,7 @@ class DashboardServer(ThreadingMixIn, WSGIServer):
         """Serve until SIGINT, SIGTERM or SIGHUP, then close the socket."""
 
         def stop(_: int, __: FrameType | None) -> None:
-            # shutdown() waits for serve_forever, which this very thread runs
+            # shutdown() waits for serve_forever, which runs in this thread
             threading.Thread(target=self.shutdown, daemon=True).start()
 
         with handle_signals(stop, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
@@ -62,7 +62,7 @@ class DashboardServer(ThreadingMixIn, WSGIServer):
 
 
 def make_dashboard(db: Database, host: str, port: int, allowed: Sequence[str] = ()) -> DashboardServer:
-    """A server bound to `host:port` (0 takes a free one) over the studies of `db`; UsageError where it is taken.
+    """Return a server bound to `host:port` (0 takes a free port) over the studies of `db`; UsageError for a used port.
 
     It answers requests for an IP address, localhost, `host`, this machine's own name and the `allowed` names only.
     """
@@ -70,7 +70,7 @@ def make_dashboard(db: Database, host: str, port: int, allowed: Sequence[str] = 
 
     names = {host, socket.gethostname(), socket.getfqdn()}
     ours = frozenset(name.lower() for name in allowed)
-    application = _guarded(_wrapping(wsgi(db.storage)), ours.union(map(str.lower, names)), ours)
+    application = _guarded(_with_wrapped_text(wsgi(db.storage)), ours.union(map(str.lower, names)), ours)
     try:
         return make_server(host, port, application, server_class=DashboardServer, handler_class=_Quiet)
     except OSError as error:
@@ -78,11 +78,11 @@ def make_dashboard(db: Database, host: str, port: int, allowed: Sequence[str] = 
 
 
 def _guarded(application: WSGIApplication, names: frozenset[str], allowed: frozenset[str]) -> WSGIApplication:
-    """`application` behind a check of whom a browser means, since there is no login.
+    """Return `application` behind a check of the Host and Origin of each request, since there is no login.
 
-    A page of another site can make its own name point to this machine (DNS rebinding) and would then be asked as if it
-    were ours; so a request must name a host that we go by. An IP address cannot be made to point elsewhere. And a
-    request that changes something must come from our own page.
+    A page of another site can make its own name point to this machine (DNS rebinding); so a request must name a host
+    of this server. An IP address cannot be made to point elsewhere. A request that changes something must come from a
+    page of this server.
     """
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -92,7 +92,7 @@ def _guarded(application: WSGIApplication, names: frozenset[str], allowed: froze
         if host and not (_is_address(name) or name in names or name == "localhost" or name.endswith(".localhost")):
             reason = f"this dashboard does not go by the name {name}: open it by its address, or add "
             reason += f"--allow-host {shlex.quote(name)} to the command that started it"
-        elif origin is not None and environ["REQUEST_METHOD"] not in _SAFE and not _same(origin, host, allowed):
+        elif origin is not None and environ["REQUEST_METHOD"] not in _SAFE and not _is_own_page(origin, host, allowed):
             reason = f"a page of {origin} may not change anything here"
         if not reason:
             return application(environ, start_response)
@@ -102,13 +102,13 @@ def _guarded(application: WSGIApplication, names: frozenset[str], allowed: froze
     return answer
 
 
-def _same(origin: str, host: str, allowed: frozenset[str]) -> bool:
-    """Whether a page of `origin` is ours: of the host that was asked, or of an allowed one, before a proxy."""
+def _is_own_page(origin: str, host: str, allowed: frozenset[str]) -> bool:
+    """Return whether a page of `origin` is of this server: of the host that was asked, or of an allowed one."""
     return _name(origin) in allowed or origin.lower() in (f"http://{host}".lower(), f"https://{host}".lower())
 
 
 def _name(url: str) -> str:
-    """The host of a URL in lower case, without port, brackets and a trailing dot; empty where there is none."""
+    """Return the host of a URL in lower case, without port, brackets and a trailing dot; empty where there is none."""
     try:
         return (urlsplit(url).hostname or "").rstrip(".")
     except ValueError:
@@ -123,20 +123,20 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _wrapping(application: WSGIApplication) -> WSGIApplication:
-    """`application` with long texts broken over lines: a configuration of one line made a page 7,000 pixels wide."""
+def _with_wrapped_text(application: WSGIApplication) -> WSGIApplication:
+    """Return `application` with long texts wrapped: a configuration of one line made a page 7,000 pixels wide."""
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if not environ["PATH_INFO"].startswith("/dashboard"):
             return application(environ, start_response)
-        told: list[tuple[str, list[tuple[str, str]]]] = []
+        headers_sent: list[tuple[str, list[tuple[str, str]]]] = []
 
         def note(status: str, headers: list[tuple[str, str]], *_: Any) -> Callable[[bytes], object]:
-            told.append((status, headers))
+            headers_sent.append((status, headers))
             return lambda _: None
 
         body = b"".join(application(environ, note)).replace(b"</head>", _STYLE + b"</head>", 1)
-        status, headers = told[-1]
+        status, headers = headers_sent[-1]
         others = [(name, value) for name, value in headers if name.lower() != "content-length"]
         start_response(status, [*others, ("Content-Length", str(len(body)))])
         return [body]
@@ -151,7 +151,7 @@ class _Port(click.Option):
     """An option whose variable Kubernetes may have set: in the pods beside a Service called `hpo`."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        """The variable's value; None for `tcp://10.0.0.7:8080`, which tells of the Service and is no setting."""
+        """Return the variable's value; None for `tcp://10.0.0.7:8080`, which describes the Service."""
         value = super().resolve_envvar_value(ctx)
         return None if value and _KUBERNETES.match(value) else value
 

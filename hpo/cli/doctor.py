@@ -1,4 +1,4 @@
-"""`hpo doctor`: whether this machine, the database and a study are fit to work, and the fix for what is not."""
+"""`hpo doctor`: check this machine, the database and a study, and give the fix for each fault."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 _WIDTH = 13
-"""Of the column that says what was looked at."""
+"""Width of the column that names what was checked."""
 
 
 @click.command("doctor")
@@ -48,15 +48,15 @@ def doctor_command(
         home=home, artifacts=artifacts_folder(artifacts, home), cache=cache_folder(home), device=device,
         storage=with_password(storage), study=study, data=data,
     )  # fmt: skip
-    found = list(run_checks(targets)) if as_json else _printed(run_checks(targets))
+    found = list(run_checks(targets)) if as_json else _print_each(run_checks(targets))
     well = all(check.ok for check in found)
     if as_json:
         click.echo(strict_json({"ok": well, "checks": [check.to_dict() for check in found]}, indent=2))
     ctx.exit(0 if well else 1)
 
 
-def _printed(checks: Iterable[Check]) -> list[Check]:
-    """Print each as it comes: some take seconds."""
+def _print_each(checks: Iterable[Check]) -> list[Check]:
+    """Print each check as it comes, since some take seconds; return all."""
     from rich.console import Console
     from rich.text import Text
 
@@ -70,7 +70,7 @@ def _printed(checks: Iterable[Check]) -> list[Check]:
 
 
 def check_line(check: Check) -> Text:
-    """`OK  device       cpu (2 cores) computes, …`, or `!!` with the fix."""
+    """Return `OK  device       cpu (2 cores) computes, …`, or `!!` with the fix."""
     from rich.text import Text
 
     sign = Text("OK", style="green") if check.ok else Text("!!", style="bold red")

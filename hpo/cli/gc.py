@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.connect import artifacts_folder, require_artifacts
-from hpo.cli.options import artifacts_option, debug_option, existing, keep_option, storage_options, study_option
+from hpo.cli.connect import artifacts_folder, connected_study, require_artifacts
+from hpo.cli.options import artifacts_option, debug_option, keep_option, storage_options, study_option
 from hpo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def gc_command(
     A trial that runs or waits keeps what it goes on from. Workers do the same after every trial.
     """
     root = artifacts_folder(artifacts, home)
-    with existing(storage, home, study) as (db, found):
+    with connected_study(storage, home, study) as (db, found):
         from hpo.search.garbage import free
         from storage import open_store, read_spec, refuse_foreign_files
 
@@ -45,7 +45,7 @@ def gc_command(
         refuse_foreign_files(db, root, study_id)
         removals = free(found, open_store(root, study_id), keep, dry_run=dry_run)
         rows = [(str(one.trial), one.what, one.size) for one in removals]
-        _print("trial", rows, dry_run, "every checkpoint is of a kept or an unfinished trial")
+        _print_removals("trial", rows, dry_run, "every checkpoint is of a kept or an unfinished trial")
         if orphans:
             _remove_orphans(db, root, dry_run, yes)
 
@@ -59,7 +59,7 @@ def _remove_orphans(db: Database, root: Path | str, dry_run: bool, yes: bool) ->
         for folder, _ in found:
             remove_stray_study(root, folder)
     rows = [(folder, "a study that is not in this database", size) for folder, size in found]
-    _print("folder", rows, dry_run or not yes, f"every study in {root} is in this database")
+    _print_removals("folder", rows, dry_run or not yes, f"every study in {root} is in this database")
     if found and not yes and not dry_run:
         size = format_size(sum(size for _, size in found))
         raise UsageError(
@@ -68,17 +68,17 @@ def _remove_orphans(db: Database, root: Path | str, dry_run: bool, yes: bool) ->
         )
 
 
-def _print(title: str, rows: Sequence[tuple[str, str, int]], only_said: bool, otherwise: str) -> None:
+def _print_removals(title: str, rows: Sequence[tuple[str, str, int]], dry_run: bool, nothing: str) -> None:
     from rich.console import Console
 
     if rows:
-        Console().print(freed_table(title, rows, only_said))
+        Console().print(freed_table(title, rows, dry_run))
     else:
-        click.echo(f"nothing to free: {otherwise}")
+        click.echo(f"nothing to free: {nothing}")
 
 
-def freed_table(title: str, rows: Sequence[tuple[str, str, int]], only_said: bool) -> RenderableType:
-    """What went of what, and how much, with the total."""
+def freed_table(title: str, rows: Sequence[tuple[str, str, int]], dry_run: bool) -> RenderableType:
+    """Return a table of what was removed, and of how much, with the total."""
     from rich.table import Table
 
     from storage import format_size
@@ -86,7 +86,7 @@ def freed_table(title: str, rows: Sequence[tuple[str, str, int]], only_said: boo
     table = Table(box=None, pad_edge=False, header_style="dim", show_footer=True, footer_style="bold")
     total = format_size(sum(size for _, _, size in rows))
     table.add_column(title, justify="right" if title == "trial" else "left", no_wrap=True)
-    table.add_column("what", footer="would be freed" if only_said else "freed")
+    table.add_column("what", footer="would be freed" if dry_run else "freed")
     table.add_column("size", footer=total, justify="right", no_wrap=True)
     for name, what, size in rows:
         table.add_row(name, what, format_size(size))

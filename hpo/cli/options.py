@@ -1,8 +1,4 @@
-"""The command that somebody gave, as text to give again: for what is written beside its results.
-
-Opening a study that is there, for the commands that look at it or tell its workers something.
-
-The options that commands share, each declared once: name, environment variable, default, help.
+"""The options that commands share, each declared once: name, environment variable, default, help.
 
 Precedence is click's own: option, environment (`HPO_…`), `hpo.toml` (as click's default map), default.
 """
@@ -12,62 +8,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 from click.core import ParameterSource
-
-from hpo.cli.connect import connected
-
-if TYPE_CHECKING:
-    import optuna
-
-    from storage import Database
-
-
-SECRET = ("storage",)
-"""Parameters that may hold a password: whoever repeats the command has them in the environment."""
-
-
-def command_line(ctx: click.Context) -> str:
-    """`hpo NAME …` with all that was given: on the command line, in the environment or in hpo.toml."""
-    words = [word for parameter in ctx.command.params for word in _words(ctx, parameter)]
-    return shlex.join(["hpo", ctx.info_name or "", *words])
-
-
-def _words(ctx: click.Context, parameter: click.Parameter) -> Iterator[str]:
-    name = parameter.name or ""
-    value: Any = ctx.params.get(name)
-    source = ctx.get_parameter_source(name)
-    if name in SECRET or value is None or source in (ParameterSource.DEFAULT, None):
-        return
-    many = parameter.multiple or parameter.nargs != 1
-    for one in value if many else [value]:
-        yield from _spelled(parameter, one)
-
-
-def _spelled(parameter: click.Parameter, value: Any) -> Iterator[str]:
-    if not isinstance(parameter, click.Option):
-        yield str(value)
-    elif parameter.is_flag:
-        yield from (parameter.opts if value else parameter.secondary_opts)[:1]
-    else:
-        yield from (parameter.opts[0], f"{value.total_seconds():g}s" if isinstance(value, timedelta) else str(value))
-
-
-@contextmanager
-def existing(storage: str | None, home: Path, study: str) -> Iterator[tuple[Database, optuna.Study]]:
-    """The database and the study in it; StudyError where there is none, StorageError for tables of another version."""
-    with connected(storage, home) as db:
-        from storage import open_study
-
-        found = open_study(db, study)
-        db.require_schema()
-        yield db, found
-
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -82,15 +28,15 @@ class UserPath(click.Path):
     """A path; `~/x` is expanded as a shell would, also from hpo.toml and the environment."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Text or a path to a path."""
+        """Convert text or a path to a path."""
         return Path(str(super().convert(value, param, ctx))).expanduser()
 
 
 class Location(UserPath):
-    """A path, or an `s3://bucket/prefix` URL, which stays the text that it is."""
+    """A path, or an `s3://bucket/prefix` URL, which stays text."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Text or a path to a path, a URL to itself."""
+        """Convert text or a path to a path; return a URL as it is."""
         if isinstance(value, str) and value.startswith("s3://"):
             return value
         return super().convert(value, param, ctx)
@@ -108,7 +54,7 @@ class Size(click.ParamType[int]):
     _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Text or a number of bytes to a positive number of bytes."""
+        """Convert text or a number of bytes to a positive number of bytes."""
         match = self._FORM.fullmatch(str(value).strip().lower())
         size = int(float(match[1]) * self._UNITS.get(match[2], 0)) if match else 0
         if size < 1:
@@ -125,7 +71,7 @@ class Duration(click.ParamType[timedelta]):
     _FORM = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """Text or a number of seconds to a positive timedelta."""
+        """Convert text or a number of seconds to a positive timedelta."""
         if isinstance(value, timedelta):
             return value
         match = self._FORM.fullmatch(str(value).strip().lower())
@@ -138,12 +84,12 @@ class Duration(click.ParamType[timedelta]):
         return timedelta(seconds=seconds)
 
 
-def _merged(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
-    """`--set` adds to what hpo.toml sets and wins key by key; else one option would discard the file's list."""
-    filed = (ctx.default_map or {}).get(parameter.name or "", ())
-    filed = (filed,) if isinstance(filed, str) else tuple(filed)
+def _merge_with_file(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Merge `--set` with the list in hpo.toml, key by key: else one option would discard the whole list of the file."""
+    from_file = (ctx.default_map or {}).get(parameter.name or "", ())
+    from_file = (from_file,) if isinstance(from_file, str) else tuple(from_file)
     keys = {text.partition("=")[0].strip() for text in given}
-    return (*(text for text in filed if text.partition("=")[0].strip() not in keys), *given)
+    return (*(text for text in from_file if text.partition("=")[0].strip() not in keys), *given)
 
 
 def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -203,7 +149,7 @@ threads_option = click.option(
 
 
 def together(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """One decorator that applies `options` in the order in which help shall list them."""
+    """Return one decorator that applies `options`, listed by --help in this order."""
 
     def apply(function: F) -> F:
         for option in reversed(options):
@@ -214,7 +160,7 @@ def together(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 storage_options = together(storage_option, home_option)
-"""Where studies are: `storage`, `home`."""
+"""The database: `storage`, `home`."""
 
 space_options = together(
     click.option(
@@ -224,11 +170,11 @@ space_options = together(
     click.option("--backbone", envvar="HPO_BACKBONE", default=None, metavar="NAME", help="A timm model."),
     weights_option,
     click.option(
-        "--set", "fixed", envvar="HPO_SET", multiple=True, metavar="KEY=VALUE", callback=_merged,
+        "--set", "fixed", envvar="HPO_SET", multiple=True, metavar="KEY=VALUE", callback=_merge_with_file,
         help="Fix a dimension of the space; repeatable.",
     ),
 )  # fmt: skip
-"""What may be tried: `space`, `backbone`, `weights`, `fixed`."""
+"""The search space: `space`, `backbone`, `weights`, `fixed`."""
 
 study_creation_options = together(
     click.option(
@@ -256,7 +202,7 @@ study_creation_options = together(
         help="Share locked away for the test, where DATA brings no test part; 0 for none.",
     ),
 )  # fmt: skip
-"""What a study is made with and keeps: `metric`, `sampler`, `pruner`, `seed`, `val_fraction`, `test_fraction`."""
+"""Settings that a study keeps: `metric`, `sampler`, `pruner`, `seed`, `val_fraction`, `test_fraction`."""
 
 max_unreadable_option = click.option(
     "--max-unreadable", envvar="HPO_MAX_UNREADABLE", type=click.FloatRange(0, 1), default=0.05, show_default=True,
@@ -273,4 +219,34 @@ budget_options = together(
         help="Wall-clock limit from now on, as 90s, 30m, 2h.",
     ),
 )  # fmt: skip
-"""How much may be spent: `trials`, `timeout`."""
+"""The budget: `trials`, `timeout`."""
+
+
+SECRET = ("storage",)
+"""Parameters that may hold a password: they are left out of the text of a command."""
+
+
+def command_line(ctx: click.Context) -> str:
+    """Return `hpo NAME …` with all that was given: on the command line, in the environment or in hpo.toml."""
+    words = [word for parameter in ctx.command.params for word in _words(ctx, parameter)]
+    return shlex.join(["hpo", ctx.info_name or "", *words])
+
+
+def _words(ctx: click.Context, parameter: click.Parameter) -> Iterator[str]:
+    name = parameter.name or ""
+    value: Any = ctx.params.get(name)
+    source = ctx.get_parameter_source(name)
+    if name in SECRET or value is None or source in (ParameterSource.DEFAULT, None):
+        return
+    many = parameter.multiple or parameter.nargs != 1
+    for one in value if many else [value]:
+        yield from _spell(parameter, one)
+
+
+def _spell(parameter: click.Parameter, value: Any) -> Iterator[str]:
+    if not isinstance(parameter, click.Option):
+        yield str(value)
+    elif parameter.is_flag:
+        yield from (parameter.opts if value else parameter.secondary_opts)[:1]
+    else:
+        yield from (parameter.opts[0], f"{value.total_seconds():g}s" if isinstance(value, timedelta) else str(value))

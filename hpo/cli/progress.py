@@ -1,6 +1,6 @@
-"""Progress on stderr: a bar or a changing line on a terminal, a line now and then elsewhere.
+"""Progress on stderr: a bar or a changing line on a terminal, a line every few seconds elsewhere.
 
-Where stdout is a terminal and gets results while the work goes on, nothing is drawn: both would share its lines.
+Where stdout is a terminal and gets results meanwhile, nothing is drawn: both would share the terminal's lines.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import click
 
 from hpo.cli.terminal import can_redraw
 
-SILENT_SECONDS = 10.0
-"""Where nothing can be redrawn, a line at most this often."""
+LINE_INTERVAL = 10.0
+"""Seconds between two lines, at least, where nothing can be redrawn."""
 
 _START_OF_LINE = "\r\033[K"
-"""Goes back to the start of the terminal's line and clears it."""
+"""Moves the cursor to the start of the terminal's line and clears it."""
 
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A callback `(done, total)` that draws; nothing is drawn before the first call.
+    """Give a callback `(done, total)` that draws; nothing is drawn before the first call.
 
-    Results are to be printed after the block, when the bar is gone.
+    Print results after the block, when the bar is removed.
     """
     if can_redraw(sys.stderr):
         with _bar(what) as update:
@@ -55,7 +55,7 @@ def _lines(what: str) -> Callable[[int, int], None]:
 
     def update(done: int, total: int) -> None:
         nonlocal last
-        if time.monotonic() - last >= SILENT_SECONDS:
+        if time.monotonic() - last >= LINE_INTERVAL:
             last = time.monotonic()
             click.echo(f"{what}: {done} of {total}", err=True)
 
@@ -63,16 +63,16 @@ def _lines(what: str) -> Callable[[int, int], None]:
 
 
 class Ticker:
-    """How many images are done, where nobody knows how many there are, and remarks beside it. A context manager.
+    """Shows how many images are done, where the total is not known, and remarks. A context manager.
 
     With `beside_results`, which go to stdout meanwhile, it is silent where stdout and stderr are both terminals: the
-    results themselves show how far the work is.
+    results themselves show the progress.
     """
 
     def __init__(self, *, beside_results: bool) -> None:
         self._silent = beside_results and sys.stdout.isatty() and sys.stderr.isatty()
         self._redraws = can_redraw(sys.stderr) and not self._silent
-        self._said = time.monotonic()
+        self._last_line = time.monotonic()
         self._drawn = False
 
     def __enter__(self) -> Ticker:
@@ -87,12 +87,12 @@ class Ticker:
             self._clear()
             click.echo(f"{done:,} images", nl=False, err=True)
             self._drawn = True
-        elif not self._silent and time.monotonic() - self._said >= SILENT_SECONDS:
-            self._said = time.monotonic()
+        elif not self._silent and time.monotonic() - self._last_line >= LINE_INTERVAL:
+            self._last_line = time.monotonic()
             click.echo(f"{done:,} images", err=True)
 
     def remark(self, line: str) -> None:
-        """Write a line in place of the number of images, which comes again below it."""
+        """Write a line in place of the number of images, which is drawn again below it."""
         self._clear()
         if not self._silent:
             click.echo(line, err=True)

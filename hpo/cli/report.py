@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.connect import artifacts_folder, cache_folder
+from hpo.cli.connect import artifacts_folder, cache_folder, connected_study
 from hpo.cli.delivery import batch_size_option
 from hpo.cli.options import (
     UserPath,
     artifacts_option,
     debug_option,
     device_option,
-    existing,
     storage_options,
     threads_option,
 )
@@ -108,7 +107,7 @@ def _of_study(
 
     storage, home, artifacts = places
     try:
-        with existing(storage, home, study) as (db, found):
+        with connected_study(storage, home, study) as (db, found):
             from hpo.report.build import report_study
             from storage import open_store, read_spec
 

@@ -1,7 +1,4 @@
-"""`hpo init`: create a study, or open it where it exists with the same space and data.
-
-`hpo run`: the main job in one command: init, K workers, a live view, a summary.
-"""
+"""`hpo init` creates a study; `hpo run` creates it, starts workers, shows them and sums up."""
 
 from __future__ import annotations
 
@@ -40,14 +37,14 @@ if TYPE_CHECKING:
 
 
 creation_options = together(study_option, space_options, budget_options, study_creation_options, max_unreadable_option)
-"""All that a study is made from; `make_plan` takes them."""
+"""All that a study is made from, as `make_plan` takes it."""
 
 SYMMETRIES = {
     "none": "no image is mirrored or turned by quarters; where labels survive it, --set symmetry=mirror or dihedral",
     "mirror": "augmentation mirrors images left to right",
     "dihedral": "augmentation mirrors images and turns them by quarters",
 }
-"""What a space's symmetry means for the images."""
+"""The effect of each symmetry on the images."""
 
 
 @click.command("init")
@@ -66,7 +63,7 @@ def init_command(
     """
     plan = make_plan(**creation)
     with connected(storage, home, initialise=True, start_timeout=STARTING) as db:
-        study, _ = found(db, plan, home)
+        study, _ = prepare_study(db, plan, home)
         from hpo.search.plan import set_budget
 
         limits = set_budget(db, study, trials, timeout)
@@ -75,7 +72,7 @@ def init_command(
 
 def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weights: Path | None,
               fixed: tuple[str, ...], **rest: Any) -> Plan:  # fmt: skip
-    """Options to a Plan; whatever needs neither database nor images is checked here."""
+    """Return the plan of the options; all that needs neither database nor images is checked."""
     from hpo.data import SplitOptions
     from hpo.search.plan import Plan, check_path, earlier_space, resolve_space
     from storage import check_study_name
@@ -97,8 +94,8 @@ def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weigh
     )  # fmt: skip
 
 
-def found(db: Database, plan: Plan, home: Path) -> tuple[optuna.Study, Dataset]:
-    """Try the backbones, decode the images, create or open the study; each step is told on stderr."""
+def prepare_study(db: Database, plan: Plan, home: Path) -> tuple[optuna.Study, Dataset]:
+    """Build the backbones, decode the images, create or open the study; each step is printed on stderr."""
     from hpo.cli.progress import counting
     from hpo.search.plan import check_models, create_or_open_study, open_data, with_earlier_space
 
@@ -118,7 +115,7 @@ def found(db: Database, plan: Plan, home: Path) -> tuple[optuna.Study, Dataset]:
 
 
 def data_lines(path: Path, dataset: Dataset) -> list[str]:
-    """What was understood of DATA: a line on the whole, then what the summary tells."""
+    """Return what was found in DATA: a line on the whole, then those of the summary."""
     from hpo.data.summary import summarise
 
     parts = f"{len(dataset.train):,} train, {len(dataset.val):,} val, {dataset.test_count:,} test"
@@ -140,32 +137,32 @@ def run_command(ctx: click.Context, /, trials: int | None, timeout: timedelta | 
     started = time.monotonic()
     from hpo.device import resolve_device
 
-    staff = LocalWorkerOptions.taken_from(options)
+    local = LocalWorkerOptions.taken_from(options)
     plan = make_plan(**options)
-    resolve_device(staff.device)  # a wrong one is told before the images are decoded
-    with connected(staff.storage, staff.home, initialise=True, start_timeout=STARTING) as db:
-        study, _ = found(db, plan, staff.home)
+    resolve_device(local.device)  # raises for a wrong device before the images are decoded
+    with connected(local.storage, local.home, initialise=True, start_timeout=STARTING) as db:
+        study, _ = prepare_study(db, plan, local.home)
         from hpo.search.plan import keep_or_lift_deadline, set_budget
         from storage import Worker
 
-        if timeout is not None:  # what getting ready took is part of it
+        if timeout is not None:  # the preparation is part of it
             timeout = max(timedelta(), timeout - timedelta(seconds=time.monotonic() - started))
         elif line := keep_or_lift_deadline(db, study):
             click.echo(f"study {study.study_name}: {line}", err=True)
         set_budget(db, study, trials, timeout, run=Worker())
-        team, look = start_workers(db, study, plan, staff)
-        code = summarise(look(), team)
+        workers, read_status = start_workers(db, study, plan, local)
+        code = summarise(read_status(), workers)
     ctx.exit(code)
 
 
-def summarise(status: StudyStatus, team: LocalWorkers) -> int:
-    """Print how it ended and what to do next; the exit code."""
+def summarise(status: StudyStatus, workers: LocalWorkers) -> int:
+    """Print how the search ended and what to do next; return the exit code."""
     from rich.console import Console
 
     from hpo.cli.status import draw
 
     Console().print(draw(status, shown=len(status.trials)))
-    code = stopped(status, team)
+    code = stopped(status, workers)
     if code is not None:
         return code
     spent = status.limits.trials is not None and status.counts["finished"] >= status.limits.trials
@@ -174,18 +171,18 @@ def summarise(status: StudyStatus, team: LocalWorkers) -> int:
             click.echo(line, err=True)
     if status.best is not None:
         click.echo(f"\nnext: {hint('export-best', study=status.study, out='best/')}")
-    check_alive(status, team)
+    check_alive(status, workers)
     if status.best is None and status.counts["finished"]:
         click.echo(f"\n{without_a_model(status)}", err=True)
         return 1
     if status.out_of_time and not status.counts["finished"]:
         click.echo("\nthe time was up before a trial was finished: give a longer --timeout, or none", err=True)
-    # A worker that died is no failure where others have gone on with its trial.
-    return 1 if team.died and not spent else 0
+    # A worker that died is no failure where another finished its trial.
+    return 1 if workers.died and not spent else 0
 
 
 def untried(status: StudyStatus) -> list[str]:
-    """What a spent budget of trials leaves waiting, a line each."""
+    """Return a line for each kind of trial that a spent budget leaves waiting."""
     waiting = [line for line in status.trials if line.state == "waiting"]
     begun = sum(line.worker is not None for line in waiting)
     counts = {"interrupted trials that stay as they are": begun, "known-good points not tried": len(waiting) - begun}
@@ -195,7 +192,7 @@ def untried(status: StudyStatus) -> list[str]:
 
 
 def without_a_model(status: StudyStatus) -> str:
-    """Why no trial of a search is usable, and what to change; the same search again would give the same."""
+    """Return why no trial of a search gave a model, and what to change."""
     ended = [line for line in status.trials if line.state in ("pruned", "failed")]
     diverged, memory = (sum(name in line.violated for line in ended) for name in ("diverged", "memory"))
     failed = sum(line.state == "failed" for line in ended)

@@ -1,7 +1,4 @@
-"""Drawing a study in a terminal: one renderable for `hpo status`, `--watch` and the live view of `hpo run`.
-
-`hpo status`: how a study stands, once, live, or as JSON.
-"""
+"""`hpo status`: the status of a study, once, live, or as JSON; `hpo run` draws it too."""
 
 from __future__ import annotations
 
@@ -37,25 +34,34 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 _STYLES = {"complete": "green", "pruned": "yellow", "failed": "red", "running": "cyan", "waiting": "dim"}
 
 _UNBOUNDED = 10_000
-"""Columns of a terminal that is wide enough for everything."""
+"""Width in columns that every table fits."""
 
 _LEAST_TRIED = 16
-"""Columns of what a trial tries, at least, where it is shown."""
+"""Width in columns of a trial's parameters, at least, where they are shown."""
 
 SHOWN = 12
-"""Trials in the table: the running ones and the latest finished."""
+"""Number of trials in the table: the running ones and the latest finished."""
 
 
 def draw(status: StudyStatus, shown: int = SHOWN) -> RenderableType:
-    """A head line with a bar, what the workers are told, the trials, who trains, the best so far."""
+    """Return a head line with a bar, what the workers are told, the trials, the leases, the best so far."""
     leases = [lease_table(status.leases), Text()] if status.leases else []
-    # Who trains takes its lines from the finished trials: a live view is cut at the end of the screen.
+    # The leases take their lines from the finished trials: a live view is cut at the end of the screen.
     trials = _table(status, shown - len(status.leases) - 2 if leases else shown)
-    return Group(_head(status), *_told(status), Text(), trials, Text(), *leases, *_redone(status), best_line(status))
+    return Group(
+        _head(status),
+        *_control_lines(status),
+        Text(),
+        trials,
+        Text(),
+        *leases,
+        *_repeated_line(status),
+        best_line(status),
+    )
 
 
-class _Fitting:
-    """`wide` where the terminal has the columns that it needs at least, or those that it wants; else `narrow`."""
+class _WideOrNarrow:
+    """`wide` where the terminal has its minimum width (`at_least`) or its full width; else `narrow`."""
 
     def __init__(self, wide: RenderableType, narrow: RenderableType, *, at_least: bool) -> None:
         self._wide, self._narrow, self._at_least = wide, narrow, at_least
@@ -76,7 +82,7 @@ def _head(status: StudyStatus) -> RenderableType:
     done = Text(f"{counts['finished']} of {limit} trials" if limit else f"{counts['finished']} trials")
     left = _time_left(status)
     narrow = Group(name, _in_line(bar), done, states, *([Text(left)] if left else []))
-    return _Fitting(_in_line(name, bar, done, states, left), narrow, at_least=False)
+    return _WideOrNarrow(_in_line(name, bar, done, states, left), narrow, at_least=False)
 
 
 def _in_line(*parts: RenderableType) -> Table:
@@ -87,8 +93,8 @@ def _in_line(*parts: RenderableType) -> Table:
     return grid
 
 
-def _told(status: StudyStatus) -> list[Text]:
-    """What a study that does not run needs; nothing where it runs."""
+def _control_lines(status: StudyStatus) -> list[Text]:
+    """Return what a study that does not run needs; nothing where it runs."""
     resume = f"`{hint('resume', study=status.study)}`"
     lines = {
         "pause": f"paused: its workers wait, {resume} lets them go on",
@@ -98,10 +104,10 @@ def _told(status: StudyStatus) -> list[Text]:
         return [Text(lines[status.control], style="yellow")]
     idle = not status.leases and any(line.state == "waiting" and line.epoch for line in status.trials)
     way = "`hpo run` with another --timeout, or with none," if status.out_of_time else "`hpo run` or `hpo worker`"
-    return [Text(f"nobody trains: {way} goes on", style="yellow")] if idle else []
+    return [Text(f"no worker trains: {way} goes on", style="yellow")] if idle else []
 
 
-def _redone(status: StudyStatus) -> list[Text]:
+def _repeated_line(status: StudyStatus) -> list[Text]:
     if status.redone < 0.05:
         return []
     return [Text(f"{status.redone:.1f} epochs were trained again after interruptions", style="dim"), Text()]
@@ -112,15 +118,15 @@ def _time_left(status: StudyStatus) -> str:
     if status.limits.deadline is None or spent:
         return ""
     left = status.limits.deadline - status.now
-    return f"{clock(left.total_seconds())} left" if left > timedelta() else "time is up"
+    return f"{duration(left.total_seconds())} left" if left > timedelta() else "time is up"
 
 
 def _table(status: StudyStatus, shown: int) -> RenderableType:
-    """The trials; without their curves and what they try where the terminal is too narrow for these."""
+    """Return the trials; without curves and parameters where the terminal is too narrow for these."""
     lines = _latest(status.trials, shown)
     if not lines:
         return Text("no trial has started yet", style="dim")
-    return _Fitting(_wide_table(status, lines), _narrow_table(status, lines), at_least=True)
+    return _WideOrNarrow(_wide_table(status, lines), _narrow_table(status, lines), at_least=True)
 
 
 def _wide_table(status: StudyStatus, lines: Sequence[TrialStatus]) -> Table:
@@ -131,7 +137,7 @@ def _wide_table(status: StudyStatus, lines: Sequence[TrialStatus]) -> Table:
     table.add_column("what it tries", min_width=_LEAST_TRIED)
     for line in lines:
         number, state, epoch, value, time = _cells(status, line)
-        # in a column that may wrap, so that a narrow terminal takes its width first; but one line it stays
+        # In a column that may wrap, so that a narrow terminal takes its width first; the text stays in one line.
         tried = Text(line.reason or parameters(line), no_wrap=True, overflow="ellipsis")
         table.add_row(number, state, epoch, value, sparkline(line.curve), time, tried)
     return table
@@ -147,16 +153,16 @@ def _narrow_table(status: StudyStatus, lines: Sequence[TrialStatus]) -> Table:
 
 
 def _cells(status: StudyStatus, line: TrialStatus) -> tuple[str, Text, str, str, str]:
-    """Number, state, epoch, value and time of a trial."""
+    """Return number, state, epoch, value and time of a trial."""
     best = status.best
     star = " ★" if best and line.number == best.number else ""
     epoch = f"{line.epoch}/{line.epochs}" if line.epochs else str(line.epoch or "")
     value = "" if line.value is None else f"{line.value:.4f}"
-    return str(line.number), Text(line.state + star, style=_STYLES[line.state]), epoch, value, clock(line.seconds)
+    return str(line.number), Text(line.state + star, style=_STYLES[line.state]), epoch, value, duration(line.seconds)
 
 
 def lease_table(leases: Sequence[LeaseInfo]) -> RenderableType:
-    """Who holds which trial, and whether anything was heard of them lately."""
+    """Return a table of the workers that hold a trial, and of the last renewals of their leases."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("worker", max_width=32, overflow="fold")
@@ -171,15 +177,15 @@ def lease_table(leases: Sequence[LeaseInfo]) -> RenderableType:
 def lease_state(lease: LeaseInfo) -> str:
     """`renewed 3s ago, taken up 2 times, waits for room: …`."""
     if lease.left < 0:
-        heard = f"expired {clock(-lease.left)} ago: the next worker takes it over"
+        heard = f"expired {duration(-lease.left)} ago: the next worker takes it over"
     else:
-        heard = f"renewed {clock(lease.age)} ago"
+        heard = f"renewed {duration(lease.age)} ago"
     takings = f"taken up {lease.attempts} times" if lease.attempts > 1 else ""
     return ", ".join(part for part in (heard, takings, lease.note) if part)
 
 
 def _latest(lines: Sequence[TrialStatus], shown: int) -> list[TrialStatus]:
-    """The running trials and the newest others, by number, without those that nobody has taken up yet."""
+    """Return the running trials and the newest others, by number, without those that were never claimed."""
     started = [line for line in lines if line.state != "waiting" or line.epoch]
     running = [line for line in started if line.state == "running"]
     others = [line for line in started if line.state != "running"]
@@ -188,7 +194,7 @@ def _latest(lines: Sequence[TrialStatus], shown: int) -> list[TrialStatus]:
 
 
 def best_line(status: StudyStatus) -> Text:
-    """`best  trial 7  0.9825  learning_rate=0.0031 …`, or that there is none yet."""
+    """Return `best  trial 7  0.9825  learning_rate=0.0031 …`, or that there is no complete trial yet."""
     best = status.best
     if best is None or best.value is None:
         return Text("no complete trial yet", style="dim")
@@ -198,27 +204,27 @@ def best_line(status: StudyStatus) -> Text:
 
 
 def parameters(line: TrialStatus) -> str:
-    """`key=value` of what was searched, numbers to three figures."""
+    """Return the searched parameters as `key=value`, numbers to three figures."""
     return "  ".join(
         f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in line.params.items()
     )
 
 
 def plain_line(status: StudyStatus, line: TrialStatus) -> str:
-    """One finished trial as one line, for logs and pipes."""
+    """Return a finished trial as one line, for logs and pipes."""
     counts, best = status.counts, status.best
     value = "-" if line.value is None else f"{line.value:.4f}"
     top = f"best {best.value:.4f} (trial {best.number})" if best else "no complete trial yet"
-    run = f" ({line.params[RUN]})" if RUN in line.params else ""  # of a roster
+    run = f" ({line.params[RUN]})" if RUN in line.params else ""  # of a trial list
     return (
         f"trial {line.number}{run} {line.state}, {status.metric} {value} after {line.epoch} "
-        f"epoch{'' if line.epoch == 1 else 's'}, {clock(line.seconds)}; "
+        f"epoch{'' if line.epoch == 1 else 's'}, {duration(line.seconds)}; "
         f"{counts['finished']} of {status.limits.trials} finished, {top}" + (f"; {line.reason}" if line.reason else "")
     )
 
 
 def sparkline(curve: Sequence[float]) -> str:
-    """The curve as blocks, lowest to highest of itself; the last 12 epochs."""
+    """Return the last 12 epochs of the curve as blocks, from its lowest to its highest value."""
     if len(curve) < 2:
         return ""
     values = [value for value in curve[-12:] if isfinite(value)]
@@ -227,8 +233,8 @@ def sparkline(curve: Sequence[float]) -> str:
     return "".join(_BLOCKS[int((value - low) / span * (len(_BLOCKS) - 1))] for value in values)
 
 
-def clock(seconds: float) -> str:
-    """`42s`, `3m07s`, `2h05m`."""
+def duration(seconds: float) -> str:
+    """Return a number of seconds as `42s`, `3m07s` or `2h05m`."""
     whole = int(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -238,7 +244,7 @@ def clock(seconds: float) -> str:
 
 
 INTERVAL = 2.0
-"""Seconds between two readings of --watch."""
+"""Seconds between two updates of --watch."""
 
 
 @click.command("status")
@@ -253,22 +259,21 @@ def status_command(study: str, storage: str | None, home: Path, watch: bool, as_
         from hpo.search.status import StudyReader
         from storage import open_study
 
-        look = StudyReader(db, open_study(db, study))
+        read_status = StudyReader(db, open_study(db, study))
         if as_json:
-            click.echo(strict_json(look().to_dict(), indent=2))
+            click.echo(strict_json(read_status().to_dict(), indent=2))
             return
-        from rich.console import Console
         from rich.live import Live
 
         console = Console()
         if not watch or not can_redraw(sys.stdout):
-            console.print(draw(look()))
+            console.print(draw(read_status()))
             while watch:
                 time.sleep(INTERVAL)
                 console.print()
-                console.print(draw(look()))
+                console.print(draw(read_status()))
             return
-        with Live(draw(look()), console=console, auto_refresh=False, redirect_stderr=False) as live:
+        with Live(draw(read_status()), console=console, auto_refresh=False, redirect_stderr=False) as live:
             while True:
                 time.sleep(INTERVAL)
-                live.update(draw(look()), refresh=True)
+                live.update(draw(read_status()), refresh=True)

@@ -1,4 +1,4 @@
-"""Studies and trials as lists, what is tried next, and deleting: `hpo studies`, `trials`, `enqueue`, `delete`."""
+"""`hpo studies`, `hpo trials`, `hpo enqueue`, `hpo delete`: list studies and trials, enqueue values, delete a study."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.cli.connect import artifacts_folder, connected, require_artifacts
-from hpo.cli.options import artifacts_option, debug_option, existing, storage_options, study_option
+from hpo.cli.connect import artifacts_folder, connected, connected_study, require_artifacts
+from hpo.cli.options import artifacts_option, debug_option, storage_options, study_option
 from hpo.errors import UsageError
 from hpo.hints import hint
 from hpo.strict_json import strict_json
@@ -24,10 +24,8 @@ if TYPE_CHECKING:
     from storage import Database
 
 
-STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
-
 COLUMNS = ("number", "state", "value", "epoch", "epochs", "start", "end", "seconds", "reason", "worker")
-"""Of `hpo trials --csv`, before the parameters."""
+"""The columns of `hpo trials --csv`, before the parameters."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
@@ -39,10 +37,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 def studies_command(storage: str | None, home: Path, as_json: bool) -> None:
     """List the studies of the database, in the order of their creation, with their trials by state."""
     with connected(storage, home) as db:
+        from hpo.search.status import STATES
         from storage import study_counts
 
         found = {
-            name: {word: counts.get(state, 0) for state, word in STATES.items()}
+            name: {word: counts.get(state.name, 0) for state, word in STATES.items()}
             for name, counts in study_counts(db).items()
         }
     if as_json:
@@ -63,7 +62,7 @@ def trials_command(study: str, storage: str | None, home: Path, as_json: bool, a
     """List every trial of STUDY: state, value, parameters, start and end, and why it ended where that is known."""
     if as_json and as_csv:
         raise UsageError("--json contradicts --csv; give one of them")
-    with existing(storage, home, study) as (db, found):
+    with connected_study(storage, home, study) as (db, found):
         from hpo.search.status import StudyReader
 
         status = StudyReader(db, found)()
@@ -77,16 +76,16 @@ def trials_command(study: str, storage: str | None, home: Path, as_json: bool, a
 
 
 def _trials(status: StudyStatus, study: optuna.Study) -> list[dict[str, Any]]:
-    """Each trial as its row of JSON has it."""
+    """Return each trial as its row of JSON has it."""
     times = {one.number: (one.datetime_start, one.datetime_complete) for one in study.get_trials(deepcopy=False)}
     return [
-        {**line.to_dict(), **dict(zip(("start", "end"), map(_utc, times[line.number]), strict=True))}
-        for line in status.trials
+        {**trial.to_dict(), **dict(zip(("start", "end"), map(_utc, times[trial.number]), strict=True))}
+        for trial in status.trials
     ]
 
 
 def _utc(local: datetime | None) -> str | None:
-    """A time that optuna gives, as text in UTC; None where there is none."""
+    """Return a time that optuna gives as text in UTC; None where there is none."""
     from hpo.search.status import moment
 
     return moment(local).isoformat(timespec="milliseconds") if local else None
@@ -133,7 +132,7 @@ def enqueue_command(study: str, values: tuple[str, ...], storage: str | None, ho
     A key that is unknown or fixed in the study, a value out of its range, and a key that does not exist under the other
     values are refused.
     """
-    with existing(storage, home, study) as (_, found):
+    with connected_study(storage, home, study) as (_, found):
         from hpo.search.plan import assignments
         from search_spaces import TrialList, read_space
         from storage import read_limits, read_spec
@@ -162,7 +161,7 @@ def delete_command(name: str, yes: bool, storage: str | None, home: Path, artifa
     Packed images stay, since other studies share them; so do checkpoints that a copy of the study shares.
     """
     root = artifacts_folder(artifacts, home)
-    with existing(storage, home, name) as (db, found):
+    with connected_study(storage, home, name) as (db, found):
         from storage import (
             delete_study,
             lease_infos,
@@ -180,7 +179,7 @@ def delete_command(name: str, yes: bool, storage: str | None, home: Path, artifa
         noted = refuse_foreign_files(db, root, identity)
         trials = len(found.get_trials(deepcopy=False))
         if not yes:
-            _ask(f"delete study {name} with its {trials} trials, checkpoints and logs in {db.where}?")
+            _confirm(f"delete study {name} with its {trials} trials, checkpoints and logs in {db.where}?")
             _refuse_alive(db, found)
         shared = [other.study_name for other in studies_with_same_id(found)]
         delete_study(db, name)
@@ -195,7 +194,7 @@ def delete_command(name: str, yes: bool, storage: str | None, home: Path, artifa
 
 
 def _refuse_alive(db: Database, study: optuna.Study) -> None:
-    """UsageError while a worker holds a trial of the study: its training would be for nothing."""
+    """Raise UsageError while a worker holds a trial of the study, whose training would be lost."""
     from storage import lease_infos
 
     alive = [lease for lease in lease_infos(db, study) if lease.alive]
@@ -207,8 +206,8 @@ def _refuse_alive(db: Database, study: optuna.Study) -> None:
         )
 
 
-def _ask(question: str) -> None:
+def _confirm(question: str) -> None:
     if not sys.stdin.isatty():
-        raise UsageError(f"{question} Nobody can be asked here: give --yes")
+        raise UsageError(f"{question} stdin is not a terminal, so it cannot be confirmed: give --yes")
     if not click.confirm(question, err=True):
         raise UsageError("nothing was deleted")

@@ -1,4 +1,4 @@
-"""What `run`, `compare` and `ablate` share: workers of this machine at a study, watched until they end."""
+"""Start workers of this machine at a study and watch them until they end: for `run`, `compare` and `ablate`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 from hpo.cli.connect import artifacts_folder, with_password
 from hpo.cli.options import artifacts_option, debug_option, device_option, storage_options, threads_option, together
-from hpo.cli.watching import forwarding, steady, watch
+from hpo.cli.watching import forwarding, keep_last_status, watch
 from hpo.cli.worker import WORKING, working_arguments, working_options
 from hpo.search.local_workers import WorkerCommand
 
@@ -41,7 +41,7 @@ team_options = together(
 
 @dataclass(frozen=True)
 class LocalWorkerOptions:
-    """The workers that a command starts, and where they find the study and leave its checkpoints."""
+    """How many workers a command starts and on what, and where study and checkpoints are."""
 
     workers: int | None
     device: str
@@ -54,7 +54,7 @@ class LocalWorkerOptions:
 
     @classmethod
     def taken_from(cls, options: dict[str, Any]) -> LocalWorkerOptions:
-        """The values of `team_options` and `--keep`, which are taken out of `options`."""
+        """Remove the values of `team_options` and `--keep` from `options` and return them."""
         working = {key: options.pop(key) for key in WORKING if key in options}
         workers, device, threads = (options.pop(key) for key in ("workers", "device", "threads"))
         storage, home, artifacts = (options.pop(key) for key in ("storage", "home", "artifacts"))
@@ -62,12 +62,12 @@ class LocalWorkerOptions:
         return cls(workers, device, threads, storage, home, artifacts_folder(artifacts, home), working, debug)
 
     def isolating(self) -> LocalWorkerOptions:
-        """The same with each run in a process of its own, unless the options say otherwise."""
+        """Return the options with each trial in a process of its own, unless they say otherwise."""
         chosen = self.working["isolate"]
         return replace(self, working={**self.working, "isolate": True if chosen is None else chosen})
 
     def environment(self) -> dict[str, str]:
-        """What workers find in theirs. A URL may hold a password, so it is not among their arguments."""
+        """Return the workers' environment: the URL is there, not among the arguments, as it may hold a password."""
         environment = {"HPO_HOME": str(self.home.resolve()), "HPO_ARTIFACTS": str(self.artifacts)}
         if self.storage is not None:
             environment["HPO_STORAGE"] = with_password(self.storage) or self.storage
@@ -77,11 +77,11 @@ class LocalWorkerOptions:
 
 
 def start_workers(
-    db: Database, study: optuna.Study, plan: Plan, staff: LocalWorkerOptions
+    db: Database, study: optuna.Study, plan: Plan, options: LocalWorkerOptions
 ) -> tuple[LocalWorkers, Callable[[], StudyStatus]]:
-    """Start the workers, watch them until the last has ended; what became of them, and a look at the study.
+    """Start the workers and watch them until the last has ended; return them, and a reader of the study's status.
 
-    A study that was stopped goes on: who starts workers wants that.
+    A study that was stopped goes on: to start workers is to ask for that.
     """
     from hpo.search.local_workers import LocalWorkers
     from hpo.search.status import StudyReader
@@ -91,17 +91,17 @@ def start_workers(
         set_control(db, study, Control.RUN)
         click.echo(f"study {study.study_name} was stopped; it goes on", err=True)
     base = WorkerCommand(
-        [str(plan.data.resolve()), "--study", study.study_name, *working_arguments(staff.working), *_weights(plan)],
-        staff.environment(),
-        staff.home / "logs" / read_spec(study).id / "worker.log",
+        [str(plan.data.resolve()), "--study", study.study_name, *working_arguments(options.working), *_weights(plan)],
+        options.environment(),
+        options.home / "logs" / read_spec(study).id / "worker.log",
     )
-    look = steady(StudyReader(db, study))
+    read_status = keep_last_status(StudyReader(db, study))
     with (
-        LocalWorkers(db, study, worker_commands(base, staff.workers, staff.device, staff.threads)) as team,
-        forwarding(team),
+        LocalWorkers(db, study, worker_commands(base, options.workers, options.device, options.threads)) as started,
+        forwarding(started),
     ):
-        watch(team, look)
-    return team, look
+        watch(started, read_status)
+    return started, read_status
 
 
 def _weights(plan: Plan) -> list[str]:
@@ -110,7 +110,7 @@ def _weights(plan: Plan) -> list[str]:
 
 
 def worker_commands(base: WorkerCommand, workers: int | None, device: str, threads: int | None) -> list[WorkerCommand]:
-    """One job a worker, each with a device, CPU threads and a log of its own: GPUs in turn, cores shared."""
+    """Return a command for each worker, with a device, CPU threads and a log of its own: GPUs in turn, cores shared."""
     from hpo.device import cores, device_count, resolve_device
 
     count = workers or device_count(device)

@@ -1,7 +1,7 @@
-"""What the terminals and pipes can show that hpo writes to: the one place that decides.
+"""What stdout and stderr can show.
 
-A terminal or pipe that is not UTF-8 gets `*` for ★, ASCII bars and the like, and `\u4e2d` for what has no likeness;
-no command ends because a character cannot be written.
+A terminal or pipe that is not UTF-8 gets `*` for ★, ASCII bars and the like, and `\\u4e2d` for other characters; no
+command ends because a character cannot be written.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import os
 import sys
 from typing import TextIO
 
-_LIKENESS = {
+_SIMILAR = {
     **dict(zip("▁▂▃▄▅▆▇█", "_.-:=+*#", strict=True)),
     **dict(zip("─━╸╺│┃├└┌┐┘┤┬┴┼", "----||+++++++++", strict=True)),
     **dict(zip("★…–—−‘’“”«»·", "*.---''\"\"\"\".", strict=True)),
     "±": "+-", "×": "x", "≤": "<=", "≥": ">=", "→": "->", "µ": "u", "°": "deg",
 }  # fmt: skip
 
-_ERRORS, _ASCII = "hpo_likeness", "hpo_ascii"
+_ERRORS, _ASCII = "hpo_similar", "hpo_ascii"
 
 
 def prepare_streams() -> None:
-    """Let stdout and stderr take every character, as itself or as what resembles it. May be called again."""
-    codecs.register_error(_ERRORS, _likeness)
+    """Let stdout and stderr accept every character, replaced by a similar one where needed. May be called again."""
+    codecs.register_error(_ERRORS, _replace)
     codecs.register(_ascii)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -38,12 +38,12 @@ def can_redraw(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM", "").lower() not in ("", "dumb", "unknown")
 
 
-def _likeness(error: UnicodeError) -> tuple[str, int]:
-    """Codec error handler: what resembles each character that cannot be encoded, else its escape."""
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    """Replace each character that cannot be encoded by a similar one, else by its escape: a codec error handler."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     characters = error.object[error.start : error.end]
-    texts = (_LIKENESS.get(one) or one.encode("ascii", "backslashreplace").decode() for one in characters)
+    texts = (_SIMILAR.get(one) or one.encode("ascii", "backslashreplace").decode() for one in characters)
     return "".join(texts), error.end
 
 

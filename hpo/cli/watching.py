@@ -1,4 +1,4 @@
-"""Watching a team of workers at a study, stopping it with the signals that come, and saying how that ended."""
+"""Watch local workers at a study, forward signals to them, and report how they ended."""
 
 from __future__ import annotations
 
@@ -29,91 +29,99 @@ NOTICES = (signal.SIGUSR1, signal.SIGXCPU)
 
 INTERRUPTED = 130
 
+FINISHED = ("complete", "pruned", "failed")
+
 INTERVAL = 1.0
-"""Seconds between two readings of the study."""
+"""Seconds between two updates."""
 
 
-def steady(look: Callable[[], StudyStatus]) -> Callable[[], StudyStatus]:
-    """`look`, but with the view before where the database does not answer: the workers go on, so does the watching."""
+def keep_last_status(read_status: Callable[[], StudyStatus]) -> Callable[[], StudyStatus]:
+    """Return a reader like `read_status` that gives the last status while the database does not answer."""
     from storage import StorageError
 
-    last = look()
+    last = read_status()
 
-    def again() -> StudyStatus:
+    def read_or_keep() -> StudyStatus:
         nonlocal last
         try:
-            last = look()
+            last = read_status()
         except StorageError as error:
             log.debug("the study cannot be read at the moment: %s", error)
         return last
 
-    return again
+    return read_or_keep
 
 
 @contextmanager
-def forwarding(team: LocalWorkers) -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP stop the team; a second one makes it leave at once. Slurm's notices stop it too."""
+def forwarding(workers: LocalWorkers) -> Iterator[None]:
+    """Stop the workers on SIGINT, SIGTERM and SIGHUP, at once on a second one. Slurm's notices stop them too."""
 
     def handle(number: int, _: object) -> None:
-        if number in NOTICES and team.stopping:
+        if number in NOTICES and workers.stopping:
             return
-        told = "leaving at once" if team.stopping else "stopping at the next step; once more to leave at once"
+        told = "leaving at once" if workers.stopping else "stopping at the next step; once more to leave at once"
         click.echo(f"hpo: {told}", err=True)
-        team.stop()
+        workers.stop()
 
     with handle_signals(handle, STOPS, always=NOTICES):
         yield
 
 
-def watch(team: LocalWorkers, look: Callable[[], StudyStatus]) -> None:
-    """Show the study until no worker is left: drawn on a terminal, a line per finished trial elsewhere."""
+def watch(workers: LocalWorkers, read_status: Callable[[], StudyStatus]) -> None:
+    """Show the study until every worker has ended: drawn on a terminal, a line per finished trial elsewhere."""
     if not can_redraw(sys.stdout):
-        _watch_lines(team, look)
+        _watch_lines(workers, read_status)
         return
     from rich.console import Console
     from rich.live import Live
 
     from hpo.cli.status import draw
 
-    # What goes to stderr may go to a file: only where it shares the terminal must it be kept above the drawing.
+    # stderr may go to a file: only where it shares the terminal must its lines be kept above the drawing.
     shared = sys.stderr.isatty()
-    with Live(draw(look()), console=Console(), auto_refresh=False, transient=True, redirect_stderr=shared) as live:
-        while team.working:
-            team.poll(timeout=INTERVAL / team.working)
-            live.update(draw(look()), refresh=True)
+    with Live(
+        draw(read_status()), console=Console(), auto_refresh=False, transient=True, redirect_stderr=shared
+    ) as live:
+        while workers.working:
+            workers.poll(timeout=INTERVAL / workers.working)
+            live.update(draw(read_status()), refresh=True)
 
 
-def _watch_lines(team: LocalWorkers, look: Callable[[], StudyStatus]) -> None:
-    """A line for each trial that finishes, for each that waits for something, and for each worker that dies."""
-    from hpo.cli.status import plain_line
-
-    status = look()
-    told = {line.number for line in status.trials if line.state in ("complete", "pruned", "failed")}
-    noted: set[str] = set()
+def _watch_lines(workers: LocalWorkers, read_status: Callable[[], StudyStatus]) -> None:
+    """Print a line for each trial that finishes, for each that waits for something, and for each worker that dies."""
+    printed = {trial.number for trial in read_status().trials if trial.state in FINISHED}
+    notes: set[str] = set()
     control, died = "run", 0
     while True:
-        team.poll(timeout=INTERVAL / max(1, team.working))
-        status = look()
+        workers.poll(timeout=INTERVAL / max(1, workers.working))
+        status = read_status()
         if status.control != control:
             control = status.control
             click.echo(f"study {status.study} is told to {control}")
-        news = [f"trial {lease.number} {lease.note}" for lease in status.leases if lease.note]
-        for text in [*team.died[died:], *(text for text in news if text not in noted)]:
+        current = [f"trial {lease.number} {lease.note}" for lease in status.leases if lease.note]
+        for text in [*workers.died[died:], *(text for text in current if text not in notes)]:
             click.echo(f"hpo: {text}", err=True)
-        died, noted = len(team.died), set(news)
-        for line in status.trials:
-            if line.number not in told and line.state in ("complete", "pruned", "failed"):
-                told.add(line.number)
-                click.echo(plain_line(status, line))
-        if not team.working:
+        died, notes = len(workers.died), set(current)
+        printed |= _print_finished(status, printed)
+        if not workers.working:
             return
 
 
-def stopped(status: StudyStatus, team: LocalWorkers) -> int | None:
-    """Tell which workers died, and whether somebody stopped the work; the exit code then, None where nobody did."""
-    for line in team.died:
+def _print_finished(status: StudyStatus, printed: set[int]) -> set[int]:
+    """Print the finished trials that are not in `printed`; return their numbers."""
+    from hpo.cli.status import plain_line
+
+    finished = [trial for trial in status.trials if trial.state in FINISHED and trial.number not in printed]
+    for trial in finished:
+        click.echo(plain_line(status, trial))
+    return {trial.number for trial in finished}
+
+
+def stopped(status: StudyStatus, workers: LocalWorkers) -> int | None:
+    """Print which workers died and whether the work was stopped; return the exit code then, None where it was not."""
+    for line in workers.died:
         click.echo(f"hpo: {line}", err=True)
-    if team.stopping:
+    if workers.stopping:
         paused = f", after `{hint('resume', study=status.study)}`" if status.control == "pause" else ""
         click.echo(f"\nstopped; the same command goes on from here{paused}", err=True)
         return INTERRUPTED
@@ -124,7 +132,7 @@ def stopped(status: StudyStatus, team: LocalWorkers) -> int | None:
     return None
 
 
-def check_alive(status: StudyStatus, team: LocalWorkers) -> None:
-    """HpoError where every worker died before a trial was finished."""
-    if team.died and not status.counts["finished"]:
+def check_alive(status: StudyStatus, workers: LocalWorkers) -> None:
+    """Raise HpoError where every worker died before a trial was finished."""
+    if workers.died and not status.counts["finished"]:
         raise HpoError("no worker stayed alive; their logs say why")

@@ -1,4 +1,4 @@
-"""`hpo worker`: one process that takes trials of a study until its budget ends. Start as many as there are devices."""
+"""`hpo worker`: one process that trains trials of a study until its budget ends."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ working_options = together(
 )  # fmt: skip
 
 WORKING = ("keep", "checkpoint_quota", "lease", "db_grace", "preempt_file", "isolate")
-"""How a worker works: the names of `working_options`, and of `keep_option` where there is one.
+"""The names of `working_options`, and of `keep_option`.
 
-What `compare` and `ablate` train is measured afterwards, the worst too: they have none.
+`compare` and `ablate` have no `--keep`: what they train is measured afterwards, the worst too.
 """
 
 
@@ -108,7 +108,7 @@ def worker_command(
 
 
 def working_arguments(working: Mapping[str, Any]) -> list[str]:
-    """The options named in WORKING as arguments of `hpo worker`."""
+    """Return the options named in WORKING as arguments of `hpo worker`."""
     flags = [] if working["isolate"] is None else ["--isolate" if working["isolate"] else "--no-isolate"]
     given = {key: value for key, value in working.items() if value is not None and key != "isolate"}
     return flags + [text for key, value in given.items() for text in (f"--{key.replace('_', '-')}", _text(value))]
@@ -119,6 +119,6 @@ def _text(value: object) -> str:
 
 
 def _in_seconds(working: Mapping[str, Any]) -> dict[str, Any]:
-    """Times in seconds, and the names that `WorkerOptions` has."""
+    """Return the options with times in seconds, under the names of `WorkerOptions`."""
     plain = {key: value.total_seconds() if isinstance(value, timedelta) else value for key, value in working.items()}
     return {"quota": plain.pop("checkpoint_quota"), **plain}

@@ -35,14 +35,14 @@ def test_a_word_holds_for_workers_to_come_until_resume(
     assert get_control(database, bare_study) is control
     assert claim_trial(database, bare_study, Worker()) is answer
     assert here("resume", "--study", "bare").exit_code == 0
-    assert here("resume", "--study", "bare").stdout.startswith("study bare is running already: nobody trains")
+    assert here("resume", "--study", "bare").stdout.startswith("study bare is running already: no worker trains")
     claim(database, bare_study)
 
 
 @pytest.mark.parametrize(
     ("workers", "told"),
     [
-        (0, "nobody trains, and workers that come wait"),
+        (0, "no worker trains, and workers that come wait"),
         (1, "1 worker puts its trial back within a renewal (10 s) and waits"),
         (3, "3 workers put their trials back within a renewal (10 s) and wait"),
     ],
@@ -66,7 +66,7 @@ def test_interrupted_trials_are_counted(here: Here, database: Database, bare_stu
     lease = claim_trial(database, bare_study, Worker(host="gone", pid=1))
     assert isinstance(lease, Claim)
     here("reap", "--study", "bare", "--owner", "gone:1")
-    assert "nobody trains, 1 interrupted trial waits to be gone on with" in here("stop", "--study", "bare").stdout
+    assert "no worker trains, 1 interrupted trial waits to be gone on with" in here("stop", "--study", "bare").stdout
 
 
 @pytest.mark.parametrize("word", ["pause", "stop", "resume", "reap", "gc"])

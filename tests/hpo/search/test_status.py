@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-from hpo.cli.status import clock, draw, lease_state, plain_line, sparkline
+from hpo.cli.status import draw, duration, lease_state, plain_line, sparkline
 from hpo.report.study_data import read_study
 from hpo.search.status import StudyReader, StudyStatus, TrialStatus
 from storage import Control, LeaseInfo, Limits, Worker, expire_leases, open_study, reap, set_control
@@ -243,7 +243,7 @@ def test_a_finished_trial_as_one_line() -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (59.9, "59s"), (187, "3m07s"), (7500, "2h05m")])
 def test_spans_of_time_are_short(seconds: float, text: str) -> None:
-    assert clock(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_a_curve_is_drawn_from_its_lowest_to_its_highest() -> None:
