@@ -24,8 +24,8 @@ class Server:
         self._account = ServerAccount.of(self._data)
         self.port = free_port()
         self._data.mkdir(mode=0o700)
-        self._account.owns(folder)
-        self._account.owns(self._data)
+        self._account.chown(folder)
+        self._account.chown(self._data)
         self._run("initdb", "-U", "chaos", "--auth-host=trust", "--auth-local=trust", "--no-locale", "-E", "UTF8", "-N")
         self.start()
 
