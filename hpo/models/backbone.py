@@ -117,7 +117,7 @@ def hub_download(backbone: str) -> Iterator[None]:
             yield
     except (OSError, EntryNotFoundError, HfHubHTTPError) as error:
         raise HubError(
-            f"the pretrained weights of {backbone} cannot be had from {constants.ENDPOINT} "
+            f"the pretrained weights of {backbone} are not available from {constants.ENDPOINT} "
             f"({type(error).__name__}), nor are they in the cache: {WAY_OUT}"
         ) from error
 

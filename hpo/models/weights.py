@@ -313,7 +313,7 @@ def _check_whole(found: Tensors, wanted: Tensors, spared: set[str], where: str, 
     if missing:
         faults.append(f"missing: {shortened(missing, EXAMPLES)}")
     if missing and all(key.endswith((".running_mean", ".running_var")) for key in missing):
-        faults.append("statistics of BatchNorm: these weights want --set normalisation=group or layer")
+        faults.append("statistics of BatchNorm: these weights need --set normalisation=group or layer")
     raise ModelError(
         f"{where} fit {fitting} of {len(wanted)} tensors of {name}, but must fit all of them ({'; '.join(faults)}); "
         f"give the weights of {name}, or the backbone that they are of"

@@ -24,7 +24,7 @@ from hpo.training.batches import augments, batch_count, epoch_batches, epoch_ord
 from hpo.training.loss import Mixer
 from search_spaces import TrialConfig
 
-LARGEST = 2 * 2**30
+MOST_FEATURE_BYTES = 2 * 2**30
 """Largest size in bytes of stored features; those of a larger part are computed again in each epoch."""
 
 Batch = tuple[Tensor, Tensor]
@@ -187,4 +187,4 @@ def backbone_frozen(config: TrialConfig) -> bool:
 
 def storable(part: Part, width: int) -> bool:
     """Return whether the (n, width) float32 features of a part are small enough to be stored in memory."""
-    return len(part) * width * 4 <= LARGEST
+    return len(part) * width * 4 <= MOST_FEATURE_BYTES

@@ -155,7 +155,7 @@ def _valid_until_next_step(run: Run, get: Callable[[], T]) -> Callable[[], T]:
 
     def checked() -> T:
         if run.learner.updates != updates:
-            raise RuntimeError(f"the state of epoch {epoch} was asked for after training had gone on")
+            raise RuntimeError(f"the state of epoch {epoch} was requested after training had continued")
         return get()
 
     return checked

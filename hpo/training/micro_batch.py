@@ -126,7 +126,7 @@ class MicroBatch:
                 f"{self._work}: a step does not fit into the memory, not even with {_images(largest)}: {reason}"
             )
         self._size = half
-        log.warning("%s: out of memory with %s at a time; going on with %d", self._work, _images(largest), half)
+        log.warning("%s: out of memory with %s at a time; continuing with %d", self._work, _images(largest), half)
 
 
 def images_that_fit(images: int, free_then: int, free_now: int) -> int:

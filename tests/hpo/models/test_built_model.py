@@ -67,7 +67,7 @@ def test_an_unreachable_hub_names_the_remedies(config: Make, monkeypatch: pytest
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "/nonexistent")
     with pytest.raises(
-        ModelError, match=r"resnet18 cannot be had .*--weights FILE.*pretrained=false.*HF_HOME"
+        ModelError, match=r"resnet18 are not available .*--weights FILE.*pretrained=false.*HF_HOME"
     ) as caught:
         build_model(config(backbone="resnet18", pretrained=True), 3)
     assert "\n" not in str(caught.value)

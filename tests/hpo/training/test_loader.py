@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hpo.training import EpochResult, FitData, Runtime, fit
-from hpo.training import loader as features_module
+from hpo.training import loader as loader_module
 from hpo.training.loader import inputs_repeat, validation_repeats
 from search_spaces import TrialConfig
 
@@ -33,7 +33,7 @@ def test_stored_features_give_the_same_results(
 ) -> None:
     settings = config(unfreeze_depth=0.0, epochs=2, **choices)
     kept = last_of(settings, data)
-    monkeypatch.setattr(features_module, "LARGEST", 0)
+    monkeypatch.setattr(loader_module, "MOST_FEATURE_BYTES", 0)
     computed = last_of(settings, data)
     np.testing.assert_allclose(kept.logits, computed.logits, rtol=1e-5, atol=1e-6)
     assert kept.train_loss == pytest.approx(computed.train_loss, rel=1e-6)

@@ -109,7 +109,7 @@ def test_halving_is_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None
     with caplog.at_level(logging.WARNING):
         MicroBatch(WORK, None).halve(25, 1, "full")
     assert caplog.messages == [
-        "resnet50 at 224 px on a device with 8.0 GiB: out of memory with 25 images at a time; going on with 13"
+        "resnet50 at 224 px on a device with 8.0 GiB: out of memory with 25 images at a time; continuing with 13"
     ]
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hpo.models import build_model
 from hpo.models.classifier import Classifier
 from hpo.models.compute_format import ComputeFormat
-from hpo.training import tuning as precision_module
+from hpo.training import tuning as tuning_module
 from hpo.training.tuning import NAME, choose_format, get_cached, set_cached
 from search_spaces import TrialConfig
 
@@ -28,7 +28,7 @@ def model(config: Make) -> Classifier:
 
 
 def test_without_a_cache_nothing_is_measured(config: Make, model: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(precision_module, "measure_fastest")
+    monkeypatch.delattr(tuning_module, "measure_fastest")
     assert choose_format(config(), model, CPU, None) == ComputeFormat("fp32")
     assert choose_format(config(precision="bf16"), model, CPU, None) == ComputeFormat("bf16")
     for supported, expected in ((True, "bf16"), (False, "fp16")):
@@ -41,7 +41,7 @@ def test_a_measurement_is_made_once_and_stored(
 ) -> None:
     chosen = choose_format(config(batch_size=4), model, CPU, tmp_path)
     assert len(json.loads((tmp_path / NAME).read_text())) == 1
-    monkeypatch.delattr(precision_module, "measure_fastest")
+    monkeypatch.delattr(tuning_module, "measure_fastest")
     assert choose_format(config(batch_size=4), model, CPU, tmp_path) == chosen
     with pytest.raises(NameError):
         choose_format(config(image_size=40), model, CPU, tmp_path)
@@ -72,32 +72,32 @@ def test_a_lower_precision_must_be_clearly_faster(
 ) -> None:
     clock = {"fp32": seconds[0], "bf16": seconds[1]}
     running: list[str] = []
-    monkeypatch.setattr(precision_module, "_step", lambda option, *_: running.append(option.precision))
+    monkeypatch.setattr(tuning_module, "_step", lambda option, *_: running.append(option.precision))
 
     def timed(action: Callable[[], None], _: torch.device) -> float:
         action()
         return clock[running[-1]]
 
-    monkeypatch.setattr(precision_module, "_seconds_of", timed)
-    assert precision_module.measure_fastest(config(), model, CPU).precision == expected
+    monkeypatch.setattr(tuning_module, "_seconds_of", timed)
+    assert tuning_module.measure_fastest(config(), model, CPU).precision == expected
 
 
 @pytest.mark.parametrize(("supported", "second"), [(True, "bf16"), (False, "fp16")])
 def test_fp16_is_tried_only_without_bf16(supported: bool, second: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: supported)
-    names = [option.precision for option in precision_module._options("auto", torch.device("cuda"))]
+    names = [option.precision for option in tuning_module._options("auto", torch.device("cuda"))]
     assert names == ["fp32", "fp32", second, second]
-    assert {option.precision for option in precision_module._options("auto", CPU)} == {"fp32", "bf16"}
-    assert {option.precision for option in precision_module._options("fp16", torch.device("cuda"))} == {"fp16"}
+    assert {option.precision for option in tuning_module._options("auto", CPU)} == {"fp32", "bf16"}
+    assert {option.precision for option in tuning_module._options("fp16", torch.device("cuda"))} == {"fp16"}
 
 
-FORMATS = list(precision_module._options("auto", CPU))
+FORMATS = list(tuning_module._options("auto", CPU))
 
 
 @given(st.lists(st.floats(0.95, 1.04), min_size=4, max_size=4), st.floats(1e-3, 10))
 def test_noise_below_the_margin_decides_nothing(noise: list[float], seconds: float) -> None:
     costs = {option: seconds * factor for option, factor in zip(FORMATS, noise, strict=True)}
-    assert precision_module._clearly_fastest(costs) == FORMATS[0]
+    assert tuning_module._clearly_fastest(costs) == FORMATS[0]
 
 
 @pytest.mark.parametrize(
@@ -107,13 +107,13 @@ def test_noise_below_the_margin_decides_nothing(noise: list[float], seconds: flo
 def test_each_format_must_be_clearly_faster_than_the_one_chosen_before_it(
     costs: tuple[float, ...], expected: int
 ) -> None:
-    assert precision_module._clearly_fastest(dict(zip(FORMATS, costs, strict=True))) == FORMATS[expected]
+    assert tuning_module._clearly_fastest(dict(zip(FORMATS, costs, strict=True))) == FORMATS[expected]
 
 
 def test_a_step_of_fp16_is_timed_with_its_pass_over_the_gradients(model: Classifier) -> None:
     passes = []
     for name in ("fp32", "bf16", "fp16"):
-        scaling = precision_module._Scaling(ComputeFormat(name), model, CPU)
+        scaling = tuning_module._Scaling(ComputeFormat(name), model, CPU)
         unscale, count = scaling._scaler.unscale_, len(passes)
         scaling._scaler.unscale_ = lambda optimiser, unscale=unscale: passes.append(unscale(optimiser))  # type: ignore[method-assign]
         for _ in range(2):
