@@ -20,20 +20,20 @@ __all__ = ["Check", "DoctorTargets", "run_checks"]
 
 @dataclass(frozen=True)
 class DoctorTargets:
-    """What is looked at."""
+    """The machine, folders, database, study and data that are checked."""
 
     home: Path
     artifacts: Path | str
     cache: Path
     device: str = "auto"
     storage: str | None = None
-    """URL of the database; None is the embedded one in `home`."""
+    """The URL of the database; None is the embedded one in `home`."""
     study: str | None = None
     data: Path | None = None
 
 
 def run_checks(targets: DoctorTargets) -> Iterator[Check]:
-    """One Check after another, as they are made; nothing stays behind on disk or in the database."""
+    """Yield one Check after another as they are made. Nothing stays behind on the disk or in the database."""
     yield check_python()
     yield check_versions()
     torch = check_torch()
@@ -42,10 +42,10 @@ def run_checks(targets: DoctorTargets) -> Iterator[Check]:
         yield from check_devices(targets.device)
     yield check_location("home", "--home", targets.home)
     yield check_location("artifacts", "--artifacts", targets.artifacts)
-    yield from _around_database(targets)
+    yield from _check_database_and_study(targets)
 
 
-def _around_database(targets: DoctorTargets) -> Iterator[Check]:
+def _check_database_and_study(targets: DoctorTargets) -> Iterator[Check]:
     if targets.storage is None and not (targets.home / "postgres").exists():
         yield passed("database", f"none in {targets.home} yet: the first `hpo run` or `hpo init` makes it")
         yield from _without_database(targets)

@@ -1,9 +1,4 @@
-"""The devices: whether torch sees them, computes on them, and how much of their memory is free.
-
-Python and the libraries: their versions against what hpo and torchvision ask for, and whether they import.
-
-The places that are written to: room, permission, and that what was written is on the disk.
-"""
+"""The checks of this machine: Python and libraries, torch, devices, and the folders that hpo writes to."""
 
 from __future__ import annotations
 
@@ -24,14 +19,72 @@ from hpo.errors import UsageError
 from hpo.files import write_new_file
 from storage import StorageError, format_size, is_url, open_objects
 
+_SHOWN = ("torch", "torchvision", "timm", "optuna", "sqlalchemy")
+
+_ASKING = ("hpo", "torchvision", "optuna-dashboard")
+"""Distributions whose requirements are checked; the others pin nothing that matters here."""
+
 LOW_MEMORY = 10**9
-"""Bytes of free memory below which hardly a backbone trains."""
+"""Bytes of free memory below which hardly any backbone trains."""
 
 _SIDE = 64
 
+LOW_DISK = 10**9
+"""Bytes; a study with a few checkpoints of a mid-sized backbone takes about as much."""
+
+_PROBE = b"hpo doctor looks whether it may write here\n"
+
+
+def check_python() -> Check:
+    """Report the version of Python. It always passes, because `pip` refuses versions that hpo does not run on."""
+    return passed("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+
+
+def check_versions() -> Check:
+    """Check the installed versions against the required ones."""
+    wrong = [text for name in _ASKING for text in unmet_requirements(name)]
+    if wrong:
+        return failed("libraries", ", ".join(wrong), "install again with `pip install -c constraints.txt .`")
+    return passed("libraries", ", ".join(f"{name} {version(name)}" for name in _SHOWN))
+
+
+def unmet_requirements(name: str) -> list[str]:
+    """Describe the requirements of the distribution `name` that are not met."""
+    try:
+        asked = [Requirement(text) for text in requires(name) or ()]
+    except PackageNotFoundError:
+        return [f"{name} is not installed"] if name != "hpo" else []  # hpo may run from its sources
+    needed = [one for one in asked if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return [f"{name} needs {one}, {found}" for one in needed if (found := _mismatch(one))]
+
+
+def _mismatch(requirement: Requirement) -> str:
+    try:
+        found = version(requirement.name)
+    except PackageNotFoundError:
+        return "which is not installed"
+    return "" if requirement.specifier.contains(found, prereleases=True) else f"but {found} is installed"
+
+
+def check_torch() -> Check:
+    """Check that torch imports together with torchvision and timm."""
+    try:
+        torch = import_module("torch")
+        import_module("torchvision")
+        import_module("timm")
+    except (ImportError, RuntimeError, OSError) as error:
+        said = str(error).strip().splitlines()[0]
+        return failed(
+            "torch", f"torch, torchvision or timm does not import: {said}",
+            "take torch and torchvision from one package index: a CPU build of one does not go with a CUDA build "
+            "of the other",
+        )  # fmt: skip
+    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for the CPU"
+    return passed("torch", f"imports with torchvision and timm, {built}")
+
 
 def check_devices(name: str) -> Iterator[Check]:
-    """A line for each device that `name` (auto, cpu, cuda, cuda:N) stands for."""
+    """Check each device that `name` (auto, cpu, cuda, cuda:N) stands for."""
     import torch
 
     from hpo.device import resolve_device
@@ -63,7 +116,7 @@ def _check_device(device: str) -> Check:
         ones = torch.ones(_SIDE, _SIDE, device=device)
         right = bool((ones @ ones == _SIDE).all())
         free, total, name = _memory(device)
-    except RuntimeError as error:  # what CUDA and the allocators raise
+    except RuntimeError as error:  # CUDA and the allocators raise this
         said = str(error).strip().splitlines()[0]
         return failed("device", f"{device} does not compute: {said}", "see nvidia-smi; free its memory, or reset it")
     detail = f"{device} ({name}) computes, {format_size(free)} of {format_size(total)} free"
@@ -73,7 +126,7 @@ def _check_device(device: str) -> Check:
 
 
 def _memory(device: str) -> tuple[int, int, str]:
-    """Free and all bytes, and what it is."""
+    """Return the free and total bytes of memory, and a description of the device."""
     if device == "cpu":
         import psutil
 
@@ -87,69 +140,9 @@ def _memory(device: str) -> tuple[int, int, str]:
     return free, total, torch.cuda.get_device_name(device)
 
 
-SHOWN = ("torch", "torchvision", "timm", "optuna", "sqlalchemy")
-
-_ASKING = ("hpo", "torchvision", "optuna-dashboard")
-"""Distributions whose requirements are looked at: the others pin nothing that matters here."""
-
-
-def check_python() -> Check:
-    """Which Python this is; `pip` refuses those that hpo does not run on."""
-    return passed("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-
-
-def check_versions() -> Check:
-    """The versions that are installed, against what is asked for."""
-    wrong = [text for name in _ASKING for text in unmet_requirements(name)]
-    if wrong:
-        return failed("libraries", ", ".join(wrong), "install again with `pip install -c constraints.txt .`")
-    return passed("libraries", ", ".join(f"{name} {version(name)}" for name in SHOWN))
-
-
-def unmet_requirements(name: str) -> list[str]:
-    """What the distribution `name` asks for and does not find, in words."""
-    try:
-        asked = [Requirement(text) for text in requires(name) or ()]
-    except PackageNotFoundError:
-        return [f"{name} is not installed"] if name != "hpo" else []  # hpo may run from its sources
-    needed = [one for one in asked if one.marker is None or one.marker.evaluate({"extra": ""})]
-    return [f"{name} needs {one}, {found}" for one in needed if (found := _mismatch(one))]
-
-
-def _mismatch(requirement: Requirement) -> str:
-    try:
-        found = version(requirement.name)
-    except PackageNotFoundError:
-        return "which is not installed"
-    return "" if requirement.specifier.contains(found, prereleases=True) else f"but {found} is installed"
-
-
-def check_torch() -> Check:
-    """Whether torch imports with its companions: builds from two package indices do not."""
-    try:
-        torch = import_module("torch")
-        import_module("torchvision")
-        import_module("timm")
-    except (ImportError, RuntimeError, OSError) as error:
-        said = str(error).strip().splitlines()[0]
-        return failed(
-            "torch", f"torch, torchvision or timm does not import: {said}",
-            "take torch and torchvision from one package index: a CPU build of one does not go with a CUDA build "
-            "of the other",
-        )  # fmt: skip
-    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for the CPU"
-    return passed("torch", f"imports with torchvision and timm, {built}")
-
-
-LOW_DISK = 10**9
-"""Bytes; a study with a few checkpoints of a mid-sized backbone takes about as much."""
-
-_PROBE = b"hpo doctor looks whether it may write here\n"
-
-
-def check_location(what: str, option: str, place: Path | str) -> Check:
-    """Whether `place`, given with `option`, can be written: a folder, or an s3:// URL."""
-    return _check_s3(what, str(place)) if is_url(place) else _check_folder(what, option, Path(place))
+def check_location(what: str, option: str, location: Path | str) -> Check:
+    """Check that `location`, given with `option`, can be written: a folder, or an s3:// URL."""
+    return _check_s3(what, str(location)) if is_url(location) else _check_folder(what, option, Path(location))
 
 
 def _check_folder(what: str, option: str, folder: Path) -> Check:
@@ -171,7 +164,7 @@ def _check_folder(what: str, option: str, folder: Path) -> Check:
 
 
 def _write_synced(probe: Path) -> float:
-    """Seconds that a small file takes to the disk; it is removed."""
+    """Write a small file to the disk and remove it. Return the seconds that the write took."""
     start = time.perf_counter()
     try:
         write_new_file(probe, [_PROBE])

@@ -1,7 +1,4 @@
-"""The database: reachable, of our schema, with room for workers, and its clock against this host's.
-
-The study and its data: expired leases, trials that nobody can take, what its workers are told, other images.
-"""
+"""The checks of the database, of a study and of its data."""
 
 from __future__ import annotations
 
@@ -30,10 +27,10 @@ if TYPE_CHECKING:
 
 
 PER_WORKER = 2
-"""Connections that a worker keeps open."""
+"""The number of connections that a worker keeps open."""
 
 SKEW = 5.0
-"""Seconds that a host's clock may differ from the database's before it is worth a line."""
+"""The largest difference between a host's clock and the database's that passes, in seconds."""
 
 _PINGS = 5
 
@@ -54,11 +51,14 @@ SELECT c.relname, 'USAGE' FROM pg_class c JOIN pg_namespace n ON n.oid = c.relna
 WHERE n.nspname = current_schema() AND c.relname ~ '^(hpo_|stud|trial)'
   AND CASE WHEN c.relkind = 'S' THEN NOT has_sequence_privilege(c.oid, 'USAGE') END
 """
-"""Rights that the user lacks on optuna's tables and ours. A CASE, as PostgreSQL may ask for the rights first."""
+"""The rights that the user lacks on optuna's tables and ours.
+
+With a CASE, because PostgreSQL may evaluate the rights before the kind of a relation.
+"""
 
 
 def check_database(db: Database) -> Iterator[Check]:
-    """What a connection shows, one line after another."""
+    """Check the server, its schema, its connections and the clock."""
     from sqlalchemy import text
 
     try:
@@ -78,22 +78,22 @@ def check_database(db: Database) -> Iterator[Check]:
 
 
 def check_connections(most: int, used: int) -> Check:
-    """Whether one more worker finds its connections; `used` of `most` are taken now, ours among them."""
+    """Check that one more worker finds its connections; `used` of `most` are taken, including ours."""
     free = most - used
     detail = f"{free} of {most} connections are free: room for {max(0, free) // PER_WORKER} more workers"
     if free < PER_WORKER:
-        return failed("connections", detail, "raise max_connections there, or end sessions that nobody needs")
+        return failed("connections", detail, "raise max_connections there, or end sessions that are not needed")
     return passed("connections", detail)
 
 
 def check_clock(skew: float) -> Check:
-    """This host's clock against the database's: `skew` seconds ahead of it."""
+    """Check this host's clock, which is `skew` seconds ahead of the database's."""
     direction = "ahead of" if skew > 0 else "behind"
     detail = f"this host is {abs(skew):.1f} s {direction} the database"
     if abs(skew) <= SKEW:
         return passed("clock", detail)
     return failed(
-        "clock", f"{detail}; leases go by the database's clock and do not suffer, times of trials and logs do",
+        "clock", f"{detail}; leases follow the database's clock and are not affected, but times of trials and logs are",
         "let NTP set the clock of this host",
     )  # fmt: skip
 
@@ -114,7 +114,7 @@ def _schema(db: Database, filled: bool) -> Check:
 
 
 def _missing_rights(db: Database) -> Check | None:
-    """What the user may not do with the tables, which working takes; None where a write was tried and went through."""
+    """Return the failed check of rights that a worker needs; None if a write was tried and succeeded."""
     from sqlalchemy import text
 
     with db.engine.connect() as connection:
@@ -128,14 +128,14 @@ def _missing_rights(db: Database) -> Check | None:
     rights = ", ".join(right for right in ("SELECT", "INSERT", "UPDATE", "DELETE", "USAGE") if right in missing)
     names = ", ".join(dict.fromkeys(row.relname for row in rows))
     return failed(
-        "schema", f"the user {user} may look at studies, but not work on them: it lacks {rights} on {names}",
+        "schema", f"the user {user} may read studies, but not work on them: it lacks {rights} on {names}",
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {user}; "
         f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {user}",
     )  # fmt: skip
 
 
 def _latency(connection: Connection) -> float:
-    """Seconds of one question and its answer, the median of a few."""
+    """Return the seconds of one query, the median of a few."""
     times = []
     for _ in range(_PINGS):
         start = time.perf_counter()
@@ -152,14 +152,14 @@ def _skew(db: Database) -> float:
 
 
 def check_study(db: Database, name: str) -> Iterator[Check]:
-    """The study, its leases, what its workers are told."""
+    """Check the study, its control state and its leases."""
     try:
         study = open_study(db, name)
         read_spec(study)
         db.require_schema()
         before = _running(study)
         leases = lease_infos(db, study)
-        running = before & _running(study)  # not those that began or ended while we looked
+        running = before & _running(study)  # not those that began or ended meanwhile
         control = get_control(db, study)
     except StorageError as error:
         yield failed("study", error)
@@ -169,7 +169,7 @@ def check_study(db: Database, name: str) -> Iterator[Check]:
 
 
 def check_control(name: str, control: Control) -> Check:
-    """Whether the study's workers may work."""
+    """Check that the study's workers may work."""
     if control is Control.RUN:
         return passed("study", f"{name} is there, and its workers may work")
     state = "paused" if control is Control.PAUSE else "stopped"
@@ -177,25 +177,25 @@ def check_control(name: str, control: Control) -> Check:
 
 
 def check_leases(name: str, leases: Sequence[LeaseInfo], running: set[int]) -> Check:
-    """Whether every running trial has a living holder."""
+    """Check that every running trial has a lease that has not expired."""
     held = [lease for lease in leases if lease.state == "held"]
     expired = [lease.number for lease in held if lease.left < 0]
     bare = sorted(running - {lease.number for lease in held})
     reap = f"`{hint('reap', study=name)}`"
     if bare:
-        return failed("leases", f"trials without a lease run: {_numbers(bare)}", f"{reap} puts them back")
+        return failed("leases", f"trials run without a lease: {_numbers(bare)}", f"{reap} requeues them")
     if expired:
-        detail = f"trials whose workers are not heard of any more: {_numbers(expired)}"
-        return failed("leases", detail, f"the next worker takes them over; where none comes, {reap} puts them back")
-    return passed("leases", f"the workers of {len(held)} running trials are heard of" if held else "no trial runs")
+        detail = f"trials whose lease has expired: {_numbers(expired)}"
+        return failed("leases", detail, f"the next worker claims them; if none comes, {reap} requeues them")
+    return passed("leases", f"the leases of {len(held)} running trials are valid" if held else "no trial runs")
 
 
 def check_data(data: Path, db: Database | None, study: str | None, cache: Path) -> Check:
-    """DATA: a layout that hpo reads, images of each class that can be decoded, and with a study its images."""
+    """Check that DATA has a supported layout, readable images of each class, and the images of the study if given."""
     from hpo.data.opening import inspect_data
 
     try:
-        # How many images may be unreadable is the study's to say, where there is one.
+        # With a study, its own limit of unreadable images counts, when its data are opened below.
         seen = inspect_data(data) if db is None or study is None else inspect_data(data, max_unreadable=1)
         tried = "all decoded" if seen.decoded == seen.images else f"{seen.decoded:,} of them decoded"
         found = f"{data}: {seen.images:,} images of {len(seen.summary.classes)} classes, {tried}"
@@ -210,7 +210,7 @@ def check_data(data: Path, db: Database | None, study: str | None, cache: Path) 
 
 
 def _same_images(data: Path, study: optuna.Study, cache: Path) -> None:
-    """Raise DataError for other images than the study's; those not seen on this host before are decoded now."""
+    """Raise DataError for other images than the study's. Images that this host has no pack of are decoded now."""
     from hpo.search.plan import open_study_data
 
     spec = read_spec(study)

@@ -41,7 +41,7 @@ def test_a_worker_needs_two_connections(used: int, ok: bool, room: int) -> None:
 
 @pytest.mark.parametrize(
     ("skew", "ok", "said"),
-    [(0.2, True, "0.2 s ahead of"), (-5.0, True, "5.0 s behind"), (-3600, False, "leases go by the database's clock")],
+    [(0.2, True, "0.2 s ahead of"), (-5.0, True, "5.0 s behind"), (-3600, False, "leases follow the database's clock")],
 )
 def test_a_wrong_clock_is_told_and_that_leases_do_not_mind(skew: float, ok: bool, said: str) -> None:
     found = database.check_clock(skew)
@@ -141,7 +141,7 @@ def test_running_trials_need_a_living_holder() -> None:
     held = [holding(0), holding(1)]
     assert study.check_leases("cells", [*held, holding(2, -5.0, "free")], {0, 1}).ok
     expired = study.check_leases("cells", [holding(0), holding(1, -5.0)], {0, 1})
-    assert "not heard of any more: 1" in expired.detail
+    assert "lease has expired: 1" in expired.detail
     bare = study.check_leases("cells", held, {0, 1, 5})
     assert "without a lease run: 5" in bare.detail
     assert "hpo reap --study cells" in bare.fix
