@@ -24,7 +24,7 @@ def test_other_text_and_numbers_that_are_names_stay(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["-1+1", "+1;2", "-1 ", "-\u0661", "-inf"])
-def test_what_only_begins_as_a_number_does_is_no_number(text: str) -> None:
+def test_text_that_only_begins_like_a_number_is_not_a_number(text: str) -> None:
     assert plain_cell(text) == f"'{text}"
 
 

@@ -42,7 +42,7 @@ def test_rubbish_is_ignored(write_zip):
 
 @pytest.mark.parametrize("around", ["set/", "set/inner/"])
 @pytest.mark.parametrize("part", ["", "train/"])
-def test_folders_around_everything_are_looked_through(write_zip, around, part):
+def test_enclosing_folders_are_skipped(write_zip, around, part):
     names = [f"{around}{part}a/1.png", f"{around}{part}b/1.png", f"{around}{part}c/", "__MACOSX/x.png"]
     listing = ZipSource(write_zip(names)).listing()
     assert listing.classes == ("a", "b", "c")

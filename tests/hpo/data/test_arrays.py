@@ -127,13 +127,13 @@ def test_an_array_that_looks_like_a_split_is_named(write_npz, key, values):
         ("train", "valid", []),
     ],
 )
-def test_parts_under_other_names_are_said(write_npz, train, val, notes):
+def test_parts_under_other_names_are_noted(write_npz, train, val, notes):
     arrays = {f"{part}_{key}": rows for part in (train, val) for key, rows in (("images", IMAGES), ("labels", LABELS))}
     assert list(ArraySource(write_npz(**arrays)).listing().notes) == notes
 
 
 @pytest.mark.parametrize("key", ["class_names", "classnames", "label-names", "Categories", "target_names"])
-def test_names_of_classes_under_another_key_are_told_with_the_way_out(write_npz, key):
+def test_names_of_classes_under_another_key_are_noted_with_the_way_out(write_npz, key):
     names = np.array(["a", "b"])
     listing = ArraySource(write_npz(images=IMAGES, labels=LABELS, **{key: names})).listing()
     assert listing.notes == (f"array {key} looks like names of classes, but is not read: rename it to classes",)
@@ -150,7 +150,7 @@ def test_names_of_classes_under_another_key_are_told_with_the_way_out(write_npz,
         ({"val_images": IMAGES, "y_valid": LABELS}, "add val_labels, one per image, or rename y_valid to val_labels"),
     ],
 )
-def test_keys_that_are_often_meant_for_ours_are_told(write_npz, arrays, way_out):
+def test_frequent_other_names_of_keys_are_suggested(write_npz, arrays, way_out):
     with pytest.raises(DataError, match=way_out):
         ArraySource(write_npz(**arrays)).listing()
 
@@ -160,7 +160,7 @@ def test_class_names_that_are_not_used_are_named(write_npz):
     assert ArraySource(path).listing().left_out == (LeftOut("array", 1, ("classes",)),)
 
 
-def test_labels_in_two_unicode_forms_are_one_class_and_told(write_npz):
+def test_labels_in_two_unicode_forms_are_one_class_and_noted(write_npz):
     labels = np.array(["caf\u00e9", "cafe\u0301", "b", "z", "z", "z"])
     listing = ArraySource(write_npz(images=IMAGES, labels=labels)).listing()
     assert listing.classes == ("b", "caf\u00e9", "z")
@@ -210,7 +210,7 @@ def test_other_kinds_of_pixels(write_npz, images):
         ),
     ],
 )
-def test_faults_are_said_in_one_line(write_npz, arrays, rule):
+def test_faults_are_reported_in_one_line(write_npz, arrays, rule):
     path = write_npz(**arrays)
     with pytest.raises(DataError, match=rule) as caught:
         ArraySource(path).listing()
@@ -266,7 +266,7 @@ def test_labels_of_two_types_stay_whole_numbers(tmp_path, noise, train, test, cl
     assert not [note for note in listing.notes if "one number" in note]
 
 
-def test_a_label_that_has_no_name_is_told_as_it_stands_in_the_file(tmp_path, noise):
+def test_a_label_without_a_name_is_reported_as_it_stands_in_the_file(tmp_path, noise):
     labels = np.array([0, 2**64 - 1], np.uint64)
     np.savez(tmp_path / "a.npz", images=noise(1, (2, 8, 8, 3)), labels=labels, classes=np.array(["a", "b"]))
     with pytest.raises(DataError, match=f"label {2**64 - 1} in .* has no name: with 2 names it must be 0 to 1"):

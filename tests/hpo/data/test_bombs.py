@@ -200,7 +200,7 @@ def test_arrays_that_would_need_more_memory_than_there_is(tmp_path):
         st.binary(max_size=60), st.text("{}()'[],:0123456789 -descr|u1<>shapefortn_xTrueL\n").map(str.encode)
     )
 )
-def test_whatever_a_header_says_is_taken_or_refused_in_one_line(tmp_path, text):
+def test_any_header_is_read_or_refused_in_one_line(tmp_path, text):
     path = npz(tmp_path / "data.npz", {"images": header(text), "labels": LABELS})
     with pytest.raises(DataError) as caught:
         open_source(path).listing()

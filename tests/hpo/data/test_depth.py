@@ -249,7 +249,7 @@ def test_the_white_level_is_the_next_bit_depth(largest, white):
     assert white_level(largest) == white
 
 
-def test_the_note_says_what_remains():
+def test_the_note_names_the_grey_levels_that_remain():
     reached = reached_levels(Counter({3977: 12, 1000: 1, 60_000: 1, 4000: 2}))
     assert depth_note(reached, 65535) == (
         "images of 16 bits: values up to 1023 in 1, up to 4095 in 14, up to 65535 in 1; 65535 is taken for white; "
@@ -310,7 +310,7 @@ def test_eight_bits_have_no_white_level_and_one_pack(write_classes, cache):
     assert len([path for path in cache.iterdir() if path.is_dir()]) == 1
 
 
-def test_a_look_at_some_images_names_the_same_white_level(write_deep):
+def test_an_inspection_of_some_images_names_the_same_white_level(write_deep):
     path, _ = write_deep("png", 4000)
     assert inspect_data(path).summary.notes == ("images of 16 bits: values up to 4095 in 20; 4095 is taken for white",)
 

@@ -34,7 +34,7 @@ def test_anything_else_is_refused(content):
         ImageDigests.from_bytes(content)
 
 
-def test_each_image_is_known_in_its_part(folder, cache):
+def test_each_image_is_found_in_its_part(folder, cache):
     dataset = opened(folder, cache)
     known = ImageDigests.of(dataset)
     for code, part in enumerate((dataset.train, dataset.val, dataset.open_test())):
@@ -60,7 +60,7 @@ def test_the_split_digest_follows_the_split(folder, cache):
 
 
 @pytest.mark.parametrize("suffix", ["bmp", "tif", "png"])
-def test_a_lossless_copy_in_another_form_is_known(folder, cache, tmp_path, suffix):
+def test_a_lossless_copy_in_another_format_is_found(folder, cache, tmp_path, suffix):
     known = ImageDigests.of(opened(folder, cache))
     for file in sorted(folder.glob("*/*.png")):
         target = tmp_path / "copies" / file.parent.name / f"{file.stem}.{suffix}"
@@ -70,7 +70,7 @@ def test_a_lossless_copy_in_another_form_is_known(folder, cache, tmp_path, suffi
     assert (known.codes(copies) >= 0).all()
 
 
-def test_other_images_are_not_known(folder, write_classes, cache):
+def test_other_images_are_not_found(folder, write_classes, cache):
     known = ImageDigests.of(opened(folder, cache))
     others = open_whole(write_classes({"cat": 3, "dog": 3}, under="other", first_seed=500), image_size=16, cache=cache)
     assert (known.codes(others.part) == -1).all()

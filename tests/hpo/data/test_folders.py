@@ -83,7 +83,7 @@ def test_an_empty_class_folder_is_listed_for_the_check_to_name(write_classes):
     assert listed(folder).classes == ("a", "b", "c")
 
 
-def test_key_changes_with_what_lies_there(write_classes):
+def test_the_key_changes_with_the_files(write_classes):
     folder = write_classes({"a": 1, "b": 1})
     key = FolderSource(folder).key()
     assert FolderSource(folder).key() == key

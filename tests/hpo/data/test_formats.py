@@ -80,7 +80,7 @@ def test_the_content_decides_and_not_the_suffix(picture, tmp_path, kind):
         (bytes(range(200, 256)), "not an image of a known format (jpg, "),
     ],
 )
-def test_what_is_no_image_is_named(content, words):
+def test_files_that_are_not_images_are_described(content, words):
     with pytest.raises(DataError) as caught:
         decode(content, 8)
     assert words in str(caught.value)
@@ -88,7 +88,7 @@ def test_what_is_no_image_is_named(content, words):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "PPM"])
-def test_the_beginning_of_an_image_is_damaged_and_not_unknown(picture, kind):
+def test_the_first_bytes_of_an_image_are_reported_as_damaged_not_unknown(picture, kind):
     assert "damaged" in describe_content(stored(picture, kind)[:16])
 
 

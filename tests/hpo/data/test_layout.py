@@ -39,7 +39,7 @@ def parts_of(listing):
         ("обучение", "тест", ("parts: обучение/ is train, тест/ is test",)),
     ],
 )
-def test_parts_under_other_names_are_parts_and_said(train, test, told):
+def test_parts_under_other_names_are_parts_and_noted(train, test, told):
     listing = arrange(tree(f"{train}/a", f"{train}/b", f"{test}/a", f"{test}/b"), [], "D")
     assert listing.classes == ("a", "b")
     assert {name.split("/")[0]: part for name, part in parts_of(listing).items()} == {train: "train", test: "test"}
@@ -75,7 +75,7 @@ def test_folders_that_hold_the_same_folders_look_like_parts(files):
         arrange(files, [], "D")
 
 
-def test_one_folder_that_every_class_has_is_looked_through_and_said():
+def test_one_folder_that_every_class_has_is_skipped_and_noted():
     listing = arrange(tree("cats/images", "dogs/images"), [], "D")
     assert listing.classes == ("cats", "dogs")
     assert listing.notes == ("sub-folders are read as part of their class: cats (images), dogs (images)",)
@@ -116,7 +116,7 @@ def test_several_data_sets_are_refused():
         arrange(files, [], "D")
 
 
-def test_a_part_folder_inside_its_own_name_is_looked_through():
+def test_a_doubled_folder_of_a_part_is_merged():
     files = tree(*[f"{part}/{part}/{name}" for part in ("seg_train", "seg_test") for name in "ab"])
     listing = arrange(files, [], "D")
     assert listing.classes == ("a", "b")
@@ -146,17 +146,17 @@ def test_images_directly_in_parts_are_refused():
         arrange(tree("train", "train/a", "train/b", "test/a"), [], "D")
 
 
-def test_sub_folders_of_a_class_are_said():
+def test_sub_folders_of_a_class_are_noted():
     listing = arrange(tree("a/x", "a/y", "a", "b/u", "b/v", "b/w", "b/z", "c"), [], "D")
     assert listing.notes == ("sub-folders are read as part of their class: a (x, y), b (u, v, w and 1 more)",)
 
 
-def test_two_folders_of_one_part_are_said():
+def test_two_folders_of_one_part_are_noted():
     listing = arrange(tree("train/a", "train/b", "val/a", "valid/b"), [], "D")
     assert listing.notes == ("parts: train/ is train, val/ is val, valid/ is val",)
 
 
-def test_an_empty_part_is_said():
+def test_an_empty_part_is_noted():
     assert arrange(tree("train/a", "train/b"), ["train", "val"], "D").notes == ("val/ holds no image",)
 
 
@@ -186,7 +186,7 @@ def test_an_empty_class_folder_beside_the_only_full_one_is_no_folder_around():
     assert listing.classes == ("cats", "dogs")
 
 
-def test_names_in_two_unicode_forms_are_one_class_and_said():
+def test_names_in_two_unicode_forms_are_one_class_and_noted():
     listing = arrange(tree("train/caf\u00e9", "train/b", "test/cafe\u0301"), [], "D")
     assert listing.classes == ("b", "caf\u00e9")
     assert "are read as one class 'caf\u00e9'" in listing.notes[0]

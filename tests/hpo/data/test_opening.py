@@ -52,7 +52,7 @@ def test_no_split_given(write_classes, cache):
     assert dataset.train.joined(dataset.val).images is dataset.train.images
 
 
-def test_content_decides_not_where_or_in_what_order_it_lies(write_classes, cache, zipped, as_table, tmp_path):
+def test_the_fingerprint_depends_on_content_not_on_path_or_order(write_classes, cache, zipped, as_table, tmp_path):
     folder = write_classes({"a": 30, "b": 30})
     moved = shutil.copytree(folder, tmp_path / "moved")
     opened = [
@@ -142,7 +142,7 @@ def test_unreadable_images_are_skipped_and_listed(write_classes, cache, png):
     assert len(dataset.train) + len(dataset.val) + len(dataset.open_test()) == 58
 
 
-def test_images_whose_duplicates_have_another_label_are_told(write_classes, cache):
+def test_duplicates_with_different_labels_are_noted(write_classes, cache):
     folder = write_classes({"a": 20, "b": 20})
     for number in range(3):
         shutil.copy(folder / "a" / f"00{number}.png", folder / "b" / f"copy{number}.png")
@@ -151,14 +151,14 @@ def test_images_whose_duplicates_have_another_label_are_told(write_classes, cach
         assert any(line.startswith(said) for line in data.notes)
 
 
-def test_a_class_without_a_readable_image_is_refused_with_what_was_left_out(write_classes, cache):
+def test_a_class_without_a_readable_image_is_refused_with_the_left_out_files(write_classes, cache):
     folder = write_classes({"a": 3, "b": 0})
     (folder / "b" / "1.heic").touch()
     with pytest.raises(DataError, match=r"class 'b' has no readable image, .*; left out: 1 \.heic"):
         open_dataset(folder, image_size=16, cache=cache)
 
 
-def test_what_was_understood_reaches_both_doors(write_classes, cache):
+def test_both_entry_points_give_the_notes(write_classes, cache):
     folder = write_classes({"Training/a": 9, "Training/b": 9, "Testing/a": 2, "Testing/b": 2})
     (folder / "Testing" / "a" / "1.heic").touch()
     for data in (open_dataset(folder, image_size=16, cache=cache), open_whole(folder, image_size=16, cache=cache)):
@@ -182,7 +182,7 @@ def test_too_many_unreadable_images_are_refused(write_classes, cache):
     assert len(open_dataset(folder, image_size=16, cache=cache, max_unreadable=0.2).unreadable) == 4
 
 
-def test_only_unreadable_images_are_refused_whatever_is_allowed(write_classes, cache):
+def test_data_with_only_unreadable_images_are_refused_at_any_limit(write_classes, cache):
     folder = write_classes({"a": 2, "b": 2})
     for file in folder.rglob("*.png"):
         file.write_bytes(b"")
@@ -216,7 +216,7 @@ def test_whole_has_all_images_with_the_labels_of_a_model(write_classes, cache):
     assert whole.given_parts == frozenset()
 
 
-def test_whole_takes_its_own_classes_where_none_are_given(write_classes, cache):
+def test_whole_data_have_their_own_classes_if_none_are_given(write_classes, cache):
     folder = write_classes({"only": 1})
     whole = open_whole(folder, image_size=16, cache=cache)
     assert (whole.classes, whole.part.labels.tolist()) == (("only",), [0])
@@ -244,7 +244,7 @@ def test_whole_refuses_a_class_that_the_model_does_not_know(write_classes, cache
         open_whole(write_classes({"a": 2, "z": 2}), image_size=16, cache=cache, classes=["a", "b"])
 
 
-def test_a_look_decodes_all_of_a_small_data_set(write_classes):
+def test_an_inspection_decodes_all_of_a_small_data_set(write_classes):
     folder = write_classes({"train/a": 9, "train/b": 9, "test/a": 2})
     shutil.copy(folder / "train" / "a" / "000.png", folder / "train" / "a" / "copy.png")
     seen = inspect_data(folder)
@@ -252,7 +252,7 @@ def test_a_look_decodes_all_of_a_small_data_set(write_classes):
     assert seen.summary.counts == {"train": [10, 9], "test": [2, 0]}
 
 
-def test_a_look_decodes_some_images_of_each_class_of_a_large_one(write_classes, monkeypatch):
+def test_an_inspection_decodes_some_images_of_each_class_of_a_large_one(write_classes, monkeypatch):
     monkeypatch.setattr("hpo.data.opening._FEW_IMAGES", 10)
     folder = write_classes({"a": 20, "b": 20})
     (folder / "a" / "019.png").write_bytes(b"")
@@ -262,7 +262,7 @@ def test_a_look_decodes_some_images_of_each_class_of_a_large_one(write_classes, 
     assert seen.summary.counts == {"images": [20, 20]}
 
 
-def test_a_look_at_a_sample_says_so_and_counts_no_duplicates(write_classes, monkeypatch):
+def test_an_inspection_of_a_sample_says_so_and_counts_no_duplicates(write_classes, monkeypatch):
     monkeypatch.setattr("hpo.data.opening._FEW_IMAGES", 10)
     folder = write_classes({"a": 20, "b": 20, "B": 20})
     shutil.copy(folder / "a" / "000.png", folder / "a" / "001.png")
@@ -286,7 +286,7 @@ def test_a_whole_data_set_counts_its_duplicates(write_classes, cache):
 
 
 @pytest.mark.parametrize("tried", [10, 500])
-def test_a_look_refuses_a_class_that_cannot_be_read(write_classes, monkeypatch, tried):
+def test_an_inspection_refuses_a_class_that_cannot_be_read(write_classes, monkeypatch, tried):
     monkeypatch.setattr("hpo.data.opening._FEW_IMAGES", tried)
     folder = write_classes({"a": 20, "b": 12})
     for file in (folder / "b").iterdir():
@@ -306,12 +306,12 @@ def test_a_look_refuses_a_class_that_cannot_be_read(write_classes, monkeypatch, 
         ({"one/a": 3, "one/b": 3, "two/a": 3, "two/b": 3}, "looks like parts"),
     ],
 )
-def test_a_look_refuses_what_a_search_would(write_classes, counts, rule):
+def test_an_inspection_refuses_the_same_data_as_a_search(write_classes, counts, rule):
     with pytest.raises(DataError, match=rule):
         inspect_data(write_classes(counts))
 
 
-def test_a_look_refuses_too_many_unreadable_images(write_classes):
+def test_an_inspection_refuses_too_many_unreadable_images(write_classes):
     folder = write_classes({"a": 20, "b": 12})
     for number in range(4):
         (folder / "b" / f"00{number}.png").write_bytes(b"")

@@ -31,7 +31,7 @@ def refuse(origin, folder, cache, options=SPLIT):
     origin.refuse_other_split(dataset, folder, options=options, maker="study 's'", way_out="split it so")
 
 
-def test_what_a_study_stores_gives_it_back(origin):
+def test_the_data_of_a_spec_round_trip(origin):
     facts = origin.to_spec(("cat", "dog"))
     assert facts["classes"] == ["cat", "dog"]
     assert DataOrigin.from_spec(facts, origin.fingerprint) == origin
@@ -77,7 +77,7 @@ def move(folder, png):
         (move, "cat 1 fewer, dog 1 more"),
     ],
 )
-def test_what_changed_is_said(origin, folder, cache, png, change, said):
+def test_changes_are_described(origin, folder, cache, png, change, said):
     change(folder, png)
     with pytest.raises(DataError) as caught:
         refuse(origin, folder, cache)
@@ -85,7 +85,7 @@ def test_what_changed_is_said(origin, folder, cache, png, change, said):
     assert str(caught.value).endswith("give the same data")
 
 
-def test_given_parts_that_changed_are_said(write_classes, cache):
+def test_changed_given_parts_are_described(write_classes, cache):
     folder = write_classes({"train/cat": 9, "train/dog": 9, "test/cat": 2, "test/dog": 2})
     dataset = open_dataset(folder, image_size=16, cache=cache, split=SPLIT)
     origin = DataOrigin.of(dataset, SPLIT, 0.05)
@@ -114,7 +114,7 @@ def test_without_a_digest_the_options_and_words_decide(origin, folder, cache):
         refuse(old, folder, cache, SplitOptions(5, 0.2, 0.2))
 
 
-def test_classes_are_known_without_counts_too(origin, folder, cache):
+def test_classes_are_compared_without_counts_too(origin, folder, cache):
     old = DataOrigin.model_validate(origin.model_dump(exclude={"split_digest", "class_counts", "counts"}))
     rename(folder, None)
     with pytest.raises(DataError, match="class 'lynx' is new, class 'cat' is gone"):

@@ -1,7 +1,8 @@
-"""Packs: made once, whole or not at all, opened by everybody, bounded in memory."""
+"""Packs: made once, whole or not at all, opened by all processes, bounded in memory; and their manifests."""
 
 import errno
 import io
+import json
 import multiprocessing
 import os
 import shutil
@@ -11,6 +12,7 @@ import sys
 import tracemalloc
 import zipfile
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +21,17 @@ from PIL import Image
 
 from hpo.data import decode
 from hpo.data.cache import atomic_pack_folder, lock_cache
+from hpo.data.dataset import LeftOut, Unreadable
 from hpo.data.folders import FolderSource
 from hpo.data.opening import open_source
-from hpo.data.pack import open_pack
+from hpo.data.pack import PackManifest, PackManifestDraft, open_pack
+from hpo.data.pipeline import Decoded
 from hpo.data.records import Listing, Record
 from hpo.errors import DataError
 
 
 class Pictures:
-    """A source that makes its images when they are asked for, and counts how many reads wait."""
+    """A source that makes its images when they are read, and counts how often it is opened."""
 
     chunk = 4
 
@@ -221,7 +225,7 @@ def test_interruption_leaves_nothing_half_made(cache):
     assert len(open_pack(Pictures(200), 8, cache).images) == 200
 
 
-def test_what_a_killed_maker_left_is_removed_by_the_next(write_classes, cache):
+def test_files_of_a_killed_process_are_removed_by_the_next(write_classes, cache):
     folder = write_classes({"a": 40, "b": 40})
     script = (
         "import os, signal, sys; from pathlib import Path; from hpo.data.pack import open_pack; "
@@ -236,7 +240,7 @@ def test_what_a_killed_maker_left_is_removed_by_the_next(write_classes, cache):
     assert [name.endswith(".tmp") for name in left_in(cache)] == [False]
 
 
-def test_a_file_that_cannot_grow_is_said_in_one_line_and_leaves_nothing(write_classes, cache):
+def test_a_file_that_cannot_grow_is_reported_in_one_line_and_leaves_nothing(write_classes, cache):
     """A limit on file size stands for the full disk: the write itself fails."""
     folder = write_classes({"a": 40, "b": 40})
     script = (
@@ -253,7 +257,7 @@ def test_a_file_that_cannot_grow_is_said_in_one_line_and_leaves_nothing(write_cl
     assert left_in(cache) == []
 
 
-def test_a_disk_that_fills_up_names_what_is_free_and_the_way_out(cache):
+def test_a_full_disk_is_reported_with_the_free_space_and_the_way_out(cache):
     def fill():
         with atomic_pack_folder(cache / "pack") as new:
             (new / "half").touch()
@@ -324,3 +328,65 @@ def test_a_set_of_only_unreadable_images_opens_empty(tmp_path, cache):
         pack = open_pack(FolderSource(tmp_path / "data"), 16, cache)
         assert pack.images.shape == (0, 16, 16, 3)
         assert len(pack.manifest.unreadable) == 1
+
+
+PIXELS = np.zeros((4, 4, 3), np.uint8)
+
+
+@pytest.fixture
+def manifest() -> PackManifest:
+    left_out = (LeftOut(".heic", 2, ("a/3.heic", "a/4.heic")), LeftOut("without a suffix", 1, ("b/5",)))
+    draft = PackManifestDraft(4, ("a", "b"), left_out, ("classes are folders",))
+    draft.add(Record("a/1.png", 0, None), Decoded(PIXELS, "", "s3", "p1"))
+    draft.add(Record("a/2.png", 0, "val"), Decoded(None, "empty file (0 bytes)", "s0"))
+    draft.add(Record("b/caf\udce9.png", 1, "train"), Decoded(PIXELS, "", "s1", "p1"))
+    draft.add(Record("b/4.png", 1, "train"), Decoded(PIXELS, "", "s2", "p2"))
+    return draft.finish()
+
+
+def test_from_json_of_to_json(manifest):
+    assert PackManifest.from_json(manifest.to_json()) == manifest
+    assert len(manifest) == 3
+    assert manifest.label_array.tolist() == [0, 1, 1]
+    assert manifest.unreadable == (Unreadable("a/2.png", "empty file (0 bytes)"),)
+
+
+def test_notes_of_the_listing_and_the_decoder_are_kept(manifest):
+    assert [(entry.kind, entry.count) for entry in manifest.left_out] == [(".heic", 2), ("without a suffix", 1)]
+    assert manifest.notes == ("classes are folders",)
+    draft = PackManifestDraft(4, ("a", "b"), notes=("first",))
+    draft.note("second")
+    draft.note("second")
+    assert draft.finish().notes == ("first", "second")
+
+
+def test_groups_are_named_by_digests_of_stored_bytes(manifest):
+    assert manifest.groups == ["s1", "s1", "s2"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"version": 0}, {"labels": [0]}, {"pixels": []}, {"extra": 1}, {"unreadable": [{"file": "x"}]}],
+)
+def test_text_that_is_not_a_manifest_is_refused(manifest, change):
+    text = json.dumps(json.loads(manifest.to_json()) | change)
+    with pytest.raises((ValueError, TypeError, KeyError)):
+        PackManifest.from_json(text)
+
+
+def test_fingerprint_is_of_classes_parts_and_content_only(manifest):
+    images = [(Record("x", 0, None), "s1"), (Record("y", 1, "val"), "s2")]
+
+    def fingerprint(images, classes=("a", "b"), size=4):
+        draft = PackManifestDraft(size, classes)
+        for record, stored in images:
+            draft.add(record, Decoded(PIXELS, "", stored, "p"))
+        return draft.finish().fingerprint
+
+    first = fingerprint(images)
+    assert fingerprint(images[::-1], size=8) == first
+    assert fingerprint([(replace(record, name="other"), stored) for record, stored in images]) == first
+    assert fingerprint(images, classes=("a", "c")) != first
+    assert fingerprint([(replace(record, given="train"), stored) for record, stored in images]) != first
+    assert fingerprint([(record, "s9") for record, _ in images]) != first
+    assert fingerprint([*images, images[0]]) != first

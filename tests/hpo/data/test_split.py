@@ -107,7 +107,7 @@ def test_a_given_split_is_obeyed():
         ((None,), SplitOptions(0, 0.15, 0), "stratified 85/15, seed 0"),
     ],
 )
-def test_missing_parts_are_made_from_train_and_said(there, options, text):
+def test_missing_parts_are_made_from_train_and_described(there, options, text):
     given_parts = [there[row % len(there)] for row in range(120)]
     assignment = deal(np.repeat([0, 1], 60), given_parts, options=options)
     assert assignment.text == text
@@ -168,7 +168,7 @@ def test_a_copy_of_a_given_image_is_never_dealt_into_another_part_that_is_held_o
     assert not moved & set(groups[80:])
 
 
-def test_the_words_say_what_there_is_where_classes_are_too_small():
+def test_the_description_has_the_real_shares_if_classes_are_too_small():
     assignment = deal(np.repeat([0, 1], 4))
     assert len(assignment.rows("test")) == 0
     assert "80/10/10" not in assignment.text
@@ -178,7 +178,7 @@ def test_the_words_say_what_there_is_where_classes_are_too_small():
 
 
 @pytest.mark.parametrize(("part", "option"), [("val", "--val-fraction"), ("test", "--test-fraction")])
-def test_classes_that_a_part_says_nothing_about_are_named(part, option):
+def test_classes_without_images_in_a_part_are_named(part, option):
     smallest = 2 if part == "val" else 3
     assignment = deal([0] * 40 + [1] * smallest)
     notes = [note for note in assignment.notes if option in note]
@@ -194,7 +194,7 @@ def test_a_given_part_without_a_class_is_named():
     assert assignment.notes == ("no test image of class 'class 1': the given part has none",)
 
 
-def test_parts_that_nobody_asked_for_lack_nothing():
+def test_parts_that_were_not_requested_are_not_noted_as_lacking():
     assert deal(np.repeat([0, 1], 4), options=SplitOptions(0, 0.25, 0)).notes == ()
 
 

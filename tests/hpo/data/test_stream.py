@@ -72,7 +72,9 @@ HEIC = b"\x00\x00\x00\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 5000
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
-def test_what_is_no_image_by_its_name_is_told_by_its_content(folder, tmp_path, name, content, words, packed):
+def test_files_without_a_suffix_of_images_are_described_by_their_content(
+    folder, tmp_path, name, content, words, packed
+):
     (folder / name).write_bytes(content)
     path = folder
     if packed:

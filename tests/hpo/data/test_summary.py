@@ -6,7 +6,7 @@ from hpo.data import DataSummary, LeftOut, Unreadable, open_dataset, summarise
 from hpo.data.summary import left_out_line
 
 
-def test_classes_are_told_by_name_with_counts_per_part(write_classes, cache):
+def test_classes_are_listed_by_name_with_counts_per_part(write_classes, cache):
     folder = write_classes({"train/cat": 20, "train/dog": 9, "test/cat": 2})
     summary = summarise(open_dataset(folder, image_size=16, cache=cache))
     assert summary.lines() == [
@@ -57,12 +57,12 @@ def test_many_classes_are_shortened_for_people_and_whole_in_json():
     assert alike[-1] == "  … and 94 more, every class has 3 images"
 
 
-def test_numbered_classes_are_told_in_natural_order_and_keep_their_numbers_in_json():
+def test_numbered_classes_are_listed_in_natural_order_and_keep_their_numbers_in_json():
     summary = DataSummary(classes=("1", "10", "2", "a\nb"), counts={"train": [1, 10, 2, 3]})
     assert [line.split()[0] for line in summary.lines()] == ["class", "1", "2", "10", "'a\\nb'"]
     assert [entry["name"] for entry in summary.to_json()["classes"]] == ["1", "10", "2", "a\nb"]
 
 
-def test_arrays_and_columns_are_told_by_name():
+def test_arrays_and_columns_are_listed_by_name():
     left_out = (LeftOut("array", 2, ("valid_images", "extra")), LeftOut(".txt", 1200, ("readme.txt",)))
     assert left_out_line(left_out) == "left out: 1,200 .txt; arrays valid_images, extra"

@@ -64,13 +64,13 @@ def test_key_changes_with_an_image(write_csv, tmp_path, png):
         ("path,label\nx.png,a\n\0", "is not a file beside it|is not a CSV|label is empty"),
     ],
 )
-def test_faults_are_said_in_one_line(write_csv, text, rule):
+def test_faults_are_reported_in_one_line(write_csv, text, rule):
     with pytest.raises(DataError, match=rule) as caught:
         everything(write_csv(text))
     assert "\n" not in str(caught.value)
 
 
-def test_a_quote_that_is_not_closed_is_told(write_csv):
+def test_a_quote_that_is_not_closed_is_reported(write_csv):
     rows = "x.png,a\n" * 30_000
     with pytest.raises(DataError, match="more than 131,072 letters, which is often a quote that is not closed"):
         everything(write_csv(f'path,label\n"x.png,a\n{rows}'))
@@ -127,7 +127,7 @@ def test_blank_lines_and_spreadsheets(write_csv, text):
         ("path,label\nself.png,a\n", r"self\.png, named by .* cannot be opened \(Too many levels of symbolic links\)"),
     ],
 )
-def test_what_may_be_meant_in_two_ways_is_refused(write_csv, tmp_path, text, rule):
+def test_an_ambiguous_table_is_refused(write_csv, tmp_path, text, rule):
     (tmp_path / "self.png").symlink_to("self.png")
     with pytest.raises(DataError, match=rule) as caught:
         everything(write_csv(text))
@@ -147,7 +147,7 @@ def test_names_of_parts_are_those_of_folders(write_csv):
         (("Train", "train", "Valid"), ()),
     ],
 )
-def test_parts_under_other_names_are_said(write_csv, values, notes):
+def test_parts_under_other_names_are_noted(write_csv, values, notes):
     rows = "".join(f"{name}.png,{label},{value}\n" for name, label, value in zip("xyz", "aba", values, strict=True))
     assert everything(write_csv(f"path,label,split\n{rows}")).notes == notes
 
@@ -178,7 +178,7 @@ def test_a_second_label_column_is_named(write_csv):
     assert (listing.classes, listing.left_out) == (("a", "b"), (LeftOut("column", 1, ("class",)),))
 
 
-def test_labels_that_may_be_one_class_are_told(write_csv):
+def test_labels_that_may_be_one_class_are_noted(write_csv):
     listing = everything(write_csv("path,label\nx.png,1\ny.png,1.0\nz.png,nan\n"))
     assert listing.classes == ("1", "1.0", "nan")
     assert [line.split(":")[0] for line in listing.notes] == [
@@ -188,19 +188,19 @@ def test_labels_that_may_be_one_class_are_told(write_csv):
 
 
 @pytest.mark.parametrize("pair", [("Cat", "cat"), ("dog", "dog."), ("red fox", "red_fox"), ("A", "\uff21")])
-def test_labels_that_differ_in_form_only_are_told(write_csv, pair):
+def test_labels_that_differ_in_form_only_are_noted(write_csv, pair):
     listing = everything(write_csv(f"path,label\nx.png,{pair[0]}\ny.png,{pair[1]}\n"))
     assert len(listing.classes) == 2
     assert "differ in case, blanks or signs only" in listing.notes[0]
 
 
-def test_labels_in_two_unicode_forms_are_one_class_and_told(write_csv):
+def test_labels_in_two_unicode_forms_are_one_class_and_noted(write_csv):
     listing = everything(write_csv("path,label\nx.png,caf\u00e9\ny.png,cafe\u0301\nz.png,b\n"))
     assert listing.classes == ("b", "caf\u00e9")
     assert "are read as one class" in listing.notes[0]
 
 
-def test_an_image_named_twice_alike_is_told(write_csv):
+def test_an_image_named_by_two_equal_rows_is_noted(write_csv):
     listing = everything(write_csv("path,label\nx.png,a\ny.png,b\nx.png,a\n"))
     assert len(listing.records) == 3
     assert listing.notes == ("1 image is named by more than one row: x.png (lines 2, 4)",)

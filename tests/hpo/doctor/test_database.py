@@ -56,7 +56,7 @@ def test_a_user_who_may_only_read_sees_the_status(reader: Run) -> None:
 
 
 @pytest.mark.parametrize("command", ["reap", "pause", "stop"])
-def test_a_command_that_writes_says_which_rights_are_missing(reader: Run, command: str) -> None:
+def test_a_command_that_writes_names_the_missing_rights(reader: Run, command: str) -> None:
     done = reader(command)
     assert done.exit_code == 2, done.output
     (line,) = done.stderr.splitlines()
