@@ -1,4 +1,4 @@
-"""From a study to a model in use: `hpo export-best`, `retrain`, `evaluate`, `predict`."""
+"""The commands from a study to a model in use: `hpo export-best`, `retrain`, `evaluate`, `predict`."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def export_best_command(
     Its probabilities are calibrated: one temperature, fitted to the trial's predictions on the validation part.
     """
     from hpo.bundle.remote import upload_bundle
-    from hpo.cli.delivery_text import calibration_line, on_altered
+    from hpo.cli.delivery_text import augmented_note, calibration_line
     from hpo.delivery.export import export_best
     from hpo.evaluation.metrics_table import accuracy_line
     from storage import open_store, open_study, read_spec
@@ -89,8 +89,8 @@ def export_best_command(
     click.echo(
         f"{out}: trial {manifest.trial} of study {study}, epoch {manifest.best_epoch}, {manifest.config.backbone}"
     )
-    told = accuracy_line(found.accuracy, found.interval, found.n)
-    click.echo(f"validation accuracy {told}{on_altered(manifest)}")
+    accuracy = accuracy_line(found.accuracy, found.interval, found.n)
+    click.echo(f"validation accuracy {accuracy}{augmented_note(manifest)}")
     click.echo(calibration_line(manifest))
 
 
@@ -158,8 +158,8 @@ def evaluate_command(
 
     With --tta also by the mean over several views of each image, and what that gains. Data that the bundle was trained
     on is split again as it was then. Other data is taken by its own parts or, having none, whole; images that took part
-    in making the model are left out. A look at a test part is recorded in the bundle, in HOME and, with --storage, in
-    the database.
+    in making the model are left out. An access to a test part is recorded in the bundle, in HOME and, with
+    --storage, in the database.
     """
     from hpo.bundle.evaluate import evaluate_on, select
     from hpo.bundle.model import load
@@ -236,7 +236,7 @@ def predict_command(
 
 
 def _sources(images: tuple[Path, ...]) -> list[Path | PathList]:
-    """The paths, with the lines of stdin for `-`; UsageError where it is named twice."""
+    """Return the paths, with the lines of stdin in place of `-`; UsageError where it is named twice."""
     from hpo.data import PathList
 
     if images.count(Path("-")) > 1:

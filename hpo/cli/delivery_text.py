@@ -1,4 +1,4 @@
-"""What the delivery commands say, in plain lines."""
+"""The lines that the delivery commands print."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from hpo.training import EpochResult
 
 
-def on_altered(manifest: Manifest) -> str:
-    """What must stand behind a trial's validation figure where its images were altered; else empty."""
+def augmented_note(manifest: Manifest) -> str:
+    """Return the note on a trial's validation figure where its images were augmented; else an empty text."""
     share = manifest.config.validation_augmented
     return f", on altered images (validation_augmented is {share:g}), so lower than on plain ones" if share else ""
 
 
 def epoch_line(result: EpochResult, epochs: int) -> str:
-    """What one epoch of a retraining gave."""
+    """Return the result of one epoch of a retraining."""
     return (
         f"epoch {result.epoch}/{epochs}: train loss {result.train_loss:.4f}, "
         f"{result.images_per_second:,.0f} images/s, {result.seconds:.1f} s"
@@ -37,7 +37,7 @@ def epoch_line(result: EpochResult, epochs: int) -> str:
 
 
 def calibration_line(manifest: Manifest) -> str:
-    """What the temperature does to the probabilities, on the images it was fitted on and on ones it was not."""
+    """Return the effect of the temperature on the images it was fitted on, and cross-validated."""
     found = manifest.calibration
     if found is None:
         from hpo.bundle.calibrate import altered_validation
@@ -46,7 +46,7 @@ def calibration_line(manifest: Manifest) -> str:
         return f"not calibrated: {reason}"
     before, after, apart = found.before, found.after, found.held_out
     line = (
-        f"calibration: temperature {found.temperature:.3f}{_drawn(found)}; ECE {before.ece:.4f} -> {after.ece:.4f}, "
+        f"calibration: temperature {found.temperature:.3f}{_shrunk(found)}; ECE {before.ece:.4f} -> {after.ece:.4f}, "
         f"NLL {before.nll:.4f} -> {after.nll:.4f} on the {found.n:,} images it was fitted on"
     )
     if apart is None:
@@ -57,22 +57,22 @@ def calibration_line(manifest: Manifest) -> str:
     )
 
 
-def _drawn(found: Calibration) -> str:
-    """How the temperature differs from the one of best fit, in brackets; empty where it does not."""
+def _shrunk(found: Calibration) -> str:
+    """Return how the temperature differs from the one of best fit, in brackets; empty where it does not."""
     if found.best_fit is None or abs(math.log(found.best_fit / found.temperature)) < 0.05:
         return ""
     if found.temperature == 1:
         return f" ({found.best_fit:.3g} fits best, but {found.n:,} images do not show that it is better than 1)"
-    return f" ({found.best_fit:.3g} fits best; drawn towards 1, as {found.n:,} images say only so much)"
+    return f" ({found.best_fit:.3g} fits best; drawn towards 1, as {found.n:,} images support no more)"
 
 
 def retrain_lines(out: Path | str, before: Bundle, result: Retrained) -> list[str]:
-    """What a retraining gave, beside what the trial had promised; `before` is the bundle that it started from."""
+    """Return the result of a retraining beside that of its trial; `before` is the bundle that it started from."""
     lines = [f"{out}: trained on {result.images:,} images for {_epochs(result.manifest.epochs)}"]
     validation = before.metrics.get("validation")
     if validation:
-        told = accuracy_line(validation["accuracy"], validation["interval"], validation["n"])
-        lines.append(f"validation accuracy of the trial  {told}{on_altered(before.manifest)}")
+        accuracy = accuracy_line(validation["accuracy"], validation["interval"], validation["n"])
+        lines.append(f"validation accuracy of the trial  {accuracy}{augmented_note(before.manifest)}")
     if result.test is None:
         why = "the data has no test part"
         if result.left_out:
@@ -80,34 +80,34 @@ def retrain_lines(out: Path | str, before: Bundle, result: Retrained) -> list[st
         return [
             *lines,
             f"nothing has proved this model: {why}; `hpo evaluate` it on images it has not seen",
-            _kept_temperature(before.manifest, result),
+            _temperature_line(before.manifest, result),
         ]
     test = result.test.report
     lines.append(f"test accuracy of the new model    {accuracy_line(test.accuracy, test.interval, test.n)}")
     if result.left_out:
         lines.append(f"{copies_line(result.left_out)} and were not measured")
     accesses = [result.accesses.line] if result.accesses else []
-    return [*lines, _kept_temperature(before.manifest, result), *accesses]
+    return [*lines, _temperature_line(before.manifest, result), *accesses]
 
 
-def _kept_temperature(before: Manifest, result: Retrained) -> str:
-    """Where the new model's temperature comes from and, where there was a test, what it did there."""
+def _temperature_line(before: Manifest, result: Retrained) -> str:
+    """Return the origin of the new model's temperature and, where there was a test, its effect there."""
     if result.manifest.calibration is None:
         reason = "the temperature of the trial belongs to other data" if before.calibration else "the trial was not"
         return f"not calibrated: {reason}"
     kept = f"temperature {result.manifest.temperature:.3f} is the trial's"
     line = f"{kept}, a model of its own: this one has trained on the validation part, so nothing is left to fit one on"
-    return f"{line}; on the test part {_scaled(result.test)}" if result.test else line
+    return f"{line}; on the test part {_calibration_change(result.test)}" if result.test else line
 
 
-def _scaled(measured: ModelMeasurement) -> str:
+def _calibration_change(measured: ModelMeasurement) -> str:
     before, after = measured.before, measured.after
     worse = "; it does not suit this model: its probabilities were better without" if after.nll > before.nll else ""
     return f"ECE {before.ece:.4f} -> {after.ece:.4f}, NLL {before.nll:.4f} -> {after.nll:.4f}{worse}"
 
 
 def tta_line(averaged: AveragedViews, plain: Report) -> str:
-    """What the mean over several views gains."""
+    """Return the gain of the mean over several views."""
     found = averaged.report
     return (
         f"with --tta {averaged.tta}, the mean of {averaged.views} views: "
@@ -117,23 +117,23 @@ def tta_line(averaged: AveragedViews, plain: Report) -> str:
 
 
 def gain(before: float, after: float, gained: int, lost: int) -> str:
-    """`+0.41 points (12 images gained, 5 lost)`."""
+    """Return a text such as `+0.41 points (12 images gained, 5 lost)`."""
     return f"{100 * (after - before):+.2f} points ({gained:,} images gained, {lost:,} lost)"
 
 
 def abstention_line(found: Abstention, manifest: Manifest, tta: str) -> str:
-    """From which probability on the model answers, and what that is worth."""
+    """Return the probability from which the model answers, and the accuracy above it."""
     whose = "the trial's validation images" if manifest.stage == "retrained" else "the validation images"
     apart = ", measured without --tta" if tta != "none" else ""
     return (
         f"answers from a probability of {found.threshold:.4f} on: {found.coverage:.1%} of {whose} reach it, "
         f"and {found.accuracy:.4f} of those are right (with 95 % confidence at least {found.at_least:.4f}{apart}"
-        f"{_proved(found, manifest)})"
+        f"{_proof_note(found, manifest)})"
     )
 
 
-def _proved(found: Abstention, manifest: Manifest) -> str:
-    """What the proof of a threshold allows for."""
+def _proof_note(found: Abstention, manifest: Manifest) -> str:
+    """Return the choices that the proof of a threshold allows for."""
     if manifest.stage in ("ensemble", "soup"):
         of = f" out of the best of {found.compared:,} sets of trials" if found.compared > 1 else ""
         return f", each image by members chosen without it{of}"
@@ -143,26 +143,26 @@ def _proved(found: Abstention, manifest: Manifest) -> str:
 
 
 def predicted_line(counts: Counts) -> str:
-    """How many images were predicted, abstained, unreadable."""
+    """Return the counts of images that were predicted, abstained from and unreadable."""
     abstained = f", {counts.abstained:,} of them abstained" if counts.abstained else ""
     unread = f", {counts.unreadable:,} could not be read" if counts.unreadable else ""
     return f"{counts.predicted:,} images predicted{abstained}{unread}"
 
 
 def joined_lines(out: Path | str, joined: JointModel) -> list[str]:
-    """What joining the trials of a study gave, and what of it can be believed."""
+    """Return the composition of a joint model and its comparisons with the best trial."""
     manifest, held_out = joined.manifest, joined.held_out
     lines = [
         f"{out}: {_composition(manifest)}",
-        _compared("validation part, by which it was chosen", joined.validation),
+        _comparison_line("validation part, by which it was chosen", joined.validation),
     ]
     if held_out is not None:
-        lines.append(_compared("each half of it, chosen by the other", held_out))
+        lines.append(_comparison_line("each half of it, chosen by the other", held_out))
     return lines
 
 
 def _composition(manifest: Manifest) -> str:
-    """Which trials, and how much of each."""
+    """Return the trials of a joint model, with their weights."""
     if manifest.members:
         parts = ", ".join(f"{member.trial} ({member.weight:.3g})" for member in manifest.members)
         return f"ensemble of {len(manifest.members)} trials of study {manifest.study}, by weight: {parts}"
@@ -172,19 +172,19 @@ def _composition(manifest: Manifest) -> str:
     return f"trial {manifest.trial} of study {manifest.study} alone: nothing joined with it is better on validation"
 
 
-def _compared(where: str, found: JointComparison) -> str:
+def _comparison_line(where: str, found: JointComparison) -> str:
     change = gain(found.best, found.joined, found.gained, found.lost)
     return f"{where} (n {found.n:,}): best trial {found.metric} {found.best:.4f}, joined {found.joined:.4f}: {change}"
 
 
 def copies_line(count: int) -> str:
-    """Test images that are in train or validation too."""
+    """Return the line on test images that are in train or validation too."""
     images = "1 test image is a copy" if count == 1 else f"{count:,} test images are copies"
     return f"{images} of images that the model has trained on"
 
 
 def overlap_lines(data: Path, selection: Selection) -> list[str]:
-    """Which of the images took part in making the model, or that this is not known."""
+    """Return the lines on images that took part in making the model, or that this is not known."""
     overlap = selection.overlap
     if overlap.took_part is None:
         return [
@@ -204,7 +204,7 @@ def overlap_lines(data: Path, selection: Selection) -> list[str]:
 
 
 def selection_lines(data: Path, selection: Selection, split: str | None) -> list[str]:
-    """What a person should know about the images before believing the numbers; the report's table has the classes."""
+    """Return the lines on the images that a reader of the figures must know; the report's table has the classes."""
     lines = []
     if selection.name is None:
         asked = f", so --split {split} chooses nothing" if split else ""

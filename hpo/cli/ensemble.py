@@ -1,4 +1,4 @@
-"""From a study to one bundle of several trials: `hpo ensemble`."""
+"""The command from a study to one bundle of several trials: `hpo ensemble`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def ensemble_command(
         if soup and data is not None:
             joined = _soup(found, data, folder, cache_folder(home), device, force=force)
         else:
-            _say_left_out(found)
+            _print_left_out(found)
             joined = ensemble(found, folder, force=force)
     for line in joined_lines(out, joined):
         click.echo(line)
@@ -69,7 +69,7 @@ def ensemble_command(
 
 
 def _one_study(argument: str | None, option: str | None) -> str:
-    """The study, named once: by the argument, which wins over HPO_STUDY and hpo.toml, or by the option."""
+    """Return the study that the argument names, before HPO_STUDY and hpo.toml, or the option."""
     study = argument or option
     if not study:
         raise UsageError("no study is named; write hpo ensemble STUDY, or --study STUDY")
@@ -77,10 +77,8 @@ def _one_study(argument: str | None, option: str | None) -> str:
 
 
 def _check_data(data: Path | None, *, soup: bool) -> None:
-    """UsageError for a soup without data, and for a --data on the command line that nothing needs.
-
-    One from the environment is for other commands too.
-    """
+    """Raise UsageError for a soup without data, and for a --data on the command line that nothing needs."""
+    # A HPO_DATA from the environment is for other commands too, so it is no error here.
     written = click.get_current_context().get_parameter_source("data") is click.core.ParameterSource.COMMANDLINE
     if soup and data is None:
         raise UsageError("--soup needs --data, the images of the study: every mean of weights is measured on them")
@@ -102,13 +100,14 @@ def _soup(found: EnsembleCandidates, data: Path, folder: Path, cache: Path, devi
 
     limit_threads()
     kept = soupable(found)
-    _say_left_out(kept)
+    _print_left_out(kept)
     with counting("decoding images") as progress:
         dataset = open_images(kept, data, cache, progress)
-    say = partial(click.echo, err=True)
-    return soup(kept, dataset, folder, device=resolve_device(device), force=force, on_line=say)
+    return soup(
+        kept, dataset, folder, device=resolve_device(device), force=force, on_line=partial(click.echo, err=True)
+    )
 
 
-def _say_left_out(found: EnsembleCandidates) -> None:
+def _print_left_out(found: EnsembleCandidates) -> None:
     for line in found.left_out:
         click.echo(f"left out: {line}", err=True)

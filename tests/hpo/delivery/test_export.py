@@ -12,7 +12,7 @@ import hpo
 from hpo.bundle.bundle import read_bundle
 from hpo.bundle.calibrate import calibration_of
 from hpo.bundle.manifest import RESIZE_RULE
-from hpo.cli.delivery_text import calibration_line, on_altered
+from hpo.cli.delivery_text import augmented_note, calibration_line
 from hpo.data import ImageDigests
 from hpo.delivery.export import choose_trial, export_trial, is_of_trial, trial_manifest
 from hpo.errors import BundleError
@@ -130,7 +130,7 @@ def test_predictions_on_augmented_images_calibrate_nothing(study, store, weights
     manifest, _ = export_trial(study, choose_trial(study), store, tmp_path / "best")
     assert manifest.calibration is None
     assert read_bundle(tmp_path / "best").metrics["validation"]["augmented"] == 0.3, "beside a test on plain images"
-    assert "on altered images (validation_augmented is 0.3)" in on_altered(manifest)
+    assert "on altered images (validation_augmented is 0.3)" in augmented_note(manifest)
     assert "not calibrated: its trial was validated on augmented images" in calibration_line(manifest)
     with pytest.raises(BundleError, match=r"augmented images \(validation_augmented is 0.3\)"):
         hpo.load(tmp_path / "best", device="cpu").abstention(0.9)
