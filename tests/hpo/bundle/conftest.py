@@ -1,4 +1,4 @@
-"""A tiny untrained classifier as a bundle, and small images of three kinds that a person could tell apart."""
+"""A tiny untrained classifier as a bundle, and small images of three distinct colours."""
 
 import hashlib
 import io
@@ -110,7 +110,7 @@ def bundle(tmp_path, manifest, weights) -> Path:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a trial leaves in its checkpoint."""
+    """The content of a trial's checkpoint."""
 
     config: TrialConfig
     weights: bytes

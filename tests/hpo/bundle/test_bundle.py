@@ -59,7 +59,7 @@ def test_damage_to_any_file_with_a_digest_is_noticed(tmp_path, manifest, weights
     assert "\n" not in str(caught.value)
 
 
-def test_predictions_that_are_none_are_named(tmp_path):
+def test_damaged_predictions_are_named(tmp_path):
     buffer = io.BytesIO()
     np.savez(buffer, labels=np.zeros(3, np.int64), logits=np.zeros((2, 3), np.float32))
     for content in (b"PK", b"", buffer.getvalue()):
@@ -179,13 +179,13 @@ def test_the_weights_of_members_add_up_to_one(manifest):
         Manifest.from_dict(values | {"members": [half]}, source="here")
 
 
-def test_a_torn_bundle_is_still_a_bundle_to_replace(bundle):
+def test_a_damaged_bundle_may_be_replaced(bundle):
     (bundle / MODEL).write_bytes(b"")
     check_out(bundle, force=True)
 
 
 @pytest.mark.parametrize("names", [["photo.jpg"], [CONFIG], [MODEL, CONFIG, METRICS]])
-def test_what_is_no_bundle_is_never_replaced(tmp_path, manifest, weights, names):
+def test_a_folder_that_is_not_a_bundle_is_never_replaced(tmp_path, manifest, weights, names):
     for name in names:
         (tmp_path / name).write_text("{}")
     with pytest.raises(BundleError, match="not a bundle"):
@@ -193,7 +193,7 @@ def test_what_is_no_bundle_is_never_replaced(tmp_path, manifest, weights, names)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(names)
 
 
-def test_a_bundle_with_a_stranger_in_it_is_never_replaced(bundle, manifest, weights):
+def test_a_bundle_with_a_foreign_file_is_never_replaced(bundle, manifest, weights):
     (bundle / "notes.txt").write_text("mine")
     with pytest.raises(BundleError, match="not a bundle alone"):
         write_bundle(bundle, manifest, weights, {}, force=True)
@@ -210,26 +210,26 @@ def test_an_empty_folder_is_filled_and_a_file_is_refused(tmp_path, manifest, wei
 
 
 def test_openings_are_counted_per_data_set(bundle):
-    looks = [new_opening(command, data, 10) for command, data in (("a", "ours"), ("b", "theirs"), ("c", "ours"))]
-    assert [record_opening(bundle, look) for look in looks] == [1, 1, 2]
-    record_result(bundle, looks[1], 0.5, test={"n": 10})
+    accesses = [new_opening(command, data, 10) for command, data in (("a", "ours"), ("b", "theirs"), ("c", "ours"))]
+    assert [record_opening(bundle, opening) for opening in accesses] == [1, 1, 2]
+    record_result(bundle, accesses[1], 0.5, test={"n": 10})
     recorded = read_bundle(bundle).metrics["test_openings"]
-    assert [one["accuracy"] for one in recorded] == [None, 0.5, None], "a look without a result is a look"
+    assert [one["accuracy"] for one in recorded] == [None, 0.5, None], "an access without a result counts"
     assert read_bundle(bundle).metrics["test"] == {"n": 10}
     assert set(recorded[0]) == {"date", "command", "data", "test", "model", "n", "accuracy"}
 
 
-def test_a_replaced_bundle_leaves_its_looks_and_nothing_else(bundle, manifest, weights):
-    look = new_opening("evaluate", "ours", 10, test="t", model="m")
-    record_opening(bundle, look)
-    record_result(bundle, look, 0.5, test={"n": 10})
+def test_a_replaced_bundle_leaves_its_openings_and_nothing_else(bundle, manifest, weights):
+    opening = new_opening("evaluate", "ours", 10, test="t", model="m")
+    record_opening(bundle, opening)
+    record_result(bundle, opening, 0.5, test={"n": 10})
     write_bundle(bundle, manifest, weights, {"test": None, "test_openings": []}, force=True)
-    assert read_bundle(bundle).metrics == {"test": None, "test_openings": [{**look, "accuracy": 0.5}]}
-    write_bundle(bundle, manifest, weights, {"test_openings": [look]}, force=True)
-    assert read_bundle(bundle).metrics["test_openings"] == [{**look, "accuracy": 0.5}], "known to both, once"
+    assert read_bundle(bundle).metrics == {"test": None, "test_openings": [{**opening, "accuracy": 0.5}]}
+    write_bundle(bundle, manifest, weights, {"test_openings": [opening]}, force=True)
+    assert read_bundle(bundle).metrics["test_openings"] == [{**opening, "accuracy": 0.5}], "known to both, once"
 
 
-def test_digests_of_images_are_kept_and_damage_is_told(bundle, manifest, weights, dataset):
+def test_digests_of_images_are_kept_and_damage_is_reported(bundle, manifest, weights, dataset):
     assert read_bundle(bundle).known is None
     known = ImageDigests.of(dataset)
     write_bundle(bundle, manifest, weights, {}, extras=Extras(known=known), force=True)

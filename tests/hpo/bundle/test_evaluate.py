@@ -1,4 +1,4 @@
-"""Which images an evaluation is about, that it counts them rightly, and that looks at a test part are recorded."""
+"""An evaluation selects its images, counts them, and records accesses to a test part."""
 
 import json
 import shutil
@@ -47,11 +47,11 @@ def test_own_data_is_split_as_it_was_for_training(model, images, cache, dataset,
     assert read_bundle(model.bundle.path).metrics["test_openings"] == []
 
 
-def test_the_locked_part_of_own_data_is_the_default_and_each_look_is_recorded(model, images, cache, dataset):
+def test_the_test_part_of_own_data_is_the_default_and_each_access_is_recorded(model, images, cache, dataset):
     locked = open_dataset(images, image_size=SIZE, cache=cache, split=SPLIT).open_test()
-    for look in (1, 2):
+    for count in (1, 2):
         found = evaluate(model, images, cache=cache)
-        assert (found.selection.name, found.openings) == ("test", look)
+        assert (found.selection.name, found.openings) == ("test", count)
         assert list(found.selection.part.names) == list(locked.names)
     openings = read_bundle(model.bundle.path).metrics["test_openings"]
     assert [one["command"] for one in openings] == ["evaluate", "evaluate"]
@@ -59,13 +59,13 @@ def test_the_locked_part_of_own_data_is_the_default_and_each_look_is_recorded(mo
     assert openings[0]["data"] == dataset.fingerprint
 
 
-def test_own_data_is_known_by_its_content_wherever_it_lies(model, images, cache, tmp_path):
+def test_own_data_is_recognised_by_its_content_in_any_folder(model, images, cache, tmp_path):
     shutil.copytree(images, tmp_path / "moved")
     found = evaluate(model, tmp_path / "moved", cache=cache, split="val")
     assert found.selection.own
 
 
-def test_own_data_is_known_by_the_names_of_classes_as_an_earlier_version_took_them(bundle, images, cache, tmp_path):
+def test_own_data_is_recognised_by_class_names_as_an_earlier_version_read_them(bundle, images, cache, tmp_path):
     shutil.copytree(images, tmp_path / "blanks")
     (tmp_path / "blanks" / CLASSES[0]).rename(tmp_path / "blanks" / f"{CLASSES[0]} ")
     earlier = open_dataset(tmp_path / "blanks", image_size=SIZE, cache=cache, split=SPLIT).earlier_fingerprint
@@ -77,13 +77,13 @@ def test_own_data_is_known_by_the_names_of_classes_as_an_earlier_version_took_th
     assert (found.selection.own, found.selection.name) == (True, "val")
 
 
-def test_other_data_without_parts_is_taken_whole(model, cache, tmp_path):
+def test_other_data_without_parts_is_evaluated_whole(model, cache, tmp_path):
     other = draw(tmp_path / "other", 3, seed=1)
     found = evaluate(model, other, cache=cache, split="test")
     assert (found.selection.name, found.report.n, found.openings) == (None, 9, None)
 
 
-def test_what_was_understood_of_the_data_is_in_the_json(model, parted, cache):
+def test_the_summary_of_the_data_is_in_the_json(model, parted, cache):
     (parted / "test" / "red" / "1.heic").touch()
     told = evaluate(model, parted, cache=cache).to_dict()["data"]
     assert [(entry["name"], entry["test"]) for entry in told["classes"]] == [(name, 3) for name in CLASSES]
@@ -101,7 +101,7 @@ def test_other_data_may_lack_a_class_but_not_bring_a_new_one(model, cache, tmp_p
         evaluate(model, other, cache=cache)
 
 
-def test_other_data_with_parts_is_taken_by_its_own(model, parted, cache):
+def test_other_data_with_parts_is_evaluated_by_its_own_parts(model, parted, cache):
     assert evaluate(model, parted, cache=cache, split="train").report.n == 6
     found = evaluate(model, parted, cache=cache)
     assert (found.selection.name, found.selection.own, found.report.n) == ("test", False, 9)
@@ -146,7 +146,7 @@ def test_without_a_temperature_nothing_changes(model, images, cache):
 
 
 @pytest.mark.parametrize("tta", ["flips", "dihedral"])
-def test_views_are_reported_beside_the_images_as_they_are(calibrated, images, cache, dataset, tta):
+def test_views_are_reported_beside_the_unchanged_images(calibrated, images, cache, dataset, tta):
     plain = evaluate(calibrated, images, cache=cache, split="train").report
     found = evaluate(calibrated, images, cache=cache, split="train", tta=tta, batch_size=5).measurement
     assert found.report.confusion == plain.confusion
@@ -160,7 +160,7 @@ def test_views_are_reported_beside_the_images_as_they_are(calibrated, images, ca
     assert told["gain"] == pytest.approx(averaged.report.accuracy - plain.accuracy)
 
 
-def test_the_dictionary_is_what_people_script_against(model, images, cache):
+def test_the_dictionary_has_its_documented_keys(model, images, cache):
     found = evaluate(model, images, cache=cache, split="val").to_dict()
     assert json.loads(json.dumps(found)) == found
     keys = {"accuracy", "n", "balanced_accuracy", "macro_f1", "interval", "loss", "classes", "confusion", "labels"}
@@ -224,7 +224,7 @@ def test_copies_in_another_file_format_and_under_other_names_took_part(knowing, 
     assert found.selection.overlap.took_part == len(dataset.train) + len(dataset.val)
 
 
-def test_training_images_as_the_test_part_of_another_folder_are_no_look_at_a_test(
+def test_training_images_as_the_test_part_of_another_folder_are_no_test_access(
     knowing, images, cache, dataset, tmp_path
 ):
     other = draw(tmp_path / "other" / "train", 2, seed=21).parent
@@ -241,7 +241,7 @@ def test_training_images_as_the_test_part_of_another_folder_are_no_look_at_a_tes
     assert found.selection.part.names[0].endswith("new.png"), new
 
 
-def test_a_given_test_part_is_taken_whatever_was_added_to_train(tmp_path, manifest, weights, cache):
+def test_a_given_test_part_is_evaluated_after_images_were_added_to_train(tmp_path, manifest, weights, cache):
     folder = tmp_path / "parted"
     for seed, part in enumerate(("train", "test"), start=30):
         draw(folder / part, 6, seed=seed)
@@ -257,22 +257,22 @@ def test_a_given_test_part_is_taken_whatever_was_added_to_train(tmp_path, manife
     assert (found.accesses, before.accesses) == (AccessCounts(2, 1), AccessCounts(1, 1)), "it is the same test part"
 
 
-def test_a_look_at_two_test_parts_is_recorded_under_each(knowing, parted, images, cache, tmp_path):
+def test_an_access_to_two_test_parts_is_recorded_under_each(knowing, parted, images, cache, tmp_path):
     own = open_dataset(images, image_size=SIZE, cache=cache, split=SPLIT).open_test().names[0]
     shutil.copy(images / own, parted / "test" / "red" / "own.png")
     ledger = AccessLedger(tmp_path / "home")
 
-    def look(data):
+    def evaluate_default(data):
         return evaluate_on(knowing, select(knowing.bundle, data, cache=cache, split=None), ledger=ledger)
 
-    found = look(parted)
+    found = evaluate_default(parted)
     assert (found.selection.name, found.selection.overlap.tests, len(found.selection.tests)) == ("test", 1, 2)
     openings = read_bundle(knowing.bundle.path).metrics["test_openings"]
     assert [one["test"] for one in openings] == list(found.selection.tests)
     assert {one["accuracy"] for one in openings} == {found.report.accuracy}
     assert found.openings == 1, "each test part was opened once"
-    assert look(parted).openings == 2, "the other data's test part has been looked at before"
-    assert look(images).openings == 3, "and so has the model's own"
+    assert evaluate_default(parted).openings == 2, "the other data's test part has been looked at before"
+    assert evaluate_default(images).openings == 3, "and so has the model's own"
 
 
 def test_test_images_that_are_trained_on_too_are_left_out_of_own_data(tmp_path, manifest, weights, cache):

@@ -79,8 +79,8 @@ def test_arrays_and_tensors_of_many_images(pixels):
     assert fitted(many[:, :, :, :1]).shape == (2, SIZE, SIZE, 3)
 
 
-def test_a_generator_is_taken_as_it_comes(pixels):
-    """Not one image more is asked for than a batch holds, and none is kept."""
+def test_a_generator_is_read_a_batch_at_a_time(pixels):
+    """No more images than a batch holds are requested, and none is kept."""
     asked = []
 
     def images():
@@ -153,7 +153,7 @@ class Unreadable(io.BytesIO):
         ([Image.new("F", (8, 8))], r"image 0: 32-bit pixels"),
     ],
 )
-def test_what_is_no_image_is_refused_in_one_line(images, told):
+def test_an_object_that_is_not_an_image_is_refused_in_one_line(images, told):
     with pytest.raises(DataError, match=told) as refusal:
         list(batches_of(images, SIZE, 2))
     assert "\n" not in str(refusal.value)
@@ -166,7 +166,7 @@ def test_a_closed_picture_is_refused_in_one_line(png):
         list(batches_of([picture], SIZE, 2))
 
 
-def test_a_batch_of_nothing_and_unknown_views_are_refused(bundle, pixels):
+def test_a_batch_size_of_zero_and_unknown_views_are_refused(bundle, pixels):
     model = hpo.load(bundle, device="cpu")
     with pytest.raises(UsageError, match="batch_size is 0, but must be at least 1"):
         model.predict([pixels], batch_size=0)
@@ -174,7 +174,7 @@ def test_a_batch_of_nothing_and_unknown_views_are_refused(bundle, pixels):
         model.predict([pixels], tta="all")
 
 
-def test_a_fault_of_the_callers_own_generator_is_the_callers(pixels):
+def test_an_error_of_the_callers_generator_is_passed_on(pixels):
     def images():
         yield pixels
         raise KeyError("mine")

@@ -80,11 +80,11 @@ def test_a_device_that_is_not_there_is_named(bundle):
         hpo.load(bundle, device="tpu")
 
 
-def test_a_model_says_what_it_is(model):
+def test_a_model_has_the_properties_of_its_bundle(model):
     assert (model.classes, model.config, model.image_size, model.device) == (CLASSES, CONFIG, SIZE, "cpu")
 
 
-def test_one_image_where_several_are_meant_is_told(model, pixels):
+def test_one_image_in_place_of_several_is_refused(model, pixels):
     with pytest.raises(DataError, match=r"shape \(48, 64, 3\) is given, but must be \(n, height, width, 3\)"):
         model.predict(np.zeros((48, 64, 3), np.uint8))
     with pytest.raises(DataError, match=r"cell.jpg is one path, but a list is meant: \['cell.jpg'\]"):
@@ -144,7 +144,7 @@ def test_the_best_of_many_trials_must_prove_more(tmp_path, manifest, weights, kn
 
 
 def test_an_ensemble_proves_by_members_chosen_without_the_image(tmp_path, manifest, weights, known):
-    """What its members say of images that they were chosen by seems better than it is."""
+    """Predictions of its members on images that they were chosen by seem better than they are."""
     soup = manifest.model_copy(update={"stage": "soup", "ingredients": (1, 2), "compared": 20})
     validation = known.bundle.validation
     write_bundle(tmp_path / "old", soup, weights, {}, validation=validation)
@@ -158,12 +158,12 @@ def test_an_ensemble_proves_by_members_chosen_without_the_image(tmp_path, manife
 
 
 @pytest.mark.parametrize("accuracy", [0.0, 1.0, 1.5, -1.0])
-def test_an_accuracy_that_is_none_is_refused(known, accuracy):
+def test_an_accuracy_out_of_range_is_refused(known, accuracy):
     with pytest.raises(UsageError, match="must be above 0 and below 1"):
         known.abstention(accuracy)
 
 
-def test_an_accuracy_that_nothing_reaches_is_told(tmp_path, manifest, weights):
+def test_an_accuracy_that_no_threshold_reaches_is_refused(tmp_path, manifest, weights):
     wrong = Validation(np.array([1, 2]), np.eye(3, dtype=np.float32)[[0, 0]])
     write_bundle(tmp_path / "wrong", manifest, weights, {}, validation=wrong)
     with pytest.raises(UsageError, match="reaches it with 95 % confidence by the 2 validation images"):

@@ -1,4 +1,4 @@
-"""Predictions as JSON and CSV: whole or not at all, whatever the names."""
+"""Predictions as JSON and CSV are whole or not written at all, with any names."""
 
 import csv
 import json
@@ -45,7 +45,7 @@ def test_csv_holds_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["out.json", "out.csv"])
-def test_a_model_that_abstained_says_neither_label_nor_index(tmp_path, name):
+def test_an_abstention_has_neither_label_nor_index(tmp_path, name):
     with open_output(str(tmp_path / name), CLASSES) as writer:
         writer.write(replace(PREDICTION, abstained=True))
     with (tmp_path / name).open(newline="") as file:
@@ -85,7 +85,7 @@ def test_an_interruption_leaves_what_was_there(tmp_path, name):
     ("out", "said"),
     [("out.txt", "must end in"), ("out", "must end in"), ("no/out.json", "no folder"), ("d.csv", "a folder")],
 )
-def test_an_output_that_cannot_be_is_refused_at_once(tmp_path, out, said):
+def test_an_output_that_cannot_be_written_is_refused_at_once(tmp_path, out, said):
     (tmp_path / "d.csv").mkdir()
     with pytest.raises(UsageError, match=said):
         check_output(str(tmp_path / out))

@@ -31,7 +31,7 @@ def test_a_folder_with_all_below_it_is_predicted_as_one_by_one(model, images, tm
         assert row["label"] == CLASSES[row["index"]]
 
 
-def test_those_below_the_threshold_abstain_and_are_counted(model, images, tmp_path):
+def test_predictions_below_the_threshold_abstain_and_are_counted(model, images, tmp_path):
     sure = sorted(one.probability for one in model.predict(sorted(images.rglob("*.png")), tta="flips"))
     answering = PredictOptions(tta="flips", threshold=(sure[9] + sure[10]) / 2)
     counts = predict(model, images, str(tmp_path / "out.json"), options=answering, batch_size=30)
@@ -89,7 +89,7 @@ def test_one_image_and_an_npz_are_predicted(model, tmp_path):
         assert predict(model, tmp_path / name, str(tmp_path / "out.json")).predicted == count
 
 
-def test_a_missing_source_and_a_batch_of_nothing_are_refused(model, tmp_path):
+def test_a_missing_source_and_a_batch_size_of_zero_are_refused(model, tmp_path):
     with pytest.raises(DataError, match="nowhere"):
         predict(model, tmp_path / "nowhere", str(tmp_path / "out.json"))
     with pytest.raises(UsageError, match="--batch-size is 0"):
@@ -108,7 +108,7 @@ def test_a_file_name_that_is_not_utf_8_is_written_escaped(model, tmp_path, suffi
         assert os.fsdecode(b"caf\xe9.png") in {row["name"].rpartition("/")[2] for row in json.loads(out.read_text())}
 
 
-def test_what_stands_on_stdout_is_json_even_where_nothing_could_be_read(model, tmp_path, capsys):
+def test_stdout_is_json_even_where_no_image_could_be_read(model, tmp_path, capsys):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "torn.png").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(DataError):

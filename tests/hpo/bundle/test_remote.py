@@ -43,7 +43,7 @@ def run(tmp_path):
     return call
 
 
-def test_a_bundle_comes_back_as_it_went(uploaded, tmp_path, manifest, weights):
+def test_an_uploaded_bundle_is_downloaded_unchanged(uploaded, tmp_path, manifest, weights):
     with local_bundle(uploaded, tmp_path / "cache") as folder:
         found = read_bundle(folder)
         assert (found.manifest, found.model) == (manifest, weights)
@@ -80,7 +80,7 @@ def test_a_folder_is_taken_as_it_is(bundle, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_weights_are_fetched_once_and_again_where_the_cache_is_damaged(uploaded, tmp_path):
+def test_weights_are_downloaded_once_and_again_where_the_cache_is_damaged(uploaded, tmp_path):
     with local_bundle(uploaded, tmp_path / "cache") as folder:
         first = (folder / MODEL).stat().st_mtime_ns
     with local_bundle(uploaded, tmp_path / "cache") as folder:
@@ -104,14 +104,14 @@ def test_a_bundle_that_is_there_is_replaced_only_with_force(uploaded, bundle_aga
         pass
 
 
-def test_a_bundle_that_replaces_another_keeps_its_looks(uploaded, bundle_again, tmp_path):
-    look = new_opening("evaluate", "ours", 6, test="t", model="m")
+def test_a_bundle_that_replaces_another_keeps_its_openings(uploaded, bundle_again, tmp_path):
+    opening = new_opening("evaluate", "ours", 6, test="t", model="m")
     with local_bundle(uploaded, tmp_path / "cache") as folder:
-        record_opening(folder, look)
+        record_opening(folder, opening)
     with upload_bundle(uploaded, tmp_path, force=True) as folder:
         bundle_again.rename(folder)
     with local_bundle(uploaded, tmp_path / "cache") as folder:
-        assert read_bundle(folder).metrics == {"validation": None, "test": None, "test_openings": [look]}
+        assert read_bundle(folder).metrics == {"validation": None, "test": None, "test_openings": [opening]}
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def bundle_again(tmp_path, manifest, weights):
     return tmp_path / "again"
 
 
-def test_what_was_written_before_a_fault_is_delivered(url, bundle, tmp_path):
+def test_a_bundle_that_was_written_before_an_exception_is_uploaded(url, bundle, tmp_path):
     with suppress(RuntimeError), upload_bundle(url, tmp_path, force=False) as folder:
         bundle.rename(folder)
         raise RuntimeError
@@ -135,7 +135,7 @@ def test_a_prefix_that_holds_no_bundle_is_one_line(url, tmp_path):
         pass
 
 
-def test_every_look_at_the_test_part_is_recorded_in_s3(run, uploaded, images):
+def test_every_test_access_is_recorded_in_s3(run, uploaded, images):
     for count in (1, 2):
         said = run("evaluate", uploaded, "--data", images)
         assert said.exit_code == 0, said.output
@@ -144,11 +144,11 @@ def test_every_look_at_the_test_part_is_recorded_in_s3(run, uploaded, images):
 
 
 def recorded(url):
-    """Command and accuracy of the looks on record in S3."""
+    """Command and accuracy of the test accesses recorded in S3."""
     return [(one["command"], one["accuracy"]) for one in json.loads(open_objects(url).get(METRICS))["test_openings"]]
 
 
-def test_a_look_is_on_record_in_s3_before_it_happens(uploaded, tmp_path):
+def test_a_test_access_is_recorded_in_s3_before_it_happens(uploaded, tmp_path):
     opening = new_opening("evaluate", "ours", 6)
     with local_bundle(uploaded, tmp_path / "cache") as folder:
         assert record_opening(folder, opening) == 1
@@ -157,7 +157,7 @@ def test_a_look_is_on_record_in_s3_before_it_happens(uploaded, tmp_path):
     assert recorded(uploaded) == [("evaluate", 0.5)]
 
 
-def test_looks_of_other_machines_meanwhile_stay_on_record(uploaded, tmp_path):
+def test_accesses_by_other_machines_meanwhile_stay_recorded(uploaded, tmp_path):
     ours, theirs = new_opening("compare", "ours", 6), new_opening("evaluate", "ours", 6)
     with local_bundle(uploaded, tmp_path / "here") as folder:
         with local_bundle(uploaded, tmp_path / "there") as elsewhere:
@@ -168,7 +168,7 @@ def test_looks_of_other_machines_meanwhile_stay_on_record(uploaded, tmp_path):
     assert recorded(uploaded) == [("compare", 0.5), ("evaluate", 0.25)]
 
 
-def test_another_process_here_leaves_a_look_that_is_under_way(uploaded, tmp_path):
+def test_another_process_keeps_the_record_of_an_access_in_progress(uploaded, tmp_path):
     opening = new_opening("evaluate", "ours", 6)
     with local_bundle(uploaded, tmp_path / "cache") as folder:
         record_opening(folder, opening)
@@ -179,7 +179,7 @@ def test_another_process_here_leaves_a_look_that_is_under_way(uploaded, tmp_path
     assert recorded(uploaded) == [("evaluate", 0.5)]
 
 
-def test_what_a_killed_process_could_not_send_goes_with_the_next_look(uploaded, tmp_path):
+def test_a_record_that_a_killed_process_could_not_send_is_sent_with_the_next(uploaded, tmp_path):
     with local_bundle(uploaded, tmp_path / "cache") as folder:
         pass
     record_opening(folder, new_opening("compare", "ours", 6))
@@ -210,8 +210,8 @@ def test_predict_and_retrain_take_urls(run, uploaded, images, s3_root, tmp_path)
     assert not list(Path(tmp_path / "home" / "cache").glob("bundle-*"))
 
 
-def test_config_is_the_last_to_come(url, bundle, tmp_path, monkeypatch):
-    """A reader never finds a manifest whose weights are still to come."""
+def test_config_is_uploaded_last(url, bundle, tmp_path, monkeypatch):
+    """A reader never finds a manifest without its weights."""
     from storage.objects import S3Objects
 
     order = []

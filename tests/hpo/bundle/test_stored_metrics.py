@@ -1,4 +1,4 @@
-"""A bundle whose config.json or metrics.json is not what it must be: one line, whatever is wrong and wherever."""
+"""A bundle whose config.json or metrics.json is wrong in any place is refused in one line."""
 
 import copy
 import json
@@ -39,7 +39,7 @@ def whole(tmp_path, manifest, weights):
 
 
 def places(values, at=()):
-    """The way to every value of some JSON; of a list the first alone."""
+    """Yield the path of every value in some JSON, for a list only that of the first."""
     yield at
     inner = values.items() if isinstance(values, dict) else enumerate(values[:1]) if isinstance(values, list) else ()
     for key, value in inner:
@@ -61,7 +61,7 @@ def changed(values, at, value):
 
 
 @pytest.mark.parametrize("file", [CONFIG, METRICS])
-def test_whatever_is_wrong_is_one_line(whole, file):
+def test_every_wrong_value_is_one_line(whole, file):
     good = json.loads((whole / file).read_text())
     said = []
     for number, at in enumerate(places(good)):
@@ -73,7 +73,7 @@ def test_whatever_is_wrong_is_one_line(whole, file):
 
 
 def refusal(path):
-    """Why the bundle is refused, by the reader or by the report; None where it is taken."""
+    """Return why the reader or the report refuses the bundle; None where they accept it."""
     try:
         facts = ModelData(read_bundle(path))
         for name in ("figures", "validation", "calibration", "openings"):
@@ -99,7 +99,7 @@ def refusal(path):
         (MODEL, b"", "checksum"),
     ],
 )
-def test_a_file_that_is_something_else_is_one_line(whole, file, content, said):
+def test_a_file_with_other_content_is_one_line(whole, file, content, said):
     (whole / file).write_bytes(content)
     with pytest.raises(BundleError, match=said) as caught:
         read_bundle(whole)
@@ -107,7 +107,7 @@ def test_a_file_that_is_something_else_is_one_line(whole, file, content, said):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused(tmp_path, manifest, weights, value):
+def test_weights_that_are_not_finite_are_refused(tmp_path, manifest, weights, value):
     import safetensors.torch
 
     tensors = safetensors.torch.load(weights)

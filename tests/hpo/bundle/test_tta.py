@@ -1,4 +1,4 @@
-"""Views: the symmetries of a square, and that their mean is what a model answers with."""
+"""Views are the symmetries of a square, and a model answers with the mean over them."""
 
 import json
 
@@ -36,7 +36,7 @@ def test_views_of_a_view_are_the_same_views():
 
 
 @pytest.mark.parametrize("tta", ["flips", "dihedral"])
-def test_a_model_answers_with_the_mean_of_the_probabilities_of_its_views(bundle, tta):
+def test_probabilities_are_the_mean_over_the_views(bundle, tta):
     model = hpo.load(bundle, device="cpu")
     by_hand = np.mean([probabilities(model.logits(view(PIXELS))) for view in VIEWS[tta]], axis=0)
     found = model.probabilities_of([PIXELS[:2], PIXELS[2:]], tta)
@@ -46,7 +46,7 @@ def test_a_model_answers_with_the_mean_of_the_probabilities_of_its_views(bundle,
     assert np.allclose(rows, found, atol=1e-6)
 
 
-def test_an_answer_does_not_depend_on_how_the_image_lies(bundle):
+def test_dihedral_predictions_do_not_depend_on_the_orientation_of_the_image(bundle):
     model = hpo.load(bundle, device="cpu")
     upright = model.probabilities_of([PIXELS], "dihedral")
     for turn in VIEWS["dihedral"]:
@@ -57,7 +57,7 @@ def test_an_answer_does_not_depend_on_how_the_image_lies(bundle):
     ("symmetry", "allowed"),
     [("none", {"none"}), ("mirror", {"none", "mirror"}), ("dihedral", {"none", "mirror", "flips", "dihedral"})],
 )
-def test_a_model_is_shown_only_views_that_the_labels_survive(symmetry, allowed):
+def test_only_views_that_keep_the_labels_are_allowed(symmetry, allowed):
     for tta in VIEWS:
         if tta in allowed:
             check_tta(tta, symmetry)
@@ -66,7 +66,7 @@ def test_a_model_is_shown_only_views_that_the_labels_survive(symmetry, allowed):
                 check_tta(tta, symmetry)
 
 
-def test_views_are_refused_before_an_image_is_looked_at(bundle, images, cache):
+def test_views_are_refused_before_an_image_is_read(bundle, images, cache):
     config = json.loads((bundle / "config.json").read_text())
     config["config"]["symmetry"] = "none"
     (bundle / "config.json").write_text(json.dumps(config))

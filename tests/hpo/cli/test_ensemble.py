@@ -65,5 +65,5 @@ def test_a_mistake_is_one_line(
     assert not out.exists()
 
 
-def test_no_study_is_a_mistake(refused: Callable[[Sequence[str]], str], tmp_path: Path) -> None:
+def test_a_missing_study_is_a_mistake(refused: Callable[[Sequence[str]], str], tmp_path: Path) -> None:
     assert "no study is named; write hpo ensemble STUDY" in refused(["ensemble", "--out", str(tmp_path / "joined")])

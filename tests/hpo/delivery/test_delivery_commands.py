@@ -1,4 +1,4 @@
-"""The commands: what they print where, what they exit with."""
+"""The delivery commands print results and notes to the right stream and exit with the right code."""
 
 import csv
 import json
@@ -39,7 +39,7 @@ def test_evaluate_json_is_json_alone(run, bundle, images):
     assert found["test_openings"] == 1
 
 
-def test_evaluate_prints_a_table_and_counts_the_looks(run, bundle, images):
+def test_evaluate_prints_a_table_and_counts_the_accesses(run, bundle, images):
     run("evaluate", bundle, "--data", images)
     said = run("evaluate", bundle, "--data", images)
     for part in (
@@ -52,7 +52,7 @@ def test_evaluate_prints_a_table_and_counts_the_looks(run, bundle, images):
         assert part in said.stdout
 
 
-def test_evaluate_shows_calibration_and_what_views_gain(run, bundle, images):
+def test_evaluate_shows_calibration_and_the_gain_of_views(run, bundle, images):
     said = run("evaluate", bundle, "--data", images, "--split", "val", "--tta", "dihedral")
     assert said.exit_code == 0, said.output
     for part in ("ECE", "Brier", "not calibrated", "with --tta dihedral, the mean of 8 views", "points ("):
@@ -61,7 +61,7 @@ def test_evaluate_shows_calibration_and_what_views_gain(run, bundle, images):
     assert (told["calibration"]["temperature"], told["tta"]["views"]) == (None, 4)
 
 
-def test_evaluate_says_when_all_of_other_data_is_taken(run, bundle, tmp_path):
+def test_evaluate_says_when_all_of_other_data_is_evaluated(run, bundle, tmp_path):
     said = run("evaluate", bundle, "--data", draw(tmp_path / "other", 2, seed=8), "--split", "val", "--json")
     assert json.loads(said.stdout)["n"] == 6
     assert "all of it is evaluated, so --split val chooses nothing" in said.stderr
@@ -86,7 +86,7 @@ def test_evaluate_says_which_images_took_part(run, manifest, weights, dataset, i
     assert (refused.exit_code, len(refused.stderr.strip().splitlines())) == (2, 1)
 
 
-def test_evaluate_says_what_flatters(run, bundle, images):
+def test_evaluate_says_when_a_part_took_part_in_training(run, bundle, images):
     assert "the train part took part" in run("evaluate", bundle, "--data", images, "--split", "train").stderr
 
 
@@ -109,7 +109,7 @@ def test_predict_prints_json_and_names_the_unreadable_on_stderr(run, bundle, tmp
     assert "1 could not be read" in said.stderr
 
 
-def test_predict_says_what_the_threshold_is_worth_and_how_many_abstain(run, manifest, weights, images, tmp_path):
+def test_predict_prints_the_accuracy_at_the_threshold_and_counts_abstentions(run, manifest, weights, images, tmp_path):
     validation = Validation(np.array([0, 1, 2, 2] * 20), 9 * np.eye(3, dtype=np.float32)[[0, 1, 2, 0] * 20])
     alone = manifest.model_copy(update={"compared": 1})
     write_bundle(tmp_path / "known", alone, weights, {}, validation=validation)
@@ -134,7 +134,7 @@ def test_retrain_shows_validation_beside_test(run, manifest, weights, images, tm
     assert read_bundle(tmp_path / "final").manifest.stage == "retrained"
 
 
-def test_retrain_says_when_nothing_has_proved_the_model(run, manifest, weights, images, tmp_path):
+def test_retrain_says_when_the_model_was_not_measured(run, manifest, weights, images, tmp_path):
     origin = manifest.data.model_copy(update={"test_fraction": 0.0})
     write_bundle(tmp_path / "best", manifest.model_copy(update={"data": origin}), weights, {})
     said = run("retrain", tmp_path / "best", "--data", images, "--out", tmp_path / "final")
@@ -192,7 +192,7 @@ def test_an_error_on_a_terminal_has_a_line_of_its_own(in_terminal, bundle, tmp_p
     assert re.search(r"(\n|\033\[K)hpo: none of the 1 images", shown.text)
 
 
-def test_json_is_not_spoilt_by_a_dumb_terminal(in_terminal, bundle, images, tmp_path):
+def test_json_is_whole_on_a_dumb_terminal(in_terminal, bundle, images, tmp_path):
     shown = in_terminal("predict", bundle, images, "--out", tmp_path / "x.csv", "--device", "cpu", TERM="dumb")
     assert shown.text == "30 images predicted\n"
 
@@ -223,7 +223,7 @@ def some(tmp_path):
 
 
 def test_a_folder_gives_a_row_for_each_file_in_order(run, bundle, some):
-    """Files of other kinds and torn ones have an error in their place; nothing vanishes."""
+    """Files of other kinds and torn ones have a row with an error."""
     names = ["blue/0.png", "blue/1.png", "green/0.png", "green/1.png", "green/noted", "green/notes.txt"]
     names += ["green/photo.heic", "red/0.png", "red/1.png"]
     wrong = {"green/1.png", "green/noted", "green/notes.txt", "green/photo.heic"}
@@ -264,7 +264,9 @@ def test_several_places_of_all_kinds_are_read_in_their_order(run, bundle, some, 
         ("a.heic", "x", r"is a file, but must be a folder, a .zip, an .npz, a .csv or an image"),
     ],
 )
-def test_what_names_no_image_is_refused_before_anything_is_written(run, bundle, images, tmp_path, name, content, told):
+def test_a_source_without_images_is_refused_before_anything_is_written(
+    run, bundle, images, tmp_path, name, content, told
+):
     (tmp_path / name).write_text(content)
     said = run("predict", bundle, tmp_path / name)
     assert (said.exit_code, said.stdout) == (2, "")

@@ -34,13 +34,13 @@ PIXELS = np.random.default_rng(5).integers(0, 256, (6, SIZE, SIZE, 3), dtype=np.
 
 @pytest.fixture
 def joined(study, store, tmp_path):
-    """An ensemble of trials 1, 0 and 2, two parts of 1, whatever their predictions would choose."""
+    """An ensemble of trials 1, 0 and 2, with weight two for trial 1, independent of their predictions."""
     found = ensemble_candidates(study, store, 10)
     write_ensemble(found, replace(choose(found), picks=(1, 0, 1, 2)), tmp_path / "joined")
     return tmp_path / "joined"
 
 
-def test_members_are_weighed_calibrated_and_fed_as_they_are(joined, trained):
+def test_members_have_their_own_weight_temperature_and_normalisation(joined, trained):
     model = hpo.load(joined, device="cpu")
     members = model.bundle.manifest.members
     assert [(member.trial, member.weight) for member in members] == [(1, 0.5), (0, 0.25), (2, 0.25)]
@@ -64,7 +64,7 @@ def alone(model, one):
     return Predictor(network, mean=one.facts["mean"], std=one.facts["std"]).logits([PIXELS])
 
 
-def test_what_was_stored_is_what_evaluating_gives(joined, images, cache, dataset):
+def test_stored_metrics_are_those_of_an_evaluation(joined, images, cache, dataset):
     found = read_bundle(joined)
     measured = evaluate(hpo.load(joined, device="cpu"), images, cache=cache, split="val", tta="flips")
     assert measured.report.confusion == tuple(map(tuple, found.metrics["validation"]["confusion"]))
@@ -84,7 +84,7 @@ def test_an_ensemble_predicts_from_the_command_and_batches_do_not_matter(joined,
     assert model.predict([], tta="dihedral") == []
 
 
-def test_the_result_is_never_worse_than_the_best_trial_and_says_what_is_honest(study, store, tmp_path):
+def test_the_result_is_never_worse_than_the_best_trial_and_is_cross_checked(study, store, tmp_path):
     result = ensemble(ensemble_candidates(study, store, 10), tmp_path / "out")
     assert result.validation.joined >= result.validation.best
     assert result.held_out.n == result.validation.n
@@ -110,7 +110,7 @@ def test_one_trial_that_nothing_improves_is_exported_as_it_is(study, store, tmp_
     assert f"trial {found.trial} of study colours alone" in joined_lines("out", result)[0]
 
 
-def test_what_cannot_join_is_left_out_with_a_reason(study, store, trained, dataset):
+def test_trials_that_cannot_join_are_left_out_with_a_reason(study, store, trained, dataset):
     first, labels = trained[0], dataset.val.labels
     for value in (0.99, 0.98):  # 3 and 4 have no checkpoint
         add_trial(study, CONFIG, first.facts, value)
@@ -144,7 +144,7 @@ def test_trials_of_another_split_cannot_join(study, store, trained, dataset):
     assert found.known == known
 
 
-def test_fewer_than_two_is_one_line_with_the_way_out(study, store):
+def test_fewer_than_two_candidates_are_one_line_with_the_way_out(study, store):
     with pytest.raises(BundleError, match=r"1 of its 1 best trials can be joined, but it takes two"):
         ensemble_candidates(study, store, 1)
     store.drop([0, 1])
@@ -153,7 +153,7 @@ def test_fewer_than_two_is_one_line_with_the_way_out(study, store):
     assert "\n" not in str(caught.value)
 
 
-def test_out_is_checked_before_anything_is_chosen(study, store, tmp_path):
+def test_out_is_checked_before_members_are_chosen(study, store, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "photo.jpg").write_text("")
     with pytest.raises(BundleError, match="not a bundle"):
@@ -177,7 +177,7 @@ def test_an_ensemble_is_calibrated_by_members_chosen_without_the_image(study, st
     assert told.held_out.nll != pytest.approx(reliability(labels, chosen_with_it).nll)
 
 
-def test_an_ensemble_answers_new_images_as_rightly_as_was_asked():
+def test_an_ensemble_reaches_the_accuracy_that_was_asked_for_on_new_images():
     """Its threshold is proved by members chosen without the image; by what it was chosen on, a third fall short."""
     short, unaware, n = 0, 0, 200
     for seed in range(24):

@@ -1,4 +1,4 @@
-"""From a study to a bundle: the right trial, all that is known about it, and one line where it cannot be."""
+"""An export takes the right trial with everything known about it, and refuses in one line."""
 
 import io
 
@@ -85,7 +85,7 @@ def test_a_study_without_a_complete_trial_is_named():
         choose_trial(optuna.create_study(study_name="empty", direction="maximize"))
 
 
-def test_a_bundle_holds_all_that_is_known(study, store, weights, dataset, tmp_path):
+def test_a_bundle_holds_everything_known_about_its_trial(study, store, weights, dataset, tmp_path):
     keep(store, 0, weights)
     export_trial(study, choose_trial(study), store, tmp_path / "best")
     found = read_bundle(tmp_path / "best")
@@ -122,7 +122,7 @@ def test_a_bundle_is_calibrated_on_the_predictions_that_it_carries(study, store,
     assert found.manifest.compared == 3, "trials with a value; the pruned one reported none"
 
 
-def test_predictions_on_augmented_images_calibrate_nothing(study, store, weights, tmp_path):
+def test_predictions_on_augmented_images_are_not_used_for_calibration(study, store, weights, tmp_path):
     config = CONFIG.replace(augmentation="flips", validation_augmented=0.3)
     known = {"config": config.to_dict(), "best_epoch": 2, "seed": 11, "facts": FACTS, "versions": {"torch": "2"}}
     study.add_trial(optuna.trial.create_trial(value=0.95, user_attrs=known))
@@ -169,7 +169,7 @@ def damage(tmp_path, name):
     path.write_bytes(content)
 
 
-def test_an_older_epoch_never_stands_in_for_a_damaged_one(study, store, weights, tmp_path):
+def test_an_older_epoch_never_replaces_a_damaged_one(study, store, weights, tmp_path):
     version(store, weights, 1)
     damage(tmp_path, version(store, weights, 2))
     with pytest.raises(
@@ -189,9 +189,7 @@ def test_the_version_of_the_recorded_epoch_is_taken_though_a_newer_one_is_there(
     assert read_bundle(tmp_path / "best").model == weights
 
 
-def test_the_older_of_two_versions_of_the_recorded_epoch_serves_where_the_newer_is_damaged(
-    study, store, weights, tmp_path
-):
+def test_the_older_version_of_the_recorded_epoch_is_used_where_the_newer_is_damaged(study, store, weights, tmp_path):
     version(store, weights, 2)
     damage(tmp_path, version(store, weights, 2))
     export_trial(study, choose_trial(study), store, tmp_path / "best")
@@ -230,7 +228,7 @@ def test_the_weights_file_may_lie_elsewhere_on_each_machine(study, store, weight
     export_trial(study, recorded(study, 0, config=here.to_dict()), store, tmp_path / "best")
 
 
-def test_a_bundle_is_of_its_trial_whatever_the_study_is_called_and_of_no_other(study, store, weights, tmp_path):
+def test_a_bundle_is_of_its_trial_under_any_study_name_and_of_no_other(study, store, weights, tmp_path):
     keep(store, 0, weights)
     export_trial(study, choose_trial(study), store, tmp_path / "best")
     found = read_bundle(tmp_path / "best").manifest
@@ -262,7 +260,7 @@ def test_a_bundle_knows_the_images_that_its_trial_was_made_with(study, store, we
 
 
 @pytest.mark.parametrize("content", [None, b"torn", ImageDigests().to_bytes()])
-def test_digests_that_are_gone_or_damaged_are_told_and_leave_the_model(
+def test_missing_or_damaged_digests_are_reported_and_the_model_is_exported(
     study, store, weights, dataset, tmp_path, caplog, content
 ):
     digest = ImageDigests.of(dataset).split_digest

@@ -1,4 +1,4 @@
-"""Retraining: the same configuration on train + val for the best number of epochs, proved once, written whole."""
+"""A retraining repeats the configuration on train + val for the best number of epochs and measures it once."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_it_equals_the_first_epochs_of_a_full_run_on_train_and_val(bundle, image
     assert (result.manifest.stage, result.manifest.epochs, result.images) == ("retrained", 2, len(everything))
 
 
-def test_the_test_part_is_opened_once_and_proves_the_written_model(bundle, images, dataset, options, tmp_path):
+def test_the_test_part_is_opened_once_and_measures_the_written_model(bundle, images, dataset, options, tmp_path):
     result = retrain(read_bundle(bundle), images, tmp_path / "final", options)
     locked = dataset.open_test()
     logits = hpo.load(tmp_path / "final", device="cpu").logits(locked.batch(np.arange(len(locked))))
@@ -61,7 +61,7 @@ def test_the_test_part_is_opened_once_and_proves_the_written_model(bundle, image
     assert read_bundle(bundle).metrics["test_openings"] == final["test_openings"]
 
 
-def test_looks_at_the_test_part_add_up(bundle, images, cache, options, tmp_path):
+def test_accesses_to_the_test_part_add_up(bundle, images, cache, options, tmp_path):
     evaluate(hpo.load(bundle, device="cpu"), images, cache=cache)
     result = retrain(read_bundle(bundle), images, tmp_path / "final", options)
     assert result.openings == 2
@@ -78,7 +78,7 @@ def test_a_bundle_may_replace_itself(bundle, images, cache):
     assert (len(after.metrics["test_openings"]), result.openings) == (1, 1)
 
 
-def test_without_a_test_part_nothing_is_proved(tmp_path, manifest, weights, images, cache, options):
+def test_without_a_test_part_nothing_is_measured(tmp_path, manifest, weights, images, cache, options):
     origin = manifest.data.model_copy(update={"test_fraction": 0.0})
     write_bundle(tmp_path / "best", manifest.model_copy(update={"data": origin}), weights, {})
     result = retrain(read_bundle(tmp_path / "best"), images, tmp_path / "final", options)
@@ -127,7 +127,7 @@ def test_other_data_leaves_neither_temperature_nor_predictions(tmp_path, manifes
 
 
 @pytest.mark.parametrize("kind", ["ensemble", "soup"])
-def test_what_several_trials_make_is_refused_with_the_way_out(manifest, weights, images, options, tmp_path, kind):
+def test_ensembles_and_soups_are_refused_with_the_way_out(manifest, weights, images, options, tmp_path, kind):
     changes = {"stage": kind}
     if kind == "ensemble":
         member = Member(trial=4, weight=1, temperature=1, best_epoch=2, mean=(0,) * 3, std=(1,) * 3, config=CONFIG)
@@ -186,7 +186,7 @@ def test_a_retrained_bundle_names_its_weights_and_is_retrained_again_on_this_mac
         with_weights(final, None, cache=tmp_path / "another home")
 
 
-def test_weights_of_the_same_name_that_are_others_are_not_taken(manifest, weights_file, tmp_path, monkeypatch):
+def test_other_weights_of_the_same_name_are_refused(manifest, weights_file, tmp_path, monkeypatch):
     config = CONFIG.replace(pretrained=True, weights="w.safetensors")
     digest = weights_digest(weights_file)
     started = manifest.model_copy(update={"config": config, "weights": Weights(file="w.safetensors", digest=digest)})
@@ -210,7 +210,7 @@ def test_other_weights_are_refused_unless_allowed(manifest, weights_file):
     assert allowed.weights.digest == weights_digest(weights_file)
 
 
-def test_a_test_that_fails_loses_neither_the_model_nor_the_record_of_the_look(
+def test_a_failing_test_loses_neither_the_model_nor_the_record_of_the_access(
     bundle, images, options, tmp_path, monkeypatch
 ):
     def out_of_memory(*_):
@@ -242,7 +242,7 @@ def test_a_plateau_schedule_steps_where_it_stepped_in_the_trial(bundle, images, 
     assert rates["alone"][:4] == pytest.approx([peak] * 4), "the training loss falls, at first at least"
 
 
-def test_the_new_bundle_knows_its_images_and_its_test_is_no_new_choice(bundle, images, dataset, cache, tmp_path):
+def test_the_new_bundle_has_digests_of_its_images_and_accesses_add_up(bundle, images, dataset, cache, tmp_path):
     options = RetrainOptions(cache=cache, ledger=AccessLedger(tmp_path / "home"))
     result = retrain(read_bundle(bundle), images, tmp_path / "final", options)
     assert result.accesses == AccessCounts(1, 1)
@@ -259,14 +259,14 @@ def test_the_new_bundle_knows_its_images_and_its_test_is_no_new_choice(bundle, i
     )
 
 
-def test_a_replaced_bundle_leaves_its_looks_to_the_retrained_one(bundle, images, cache, manifest, weights, tmp_path):
+def test_a_replaced_bundle_leaves_its_openings_to_the_retrained_one(bundle, images, cache, manifest, weights, tmp_path):
     write_bundle(tmp_path / "final", manifest.model_copy(update={"trial": 9}), weights, {})
     evaluate(hpo.load(tmp_path / "final", device="cpu"), images, cache=cache)
     result = retrain(read_bundle(bundle), images, tmp_path / "final", RetrainOptions(cache=cache, force=True))
     assert result.accesses == AccessCounts(2, 2)
 
 
-def test_test_images_that_are_trained_on_prove_nothing(tmp_path, manifest, weights, cache, options):
+def test_test_images_that_are_trained_on_are_not_measured(tmp_path, manifest, weights, cache, options):
     folder = tmp_path / "leaking"
     draw(folder / "train", 6, seed=50)
     draw(folder / "test", 2, seed=51)
@@ -281,9 +281,7 @@ def test_test_images_that_are_trained_on_prove_nothing(tmp_path, manifest, weigh
     assert any(line.startswith("1 test image is a copy of images that the model has trained on") for line in told)
 
 
-def test_weights_that_lost_the_file_beside_them_are_not_retrained_with(
-    manifest, weights_file, images, tmp_path, options
-):
+def test_weights_without_the_file_beside_them_are_refused(manifest, weights_file, images, tmp_path, options):
     """The trial was normalised by the file beside its weights; without that file the network would see others."""
     started = manifest.model_copy(
         update={

@@ -1,4 +1,4 @@
-"""Selection: never worse than the best on the images it sees, and measured on those it does not."""
+"""A selection is never worse than the best model on its images, and is measured on others."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_weights_are_shares_heaviest_first(some):
     assert list(weights.values()) == sorted(weights.values(), reverse=True)
 
 
-def test_two_models_that_err_apart_are_joined():
+def test_two_models_with_different_errors_are_joined():
     labels = np.array([0, 1, 2, 0])
     sure, wrong = 0.8, 0.45
     first, second = (np.full((4, 3), 0.1) for _ in range(2))
@@ -64,14 +64,14 @@ def test_two_models_that_err_apart_are_joined():
     assert (found.best, found.joined, found.gained, found.lost) == (0.75, 1.0, 1, 0)
 
 
-def test_a_soup_takes_what_does_not_make_it_worse():
+def test_a_soup_takes_ingredients_that_do_not_make_it_worse():
     worth = {(2,): (0.8, 0), (2, 0): (0.8, 0), (2, 0, 1): (0.7, 0), (2, 0, 3): (0.9, 0)}
     assert greedy_soup([2, 0, 1, 3], lambda ingredients: worth[ingredients]) == (2, 0, 3)
     assert greedy_soup([5, 1], lambda ingredients: (1 / len(ingredients), 0)) == (5,)
 
 
 @given(arrays(np.int64, st.integers(2, 60), elements=st.integers(0, CLASSES - 1)), st.integers(0, 9))
-def test_halves_share_every_class_out(labels, seed):
+def test_halves_divide_every_class_evenly(labels, seed):
     first, second = halves(labels, seed)
     assert np.array_equal(first, ~second)
     assert abs(int(first.sum()) - int(second.sum())) <= 1

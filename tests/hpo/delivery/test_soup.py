@@ -1,4 +1,4 @@
-"""A soup is one model with the mean of weights, with statistics of its own, and no worse than its best ingredient."""
+"""A soup is one model with the mean of weights and its own statistics, never worse than its best ingredient."""
 
 import weakref
 
@@ -50,7 +50,7 @@ def test_the_mean_is_of_each_tensor_and_counts_are_the_first_models():
     assert some[0]["w"].tolist() == [1.0, 3.0], "the models stay as they are"
 
 
-def test_no_more_than_one_model_beside_the_mean_is_in_memory():
+def test_one_model_at_most_beside_the_mean_is_in_memory():
     given, alive = [], []
 
     def models():
@@ -99,7 +99,7 @@ def test_statistics_that_training_left_alone_stay(recipe, trained, dataset):
     assert not torch.equal(found[moved], mean_of_weights([first, second]).tensors[moved])
 
 
-def test_the_order_of_ingredients_does_not_matter_and_nothing_is_tried_twice(recipe, trained, dataset):
+def test_the_order_of_ingredients_does_not_matter_and_no_mean_is_computed_twice(recipe, trained, dataset):
     tried = []
     found = WeightAverages(
         recipe,
@@ -130,7 +130,7 @@ def test_a_soup_is_a_bundle_of_one_model(written, tmp_path, images, cache):
     assert "soup of 2 trials of study colours: 0, 2" in joined_lines("soup", result)[0]
 
 
-def test_greed_never_ends_below_the_best_trial(study, store, dataset, tmp_path):
+def test_a_greedy_soup_is_never_worse_than_the_best_trial(study, store, dataset, tmp_path):
     result = soup(
         soupable(ensemble_candidates(study, store, 10)), dataset, tmp_path / "soup", on_line=lambda line: None
     )

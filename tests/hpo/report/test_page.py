@@ -228,7 +228,7 @@ def test_calibration_is_told_as_the_bundle_knows_it():
     assert "0.7531" in told
 
 
-def test_predictions_on_augmented_images_calibrate_nothing():
+def test_predictions_on_augmented_images_are_not_used_for_calibration():
     config = make_bundle(CLASSES).manifest.config.replace(augmentation="colour", validation_augmented=0.5)
     page = render(bundle_page(ModelData(make_bundle(CLASSES, config=config), "best"), None))
     assert "augmented images" in section_of(page, "calibration")
