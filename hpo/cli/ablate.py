@@ -12,8 +12,8 @@ from hpo.cli.connect import STARTING, cache_folder, connected
 from hpo.cli.delivery import bundle_argument, data_option
 from hpo.cli.options import UserPath, command_line, weights_option
 from hpo.cli.progress import counting
-from hpo.cli.teamwork import LocalWorkerOptions, team_options
 from hpo.cli.trial_list import name_option, table_console, train_plan, write_figures
+from hpo.cli.worker_pool import LocalWorkerOptions, worker_pool_options
 from hpo.private_paths import public_config
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     "--out", type=UserPath(), required=True, metavar="FOLDER",
     help="Folder for table.md, table.csv, figure.svg, figure.png and results.json.",
 )  # fmt: skip
-@team_options
+@worker_pool_options
 @click.pass_context
 def ablate_command(ctx: click.Context, /, bundle: Path | str, **options: Any) -> None:
     """Switch off each part of BUNDLE's configuration in turn, train again, and tell what the part contributes.
@@ -57,18 +57,18 @@ def ablate_command(ctx: click.Context, /, bundle: Path | str, **options: Any) ->
     from hpo.experiments.outputs import check_outputs
     from hpo.search.plan import check_path
 
-    staff = LocalWorkerOptions.taken_from(options)
+    local = LocalWorkerOptions.from_options(options)
     check_outputs(options["out"])
     check_path(options["data"])
-    with local_bundle(bundle, cache_folder(staff.home)) as folder:
-        ablation = _open(folder, staff.home, options)
-    resolve_device(staff.device)
-    with connected(staff.storage, staff.home, initialise=True, start_timeout=STARTING) as db:
+    with local_bundle(bundle, cache_folder(local.home)) as folder:
+        ablation = _open(folder, local.home, options)
+    resolve_device(local.device)
+    with connected(local.storage, local.home, initialise=True, start_timeout=STARTING) as db:
         from hpo.experiments.ablation import run_ablation
 
         outcomes, study = run_ablation(
-            ablation, partial(train_plan, ctx, db, staff), pairs=options["pairs"],
-            evaluator=partial(_evaluator, ablation, staff) if options["corrupted"] else None, counting=counting,
+            ablation, partial(train_plan, ctx, db, local), pairs=options["pairs"],
+            evaluator=partial(_evaluator, ablation, local) if options["corrupted"] else None, counting=counting,
         )  # fmt: skip
     _print_and_write(ctx, outcomes, ablation, study)
     ctx.exit(0 if all(line.contribution for line in (*outcomes[0].parts, *outcomes[0].pairs)) else 1)
@@ -93,17 +93,17 @@ def _open(folder: Path, home: Path, options: dict[str, Any]) -> Ablation:
     return Ablation(data, dataset, manifest, config, parts, options["seeds"], options["name"])
 
 
-def _evaluator(ablation: Ablation, staff: LocalWorkerOptions, study: optuna.Study) -> CorruptionEvaluator:
+def _evaluator(ablation: Ablation, local: LocalWorkerOptions, study: optuna.Study) -> CorruptionEvaluator:
     """Return the evaluator, on this machine, of the trials of `study`."""
     from hpo.device import resolve_device, use_threads
     from hpo.experiments.benchmark import Benchmark
     from hpo.experiments.variation_results import CorruptionEvaluator
     from storage import open_store, read_spec
 
-    use_threads(staff.threads)
-    origin, cache = ablation.manifest.data, cache_folder(staff.home)
-    benchmark = Benchmark(ablation.data, origin.options, origin.max_unreadable, cache, resolve_device(staff.device))
-    return CorruptionEvaluator(study, open_store(staff.artifacts, read_spec(study).id), benchmark, cache)
+    use_threads(local.threads)
+    origin, cache = ablation.manifest.data, cache_folder(local.home)
+    benchmark = Benchmark(ablation.data, origin.options, origin.max_unreadable, cache, resolve_device(local.device))
+    return CorruptionEvaluator(study, open_store(local.artifacts, read_spec(study).id), benchmark, cache)
 
 
 def _print_and_write(ctx: click.Context, outcomes: list[AblationOutcome], ablation: Ablation, study: str) -> None:

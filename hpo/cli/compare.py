@@ -15,8 +15,8 @@ from hpo.cli.connect import STARTING, cache_folder, connected
 from hpo.cli.delivery import data_option
 from hpo.cli.options import METRICS, UserPath, command_line, together, weights_option
 from hpo.cli.progress import counting
-from hpo.cli.teamwork import LocalWorkerOptions, team_options
 from hpo.cli.trial_list import name_option, table_console, train_plan, write_figures
+from hpo.cli.worker_pool import LocalWorkerOptions, worker_pool_options
 from hpo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ splitting_options = together(
 @click.option("--test", is_flag=True, help="Open the locked test part for each model.  [default: it stays locked]")
 @click.option("--no-test", is_flag=True, hidden=True, help="Has no effect any more; accepted until the next version.")
 @out_option
-@team_options
+@worker_pool_options
 @click.pass_context
 def compare_command(ctx: click.Context, /, models: tuple[str, ...], **options: Any) -> None:
     """Train what needs training under one budget, measure everything on one machine, print one table.
@@ -101,23 +101,23 @@ def compare_command(ctx: click.Context, /, models: tuple[str, ...], **options: A
 
     _check_test(options)
     # Without a process for each trial, the peak memory of a run would include that of all trials before it.
-    staff = LocalWorkerOptions.taken_from(options).isolating()
+    local = LocalWorkerOptions.from_options(options).isolated()
     check_outputs(options["out"])
     check_path(options["data"])
     refs = read_model_refs(models)
     configs = _preset_configs(refs, options)
-    device = resolve_device(staff.device)
-    with connected(staff.storage, staff.home, initialise=True, start_timeout=STARTING) as db, ExitStack() as stack:
+    device = resolve_device(local.device)
+    with connected(local.storage, local.home, initialise=True, start_timeout=STARTING) as db, ExitStack() as stack:
         from hpo.experiments.compared_model import BundleCache, existing_models, trained_presets
         from hpo.experiments.comparison import measure_models
 
-        bundles = BundleCache(db, staff.artifacts, staff.home)
-        known = existing_models(refs, bundles, cache_folder(staff.home), stack)
-        benchmark = _open_benchmark(db, known, device, staff.home, options)
-        study = _train_presets(ctx, db, configs, benchmark, staff) if configs else None
+        bundles = BundleCache(db, local.artifacts, local.home)
+        known = existing_models(refs, bundles, cache_folder(local.home), stack)
+        benchmark = _open_benchmark(db, known, device, local.home, options)
+        study = _train_presets(ctx, db, configs, benchmark, local) if configs else None
         if study is not None:
             known |= trained_presets(study, configs, options["seeds"], bundles)
-        use_threads(staff.threads)
+        use_threads(local.threads)
         report = partial(click.echo, err=True)
         rows, missing = measure_models([known[ref.label] for ref in refs], benchmark, counting, report)
     _print_and_write(ctx, rows, missing, benchmark, study.study_name if study is not None else None)
@@ -171,7 +171,7 @@ def _open_benchmark(
 
 
 def _train_presets(
-    ctx: click.Context, db: Database, configs: Sequence[PresetConfig], benchmark: Benchmark, staff: LocalWorkerOptions
+    ctx: click.Context, db: Database, configs: Sequence[PresetConfig], benchmark: Benchmark, local: LocalWorkerOptions
 ) -> optuna.Study:
     """Train the presets; return the study that has them."""
     from hpo.experiments.preset_configs import comparison_trials
@@ -181,7 +181,7 @@ def _train_presets(
         benchmark.data, ctx.params["name"], comparison_trials(configs, ctx.params["seeds"]),
         metric=ctx.params["metric"], split=benchmark.split, max_unreadable=benchmark.max_unreadable,
     )  # fmt: skip
-    return train_plan(ctx, db, staff, plan)
+    return train_plan(ctx, db, local, plan)
 
 
 def _print_and_write(

@@ -22,8 +22,8 @@ from hpo.cli.options import (
     study_option,
     together,
 )
-from hpo.cli.teamwork import LocalWorkerOptions, start_workers, team_options
-from hpo.cli.watching import check_alive, stopped
+from hpo.cli.watching import check_alive, report_stop
+from hpo.cli.worker_pool import LocalWorkerOptions, run_workers, worker_pool_options
 from hpo.hints import hint
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def data_lines(path: Path, dataset: Dataset) -> list[str]:
 @data_argument
 @creation_options
 @keep_option
-@team_options
+@worker_pool_options
 @click.pass_context
 def run_command(ctx: click.Context, /, trials: int | None, timeout: timedelta | None, **options: Any) -> None:
     """Search for the best classifier of DATA: create the study, start workers, watch them, sum up.
@@ -137,7 +137,7 @@ def run_command(ctx: click.Context, /, trials: int | None, timeout: timedelta | 
     started = time.monotonic()
     from hpo.device import resolve_device
 
-    local = LocalWorkerOptions.taken_from(options)
+    local = LocalWorkerOptions.from_options(options)
     plan = make_plan(**options)
     resolve_device(local.device)  # raises for a wrong device before the images are decoded
     with connected(local.storage, local.home, initialise=True, start_timeout=STARTING) as db:
@@ -150,7 +150,7 @@ def run_command(ctx: click.Context, /, trials: int | None, timeout: timedelta | 
         elif line := keep_or_lift_deadline(db, study):
             click.echo(f"study {study.study_name}: {line}", err=True)
         set_budget(db, study, trials, timeout, run=Worker())
-        workers, read_status = start_workers(db, study, plan, local)
+        workers, read_status = run_workers(db, study, plan, local)
         code = summarise(read_status(), workers)
     ctx.exit(code)
 
@@ -162,7 +162,7 @@ def summarise(status: StudyStatus, workers: LocalWorkers) -> int:
     from hpo.cli.status import draw
 
     Console().print(draw(status, shown=len(status.trials)))
-    code = stopped(status, workers)
+    code = report_stop(status, workers)
     if code is not None:
         return code
     spent = status.limits.trials is not None and status.counts["finished"] >= status.limits.trials

@@ -13,8 +13,8 @@ from hpo.cli.connect import cache_folder
 from hpo.cli.options import command_line
 from hpo.cli.progress import counting
 from hpo.cli.run import data_lines
-from hpo.cli.teamwork import LocalWorkerOptions, start_workers
-from hpo.cli.watching import check_alive, stopped
+from hpo.cli.watching import check_alive, report_stop
+from hpo.cli.worker_pool import LocalWorkerOptions, run_workers
 
 if TYPE_CHECKING:
     import optuna
@@ -33,19 +33,19 @@ name_option = click.option(
 """Not --study, because HPO_STUDY and hpo.toml name the study of the search."""
 
 
-def train_plan(ctx: click.Context, db: Database, staff: LocalWorkerOptions, plan: Plan) -> optuna.Study:
+def train_plan(ctx: click.Context, db: Database, local: LocalWorkerOptions, plan: Plan) -> optuna.Study:
     """Create or open the study of a trial list and train every trial that is not finished; return the study.
 
     Exits with the stopping process's code if training is interrupted. Raises HpoError if no worker stays alive.
     """
     from hpo.experiments.trial_list_study import unfinished_trials
 
-    plan, study = _create_or_open(db, plan, staff.home, command_line(ctx))
+    plan, study = _create_or_open(db, plan, local.home, command_line(ctx))
     if not unfinished_trials(study):
         return study
-    workers, read_status = start_workers(db, study, plan, staff)
+    workers, read_status = run_workers(db, study, plan, local)
     status = read_status()
-    code = stopped(status, workers)
+    code = report_stop(status, workers)
     if code is not None:
         ctx.exit(code)
     check_alive(status, workers)

@@ -117,7 +117,7 @@ def _print_finished(status: StudyStatus, printed: set[int]) -> set[int]:
     return {trial.number for trial in finished}
 
 
-def stopped(status: StudyStatus, workers: LocalWorkers) -> int | None:
+def report_stop(status: StudyStatus, workers: LocalWorkers) -> int | None:
     """Print which workers died and whether the work was stopped; return the exit code then, None where it was not."""
     for line in workers.died:
         click.echo(f"hpo: {line}", err=True)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hpo.cli import main
 from hpo.cli.control import consequence, held_line
 from hpo.cli.status import draw
-from hpo.cli.watching import stopped
+from hpo.cli.watching import report_stop
 from hpo.doctor.study import check_control, check_leases
 from hpo.hints import hint
 from hpo.report.reproduce import bundle_recipe, delivery, joining
@@ -73,7 +73,7 @@ def stopped_line(seen: SimpleNamespace, *, stopping: bool) -> str:
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(click, "echo", lambda text, **_: said.append(text))
-        stopped(seen, SimpleNamespace(died=[], stopping=stopping))  # type: ignore[arg-type]
+        report_stop(seen, SimpleNamespace(died=[], stopping=stopping))  # type: ignore[arg-type]
     return said[-1]
 
 

@@ -209,14 +209,14 @@ def test_weights_of_another_architecture(refused: Refused, cells: Path, tmp_path
     assert "mobilenetv2_035" in line
 
 
-def test_a_server_that_is_not_there(refused: Refused, cells: Path) -> None:
+def test_an_unreachable_server(refused: Refused, cells: Path) -> None:
     url = "postgresql://someone:hunter2@127.0.0.1:1/hpo?connect_timeout=1"
     line = refused(["status", "--study", "cells", "--storage", url])
     assert "127.0.0.1" in line
     assert "hunter2" not in line
 
 
-def test_a_study_that_is_not_there(refused: Refused, database: Database) -> None:
+def test_a_missing_study(refused: Refused, database: Database) -> None:
     database.initialise()
     assert "cells" in refused(["status", "--study", "cells"])
 
@@ -309,7 +309,7 @@ LOOKING = (
 
 @pytest.mark.parametrize("looking", [*LOOKING, ("report", "cells", "--out", "page.html")])
 @pytest.mark.parametrize("there", [(), (".hpo/cache/kept",)])
-def test_a_command_that_looks_at_studies_makes_no_folder_for_them(
+def test_a_command_that_only_reads_studies_creates_no_folder(
     refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looking: tuple[str, ...], there: tuple[str, ...]
 ) -> None:
     monkeypatch.delenv("HPO_STORAGE")
@@ -324,7 +324,7 @@ def test_a_command_that_looks_at_studies_makes_no_folder_for_them(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_doctor_makes_no_folder_and_says_that_none_is_there(
+def test_the_doctor_creates_no_folder_and_reports_that_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -44,7 +44,7 @@ def command(told: list[str]) -> click.Command:
         "hpo try --lease 90s",
     ],
 )
-def test_it_is_the_command_again(command: click.Command, told: list[str], text: str) -> None:
+def test_the_command_line_is_that_of_the_user(command: click.Command, told: list[str], text: str) -> None:
     import shlex
 
     assert CliRunner().invoke(command, shlex.split(text)[2:]).exit_code == 0
@@ -60,13 +60,13 @@ def test_passwords_are_left_out(command: click.Command, told: list[str], given: 
     assert told == ["hpo try"]
 
 
-def test_what_came_from_the_environment_and_hpo_toml_is_told(command: click.Command, told: list[str]) -> None:
+def test_values_from_the_environment_and_hpo_toml_are_included(command: click.Command, told: list[str]) -> None:
     filed = {"data": "cells", "fixed": ["x=2"], "storage": URL}
     ended = CliRunner().invoke(command, ["y"], env={"TRY_EPOCHS": "3", "TRY_QUIET": "0"}, default_map=filed)
     assert ended.exit_code == 0, ended.exception
     assert told == ["hpo try y --data cells --set x=2 --epochs 3"]
 
 
-def test_switches_that_no_command_sees_are_no_part_of_it(command: click.Command, told: list[str]) -> None:
+def test_global_switches_are_left_out(command: click.Command, told: list[str]) -> None:
     assert CliRunner().invoke(command, ["--debug"]).exit_code == 0
     assert told == ["hpo try"]

@@ -60,7 +60,7 @@ def test_option_beats_environment_beats_file_beats_default(
         ("study = ", "hpo.toml is not valid TOML"),
     ],
 )
-def test_nothing_in_the_file_is_ignored_in_silence(said: dict[str, object], text: str, message: str) -> None:
+def test_unknown_keys_of_the_file_are_refused(said: dict[str, object], text: str, message: str) -> None:
     Path("hpo.toml").write_text(text)
     result = CliRunner().invoke(main, ["status"])
     assert result.exit_code == 2

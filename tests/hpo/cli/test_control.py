@@ -24,7 +24,7 @@ def claim(database: Database, study: optuna.Study) -> Claim:
     ("word", "control", "answer"),
     [("pause", Control.PAUSE, NoTrial.PAUSED), ("stop", Control.STOP, NoTrial.STOPPED)],
 )
-def test_a_word_holds_for_workers_to_come_until_resume(
+def test_a_pause_or_stop_applies_to_later_workers_until_resume(
     here: Here, database: Database, bare_study: optuna.Study, word: str, control: Control, answer: NoTrial
 ) -> None:
     first, again = here(word, "--study", "bare"), here(word, "--study", "bare")
@@ -47,7 +47,7 @@ def test_a_word_holds_for_workers_to_come_until_resume(
         (3, "3 workers put their trials back within a renewal (10 s) and wait"),
     ],
 )
-def test_it_is_said_who_hears_it_and_when(
+def test_the_message_says_how_many_workers_react_and_when(
     here: Here, database: Database, bare_study: optuna.Study, workers: int, told: str
 ) -> None:
     for _ in range(workers):
@@ -56,7 +56,7 @@ def test_it_is_said_who_hears_it_and_when(
     assert said == f"study bare is paused: {told}; `hpo resume --study bare` lets them go on\n"
 
 
-def test_another_word_replaces_the_one_before(here: Here, database: Database, bare_study: optuna.Study) -> None:
+def test_a_stop_replaces_a_pause(here: Here, database: Database, bare_study: optuna.Study) -> None:
     here("pause", "--study", "bare")
     assert here("stop", "--study", "bare").stdout.startswith("study bare is stopped, no longer paused: ")
     assert "workers that have left stay away" in here("resume", "--study", "bare").stdout
@@ -70,7 +70,7 @@ def test_interrupted_trials_are_counted(here: Here, database: Database, bare_stu
 
 
 @pytest.mark.parametrize("word", ["pause", "stop", "resume", "reap", "gc"])
-def test_a_study_that_is_not_there(here: Here, bare_study: optuna.Study, word: str) -> None:
+def test_a_missing_study(here: Here, bare_study: optuna.Study, word: str) -> None:
     result = here(word, "--study", "other")
     assert result.exit_code == 2
     assert "no study 'other'" in result.stderr
@@ -100,7 +100,7 @@ def test_tables_of_an_earlier_version_are_named_as_such(
     ],
     ids=lambda words: words[0],
 )
-def test_a_study_whose_tables_lack_only_what_was_added_later_is_read_and_steered(
+def test_a_study_whose_tables_lack_only_later_additions_is_read_and_controlled(
     here: Here, database: Database, bare_study: optuna.Study, words: tuple[str, ...]
 ) -> None:
     """Looks at test parts were not recorded then; nothing that reads or steers a study needs their table."""

@@ -61,7 +61,7 @@ def test_it_serves_the_studies_of_the_database(study: Database) -> None:
 
 
 @pytest.mark.postgres
-def test_a_port_that_is_taken_is_told(study: Database) -> None:
+def test_a_used_port_is_refused(study: Database) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -145,7 +145,7 @@ def asked(address: str, path: str = "/api/studies", method: str = "GET", **heade
 
 
 @pytest.mark.postgres
-def test_it_answers_to_its_own_names_alone(study: Database) -> None:
+def test_the_dashboard_answers_only_to_its_own_names(study: Database) -> None:
     """A page of another site whose name points to this machine would otherwise be asked as if it were ours."""
     with serving(make_dashboard(study, "127.0.0.1", 0, ["board.example", "Other.Example"])) as address:
         ours = ("127.0.0.1", "127.0.0.1:9000", "localhost", "LOCALHOST:8080", "[::1]:8080", "10.1.2.3", "x.localhost")
@@ -176,13 +176,15 @@ def test_pages_of_other_sites_change_nothing(study: Database) -> None:
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
-def test_a_study_that_is_gone_is_not_found(study: Database, method: str) -> None:
+def test_a_deleted_study_is_not_found(study: Database, method: str) -> None:
     with serving(make_dashboard(study, "127.0.0.1", 0)) as address:
         assert asked(address, "/api/studies/77", method)[0] == 404
 
 
 @pytest.mark.parametrize("value", ["tcp://10.0.0.7:8080", "udp://10.0.0.7:53", "tcp://[fd00::7]:8080"])
-def test_the_variable_of_a_kubernetes_service_is_no_port(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_of_a_kubernetes_service_is_not_taken_as_a_port(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In the pods beside a Service called `hpo`, HPO_PORT tells where that is."""
     from hpo.cli.dashboard import dashboard_command
 

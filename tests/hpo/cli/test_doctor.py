@@ -35,7 +35,7 @@ def faults(checks: dict[str, dict[str, Any]]) -> list[str]:
 
 
 @pytest.mark.postgres
-def test_a_machine_and_a_study_that_are_well(here: Here, bare_study: optuna.Study, cells: Path) -> None:
+def test_a_healthy_machine_and_study_pass(here: Here, bare_study: optuna.Study, cells: Path) -> None:
     code, checks = looked(here, "--study", "bare", str(cells))
     assert list(checks) == EVERYTHING
     assert faults(checks) == ["data"], "the study was made without images"
@@ -48,7 +48,7 @@ def test_a_machine_and_a_study_that_are_well(here: Here, bare_study: optuna.Stud
 
 
 @pytest.mark.postgres
-def test_lines_for_people(here: Here, database: Database, bare_study: optuna.Study) -> None:
+def test_each_check_is_printed_as_a_line(here: Here, database: Database, bare_study: optuna.Study) -> None:
     set_control(database, bare_study, Control.PAUSE)
     result = here("doctor", "--device", "cpu", "--study", "bare")
     assert result.exit_code == 1
@@ -76,7 +76,7 @@ def test_what_is_wrong_with_a_study(here: Here, database: Database, bare_study: 
 
 
 @pytest.mark.postgres
-def test_an_empty_database_is_no_fault(here: Here, empty_url: str) -> None:
+def test_an_empty_database_passes(here: Here, empty_url: str) -> None:
     code, checks = looked(here, "--storage", empty_url)
     assert (code, faults(checks)) == (0, [])
     assert "makes the tables" in checks["schema"]["detail"]
@@ -94,7 +94,7 @@ def test_a_dead_database_is_one_line(here: Here, cells: Path) -> None:
     assert "hunter2" not in json.dumps(checks)
 
 
-def test_classes_of_the_data_are_told_with_counts_and_what_is_left_out(here: Here, tmp_path: Path) -> None:
+def test_classes_are_listed_with_counts_and_ignored_files(here: Here, tmp_path: Path) -> None:
     write_cells(tmp_path / "cells", 80, size=32, seed=0)
     (tmp_path / "cells" / "readme.txt").touch()
     lines = here("doctor", "--device", "cpu", str(tmp_path / "cells")).stdout.splitlines()
@@ -119,7 +119,7 @@ def test_a_class_whose_images_cannot_be_read_is_a_fault(here: Here, tmp_path: Pa
     assert checks["data"]["fix"] == "mend or remove them"
 
 
-def test_nothing_is_made_where_nothing_was(here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_doctor_creates_no_folder(here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HPO_STORAGE")
     code, checks = looked(here, "--home", str(tmp_path / "new"))
     assert (code, faults(checks)) == (0, [])
@@ -127,5 +127,5 @@ def test_nothing_is_made_where_nothing_was(here: Here, tmp_path: Path, monkeypat
     assert not (tmp_path / "new").exists()
 
 
-def test_a_mistake_in_the_options_is_no_finding(here: Here) -> None:
+def test_an_invalid_option_is_an_error_and_not_a_finding(here: Here) -> None:
     assert here("doctor", "--no-such-option").exit_code == 2

@@ -86,14 +86,14 @@ def test_the_best_keep_their_weights_and_the_unfinished_everything(
     assert here(*arguments).stdout.startswith("nothing to free: ")
 
 
-def test_the_total_is_what_the_place_gains(here: Here, store: CheckpointStore, root: Path | str) -> None:
+def test_the_total_equals_the_space_that_is_freed(here: Here, store: CheckpointStore, root: Path | str) -> None:
     before = store.usage()
     done = here("gc", "--study", "bare", "--keep", "1", "--artifacts", str(root))
     freed = float(done.stdout.splitlines()[-1].split()[-2])  # in kB, to two figures
     assert freed == pytest.approx((before - store.usage()) / 1000, abs=0.01)
 
 
-def test_folders_of_other_studies_go_only_when_it_is_said_twice(
+def test_folders_of_other_studies_are_removed_only_with_orphans_and_yes(
     here: Here, store: CheckpointStore, root: Path | str
 ) -> None:
     other = open_store(root, "other-0123abcd")

@@ -13,12 +13,12 @@ from hpo.cli.options import Duration, Location, Size
     ("text", "seconds"),
     [("90", 90), ("90s", 90), ("30m", 1800), ("1h30m", 5400), ("2d", 172_800), ("0.5h", 1800), (" 25M ", 1500)],
 )
-def test_a_span_of_time_is_read(text: str, seconds: float) -> None:
+def test_a_duration_is_parsed(text: str, seconds: float) -> None:
     assert Duration().convert(text, None, None) == timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize("text", ["", "0", "-5m", "5 minutes", "m", "1m30h", "9999999d"])
-def test_what_is_no_time_above_zero_is_refused(text: str) -> None:
+def test_an_invalid_duration_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter, match="write 90s, 30m, 1h30m or 2d"):
         Duration().convert(text, None, None)
 
@@ -30,12 +30,12 @@ def test_what_is_no_time_above_zero_is_refused(text: str) -> None:
         ("1.5GiB", 3 * 2**29), ("2TB", 2 * 10**12), ("64KiB", 65_536), (7, 7),
     ],
 )  # fmt: skip
-def test_a_size_is_read(text: str, size: int) -> None:
+def test_a_size_is_parsed(text: str, size: int) -> None:
     assert Size().convert(text, None, None) == size
 
 
 @pytest.mark.parametrize("text", ["", "0", "-5GB", "GB", "5 gigabytes", "1.5.2GB", "0.5B", "20G B"])
-def test_what_is_no_size_above_zero_is_refused(text: str) -> None:
+def test_an_invalid_size_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter, match=r"write 20GB, 500MB or 1\.5GiB"):
         Size().convert(text, None, None)
 

@@ -26,7 +26,7 @@ def states(study: optuna.Study) -> list[TrialState]:
     return [trial.state for trial in study.get_trials(deepcopy=False)]
 
 
-def test_who_is_known_to_be_dead_loses_his_trial_and_nobody_else(
+def test_only_the_trial_of_the_named_dead_worker_is_requeued(
     here: Here, database: Database, bare_study: optuna.Study
 ) -> None:
     assert here("reap", "--study", "bare").stdout == "nothing to put back\n"
@@ -51,13 +51,13 @@ def test_a_trial_that_kills_worker_after_worker_fails(here: Here, database: Data
     assert states(bare_study) == [TrialState.FAIL]
 
 
-def test_a_trial_without_a_lease_is_put_back(here: Here, bare_study: optuna.Study) -> None:
+def test_a_trial_without_a_lease_is_requeued(here: Here, bare_study: optuna.Study) -> None:
     bare_study.ask()
     assert "trial 0 is put back" in here("reap", "--study", "bare").stdout
     assert states(bare_study) == [TrialState.WAITING]
 
 
-def test_an_expired_lease_is_not_called_living(here: Here, database: Database, bare_study: optuna.Study) -> None:
+def test_an_expired_lease_is_not_reported_as_alive(here: Here, database: Database, bare_study: optuna.Study) -> None:
     claim(database, bare_study, 1)
     with database.engine.begin() as connection:  # as after a start of the server, which gives every holder his time
         connection.exec_driver_sql("UPDATE hpo_leases SET deadline = now() - interval '5 s', seconds = 1e6")
@@ -68,7 +68,7 @@ def test_an_expired_lease_is_not_called_living(here: Here, database: Database, b
 
 
 @pytest.mark.parametrize("owner", ["node-7", "node-7:", ":7", "node-7:x"])
-def test_what_is_no_owner_is_refused(here: Here, bare_study: optuna.Study, owner: str) -> None:
+def test_an_invalid_owner_is_refused(here: Here, bare_study: optuna.Study, owner: str) -> None:
     result = here("reap", "--study", "bare", "--owner", owner)
     assert result.exit_code == 2
     assert "write HOST:PID" in result.stderr

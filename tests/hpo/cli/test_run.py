@@ -45,7 +45,7 @@ def test_from_images_to_predictions(command: Command, cells: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_ctrl_c_puts_the_trial_back_and_the_same_command_goes_on(command: Command, cells: Path) -> None:
+def test_ctrl_c_requeues_the_trial_and_the_same_command_resumes(command: Command, cells: Path) -> None:
     arguments = (
         "run", str(cells), "--study", "stopped", "--space", "quick", *TINY, "--trials", "6",
         "--workers", "2", "--threads", "1", "--pruner", "none",
@@ -71,7 +71,7 @@ def test_ctrl_c_puts_the_trial_back_and_the_same_command_goes_on(command: Comman
 
 
 @pytest.mark.slow
-def test_a_search_in_which_every_run_diverges_says_so_and_what_to_change(command: Command, cells: Path) -> None:
+def test_a_search_in_which_every_trial_diverges_says_what_to_change(command: Command, cells: Path) -> None:
     steep = ("batch_size=8", "learning_rate=100", "optimiser=sgd", "weight_decay=10")  # decay alone is a factor of -999
     settings = [
         f"--set={value}" for value in (*steep, "pretrained=false", "image_size=32", "epochs=2", "precision=fp32")

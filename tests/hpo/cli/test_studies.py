@@ -70,7 +70,7 @@ def test_studies_are_listed_with_their_trials(here: Here, database: Database, ba
     assert "rm -rf ~" in table
 
 
-def test_no_study_is_said(here: Here, database: Database) -> None:
+def test_an_empty_database_has_no_study_to_list(here: Here, database: Database) -> None:
     database.initialise()
     assert json.loads(here("studies", "--json").stdout) == []
     assert "there is no study yet" in here("studies").stdout
@@ -120,7 +120,7 @@ def test_values_are_enqueued_and_what_is_left_out_is_sampled(here: Here, rich_st
         (["learning_rate=2e-3", "learning_rate=3e-3"], "contradicts"),
     ],
 )
-def test_what_the_study_cannot_try_is_not_enqueued(
+def test_values_outside_the_space_are_not_enqueued(
     refused: Callable[[list[str]], str], rich_study: optuna.Study, given: list[str], told: str
 ) -> None:
     assert told in refused(["enqueue", "--study", "rich", *given])
@@ -155,7 +155,7 @@ def test_the_checkpoints_that_a_copy_shares_stay(
     assert [path for path in (tmp_path / "artifacts").rglob("*") if path.is_file()]
 
 
-def test_checkpoints_elsewhere_are_not_left_in_silence(
+def test_checkpoints_under_another_place_are_reported(
     here: Here, database: Database, bare_study: optuna.Study, tmp_path: Path
 ) -> None:
     """`hpo gc` refuses a folder that is not there in the same words."""
@@ -170,7 +170,7 @@ def test_checkpoints_elsewhere_are_not_left_in_silence(
     assert (result.exit_code, "checkpoints under another --artifacts stay" in result.stderr) == (0, True)
 
 
-def test_a_study_that_is_worked_on_is_not_deleted(here: Here, database: Database, bare_study: optuna.Study) -> None:
+def test_a_study_with_a_running_trial_is_not_deleted(here: Here, database: Database, bare_study: optuna.Study) -> None:
     assert isinstance(claim_trial(database, bare_study, Worker(host="node-7", pid=1)), Claim)
     result = here("delete", "bare", "--yes")
     assert result.exit_code == 2
@@ -178,7 +178,7 @@ def test_a_study_that_is_worked_on_is_not_deleted(here: Here, database: Database
     assert open_study(database, "bare")
 
 
-def test_which_study_is_deleted_is_written_out(
+def test_delete_ignores_the_study_of_the_environment(
     here: Here, bare_study: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HPO_STUDY", "bare")

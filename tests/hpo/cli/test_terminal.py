@@ -51,7 +51,7 @@ def test_every_character_can_be_written(encoding: str, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("encoding", NOT_UTF8)
 @pytest.mark.parametrize("arguments", [["--help"], ["spaces"], ["spaces", "standard"], ["status", "--study", "bare"]])
-def test_commands_end_well_where_the_pipe_is_not_utf_8(
+def test_commands_succeed_where_the_pipe_is_not_utf_8(
     command: Any, study: optuna.Study, encoding: str, arguments: list[str]
 ) -> None:
     command.environment.update(PYTHONIOENCODING=encoding, PYTHONUTF8="0")

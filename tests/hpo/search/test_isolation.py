@@ -89,7 +89,7 @@ def state(bench: Bench) -> TrialState:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("isolation", ["--isolate", "--no-isolate"])
-def test_sigterm_puts_the_trial_back_in_the_middle_of_an_epoch_and_ends_with_0(
+def test_sigterm_requeues_the_trial_in_the_middle_of_an_epoch_and_exits_with_0(
     bench: Bench, start: Start, isolation: str
 ) -> None:
     worker = start(isolation)
@@ -105,9 +105,7 @@ def test_sigterm_puts_the_trial_back_in_the_middle_of_an_epoch_and_ends_with_0(
 
 
 @pytest.mark.slow
-def test_a_killed_trial_goes_on_in_another_process_of_the_same_worker_as_the_same_trial(
-    bench: Bench, start: Start
-) -> None:
+def test_a_killed_trial_resumes_in_another_process_of_the_same_worker(bench: Bench, start: Start) -> None:
     worker = start("--isolate", "--lease", "10m")
     held = under_way(bench)
     pid = int(held.owner.rpartition(":")[2])
@@ -120,7 +118,7 @@ def test_a_killed_trial_goes_on_in_another_process_of_the_same_worker_as_the_sam
 
 
 @pytest.mark.slow
-def test_a_worker_that_slept_longer_than_its_lease_drops_its_trial(bench: Bench, start: Start) -> None:
+def test_a_worker_suspended_for_longer_than_its_lease_drops_its_trial(bench: Bench, start: Start) -> None:
     sleeper = start("--no-isolate")
     held = under_way(bench)
     sleeper.send_signal(signal.SIGSTOP)
@@ -167,7 +165,7 @@ def test_a_trial_ends_with_its_worker(bench: Bench, start: Start) -> None:
     assert b"Traceback" not in (bench.folder / "worker.log").read_bytes()
 
 
-def test_only_the_first_process_of_a_worker_refuses_checkpoints_that_are_away(
+def test_only_the_first_process_of_a_worker_ends_where_the_store_is_unreachable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes = iter([None, WorkResult(0, over=False), WorkResult(1, over=True)])
@@ -187,7 +185,7 @@ def test_only_the_first_process_of_a_worker_refuses_checkpoints_that_are_away(
 
 
 @pytest.mark.slow
-def test_a_worker_under_nohup_goes_on_when_its_terminal_goes(bench: Bench, start: Start) -> None:
+def test_a_worker_under_nohup_survives_the_end_of_its_terminal(bench: Bench, start: Start) -> None:
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         worker = start("--isolate")

@@ -32,7 +32,7 @@ def test_the_trial_of_a_dead_worker_is_free_at_once_and_no_other_is_touched(benc
 
 
 @pytest.mark.postgres
-def test_a_worker_that_ends_badly_is_told_with_the_last_line_of_its_log(bench: Bench, tmp_path: Path) -> None:
+def test_a_worker_that_fails_is_reported_with_the_last_line_of_its_log(bench: Bench, tmp_path: Path) -> None:
     job = WorkerCommand(["nowhere", "--study", "tiny"], {"HPO_HOME": str(tmp_path)}, tmp_path / "logs" / "worker-0.log")
     with LocalWorkers(bench.db, bench.study, [job]) as team:
         while team.working:
@@ -67,7 +67,7 @@ def test_a_second_signal_ends_a_worker_at_once() -> None:
     assert (ended.returncode, ended.stdout) == (128 + signal.SIGTERM, "")
 
 
-def test_the_last_line_of_a_log_is_found_and_an_empty_one_is_named(tmp_path: Path) -> None:
+def test_the_last_line_of_a_log_is_returned_or_where_an_empty_log_is(tmp_path: Path) -> None:
     log = tmp_path / "worker.log"
     log.write_text("first\n" + "x" * 10_000 + "\nlast words\n\n")
     assert last_line(log) == "last words"

@@ -72,7 +72,7 @@ def test_contradictions_are_refused(backbone: str | None, fixed: list[str], told
 
 
 @pytest.mark.parametrize("fixed", ["pretrained=false", "weights=other.safetensors"])
-def test_weights_do_not_give_way_in_silence(weights: Path, fixed: str) -> None:
+def test_weights_that_contradict_the_space_are_refused(weights: Path, fixed: str) -> None:
     with pytest.raises(UsageError, match=f"contradicts --set {fixed.split('=', maxsplit=1)[0]}"):
         resolve_space("quick", weights=weights, fixed=[fixed])
 
@@ -143,7 +143,7 @@ def test_each_backbone_is_built_in_each_of_its_normalisations_in_the_deepest_pha
     assert all(check.trainable == check.parameters for check in found.values())
 
 
-def test_a_normalisation_that_one_backbone_cannot_have_is_told_before_a_study_exists() -> None:
+def test_a_normalisation_that_a_backbone_lacks_is_refused_before_a_study_exists() -> None:
     anywhere = {**PHASED["dimensions"], "normalisation": {"type": "choice", "choices": ["native", "group"]}}
     with pytest.raises(ModelError, match="normalisation is 'group'"):
         check_models(SearchSpace.from_dict({**PHASED, "dimensions": anywhere}))
@@ -160,7 +160,7 @@ def test_epochs_that_leave_a_phase_without_any_are_refused_before_a_study_exists
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "auto:1", "cuda:99", "cpu:0"])
-def test_a_device_that_is_not_there_is_told(name: str) -> None:
+def test_a_missing_device_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="device is"):
         resolve_device(name)
 
@@ -185,7 +185,7 @@ def test_a_budget_stays_until_it_is_changed_and_a_passed_deadline_is_dropped(ben
 
 
 @pytest.mark.postgres
-def test_failures_at_the_end_of_a_study_are_not_forgiven_by_a_restart(bench: Bench) -> None:
+def test_failures_at_the_end_of_a_study_are_counted_across_restarts(bench: Bench) -> None:
     from optuna.trial import TrialState
 
     for state in (TrialState.FAIL, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL):
@@ -196,7 +196,7 @@ def test_failures_at_the_end_of_a_study_are_not_forgiven_by_a_restart(bench: Ben
 
 
 @pytest.mark.postgres
-def test_trial_after_trial_failing_ends_the_worker(
+def test_five_failed_trials_in_a_row_end_the_worker(
     bench: Bench, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from optuna.trial import TrialState
@@ -273,7 +273,7 @@ def test_images_of_16_bits_are_opened_by_the_white_level_of_the_study(
 
 
 @pytest.mark.postgres
-def test_a_worker_that_splits_the_same_images_otherwise_takes_no_trial(
+def test_a_worker_that_splits_the_same_images_otherwise_claims_no_trial(
     bench: Bench, cells: Path, tiny_space: SearchSpace, tmp_path: Path
 ) -> None:
     spec = read_spec(bench.study)
@@ -301,7 +301,7 @@ def test_a_study_without_a_digest_of_its_split_goes_on_and_says_so(
 
 
 @pytest.mark.parametrize("name", ["quick", "standard"])
-def test_the_earlier_form_of_a_space_is_what_the_command_meant_then(name: str) -> None:
+def test_the_earlier_form_of_a_space_is_what_the_command_gave_then(name: str) -> None:
     earlier = earlier_space(name, fixed=("epochs=3",))
     assert earlier is not None
     assert (earlier.fixed["symmetry"], earlier.fixed["epochs"]) == ("dihedral", 3)
@@ -333,7 +333,7 @@ def test_a_study_from_before_symmetry_goes_on_as_it_was_made_by_the_same_command
 
 
 @pytest.mark.postgres
-def test_weights_that_lost_the_file_beside_them_on_the_way_are_refused(bench: Bench, weights: Path) -> None:
+def test_weights_without_the_file_beside_them_are_refused(bench: Bench, weights: Path) -> None:
     """The digest is of the weights alone; mean and std lie in a file of their own."""
     stored = read_spec(bench.study).model_copy(update={"weights_normalisation": [[0.5] * 3, [0.25] * 3]})
     with pytest.raises(
@@ -355,7 +355,7 @@ def over() -> Worker:
     return Worker(pid=process.pid)
 
 
-def test_a_deadline_of_an_interrupted_run_is_lifted_and_that_is_said(bench: Bench, over: Worker) -> None:
+def test_a_deadline_of_an_interrupted_run_is_lifted_and_reported(bench: Bench, over: Worker) -> None:
     assert keep_or_lift_deadline(bench.db, bench.study) is None
     set_budget(bench.db, bench.study, 7, timedelta(hours=1), run=over)
     line = keep_or_lift_deadline(bench.db, bench.study)
@@ -365,7 +365,7 @@ def test_a_deadline_of_an_interrupted_run_is_lifted_and_that_is_said(bench: Benc
     assert keep_or_lift_deadline(bench.db, bench.study) is None
 
 
-def test_a_deadline_is_lifted_where_the_process_number_of_its_run_is_ours_now(bench: Bench) -> None:
+def test_a_deadline_is_lifted_where_another_process_has_the_pid_of_its_run(bench: Bench) -> None:
     """In a container the number is often 1, of every run."""
     set_budget(bench.db, bench.study, 7, timedelta(hours=1), run=Worker())
     assert "lifted" in str(keep_or_lift_deadline(bench.db, bench.study))
@@ -376,7 +376,7 @@ def test_a_deadline_is_lifted_where_the_process_number_of_its_run_is_ours_now(be
     [None, Worker(pid=os.getppid()), Worker(pid=2**22 + 1, place="another machine")],
     ids=["of hpo init", "of a run that lasts", "of a run elsewhere, which may last"],
 )
-def test_a_deadline_that_may_be_in_force_is_kept_and_that_is_said(bench: Bench, run: Worker | None) -> None:
+def test_a_deadline_that_may_be_in_force_is_kept_and_reported(bench: Bench, run: Worker | None) -> None:
     limits = set_budget(bench.db, bench.study, 7, timedelta(hours=1), run=run)
     assert re.match(
         r"ends at .*\d\d:\d\d, by .*; --timeout TIME sets", str(keep_or_lift_deadline(bench.db, bench.study))
@@ -392,12 +392,12 @@ def test_a_deadline_is_kept_while_the_study_is_paused(bench: Bench, over: Worker
     assert read_limits(bench.study) == limits
 
 
-def test_who_set_the_deadline_stays_known_when_only_the_trials_change(bench: Bench, over: Worker) -> None:
+def test_the_run_that_set_the_deadline_is_kept_when_only_the_trials_change(bench: Bench, over: Worker) -> None:
     set_budget(bench.db, bench.study, 7, timedelta(hours=1), run=over)
     assert set_budget(bench.db, bench.study, 9, None, run=Worker()).run == over
 
 
-def test_a_deadline_holds_while_others_are_at_work_and_that_is_said(bench: Bench) -> None:
+def test_a_deadline_is_kept_while_other_workers_train_and_reported(bench: Bench) -> None:
     limits = set_budget(bench.db, bench.study, 7, timedelta(hours=1), run=Worker())
     bench.claim()
     line = keep_or_lift_deadline(bench.db, bench.study)

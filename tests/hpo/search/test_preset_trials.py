@@ -28,7 +28,7 @@ def short(preset: SearchSpace) -> SearchSpace:
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda space: space.name)
-def test_a_preset_is_a_study_that_a_worker_can_end(
+def test_a_worker_can_finish_a_study_of_each_preset(
     preset: SearchSpace, database: Database, cells: Path, tmp_path: Path
 ) -> None:
     database.initialise()

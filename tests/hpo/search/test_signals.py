@@ -85,7 +85,7 @@ def test_a_signal_that_was_not_ignored_asks_for_a_stop(way: Way) -> None:
 
 
 @pytest.mark.parametrize("way", [stop_signal, team])
-def test_the_notice_that_stops_the_workers_of_a_run_is_heard_even_where_it_was_ignored(
+def test_the_stop_request_of_a_run_is_handled_even_where_it_was_ignored(
     way: Way, ignore: Callable[[int], None]
 ) -> None:
     ignore(signal.SIGUSR1)

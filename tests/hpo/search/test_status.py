@@ -48,7 +48,7 @@ def drawn(shown: StudyStatus, width: int = 120) -> str:
 
 
 @pytest.mark.postgres
-def test_a_study_is_read_as_it_stands(bench: Bench) -> None:
+def test_a_status_holds_the_state_of_the_study(bench: Bench) -> None:
     first, second, third = (bench.study.ask() for _ in range(3))
     rate = first.suggest_float("learning_rate", 1e-3, 1e-2, log=True)
     for step, value in enumerate((0.3, 0.8, 0.6), start=1):
@@ -109,7 +109,9 @@ def test_a_start_that_an_earlier_version_recorded_in_local_time_gives_no_negativ
 
 
 @pytest.mark.postgres
-def test_a_time_over_the_night_when_clocks_are_put_back_is_whole(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_across_the_end_of_summer_time_is_not_an_hour_short(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench.study.tell(bench.claim().number, 0.5)
     with bench.db.engine.begin() as connection:
         connection.exec_driver_sql(
@@ -132,7 +134,7 @@ def test_every_trial_is_drawn_where_there_is_room(finished: int) -> None:
     assert [f"{n:5}  complete" in text for n in range(finished)] == [True] * finished
 
 
-def test_the_running_trials_and_the_newest_others_are_drawn_where_there_is_not() -> None:
+def test_the_running_and_the_newest_other_trials_are_drawn_where_there_is_no_room() -> None:
     lines = [line(0, "running"), *(line(n) for n in range(1, 40)), line(40, "waiting", None, epoch=0)]
     text = drawn(status(*lines))
     rows = [int(row.split()[0]) for row in text.splitlines() if row[:5].strip().isdigit()]
@@ -140,7 +142,7 @@ def test_the_running_trials_and_the_newest_others_are_drawn_where_there_is_not()
 
 
 @pytest.mark.postgres
-def test_who_trains_and_what_was_trained_again(bench: Bench) -> None:
+def test_leases_and_repeated_epochs_are_drawn(bench: Bench) -> None:
     bench.claim()
     lost = bench.claim()
     with bench.db.engine.begin() as connection:
@@ -159,7 +161,7 @@ def test_who_trains_and_what_was_trained_again(bench: Bench) -> None:
 
 
 @pytest.mark.postgres
-def test_a_trial_that_waits_costs_no_time(bench: Bench) -> None:
+def test_the_time_of_a_waiting_trial_does_not_grow(bench: Bench) -> None:
     bench.claim()
     with bench.db.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE trials SET state = 'WAITING', datetime_start = now() - interval '1 day'")
@@ -168,7 +170,7 @@ def test_a_trial_that_waits_costs_no_time(bench: Bench) -> None:
 
 
 @pytest.mark.postgres
-def test_what_has_finished_is_reckoned_once(bench: Bench) -> None:
+def test_the_status_of_a_finished_trial_is_computed_once(bench: Bench) -> None:
     bench.study.tell(bench.study.ask(), 0.5)
     look = StudyReader(bench.db, bench.study)
     assert look().trials[0] is look().trials[0]
@@ -208,7 +210,7 @@ def test_workers_take_their_lines_from_the_finished_trials() -> None:
 @pytest.mark.parametrize(
     ("control", "told"), [(Control.RUN, None), (Control.PAUSE, "paused: "), (Control.STOP, "stopped: ")]
 )
-def test_what_the_workers_are_told_is_drawn(control: Control, told: str | None) -> None:
+def test_a_pause_and_a_stop_are_drawn(control: Control, told: str | None) -> None:
     text = drawn(replace(status(line(0)), control=control, redone=2.25))
     assert ("`hpo resume --study cells`" in text) is (told is not None)
     assert told is None or told in text
@@ -226,7 +228,7 @@ def test_a_narrow_terminal_loses_parameters_first(width: int) -> None:
     assert ("learning_rate=0.00123" in text.splitlines()[3]) == (width >= 80)
 
 
-def test_an_empty_study_and_a_passed_deadline_are_said() -> None:
+def test_an_empty_study_and_a_passed_deadline_are_drawn() -> None:
     text = drawn(status(limits=Limits(trials=5, deadline=NOW - timedelta(seconds=1))))
     assert "no trial has started yet" in text
     assert "no complete trial yet" in text

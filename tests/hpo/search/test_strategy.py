@@ -9,7 +9,7 @@ from hpo.errors import UsageError
 from hpo.search.strategy import make_pruner, make_sampler, sampler_for_trial
 
 
-def test_a_sampler_draws_otherwise_for_every_trial_though_the_seed_of_the_study_is_one() -> None:
+def test_samplers_of_one_study_draw_differently_for_every_trial() -> None:
     samplers = sampler_for_trial("tpe", 0)
     drawn = set()
     for asked in range(12):
@@ -58,7 +58,7 @@ def test_successive_halving_lets_the_better_half_pass_a_rung() -> None:
 
 
 @pytest.mark.parametrize("name", ["successive-halving", "hyperband", "median"])
-def test_no_trial_is_ended_before_the_epoch_that_tells_them_apart(name: str) -> None:
+def test_no_trial_is_pruned_before_the_first_epoch_of_the_last_phase(name: str) -> None:
     """A first phase that trains the head alone: what differs by then is the seed."""
     study = optuna.create_study(direction="maximize", pruner=make_pruner(name, 30, 11))
     for number in range(12):
@@ -76,7 +76,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(make, name: str) -> None
 
 
 @pytest.mark.parametrize("diverged", [True, False])
-def test_tpe_keeps_away_from_where_runs_diverged_late_though_they_reached_more_epochs(diverged: bool) -> None:
+def test_tpe_avoids_regions_where_runs_diverged_late(diverged: bool) -> None:
     """Below 0.5 the pruner ends trials after an epoch; above, they go well for eight and diverge."""
     study = optuna.create_study(direction="maximize")
     for step in range(20):

@@ -28,7 +28,7 @@ from tests.hpo.search.conftest import Bench
 pytestmark = pytest.mark.postgres
 
 
-def test_a_complete_trial_carries_all_that_the_readme_promises(bench: Bench, tiny_space: SearchSpace) -> None:
+def test_a_complete_trial_has_all_documented_attributes(bench: Bench, tiny_space: SearchSpace) -> None:
     context = bench.context(tiny_space)
     assert run_trial(context, bench.claim()) is TrialOutcome.COMPLETE
     (trial,) = bench.study.get_trials()
@@ -53,7 +53,7 @@ def test_a_complete_trial_carries_all_that_the_readme_promises(bench: Bench, tin
     assert set(best.files) == {"model.safetensors", "logits.npy", "labels.npy"}
 
 
-def test_an_interrupted_trial_goes_on_as_the_same_trial_and_ends_as_if_nothing_had_happened(
+def test_an_interrupted_trial_resumes_as_the_same_trial_and_equals_an_uninterrupted_one(
     bench: Bench, tiny_space: SearchSpace
 ) -> None:
     steps = itertools.count()
@@ -81,7 +81,7 @@ def test_an_interrupted_trial_goes_on_as_the_same_trial_and_ends_as_if_nothing_h
     assert bench.study.get_trials()[1].intermediate_values == trial.intermediate_values
 
 
-def test_a_trial_that_the_deadline_ends_is_worth_what_it_reached(bench: Bench, tiny_space: SearchSpace) -> None:
+def test_a_trial_that_the_deadline_ends_has_the_value_of_its_best_epoch(bench: Bench, tiny_space: SearchSpace) -> None:
     steps = itertools.count()
     context = bench.context(tiny_space, up=lambda: next(steps) >= 15)
     assert run_trial(context, bench.claim()) is TrialOutcome.COMPLETE
@@ -91,7 +91,7 @@ def test_a_trial_that_the_deadline_ends_is_worth_what_it_reached(bench: Bench, t
     assert context.store.has(0, "best")
 
 
-def test_a_deadline_before_the_first_epoch_puts_the_trial_back(bench: Bench, tiny_space: SearchSpace) -> None:
+def test_a_deadline_before_the_first_epoch_requeues_the_trial(bench: Bench, tiny_space: SearchSpace) -> None:
     context = bench.context(tiny_space, up=lambda: True)
     assert run_trial(context, bench.claim()) is TrialOutcome.INTERRUPTED
     assert [t.state for t in bench.study.get_trials()] == [TrialState.WAITING]
@@ -118,7 +118,7 @@ def _broken_fit(error: Exception) -> Any:
         (MemoryError("12 GB"), TrialOutcome.FAILED, TrialState.FAIL, "MemoryError: 12 GB"),
     ],
 )
-def test_what_ends_a_trial_is_written_in_it(
+def test_the_reason_that_ends_a_trial_is_recorded(
     bench: Bench, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch,
     error: Exception, outcome: TrialOutcome, state: TrialState, reason: str,
 ) -> None:  # fmt: skip
@@ -131,7 +131,7 @@ def test_what_ends_a_trial_is_written_in_it(
 @pytest.mark.parametrize(
     ("error", "constraint"), [(TrialEnded("the loss is NaN"), "diverged"), (InfeasibleError("too large"), "memory")]
 )
-def test_a_run_that_cannot_win_breaks_a_constraint(
+def test_a_diverged_or_infeasible_trial_violates_a_constraint(
     bench: Bench, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch, error: TrialEnded, constraint: str
 ) -> None:
     monkeypatch.setattr(trial_module, "fit", _broken_fit(error))
@@ -140,13 +140,13 @@ def test_a_run_that_cannot_win_breaks_a_constraint(
     assert (trial.state, trial.constraints) == (TrialState.PRUNED, {constraint: 1.0})
 
 
-def test_a_run_that_the_pruner_ends_breaks_none(bench: Bench, tiny_space: SearchSpace) -> None:
+def test_a_trial_that_the_pruner_ends_violates_no_constraint(bench: Bench, tiny_space: SearchSpace) -> None:
     bench.study.pruner = optuna.pruners.ThresholdPruner(lower=1.1)
     assert run_trial(bench.context(tiny_space), bench.claim()) is TrialOutcome.PRUNED
     assert bench.study.get_trials()[0].constraints == {}
 
 
-def test_a_fault_of_the_disk_is_raised_and_the_trial_is_put_back(
+def test_a_fault_of_the_disk_is_raised_and_the_trial_is_requeued(
     bench: Bench, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial_module, "fit", _broken_fit(CheckpointError("no space left")))
@@ -164,7 +164,7 @@ def test_a_fault_of_the_disk_is_raised_and_the_trial_is_put_back(
         ({"learning_rate": "fast"}, "learning_rate"),
     ],
 )
-def test_what_was_enqueued_past_the_command_and_cannot_be_tried_fails_with_the_reason(
+def test_an_invalid_trial_enqueued_by_the_dashboard_fails_with_the_reason(
     bench: Bench, tiny_space: SearchSpace, given: dict[str, Any], told: str
 ) -> None:
     """As in the dashboard. Optuna passes over an unknown name, and takes a value out of its range."""
@@ -212,7 +212,9 @@ def test_successive_halving_ends_a_trial_that_lags_behind_others(bench: Bench, t
     assert "completed_rung_0" in trial.system_attrs, "the next ones are judged by it too"
 
 
-def test_what_an_earlier_owner_could_not_report_is_reported_by_the_next(bench: Bench, tiny_space: SearchSpace) -> None:
+def test_epochs_that_an_earlier_attempt_could_not_report_are_reported_by_the_next(
+    bench: Bench, tiny_space: SearchSpace
+) -> None:
     steps = itertools.count()
     claim = bench.claim()
     interrupted = bench.context(tiny_space, stop=lambda: next(steps) >= 15)
@@ -226,7 +228,7 @@ def test_what_an_earlier_owner_could_not_report_is_reported_by_the_next(bench: B
     assert after.intermediate_values[1] == before.intermediate_values[1]
 
 
-def test_a_checkpoint_of_another_version_is_not_gone_on_from(bench: Bench, tiny_space: SearchSpace) -> None:
+def test_a_checkpoint_of_another_version_is_not_resumed(bench: Bench, tiny_space: SearchSpace) -> None:
     steps = itertools.count()
     assert (
         run_trial(bench.context(tiny_space, stop=lambda: next(steps) >= 15), bench.claim()) is TrialOutcome.INTERRUPTED
@@ -253,7 +255,7 @@ def test_a_checkpoint_notes_the_trial_that_it_belongs_to(bench: Bench, tiny_spac
     assert "whose learning_rate is" in (mismatched_best(noted, other, "accuracy") or "")
 
 
-def test_a_trial_does_not_go_on_from_the_checkpoint_of_another(
+def test_a_trial_does_not_resume_from_the_checkpoint_of_another(
     bench: Bench, tiny_space: SearchSpace, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Two studies may have one id, as after `optuna.copy_study`; then their trials of one number share a folder."""
@@ -270,7 +272,7 @@ def test_a_trial_does_not_go_on_from_the_checkpoint_of_another(
     assert "of a trial of study 'the other' whose seed is 1" in caplog.text
 
 
-def test_a_hub_that_is_away_fails_no_trial(
+def test_an_unreachable_hub_fails_no_trial(
     bench: Bench, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial_module, "fit", _broken_fit(HubError("the hub cannot be reached")))

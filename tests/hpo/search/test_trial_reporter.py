@@ -82,7 +82,7 @@ def test_a_trial_costs_the_same_few_statements_however_many_there_are(
     assert sum(costs[0].values()) <= 75, costs[0]
 
 
-def test_a_sampler_sees_what_was_told_since_the_last_trial(bench: Bench, tiny_space: SearchSpace) -> None:
+def test_a_sampler_sees_trials_that_finished_since_the_last_trial(bench: Bench, tiny_space: SearchSpace) -> None:
     seen: list[int] = []
 
     class Witness(RandomSampler):

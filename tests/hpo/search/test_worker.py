@@ -45,7 +45,7 @@ def copied(bench: Bench, name: str) -> optuna.Study:
     return open_study(bench.db, name)
 
 
-def test_a_copy_trains_and_tidies_in_a_folder_of_its_own(bench: Bench) -> None:
+def test_a_copied_study_writes_and_frees_checkpoints_in_a_folder_of_its_own(bench: Bench) -> None:
     set_budget(bench.db, bench.study, 1, None)
     assert work(bench.db, options(bench)).finished == 1
     first = open_store(bench.folder / "artifacts", read_spec(bench.study).id)
@@ -78,7 +78,7 @@ def test_a_study_restored_beside_its_original_does_not_write_among_its_checkpoin
     assert [trial.state.name for trial in restored.study.get_trials()] == ["WAITING"], "no trial was spent"
 
 
-def test_checkpoints_that_are_away_are_told_at_once_by_a_new_worker_and_waited_for_between_two_trials(
+def test_an_unreachable_store_ends_a_new_worker_at_once_and_is_waited_for_between_two_trials(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process of an isolated worker's next trial is to wait as a worker that is not isolated does."""
@@ -103,7 +103,7 @@ def test_checkpoints_that_are_away_are_told_at_once_by_a_new_worker_and_waited_f
     returning.join()
 
 
-def test_collecting_garbage_does_not_hold_up_the_renewal_of_a_lease() -> None:
+def test_garbage_collection_does_not_delay_the_renewal_of_a_lease() -> None:
     code = (
         "import gc, time, hpo.search.worker as worker; worker.exempt_loaded_from_collection(); "
         "begun = time.thread_time(); gc.collect(); print(time.thread_time() - begun, gc.get_freeze_count())"
@@ -130,7 +130,7 @@ class Broken(RandomSampler):
 @pytest.mark.parametrize(
     "where", ["before_trial", "infer_relative_search_space", "sample_relative", "sample_independent"]
 )
-def test_what_a_sampler_raises_fails_the_trial_and_five_in_a_row_end_the_worker(
+def test_an_exception_of_a_sampler_fails_the_trial_and_five_in_a_row_end_the_worker(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
 ) -> None:
     monkeypatch.setattr("hpo.search.worker.sampler_for_trial", lambda *_: lambda _: Broken(where, error))
@@ -145,7 +145,7 @@ def test_what_a_sampler_raises_fails_the_trial_and_five_in_a_row_end_the_worker(
     assert len(bench.study.get_trials()) == 7, "the next worker spends one trial, and takes none of these again"
 
 
-def test_what_the_pruner_raises_fails_the_trial(bench: Bench, tiny_space: SearchSpace) -> None:
+def test_an_exception_of_the_pruner_fails_the_trial(bench: Bench, tiny_space: SearchSpace) -> None:
     class BrokenPruner(BasePruner):
         """A pruner with a bug."""
 
@@ -158,7 +158,7 @@ def test_what_the_pruner_raises_fails_the_trial(bench: Bench, tiny_space: Search
     assert (trial.state.name, trial.user_attrs["reason"]) == ("FAIL", "KeyError: 'rung'")
 
 
-def test_a_stop_while_a_sampler_thinks_puts_the_trial_back(
+def test_a_stop_during_sampling_requeues_the_trial(
     bench: Bench, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     thinking, done = threading.Event(), threading.Event()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from storage import Database
 
 
-team_options = together(
+worker_pool_options = together(
     click.option(
         "--workers", envvar="HPO_WORKERS", type=click.IntRange(1, 64), default=None,
         help="Worker processes on this machine.  [default: the number of GPUs, else 1]",
@@ -36,7 +36,7 @@ team_options = together(
     artifacts_option,
     debug_option,
 )  # fmt: skip
-"""Workers, devices and places of studies and checkpoints, as `LocalWorkerOptions.taken_from` reads them."""
+"""Workers, devices and places of studies and checkpoints, as `LocalWorkerOptions.from_options` reads them."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,15 @@ class LocalWorkerOptions:
     debug: bool
 
     @classmethod
-    def taken_from(cls, options: dict[str, Any]) -> LocalWorkerOptions:
-        """Remove the values of `team_options` and `--keep` from `options` and return them."""
+    def from_options(cls, options: dict[str, Any]) -> LocalWorkerOptions:
+        """Remove the values of `worker_pool_options` and `--keep` from `options` and return them."""
         working = {key: options.pop(key) for key in WORKING if key in options}
         workers, device, threads = (options.pop(key) for key in ("workers", "device", "threads"))
         storage, home, artifacts = (options.pop(key) for key in ("storage", "home", "artifacts"))
         debug = bool(click.get_current_context().meta.get("hpo.debug"))
         return cls(workers, device, threads, storage, home, artifacts_folder(artifacts, home), working, debug)
 
-    def isolating(self) -> LocalWorkerOptions:
+    def isolated(self) -> LocalWorkerOptions:
         """Return the options with each trial in a process of its own, unless they say otherwise."""
         chosen = self.working["isolate"]
         return replace(self, working={**self.working, "isolate": True if chosen is None else chosen})
@@ -76,7 +76,7 @@ class LocalWorkerOptions:
         return environment
 
 
-def start_workers(
+def run_workers(
     db: Database, study: optuna.Study, plan: Plan, options: LocalWorkerOptions
 ) -> tuple[LocalWorkers, Callable[[], StudyStatus]]:
     """Start the workers and watch them until the last has ended; return them, and a reader of the study's status.
