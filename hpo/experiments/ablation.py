@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -194,8 +195,8 @@ def compute_outcome(metric: str, seeds: int, results: Sequence[VariationResult])
     pairs = [line for line in lines if len(line.parts) == 2]
     return AblationOutcome(
         metric, seeds, whole.values,
-        tuple(sorted(single, key=lambda line: -_mean_or_lowest(line.contribution))),
-        tuple(sorted(pairs, key=lambda line: -abs(_mean_or_lowest(line.interaction)))),
+        tuple(sorted(single, key=lambda line: -line.contribution.mean if line.contribution else math.inf)),
+        tuple(sorted(pairs, key=lambda line: -abs(line.interaction.mean) if line.interaction else math.inf)),
     )  # fmt: skip
 
 
@@ -211,8 +212,3 @@ def _line(parts: tuple[str, ...], values: Mapping[tuple[str, ...], Values], note
         joint,
         notes,
     )
-
-
-def _mean_or_lowest(difference: Difference | None) -> float:
-    """Return the mean, or minus infinity if it is unknown, for sorting."""
-    return difference.mean if difference else float("-inf")

@@ -66,6 +66,11 @@ def test_a_pair_has_its_joint_contribution_and_its_interaction(found: AblationOu
     assert (pair.contribution.mean, pair.interaction.mean) == (pytest.approx(0.2), pytest.approx(0.15))
 
 
+def test_pairs_come_by_absolute_interaction_and_those_without_a_run_last() -> None:
+    results = ran({"": [0.9], "ema": [0.9], "mixup": [0.8], "cutmix": [0.9], "ema mixup": [], "ema cutmix": [0.7]})
+    assert [line.name for line in compute_outcome("accuracy", 1, results).pairs] == ["ema and cutmix", "ema and mixup"]
+
+
 def test_without_the_whole_there_is_nothing_to_compare_with() -> None:
     with pytest.raises(HpoError, match=r"nothing to compare with: no luck"):
         compute_outcome("accuracy", 1, ran({"": [], "ema": [0.5]}))
