@@ -22,7 +22,7 @@ from hpo.cli.progress import counting
 from hpo.errors import UsageError
 
 if TYPE_CHECKING:
-    from hpo.report.model_data import BenchOptions
+    from hpo.report.model_data import ReportOptions
 
 
 SUFFIXES = (".html", ".htm")
@@ -57,10 +57,10 @@ def report_command(
     check_out(out)
     from hpo.device import use_threads
     from hpo.files import atomic_text_file
-    from hpo.report.model_data import BenchOptions
+    from hpo.report.model_data import ReportOptions
 
     use_threads(threads)
-    options = BenchOptions(cache_folder(home), device, batch_size, counting)
+    options = ReportOptions(cache_folder(home), device, batch_size, counting)
     if is_bundle(subject):
         text = _of_bundle(subject if subject.startswith("s3://") else Path(subject).expanduser(), data, options)
     else:
@@ -91,7 +91,7 @@ def _as_file_name(subject: str) -> str:
     return re.sub(r"[^\w.-]+", "-", last).strip("-.")[:100] or "study"
 
 
-def _of_bundle(bundle: Path | str, data: Path | None, options: BenchOptions) -> str:
+def _of_bundle(bundle: Path | str, data: Path | None, options: ReportOptions) -> str:
     from hpo.bundle.remote import local_bundle
     from hpo.report.build import report_bundle
 
@@ -100,7 +100,7 @@ def _of_bundle(bundle: Path | str, data: Path | None, options: BenchOptions) -> 
 
 
 def _of_study(
-    study: str, data: Path | None, options: BenchOptions, places: tuple[str | None, Path, Path | str | None]
+    study: str, data: Path | None, options: ReportOptions, places: tuple[str | None, Path, Path | str | None]
 ) -> str:  # fmt: skip
     from hpo.errors import HpoError
     from storage import StudyError

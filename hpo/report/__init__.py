@@ -1,1 +1,1 @@
-"""A study or a bundle as one self-contained HTML page."""
+"""Reports: a study or a bundle as one self-contained HTML page."""

@@ -1,7 +1,4 @@
-"""The key figures on top of the page.
-
-The two doors: a study, or a bundle, to the HTML of its report.
-"""
+"""The report of a study or of a bundle: the order of its sections, its key figures, and the HTML."""
 
 from __future__ import annotations
 
@@ -22,75 +19,12 @@ from hpo.hints import hint
 from hpo.private_paths import public_path
 from hpo.report import wording
 from hpo.report.image_sections import data_section, robustness_section, saliency_section
-from hpo.report.model_data import BenchOptions, Figures, ModelData, ModelWithData
+from hpo.report.model_data import Figures, ModelData, ModelWithData, ReportOptions
 from hpo.report.model_sections import calibration_section, class_section, confusion_section, origin_section
 from hpo.report.page import Page, Section, Tile, render
 from hpo.report.search_sections import best_configuration, cost, search_sections
 from hpo.report.study_data import StudyData, read_study
 from storage import CheckpointStore, Database
-
-
-def study_tiles(facts: StudyData, model: ModelData | None) -> list[Tile]:
-    """Of a study: what its best trial reached, how many trials there were, what they took."""
-    tiles = model_tiles(model) if model else _value_tile(facts)
-    counts = facts.counts
-    finished = sum(counts.get(state, 0) for state in ("complete", "pruned", "failed"))
-    told = ", ".join(f"{count:,} {state}" for state, count in counts.items())
-    seconds = sum(trial.seconds for trial in facts.trials)
-    devices = sorted({trial.record.device for trial in facts.trials if trial.record.device})
-    return [
-        *tiles,
-        Tile("Finished trials", f"{finished:,}", told or "none yet"),
-        Tile("Training time", wording.rough(seconds), f"all trials together, {', '.join(devices) or 'no device yet'}"),
-    ]
-
-
-def _value_tile(facts: StudyData) -> list[Tile]:
-    """What the best trial says of itself, where its predictions are not at hand."""
-    best = facts.best_trial
-    if best is None or best.value is None:
-        return []
-    return [Tile(f"Validation {_words(facts.spec.metric)}", f"{best.value:.4f}", f"trial {best.number}")]
-
-
-def model_tiles(facts: ModelData) -> list[Tile]:
-    """Of a model: accuracy with its interval, macro F1, calibration, all on the same images; the trial's last.
-
-    Of a retrained model without a test there are figures of its trial alone, and each says so.
-    """
-    shown = facts.figures
-    tiles = [] if shown is None else _figures(facts, shown)
-    if facts.test is not None and facts.validation is not None:
-        tiles.append(_accuracy("Validation accuracy of the trial", facts.validation.scores))
-    return tiles
-
-
-def _figures(facts: ModelData, shown: Figures) -> list[Tile]:
-    of = " of the trial" if facts.retrained and facts.test is None else ""
-    where = f"{shown.part} part{_altered(facts) if shown.part == 'validation' else ''}"
-    tiles = [
-        _accuracy(f"{shown.part.capitalize()} accuracy{of}", shown.scores),
-        Tile(f"Macro F1{of}", f"{shown.scores['macro_f1']:.4f}", f"mean over the classes, {where}"),
-    ]
-    found = facts.calibration
-    if found is not None and found.fitted:
-        told = f"{wording.percent(found.before.ece, 2)} as trained, temperature {found.temperature:.2f}, {where}"
-        tiles.append(Tile(f"Calibration error{of}", wording.percent((found.after or found.before).ece, 2), told))
-    return tiles
-
-
-def _altered(facts: ModelData) -> str:
-    return ", altered images" if altered_validation(facts.manifest.config) else ""
-
-
-def _accuracy(name: str, scores: Mapping[str, Any]) -> Tile:
-    low, high = scores["interval"]
-    return Tile(name, f"{scores['accuracy']:.4f}", f"95 % interval {low:.4f} to {high:.4f}, n {scores['n']:,}")
-
-
-def _words(metric: str) -> str:
-    return metric.replace("_", " ").replace("f1", "F1")
-
 
 MODEL_SECTIONS = (
     ("classes", "Scores by class"),
@@ -109,61 +43,61 @@ CHOSEN = {
     "soup": "The validation part has chosen the trials of this soup: its figures there are too good. What it does on "
     "images that they were not chosen by stands under Joint model and best single trial.",
 }
-"""What the validation part has decided, by stage; a retrained model has figures of its own on the test part alone."""
+"""Notes on what was chosen by the validation part, by stage; a retrained model has figures only on the test part."""
 
 
 def report_study(
-    db: Database, study: optuna.Study, store: CheckpointStore, data: Path | None, options: BenchOptions
+    db: Database, study: optuna.Study, store: CheckpointStore, data: Path | None, options: ReportOptions
 ) -> str:  # fmt: skip
-    """The report of `study` as it stands; its best trial is taken from `store`, images from `data`.
+    """Return the report of `study` at this moment, with its best trial from `store` and images from `data`.
 
-    Without a trial that can be exported the sections about the model say why. Raises StudyError where the study is
-    none of ours, DataError where `data` is not its data, ModelError for a backbone that is unknown here.
+    If no trial can be exported, the sections about the model say why. Raises StudyError if hpo did not create the
+    study, DataError if `data` is other data, ModelError for a backbone that is unknown on this machine.
     """
-    facts = read_study(db, study)
+    study_data = read_study(db, study)
     with tempfile.TemporaryDirectory(prefix="hpo-report-") as folder:
         try:
             export_trial(study, choose_trial(study), store, Path(folder, "best"))
             bundle = read_bundle(Path(folder, "best"))
         except BundleError as error:
-            return render(study_page(facts, None, None, str(error)))
-        bench = ModelWithData.of(bundle, data, options) if data is not None else None
-        return render(study_page(facts, ModelData(bundle), bench, ""))
+            return render(study_page(study_data, None, None, str(error)))
+        with_data = ModelWithData.of(bundle, data, options) if data is not None else None
+        return render(study_page(study_data, ModelData(bundle), with_data, ""))
 
 
-def report_bundle(folder: Path, data: Path | None, options: BenchOptions, *, place: str = "") -> str:
-    """The report of the bundle in `folder`; BundleError where it is none, otherwise as in `report_study`.
+def report_bundle(folder: Path, data: Path | None, options: ReportOptions, *, place: str = "") -> str:
+    """Return the report of the bundle in `folder`; raise BundleError if it is none, other errors as `report_study`.
 
-    `place` is how its user calls it, where that is not the folder: an s3:// URL.
+    `place` is the bundle's URL if the folder is a download.
     """
     bundle = read_bundle(folder)
-    bench = ModelWithData.of(bundle, data, options) if data is not None else None
-    return render(bundle_page(ModelData(bundle, public_path(place or folder)), bench))
+    with_data = ModelWithData.of(bundle, data, options) if data is not None else None
+    return render(bundle_page(ModelData(bundle, public_path(place or folder)), with_data))
 
 
-def study_page(facts: StudyData, model: ModelData | None, bench: ModelWithData | None, reason: str) -> Page:
-    """The page of a study; without a `model`, `reason` says in one line why there is none."""
-    how = hint("report", facts.name, data="DATA", out="report.html")
+def study_page(study: StudyData, model: ModelData | None, with_data: ModelWithData | None, reason: str) -> Page:
+    """Return the page of a study; without a `model`, `reason` says in one line why there is none."""
+    how = hint("report", study.name, data="DATA", out="report.html")
     if model is not None:
-        about = model_sections(model, bench, how)
+        about = model_sections(model, with_data, how)
     else:
         about = [Section(key, title, missing=f"No model to show: {reason}.") for key, title in MODEL_SECTIONS]
     sections = [
-        _data(facts.spec.data, model, bench),
-        *search_sections(facts),
-        best_configuration(facts),
+        _data(study.spec.data, model, with_data),
+        *search_sections(study),
+        best_configuration(study),
         *about,
-        cost(facts),
+        cost(study),
     ]
     return Page(
-        title=facts.name, kind="study", subtitle=_study_line(facts), tiles=study_tiles(facts, model),
-        sections=sections, made=_now(), notes=_notes(facts),
+        title=study.name, kind="study", subtitle=_study_line(study), tiles=study_tiles(study, model),
+        sections=sections, made=_now(), notes=_notes(study),
     )  # fmt: skip
 
 
-def _study_line(facts: StudyData) -> str:
-    best = facts.best_trial
-    searched = f"space {facts.spec.space.get('name')}, {facts.spec.metric} on the validation part"
+def _study_line(study: StudyData) -> str:
+    best = study.best_trial
+    searched = f"space {study.spec.space.get('name')}, {study.spec.metric} on the validation part"
     if best is None:
         return f"Searched in {searched}; no complete trial yet."
     config = best.record.config
@@ -173,12 +107,12 @@ def _study_line(facts: StudyData) -> str:
     )
 
 
-def _notes(facts: StudyData) -> list[str]:
+def _notes(study: StudyData) -> list[str]:
     notes = []
-    running = facts.counts.get("running", 0)
+    running = study.counts.get("running", 0)
     if running:
         notes.append(f"The search goes on: {running} of its trials are running.")
-    if facts.best is not None:
+    if study.best is not None:
         notes.append(
             "The best of many trials was chosen on the validation part, so its figures there are a little too good; "
             "the locked test part, which nothing on this page has seen, says how much."
@@ -186,8 +120,8 @@ def _notes(facts: StudyData) -> list[str]:
     return notes
 
 
-def bundle_page(model: ModelData, bench: ModelWithData | None) -> Page:
-    """The page of a bundle; without a `bench`, what needs images says how to get it."""
+def bundle_page(model: ModelData, with_data: ModelWithData | None) -> Page:
+    """Return the page of a bundle; without its data, the sections that need images say how to add them."""
     manifest = model.manifest
     origin = {
         "classes": list(manifest.classes), "counts": manifest.data.counts, "split": manifest.data.split,
@@ -198,29 +132,91 @@ def bundle_page(model: ModelData, bench: ModelWithData | None) -> Page:
         title=Path(model.place).resolve().name, kind="bundle", made=_now(), tiles=model_tiles(model),
         subtitle=f"{', '.join(backbones)} at {manifest.preprocessing.image_size} pixels, "
         f"{manifest.stage} from study {manifest.study}.",
-        sections=[_data(origin, model, bench), origin_section(model), *model_sections(model, bench, how)],
+        sections=[_data(origin, model, with_data), origin_section(model), *model_sections(model, with_data, how)],
         notes=[CHOSEN[manifest.stage]] if manifest.stage in CHOSEN else (),
     )  # fmt: skip
 
 
-def model_sections(model: ModelData, bench: ModelWithData | None, how: str) -> list[Section]:
-    """All sections about a model; `how` is the command that shows what needs images."""
+def model_sections(model: ModelData, with_data: ModelWithData | None, how: str) -> list[Section]:
+    """Return all sections about a model; `how` is the command that adds the images."""
     return [
         class_section(model),
-        confusion_section(model, bench),
+        confusion_section(model, with_data),
         calibration_section(model),
-        saliency_section(bench, how),
-        robustness_section(bench, how),
+        saliency_section(with_data, how),
+        robustness_section(with_data, how),
     ]
 
 
-def _data(origin: Mapping[str, Any], model: ModelData | None, bench: ModelWithData | None) -> Section:
+def _data(origin: Mapping[str, Any], model: ModelData | None, with_data: ModelWithData | None) -> Section:
     known = model.validation if model else None
     support = {name: one["support"] for name, one in known.scores["classes"].items()} if known else {}
     classes: Sequence[str] = origin.get("classes", ())
-    dataset: Dataset | None = bench.dataset if bench else None
+    dataset: Dataset | None = with_data.dataset if with_data else None
     return data_section(classes, origin.get("counts", {}), str(origin.get("split", "not recorded")), support, dataset)
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def study_tiles(study: StudyData, model: ModelData | None) -> list[Tile]:
+    """Return the key figures of a study: the best value, the number of trials, the training time."""
+    tiles = model_tiles(model) if model else _value_tile(study)
+    counts = study.counts
+    finished = sum(counts.get(state, 0) for state in ("complete", "pruned", "failed"))
+    told = ", ".join(f"{count:,} {state}" for state, count in counts.items())
+    seconds = sum(trial.seconds for trial in study.trials)
+    devices = sorted({trial.record.device for trial in study.trials if trial.record.device})
+    return [
+        *tiles,
+        Tile("Finished trials", f"{finished:,}", told or "none yet"),
+        Tile("Training time", wording.rough(seconds), f"all trials together, {', '.join(devices) or 'no device yet'}"),
+    ]
+
+
+def _value_tile(study: StudyData) -> list[Tile]:
+    """Return the value that the best trial recorded, for a study whose best model is not available."""
+    best = study.best_trial
+    if best is None or best.value is None:
+        return []
+    return [Tile(f"Validation {_words(study.spec.metric)}", f"{best.value:.4f}", f"trial {best.number}")]
+
+
+def model_tiles(model: ModelData) -> list[Tile]:
+    """Return the key figures of a model: accuracy with its interval, macro F1, calibration, on the same images.
+
+    A retrained model without a test has only figures of its trial, and their names say so.
+    """
+    shown = model.figures
+    tiles = [] if shown is None else _figures(model, shown)
+    if model.test is not None and model.validation is not None:
+        tiles.append(_accuracy("Validation accuracy of the trial", model.validation.scores))
+    return tiles
+
+
+def _figures(model: ModelData, shown: Figures) -> list[Tile]:
+    of = " of the trial" if model.retrained and model.test is None else ""
+    where = f"{shown.part} part{_altered(model) if shown.part == 'validation' else ''}"
+    tiles = [
+        _accuracy(f"{shown.part.capitalize()} accuracy{of}", shown.scores),
+        Tile(f"Macro F1{of}", f"{shown.scores['macro_f1']:.4f}", f"mean over the classes, {where}"),
+    ]
+    found = model.calibration
+    if found is not None and found.fitted:
+        told = f"{wording.percent(found.before.ece, 2)} as trained, temperature {found.temperature:.2f}, {where}"
+        tiles.append(Tile(f"Calibration error{of}", wording.percent((found.after or found.before).ece, 2), told))
+    return tiles
+
+
+def _altered(model: ModelData) -> str:
+    return ", altered images" if altered_validation(model.manifest.config) else ""
+
+
+def _accuracy(name: str, scores: Mapping[str, Any]) -> Tile:
+    low, high = scores["interval"]
+    return Tile(name, f"{scores['accuracy']:.4f}", f"95 % interval {low:.4f} to {high:.4f}, n {scores['n']:,}")
+
+
+def _words(metric: str) -> str:
+    return metric.replace("_", " ").replace("f1", "F1")

@@ -20,8 +20,8 @@ MOST_IMAGES = 2_000
 """Validation images that are corrupted; of more, a fixed random sample is taken."""
 
 SEEN = (
-    "This model has trained on these images, and is better on them than on any other. What it does with new ones is "
-    "not shown: the test part stays closed."
+    "This model has trained on these images, so it is better on them than on others. Its accuracy on new images is not "
+    "shown: the test part stays locked."
 )
 
 TRAINED_ON = " (on images it was trained on)"
@@ -92,7 +92,7 @@ def saliency_section(model: ModelWithData | None, how: str) -> Section:
     try:
         found = pictures.saliency_examples(model)
     except HpoError as error:  # no saliency method supports this backbone
-        return Section("saliency", title, missing=f"Not to be had for this model: {error}.")
+        return Section("saliency", title, missing=f"Not available for this model: {error}.")
     return Section("saliency", title, {"looks": found, "seen": SEEN if model.seen else ""})
 
 
@@ -102,7 +102,7 @@ def robustness_section(model: ModelWithData | None, how: str) -> Section:
     if model is None:
         return Section("robustness", title, missing=f"Needs the images: {how}")
     part = _sample(model.part)
-    with model.options.counting("altering images") as progress:
+    with model.options.counting("corrupting images") as progress:
         copy = corrupted_copy(part, model.options.cache, progress=progress)
     conditions = _measure_conditions(model, copy)
     clean = float((model.predicted == model.part.labels).mean())
@@ -123,7 +123,7 @@ def robustness_section(model: ModelWithData | None, how: str) -> Section:
 
 def _measure_conditions(model: ModelWithData, copy: CorruptedCopy) -> dict[str, list[Condition]]:
     """Return the results on the images of the copy, by corruption."""
-    with model.options.counting("altered images") as progress:
+    with model.options.counting("corrupted images") as progress:
         logits = model.model.logits_of(copy.batches(model.options.batch_size, progress))
     table: dict[str, list[Condition]] = {}
     for condition in copy.by_condition(logits.argmax(axis=1) == copy.labels):

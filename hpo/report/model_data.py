@@ -1,7 +1,4 @@
-"""A model with the images that it may be shown and tested on: train and validation, never the locked test part.
-
-What a report says of a model: its bundle, and of which model and which images each figure is.
-"""
+"""The data of a model for its report: the figures of its bundle, and the loaded model with its images."""
 
 from __future__ import annotations
 
@@ -26,12 +23,12 @@ from hpo.evaluation.calibration import Probabilities, Reliability, held_out, pro
 from hpo.evaluation.metrics import report
 
 Counting = Callable[[str], AbstractContextManager[Progress | None]]
-"""From what is counted to who hears of (done, total)."""
+"""Shows the progress of what it is given the name of."""
 
 
 @dataclass(frozen=True)
-class BenchOptions:
-    """How a report is made."""
+class ReportOptions:
+    """Where and how the model of a report is run."""
 
     cache: Path
     device: str = "auto"
@@ -42,15 +39,15 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class ModelWithData:
-    """A loaded bundle, its data set, and its present predictions on the validation part."""
+    """A loaded bundle, its data set, and its predictions on the validation part; the test part stays locked."""
 
     model: Model
     dataset: Dataset
-    options: BenchOptions
+    options: ReportOptions
 
     @classmethod
-    def of(cls, bundle: Bundle, data: Path, options: BenchOptions) -> ModelWithData:
-        """The bench for `bundle` and the data that it was made with; DataError for any other."""
+    def of(cls, bundle: Bundle, data: Path, options: ReportOptions) -> ModelWithData:
+        """Load `bundle` and open the data that it was made with; raise DataError for other data."""
         return cls(Model(bundle, options.device), open_data(bundle.manifest, data, options), options)
 
     @property
@@ -65,20 +62,20 @@ class ModelWithData:
 
     @cached_property
     def probabilities(self) -> Probabilities:
-        """(n_val, C) float64: calibrated, of the model as it is now."""
+        """(n_val, C) float64: calibrated probabilities of the model."""
         with self.options.counting("validation images") as progress:
             logits = self.model.logits_of(self.part.batches(self.options.batch_size, progress))
         return probabilities(logits, self.model.temperature)
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
-        """(n_val,) class numbers."""
+        """(n_val,) predicted class numbers."""
         numbers: npt.NDArray[np.int64] = self.probabilities.argmax(axis=1)
         return numbers
 
 
-def open_data(manifest: Manifest, data: Path, options: BenchOptions) -> Dataset:
-    """`data` split as the bundle's was; DataError where it is other data."""
+def open_data(manifest: Manifest, data: Path, options: ReportOptions) -> Dataset:
+    """Open `data` with the split of the bundle; raise DataError for other data."""
     with options.counting("decoding images") as progress:
         return reopen_same(
             manifest, data, options.cache, progress, maker="the model",
@@ -88,42 +85,42 @@ def open_data(manifest: Manifest, data: Path, options: BenchOptions) -> Dataset:
 
 @dataclass(frozen=True)
 class Figures:
-    """Scores of a model on a part of its data, and whose they are."""
+    """Scores of a model on a part of its data."""
 
     scores: Mapping[str, Any]
-    """As `Report.to_dict` gives them."""
+    """The values of `Report.to_dict`."""
     part: str
-    """In words: validation, test."""
+    """validation or test."""
     note: str = ""
-    """What must be said beside each of these figures: that they are of another model, or of altered images."""
+    """Text beside these figures if they are of another model or of augmented images."""
 
 
 @dataclass(frozen=True)
 class ModelData:
-    """A bundle as it is read for a report."""
+    """The figures of a bundle."""
 
     bundle: Bundle
     place: str = ""
-    """Where the bundle lies, as its user calls it; empty for one that was made for the report alone."""
+    """The place of the bundle as its user gave it; empty for a bundle made only for the report."""
 
     @property
     def manifest(self) -> Manifest:
-        """All that config.json holds."""
+        """The content of config.json."""
         return self.bundle.manifest
 
     @property
     def retrained(self) -> bool:
-        """Whether the model has trained on the validation part, so that what is known of that part is its trial's."""
+        """Whether the model has trained on the validation part, so that figures of that part are those of its trial."""
         return self.manifest.stage == "retrained"
 
     @property
     def trial(self) -> str:
-        """The trial that a retrained model has its recipe from, in words."""
+        """The trial whose configuration was retrained, in words."""
         return f"trial {self.manifest.trial} of study {self.manifest.study}"
 
     @cached_property
     def validation(self) -> Figures | None:
-        """On the validation part; of a retrained bundle those of its trial. None where none are known."""
+        """Figures on the validation part, of a retrained bundle those of its trial; None if unknown."""
         stored: Mapping[str, Any] | None = self.bundle.metrics.get("validation")
         found = self.bundle.validation
         if stored is None and found is not None:
@@ -144,29 +141,29 @@ class ModelData:
 
     @property
     def test(self) -> Figures | None:
-        """Of this very model on the test part, where a retraining has measured it."""
+        """Figures of this model on the test part, if a retraining has measured them."""
         stored: Mapping[str, Any] | None = self.bundle.metrics.get("test")
         scores = self._scores(stored, "test") if stored else None
         return Figures(scores, "test") if scores else None
 
     def _scores(self, stored: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
-        """A report of metrics.json, checked, and what stands beside it; None where only its accuracy is kept."""
+        """Return the checked report in metrics.json with the values beside it; None if only the accuracy is kept."""
         found = report_of(stored, f"{self.bundle.path / METRICS}: {key}")
         return {**stored, **found.to_dict()} if found else None
 
     @property
     def figures(self) -> Figures | None:
-        """What the page shows of the model: its own figures on the test where it has been measured there."""
+        """The figures that the page shows: those on the test part if they exist, else on the validation part."""
         return self.test or self.validation
 
     @property
     def openings(self) -> list[Mapping[str, Any]]:
-        """Every look at a test part."""
+        """Every recorded access to a test part."""
         return list(self.bundle.metrics.get("test_openings", []))
 
     @cached_property
     def calibration(self) -> CalibrationData | None:
-        """On the images of `figures`; None where too little is known of them."""
+        """Calibration on the images of `figures`; None if the bundle does not have it."""
         if self.test is not None:
             return _measured(self.test, str(self.bundle.path / METRICS))
         found, stored = self.bundle.validation, self.manifest.calibration
@@ -182,10 +179,8 @@ class ModelData:
         )
 
     def _after(self, known: Scores | None) -> Reliability | None:
-        """The bins under cross-validated temperatures, with the scores that are `known` from when the model was made.
-
-        Of an ensemble or a soup each image is as members say that were chosen without it, where the bundle has that.
-        """
+        """Return the reliability under cross-validated temperatures, with the scores that the manifest has."""
+        # For an ensemble or a soup, `crossed` has logits from members that were chosen without the image.
         validation = self.bundle.validation
         assert validation is not None
         logits = validation.logits if self.bundle.crossed is None else self.bundle.crossed
@@ -204,13 +199,13 @@ class CalibrationData:
     n: int
     before: Reliability
     after: Reliability | None
-    """On the validation part each image under a temperature that was fitted without it; None for too few images."""
+    """On the validation part, each image under a temperature fitted without it; None for too few images."""
     fitted: bool
-    """Whether there is a temperature."""
+    """Whether a temperature was fitted."""
 
 
 def _measured(figures: Figures, source: str) -> CalibrationData | None:
-    """What was measured on the test part; None where the bundle is from before that was kept."""
+    """Return the calibration on the test part; None for bundles from before it was stored."""
     stored = figures.scores.get("calibration")
     if not stored:
         return None

@@ -145,7 +145,7 @@ def robustness(corruptions: Mapping[str, Sequence[Condition]], clean: float) -> 
         figure.supxlabel("severity", color=MUTED, fontsize=12)
         figure.supylabel("accuracy", color=MUTED, fontsize=12)
 
-    return draw_inline_svg("robustness", (WIDTH, 50 + 175 * rows), "accuracy by alteration and severity", paint)
+    return draw_inline_svg("robustness", (WIDTH, 50 + 175 * rows), "accuracy by corruption and severity", paint)
 
 
 def _draw_panel(axes: Axes, name: str, points: Sequence[Condition], clean: float) -> None:

@@ -1,4 +1,4 @@
-"""Sections about a model that its stored predictions suffice for: origin, classes, confusions, calibration."""
+"""Sections about a model that need only its stored predictions: origin, classes, confusions, calibration."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from hpo.bundle.calibrate import altered_validation
 from hpo.bundle.manifest import Manifest
 from hpo.evaluation.calibration import probabilities
 from hpo.evaluation.metrics import wilson
-from hpo.report import model_figures as figures_model
-from hpo.report import pictures, wording
+from hpo.report import model_figures, pictures, wording
 from hpo.report.model_data import CalibrationData, ModelData, ModelWithData
 from hpo.report.page import Section
 from hpo.report.reproduce import Recipe, bundle_recipe, delivery, joining
@@ -29,9 +28,9 @@ STAGES = {
 }
 
 
-def origin_section(facts: ModelData) -> Section:
-    """Where the model of a bundle comes from, what the test part has said, how to use and make it again."""
-    manifest = facts.manifest
+def origin_section(model: ModelData) -> Section:
+    """Return the section about the origin of a model, its test accesses, and the commands to reproduce it."""
+    manifest = model.manifest
     curve = manifest.curve
     return Section(
         "origin", "The model, and how to get it again",
@@ -39,12 +38,12 @@ def origin_section(facts: ModelData) -> Section:
             "facts": _origin_facts(manifest),
             "trial": manifest.trial,
             "joint": manifest.stage in ("ensemble", "soup"),
-            "svg": figures_model.trial_curve(curve, manifest.best_epoch, manifest.metric) if len(curve) > 1 else "",
+            "svg": model_figures.trial_curve(curve, manifest.best_epoch, manifest.metric) if len(curve) > 1 else "",
             "members": [_member(m) for m in manifest.members],
-            "joined": facts.bundle.metrics.get("joined"),
-            "openings": [dict(opening) for opening in facts.openings],
+            "joined": model.bundle.metrics.get("joined"),
+            "openings": [dict(opening) for opening in model.openings],
             "groups": configuration_groups(manifest.config.to_dict(), set()),
-            "recipe": _recipe(facts),
+            "recipe": _recipe(model),
         },
     )  # fmt: skip
 
@@ -83,17 +82,17 @@ def _member(member: Any) -> dict[str, Any]:
     }
 
 
-def _recipe(facts: ModelData) -> Recipe:
-    manifest = facts.manifest
-    again, *use = bundle_recipe(facts.place).commands
+def _recipe(model: ModelData) -> Recipe:
+    manifest = model.manifest
+    again, *use = bundle_recipe(model.place).commands
     if manifest.stage in ("ensemble", "soup"):
         return Recipe([joining(manifest.study, soup=manifest.stage == "soup"), *use])
     return Recipe([delivery(manifest.study, manifest.trial)[0], again, *use])
 
 
-def class_section(facts: ModelData) -> Section:
-    """Precision, recall and F1 of every class."""
-    shown = facts.figures
+def class_section(model: ModelData) -> Section:
+    """Return the section with precision, recall and F1 of every class."""
+    shown = model.figures
     if shown is None:
         return Section("classes", "Scores by class", missing=NO_PREDICTIONS)
     scores = shown.scores
@@ -104,7 +103,7 @@ def class_section(facts: ModelData) -> Section:
         for name, one in scores["classes"].items()
     ]
     lowest = min((row["f1"] for row in rows if row["support"]), default=None)
-    numbered = len(rows) > figures_model.MOST_NAMED
+    numbered = len(rows) > model_figures.MOST_NAMED
     values = {
         "rows": rows, "lowest": lowest, "scores": scores, "floor": floor, "numbered": numbered, "part": shown.part,
         "note": shown.note,
@@ -113,30 +112,30 @@ def class_section(facts: ModelData) -> Section:
 
 
 def _recall_interval(score: Mapping[str, Any]) -> tuple[float, float]:
-    """95 % Wilson interval of the recall; all of [0, 1] for a class without an image."""
+    """Return the 95 % Wilson interval of the recall; [0, 1] for a class without an image."""
     n = int(score["support"])
     return wilson(round(score["recall"] * n), n) if n else (0.0, 1.0)
 
 
 def _floor(lows: Iterable[float]) -> float:
-    """Where the axis of the intervals begins: a twentieth at or below all of them."""
+    """Return the start of the axis of the intervals: a multiple of 1/20 at or below all of them."""
     return math.floor(20 * min(lows, default=0.0)) / 20
 
 
 def _drawn(recall: float, interval: tuple[float, float], floor: float) -> tuple[float, float, float]:
-    """Ends of the interval and the recall on the axis from `floor` to 1, as shares of its length."""
+    """Return the ends of the interval and the recall on the axis from `floor` to 1, as shares of its length."""
     low, high, at = ((value - floor) / (1 - floor) for value in (*interval, recall))
     return low, high, at
 
 
-def confusion_section(facts: ModelData, bench: ModelWithData | None) -> Section:
-    """The confusion matrix, the worst pairs, and the images of these."""
-    figures = facts.figures
+def confusion_section(model: ModelData, with_data: ModelWithData | None) -> Section:
+    """Return the section with the confusion matrix, the worst pairs, and images of these."""
+    figures = model.figures
     if figures is None:
         return Section("confusion", "What is confused", missing=NO_PREDICTIONS)
     scores = figures.scores
     names = list(scores["labels"])
-    shown = _pair_images(facts, bench)
+    shown = _pair_images(model, with_data)
     pairs = [
         {**pair, "images": shown(names.index(pair["true"]), names.index(pair["predicted"])) if shown else []}
         for pair in scores["worst_pairs"]
@@ -144,8 +143,8 @@ def confusion_section(facts: ModelData, bench: ModelWithData | None) -> Section:
     return Section(
         "confusion", "What is confused",
         {
-            "svg": figures_model.confusion(scores["confusion"], names),
-            "numbered": len(names) > figures_model.MOST_NAMED,
+            "svg": model_figures.confusion(scores["confusion"], names),
+            "numbered": len(names) > model_figures.MOST_NAMED,
             "pairs": pairs,
             "with_images": shown is not None,
             "locked": figures.part == "test",
@@ -156,31 +155,31 @@ def confusion_section(facts: ModelData, bench: ModelWithData | None) -> Section:
     )  # fmt: skip
 
 
-def _pair_images(facts: ModelData, bench: ModelWithData | None) -> Any:
-    """A function from a pair of class numbers to images, of the predictions that the matrix was counted from."""
-    if bench is None or facts.test is not None:  # the test part stays locked
+def _pair_images(model: ModelData, with_data: ModelWithData | None) -> Any:
+    """Return a function from a pair of class numbers to images, for the predictions of the matrix, or None."""
+    if with_data is None or model.test is not None:  # the test part stays locked
         return None
-    stored = facts.bundle.validation
-    classes = facts.manifest.classes
-    if stored is not None and np.array_equal(stored.labels, bench.part.labels):
-        rows = probabilities(stored.logits, facts.manifest.temperature)
-    elif not bench.seen:
-        rows = bench.probabilities
+    stored = model.bundle.validation
+    classes = model.manifest.classes
+    if stored is not None and np.array_equal(stored.labels, with_data.part.labels):
+        rows = probabilities(stored.logits, model.manifest.temperature)
+    elif not with_data.seen:
+        rows = with_data.probabilities
     else:
         return None
-    return lambda true, predicted: pictures.mistakes(bench.part, rows, (true, predicted), classes)
+    return lambda true, predicted: pictures.mistakes(with_data.part, rows, (true, predicted), classes)
 
 
-def calibration_section(facts: ModelData) -> Section:
-    """How far the probabilities can be believed, before and after temperature scaling."""
+def calibration_section(model: ModelData) -> Section:
+    """Return the section about calibration, before and after temperature scaling."""
     title = "Calibration"
-    shown, found = facts.figures, facts.calibration
+    shown, found = model.figures, model.calibration
     if shown is None or found is None:
-        return Section("calibration", title, missing=_uncalibrated(facts))
+        return Section("calibration", title, missing=_uncalibrated(model))
     values = {
-        "svg": figures_model.calibration(found.before, found.after),
+        "svg": model_figures.calibration(found.before, found.after),
         "rows": _calibration_rows(found),
-        "told": _temperature(facts, found, shown.part),
+        "told": _temperature(model, found, shown.part),
         "chance": (found.after or found.before).chance_ece,
         "part": shown.part,
         "note": shown.note,
@@ -188,30 +187,30 @@ def calibration_section(facts: ModelData) -> Section:
     return Section("calibration", title, values)
 
 
-def _uncalibrated(facts: ModelData) -> str:
-    if facts.test is None and (reason := altered_validation(facts.manifest.config)):
+def _uncalibrated(model: ModelData) -> str:
+    if model.test is None and (reason := altered_validation(model.manifest.config)):
         return f"Nothing is known of plain images: {reason}."
-    if facts.test is not None:
+    if model.test is not None:
         return "The bundle does not hold what the test part says of its probabilities; retrain it again to have that."
     return "The bundle holds no validation predictions; export it again with this version of hpo."
 
 
-def _temperature(facts: ModelData, found: CalibrationData, part: str) -> str:
-    """Which temperature is applied, what it was fitted on, and what the column beside measures."""
+def _temperature(model: ModelData, found: CalibrationData, part: str) -> str:
+    """Return which temperature is applied, what it was fitted on, and what the other column measures."""
     if not found.fitted:
         return "The model is not calibrated: no temperature is applied."
-    stored = facts.manifest.calibration
+    stored = model.manifest.calibration
     fitted = f"fitted on {wording.counted(stored.n, 'validation image')}" if stored else "from an older bundle"
     if stored and stored.best_fit is not None and abs(math.log(stored.best_fit / stored.temperature)) >= 0.05:
         fitted += f" ({stored.best_fit:.3g} fits these best; drawn towards 1 by how little they show)"
     line = f"The temperature is {found.temperature:.3f}, {fitted}"
     if part == "test":
-        return f"{line}. It is the temperature of {facts.trial}, another model; both columns are measured on the test."
+        return f"{line}. It is the temperature of {model.trial}, another model; both columns are measured on the test."
     return f"{line}; the column beside measures each image under a temperature fitted without it."
 
 
 def _calibration_rows(found: CalibrationData) -> list[tuple[str, float, float | None]]:
-    """Name, before, after."""
+    """Return rows of name, value before, value after."""
     words = (("expected calibration error", "ece"), ("Brier score", "brier"), ("negative log-likelihood", "nll"))
     return [
         (name, getattr(found.before, key), getattr(found.after, key) if found.after else None) for name, key in words

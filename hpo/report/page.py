@@ -1,7 +1,4 @@
-"""One section of the page: values, and the template that lays them out.
-
-The page: one HTML file without scripts and without a reference to anything outside it.
-"""
+"""The page of a report: one HTML file without scripts and without external references, made of sections."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ class Section:
     title: str
     values: Mapping[str, Any] = field(default_factory=dict)
     missing: str = ""
-    """One line on why there is nothing to show and how to get it; the template is not used then."""
+    """A line that says why there is no content and how to get it; the template is not used then."""
 
 
 @dataclass(frozen=True)
@@ -38,26 +35,26 @@ class Tile:
 
 
 MOST_BYTES = 8_000_000
-"""A page is smaller than this, whatever the study: figures and pictures are limited in number and size."""
+"""Upper bound of the size of a page, since charts and images are limited in number and size."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """What the page shows, from top to bottom."""
+    """The content of the page, from top to bottom."""
 
     title: str
     kind: str
-    """What the title is the name of: study, bundle."""
+    """The kind of thing that the title names: study, bundle."""
     subtitle: str
     tiles: Sequence[Tile]
     sections: Sequence[Section]
     made: datetime
     notes: Sequence[str] = ()
-    """Lines under the key figures: what a reader should know before the details."""
+    """Lines under the key figures that readers should see before the details."""
 
 
 def render(page: Page) -> str:
-    """The page as HTML. All text is escaped; figures alone, made by `drawing`, go in as they are."""
+    """Return the page as HTML. All text is escaped, except for charts, which `hpo.figures.charts` makes."""
     return _environment().get_template("page.html").render(
         page=page, version=__version__, light=palette.declarations(dark=False), dark=palette.declarations(dark=True),
     )  # fmt: skip

@@ -1,7 +1,4 @@
-"""Pixels for a page: PNG as a data URI, small enough that hundreds of them fit.
-
-Which images a report shows: examples of each class, the worst mistakes, where the model looks.
-"""
+"""The images of a report: examples of each class, mistakes, saliency; as PNG data URIs, small enough for hundreds."""
 
 from __future__ import annotations
 
@@ -24,11 +21,11 @@ SIDE = 96
 """Largest side of an image on the page, in pixels: at worst 37 kB each."""
 
 SMALL = 56
-"""Where there are many."""
+"""Largest side of an image if there are many."""
 
 
 def data_uri(image: npt.NDArray[np.uint8], side: int = SIDE) -> str:
-    """(H, W, 3) uint8 RGB as `data:image/png;base64,…`, made smaller where its larger side is above `side` pixels."""
+    """Return (H, W, 3) uint8 RGB as `data:image/png;base64,…`, reduced to a larger side of at most `side` pixels."""
     picture = Image.fromarray(image)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     written = io.BytesIO()
@@ -44,7 +41,7 @@ MOST_PER_CLASS = 6
 MOST_PER_PAIR = 8
 
 MOST_LOOKS = 8
-"""Correct ones, and as many wrong ones."""
+"""Most correct predictions with saliency, and most wrong ones."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +50,16 @@ class Shown:
 
     uri: str
     name: str
-    """Of the file, as a person would recognise it."""
+    """Name of the file, readable."""
     true: str = ""
     predicted: str = ""
     confidence: float = 0.0
     heat: str = ""
-    """The same image under its saliency, as a URI."""
+    """The same image blended with its saliency, as a URI."""
 
 
 def examples(part: Part, classes: int) -> dict[int, list[Shown]]:
-    """Class number -> images of it, drawn at random but the same every time; few of each where classes are many."""
+    """Return class number -> a random but fixed sample of its images, smaller if there are many classes."""
     each = int(np.clip(MOST_EXAMPLES // max(1, classes), 1, MOST_PER_CLASS))
     side = SIDE if classes <= 16 else SMALL
     generator = np.random.default_rng(0)
@@ -77,7 +74,7 @@ def examples(part: Part, classes: int) -> dict[int, list[Shown]]:
 def mistakes(
     part: Part, probabilities: Probabilities, pair: tuple[int, int], classes: Sequence[str]
 ) -> list[Shown]:  # fmt: skip
-    """Images of class `pair[0]` that were taken for `pair[1]`, the most confident first."""
+    """Return images of class `pair[0]` that were classified as `pair[1]`, the most confident first."""
     rows = np.flatnonzero((part.labels == pair[0]) & (probabilities.argmax(axis=1) == pair[1]))
     rows = rows[np.argsort(-probabilities[rows, pair[1]], kind="stable")][:MOST_PER_PAIR]
     return [
@@ -88,32 +85,32 @@ def mistakes(
 
 @dataclass(frozen=True)
 class SaliencyExamples:
-    """Where a model looks in validation images; each shown with its saliency for the predicted class."""
+    """Validation images with their saliency for the predicted class."""
 
     right: list[Shown]
     """A typical image of each class."""
     wrong: list[Shown]
     """The most confident mistakes."""
     method: str
-    """In words."""
+    """Name of the saliency method."""
 
 
-def saliency_examples(bench: ModelWithData) -> SaliencyExamples:
-    """Saliency of some images that the model is right about, and wrong. ModelError where there is no method for it."""
-    explain = Saliency.of(bench.model.networks, bench.model.image_size, bench.model.device)
-    predicted = bench.predicted
-    confidence = bench.probabilities.max(axis=1)
-    right = predicted == bench.part.labels
+def saliency_examples(model: ModelWithData) -> SaliencyExamples:
+    """Return the saliency of some correct and some wrong predictions; raise ModelError if no method supports it."""
+    explain = Saliency.of(model.model.networks, model.model.image_size, model.model.device)
+    predicted = model.predicted
+    confidence = model.probabilities.max(axis=1)
+    right = predicted == model.part.labels
     wrong = np.flatnonzero(~right)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST_LOOKS]
-    typical = _typical(bench.part.labels, confidence, right)
-    return SaliencyExamples(_explained(bench, explain, typical), _explained(bench, explain, wrong), explain.method)
+    typical = _typical(model.part.labels, confidence, right)
+    return SaliencyExamples(_explained(model, explain, typical), _explained(model, explain, wrong), explain.method)
 
 
 def _typical(
     labels: npt.NDArray[np.int64], confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int64]:
-    """Of each class the right image of median confidence; of many classes those that most images are of."""
+    """Return the correct image of median confidence of each class, of at most MOST_LOOKS classes, the largest ones."""
     present, counts = np.unique(labels[right], return_counts=True)
     common = np.sort(present[np.argsort(-counts, kind="stable")][:MOST_LOOKS])
     rows = []
@@ -123,16 +120,16 @@ def _typical(
     return np.array(rows, dtype=np.int64)
 
 
-def _explained(bench: ModelWithData, explain: Saliency, rows: npt.NDArray[np.int64]) -> list[Shown]:
+def _explained(model: ModelWithData, explain: Saliency, rows: npt.NDArray[np.int64]) -> list[Shown]:
     if not len(rows):
         return []
-    part, predicted, names = bench.part, bench.predicted, bench.model.classes
+    part, predicted, names = model.part, model.predicted, model.model.classes
     images = part.batch(rows)
     heats = explain(images, predicted[rows].tolist())
     return [
         Shown(
             data_uri(image), part.names[row], names[part.labels[row]], names[predicted[row]],
-            float(bench.probabilities[row, predicted[row]]), data_uri(overlay(image, heat)),
+            float(model.probabilities[row, predicted[row]]), data_uri(overlay(image, heat)),
         )
         for row, image, heat in zip(rows.tolist(), images, heats, strict=True)
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The exact commands that make a study, its best model and the proof of it again."""
+"""The exact commands that reproduce a study, its best model and the measurement on the test part."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPACE_FILE = "space.yaml"
 
 @dataclass(frozen=True)
 class Command:
-    """One command and what it is for."""
+    """One command and its purpose."""
 
     purpose: str
     text: str
@@ -29,22 +29,22 @@ class Command:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Commands, and the search space as a file where no name stands for it."""
+    """Commands, and the search space as a file if it is not in the catalogue."""
 
     commands: Sequence[Command]
     space_file: str = ""
 
 
-def study_recipe(facts: StudyData, trial: int | None) -> Recipe:
-    """How to search again, export trial `trial` and retrain it; of a list of runs the command that founded it."""
-    name = facts.name
+def study_recipe(study: StudyData, trial: int | None) -> Recipe:
+    """Return how to search again, export the trial and retrain it; for a trial list, the command that created it."""
+    name = study.name
     commands, file = [], ""
-    if "entries" not in facts.spec.space:
-        words, file = _search_words(facts)
+    if "entries" not in study.spec.space:
+        words, file = _search_words(study)
         commands.append(Command("search again, under a name of its own", _lines("hpo run DATA", words)))
-    elif facts.command:
+    elif study.command:
         commands.append(
-            Command("train the same runs: the command that founded this study", public_command(facts.command))
+            Command("train the same runs: the command that founded this study", public_command(study.command))
         )
     if trial is not None:
         commands += delivery(name, trial)
@@ -52,7 +52,7 @@ def study_recipe(facts: StudyData, trial: int | None) -> Recipe:
 
 
 def delivery(study: str, trial: int) -> list[Command]:
-    """From a trial to a proven model."""
+    """Return the commands from a trial to a model measured on the test part."""
     best = hint("export-best", study=study, trial=trial, out="best/")
     return [
         Command("write this trial as a bundle", best),
@@ -63,12 +63,12 @@ def delivery(study: str, trial: int) -> list[Command]:
 
 
 def joining(study: str, *, soup: bool) -> Command:
-    """How trials of a study become one model."""
+    """Return the command that joins trials of a study to one model."""
     return Command("join the trials of the study again", joining_command(study, soup=soup, out="joint/"))
 
 
 def bundle_recipe(path: str) -> Recipe:
-    """What to do with a bundle."""
+    """Return the commands for a bundle."""
     return Recipe(
         [
             Command("train the configuration again and prove it", hint("retrain", path, data="DATA", out="again/")),
@@ -78,22 +78,22 @@ def bundle_recipe(path: str) -> Recipe:
     )
 
 
-def _search_words(facts: StudyData) -> tuple[list[str], str]:
-    spec = facts.spec
+def _search_words(study: StudyData) -> tuple[list[str], str]:
+    spec = study.spec
     space, file = _space_words(spec)
     data = spec.data
     words = [
-        f"--study {shlex.quote(facts.name + '-again')}",
+        f"--study {shlex.quote(study.name + '-again')}",
         *space,
         f"--metric {spec.metric} --sampler {spec.sampler} --pruner {spec.pruner} --seed {spec.seed}",
         f"--val-fraction {data['val_fraction']:g} --test-fraction {data['test_fraction']:g}",
         f"--max-unreadable {data['max_unreadable']:g}",
     ]
-    return [*words, *([f"--trials {facts.limit}"] if facts.limit else [])], file
+    return [*words, *([f"--trials {study.limit}"] if study.limit else [])], file
 
 
 def _space_words(spec: StudySpec) -> tuple[list[str], str]:
-    """The options that name the space, and the space as a file where they need one."""
+    """Return the options that name the space, and the content of the file that they need, if any."""
     stored = SearchSpace.from_dict(spec.space)
     named = _named_space(stored)
     base = named or stored
@@ -110,7 +110,7 @@ def _space_words(spec: StudySpec) -> tuple[list[str], str]:
 
 
 def _named_space(stored: SearchSpace) -> SearchSpace | None:
-    """The space of the catalogue that, with the same values fixed, is the stored one; None where there is none."""
+    """Return the space of the catalogue that equals the stored one with the same values fixed, or None."""
     try:
         named = load_space(stored.name)
         changed = {key: value for key, value in stored.fixed.items() if named.fixed.get(key) != value}
@@ -131,5 +131,5 @@ def _plain(value: Any) -> str:
 
 
 def _lines(start: str, words: Sequence[str]) -> str:
-    """One long command over several lines, as a shell takes it."""
+    """Return a long command as shell text in several lines."""
     return " \\\n    ".join([start, *words])

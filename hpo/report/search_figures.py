@@ -1,7 +1,4 @@
-"""Figures of a search: trials in, SVG out.
-
-Parallel coordinates: one axis for each parameter, one line for each trial, shaded by its value.
-"""
+"""Charts of a search as SVG: history, learning curves, importance, progress, parallel coordinates."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ MOST_LINES = 400
 
 
 def thinned(trials: Sequence[TrialData], most: int) -> list[TrialData]:
-    """At most `most` trials: the best quarter of that, and of the others every n-th; in order of their numbers."""
+    """Return at most `most` trials, a quarter of them the best, the others every n-th; in order of their numbers."""
     if len(trials) <= most:
         return list(trials)
     ranked = sorted(trials, key=lambda trial: -(trial.value if trial.value is not None else -np.inf))
@@ -50,9 +47,10 @@ def thinned(trials: Sequence[TrialData], most: int) -> list[TrialData]:
 
 
 def floor_of(values: Iterable[float]) -> float:
-    """Where the axis of a figure begins so that one that collapsed does not squeeze all others together.
+    """Return the start of a chart's axis, so that a collapsed trial does not squeeze the others together.
 
-    The lowest value, or the lower fence of Tukey's box (twice as wide as his) where that spares a quarter of the axis.
+    It is the lowest value, or a lower fence as in Tukey's box plot (3 in place of 1.5 interquartile ranges) if that
+    saves a quarter of the axis.
     """
     known = np.array([value for value in values if np.isfinite(value)])
     if not len(known):
@@ -64,7 +62,7 @@ def floor_of(values: Iterable[float]) -> float:
 
 
 def history(trials: Sequence[TrialData], metric: str) -> str:
-    """Value over the number of the trial, by state, and the running best of the complete ones."""
+    """Draw value over the number of the trial, by state, and the running best of the complete ones."""
     valued = [trial for trial in trials if trial.value is not None]
     floor = floor_of(trial.value or 0.0 for trial in valued)
 
@@ -84,7 +82,7 @@ def history(trials: Sequence[TrialData], metric: str) -> str:
 
 
 def _steps(axes: Axes, pairs: Sequence[tuple[float, float]], end: float, **look: Any) -> None:
-    """A step line through the pairs (place, value) whose value beats all before, on to the place `end`."""
+    """Draw a step line through the pairs (place, value) with a new best value, up to the place `end`."""
     best = list(accumulate((value for _, value in pairs), max))
     kept = [i for i in range(len(best)) if i == 0 or best[i] > best[i - 1]]
     if kept:
@@ -106,14 +104,14 @@ def _points(axes: Axes, trials: Sequence[TrialData], look: tuple[str, str, str],
 
 
 def _begin(axes: Axes, floor: float) -> None:
-    """Let the axis of values begin a little below `floor`, and never be without height."""
+    """Start the axis of values slightly below `floor`, with a height above 0."""
     _, high = axes.get_ylim()
     room = max(high - floor, 1e-3)
     axes.set_ylim(floor - 0.06 * room, floor + 1.02 * room)
 
 
 def learning_curves(trials: Sequence[TrialData], best: int | None, metric: str) -> str:
-    """The metric after each epoch of every trial; the best trial stands out."""
+    """Draw the metric after each epoch of every trial, with the best trial emphasised."""
     curved = [trial for trial in trials if trial.curve]
     floor = floor_of(value for trial in curved for value in trial.curve)
     groups = {"complete": BLUE, "pruned": FAINT, "other": ORANGE}
@@ -159,7 +157,7 @@ def _best_curve(axes: Axes, trial: TrialData | None) -> None:
 
 
 def importance(shares: Mapping[str, float]) -> str:
-    """A bar for each parameter's share, the largest on top."""
+    """Draw a bar for each parameter's share, the largest on top."""
     names = list(shares)[:20]
     values = [shares[name] for name in names]
 
@@ -181,14 +179,14 @@ def importance(shares: Mapping[str, float]) -> str:
 
 
 def progress(trials: Sequence[TrialData], metric: str) -> str:
-    """The best value so far over the time since the search began; at least one trial must be complete."""
+    """Draw the best value so far over the time since the search began; at least one trial must be complete."""
     ended = sorted(
         (t.ended, t.value) for t in trials if t.state == "complete" and t.ended is not None and t.value is not None
     )
     end = max((t.ended for t in trials if t.ended is not None), default=0.0)
     unit, word = (3_600, "hours") if end > 2 * 3_600 else (60, "minutes")
     floor = floor_of(value for _, value in ended)
-    # What lies below stands at the lower edge, as in the history: the layout makes room for all that is drawn.
+    # Lower values are drawn at the lower edge, as in the history: the layout makes room for everything drawn.
     pairs = [(seconds / unit, max(floor, value)) for seconds, value in ended]
 
     def paint(figure: Figure) -> None:
@@ -207,15 +205,15 @@ MOST_AXES = 9
 MOST_TICKS = 6
 
 ABSENT = -0.12
-"""Height at which a line passes an axis that its trial has no value for."""
+"""Height at which a line crosses an axis for which its trial has no value."""
 
 _LOGARITHMIC = 30.0
-"""Positive numbers over a wider span than this are drawn on a logarithmic axis."""
+"""Ratio of the largest to the smallest positive value above which an axis is logarithmic."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """One axis: where a value lies on it, from 0 to 1."""
+    """One axis of parallel coordinates, with positions from 0 to 1."""
 
     name: str
     ticks: tuple[tuple[float, str], ...]
@@ -226,7 +224,7 @@ class Scale:
 
     @classmethod
     def of(cls, name: str, values: Sequence[Any]) -> Scale:
-        """The axis for these values: numbers, or anything else as choices."""
+        """Return the axis for these values: numbers, or choices otherwise."""
         if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
             return cls._of_numbers(name, sorted(set(map(float, values))))
         choices = tuple(sorted({wording.value(value) for value in values}))
@@ -243,7 +241,7 @@ class Scale:
         return cls(name, ticks, low, high, bare.log)
 
     def place(self, value: Any) -> float:
-        """Height of `value`."""
+        """Return the height of `value`."""
         if self.choices:
             return self.choices.index(wording.value(value)) / max(1, len(self.choices) - 1)
         if self.high == self.low:
@@ -252,15 +250,15 @@ class Scale:
         return float((at - low) / (high - low))
 
     def _spread(self) -> Sequence[float]:
-        """Numbers at even distances on the axis, its ends among them."""
+        """Return numbers at even distances on the axis, including its ends."""
         spread = np.geomspace if self.log else np.linspace
         return [float(value) for value in spread(self.low, self.high, 5)]
 
 
 def parallel(trials: Sequence[TrialData], names: Sequence[str], best: int | None, metric: str) -> str:
-    """Lines of `trials`, all with a value, through the axes `names` (at most MOST_AXES) and the one of the value.
+    """Draw a line for each of `trials`, all with a value, through the axes `names` (at most MOST_AXES) and the value.
 
-    The shade of a line is the fifth of all trials that it belongs to; the best are drawn last.
+    The shade of a line stands for the trial's quintile; the best are drawn last.
     """
     ordered = sorted(trials, key=lambda trial: trial.value or 0.0)
     scales = [Scale.of(name, [t.params[name] for t in ordered if name in t.params]) for name in names[:MOST_AXES]]
@@ -285,7 +283,7 @@ def _line(trial: TrialData, scales: Sequence[Scale]) -> list[tuple[float, float]
 
 
 def _shaded(axes: Axes, lines: Sequence[Sequence[tuple[float, float]]]) -> None:
-    """Lines in the order of their trials' values, in five shades."""
+    """Draw lines, which are in the order of their trials' values, in five shades."""
     alpha = float(np.clip(60 / max(1, len(lines)), 0.25, 0.9))
     for shade, group in zip(RAMP, np.array_split(np.arange(len(lines)), len(RAMP)), strict=True):
         if len(group):
@@ -303,7 +301,7 @@ def _axis(axes: Axes, place: int, scale: Scale) -> None:
 
 
 def _broken(name: str) -> str:
-    """The name in lines of one word each, none too long for its column."""
+    """Return the name in lines of one word each, none too long for its column."""
     return "\n".join(wording.shortened(word, 14) for word in name.split("_")[:3])
 
 

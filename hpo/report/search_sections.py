@@ -1,4 +1,4 @@
-"""Sections about a search: its trials over time, what mattered, what it cost, how to do it again."""
+"""Sections about a search: history, importance, parallel coordinates, curves, best configuration, cost."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from statistics import median
 from typing import Any
 
 from hpo.private_paths import public_config
-from hpo.report import search_figures as figures_search
-from hpo.report import wording
+from hpo.report import search_figures, wording
 from hpo.report.page import Section
 from hpo.report.reproduce import study_recipe
 from hpo.report.search_figures import MOST_AXES, parallel
@@ -21,34 +20,34 @@ MOST_ROWS = 10
 LISTED = "The trials are runs from a list: nothing was searched."
 
 
-def search_sections(facts: StudyData) -> list[Section]:
-    """History, importance, parallel coordinates and learning curves."""
-    return [history(facts), importance(facts), coordinates(facts), curves(facts)]
+def search_sections(study: StudyData) -> list[Section]:
+    """Return the sections with history, importance, parallel coordinates and learning curves."""
+    return [history(study), importance(study), coordinates(study), curves(study)]
 
 
-def history(facts: StudyData) -> Section:
-    """Value over trials, with the best of them in a table."""
+def history(study: StudyData) -> Section:
+    """Return the section with the value over trials, and a table of the best."""
     title = "Search history"
-    valued = [trial for trial in facts.trials if trial.value is not None]
+    valued = [trial for trial in study.trials if trial.value is not None]
     if not valued:
         return Section("history", title, missing="No trial has reported a value yet.")
-    floor = figures_search.floor_of(trial.value or 0.0 for trial in valued)
+    floor = search_figures.floor_of(trial.value or 0.0 for trial in valued)
     below = sum((trial.value or 0.0) < floor for trial in valued)
     best = sorted(
-        (t for t in facts.trials if t.state == "complete"), key=lambda t: (-(t.value or 0.0), t.number)
+        (t for t in study.trials if t.state == "complete"), key=lambda t: (-(t.value or 0.0), t.number)
     )[:MOST_ROWS]  # fmt: skip
     return Section(
         "history", title,
         {
-            "svg": figures_search.history(facts.trials, facts.spec.metric),
-            "counts": facts.counts,
-            "thinned": _thinned(len(valued), figures_search.MOST_POINTS),
+            "svg": search_figures.history(study.trials, study.spec.metric),
+            "counts": study.counts,
+            "thinned": _thinned(len(valued), search_figures.MOST_POINTS),
             "below": f"{wording.counted(below, 'trial')} below {floor:.3g} drawn at the lower edge." if below else "",
-            "metric": facts.spec.metric,
+            "metric": study.spec.metric,
             "best": [_row(trial) for trial in best],
             "failures": [
                 (trial.number, trial.record.reason or "no reason recorded")
-                for trial in facts.trials if trial.state == "failed"
+                for trial in study.trials if trial.state == "failed"
             ][:MOST_ROWS],
         },
     )  # fmt: skip
@@ -65,24 +64,24 @@ def _row(trial: TrialData) -> dict[str, Any]:
 
 
 def _thinned(count: int, most: int) -> str:
-    """What a figure says that draws only some of its trials."""
+    """Return the note for a chart that draws only some of the trials."""
     if count <= most:
         return ""
     return f"{most:,} of {count:,} trials are drawn: the best {most // 4:,}, and of the others every n-th."
 
 
-def importance(facts: StudyData) -> Section:
-    """Which parameters made the difference."""
+def importance(study: StudyData) -> Section:
+    """Return the section about the importance of parameters."""
     title = "What mattered"
-    if not facts.searches:
+    if not study.searches:
         return Section("importance", title, missing=LISTED)
-    found = facts.importance
+    found = study.importance
     if found is None:
-        count = sum(facts.counts.get(state, 0) for state in ("complete", "pruned"))
+        count = sum(study.counts.get(state, 0) for state in ("complete", "pruned"))
         told = f"{wording.counted(count, 'finished trial')} so far; shares are told from {FEWEST} on."
         return Section("importance", title, missing=f"{told} From fewer they would be noise.")
     values = {
-        "svg": figures_search.importance(found.shares),
+        "svg": search_figures.importance(found.shares),
         "best": found.best,
         "trials": found.trials,
         "hint": found.trials < 5 * FEWEST,
@@ -90,21 +89,21 @@ def importance(facts: StudyData) -> Section:
     return Section("importance", title, values)
 
 
-def coordinates(facts: StudyData) -> Section:
-    """One line for each trial through all parameters."""
+def coordinates(study: StudyData) -> Section:
+    """Return the section with parallel coordinates of the trials."""
     title = "Parameters together"
-    finished = [t for t in facts.trials if t.value is not None and t.state in ("complete", "pruned")]
-    names = _varied(finished, facts.importance.shares if facts.importance else {})
-    if not facts.searches:
+    finished = [t for t in study.trials if t.value is not None and t.state in ("complete", "pruned")]
+    names = _varied(finished, study.importance.shares if study.importance else {})
+    if not study.searches:
         return Section("parallel", title, missing=LISTED)
     if len(finished) < 2 or not names:
         return Section("parallel", title, missing="There are no two finished trials that differ in a parameter.")
-    shown = figures_search.thinned(finished, figures_search.MOST_LINES)
+    shown = search_figures.thinned(finished, search_figures.MOST_LINES)
     return Section(
         "parallel", title,
         {
-            "svg": parallel(shown, names, facts.best, facts.spec.metric),
-            "thinned": _thinned(len(finished), figures_search.MOST_LINES),
+            "svg": parallel(shown, names, study.best, study.spec.metric),
+            "thinned": _thinned(len(finished), search_figures.MOST_LINES),
             "left_out": ", ".join(names[MOST_AXES:]),
             "pruned": any(t.state == "pruned" for t in finished),
         },
@@ -126,29 +125,29 @@ def _varied(trials: Sequence[TrialData], importance: Mapping[str, float]) -> lis
     return sorted(varied, key=lambda name: (-shares.get(name, 0.0), -len(values[name])))
 
 
-def curves(facts: StudyData) -> Section:
+def curves(study: StudyData) -> Section:
     """The metric after each epoch of all trials."""
-    curved = [trial for trial in facts.trials if trial.curve]
+    curved = [trial for trial in study.trials if trial.curve]
     if not curved:
         return Section("curves", "Learning curves", missing="No trial has finished an epoch yet.")
     values = {
-        "svg": figures_search.learning_curves(facts.trials, facts.best, facts.spec.metric),
-        "thinned": _thinned(len(curved), figures_search.MOST_LINES),
+        "svg": search_figures.learning_curves(study.trials, study.best, study.spec.metric),
+        "thinned": _thinned(len(curved), search_figures.MOST_LINES),
     }
     return Section("curves", "Learning curves", values)
 
 
-def best_configuration(facts: StudyData) -> Section:
+def best_configuration(study: StudyData) -> Section:
     """The best trial's configuration and how to get it again."""
-    trial = facts.best_trial
-    recipe = study_recipe(facts, trial.number if trial else None)
+    trial = study.best_trial
+    recipe = study_recipe(study, trial.number if trial else None)
     searched = set(trial.params) if trial else set()
     config = dict(trial.record.config) if trial else {}
     return Section(
         "configuration", "Best trial, and how to get it again",
         {
             "trial": trial.number if trial else None,
-            "facts": _origin_facts(facts, trial),
+            "facts": _origin_facts(study, trial),
             "groups": configuration_groups(config, searched),
             "recipe": recipe,
         },
@@ -156,7 +155,7 @@ def best_configuration(facts: StudyData) -> Section:
 
 
 def configuration_groups(config: Mapping[str, Any], searched: set[str]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Settings in two groups: searched, and fixed; phases one by one as `phase1.learning_rate`."""
+    """Return the settings in two groups, searched and fixed; those of phases as `phase1.learning_rate`."""
     flat = {name: value for name, value in public_config(config).items() if name != "phases"}
     for number, phase in enumerate(config.get("phases") or (), start=1):
         flat |= {f"phase{number}.{name}": value for name, value in phase.items()}
@@ -168,8 +167,8 @@ def configuration_groups(config: Mapping[str, Any], searched: set[str]) -> list[
     return [(title, items) for title, items in groups if items]
 
 
-def _origin_facts(facts: StudyData, trial: TrialData | None) -> list[tuple[str, str]]:
-    spec, record = facts.spec, trial.record if trial else TrialRecord()
+def _origin_facts(study: StudyData, trial: TrialData | None) -> list[tuple[str, str]]:
+    spec, record = study.spec, trial.record if trial else TrialRecord()
     rows = [
         ("space", f"{spec.space.get('name')}, fingerprint {spec.space_fingerprint[:12]}"),
         ("data", f"fingerprint {spec.data_fingerprint[:12]}"),
@@ -181,22 +180,22 @@ def _origin_facts(facts: StudyData, trial: TrialData | None) -> list[tuple[str, 
     return rows
 
 
-def cost(facts: StudyData) -> Section:
-    """Time, epochs, memory, devices."""
-    trained = [trial for trial in facts.trials if trial.curve]
+def cost(study: StudyData) -> Section:
+    """Return the section about time, epochs, memory, devices."""
+    trained = [trial for trial in study.trials if trial.curve]
     if not trained:
         return Section("cost", "Time and cost", missing="No trial has finished an epoch yet.")
-    ended = any(t.state == "complete" and t.ended is not None and t.value is not None for t in facts.trials)
+    ended = any(t.state == "complete" and t.ended is not None and t.value is not None for t in study.trials)
     values = {
-        "rows": _cost_rows(facts, trained),
-        "svg": figures_search.progress(facts.trials, facts.spec.metric) if ended else "",
+        "rows": _cost_rows(study, trained),
+        "svg": search_figures.progress(study.trials, study.spec.metric) if ended else "",
     }
     return Section("cost", "Time and cost", values)
 
 
-def _cost_rows(facts: StudyData, trained: Sequence[TrialData]) -> list[tuple[str, str, str]]:
-    """Name, value, remark."""
-    total = sum(trial.seconds for trial in facts.trials)
+def _cost_rows(study: StudyData, trained: Sequence[TrialData]) -> list[tuple[str, str, str]]:
+    """Return rows of name, value, remark."""
+    total = sum(trial.seconds for trial in study.trials)
     per_epoch = [trial.seconds / len(trial.curve) for trial in trained]
     per_trial = [trial.seconds for trial in trained if trial.state == "complete"] or [t.seconds for t in trained]
     records = [trial.record for trial in trained]
@@ -206,20 +205,20 @@ def _cost_rows(facts: StudyData, trained: Sequence[TrialData]) -> list[tuple[str
     precisions = sorted({record.precision for record in records if record.precision})
     rows = [
         ("training, all trials", wording.span(total), f"{total / 3_600:.2f} device hours"),
-        _wall_clock(facts),
+        _wall_clock(study),
         ("per complete trial", wording.span(median(per_trial)), _between(per_trial)),
         ("per epoch", wording.span(median(per_epoch)), _between(per_epoch)),
         ("training speed", f"{median(speeds):,.0f} images/s", "median of the trials") if speeds else None,
-        _saved(facts, trained),
+        _saved(study, trained),
         ("peak memory", wording.size(memory), "of the process; on a GPU of the device") if memory else None,
         ("device", ", ".join(devices), ", ".join(precisions)) if devices else None,
     ]
     return [row for row in rows if row is not None]
 
 
-def _wall_clock(facts: StudyData) -> tuple[str, str, str] | None:
-    """From the first start to the last end, where a trial has ended."""
-    ended = [trial for trial in facts.trials if trial.state in ("complete", "pruned", "failed")]
+def _wall_clock(study: StudyData) -> tuple[str, str, str] | None:
+    """Return the time from the first start to the last end, or None before a trial has ended."""
+    ended = [trial for trial in study.trials if trial.state in ("complete", "pruned", "failed")]
     times = [trial.ended for trial in ended if trial.ended is not None]
     if times:
         return "wall clock", wording.span(max(times)), "first start to last end"
@@ -230,13 +229,13 @@ def _between(seconds: Sequence[float]) -> str:
     return f"median; {wording.span(min(seconds))} to {wording.span(max(seconds))}"
 
 
-def _saved(facts: StudyData, trained: Sequence[TrialData]) -> tuple[str, str, str] | None:
-    """What pruning saved, each trial's own seconds per epoch taken for the epochs that it was spared."""
+def _saved(study: StudyData, trained: Sequence[TrialData]) -> tuple[str, str, str] | None:
+    """Return the epochs and time saved by pruning, by the seconds per epoch of each pruned trial."""
     pruned = [trial for trial in trained if trial.saved]
     if not pruned:
         return None
     epochs = sum(trial.saved for trial in pruned)
-    spent = sum(len(trial.curve) for trial in facts.trials)
+    spent = sum(len(trial.curve) for trial in study.trials)
     time = sum(trial.saved * trial.seconds / len(trial.curve) for trial in pruned)
     return (
         "saved by pruning", wording.counted(epochs, "epoch"),

@@ -1,7 +1,4 @@
-"""How much of the difference between the best and the other trials each parameter explains.
-
-What a report says of a study, read once: plain values, so that figures and sections need no database.
-"""
+"""The data of a study for its report, read once into plain values, and the importance of its parameters."""
 
 from __future__ import annotations
 
@@ -19,30 +16,30 @@ from hpo.search.trial_record import TrialRecord, stored_command
 from storage import Database, StudySpec, read_spec
 
 FEWEST = 12
-"""Finished trials below which shares would be noise."""
+"""Fewest finished trials for which importances are computed; from fewer they would be noise."""
 
 BEST_SHARE = 0.1
 
 FEWEST_BEST = 4
-"""Trials that count as the best: a tenth of all, and at least so many."""
+"""Fewest trials that count as the best; else a tenth of all."""
 
 
 @dataclass(frozen=True)
 class Importance:
-    """What was found, and from how many trials."""
+    """The importance of the parameters, and the number of trials that it is from."""
 
     shares: Mapping[str, float]
-    """Parameter -> share of the whole, the largest first."""
+    """Parameter -> share of the sum, the largest first."""
     best: int
     trials: int
 
 
 def importances(trials: Sequence[FrozenTrial]) -> Importance | None:
-    """PED-ANOVA (Watanabe et al. 2023) over the complete and the pruned trials: what sets the best of them apart.
+    """Return how well each parameter separates the best trials from all, by PED-ANOVA (Watanabe et al. 2023).
 
-    The method knows trials by their rank alone. Complete ones come first, by value; then the pruned, those that went
-    further before the others, as TPE ranks them too: else a search that prunes well would have nothing to say.
-    None for fewer than FEWEST trials, and where none has a parameter.
+    The method uses only the rank of a trial. Complete trials come first, by value; then pruned ones, by their last
+    epoch, as TPE ranks them: without these a search that prunes well would have too few trials. None for fewer than
+    FEWEST trials with parameters.
     """
     ranked = _ranked([trial for trial in trials if trial.params])
     if len(ranked) < FEWEST:
@@ -59,7 +56,7 @@ def importances(trials: Sequence[FrozenTrial]) -> Importance | None:
 
 
 def _ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The finished trials that reported a value, best first."""
+    """Return the finished trials that reported a value, best first."""
 
     def order(trial: FrozenTrial) -> tuple[bool, int, float]:
         if trial.state == TrialState.COMPLETE:
@@ -75,29 +72,29 @@ def _ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 @dataclass(frozen=True)
 class TrialData:
-    """One trial."""
+    """One trial of a study."""
 
     number: int
     state: str
     """complete, pruned, failed, running or waiting."""
     value: float | None
-    """Best reported value; None before the first report."""
+    """Best reported value; None before the first epoch."""
     curve: Sequence[float] = ()
     """The metric after each epoch."""
     epochs: int = 0
     """Epochs of a full run."""
     params: Mapping[str, Any] = field(default_factory=dict)
-    """What was searched, under the names of the fields."""
+    """Values of the searched parameters, by field of the configuration."""
     seconds: float = 0.0
-    """Of training, all takings together."""
+    """Seconds of training, all attempts together."""
     ended: float | None = None
     """Seconds from the study's first start to this trial's end; None where it has not ended, or no start is known."""
     record: TrialRecord = field(default_factory=TrialRecord)
-    """What the trial recorded of itself."""
+    """The attributes that the trial recorded."""
 
     @property
     def saved(self) -> int:
-        """Epochs that its pruning saved."""
+        """Epochs saved by pruning."""
         return max(0, self.epochs - len(self.curve)) if self.state == "pruned" else 0
 
 
@@ -111,15 +108,15 @@ class StudyData:
     best: int | None
     """Number of the best complete trial."""
     limit: int | None
-    """Trials that it may have."""
+    """Limit on the number of trials."""
     importance: Importance | None = None
-    """None where there are too few trials to say."""
+    """None if there are too few trials."""
     command: str = ""
-    """What founded a study over a list of runs; empty for a search."""
+    """The command that created a study over a trial list; empty for a search."""
 
     @property
     def counts(self) -> dict[str, int]:
-        """Trials by state, without the states that none is in."""
+        """Number of trials by state, without zeros."""
         states = ("complete", "pruned", "failed", "running", "waiting")
         counted = {state: sum(trial.state == state for trial in self.trials) for state in states}
         return {state: count for state, count in counted.items() if count}
@@ -131,22 +128,22 @@ class StudyData:
 
     @property
     def searches(self) -> bool:
-        """Whether trials differ in what was searched, rather than being runs from a list."""
+        """Whether parameters were searched, rather than trials taken from a list."""
         return any(set(trial.params) - {"run"} for trial in self.trials)
 
 
 def read_study(db: Database, study: optuna.Study) -> StudyData:
-    """The facts of `study` as it stands; StudyError where it is none of ours."""
+    """Read the data of `study` at this moment; raise StudyError if hpo did not create it."""
     status = StudyReader(db, study)()
     frozen = study.get_trials(deepcopy=False)
     start = _first_start(frozen)
     lines = {line.number: line for line in status.trials}
     trials = [_trial(trial, lines[trial.number], start) for trial in frozen if trial.number in lines]
-    facts = StudyData(
+    found = StudyData(
         study.study_name, read_spec(study), trials, _best(status), status.limits.trials,
         command=stored_command(study),
     )  # fmt: skip
-    return replace(facts, importance=importances(frozen)) if facts.searches else facts
+    return replace(found, importance=importances(frozen)) if found.searches else found
 
 
 def _best(status: StudyStatus) -> int | None:
@@ -154,10 +151,8 @@ def _best(status: StudyStatus) -> int | None:
 
 
 def _first_start(trials: Sequence[FrozenTrial]) -> datetime | None:
-    """When the first trial began; None where that is not known.
-
-    Earlier versions recorded starts in local time as if it were UTC: a trial that ended before it began shows it.
-    """
+    """Return the start of the first trial, or None if it is unknown."""
+    # Earlier versions recorded starts in local time as if it were UTC, as a trial shows that ended before its start.
     times = [
         (moment(trial.datetime_start), moment(trial.datetime_complete) if trial.datetime_complete else None)
         for trial in trials

@@ -1,4 +1,4 @@
-"""Numbers and names as a person reads them."""
+"""Numbers and names as text for readers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ MINUTE, HOUR, DAY = 60, 3_600, 86_400
 
 
 def span(seconds: float) -> str:
-    """`48 s`, `3 min 20 s`, `5 h 02 min`, `2 d 4 h`; below ten seconds with a decimal."""
+    """Return a text such as `48 s`, `3 min 20 s`, `5 h 02 min`, `2 d 4 h`; below ten seconds with a decimal."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -22,7 +22,7 @@ def span(seconds: float) -> str:
 
 
 def rough(seconds: float) -> str:
-    """`48 s`, `24 min`, `5.0 h`, `2.2 d`."""
+    """Return a text such as `48 s`, `24 min`, `5.0 h`, `2.2 d`."""
     for unit, factor in (("d", DAY), ("h", HOUR)):
         if seconds >= factor:
             return f"{seconds / factor:.1f} {unit}"
@@ -30,7 +30,7 @@ def rough(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes as `812 MB`, `1.4 GB`."""
+    """Return bytes as text such as `812 MB`, `1.4 GB`."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:
             value = count / factor
@@ -39,19 +39,19 @@ def size(count: float) -> str:
 
 
 def percent(share: float, digits: int = 0) -> str:
-    """`7 %`, `2.1 %`."""
+    """Return a text such as `7 %`, `2.1 %`."""
     return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def confidence(probability: float) -> str:
-    """A probability that is never rounded to certainty: `84 %`, `99.6 %`, `> 99.9 %`."""
+    """Return a probability that is never rounded to 100 %: `84 %`, `99.6 %`, `> 99.9 %`."""
     if probability > 0.999:
         return f"> {percent(0.999, 1)}"
     return percent(probability, 1 if probability >= 0.99 else 0)
 
 
 def value(given: object) -> str:
-    """A setting: four significant digits of a float, everything else as it is written in a space file."""
+    """Return a setting: four significant digits of a float, other values as a space file has them."""
     if isinstance(given, bool):
         return str(given).lower()
     if isinstance(given, float):
@@ -60,17 +60,17 @@ def value(given: object) -> str:
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """`1 trial`, `5,000 trials`, `2 classes`."""
+    """Return a text such as `1 trial`, `5,000 trials`, `2 classes`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def printable(text: str) -> str:
-    """The text with a replacement character for what no font shows: control characters, bytes that are not UTF-8."""
+    """Return the text with control characters and bytes that are not UTF-8 replaced."""
     return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def shortened(text: str, most: int) -> str:
-    """The printable text in at most `most` characters, its middle left out where it is longer."""
+    """Return the printable text in at most `most` characters, with its middle left out if it is longer."""
     text = printable(text)
     if len(text) <= most:
         return text

@@ -19,7 +19,7 @@ from hpo.data import SplitOptions, open_dataset
 from hpo.data.synthetic import write_cells
 from hpo.evaluation.metrics import report
 from hpo.models.built_model import build_model
-from hpo.report.model_data import BenchOptions
+from hpo.report.model_data import ReportOptions
 from hpo.report.study_data import StudyData, TrialData
 from hpo.search.trial_record import TrialRecord
 from search_spaces import TrialConfig, load_space
@@ -126,7 +126,7 @@ class Cells:
 
     bundle: Path
     images: Path
-    options: BenchOptions
+    options: ReportOptions
 
     def metrics(self) -> dict:
         return json.loads((self.bundle / "metrics.json").read_text())
@@ -155,7 +155,7 @@ def cells(drawn, tmp_path) -> Cells:
     manifest = make_manifest(dataset.classes, data=origin, calibration=calibration_of(validation))
     metrics = {"validation": report(*validation, dataset.classes).to_dict(), "test": None, "test_openings": []}
     write_bundle(tmp_path / "bundle", manifest, weights, metrics, validation=validation)
-    return Cells(tmp_path / "bundle", images, BenchOptions(cache, "cpu"))
+    return Cells(tmp_path / "bundle", images, ReportOptions(cache, "cpu"))
 
 
 def section_of(page: str, key: str) -> str:
