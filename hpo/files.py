@@ -2,7 +2,8 @@
 
 Everything is written under a hidden temporary name beside its place, synced to the disk and then renamed. The umask
 decides who may read it (0666 or 0777 without the umask's bits), as for any file that a program makes; what is shared
-is therefore readable by those who share it. The package `storage` has its own such functions: it knows nothing of hpo.
+is therefore readable by those who share it. The package `storage` has its own such functions, since it does not import
+hpo.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 
 
 def rename_durably(source: Path, target: Path) -> None:
-    """Give `source` the name `target` in the same folder, replacing what has it, and sync the folder."""
+    """Give `source` the name `target` in the same folder, replacing an existing file, and sync the folder."""
     source.replace(target)
     sync_folder(target.parent)
 

@@ -1,6 +1,6 @@
 """Drawing of one synthetic blood cell: a smear with red cells, the white cell of a class, and a photograph of it.
 
-One table tells the eight classes apart by sizes, nuclei, granules and colours. Lengths in it are fractions of the image
+One table defines the eight classes by sizes, nuclei, granules and colours. Lengths in it are fractions of the image
 side or, where stated, of the cell's radius. Colours are RGB in 0..255 under the reference stain; they follow the look
 of a May-Grünwald-Giemsa smear. All drawing is antialiased, in fixed point, on a uint8 canvas.
 """

@@ -143,7 +143,7 @@ class ImageDigests:
 
     @cached_property
     def test_digest(self) -> str:
-        """The digest of the test images that did not take part; "" where there are none."""
+        """The digest of the test images that are in no other part; "" if there are none."""
         stored = [row[1 : 1 + _BYTES].tobytes() for row in self.rows[self.rows[:, 0] == _TEST]]
         pixels = [row[1 + _BYTES :].tobytes() for row in self.rows[self.rows[:, 0] == _TEST]]
         unseen = [

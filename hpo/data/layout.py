@@ -60,7 +60,7 @@ class _Tree:
 
 @dataclass(frozen=True)
 class _LevelPlan:
-    """Which level of the paths names the class, and which the part."""
+    """The levels of the paths that name class and part."""
 
     class_level: int
     part_level: int | None = None

@@ -78,7 +78,7 @@ class NpyMember:
 
 
 def open_member(archive: zipfile.ZipFile, key: str) -> NpyMember:
-    """The header of an array; DataError where it holds objects, is cut short, too long or lies in Fortran order."""
+    """Read the header of an array. Raise DataError for objects, Fortran order, and arrays cut short or too long."""
     refuse_packing(archive.getinfo(f"{key}.npy"), key, str(archive.filename))
     with _translate_faults(archive, key), archive.open(f"{key}.npy") as stream:
         shape, fortran, dtype = _read_header(stream)

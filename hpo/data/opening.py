@@ -247,8 +247,8 @@ def _left_out(left_out: tuple[LeftOut, ...]) -> list[str]:
 
 def _notes(manifest: PackManifest) -> tuple[str, ...]:
     """Return the notes of the pack, and a line on duplicates with different labels."""
-    said = label_conflicts(manifest.label_array, manifest.groups, manifest.names)
-    return (*manifest.notes, said) if said else manifest.notes
+    conflicts = label_conflicts(manifest.label_array, manifest.groups, manifest.names)
+    return (*manifest.notes, conflicts) if conflicts else manifest.notes
 
 
 def _sample_notes(tried: PackManifest, listing: Listing) -> tuple[str, ...]:

@@ -124,11 +124,13 @@ class DataOrigin(BaseModel):
             differs = self.split_digest != split_digest(dataset)
         if not differs:
             return
-        said = f"but here it is «{dataset.split}»"
+        difference = f"but here it is «{dataset.split}»"
         if self.split == dataset.split:
-            said = "but here other images validate or test, as another version of hpo or of its libraries split them"
+            difference = (
+                "but here other images validate or test, as another version of hpo or of its libraries split them"
+            )
         raise DataError(
-            f"{maker} was made with the split «{self.split}», {said}: images of {path} that it trained on would "
+            f"{maker} was made with the split «{self.split}», {difference}: images of {path} that it trained on would "
             f"measure it; {way_out}"
         )
 

@@ -113,7 +113,7 @@ class PackManifestDraft:
         white: int | None = None,
         written: tuple[str, ...] = (),
     ) -> None:
-        """`left_out`, `notes` and `written` are those of the listing; `white` is the white level for decoding."""
+        """Take `left_out`, `notes` and `written` of the listing; `white` is the white level for decoding."""
         self._image_size = image_size
         self._classes = classes
         self._left_out = left_out

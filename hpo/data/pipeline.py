@@ -45,7 +45,7 @@ def decode_all(
 
     `white` is the white level of 16-bit images (`decode.fit`).
 
-    At most two lists per thread are waiting, whatever the number of reads. Closing the iterator cancels those that have
+    At most two lists per thread are waiting, for any number of reads. Closing the iterator cancels those that have
     not begun.
     """
     # Threads, not processes: Pillow, hashing and reads release the interpreter's lock.

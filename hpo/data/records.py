@@ -75,7 +75,7 @@ class Source(Protocol):
 
     @property
     def chunk(self) -> int:
-        """How many reads a thread takes at once; fewer where an image is large."""
+        """The number of reads that a thread takes at once; smaller if images are large."""
 
     def key(self) -> str:
         """Return a hex digest of the files by name and stamp (`digests.stamp`). It is cheap: no image is read."""

@@ -211,9 +211,9 @@ def label_conflicts(labels: npt.NDArray[np.int64], groups: Sequence[str], names:
         [f"{names[some[0]]} and {names[_row_of_other_label(some, labels)]}" for some in mixed[:_NAMED]] if names else []
     )
     more = ", …" if pairs and len(mixed) > len(pairs) else ""
-    said = f": {', '.join(pairs)}{more}" if pairs else ""
+    named = f": {', '.join(pairs)}{more}" if pairs else ""
     images = "1 image is" if len(mixed) == 1 else f"{len(mixed):,} images are"
-    return f"{images} there under two classes{said}"
+    return f"{images} there under two classes{named}"
 
 
 def _row_of_other_label(rows: Sequence[int], labels: npt.NDArray[np.int64]) -> int:

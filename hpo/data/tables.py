@@ -242,11 +242,11 @@ def _find_delimiter(text: str, needed: Sequence[str]) -> tuple[str, str, int]:
     """Return the delimiter, the text from the header on, and how many lines (blank, or Excel's `sep=;`) precede it."""
     lines = text.splitlines(keepends=True)
     at = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
-    said = re.fullmatch(r'"?sep=(.)"?\s*', lines[at]) if at < len(lines) else None
-    at += bool(said)
+    stated = re.fullmatch(r'"?sep=(.)"?\s*', lines[at]) if at < len(lines) else None
+    at += bool(stated)
     rest = "".join(lines[at:])
-    if said:
-        return said[1], rest, at
+    if stated:
+        return stated[1], rest, at
     first = next(iter(lines[at:]), "")
     cells = {
         mark: {_normalised(cell) for cell in next(csv.reader([first], delimiter=mark), [])} for mark in _DELIMITERS

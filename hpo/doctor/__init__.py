@@ -1,6 +1,6 @@
 """The checks of `hpo doctor`: whether this machine, the database and a study are fit to work.
 
-Each check is made whatever the others found: a database that does not answer is one line, and the rest is checked.
+The checks are independent: a database that does not answer is one line, and the rest is checked.
 """
 
 from __future__ import annotations

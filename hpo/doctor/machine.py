@@ -73,9 +73,9 @@ def check_torch() -> Check:
         import_module("torchvision")
         import_module("timm")
     except (ImportError, RuntimeError, OSError) as error:
-        said = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0]
         return failed(
-            "torch", f"torch, torchvision or timm does not import: {said}",
+            "torch", f"torch, torchvision or timm does not import: {reason}",
             "take torch and torchvision from one package index: a CPU build of one does not go with a CUDA build "
             "of the other",
         )  # fmt: skip
@@ -117,8 +117,8 @@ def _check_device(device: str) -> Check:
         right = bool((ones @ ones == _SIDE).all())
         free, total, name = _memory(device)
     except RuntimeError as error:  # CUDA and the allocators raise this
-        said = str(error).strip().splitlines()[0]
-        return failed("device", f"{device} does not compute: {said}", "see nvidia-smi; free its memory, or reset it")
+        reason = str(error).strip().splitlines()[0]
+        return failed("device", f"{device} does not compute: {reason}", "see nvidia-smi; free its memory, or reset it")
     detail = f"{device} ({name}) computes, {format_size(free)} of {format_size(total)} free"
     if not right:
         return failed("device", f"{device} ({name}) computes wrong results", "take it out of service")

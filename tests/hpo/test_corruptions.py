@@ -12,7 +12,7 @@ from hpo.errors import UsageError
 
 @pytest.fixture(scope="module")
 def cells():
-    """40 cells that nobody can write to."""
+    """40 cells in a read-only array."""
     images, _ = cells_arrays(40, 64, seed=2)
     images.flags.writeable = False
     return images
@@ -32,7 +32,7 @@ def test_a_higher_severity_is_farther_from_the_original(name, cells):
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_the_draws_decide_alone_and_the_kind_of_image_stays(name, cells):
+def test_the_result_depends_on_the_generator_only_and_shape_and_type_stay(name, cells):
     once, twice = (corrupt(cells[0], name, 3, np.random.default_rng(7)) for _ in range(2))
     assert np.array_equal(once, twice)
     assert once.shape == cells[0].shape

@@ -129,7 +129,7 @@ def test_text_is_written_byte_for_byte_and_what_utf8_lacks_as_the_caller_says(tm
     assert (tmp_path / "file").read_bytes() == "é\r\n\\udcff\n".encode()
 
 
-def test_a_new_file_replaces_none(tmp_path):
+def test_a_new_file_never_replaces_another(tmp_path):
     write_new_file(tmp_path / "file", [b"ab", memoryview(b"c")])
     with pytest.raises(FileExistsError):
         write_new_file(tmp_path / "file", [b"d"])
@@ -163,7 +163,7 @@ def test_only_this_file_writes_atomically_locks_and_syncs():
 
 
 def own_ways(path):
-    """What a source file uses of tempfile, fcntl, fsync and the renaming of files."""
+    """Return which of tempfile, fcntl, fsync and renaming a source file uses."""
     used = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""A command in a message can be pasted: a shell gives every name back as it is, and the command line takes it."""
+"""A command in a message can be pasted: a shell keeps every name, and the command line accepts it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def parsed(command: str) -> dict[str, object]:
 
 
 @given(printable)
-def test_the_name_comes_back_out_of_every_hint(name: str) -> None:
+def test_every_hint_keeps_the_name(name: str) -> None:
     assert parsed(hint("resume", study=name))["study"] == name
     assert parsed(hint("export-best", study=name, trial=3, out="best/"))["study"] == name
     assert parsed(hint("report", name, data="DATA"))["subject"] == name
@@ -84,7 +84,7 @@ def test_a_bundle_of_any_name_is_named_as_a_shell_needs_it(name: str) -> None:
 
 
 def test_no_command_is_put_together_elsewhere() -> None:
-    """A name that is not quoted is a command of its own to a shell."""
+    """A shell would run an unquoted name as a command of its own."""
     put_together = re.compile(r"`hpo [a-z-]+ [^`]*\{|--(study|trial|owner) \{(?!shlex)")
     found = [
         f"{path.relative_to(ROOT)}: {text.strip()}"

@@ -1,4 +1,4 @@
-"""What leaves the machine names files and folders, not where they lay."""
+"""Files that are given to others name files and folders, without their paths."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_command_keeps_its_words_and_loses_its_places() -> None:
     assert public_command("no 'command") == "no 'command"
 
 
-def test_a_configuration_names_its_weights_alone() -> None:
+def test_a_configuration_keeps_only_the_name_of_its_weights() -> None:
     assert public_config({"weights": "/home/ada/w.pth", "epochs": 3}) == {"weights": "w.pth", "epochs": 3}
     assert public_config({"weights": None}) == {"weights": None}
     assert public_config({}) == {}

@@ -1,4 +1,4 @@
-"""Cells of a CSV: no text is a formula, numbers stay, and the text can be had back."""
+"""Cells of a CSV: no text is a formula, numbers stay, and the text can be restored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIGNS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 
 
 @pytest.mark.parametrize("sign", SIGNS)
-def test_text_that_would_be_a_formula_stands_behind_an_apostrophe(sign: str) -> None:
+def test_text_that_would_be_a_formula_gets_an_apostrophe(sign: str) -> None:
     assert plain_cell(f"{sign}SUM(A1)") == f"'{sign}SUM(A1)"
     assert plain_cell(sign) == f"'{sign}"
 

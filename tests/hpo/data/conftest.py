@@ -1,4 +1,4 @@
-"""Small images made on the spot."""
+"""Fixtures: small images, folders of them, and the cache."""
 
 from __future__ import annotations
 
@@ -54,5 +54,5 @@ def write_classes(tmp_path: Path, png: Callable[..., bytes]) -> WriteClasses:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """Where packs go."""
+    """The folder for packs."""
     return tmp_path / "cache"

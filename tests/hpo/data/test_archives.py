@@ -130,12 +130,12 @@ def test_a_damaged_member_is_one_unreadable_image(write_zip):
 
 
 def central_entry(data: bytes) -> int:
-    """Where the first entry of the central directory starts (APPNOTE.TXT 4.3.12)."""
+    """The offset of the first entry of the central directory (APPNOTE.TXT 4.3.12)."""
     return data.find(b"PK\x01\x02")
 
 
 def with_bad_name(data: bytes) -> bytes:
-    """Bit 11 says that the name is UTF-8, and it is not."""
+    """Bit 11 marks the name as UTF-8, but its bytes are not."""
     changed, at = bytearray(data), central_entry(data)
     changed[at + 9] |= 0x08
     changed[at + 46] = 0xFF
@@ -175,7 +175,7 @@ def test_a_directory_that_zipfile_cannot_read_is_one_line(tmp_path, request, kin
 
 @pytest.mark.parametrize("kind", ["zip", "npz"])
 def test_changed_bytes_end_in_one_line_or_in_unreadable_images(tmp_path, request, kind):
-    """Most of the bytes that are changed lie in the central directory, from which everything else is found."""
+    """Most of the changed bytes are in the central directory, which locates all other data."""
     whole, chance = request.getfixturevalue(f"{kind}_bytes"), random.Random(3)
     path, refused = tmp_path / f"data.{kind}", 0
     for _ in range(250):

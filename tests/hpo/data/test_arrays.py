@@ -1,4 +1,4 @@
-"""`.npz` files, those of MedMNIST among them: read by rows, never unpickled, every fault one line."""
+"""`.npz` files, including those of MedMNIST: read by rows, never unpickled, each fault in one line."""
 
 import zipfile
 
@@ -266,7 +266,7 @@ def test_labels_of_two_types_stay_whole_numbers(tmp_path, noise, train, test, cl
     assert not [note for note in listing.notes if "one number" in note]
 
 
-def test_a_label_without_a_name_is_reported_as_it_stands_in_the_file(tmp_path, noise):
+def test_a_label_without_a_name_is_reported_as_written_in_the_file(tmp_path, noise):
     labels = np.array([0, 2**64 - 1], np.uint64)
     np.savez(tmp_path / "a.npz", images=noise(1, (2, 8, 8, 3)), labels=labels, classes=np.array(["a", "b"]))
     with pytest.raises(DataError, match=f"label {2**64 - 1} in .* has no name: with 2 names it must be 0 to 1"):

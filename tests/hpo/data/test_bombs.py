@@ -55,7 +55,7 @@ limited = pytest.mark.skipif(sys.platform != "linux", reason="reads its memory f
 
 
 def told(*paths, hows=("train", "predict")):
-    """Path and how it was read -> what was said, where ROOM bytes of memory were left. Any other end fails the test."""
+    """The messages by path and reader, with ROOM bytes of memory left. Any other end fails the test."""
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
     jobs = [f"{how}:{path}" for path in paths for how in hows]
     done = subprocess.run(
@@ -74,7 +74,7 @@ def _on_one_core():
 
 
 def lying(path, method, name, content, claimed):
-    """A zip whose last member claims to be `claimed` bytes long."""
+    """A zip whose last member is `claimed` bytes long by its header."""
     with zipfile.ZipFile(path, "a", method) as archive:
         archive.writestr(name, content)
     data = path.read_bytes()
@@ -114,7 +114,7 @@ def test_members_that_hold_more_than_they_claim(tmp_path, png):
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_other_ways_to_pack_are_refused_in_one_line(tmp_path, png, method):
-    """A damaged LZMA member ended in a traceback."""
+    """A damaged LZMA member is refused in one line, without a traceback."""
     with zipfile.ZipFile(tmp_path / "data.zip", "w", method) as archive:
         archive.writestr("a/1.png", png(0))
     with pytest.raises(DataError, match=r"a/1\.png in .* is packed by (bzip2|LZMA), but only stored and deflated"):
@@ -208,7 +208,7 @@ def test_any_header_is_read_or_refused_in_one_line(tmp_path, text):
 
 
 def bomb(kind, side):
-    """A small image that says it is `side` pixels wide and high."""
+    """A small file whose header claims `side` x `side` pixels."""
     stream = io.BytesIO()
     Image.new("L" if kind != "WEBP" else "RGB", (16, 16)).save(stream, kind)
     data = bytearray(stream.getvalue())
@@ -251,7 +251,7 @@ def test_images_of_too_many_pixels(tmp_path):
     assert sorted(line.split(" mega")[0] for line in said["set", "predict"].splitlines()) == ["256.0"] + ["900.0"] * 6
 
 
-def test_a_tiff_whose_pages_form_a_circle_has_an_end(tmp_path):
+def test_a_tiff_whose_pages_form_a_circle_is_read_once(tmp_path):
     stream = io.BytesIO()
     pages = [Image.new("L", (8, 8), shade) for shade in (10, 20)]
     pages[0].save(stream, "TIFF", save_all=True, append_images=pages[1:])

@@ -1,4 +1,4 @@
-"""decode and fit_array: one image, whatever its kind, to (S, S, 3) uint8 RGB."""
+"""decode and fit_array: one image of any kind to (S, S, 3) uint8 RGB."""
 
 import io
 import struct
@@ -28,7 +28,7 @@ def plain(mode: str, colour, size=(12, 12)) -> bytes:
 
 @pytest.fixture
 def arrow() -> np.ndarray:
-    """A picture that every turn and mirror changes."""
+    """A picture that every rotation and reflection changes."""
     picture = np.zeros((8, 8, 3), np.uint8)
     picture[0] = 255
     picture[:, 0, 0] = 255
@@ -69,7 +69,7 @@ def test_cmyk_is_converted(kind):
     assert (pixels[..., 1:] > 200).all()
 
 
-def test_palette_with_a_transparent_colour_comes_over_white():
+def test_a_palette_with_a_transparent_colour_is_put_over_white():
     image = Image.new("P", (6, 6), 3)
     image.putpalette([0, 0, 0] * 4)
     assert (decode(stored(image, transparency=3), 6) == 255).all()
@@ -152,7 +152,7 @@ def test_arrays_and_files_are_prepared_alike(noise):
 
 
 def lossless_copies(image: Image.Image) -> dict[str, bytes | np.ndarray]:
-    """The same picture, as it is after reading `image`, in every form that loses nothing."""
+    """The picture of `image` after reading, in every lossless form."""
     pixels = np.asarray(image.convert("RGB"))
     upright = Image.fromarray(pixels)
     lying = Image.Exif()

@@ -35,7 +35,7 @@ def pgm(values, maxval=65535, *, plain=False):
 
 
 def cv(values, suffix, *options):
-    """By OpenCV, which writes 16 bits of colours."""
+    """A PNG by OpenCV, which writes colours of 16 bits."""
     colours = values if values.ndim == 2 else values[..., [2, 1, 0, 3][: values.shape[2]]]
     return cv2.imencode(suffix, np.ascontiguousarray(colours), list(options))[1].tobytes()
 
@@ -200,7 +200,7 @@ def test_orientation_is_the_same_with_sixteen_bits_as_with_eight(noise, orientat
         assert np.array_equal(decode(deep, size), decode(shallow, size))
 
 
-def test_transparency_of_sixteen_bits_comes_over_white():
+def test_transparency_of_sixteen_bits_is_put_over_white():
     values = np.full((4, 4, 4), 1000, np.uint16)
     values[..., 3] = 0
     for payload in (values, cv(values, ".png"), alpha_png(values[..., 0], values[..., 3])):
@@ -215,7 +215,7 @@ def test_transparency_that_runs_to_less_than_16_bits_is_refused():
         fit_array(np.full((4, 4, 4), 4095, np.uint16), 4)
 
 
-def test_a_named_transparent_grey_comes_over_white():
+def test_a_named_transparent_grey_is_put_over_white():
     values = np.array([[7, 65535], [0, 7]], np.uint16)
     png = stored(Image.fromarray(values))
     key = struct.pack(">I", 2) + b"tRNS" + struct.pack(">H", 7)
@@ -280,7 +280,7 @@ def write_deep(tmp_path):
 
 @pytest.mark.parametrize("kind", ["png", "tiff", "pgm", "npz"])
 @pytest.mark.parametrize("largest", [255, 1000, 4095, 16383, 65535])
-def test_the_largest_value_of_a_data_set_decides(write_deep, cache, kind, largest):
+def test_the_largest_value_of_a_data_set_decides_its_white_level(write_deep, cache, kind, largest):
     path, values = write_deep(kind, largest)
     white = white_level(largest)
     whole = open_whole(path, image_size=12, cache=cache)

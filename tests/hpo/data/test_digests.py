@@ -1,4 +1,4 @@
-"""Images are known by content: in any order, folder, file format and at any packed size."""
+"""Images are recognised by content: in any order, folder, file format and at any packed size."""
 
 import shutil
 

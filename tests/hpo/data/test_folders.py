@@ -93,7 +93,7 @@ def test_the_key_changes_with_the_files(write_classes):
 
 
 def test_the_key_is_found_without_the_layout(write_classes):
-    """It is asked for at each start of a process, and arranging a million images takes seconds."""
+    """Every process computes the key at its start, and arranging a million images takes seconds."""
     folder = write_classes({"a": 1, "b": 1})
     (folder / "loose.png").write_bytes(b"")
     with pytest.raises(DataError, match="lies in no class folder"):
@@ -128,7 +128,7 @@ def test_no_such_path(tmp_path):
         open_source(tmp_path / "nowhere")
 
 
-def test_a_path_that_leads_nowhere_or_is_no_file(tmp_path, public, as_nobody):
+def test_a_path_that_leads_nowhere_or_is_no_file(tmp_path, public, as_unprivileged):
     (tmp_path / "self").symlink_to("self")
     with pytest.raises(DataError, match=r"self cannot be reached \(Too many levels of symbolic links\): mend the link"):
         open_source(tmp_path / "self")
@@ -137,18 +137,18 @@ def test_a_path_that_leads_nowhere_or_is_no_file(tmp_path, public, as_nobody):
         open_source(tmp_path / "pipe.csv")
     (public / "a" / "data").mkdir()
     (public / "a").chmod(0o600)
-    assert "a/data cannot be reached (Permission denied)" in as_nobody(lambda: open_source(public / "a" / "data"))
+    assert "a/data cannot be reached (Permission denied)" in as_unprivileged(lambda: open_source(public / "a" / "data"))
 
 
-def test_a_file_where_a_folder_is_meant(tmp_path):
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(DataError, match=r"notes\.txt is a file, but must be a folder"):
         open_source(tmp_path / "notes.txt")
 
 
 @pytest.fixture
-def as_nobody():
-    """as_nobody(function) -> text of the DataError that it raises as a user without rights, in a process of its own."""
+def as_unprivileged():
+    """as_unprivileged(function) -> text of the DataError that it raises for a user without rights."""
 
     def run(function):
         reader, writer = os.pipe()
@@ -186,9 +186,9 @@ def public():
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o111, 0o666, 0o600])
-def test_a_folder_that_may_not_be_listed_or_entered(public, as_nobody, mode):
+def test_a_folder_that_may_not_be_listed_or_entered(public, as_unprivileged, mode):
     (public / "a").chmod(mode)
-    said = as_nobody(lambda: listed(public))
+    said = as_unprivileged(lambda: listed(public))
     (public / "a").chmod(0o755)
     assert said == f"{public / 'a'} cannot be listed (Permission denied): mend its permissions"
 

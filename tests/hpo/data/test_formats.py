@@ -1,4 +1,4 @@
-"""Every suffix opens, whatever else a file holds is named, and metadata cost no image."""
+"""Every suffix opens, other files are described, and damaged metadata cost no image."""
 
 import io
 import struct

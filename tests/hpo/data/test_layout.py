@@ -1,4 +1,4 @@
-"""Which folders are parts and which are classes: the same rules in a folder and in a zip."""
+"""Folders of parts and of classes: the same rules in a folder and in a zip."""
 
 import shutil
 import zipfile
@@ -135,7 +135,7 @@ def test_a_doubled_folder_of_a_part_is_merged():
         (tree("vehicles/train", "vehicles/car", "animals"), ("animals", "vehicles")),
     ],
 )
-def test_classes_whose_names_hold_a_word_for_a_part(files, classes):
+def test_class_names_may_contain_a_word_for_a_part(files, classes):
     assert arrange(files, [], "D").classes == classes
 
 

@@ -1,4 +1,4 @@
-"""open_dataset and open_whole: the whole way from a path to parts."""
+"""open_dataset, open_whole and inspect_data: from a path to parts."""
 
 import shutil
 import zipfile
@@ -104,7 +104,7 @@ def pairs(tmp_path, noise):
 
 
 def test_groups_and_parts_are_the_same_at_every_image_size(pairs, cache):
-    """A JPEG that was decoded at a fraction of its size had no copy at 64 px: three in eight pairs were torn apart."""
+    """A JPEG decoded at a fraction of its size would differ from its copy: at 64 px, three in eight pairs did."""
     datasets = [open_dataset(pairs, image_size=size, cache=cache) for size in (32, 64, 96, 224)]
     assert [dataset.duplicates for dataset in datasets] == [20] * 4
     for dataset in datasets:

@@ -1,4 +1,4 @@
-"""What is remembered of a data set, and what is said where it is another one."""
+"""The record of a data set, and the description of how another one differs."""
 
 import dataclasses
 import shutil
@@ -122,7 +122,7 @@ def test_classes_are_compared_without_counts_too(origin, folder, cache):
 
 
 def made_earlier(dataset, written):
-    """What an earlier version of hpo, which took the names of classes as they are written, stored of `dataset`."""
+    """The record of `dataset` by an earlier version of hpo, which took class names as written."""
     content = [
         (written[label], "", stored)
         for part in (dataset.train, dataset.val, dataset.open_test())

@@ -74,7 +74,7 @@ def test_the_order_of_the_images_plays_no_role(sizes, seed, random):
     assert np.array_equal(shuffled, straight[order])
 
 
-def test_the_seed_decides():
+def test_another_seed_gives_another_split():
     labels = np.repeat([0, 1], 100)
     first, again, other = (deal(labels, options=SplitOptions(seed)).codes for seed in (1, 1, 2))
     assert np.array_equal(first, again)
@@ -208,7 +208,7 @@ def test_every_class_without_a_held_out_image_is_in_the_words(sizes, seed, share
         assert (f"no {part} image of" in assignment.text) == lacks
 
 
-def test_labels_that_disagree_are_named_where_they_are_why_nothing_can_be_held_out():
+def test_conflicting_labels_are_named_if_they_prevent_validation_images():
     labels = np.array([0, 0, 0, 1, 1, 1])
     groups = ["x", "y", "z", "x", "y", "z"]
     names = ["a/0.jpg", "a/1.jpg", "a/2.jpg", "b/0.jpg", "b/1.jpg", "b/2.jpg"]

@@ -1,4 +1,4 @@
-"""iter_images: unlabelled images from anywhere, in batches."""
+"""iter_images: unlabelled images of any source, in batches."""
 
 import tracemalloc
 import zipfile

@@ -1,4 +1,4 @@
-"""What is told of a data set, to people and to programs."""
+"""The summary of a data set, for people and for programs."""
 
 import json
 

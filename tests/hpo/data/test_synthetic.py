@@ -1,4 +1,4 @@
-"""Synthetic cells: the same for the same seed, imbalanced, whole or absent on disk, and more than their raw pixels."""
+"""Synthetic cells: equal for equal seeds, imbalanced, whole or absent on the disk, and hard for a linear probe."""
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -133,8 +133,8 @@ def test_an_interruption_leaves_no_half_set(tmp_path):
     assert len(files(tmp_path)) == 16
 
 
-def test_raw_pixels_alone_do_not_tell_the_classes_apart():
-    """A fast proxy of the slow test below: a linear probe sees more than the majority class, and far from all."""
+def test_raw_pixels_alone_do_not_separate_the_classes():
+    """A fast proxy of the slow test below: a linear probe beats the majority class, and is far from perfect."""
     images, labels = cells_arrays(900, 24)
     assert 0.3 < probe_accuracy(images[:600], labels[:600], images[600:], labels[600:]) < 0.68
 
@@ -154,7 +154,7 @@ PARTS = ("train", "val", "test")
 
 @pytest.fixture
 def single_thread():
-    """One core for torch, so that the time of the CNN means something."""
+    """Limit torch to one core, so that the time of the CNN is comparable."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

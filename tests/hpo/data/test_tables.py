@@ -1,4 +1,4 @@
-"""CSVs of path, label and, if wanted, split."""
+"""CSVs with path, label and optionally split."""
 
 import pytest
 

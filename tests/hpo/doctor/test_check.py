@@ -19,7 +19,7 @@ def holding(number: int, left: float = 60.0, state: str = "held") -> LeaseInfo:
     )  # fmt: skip
 
 
-def test_an_error_brings_its_own_way_out() -> None:
+def test_the_message_of_an_error_is_split_into_detail_and_fix() -> None:
     found = failed("database", StorageError("database h/d: no server listens there; start it, or check --storage"))
     assert found.to_dict() == {
         "what": "database", "ok": False, "detail": "database h/d: no server listens there",

@@ -1,4 +1,4 @@
-"""What `hpo doctor` and the commands say to a user who may look and not write."""
+"""`hpo doctor` and other commands for a database user who may read and not write."""
 
 from __future__ import annotations
 
