@@ -1,4 +1,4 @@
-"""What stdout and stderr can show.
+"""Streams: the characters and the drawing that stdout and stderr can show.
 
 A terminal or pipe that is not UTF-8 gets `*` for ★, ASCII bars and the like, and `\\u4e2d` for other characters; no
 command ends because a character cannot be written.
@@ -34,7 +34,7 @@ def prepare_streams() -> None:
 
 
 def can_redraw(stream: TextIO) -> bool:
-    """Whether `stream` is a terminal whose cursor can go back, so that a line can change in place."""
+    """Return whether `stream` is a terminal whose cursor can go back, so that a line can change in place."""
     return stream.isatty() and os.environ.get("TERM", "").lower() not in ("", "dumb", "unknown")
 
 

@@ -34,7 +34,7 @@ EARLY_DEATHS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class IsolatedWorkerOptions(WorkerOptions):
-    """What a worker is started with that trains each trial in a process of its own."""
+    """Options of a worker that trains each trial in a process of its own."""
 
     storage: str | None
     """URL of the database, with its password: it is handed over through a pipe, not among arguments."""

@@ -56,7 +56,7 @@ DEFAULT_TRIALS = 50
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study is made from."""
+    """All that a study is made from."""
 
     data: Path
     study: str
@@ -211,7 +211,7 @@ def _models_to_build(space: Space) -> dict[str, TrialConfig]:
 
 
 def _deepest_phase(config: TrialConfig) -> TrialConfig:
-    """The configuration of the phase in which most of the backbone trains."""
+    """Return the configuration of the phase in which most of the backbone trains."""
     return max(config.phase_configs(), key=lambda phase: phase.unfreeze_depth)
 
 

@@ -1,4 +1,4 @@
-"""What asks a worker to stop: signals, the notice of a preemption, the end of the parent that started it."""
+"""Requests to stop a worker: signals, the notice of a preemption, the end of the parent that started it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class StopSignal:
 
     @property
     def received(self) -> str | None:
-        """What asked for a stop, in words; None before that."""
+        """The first request to stop, in words; None before it."""
         if self._received is None and self._notice is not None and time.monotonic() >= self._next_check:
             self._next_check = time.monotonic() + NOTICE_INTERVAL
             if self._notice.exists():

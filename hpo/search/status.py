@@ -46,7 +46,7 @@ class TrialStatus:
     """Constraints that the trial broke: diverged, memory."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return all fields, JSON-ready."""
         return {**vars(self), "curve": list(self.curve), "params": dict(self.params), "violated": list(self.violated)}
 
 
@@ -67,7 +67,7 @@ class StudyStatus:
     redone: float = 0.0
     """Epochs that were trained again after interruptions, all trials together."""
     control: Control = Control.RUN
-    """What the study's workers are told."""
+    """The command that the study's workers follow."""
 
     @property
     def out_of_time(self) -> bool:

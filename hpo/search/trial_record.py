@@ -1,4 +1,4 @@
-"""What a trial records of itself beside its parameters and its curve, as optuna's user attributes.
+"""The record that a trial keeps of itself beside its parameters and its curve, as optuna's user attributes.
 
     config          every field of its TrialConfig        best_epoch, best_metrics   the epoch whose weights are kept
     seed            of its training                       seconds, images_per_second, peak_memory
@@ -60,7 +60,7 @@ class TrialRecord:
     parameters: int | None = None
     trainable_parameters: int | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What training reported of the run: mean, std, weights, precision and more."""
+    """Facts that training reported of the run: mean, std, weights, precision and more."""
     reason: str | None = None
     """Why the trial ended early or failed."""
 

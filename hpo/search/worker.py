@@ -61,7 +61,7 @@ CONNECT_TIMEOUT = 2.0
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What one worker is started with; everything else is in the study."""
+    """Options of one worker; everything else is in the study."""
 
     data: Path
     study: str
@@ -79,7 +79,7 @@ class WorkerOptions:
     preempt_file: Path | None = None
     """A file whose appearance asks for a stop."""
     artifacts_checked: bool = False
-    """Whether an earlier process of the same isolated worker reached the place of the checkpoints.
+    """Whether an earlier process of the same isolated worker reached the checkpoint store.
 
     Where it cannot be reached now, it is away for a while: the next trial waits for it, as between two epochs.
     """
@@ -87,7 +87,7 @@ class WorkerOptions:
 
 @dataclass(frozen=True)
 class WorkResult:
-    """What a worker has done when it ends."""
+    """The result of a worker."""
 
     finished: int
     """Number of trials."""

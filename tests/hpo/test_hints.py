@@ -21,7 +21,7 @@ from hpo.doctor.study import check_control, check_leases
 from hpo.hints import hint
 from hpo.report.reproduce import bundle_recipe, delivery, joining
 from storage import Control
-from tests.hpo.search.test_status import holding, line, status
+from tests.hpo.search.test_status import lease_info, line, status
 
 ROOT = Path(__file__).parents[2]
 NAMES = [
@@ -63,7 +63,7 @@ def messages(name: str) -> Iterator[str]:
     yield from (consequence(name, "run", word, []) for word in ("pause", "stop"))
     yield from (check_control(name, control).fix for control in (Control.PAUSE, Control.STOP))
     yield check_leases(name, [], {1}).fix
-    yield held_line(name, holding(0, left=-40.0))
+    yield held_line(name, lease_info(0, left=-40.0))
     yield from (step.text for step in delivery(name, 1)[:1])
     yield joining(name, soup=True).text
     assert draw(seen)

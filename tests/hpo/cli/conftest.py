@@ -21,7 +21,7 @@ TINY = (
     "--backbone", "mobilenetv2_035", "--set", "pretrained=false", "--set", "image_size=32", "--set", "epochs=2",
     "--set", "batch_size=16", "--set", "precision=fp32",
 )  # fmt: skip
-"""A search that a test can wait for."""
+"""A search that takes seconds."""
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +104,7 @@ def bare_study(database: Database) -> optuna.Study:
 
 @pytest.fixture
 def refused(command: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], str]:
-    """Run `hpo` inside this process; the one line with which it refuses. No traceback, exit code 2."""
+    """Run `hpo` inside this process and return the one line of its error; no traceback, exit code 2."""
     for key in [key for key in os.environ if key.startswith("HPO_")]:
         monkeypatch.delenv(key)
     for key in ("HPO_STORAGE", "HPO_HOME"):

@@ -1,4 +1,4 @@
-"""Whatever a user brings that cannot work ends in one line, exit code 2, and leaves no study behind."""
+"""Invalid input ends in one line and exit code 2, and leaves no study behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Refused = Callable[[Sequence[str]], str]
 
 
 def images(folder: Path, classes: dict[str, int], *, size: int = 16) -> Path:
-    """Class folders with so many different PNGs each."""
+    """Class folders with the given number of different PNGs each."""
     random = np.random.default_rng(0)
     for name, count in classes.items():
         (folder / name).mkdir(parents=True)
@@ -253,7 +253,7 @@ def test_a_password_from_a_file(
     assert "secret, which cannot be read" in refused(["status", "--study", "cells", "--storage", url])
     (tmp_path / "secret").write_text("Secret-1\n")
     line = refused(["status", "--study", "cells", "--storage", url])
-    # It was let in; whether the tables are there depends on what other tests did with this server.
+    # The login worked; whether the tables exist depends on other tests that use this server.
     assert "no study 'cells'" in line or "holds no studies" in line
 
 
@@ -336,7 +336,7 @@ def test_the_doctor_creates_no_folder_and_reports_that_there_is_none(
 def test_a_database_of_another_program_is_refused_and_left_alone(
     refused: Refused, here: Callable[..., Result], cells: Path, empty_url: str
 ) -> None:
-    """Of another program that keeps its schema with alembic."""
+    """A database of another program that manages its schema with alembic."""
     engine = create_engine(empty_url)
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE alembic_version (version_num varchar(32))")

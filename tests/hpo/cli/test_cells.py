@@ -1,4 +1,4 @@
-"""`hpo make-cells` draws what was asked for, and answers a mistake in one line."""
+"""`hpo make-cells` draws what was asked for, and reports an invalid argument in one line."""
 
 from pathlib import Path
 

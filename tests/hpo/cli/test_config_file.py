@@ -14,7 +14,7 @@ from hpo.cli import Commands, main
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, object]:
-    """A command `status` that only notes what its options are."""
+    """A command `status` that only records its options."""
     values: dict[str, object] = {}
 
     @click.command("status")

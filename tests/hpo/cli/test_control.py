@@ -1,4 +1,4 @@
-"""`hpo pause`, `stop`, `resume`: one word to all workers, said in one line, the same word twice as good as once."""
+"""`hpo pause`, `stop`, `resume`: reported in one line, and idempotent."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_tables_of_an_earlier_version_are_named_as_such(
 def test_a_study_whose_tables_lack_only_later_additions_is_read_and_controlled(
     here: Here, database: Database, bare_study: optuna.Study, words: tuple[str, ...]
 ) -> None:
-    """Looks at test parts were not recorded then; nothing that reads or steers a study needs their table."""
+    """Test accesses were not recorded then; no command that reads or controls a study needs their table."""
     with database.engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE hpo_openings; UPDATE hpo_schema SET version = 2")
     result = here(*words)

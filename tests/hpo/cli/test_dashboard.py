@@ -126,7 +126,7 @@ def test_the_page_of_a_trial_fits_the_window(study: Database, tmp_path: Path) ->
     assert "backbone_of_many" in page
     width = re.search(r"<title>width (\d+)", page)
     assert width
-    assert int(width[1]) <= 1280  # less where a bar for scrolling down has its room
+    assert int(width[1]) <= 1280  # less where there is a vertical scroll bar
 
 
 def unsized(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -146,7 +146,7 @@ def asked(address: str, path: str = "/api/studies", method: str = "GET", **heade
 
 @pytest.mark.postgres
 def test_the_dashboard_answers_only_to_its_own_names(study: Database) -> None:
-    """A page of another site whose name points to this machine would otherwise be asked as if it were ours."""
+    """A page of another site whose name points to this machine would otherwise have access."""
     with serving(make_dashboard(study, "127.0.0.1", 0, ["board.example", "Other.Example"])) as address:
         ours = ("127.0.0.1", "127.0.0.1:9000", "localhost", "LOCALHOST:8080", "[::1]:8080", "10.1.2.3", "x.localhost")
         for host in (*ours, "board.example", "other.example:443", "board.example.", socket.gethostname(), ""):
@@ -185,7 +185,7 @@ def test_a_deleted_study_is_not_found(study: Database, method: str) -> None:
 def test_the_variable_of_a_kubernetes_service_is_not_taken_as_a_port(
     value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the pods beside a Service called `hpo`, HPO_PORT tells where that is."""
+    """In the pods beside a Service called `hpo`, HPO_PORT holds its address."""
     from hpo.cli.dashboard import dashboard_command
 
     monkeypatch.setenv("HPO_PORT", value)

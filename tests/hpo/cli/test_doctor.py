@@ -1,4 +1,4 @@
-"""`hpo doctor`: one line for each thing, the rest is looked at whatever is broken."""
+"""`hpo doctor`: one line for each check; a fault does not prevent the other checks."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_an_empty_database_passes(here: Here, empty_url: str) -> None:
 
 def test_a_dead_database_is_one_line(here: Here, cells: Path) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # nobody listens
+        taken.bind(("127.0.0.1", 0))  # not listening
         url = f"postgresql://someone:hunter2@127.0.0.1:{taken.getsockname()[1]}/hpo"
         code, checks = looked(here, "--storage", url, "--study", "bare", str(cells))
     assert code == 1

@@ -1,4 +1,4 @@
-"""`hpo gc`: what no kept trial needs goes, and nothing that somebody may go on from."""
+"""`hpo gc`: it frees what no kept trial needs, and nothing that a trial may resume from."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def write(store: CheckpointStore, trial: int) -> None:
 
 
 def has(store: CheckpointStore) -> dict[int, str]:
-    """`bl`, `b` or `l` of each trial of which anything is there."""
+    """Return `bl`, `b` or `l` for each trial that has checkpoints: best, latest."""
     return {
         trial: "".join(kind[0] for kind in ("best", "latest") if store.has(trial, kind))  # type: ignore[arg-type]
         for trial in sorted(store.trials())

@@ -1,4 +1,4 @@
-"""`hpo reap`: what workers that are gone have left waits again, and whoever lives keeps what is his."""
+"""`hpo reap`: trials of dead workers are requeued, living workers keep theirs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_trial_without_a_lease_is_requeued(here: Here, bare_study: optuna.Stud
 
 def test_an_expired_lease_is_not_reported_as_alive(here: Here, database: Database, bare_study: optuna.Study) -> None:
     claim(database, bare_study, 1)
-    with database.engine.begin() as connection:  # as after a start of the server, which gives every holder his time
+    with database.engine.begin() as connection:  # as after a start of the server, which extends every lease
         connection.exec_driver_sql("UPDATE hpo_leases SET deadline = now() - interval '5 s', seconds = 1e6")
     result = here("reap", "--study", "bare")
     assert "whose lease expired" in result.stdout

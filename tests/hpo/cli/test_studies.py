@@ -158,7 +158,7 @@ def test_the_checkpoints_that_a_copy_shares_stay(
 def test_checkpoints_under_another_place_are_reported(
     here: Here, database: Database, bare_study: optuna.Study, tmp_path: Path
 ) -> None:
-    """`hpo gc` refuses a folder that is not there in the same words."""
+    """`hpo gc` refuses a missing folder in the same words."""
     claim = claim_trial(database, bare_study, Worker(host="node-7", pid=1))
     assert isinstance(claim, Claim)
     expire_leases(database, bare_study, Worker(host="node-7", pid=1, place=""))

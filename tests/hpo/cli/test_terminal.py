@@ -1,4 +1,4 @@
-"""Every command ends well on terminals and pipes that are not UTF-8, narrow, plain or gone."""
+"""Every command succeeds on terminals and pipes that are not UTF-8, narrow, plain or closed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOWN = "★▁▂▃▄▅▆▇█━╸╺├└│─…–−±×≤°µ«�
 
 @pytest.fixture
 def study(bare_study: optuna.Study) -> optuna.Study:
-    """`bare` with a best trial, whose curve is drawn, and a name of its own for what has no finite value."""
+    """`bare` with a best trial, whose curve is drawn, and a metric without a finite value."""
     for value in (0.25, 0.75):
         trial = bare_study.ask()
         trial.suggest_float("learning_rate", 1e-3, 1e-2)

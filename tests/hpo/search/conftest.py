@@ -60,7 +60,7 @@ class FakeDeadline(Deadline):
     passed: Callable[[], bool]
 
     def read(self) -> None:
-        """Read nothing."""
+        """Do nothing: there is no deadline to read."""
 
     def has_passed(self) -> bool:
         return self.passed()
@@ -94,7 +94,7 @@ class Bench:
         )  # fmt: skip
 
     def claim(self, lease: float = 60.0) -> Claim:
-        """The next trial, for a worker of its own."""
+        """Claim the next trial for a worker of its own."""
         claim = claim_trial(self.db, self.study, Worker(device="cpu", seconds=lease))
         assert isinstance(claim, Claim), claim
         return claim
@@ -114,7 +114,7 @@ def bench(database: Database, cells: Path, tiny_space: SearchSpace, tmp_path: Pa
 
 @pytest.fixture
 def restored(bench: Bench, postgres_url: str) -> Iterator[Bench]:
-    """The same study in another database of the server, as a dump restored beside its original would have it."""
+    """The same study in another database of the server, as a restored dump has it."""
     for url in _fresh(postgres_url, "with_tables"):
         with open_database(url, home=bench.folder / "unused") as database:
             optuna.copy_study(from_study_name="tiny", from_storage=bench.db.storage, to_storage=database.storage)

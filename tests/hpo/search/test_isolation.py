@@ -36,7 +36,7 @@ def eventually(condition: Callable[[], object]) -> None:
 
 @pytest.fixture
 def tiny_space(tiny_space: SearchSpace) -> SearchSpace:
-    """Enough epochs to be met in the middle."""
+    """A space with so many epochs that a test can interrupt a trial."""
     return tiny_space.with_fixed({"epochs": 400})
 
 
@@ -45,7 +45,7 @@ Start = Callable[..., subprocess.Popen[bytes]]
 
 @pytest.fixture
 def start(bench: Bench, cells: Path) -> Iterator[Start]:
-    """Start a worker; its log lies in worker.log."""
+    """Start a worker; its log is worker.log."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*options: str) -> subprocess.Popen[bytes]:
@@ -66,19 +66,19 @@ def start(bench: Bench, cells: Path) -> Iterator[Start]:
             worker.wait()
 
 
-def holding(bench: Bench) -> LeaseInfo | None:
+def held_lease(bench: Bench) -> LeaseInfo | None:
     return next((h for h in lease_infos(bench.db, bench.study) if h.state == "held"), None)
 
 
 def under_way(bench: Bench) -> LeaseInfo:
-    """The running trial, once it is in its second epoch."""
+    """Return the lease of the running trial, once it is in its second epoch."""
 
     def begun() -> bool:
-        held = holding(bench)
+        held = held_lease(bench)
         return held is not None and held.position > 1
 
     eventually(begun)
-    held = holding(bench)
+    held = held_lease(bench)
     assert held is not None
     return held
 
@@ -111,7 +111,7 @@ def test_a_killed_trial_resumes_in_another_process_of_the_same_worker(bench: Ben
     pid = int(held.owner.rpartition(":")[2])
     assert pid != worker.pid
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: (now := holding(bench)) is not None and now.attempts == 2 and now.position >= held.position)
+    eventually(lambda: (now := held_lease(bench)) is not None and now.attempts == 2 and now.position >= held.position)
     assert worker.poll() is None
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(SOON) == 0
@@ -119,14 +119,14 @@ def test_a_killed_trial_resumes_in_another_process_of_the_same_worker(bench: Ben
 
 @pytest.mark.slow
 def test_a_worker_suspended_for_longer_than_its_lease_drops_its_trial(bench: Bench, start: Start) -> None:
-    sleeper = start("--no-isolate")
+    suspended = start("--no-isolate")
     held = under_way(bench)
-    sleeper.send_signal(signal.SIGSTOP)
+    suspended.send_signal(signal.SIGSTOP)
     other = start("--no-isolate")
-    eventually(lambda: (now := holding(bench)) is not None and now.owner != held.owner)
-    sleeper.send_signal(signal.SIGCONT)
+    eventually(lambda: (now := held_lease(bench)) is not None and now.owner != held.owner)
+    suspended.send_signal(signal.SIGCONT)
     eventually(lambda: b"trial 0 is dropped" in (bench.folder / "worker.log").read_bytes())
-    for worker in (sleeper, other):
+    for worker in (suspended, other):
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(SOON) == 0
     log = (bench.folder / "worker.log").read_bytes()
@@ -195,11 +195,11 @@ def test_a_worker_under_nohup_survives_the_end_of_its_terminal(bench: Bench, sta
     os.killpg(worker.pid, signal.SIGHUP)
 
     def further() -> bool:
-        held = holding(bench)
+        held = held_lease(bench)
         return held is not None and held.position > before.position + 1
 
     eventually(further)
-    held = holding(bench)
+    held = held_lease(bench)
     assert held is not None
     assert (held.owner, held.attempts) == (before.owner, before.attempts)
     worker.terminate()

@@ -1,4 +1,4 @@
-"""What becomes of workers and their trials when processes die."""
+"""Local workers: a worker that dies is replaced and its lease ends."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ def test_the_trial_of_a_dead_worker_is_free_at_once_and_no_other_is_touched(benc
     claims = [
         claim_trial(bench.db, bench.study, who) for who in (Worker(pid=DEAD), Worker(), Worker(host="x", pid=DEAD))
     ]
-    orphan = claims[0]
-    assert isinstance(orphan, Claim)
-    with LocalWorkers(bench.db, bench.study, []) as team:
-        team._expire_lease(DEAD)
+    claim = claims[0]
+    assert isinstance(claim, Claim)
+    with LocalWorkers(bench.db, bench.study, []) as workers:
+        workers._expire_lease(DEAD)
     assert [holding.left > 0 for holding in lease_infos(bench.db, bench.study)] == [False, True, True]
     again = bench.claim()
-    assert (again.number, again.lease.deaths) == (orphan.number, 1)
+    assert (again.number, again.lease.deaths) == (claim.number, 1)
 
 
 @pytest.mark.postgres
 def test_a_worker_that_fails_is_reported_with_the_last_line_of_its_log(bench: Bench, tmp_path: Path) -> None:
-    job = WorkerCommand(["nowhere", "--study", "tiny"], {"HPO_HOME": str(tmp_path)}, tmp_path / "logs" / "worker-0.log")
-    with LocalWorkers(bench.db, bench.study, [job]) as team:
-        while team.working:
-            team.poll(timeout=5)
-    (told,) = team.died
-    assert "exit code 2" in told
-    assert "nowhere: no such file or folder" in told
+    command = WorkerCommand(
+        ["nowhere", "--study", "tiny"], {"HPO_HOME": str(tmp_path)}, tmp_path / "logs" / "worker-0.log"
+    )
+    with LocalWorkers(bench.db, bench.study, [command]) as workers:
+        while workers.working:
+            workers.poll(timeout=5)
+    (report,) = workers.died
+    assert "exit code 2" in report
+    assert "nowhere: no such file or folder" in report
 
 
 def test_a_worker_stops_when_its_parent_is_gone() -> None:
@@ -53,7 +55,7 @@ def test_a_worker_stops_when_its_parent_is_gone() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:
-        printed, _ = child.communicate(timeout=60)  # closes its standard input, as our death would
+        printed, _ = child.communicate(timeout=60)  # closes its standard input, as the death of this process would
     assert (child.returncode, printed.strip()) == (0, "asked to stop")
 
 

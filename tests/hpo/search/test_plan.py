@@ -1,4 +1,4 @@
-"""From options to a plan: contradictions are refused, nothing is dropped in silence."""
+"""From options to a plan: contradictions are refused, no option is ignored."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from tests.hpo.search.conftest import Bench
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """A weights file that names its architecture; its content is not looked at here."""
+    """A weights file that names its architecture; its content is not read."""
     (tmp_path / "w.safetensors").write_bytes(b"")
     (tmp_path / "w.json").write_text(json.dumps({"architecture": "mobilenetv2_035"}))
     return tmp_path / "w.safetensors"
@@ -256,7 +256,7 @@ def test_a_study_made_with_the_names_of_classes_as_written_goes_on(
 def test_images_of_16_bits_are_opened_by_the_white_level_of_the_study(
     bench: Bench, tiny_space: SearchSpace, tmp_path: Path, kept: int | None, level: int
 ) -> None:
-    """A study of an earlier version has none, which is 65535; its workers take that, so it is what is told."""
+    """A study of an earlier version has no white level, which means 65535."""
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         (tmp_path / "deep" / name).mkdir(parents=True)
@@ -334,7 +334,7 @@ def test_a_study_from_before_symmetry_goes_on_as_it_was_made_by_the_same_command
 
 @pytest.mark.postgres
 def test_weights_without_the_file_beside_them_are_refused(bench: Bench, weights: Path) -> None:
-    """The digest is of the weights alone; mean and std lie in a file of their own."""
+    """The digest is of the weights alone; mean and std are in a file of their own."""
     stored = read_spec(bench.study).model_copy(update={"weights_normalisation": [[0.5] * 3, [0.25] * 3]})
     with pytest.raises(
         HpoError, match=r"give no mean and std, but gave mean \[0\.5, .* copy the \.json or config\.json"
@@ -366,7 +366,7 @@ def test_a_deadline_of_an_interrupted_run_is_lifted_and_reported(bench: Bench, o
 
 
 def test_a_deadline_is_lifted_where_another_process_has_the_pid_of_its_run(bench: Bench) -> None:
-    """In a container the number is often 1, of every run."""
+    """In a container the pid of every run is often 1."""
     set_budget(bench.db, bench.study, 7, timedelta(hours=1), run=Worker())
     assert "lifted" in str(keep_or_lift_deadline(bench.db, bench.study))
 

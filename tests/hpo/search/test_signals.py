@@ -1,4 +1,4 @@
-"""Which signals ask for a stop, and that one which was ignored from the start asks for nothing."""
+"""Signals that ask for a stop; a signal that was ignored from the start does not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def stop_signal(seen: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def team(seen: list[str]) -> Iterator[None]:
+def local_workers(seen: list[str]) -> Iterator[None]:
     stand_in: Any = SimpleNamespace(stopping=False, stop=lambda: seen.append("stopped"))
     with forwarding(stand_in):
         yield
@@ -46,7 +46,7 @@ def unwinding(seen: list[str]) -> Iterator[None]:
 
 
 Way = Callable[[list[str]], AbstractContextManager[None]]
-WAYS: list[Way] = [stop_signal, team, unwinding]
+WAYS: list[Way] = [stop_signal, local_workers, unwinding]
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_signal_that_was_not_ignored_asks_for_a_stop(way: Way) -> None:
     assert signal.getsignal(signal.SIGHUP) == before
 
 
-@pytest.mark.parametrize("way", [stop_signal, team])
+@pytest.mark.parametrize("way", [stop_signal, local_workers])
 def test_the_stop_request_of_a_run_is_handled_even_where_it_was_ignored(
     way: Way, ignore: Callable[[int], None]
 ) -> None:

@@ -1,4 +1,4 @@
-"""How a study is read and drawn."""
+"""Reading and drawing the status of a study."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def status(*lines: TrialStatus, best: TrialStatus | None = None, limits: Limits 
     return StudyStatus("cells", "accuracy", "quick", limits or Limits(trials=20), NOW, lines, best)
 
 
-def holding(number: int, **more: object) -> LeaseInfo:
+def lease_info(number: int, **more: object) -> LeaseInfo:
     whole = LeaseInfo(
         number=number, state="held", owner="node-7:4711", device="cuda:1", claimed_at=NOW, age=3.0, left=117.0,
         deaths=0, position=1.5, redone=0.0, attempts=1, note=None,
@@ -185,13 +185,13 @@ def test_the_status_of_a_finished_trial_is_computed_once(bench: Bench) -> None:
     ],
 )
 def test_a_lease_in_words(more: dict[str, object], text: str) -> None:
-    assert lease_state(holding(0, **more)) == text
+    assert lease_state(lease_info(0, **more)) == text
 
 
 def test_workers_are_drawn_within_a_hundred_columns() -> None:
     lines = [line(0, "running"), line(1, "running")]
     long_name = "a-pod-with-a-name-as-kubernetes-makes-them-7d9f8b6c5-x2x9z:4711"
-    seen = replace(status(*lines), leases=(holding(0, attempts=2), holding(1, owner=long_name, left=-40.0)))
+    seen = replace(status(*lines), leases=(lease_info(0, attempts=2), lease_info(1, owner=long_name, left=-40.0)))
     rows = drawn(seen, 100).splitlines()
     assert "    0  node-7:4711                       cuda:1  renewed 3s ago, taken up 2 times" in [
         r.rstrip() for r in rows
@@ -203,7 +203,7 @@ def test_workers_are_drawn_within_a_hundred_columns() -> None:
 def test_workers_take_their_lines_from_the_finished_trials() -> None:
     lines = [line(n) for n in range(20)] + [line(20, "running"), line(21, "running")]
     alone = status(*lines)
-    with_leases = replace(alone, leases=(holding(20), holding(21)))
+    with_leases = replace(alone, leases=(lease_info(20), lease_info(21)))
     assert len(drawn(with_leases).splitlines()) <= len(drawn(alone).splitlines()) + 1
 
 

@@ -13,7 +13,7 @@ def test_samplers_of_one_study_draw_differently_for_every_trial() -> None:
     samplers = sampler_for_trial("tpe", 0)
     drawn = set()
     for asked in range(12):
-        study = optuna.create_study(sampler=samplers(asked))  # an empty history: as many workers at once would see
+        study = optuna.create_study(sampler=samplers(asked))  # an empty history, as many workers see it at the start
         drawn.add(study.ask().suggest_float("x", 0, 1))
     assert len(drawn) == 12
 
@@ -59,7 +59,7 @@ def test_successive_halving_lets_the_better_half_pass_a_rung() -> None:
 
 @pytest.mark.parametrize("name", ["successive-halving", "hyperband", "median"])
 def test_no_trial_is_pruned_before_the_first_epoch_of_the_last_phase(name: str) -> None:
-    """A first phase that trains the head alone: what differs by then is the seed."""
+    """In a first phase that trains the head alone, trials differ only in their seeds."""
     study = optuna.create_study(direction="maximize", pruner=make_pruner(name, 30, 11))
     for number in range(12):
         trial = study.ask()
@@ -77,7 +77,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(make, name: str) -> None
 
 @pytest.mark.parametrize("diverged", [True, False])
 def test_tpe_avoids_regions_where_runs_diverged_late(diverged: bool) -> None:
-    """Below 0.5 the pruner ends trials after an epoch; above, they go well for eight and diverge."""
+    """Below 0.5 the pruner ends trials after an epoch; above, they improve for eight epochs and diverge."""
     study = optuna.create_study(direction="maximize")
     for step in range(20):
         study.enqueue_trial({"x": 0.025 + step / 20})

@@ -167,7 +167,7 @@ def test_a_fault_of_the_disk_is_raised_and_the_trial_is_requeued(
 def test_an_invalid_trial_enqueued_by_the_dashboard_fails_with_the_reason(
     bench: Bench, tiny_space: SearchSpace, given: dict[str, Any], told: str
 ) -> None:
-    """As in the dashboard. Optuna passes over an unknown name, and takes a value out of its range."""
+    """optuna-dashboard checks nothing: optuna ignores an unknown name and accepts a value out of its range."""
     context = bench.context(tiny_space)
     assert run_trial(context, bench.claim()) is TrialOutcome.COMPLETE
     bench.study.enqueue_trial(given)
@@ -284,13 +284,13 @@ def test_an_unreachable_hub_fails_no_trial(
 def test_a_trial_that_kills_its_worker_always_at_the_same_epoch_is_failed(
     bench: Bench, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is taken up after its first epoch each time: that epoch, reported again, is none further."""
+    """Each attempt resumes after the first epoch: to report that epoch again is no progress."""
 
     def deadly(*arguments: Any) -> Iterator[EpochResult]:
         with closing(fit(*arguments)) as epochs:
             if arguments[3] is None:
                 yield next(epochs)
-            raise SystemExit  # as a kill does, it passes everything that would put the trial back
+            raise SystemExit  # like a kill, it skips all that would requeue the trial
 
     monkeypatch.setattr(trial_module, "fit", deadly)
     set_budget(bench.db, bench.study, 1, None)

@@ -1,4 +1,4 @@
-"""A study over a roster: workers train each entry once, with its own seed, and keep all checkpoints."""
+"""A study over a trial list: workers train each planned trial once, with its seed, and keep all checkpoints."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TRIAL_LIST = TrialList(
 
 @pytest.fixture
 def trained(database: Database, cells: Path, tmp_path: Path) -> optuna.Study:
-    """The roster's study after a worker has been there."""
+    """The study of the trial list after a worker has finished it."""
     database.initialise()
     split = SplitOptions(seed=0, val_fraction=0.2, test_fraction=0.1)
     dataset = open_dataset(cells, image_size=32, cache=tmp_path / "cache", split=split)

@@ -65,14 +65,14 @@ def _uses_trial_attributes(path: Path) -> bool:
 
 
 def _reads_attributes(node: ast.AST) -> bool:
-    """Whether it reads or sets user attributes, those of a study apart."""
+    """Return whether the node reads or sets user attributes other than those of a study."""
     if not isinstance(node, ast.Attribute) or node.attr not in ("user_attrs", "set_user_attr"):
         return False
     return not (isinstance(node.value, ast.Name) and node.value.id == "study")
 
 
 def _writes_literal(node: ast.AST) -> bool:
-    """Whether it calls `write_attributes` with a key of its own."""
+    """Return whether the node calls `write_attributes` with a literal key."""
     if not isinstance(node, ast.Call) or ast.unparse(node.func) != "write_attributes":
         return False
     return any(isinstance(part, ast.Constant) for argument in node.args for part in ast.walk(argument))

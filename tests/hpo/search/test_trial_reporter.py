@@ -1,4 +1,4 @@
-"""TrialReporter: what a trial costs the database however many there are, and what its sampler sees of the others."""
+"""TrialReporter: a trial costs a fixed number of statements, and its sampler sees the finished trials."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_trial_costs_the_same_few_statements_however_many_there_are(
     costs = []
     for total in (10, 300):
         add_trials(bench.study, total)
-        run_trial(context, counter)  # the one that reads what others have added meanwhile
+        run_trial(context, counter)  # this one reads the trials that were added
         counter.sent = dict.fromkeys(STEPS, 0)
         run_trial(context, counter)
         costs.append(dict(counter.sent))
@@ -85,14 +85,14 @@ def test_a_trial_costs_the_same_few_statements_however_many_there_are(
 def test_a_sampler_sees_trials_that_finished_since_the_last_trial(bench: Bench, tiny_space: SearchSpace) -> None:
     seen: list[int] = []
 
-    class Witness(RandomSampler):
-        """Looks at the study as TPE does: through what optuna keeps for the length of a trial."""
+    class RecordingSampler(RandomSampler):
+        """Reads the study as TPE does, from the cache that optuna keeps during a trial."""
 
         def sample_relative(self, study: optuna.Study, *_: Any) -> dict[str, Any]:
             seen.append(len(study._get_trials(deepcopy=False, states=(TrialState.COMPLETE,), use_cache=True)))
             return {}
 
-    context = replace(bench.context(tiny_space), sampler=lambda _: Witness())
+    context = replace(bench.context(tiny_space), sampler=lambda _: RecordingSampler())
     for _ in range(4):
         run_trial(context, Counter())
     assert seen == [1, 2, 3], "the first trial is the point of the space: nothing is proposed for it"

@@ -1,4 +1,4 @@
-"""A worker's life on a study: whose checkpoints it writes, and what becomes of it when trial after trial fails."""
+"""A worker at a study: its checkpoints, and its end when trial after trial fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from optuna.samplers import RandomSampler
 from hpo.errors import HpoError
 from hpo.search.plan import set_budget
 from hpo.search.trial import TrialOutcome, run_trial
-from hpo.search.worker import WorkerOptions, work, work_shift
+from hpo.search.worker import WorkerOptions, work
 from search_spaces import SearchSpace
 from storage import (
     DatabaseUnavailableError,
@@ -81,12 +81,12 @@ def test_a_study_restored_beside_its_original_does_not_write_among_its_checkpoin
 def test_an_unreachable_store_ends_a_new_worker_at_once_and_is_waited_for_between_two_trials(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process of an isolated worker's next trial is to wait as a worker that is not isolated does."""
+    """The process of an isolated worker's next trial waits as a worker without isolation does."""
     set_budget(bench.db, bench.study, 1, None)
-    monkeypatch.setattr("hpo.search.trial.ROOM", 0.1)
+    monkeypatch.setattr("hpo.search.trial.FULL_DISK_PAUSE", 0.1)
     away = bench.folder / "artifacts" / read_spec(bench.study).id
     away.parent.mkdir()
-    away.touch()  # no folder: it cannot be listed
+    away.touch()  # a file, so it cannot be listed
     with pytest.raises(StoreUnavailableError):
         work(bench.db, options(bench))
     assert not lease_infos(bench.db, bench.study)
@@ -99,7 +99,7 @@ def test_an_unreachable_store_ends_a_new_worker_at_once_and_is_waited_for_betwee
     returning = threading.Thread(target=return_once_awaited, daemon=True)
     returning.start()
     known = replace(options(bench), artifacts_checked=True, lease=2.0)
-    assert work_shift(bench.db, known, most=1).finished == 1
+    assert work(bench.db, known, most=1).finished == 1
     returning.join()
 
 
@@ -163,15 +163,15 @@ def test_a_stop_during_sampling_requeues_the_trial(
 ) -> None:
     thinking, done = threading.Event(), threading.Event()
 
-    class Thinker(RandomSampler):
-        """A sampler that thinks for longer than a worker that was asked to stop may stay."""
+    class SlowSampler(RandomSampler):
+        """A sampler that takes longer than a stopping worker waits."""
 
         def before_trial(self, *_: object) -> None:
             thinking.set()
             done.wait(30)
 
     monkeypatch.setattr("storage.retry.LEAVING", 0.2)
-    context = replace(bench.context(tiny_space, stop=thinking.is_set), sampler=lambda _: Thinker())
+    context = replace(bench.context(tiny_space, stop=thinking.is_set), sampler=lambda _: SlowSampler())
     try:
         with pytest.raises(DatabaseUnavailableError, match="what was under way did not end before this worker had to"):
             run_trial(context, bench.claim())
