@@ -57,9 +57,6 @@ COMPLEX = frozenset(
         "hpo.bundle.stored_metrics.report_of",
         "hpo.cli.run.without_a_model",
         "hpo.cli.watching._watch_lines",
-        "hpo.report.search_sections._cost_rows",
-        "hpo.report.search_sections.configuration_groups",
-        "hpo.report.search_sections.history",
     }
 )
 """Functions that are still above MOST_COMPLEXITY; to be made simpler."""

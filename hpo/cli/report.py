@@ -51,7 +51,7 @@ def report_command(
     """Write what is known of STUDY or BUNDLE as one HTML page that opens offline and prints.
 
     A folder with a config.json, or an s3:// URL, is a bundle; everything else is the name of a study. The locked test
-    part is not looked at.
+    part is not opened.
     """
     out = out or Path(f"report-{_as_file_name(subject)}.html")
     check_out(out)
@@ -62,16 +62,16 @@ def report_command(
     use_threads(threads)
     options = ReportOptions(cache_folder(home), device, batch_size, counting)
     if is_bundle(subject):
-        text = _of_bundle(subject if subject.startswith("s3://") else Path(subject).expanduser(), data, options)
+        text = _report_bundle(subject if subject.startswith("s3://") else Path(subject).expanduser(), data, options)
     else:
-        text = _of_study(subject, data, options, (storage, home, artifacts))
+        text = _report_study(subject, data, options, (storage, home, artifacts))
     with atomic_text_file(out, errors="replace") as file:
         file.write(text)
     click.echo(f"{out}: {len(text.encode(errors='replace')) / 1e6:.1f} MB, opens in any browser")
 
 
 def check_out(out: Path) -> None:
-    """UsageError unless `out` can become a page; said before the work."""
+    """Raise UsageError unless a page can be written to `out`; called before the work."""
     if out.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--out is {out}, but must end in .html")
     if out.is_dir():
@@ -81,17 +81,17 @@ def check_out(out: Path) -> None:
 
 
 def is_bundle(subject: Path | str) -> bool:
-    """Whether `subject` means a bundle; names of studies are everything else."""
+    """Return whether `subject` names a bundle; other texts are names of studies."""
     return str(subject).startswith("s3://") or (Path(subject).expanduser() / "config.json").is_file()
 
 
 def _as_file_name(subject: str) -> str:
-    """The last part of a path, or a name, with nothing in it that a file system or a shell may stumble over."""
+    """Return the last part of a path, or a name, without characters that are special in file systems or shells."""
     last = subject.rstrip("/").rpartition("/")[2]
     return re.sub(r"[^\w.-]+", "-", last).strip("-.")[:100] or "study"
 
 
-def _of_bundle(bundle: Path | str, data: Path | None, options: ReportOptions) -> str:
+def _report_bundle(bundle: Path | str, data: Path | None, options: ReportOptions) -> str:
     from hpo.bundle.remote import local_bundle
     from hpo.report.build import report_bundle
 
@@ -99,7 +99,7 @@ def _of_bundle(bundle: Path | str, data: Path | None, options: ReportOptions) ->
         return report_bundle(folder, data, options, place=str(bundle))
 
 
-def _of_study(
+def _report_study(
     study: str, data: Path | None, options: ReportOptions, places: tuple[str | None, Path, Path | str | None]
 ) -> str:  # fmt: skip
     from hpo.errors import HpoError

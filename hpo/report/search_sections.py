@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -31,26 +31,36 @@ def history(study: StudyData) -> Section:
     valued = [trial for trial in study.trials if trial.value is not None]
     if not valued:
         return Section("history", title, missing="No trial has reported a value yet.")
-    floor = search_figures.floor_of(trial.value or 0.0 for trial in valued)
-    below = sum((trial.value or 0.0) < floor for trial in valued)
-    best = sorted(
-        (t for t in study.trials if t.state == "complete"), key=lambda t: (-(t.value or 0.0), t.number)
-    )[:MOST_ROWS]  # fmt: skip
     return Section(
         "history", title,
         {
             "svg": search_figures.history(study.trials, study.spec.metric),
             "counts": study.counts,
             "thinned": _thinned(len(valued), search_figures.MOST_POINTS),
-            "below": f"{wording.counted(below, 'trial')} below {floor:.3g} drawn at the lower edge." if below else "",
+            "below": _below_axis([trial.value or 0.0 for trial in valued]),
             "metric": study.spec.metric,
-            "best": [_row(trial) for trial in best],
-            "failures": [
-                (trial.number, trial.record.reason or "no reason recorded")
-                for trial in study.trials if trial.state == "failed"
-            ][:MOST_ROWS],
+            "best": [_row(trial) for trial in _best(study.trials)],
+            "failures": _failures(study.trials),
         },
     )  # fmt: skip
+
+
+def _below_axis(values: Sequence[float]) -> str:
+    """Return the note on values below the axis of the chart."""
+    floor = search_figures.floor_of(values)
+    below = sum(value < floor for value in values)
+    return f"{wording.counted(below, 'trial')} below {floor:.3g} drawn at the lower edge." if below else ""
+
+
+def _best(trials: Sequence[TrialData]) -> list[TrialData]:
+    complete = [trial for trial in trials if trial.state == "complete"]
+    return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))[:MOST_ROWS]
+
+
+def _failures(trials: Sequence[TrialData]) -> list[tuple[int, str]]:
+    """Return number and reason of the first trials that failed."""
+    failed = [trial for trial in trials if trial.state == "failed"]
+    return [(trial.number, trial.record.reason or "no reason recorded") for trial in failed[:MOST_ROWS]]
 
 
 def _row(trial: TrialData) -> dict[str, Any]:
@@ -159,12 +169,11 @@ def configuration_groups(config: Mapping[str, Any], searched: set[str]) -> list[
     flat = {name: value for name, value in public_config(config).items() if name != "phases"}
     for number, phase in enumerate(config.get("phases") or (), start=1):
         flat |= {f"phase{number}.{name}": value for name, value in phase.items()}
-    rows = [(name, wording.value(value), name in searched) for name, value in flat.items()]
-    groups = [
-        ("searched", [(name, value) for name, value, open_ in rows if open_]),
-        ("fixed" if searched else "all settings", [(name, value) for name, value, open_ in rows if not open_]),
-    ]
-    return [(title, items) for title, items in groups if items]
+    groups: dict[str, list[tuple[str, str]]] = {"searched": [], "fixed" if searched else "all settings": []}
+    open_title, fixed_title = groups
+    for name, value in flat.items():
+        groups[open_title if name in searched else fixed_title].append((name, wording.value(value)))
+    return [(title, items) for title, items in groups.items() if items]
 
 
 def _origin_facts(study: StudyData, trial: TrialData | None) -> list[tuple[str, str]]:
@@ -198,22 +207,29 @@ def _cost_rows(study: StudyData, trained: Sequence[TrialData]) -> list[tuple[str
     total = sum(trial.seconds for trial in study.trials)
     per_epoch = [trial.seconds / len(trial.curve) for trial in trained]
     per_trial = [trial.seconds for trial in trained if trial.state == "complete"] or [t.seconds for t in trained]
-    records = [trial.record for trial in trained]
-    speeds = [record.images_per_second for record in records if record.images_per_second]
-    memory = max((record.peak_memory for record in records), default=0)
-    devices = sorted({record.device for record in records if record.device})
-    precisions = sorted({record.precision for record in records if record.precision})
     rows = [
         ("training, all trials", wording.span(total), f"{total / 3_600:.2f} device hours"),
         _wall_clock(study),
         ("per complete trial", wording.span(median(per_trial)), _between(per_trial)),
         ("per epoch", wording.span(median(per_epoch)), _between(per_epoch)),
-        ("training speed", f"{median(speeds):,.0f} images/s", "median of the trials") if speeds else None,
+        _speed([trial.record for trial in trained]),
         _saved(study, trained),
-        ("peak memory", wording.size(memory), "of the process; on a GPU of the device") if memory else None,
-        ("device", ", ".join(devices), ", ".join(precisions)) if devices else None,
+        *_device_rows([trial.record for trial in trained]),
     ]
     return [row for row in rows if row is not None]
+
+
+def _speed(records: Sequence[TrialRecord]) -> tuple[str, str, str] | None:
+    speeds = [record.images_per_second for record in records if record.images_per_second]
+    return ("training speed", f"{median(speeds):,.0f} images/s", "median of the trials") if speeds else None
+
+
+def _device_rows(records: Sequence[TrialRecord]) -> Iterator[tuple[str, str, str]]:
+    """Yield the peak memory and the devices, if recorded."""
+    if memory := max((record.peak_memory for record in records), default=0):
+        yield "peak memory", wording.size(memory), "of the process; on a GPU of the device"
+    if devices := sorted({record.device for record in records if record.device}):
+        yield "device", ", ".join(devices), ", ".join(sorted({one.precision for one in records if one.precision}))
 
 
 def _wall_clock(study: StudyData) -> tuple[str, str, str] | None:

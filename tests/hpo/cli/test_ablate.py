@@ -37,7 +37,7 @@ def bundled(here: Callable[..., Result], home: Path, cells: Path, preset: str) -
 
 
 @pytest.mark.slow
-def test_stopped_gone_on_with_and_told(
+def test_an_ablation_is_stopped_resumed_and_reported(
     here: Callable[..., Result], command: Command, database: Database, cells: Path
 ) -> None:
     (command.home / "tiny.yaml").write_text(TINY)
@@ -86,7 +86,7 @@ def test_stopped_gone_on_with_and_told(
 
 
 @pytest.mark.slow
-def test_what_cannot_be_ablated_is_refused(
+def test_invalid_ablations_are_refused(
     here: Callable[..., Result], refused: Callable[[Sequence[str]], str], command: Command, database: Database,
     cells: Path, tmp_path: Path,
 ) -> None:  # fmt: skip

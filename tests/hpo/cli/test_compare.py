@@ -92,7 +92,7 @@ def test_without_a_name_the_same_command_finds_its_study_again(
 
 
 @pytest.mark.slow
-def test_what_cannot_be_compared_is_refused_before_anything_is_trained(
+def test_invalid_comparisons_are_refused_before_training(
     refused: Callable[[Sequence[str]], str], here: Callable[..., Result], database: Database, cells: Path,
     tmp_path: Path, tiny: str,
 ) -> None:  # fmt: skip
@@ -121,7 +121,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_is_told_and_the_others_are_compared(
+def test_a_failed_run_is_reported_and_the_other_models_are_compared(
     here: Callable[..., Result], command: Command, cells: Path, tiny: str
 ) -> None:
     ended = here(

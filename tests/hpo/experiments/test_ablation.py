@@ -76,7 +76,7 @@ def test_without_the_whole_there_is_nothing_to_compare_with() -> None:
         compute_outcome("accuracy", 1, ran({"": [], "ema": [0.5]}))
 
 
-def test_what_a_study_has_of_the_runs() -> None:
+def test_results_are_read_from_the_study() -> None:
     study = optuna.create_study(direction="maximize")
     names = ["everything, seed 0", "everything, seed 1", "without ema, seed 0"]
 
@@ -101,7 +101,7 @@ def test_what_a_study_has_of_the_runs() -> None:
     assert without.notes == ("without ema, seed 0: pruned, it collapsed", "without ema, seed 1: not trained")
 
 
-def test_it_fits_a_terminal_of_120_columns(found: AblationOutcome) -> None:
+def test_the_table_fits_a_terminal_of_120_columns(found: AblationOutcome) -> None:
     console = Console(width=120, file=io.StringIO(), color_system=None)
     print_outcomes(console, [found, found], ABOUT)
     assert isinstance(console.file, io.StringIO)
@@ -119,7 +119,7 @@ def test_one_seed_says_that_it_gives_no_interval() -> None:
     assert "| ema | the weights themselves | 80.00 | +10.00 | – | open |" in markdown([one], ABOUT)
 
 
-def test_how_sure_the_intervals_are_is_told_of_what_is_shown() -> None:
+def test_the_notes_on_intervals_count_those_that_are_shown() -> None:
     two = compute_outcome("accuracy", 3, ran({"": [0.9, 0.92, 0.91], "ema": [0.8, 0.85], "mixup": [0.9, 0.8, 0.7]}))
     lines = notes([two], ABOUT)
     assert any("Student's t over 2 to 3 seeds" in line for line in lines)

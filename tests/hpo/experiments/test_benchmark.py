@@ -28,7 +28,7 @@ from hpo.training.tuning import device_name
 from .conftest import CONFIG, SPLIT, bundled
 
 
-def test_a_model_is_measured_as_evaluate_does(benchmark: Benchmark, bundle: Path, cells: Path, cache: Path) -> None:
+def test_the_scores_equal_those_of_evaluate(benchmark: Benchmark, bundle: Path, cells: Path, cache: Path) -> None:
     found = benchmark.measure(bundle)
     expected = evaluate(load(bundle, "cpu"), cells, cache=cache, split="val").report
     assert found.validation is not None
@@ -36,7 +36,7 @@ def test_a_model_is_measured_as_evaluate_does(benchmark: Benchmark, bundle: Path
     assert found.macro_f1 == expected.macro_f1
 
 
-def test_the_corrupted_copy_is_the_validation_part_under_every_alteration(
+def test_the_corrupted_copy_is_the_validation_part_under_every_corruption(
     benchmark: Benchmark, bundle: Path, dataset: Dataset, cache: Path
 ) -> None:
     found = benchmark.measure(bundle)
@@ -74,7 +74,7 @@ def test_each_white_level_has_a_corrupted_copy_of_its_own(
     assert bright == pytest.approx(16 * dark, rel=0.2)
 
 
-def test_the_look_at_the_test_part_is_on_record_and_serves_later_comparisons(
+def test_a_test_access_is_recorded_and_reused_by_later_comparisons(
     benchmark: Benchmark, bundle: Path, dataset: Dataset
 ) -> None:
     first, second = (benchmark.measure(bundle) for _ in range(2))
@@ -97,7 +97,7 @@ def look_of(bundle: Path, dataset: Dataset) -> dict[str, object]:
 @pytest.mark.parametrize(
     "changes", [{"accuracy": None}, {"command": "evaluate"}, {"test": "f" * 32}, {"n": 1}, {"model": "f" * 64}]
 )
-def test_a_look_of_another_kind_or_without_an_end_serves_nobody(
+def test_a_test_access_of_another_kind_or_without_a_result_is_not_reused(
     benchmark: Benchmark, bundle: Path, dataset: Dataset, changes: dict[str, object]
 ) -> None:
     record_opening(bundle, {**look_of(bundle, dataset), **changes})
@@ -107,7 +107,7 @@ def test_a_look_of_another_kind_or_without_an_end_serves_nobody(
     assert len(read_bundle(bundle).metrics["test_openings"]) == 2
 
 
-def test_a_retrained_model_is_not_told_the_looks_of_the_one_that_it_comes_from(
+def test_a_retrained_model_does_not_count_the_accesses_of_its_origin(
     benchmark: Benchmark, manifest: Manifest, weights: bytes, dataset: Dataset, tmp_path: Path
 ) -> None:
     final = bundled(tmp_path / "final", manifest.model_copy(update={"stage": "retrained"}), weights)
@@ -118,13 +118,13 @@ def test_a_retrained_model_is_not_told_the_looks_of_the_one_that_it_comes_from(
     assert (first.openings, second.openings, second.test) == (2, 2, first.test)
 
 
-def test_the_test_part_stays_locked_where_nobody_asks(benchmark: Benchmark, bundle: Path) -> None:
+def test_the_test_part_stays_locked_by_default(benchmark: Benchmark, bundle: Path) -> None:
     found = replace(benchmark, test=False).measure(bundle)
     assert (found.test, found.openings) == (None, 0)
     assert read_bundle(bundle).metrics["test_openings"] == []
 
 
-def test_what_has_trained_on_the_validation_part_is_not_measured_on_it(
+def test_a_model_that_trained_on_the_validation_part_is_not_measured_on_it(
     benchmark: Benchmark, manifest: Manifest, weights: bytes, tmp_path: Path
 ) -> None:
     retrained = bundled(tmp_path / "final", manifest.model_copy(update={"stage": "retrained"}), weights)
@@ -166,7 +166,7 @@ def test_a_row_pools_seeds(benchmark: Benchmark, bundle: Path, manifest: Manifes
     assert (again.trained_on, again.memory_shared) == ((), True)
 
 
-def test_trainable_is_what_the_deepest_phase_trains(manifest: Manifest) -> None:
+def test_trainable_parameters_are_those_of_the_phase_that_trains_most(manifest: Manifest) -> None:
     phased = CONFIG.replace(unfreeze_depth=0.0, phases=[{"epochs": 1}, {"epochs": 2, "unfreeze_depth": 1.0}])
     found = trainable_parameters(manifest.model_copy(update={"config": phased}))
     assert found == count_parameters(build_model(CONFIG.replace(unfreeze_depth=1.0), 8).model)[1]

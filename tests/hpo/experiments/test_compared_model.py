@@ -11,7 +11,7 @@ from .conftest import bundled
 
 
 @pytest.mark.parametrize(("stage", "notes"), [("soup", (JOINED,)), ("exported", ()), ("retrained", ())])
-def test_what_was_picked_on_the_validation_part_says_so(
+def test_models_chosen_on_the_validation_part_have_a_note(
     manifest: Manifest, weights: bytes, tmp_path: Path, stage: str, notes: tuple[str, ...]
 ) -> None:
     folder = bundled(tmp_path / stage, manifest.model_copy(update={"stage": stage}), weights)

@@ -36,7 +36,7 @@ def left_out(text: str) -> list[str]:
     return told.split(", ") if told else []
 
 
-def test_all_of_it_fits_a_terminal_of_120_columns() -> None:
+def test_all_columns_fit_a_terminal_of_120_columns() -> None:
     text = printed(120)
     assert not left_out(text)
     assert max(map(len, text.splitlines())) <= 120
@@ -44,7 +44,7 @@ def test_all_of_it_fits_a_terminal_of_120_columns() -> None:
 
 
 @pytest.mark.parametrize("width", [40, 50, 60, 70, 80, 90, 100, 110])
-def test_on_a_narrower_one_whole_columns_give_way_and_nothing_is_cut(width: int) -> None:
+def test_a_narrow_terminal_drops_whole_columns_and_cuts_no_text(width: int) -> None:
     text = printed(width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
@@ -53,18 +53,18 @@ def test_on_a_narrower_one_whole_columns_give_way_and_nothing_is_cut(width: int)
     assert any(line.startswith("a-preset-with-") for line in names)
 
 
-def test_the_least_important_go_first_and_are_told() -> None:
+def test_the_least_important_columns_are_dropped_first_and_named() -> None:
     assert left_out(printed(110)) == ["images/s"]
     assert left_out(printed(80)) == ["images/s", "memory", "s/epoch", "trainable"]
     assert left_out(printed(60))[-1] == "macro F1"
 
 
-def test_one_line_tells_of_them_and_where_they_are() -> None:
+def test_one_line_names_dropped_columns_and_where_they_are() -> None:
     (line,) = [line for line in printed(80).splitlines() if line.startswith("left out: ")]
     assert line.endswith("; table.md/csv of --out have all")
 
 
-def test_the_intervals_give_way_before_a_score() -> None:
+def test_intervals_are_dropped_before_a_score() -> None:
     plain = [row("a-name-of-24-characters-", 0.9), row("b", 0.5)]
     assert all(interval in printed(58, plain) for interval in ("95.7–97.9", "58.6–61.3"))
     text = printed(56, plain)
@@ -73,11 +73,11 @@ def test_the_intervals_give_way_before_a_score() -> None:
     assert all(score in text for score in ("90.00", "60.00", "97.00"))
 
 
-def test_names_use_what_the_figures_leave() -> None:
+def test_names_use_the_remaining_width() -> None:
     assert LONG in printed(160)
 
 
-def test_a_terminal_too_narrow_for_one_score_gets_whole_words_all_the_same() -> None:
+def test_words_stay_whole_in_the_narrowest_terminal() -> None:
     assert any(line.startswith("deepefficientnet,") for line in printed(20).splitlines())
 
 

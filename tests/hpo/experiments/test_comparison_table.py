@@ -27,7 +27,7 @@ ROWS = [
 ]
 
 
-def test_markdown_has_a_line_per_contestant_and_the_alterations() -> None:
+def test_markdown_has_a_line_for_each_model_and_the_corruptions() -> None:
     lines = markdown(ROWS, ABOUT).splitlines()
     (head,) = [line for line in lines if line.startswith("| contestant | model")]
     width = head.count("|")
@@ -54,13 +54,13 @@ def test_csv_holds_the_figures_in_full() -> None:
     assert float(found[0]["images_per_second_64"]) == 1234.5
 
 
-def test_speeds_that_were_measured_beside_other_work_are_told() -> None:
+def test_speeds_on_a_busy_machine_have_a_note() -> None:
     assert any("busy (load 2.6 a core)" in line for line in notes(ROWS, replace(ABOUT, load=2.61)))
     assert not any("busy" in line for line in notes(ROWS, replace(ABOUT, load=1.0)))
     assert not replace(ABOUT, device=None, load=2.6).busy, "nothing was measured here"
 
 
-def test_how_many_models_had_a_look_at_the_test_part_is_told() -> None:
+def test_the_number_of_models_measured_on_the_test_part_is_noted() -> None:
     (line,) = [line for line in notes(ROWS, ABOUT) if "test part" in line]
     assert line.startswith("5 different models were measured on this test part by now"), "3 seeds"
     assert "choose by validation" in line
@@ -68,14 +68,14 @@ def test_how_many_models_had_a_look_at_the_test_part_is_told() -> None:
     assert not any("test part" in line for line in notes(alone, ABOUT))
 
 
-def test_models_that_other_commands_measured_on_the_test_part_count_too() -> None:
+def test_models_measured_on_the_test_part_by_other_commands_count() -> None:
     alone = [replace(ROWS[1], test_models=7, openings=9), replace(ROWS[2], test=None)]
     assert any(line.startswith("7 different models were measured") for line in notes(alone, ABOUT))
     locked = [replace(row, test=None, test_models=0) for row in ROWS]
     assert not any("test part" in line for line in notes(locked, ABOUT))
 
 
-def test_training_figures_that_are_not_of_this_machine_or_of_the_run_alone_are_told() -> None:
+def test_training_figures_of_other_machines_or_shared_processes_have_a_note() -> None:
     rows = [replace(ROWS[0], label=label, trained_on=("NVIDIA H200",)) for label in ("a", "b")]
     told = notes([*rows, replace(ROWS[2], memory_shared=True)], ABOUT)
     assert "s/epoch and memory of a, b: training ran on NVIDIA H200" in told
@@ -117,11 +117,11 @@ def test_results_hold_everything(written: dict[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize("rows", [[ROWS[1]], [ROWS[2]]], ids=["no validation", "no parameters"])
-def test_a_figure_can_be_drawn_of_little(rows: list[ComparisonRow]) -> None:
+def test_a_figure_of_few_values_is_drawn(rows: list[ComparisonRow]) -> None:
     assert comparison_files(rows, [], ABOUT)["figure.png"]
 
 
-def test_files_are_replaced_and_what_else_lies_there_stays(tmp_path: Path) -> None:
+def test_files_are_replaced_and_others_stay(tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     write_outputs(out, {"table.md": b"old", "figure.png": b"1"})
     (out / "mine.txt").write_text("mine")
@@ -132,7 +132,7 @@ def test_files_are_replaced_and_what_else_lies_there_stays(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("out", ["file", "file/out", "file/a/b"])
-def test_a_file_where_the_folder_should_be_is_told_before_the_work(tmp_path: Path, out: str) -> None:
+def test_a_file_in_place_of_the_folder_is_refused_before_the_work(tmp_path: Path, out: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"--out .*file is a file; name a folder"):
         check_outputs(tmp_path / out)

@@ -21,7 +21,7 @@ def trial(number: int, worker: str, device: str = "cpu AVX2, 2 threads", **recor
     )
 
 
-def test_a_trial_tells_what_it_cost() -> None:
+def test_the_cost_of_a_trial_is_read() -> None:
     found = cost_of(trial(0, "host:1", trainable_parameters=7), [])
     assert found is not None
     assert (found.epochs, found.seconds_per_epoch, found.peak_memory, found.trainable_parameters) == (3, 2.0, 10, 7)
@@ -37,7 +37,7 @@ def test_a_trial_tells_what_it_cost() -> None:
     ],
     ids=["the first of its process", "after another", "a process of its own", "another host"],
 )
-def test_memory_of_a_process_that_trained_others_before_is_a_bound(
+def test_memory_of_a_process_that_trained_other_trials_is_an_upper_bound(
     number: int, workers: tuple[str, ...], shared: bool
 ) -> None:
     trials = [trial(place, worker) for place, worker in enumerate(workers)]
@@ -46,7 +46,7 @@ def test_memory_of_a_process_that_trained_others_before_is_a_bound(
     assert found.shared is shared
 
 
-def test_a_gpu_forgets_the_peak_of_the_run_before() -> None:
+def test_memory_of_a_gpu_is_that_of_the_trial() -> None:
     trials = [trial(number, "host:1", "NVIDIA H200") for number in range(2)]
     found = cost_of(trials[1], trials)
     assert found is not None

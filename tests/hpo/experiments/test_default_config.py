@@ -25,13 +25,13 @@ def space(dimensions: dict[str, Any], points: list[dict[str, Any]] | None = None
         ("optimiser", {"type": "choice", "choices": ["lion", "adamw", "sgd"]}, "lion"),
     ],
 )
-def test_without_points_the_middle_of_each_dimension_stands_for_it(
+def test_without_points_the_default_is_the_middle_of_each_dimension(
     field: str, dimension: dict[str, Any], middle: object
 ) -> None:
     assert getattr(default_config(space({field: dimension})), field) == pytest.approx(middle)
 
 
-def test_the_first_point_goes_before_the_middle() -> None:
+def test_the_first_point_takes_precedence_over_the_middle() -> None:
     dimensions = {
         "dropout": {"type": "float", "low": 0.0, "high": 0.4},
         "weight_decay": {"type": "float", "low": 0.0, "high": 0.2},
@@ -54,6 +54,6 @@ def test_a_dimension_that_depends_on_another_takes_its_variant() -> None:
 
 
 @pytest.mark.parametrize("shipped", catalog(), ids=lambda space: space.name)
-def test_every_space_that_ships_has_one(shipped: SearchSpace) -> None:
+def test_every_shipped_space_has_a_default_config(shipped: SearchSpace) -> None:
     found = default_config(shipped)
     assert all(getattr(found, field) == value for field, value in shipped.fixed.items() if "." not in field)

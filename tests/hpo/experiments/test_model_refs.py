@@ -22,13 +22,11 @@ from hpo.experiments.model_refs import BundleRef, PresetRef, TrialRef, read_mode
         ("s3://bucket/best/", BundleRef("s3://bucket/best", "s3://bucket/best/")),
     ],
 )
-def test_what_a_text_names(text: str, expected: object) -> None:
+def test_a_text_names_a_model(text: str, expected: object) -> None:
     assert read_model_ref(text) == expected
 
 
-def test_a_folder_that_holds_a_bundle_is_one_even_under_the_name_of_a_preset(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_with_a_bundle_takes_precedence_over_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("quick").mkdir()
     assert isinstance(read_model_ref("quick"), PresetRef)
@@ -36,19 +34,19 @@ def test_a_folder_that_holds_a_bundle_is_one_even_under_the_name_of_a_preset(
     assert read_model_ref("quick") == BundleRef("quick", Path("quick"))
 
 
-def test_bundles_of_one_name_go_by_their_paths(tmp_path: Path) -> None:
+def test_bundles_of_one_name_are_labelled_by_their_paths(tmp_path: Path) -> None:
     for parent in "ab":
         (tmp_path / parent / "best").mkdir(parents=True)
     found = read_model_refs([str(tmp_path / "a" / "best"), str(tmp_path / "b" / "best"), "quick"])
     assert [one.label for one in found] == [str(tmp_path / "a" / "best"), str(tmp_path / "b" / "best"), "quick"]
 
 
-def test_one_named_twice_is_refused() -> None:
+def test_a_model_named_twice_is_refused() -> None:
     with pytest.raises(UsageError, match=r"quick is named 2 times; .* quick:epochs=8"):
         read_model_refs(["quick", "standard", "quick"])
 
 
-def test_nothing_is_refused() -> None:
+def test_an_empty_text_is_refused() -> None:
     with pytest.raises(UsageError, match="'' names nothing"):
         read_model_ref("")
 
@@ -65,7 +63,7 @@ def test_nothing_is_refused() -> None:
         ("quick:epochs=3,dropout", "quick:epochs=3,dropout: dropout must be KEY=VALUE"),
     ],
 )
-def test_what_is_not_well_formed_is_told_by_its_own_rule(text: str, reason: str) -> None:
+def test_malformed_references_are_refused_with_the_rule(text: str, reason: str) -> None:
     with pytest.raises(UsageError) as raised:
         read_model_ref(text)
     assert str(raised.value).startswith(reason)

@@ -91,7 +91,7 @@ class TestWishes:
             made(text)
 
 
-def test_a_roster_has_all_of_one_seed_before_the_next() -> None:
+def test_the_trial_list_has_all_trials_of_one_seed_before_the_next() -> None:
     config = TrialConfig(backbone="resnet18")
     found = comparison_trials([PresetConfig("a", config), PresetConfig("b", config)], seeds=2)
     assert [(entry.name, entry.seed) for entry in found.entries] == [

@@ -18,13 +18,13 @@ def test_the_median_leaves_out_warm_up_and_outliers() -> None:
 
 
 @pytest.mark.parametrize(("timing", "calls"), [(Timing(0, 0.0, 3), 3), (Timing(1, 1e9, 1, most=7), 8)])
-def test_it_calls_at_least_and_at_most(timing: Timing, calls: int) -> None:
+def test_the_number_of_calls_is_bounded(timing: Timing, calls: int) -> None:
     called: list[int] = []
     seconds_per_call(lambda: called.append(1), timing)
     assert len(called) == calls
 
 
-def test_images_are_taken_again_where_they_are_too_few(bundle: Path) -> None:
+def test_images_repeat_if_there_are_too_few(bundle: Path) -> None:
     model, seen = load(bundle, "cpu"), []
     images = np.zeros((3, 32, 32, 3), np.uint8)
     network = model.network

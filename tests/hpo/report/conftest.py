@@ -1,4 +1,4 @@
-"""Facts of studies and models of any size, made without a database or a network; and a small bundle with its images."""
+"""Data of studies and models of any size, without a database or a network; and a small bundle with its images."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The page in a real browser: it shows something, in both themes and on paper, and reports no error."""
+"""The page in a real browser: visible content in both themes and on paper, and no errors."""
 
 import shutil
 import subprocess
@@ -51,7 +51,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_it_is_seen_in_both_themes(folder):
+def test_the_page_is_visible_in_both_themes(folder):
     light, dark = picture(folder, LIGHT), picture(folder, DARK)
     assert light[5, 5].mean() > 240
     assert dark[5, 5].mean() < 40
@@ -61,21 +61,21 @@ def test_it_is_seen_in_both_themes(folder):
         assert ground.reshape(10, 300, 1100).any(axis=(1, 2)).all(), "something on every part of the way down"
 
 
-def test_it_prints(folder):
+def test_the_page_prints(folder):
     browse(folder, "--no-pdf-header-footer", f"--print-to-pdf={folder / 'page.pdf'}")
     printed = (folder / "page.pdf").read_bytes()
     assert printed.startswith(b"%PDF")
     assert printed.count(b"/Type /Page\n") + printed.count(b"/Type /Page ") >= 3
 
 
-def test_figures_and_names_are_in_the_tree(folder):
+def test_charts_have_names_in_the_accessibility_tree(folder):
     tree = browse(folder, "--dump-dom").stdout
     assert tree.count("<svg") >= 6
     assert "&lt;b&gt;green&lt;/b&gt;" in tree
     assert "<b>green</b>" not in tree
 
 
-def test_pictures_are_shown(cells, tmp_path):
+def test_images_are_shown(cells, tmp_path):
     (tmp_path / "page.html").write_text(report_bundle(cells.bundle, cells.images, cells.options), encoding="utf-8")
     seen = picture(tmp_path, LIGHT)
     warm = seen[..., 0].astype(int) - seen[..., 2].astype(int)

@@ -19,7 +19,7 @@ from storage import Limits, StudySpec, create_study, open_store, read_spec
 from .conftest import CONFIG, SPLIT, section_of
 
 
-def test_with_images_every_section_has_something_to_show(cells):
+def test_with_images_every_section_has_content(cells):
     page = report_bundle(cells.bundle, cells.images, cells.options)
     assert 'class="missing"' not in page
     for key in ("data", "confusion", "saliency"):
@@ -39,7 +39,7 @@ def test_images_of_a_mistake_are_those_of_the_matrix(cells):
     assert section.count("<img") == sum(min(pair["count"], 8) for pair in pairs)
 
 
-def test_without_images_it_says_how_to_get_them(cells):
+def test_without_images_the_page_says_how_to_add_them(cells):
     page = report_bundle(cells.bundle, None, cells.options)
     assert "<img" not in page
     for key in ("data", "confusion", "saliency", "robustness"):
@@ -55,7 +55,7 @@ def test_the_test_part_stays_locked(cells, monkeypatch):
     assert cells.metrics() == before
 
 
-def test_what_a_retrained_model_does_with_images_it_was_trained_on_says_so(cells, tmp_path, monkeypatch):
+def test_figures_of_a_retrained_model_on_its_training_images_say_so(cells, tmp_path, monkeypatch):
     from hpo.data import Dataset
 
     bundle = read_bundle(cells.bundle)
@@ -77,7 +77,7 @@ def test_other_images_are_refused(cells, tmp_path):
         report_bundle(cells.bundle, tmp_path / "other", cells.options)
 
 
-def test_what_is_no_bundle_is_refused(cells, tmp_path):
+def test_an_invalid_bundle_is_refused(cells, tmp_path):
     with pytest.raises(BundleError, match="no such folder"):
         report_bundle(tmp_path / "nothing", None, cells.options)
 
@@ -142,7 +142,7 @@ def test_a_study_is_shown_with_its_best_trial(study, database, cells, tmp_path):
 
 
 @pytest.mark.postgres
-def test_a_best_trial_whose_checkpoint_is_gone_leaves_the_search(study, database, cells, tmp_path):
+def test_a_study_whose_best_checkpoint_is_gone_shows_only_the_search(study, database, cells, tmp_path):
     store = open_store(tmp_path / "elsewhere", read_spec(study).id)
     page = report_study(database, study, store, None, cells.options)
     assert "trial 1 of study &#39;by hand&#39; cannot be exported" in section_of(page, "classes")

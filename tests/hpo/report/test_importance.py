@@ -1,4 +1,4 @@
-"""What mattered: found where it is there, not told where too few trials are."""
+"""The importance of parameters, and that few trials give none."""
 
 import optuna
 import pytest
@@ -36,14 +36,14 @@ def test_the_parameter_that_decides_comes_first(state):
     assert (found.best, found.trials) == (8, 80)
 
 
-def test_few_trials_tell_nothing():
+def test_few_trials_give_no_importance():
     assert importances(trials(FEWEST - 1)) is None
     found = importances(trials(FEWEST))
     assert found is not None
     assert found.best == FEWEST_BEST
 
 
-def test_trials_that_reported_nothing_do_not_count():
+def test_trials_without_a_value_do_not_count():
     idle = [create_trial(state=TrialState.PRUNED, params={"rate": 0.1}, distributions={"rate": SPACE["rate"]})] * 30
     assert importances([*trials(FEWEST - 1), *idle]) is None
     assert importances([*trials(FEWEST), *idle]).trials == FEWEST

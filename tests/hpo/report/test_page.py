@@ -1,4 +1,4 @@
-"""The whole page: sections, escaping, nothing from elsewhere, a bounded size."""
+"""The whole page: sections, escaping, no external references, a bounded size."""
 
 import re
 from dataclasses import replace
@@ -71,7 +71,7 @@ def test_the_page_is_well_formed(page):
     assert len(reader.ids) == len(set(reader.ids))
 
 
-def test_nothing_comes_from_elsewhere_and_nothing_runs(page):
+def test_there_are_no_external_references_and_no_scripts(page):
     reader = Reader(page)
     assert not {"script", "link", "iframe", "object", "base", "form"} & set(reader.tags)
     assert not re.search(r"https?:|//\w|@import", page)
@@ -110,14 +110,14 @@ def test_key_figures_stand_on_top(page):
     ("robustness", ("hpo report colours --data DATA",)),
     ("cost", ("per epoch", "saved by pruning", "peak memory", "1.0 GB", "500 images/s")),
 ])  # fmt: skip
-def test_a_section_says_what_it_is_for(page, key, words):
+def test_a_section_has_its_content(page, key, words):
     section = section_of(page, key)
     for word in words:
         assert word in section
 
 
 @pytest.mark.parametrize("name", NASTY)
-def test_names_are_text(name):
+def test_names_are_escaped(name):
     page = page_of(6, (name, "green", "red"))
     reader = Reader(page)
     assert "script" not in reader.tags
@@ -126,7 +126,7 @@ def test_names_are_text(name):
     assert "\x07" not in page
 
 
-def test_a_nasty_name_of_a_study_and_of_a_setting_is_text():
+def test_names_of_studies_and_settings_are_escaped():
     study = replace(make_study(6), name=NASTY[0])
     trials = [replace(t, params={NASTY[1]: i}, record=TrialRecord(reason=NASTY[0])) for i, t in enumerate(study.trials)]
     page = render(study_page(replace(study, trials=trials), ModelData(make_bundle(CLASSES)), None, ""))
@@ -158,7 +158,7 @@ def test_a_study_without_a_trial_gives_a_page():
     assert "no complete trial yet" in page[: page.index("<main>")]
 
 
-def test_runs_from_a_list_were_not_searched():
+def test_a_study_over_a_trial_list_has_no_importance():
     facts = make_study(4)
     runs = [replace(trial, params={"run": f"run {trial.number}"}) for trial in facts.trials]
     page = render(study_page(replace(facts, trials=runs), ModelData(make_bundle(CLASSES)), None, ""))
@@ -166,7 +166,7 @@ def test_runs_from_a_list_were_not_searched():
     assert "nothing was searched" in section_of(page, "parallel")
 
 
-def test_a_bundle_tells_of_its_test_part():
+def test_a_bundle_shows_its_test_accesses():
     bundle = make_bundle(CLASSES, stage="retrained")
     openings = [{"date": "2026-01-02T03:04:05", "command": "retrain", "data": "f" * 64, "n": 10, "accuracy": 0.9}]
     test = bundle.metrics["validation"] | {"accuracy": 0.9, "interval": [0.6, 0.98], "n": 10}
@@ -188,7 +188,7 @@ def test_a_bundle_tells_of_its_test_part():
     assert "history" not in Reader(page).ids
 
 
-def test_a_bundle_that_nobody_has_proved_says_so():
+def test_a_bundle_without_test_access_says_so():
     page = render(bundle_page(ModelData(make_bundle(CLASSES), "best"), None))
     assert "nothing has proved this model yet" in section_of(page, "origin")
 
@@ -217,7 +217,7 @@ def test_an_ensemble_names_its_members_and_its_gain():
         assert words in origin
 
 
-def test_calibration_is_told_as_the_bundle_knows_it():
+def test_calibration_is_that_of_the_bundle():
     """Of an ensemble the bundle alone knows what members that were chosen without the image are worth."""
     bundle = make_bundle(CLASSES)
     known = bundle.manifest.calibration
@@ -280,7 +280,7 @@ def test_the_page_of_a_retrained_model_shows_that_model_on_the_test():
     )
 
 
-def test_without_a_test_every_figure_of_a_retrained_model_says_that_it_is_the_trials():
+def test_without_a_test_every_figure_of_a_retrained_model_is_marked_as_that_of_its_trial():
     _, page = of_bundle("retrained", test=False)
     for key in ("classes", "confusion", "calibration"):
         assert OF_THE_TRIAL in section_of(page, key)

@@ -1,4 +1,4 @@
-"""The commands of a report make the same again."""
+"""The commands of a report reproduce the study and its model."""
 
 import shlex
 from dataclasses import replace
@@ -39,7 +39,7 @@ def test_a_space_of_the_catalogue_with_values_fixed():
     assert (options["trials"], options["max_unreadable"]) == (8, 0.05)
 
 
-def test_a_space_of_ones_own_comes_as_a_file(tmp_path):
+def test_a_custom_space_is_given_as_a_file(tmp_path):
     space = replace(load_space("quick"), name="mine", summary="").with_fixed({"dropout": 0.25, "image_size": 48})
     facts = make_study(8, space=space.to_dict())
     options, recipe = search_of(facts)
@@ -68,13 +68,13 @@ def test_names_are_quoted(name):
     assert shlex.split(bundle_recipe(name).commands[0].text)[2] == name
 
 
-def test_a_study_over_a_list_of_runs_is_delivered_but_not_searched_again():
+def test_a_study_over_a_trial_list_has_no_search_command():
     spec = make_study(4).spec.model_copy(update={"space": {"name": "list", "entries": []}})
     recipe = study_recipe(replace(make_study(4), spec=spec), 0)
     assert [command.text.split()[1] for command in recipe.commands] == ["export-best", "retrain"]
 
 
-def test_a_study_over_a_list_of_runs_tells_the_command_that_founded_it():
+def test_a_study_over_a_trial_list_shows_the_command_that_created_it():
     spec = make_study(4).spec.model_copy(update={"space": {"name": "list", "entries": []}})
     facts = replace(make_study(4), spec=spec, command="hpo compare a b --data 'my cells'")
     founding, *_ = study_recipe(facts, 0).commands

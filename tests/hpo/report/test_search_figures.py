@@ -23,7 +23,7 @@ def test_thinning_keeps_the_best_and_the_order():
     assert len({trial.number for trial in kept}) == 400
 
 
-def test_few_trials_stay_as_they_are():
+def test_few_trials_are_not_thinned():
     assert figures.thinned(MANY[:10], 400) == MANY[:10]
 
 
@@ -72,7 +72,7 @@ def test_the_best_value_goes_on_to_the_end_of_the_search():
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_run_that_failed_to_learn_leaves_the_progress_its_room():
+def test_a_collapsed_trial_does_not_squeeze_the_progress():
     """It stands at the lower edge: drawn where it is, far below the figure, it would leave the axes no height."""
     values = [0.98, 0.982, 0.1, 0.983, 0.981, 0.984]
     trials = [
@@ -95,7 +95,7 @@ def test_scales_of_all_kinds():
     assert Scale.of("epochs", [3, 3]).place(3) == 0.5
 
 
-def test_a_parameter_that_a_trial_has_not_passes_below():
+def test_a_missing_parameter_is_drawn_below_its_axis():
     trials = [trial for trial in MANY[:40] if trial.value is not None]
     svg = parallel(trials, ["learning_rate", "dropout", "optimiser"], 0, "accuracy")
     assert ">not used</text>" in svg

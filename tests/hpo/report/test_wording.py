@@ -1,4 +1,4 @@
-"""Numbers and names as a person reads them."""
+"""Numbers and names as text."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_values(given, said):
 
 
 @pytest.mark.parametrize(("share", "said"), [(0.84, "84"), (0.996, "99.6"), (0.99951, "> 99.9"), (1.0, "> 99.9")])
-def test_confidence_is_never_certainty(share, said):
+def test_confidence_is_never_rounded_to_one(share, said):
     assert wording.confidence(share) == f"{said}\N{NO-BREAK SPACE}%"
 
 
