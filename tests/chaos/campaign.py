@@ -85,7 +85,7 @@ class Outcome:
     broken: tuple[str, ...]
     """What else was not kept: of poison trials, of the best checkpoints, of processes, and of the diary itself."""
     isolated: int
-    """How often a trial was taken up in a process of its own."""
+    """Times that a trial was claimed in a process of its own."""
     notes: tuple[str, ...]
     epochs: int
     """In all, without those redone."""

@@ -33,7 +33,7 @@ class Member:
     """When SIGTERM or SIGHUP was sent."""
     killed: bool = False
     absence: float = 0.0
-    """Seconds for which its slot stays empty after it; infinite where nobody follows."""
+    """Seconds for which its slot stays empty after it; infinite if no other follows."""
 
     @property
     def pid(self) -> int:
@@ -96,7 +96,7 @@ class Crew:
         self.tend()
 
     def tend(self) -> None:
-        """Note who has ended, and start who is due."""
+        """Record which workers have ended, and start those that are due."""
         for member in [member for member in self.members.values() if not member.alive]:
             self._note_end(member)
         for slot in [slot for slot, due in self._due.items() if due <= time.monotonic()]:
@@ -163,7 +163,7 @@ class Crew:
         return [(float(at), int(pid)) for at, pid in map(str.split, lines)]
 
     def nobody_follows(self) -> None:
-        """Start nobody from now on: there is nothing left to do."""
+        """Start no worker from now on: there is nothing left to do."""
         self._due.clear()
         for member in self.members.values():
             member.absence = float("inf")

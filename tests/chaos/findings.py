@@ -65,7 +65,7 @@ def unwritten(curves: Iterable[Curve], steps: Iterable[Step]) -> list[str]:
 
 
 def taken_up_by(steps: Iterable[Step], processes: Collection[int]) -> int:
-    """How often one of `processes` has taken up a trial."""
+    """Return how often one of `processes` has claimed a trial."""
     return sum(step.position is None and step.pid in processes for step in steps)
 
 

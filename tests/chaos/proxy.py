@@ -95,7 +95,7 @@ class Proxy:
             self._links.discard(link)
 
     def taken(self, statement: bytes) -> Cut | None:
-        """The order to cut at this statement, which nobody else gets then."""
+        """Take the order to cut at this statement, so that no other connection gets it."""
         with self._lock:
             cut = self._cut
             if cut is None or not statement.lstrip().upper().startswith(cut.statement.upper()):

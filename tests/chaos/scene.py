@@ -36,7 +36,7 @@ SELECT (SELECT count(*) FROM first JOIN trial_intermediate_values USING (trial_i
 
 @dataclass(frozen=True)
 class Held:
-    """A trial that somebody holds."""
+    """A trial that a worker holds."""
 
     pid: int
     """The process that trains it: the worker, or where that is isolated the process of the trial."""

@@ -17,7 +17,7 @@ Mode = Literal["fast", "immediate"]
 
 
 class Server:
-    """The PostgreSQL of the wheel under `folder`. Its superuser is `chaos`; over TCP nobody is asked for a password."""
+    """The PostgreSQL of the wheel under `folder`. Its superuser is `chaos`; no password is needed over TCP."""
 
     def __init__(self, folder: Path) -> None:
         self._data = folder / "data"

@@ -139,7 +139,7 @@ def _found(url: str) -> None:
 
 
 def _as_it_is(server: Server, database: str) -> None:
-    """Nobody has claimed anything yet."""
+    """No trial has been claimed yet."""
 
 
 def _held(server: Server, database: str) -> Sql:
@@ -150,7 +150,7 @@ def _held(server: Server, database: str) -> Sql:
 
 
 def _waiting(server: Server, database: str) -> None:
-    """A trial was put back before its first epoch."""
+    """A trial was requeued before its first epoch."""
     _held(server, database)("BEGIN; UPDATE trials SET state = 'WAITING'; UPDATE hpo_leases SET state = 'free'; COMMIT")
 
 

@@ -23,7 +23,7 @@ class Step:
     pid: int
     trial: int
     position: float | None
-    """Epochs done after the step, with the fraction of the one under way; None where a worker takes up the trial."""
+    """Epochs done after the step, with the fraction of the one under way; None when a worker claims the trial."""
 
 
 class Diary:

@@ -41,7 +41,7 @@ class WorkerStrikes:
         return True
 
     def kill_parent(self, fault: Fault) -> bool:
-        """Kill an isolated worker: the process of its trial has to put that back, with a checkpoint of this step."""
+        """Kill an isolated worker: the process of its trial has to requeue that, with a checkpoint of this step."""
         if (victim := self._scene.frozen_victim(fault.slot, isolated=True)) is None:
             return False
         member, held = victim
@@ -206,7 +206,7 @@ class SurroundingStrikes:
         return True
 
     def store_silent(self, fault: Fault) -> bool:
-        """Have the object store answer nobody for seconds: whoever leaves meanwhile cannot save its epoch."""
+        """Have the object store answer no request for seconds: a worker that leaves meanwhile cannot save its epoch."""
         proxy, seconds = self._scene.store.proxy, 1 + 3 * fault.strength
         if proxy is None:
             return False
