@@ -153,15 +153,14 @@ def _open_benchmark(
     from hpo.bundle.access_ledger import AccessLedger
     from hpo.bundle.bundle import read_bundle
     from hpo.delivery.database_accesses import DatabaseAccesses
-    from hpo.experiments.benchmark import Benchmark, common_split, common_unreadable
+    from hpo.experiments.benchmark import Benchmark, common_split
 
     manifests = {label: read_bundle(model.folders[0]).manifest for label, model in known.items()}
-    given = {key: options[key] for key in ("seed", "val_fraction", "test_fraction")}
+    given = {key: options[key] for key in ("seed", "val_fraction", "test_fraction", "max_unreadable")}
     origins = [manifest.data for manifest in manifests.values()]
     accesses = DatabaseAccesses(lambda: nullcontext(db), warn=partial(click.echo, err=True))
     benchmark = Benchmark(
-        data=options["data"], split=common_split(origins, **given),
-        max_unreadable=common_unreadable(origins, options["max_unreadable"]), cache=cache_folder(home),
+        data=options["data"], split=common_split(origins, **given), cache=cache_folder(home),
         device=device, test=options["test"], ledger=AccessLedger(home, accesses),
     )  # fmt: skip
     with counting("decoding images") as progress:
@@ -179,7 +178,7 @@ def _train_presets(
 
     plan = plan_trial_list(
         benchmark.data, ctx.params["name"], comparison_trials(configs, ctx.params["seeds"]),
-        metric=ctx.params["metric"], split=benchmark.split, max_unreadable=benchmark.max_unreadable,
+        metric=ctx.params["metric"], split=benchmark.split,
     )  # fmt: skip
     return train_plan(ctx, db, local, plan)
 

@@ -86,11 +86,10 @@ def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weigh
         from hpo.models import weights_digest
 
         digest = weights_digest(Path(str(path)))
-    split = SplitOptions(seed=rest["seed"], val_fraction=rest["val_fraction"], test_fraction=rest["test_fraction"])
+    split = SplitOptions(rest["seed"], rest["val_fraction"], rest["test_fraction"], rest["max_unreadable"])
     return Plan(
         data=data, study=study, space=resolved, weights_digest=digest, metric=rest["metric"],
-        sampler=rest["sampler"], pruner=rest["pruner"], split=split, max_unreadable=rest["max_unreadable"],
-        earlier=earlier,
+        sampler=rest["sampler"], pruner=rest["pruner"], split=split, earlier=earlier,
     )  # fmt: skip
 
 

@@ -50,22 +50,21 @@ def open_dataset(
     image_size: int,
     cache: StrPath,
     split: SplitOptions | None = None,
-    max_unreadable: float = 0.05,
     white_level: int | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """Open labelled images as train, val and a locked test part; pack them into the folder `cache` if needed.
 
-    `image_size` is the side of the images in pixels; `max_unreadable` the fraction of images that may be skipped;
-    `white_level` the value of 16-bit images that becomes 255, None for the data set's own (`depth`). Raise DataError
-    for everything that is wrong with the data, UsageError for fractions out of range.
+    `image_size` is the side of the images in pixels; `white_level` the value of 16-bit images that becomes 255, None
+    for the data set's own (`depth`). Raise DataError for everything that is wrong with the data, UsageError for
+    fractions out of range.
     """
-    source, cache = open_source(path), Path(cache)
+    source, cache, split = open_source(path), Path(cache), split or SplitOptions()
     pack = open_pack(source, image_size, cache, white=white_level, check=_check_listing, progress=progress)
     manifest, groups = pack.manifest, pack.manifest.groups
-    _refuse_unreadable(manifest, max_unreadable)
+    _refuse_unreadable(manifest, split.max_unreadable)
     assignment = assign_splits(
-        manifest.label_array, manifest.given, groups, classes=manifest.classes, options=split or SplitOptions(),
+        manifest.label_array, manifest.given, groups, classes=manifest.classes, options=split,
         names=manifest.names,
     )  # fmt: skip
     return Dataset(
@@ -132,26 +131,25 @@ class Inspection:
     """Classes with counts per given part; `unreadable` holds the unreadable ones among the images that were tried."""
 
 
-def inspect_data(path: StrPath, *, split: SplitOptions | None = None, max_unreadable: float = 0.05) -> Inspection:
+def inspect_data(path: StrPath, *, split: SplitOptions | None = None) -> Inspection:
     """Decode some images of each class, or all of a small data set, without packing any.
 
     Raise DataError where `open_dataset` would, as far as the listing and these images show it, and where no image of a
     class that was tried can be read. Duplicates are counted only where all images are decoded.
     """
-    source = open_source(path)
+    source, options = open_source(path), split or SplitOptions()
     listing = source.listing()
     _check_listing(listing)
     tried = _decode_sample(source, listing, _rows_to_try(listing.labels))
     _refuse_unreadable_class(tried, listing)
     whole = len(tried) + len(tried.unreadable) == len(listing.records)
     if whole:
-        _refuse_unreadable(tried, max_unreadable)
+        _refuse_unreadable(tried, options.max_unreadable)
         labels, given, groups, names = tried.label_array, tried.given, tried.groups, tried.names
     else:
         labels, given = listing.labels, tuple(record.given for record in listing.records)
         names = tuple(record.name for record in listing.records)
         groups = [str(row) for row in range(len(labels))]
-    options = split or SplitOptions()
     assignment = assign_splits(labels, given, groups, classes=listing.classes, options=options, names=names)
     summary = DataSummary(
         classes=listing.classes,

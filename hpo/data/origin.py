@@ -49,15 +49,15 @@ class DataOrigin(BaseModel):
     """The value of 16-bit images that became 255, as in `Dataset`; None if there were none, or it was not kept."""
 
     @classmethod
-    def of(cls, dataset: Dataset, split: SplitOptions, max_unreadable: float) -> Self:
-        """Return the record of `dataset`, which was opened with `split` and `max_unreadable`."""
+    def of(cls, dataset: Dataset, split: SplitOptions) -> Self:
+        """Return the record of `dataset`, which was opened with `split`."""
         return cls(
             fingerprint=dataset.fingerprint,
             split=dataset.split,
             seed=split.seed,
             val_fraction=split.val_fraction,
             test_fraction=split.test_fraction,
-            max_unreadable=max_unreadable,
+            max_unreadable=split.max_unreadable,
             counts=images_by_part(dataset),
             class_counts=images_by_class(dataset),
             split_digest=split_digest(dataset),
@@ -76,7 +76,7 @@ class DataOrigin(BaseModel):
     @property
     def options(self) -> SplitOptions:
         """The settings for parts that the data set does not bring."""
-        return SplitOptions(self.seed, self.val_fraction, self.test_fraction)
+        return SplitOptions(self.seed, self.val_fraction, self.test_fraction, self.max_unreadable)
 
     @property
     def white(self) -> int:
@@ -88,7 +88,7 @@ class DataOrigin(BaseModel):
     ) -> Dataset:
         """Open the data at `path` with the same split settings. The caller checks whether they are the same data."""
         return open_dataset(
-            path, image_size=image_size, cache=cache, split=self.options, max_unreadable=self.max_unreadable,
+            path, image_size=image_size, cache=cache, split=self.options,
             white_level=self.white, progress=progress,
         )  # fmt: skip
 

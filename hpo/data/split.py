@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -27,13 +27,16 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """The settings for parts that the data set does not bring."""
+    """The options by which a data set is opened and split; parts that it brings itself are obeyed."""
 
     seed: int = 0
     val_fraction: float = 0.1
-    """The share of the images to split that validates; above 0."""
+    """Share of the images that are split; above 0."""
     test_fraction: float = 0.1
-    """The share of the images to split that tests; 0 makes no test part."""
+    """Share of the images that are split; 0 makes no test part."""
+    # Unreadable images are no part of the split, so two equal splits may differ in it.
+    max_unreadable: float = field(default=0.05, compare=False)
+    """Share of images that may be unreadable before the data set is refused."""
 
     def __post_init__(self) -> None:
         if not 0 < self.val_fraction < 1:

@@ -243,4 +243,4 @@ def _new_manifest(manifest: Manifest, trained: _TrainedWeights, *, same_data: bo
 
 
 def _origin(manifest: Manifest, dataset: Dataset) -> DataOrigin:
-    return DataOrigin.of(dataset, manifest.data.options, manifest.data.max_unreadable)
+    return DataOrigin.of(dataset, manifest.data.options)

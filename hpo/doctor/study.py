@@ -192,11 +192,13 @@ def check_leases(name: str, leases: Sequence[LeaseInfo], running: set[int]) -> C
 
 def check_data(data: Path, db: Database | None, study: str | None, cache: Path) -> Check:
     """Check that DATA has a supported layout, readable images of each class, and the images of the study if given."""
+    from hpo.data import SplitOptions
     from hpo.data.opening import inspect_data
 
     try:
         # With a study, its own limit of unreadable images counts, when its data are opened below.
-        seen = inspect_data(data) if db is None or study is None else inspect_data(data, max_unreadable=1)
+        split = SplitOptions() if db is None or study is None else SplitOptions(max_unreadable=1)
+        seen = inspect_data(data, split=split)
         tried = "all decoded" if seen.decoded == seen.images else f"{seen.decoded:,} of them decoded"
         found = f"{data}: {seen.images:,} images of {len(seen.summary.classes)} classes, {tried}"
         if db is not None and study is not None:

@@ -24,9 +24,6 @@ from hpo.data import DataOrigin, Dataset, ImageDigests, Part, Progress, SplitOpt
 from hpo.evaluation.corrupted_copy import CorruptedCopy, corrupted_copy
 from hpo.evaluation.intervals import Score, clustered
 
-UNREADABLE = 0.05
-"""Share of images that may be unreadable, if neither options nor bundles say."""
-
 BATCHES = (1, 64)
 """Images at a time when speed is measured: the latency of one image, and the throughput of many."""
 
@@ -38,13 +35,6 @@ def common_split(origins: Sequence[DataOrigin], **given: Any) -> SplitOptions:
     """Return the split settings that are given and not None, completed by those of the first bundle or the defaults."""
     base = origins[0].options if origins else SplitOptions()
     return replace(base, **{name: value for name, value in given.items() if value is not None})
-
-
-def common_unreadable(origins: Sequence[DataOrigin], given: float | None = None) -> float:
-    """Return the share of images that may be unreadable: as given, else that of the first bundle, else the default."""
-    if given is not None:
-        return given
-    return origins[0].max_unreadable if origins else UNREADABLE
 
 
 @dataclass(frozen=True)
@@ -87,7 +77,6 @@ class Benchmark:
 
     data: Path
     split: SplitOptions
-    max_unreadable: float
     cache: Path
     device: str
     test: bool = False
@@ -105,7 +94,7 @@ class Benchmark:
         if (image_size, white) not in self._datasets:
             self._datasets[image_size, white] = open_dataset(
                 self.data, image_size=image_size, cache=self.cache, split=self.split,
-                max_unreadable=self.max_unreadable, white_level=white, progress=self.progress,
+                white_level=white, progress=self.progress,
             )  # fmt: skip
         return self._datasets[image_size, white]
 

@@ -24,9 +24,7 @@ _ARCHITECTURE_FIELDS = (
 """Fields of a configuration that determine how its network is built."""
 
 
-def plan_trial_list(
-    data: Path, name: str | None, trials: TrialList, *, metric: str, split: SplitOptions, max_unreadable: float
-) -> Plan:
+def plan_trial_list(data: Path, name: str | None, trials: TrialList, *, metric: str, split: SplitOptions) -> Plan:
     """Return the plan of a study over `trials`; `named_plan` completes it if there is no name.
 
     Raises StudyError for an invalid name.
@@ -36,7 +34,7 @@ def plan_trial_list(
     path = trials.fixed.get("weights")
     return Plan(
         data=data, study=name or "", space=trials, weights_digest=weights_digest(Path(str(path))) if path else None,
-        metric=metric, sampler="random", pruner="none", split=split, max_unreadable=max_unreadable,
+        metric=metric, sampler="random", pruner="none", split=split,
     )  # fmt: skip
 
 
@@ -48,7 +46,7 @@ def named_plan(plan: Plan, dataset: Dataset) -> Plan:
     if plan.study:
         return plan
     values = [plan.space.fingerprint, plan.weights_digest, plan.metric, dataset.fingerprint, dataset.split]
-    options = [plan.split.seed, plan.split.val_fraction, plan.split.test_fraction, plan.max_unreadable]
+    options = [plan.split.seed, plan.split.val_fraction, plan.split.test_fraction, plan.split.max_unreadable]
     digest = hashlib.sha256(json.dumps([*values, *options]).encode()).hexdigest()[:8]
     return replace(plan, study=f"{plan.space.name}-{digest}")
 

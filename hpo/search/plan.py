@@ -66,7 +66,6 @@ class Plan:
     sampler: str
     pruner: str
     split: SplitOptions
-    max_unreadable: float
     earlier: SearchSpace | None = None
     """The space as it was before `symmetry` was a field: a study that was made then goes on with it."""
 
@@ -226,7 +225,7 @@ def open_data(plan: Plan, cache: Path, progress: Progress | None = None, *, db: 
         raise SpaceError(f"image_size can take {len(sizes)} values, but each is packed on disk; give at most 16")
     for size in sizes:
         dataset = open_dataset(
-            plan.data, image_size=size, cache=cache, split=plan.split, max_unreadable=plan.max_unreadable,
+            plan.data, image_size=size, cache=cache, split=plan.split,
             white_level=origin.white if origin else None, progress=progress,
         )  # fmt: skip
     return dataset
@@ -261,7 +260,7 @@ def create_or_open_study(db: Database, plan: Plan, dataset: Dataset) -> optuna.S
     Raises StudyError where these differ, DataError where the images or their split do.
     """
     fingerprint = _data_fingerprint(db, plan, dataset)
-    origin = DataOrigin.of(dataset, plan.split, plan.max_unreadable)
+    origin = DataOrigin.of(dataset, plan.split)
     spec = StudySpec(
         space=plan.space.to_dict(),
         space_fingerprint=plan.space.fingerprint,

@@ -58,7 +58,7 @@ class Bench:
     def found(self, url: str) -> str:
         """Make the study in the database at `url`; the id that its files lie under."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        plan = Plan(self.cells, STUDY, self._space(), None, "loss", "random", "none", SPLIT, 0.05)
+        plan = Plan(self.cells, STUDY, self._space(), None, "loss", "random", "none", SPLIT)
         dataset = open_dataset(self.cells, image_size=IMAGE_SIZE, cache=self.cache, split=SPLIT)
         with open_database(url, home=self.folder / "unused") as db:
             db.initialise()

@@ -172,7 +172,7 @@ def test_the_dictionary_has_its_documented_keys(model, images, cache):
 @pytest.fixture
 def knowing(tmp_path, manifest, weights, dataset):
     """The bundle with the digests of the images that it was made with."""
-    origin = DataOrigin.of(dataset, SPLIT, 0.05)
+    origin = DataOrigin.of(dataset, SPLIT)
     known = ImageDigests.of(dataset)
     write_bundle(
         tmp_path / "knowing", manifest.model_copy(update={"data": origin}), weights, {}, extras=Extras(known=known)
@@ -246,7 +246,7 @@ def test_a_given_test_part_is_evaluated_after_images_were_added_to_train(tmp_pat
     for seed, part in enumerate(("train", "test"), start=30):
         draw(folder / part, 6, seed=seed)
     dataset = open_dataset(folder, image_size=SIZE, cache=cache, split=SPLIT)
-    made = manifest.model_copy(update={"data": DataOrigin.of(dataset, SPLIT, 0.05)})
+    made = manifest.model_copy(update={"data": DataOrigin.of(dataset, SPLIT)})
     write_bundle(tmp_path / "made", made, weights, {}, extras=Extras(known=ImageDigests.of(dataset)))
     model = hpo.load(tmp_path / "made", device="cpu")
     before = evaluate(model, folder, cache=cache)
@@ -281,7 +281,7 @@ def test_test_images_that_are_trained_on_too_are_left_out_of_own_data(tmp_path, 
         draw(folder / part, 6, seed=seed)
     shutil.copy(folder / "train" / "red" / "0.png", folder / "test" / "red" / "copy.png")
     dataset = open_dataset(folder, image_size=SIZE, cache=cache, split=SPLIT)
-    made = manifest.model_copy(update={"data": DataOrigin.of(dataset, SPLIT, 0.05)})
+    made = manifest.model_copy(update={"data": DataOrigin.of(dataset, SPLIT)})
     for name, known in (("knowing", ImageDigests.of(dataset)), ("old", None)):
         write_bundle(tmp_path / name, made, weights, {}, extras=Extras(known=known))
         found = evaluate(hpo.load(tmp_path / name, device="cpu"), folder, cache=cache)
@@ -297,7 +297,7 @@ def test_a_bundle_of_an_earlier_version_says_that_overlap_is_not_known(model, im
 
 
 def test_another_split_of_own_data_is_refused(knowing, manifest, weights, images, cache, tmp_path, dataset):
-    origin = DataOrigin.of(dataset, SPLIT, 0.05).model_copy(update={"split_digest": "0" * 32})
+    origin = DataOrigin.of(dataset, SPLIT).model_copy(update={"split_digest": "0" * 32})
     write_bundle(tmp_path / "torn", manifest.model_copy(update={"data": origin}), weights, {})
     with pytest.raises(DataError, match="but here other images validate or test"):
         evaluate(hpo.load(tmp_path / "torn", device="cpu"), images, cache=cache)

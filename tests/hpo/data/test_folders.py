@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.data import open_dataset
+from hpo.data import SplitOptions, open_dataset
 from hpo.data.folders import FolderSource
 from hpo.data.layout import arrange
 from hpo.data.opening import open_source
@@ -201,7 +201,7 @@ def test_pipes_sockets_and_links_to_themselves_are_unreadable_images(write_class
     (folder / "a" / "self.png").symlink_to("self.png")
     (folder / "b" / "self").symlink_to("self")
     (folder / "b" / "folder.png").mkdir()
-    dataset = open_dataset(folder, image_size=16, cache=cache, max_unreadable=0.1)
+    dataset = open_dataset(folder, image_size=16, cache=cache, split=SplitOptions(max_unreadable=0.1))
     reasons = {image.name: image.reason for image in dataset.unreadable}
     assert set(reasons) == {"a/pipe.png", "a/self.png", "b/s.png"}
     assert reasons["a/pipe.png"].startswith("not an ordinary file")

@@ -179,7 +179,7 @@ def test_too_many_unreadable_images_are_refused(write_classes, cache):
     rule = r"4 of 20 images cannot be read, more than the 5 % allowed: a/000\.png \(empty file .* and 1 more; mend"
     with pytest.raises(DataError, match=rule):
         open_dataset(folder, image_size=16, cache=cache)
-    assert len(open_dataset(folder, image_size=16, cache=cache, max_unreadable=0.2).unreadable) == 4
+    assert len(open_dataset(folder, image_size=16, cache=cache, split=SplitOptions(max_unreadable=0.2)).unreadable) == 4
 
 
 def test_data_with_only_unreadable_images_are_refused_at_any_limit(write_classes, cache):
@@ -187,7 +187,7 @@ def test_data_with_only_unreadable_images_are_refused_at_any_limit(write_classes
     for file in folder.rglob("*.png"):
         file.write_bytes(b"")
     with pytest.raises(DataError, match="4 of 4 images cannot be read"):
-        open_dataset(folder, image_size=16, cache=cache, max_unreadable=1)
+        open_dataset(folder, image_size=16, cache=cache, split=SplitOptions(max_unreadable=1))
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_an_inspection_refuses_too_many_unreadable_images(write_classes):
         (folder / "b" / f"00{number}.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"4 of 32 images cannot be read, more than the 5 % allowed"):
         inspect_data(folder)
-    assert len(inspect_data(folder, max_unreadable=0.5).summary.unreadable) == 4
+    assert len(inspect_data(folder, split=SplitOptions(max_unreadable=0.5)).summary.unreadable) == 4
 
 
 @pytest.mark.data

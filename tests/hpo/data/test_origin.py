@@ -22,7 +22,9 @@ def folder(write_classes):
 
 @pytest.fixture
 def origin(folder, cache):
-    return DataOrigin.of(open_dataset(folder, image_size=16, cache=cache, split=SPLIT), SPLIT, 0.1)
+    return DataOrigin.of(
+        open_dataset(folder, image_size=16, cache=cache, split=SPLIT), dataclasses.replace(SPLIT, max_unreadable=0.1)
+    )
 
 
 def refuse(origin, folder, cache, options=SPLIT):
@@ -88,7 +90,7 @@ def test_changes_are_described(origin, folder, cache, png, change, said):
 def test_changed_given_parts_are_described(write_classes, cache):
     folder = write_classes({"train/cat": 9, "train/dog": 9, "test/cat": 2, "test/dog": 2})
     dataset = open_dataset(folder, image_size=16, cache=cache, split=SPLIT)
-    origin = DataOrigin.of(dataset, SPLIT, 0.05)
+    origin = DataOrigin.of(dataset, SPLIT)
     (folder / "test" / "cat" / "000.png").rename(folder / "train" / "cat" / "moved.png")
     with pytest.raises(DataError, match=r"as many images in other parts \(.*3 test; then .*4 test\)"):
         refuse(origin, folder, cache)
@@ -129,7 +131,7 @@ def made_earlier(dataset, written):
         for label, (stored, _) in zip(part.labels, part.digests, strict=True)
     ]
     old = dataclasses.replace(dataset, classes=written, fingerprint=fingerprint(content))
-    return DataOrigin.of(old, SPLIT, 0.1)
+    return DataOrigin.of(old, dataclasses.replace(SPLIT, max_unreadable=0.1))
 
 
 def as_folders(folder):

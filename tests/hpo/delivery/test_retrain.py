@@ -273,7 +273,7 @@ def test_test_images_that_are_trained_on_are_not_measured(tmp_path, manifest, we
     (folder / "test" / "red" / "copy.png").write_bytes((folder / "train" / "red" / "0.png").read_bytes())
     split = manifest.data.options
     dataset = open_dataset(folder, image_size=SIZE, cache=cache, split=split)
-    made = manifest.model_copy(update={"data": DataOrigin.of(dataset, split, 0.05)})
+    made = manifest.model_copy(update={"data": DataOrigin.of(dataset, split)})
     write_bundle(tmp_path / "best", made, weights, {})
     result = retrain(read_bundle(tmp_path / "best"), folder, tmp_path / "final", options)
     assert (result.left_out, result.test.report.n) == (1, 6)

@@ -65,7 +65,7 @@ def test_each_white_level_has_a_corrupted_copy_of_its_own(
         return corrupted_copy(part, cache)
 
     monkeypatch.setattr("hpo.experiments.benchmark.corrupted_copy", altered)
-    benchmark = Benchmark(tmp_path / "deep", SPLIT, 0.05, cache, "cpu")
+    benchmark = Benchmark(tmp_path / "deep", SPLIT, cache, "cpu")
     for level in (4095, 65535, 4095):
         data = manifest.data.model_copy(update={"white_level": level})
         folder = bundled(tmp_path / f"b{len(brightness)}-{level}", manifest.model_copy(update={"data": data}), weights)

@@ -42,7 +42,7 @@ def evaluator_of(tmp_path: Path, *runs: tuple[TrialState, float | None]) -> Know
                 user_attrs={} if corrupted is None else {"corrupted": corrupted},
             )
         )  # fmt: skip
-    benchmark = Benchmark(tmp_path, SplitOptions(), 0.05, tmp_path, "cpu", test=False)
+    benchmark = Benchmark(tmp_path, SplitOptions(), tmp_path, "cpu", test=False)
     return Known(study, open_store(tmp_path, "study"), benchmark, tmp_path)
 
 

@@ -104,7 +104,7 @@ class Bench:
 def bench(database: Database, cells: Path, tiny_space: SearchSpace, tmp_path: Path) -> Bench:
     database.initialise()
     split = SplitOptions(seed=0, val_fraction=0.2, test_fraction=0.1)
-    plan = Plan(cells, "tiny", tiny_space, None, "accuracy", "tpe", "none", split, 0.05)
+    plan = Plan(cells, "tiny", tiny_space, None, "accuracy", "tpe", "none", split)
     dataset = open_dataset(cells, image_size=32, cache=tmp_path / "cache", split=split)
     study = create_or_open_study(database, plan, dataset)
     study.pruner = make_pruner("none", 2)

@@ -216,7 +216,7 @@ def test_five_failed_trials_in_a_row_end_the_worker(
 
 
 def other_plan(bench: Bench, data: Path, space: SearchSpace) -> Plan:
-    return Plan(data, "tiny", space, None, "accuracy", "tpe", "none", bench_split(bench), 0.05)
+    return Plan(data, "tiny", space, None, "accuracy", "tpe", "none", bench_split(bench))
 
 
 def bench_split(bench: Bench) -> SplitOptions:
@@ -319,7 +319,7 @@ def test_a_study_from_before_symmetry_goes_on_as_it_was_made_by_the_same_command
     earlier = SearchSpace.from_dict(stored)
     asked = earlier.with_fixed({"symmetry": "none", "augmentation": "geometric"})
     split = SplitOptions(seed=0, val_fraction=0.2, test_fraction=0.1)
-    plan = Plan(bench.cells, "tiny", asked, None, "accuracy", "tpe", "none", split, 0.05, earlier=earlier)
+    plan = Plan(bench.cells, "tiny", asked, None, "accuracy", "tpe", "none", split, earlier=earlier)
     made, note = with_earlier_space(bench.db, plan)
     assert made.space == earlier
     assert note is not None

@@ -35,7 +35,7 @@ def trained(database: Database, cells: Path, tmp_path: Path) -> optuna.Study:
     database.initialise()
     split = SplitOptions(seed=0, val_fraction=0.2, test_fraction=0.1)
     dataset = open_dataset(cells, image_size=32, cache=tmp_path / "cache", split=split)
-    plan = Plan(cells, "pairs", TRIAL_LIST, None, "accuracy", "random", "none", split, 0.05)
+    plan = Plan(cells, "pairs", TRIAL_LIST, None, "accuracy", "random", "none", split)
     study = create_or_open_study(database, plan, dataset)
     work(database, WorkerOptions(cells, "pairs", tmp_path / "cache", tmp_path / "artifacts", "cpu", keep=1))
     return study
