@@ -1,4 +1,4 @@
-"""`python -m tests.chaos`: the full form of the proof. Exit code 1 when any promise was not kept."""
+"""`python -m tests.chaos`: run a campaign of faults. The exit code is 1 when a promise was broken."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from tests.chaos.table import as_json, show
 @click.command()
 @click.option("--workers", type=click.IntRange(1), default=8, show_default=True, help="Worker processes.")
 @click.option("--trials", type=click.IntRange(1), default=200, show_default=True, help="Cap of the study.")
-@click.option("--faults", type=click.IntRange(1), default=300, show_default=True, help="Faults that have to strike.")
-@click.option("--seed", type=int, default=7, show_default=True, help="Of the schedule: the same seed, the same faults.")
-@click.option("--epochs", type=click.IntRange(2), default=6, show_default=True, help="Of each trial.")
+@click.option("--faults", type=click.IntRange(1), default=300, show_default=True, help="Faults to inject.")
+@click.option("--seed", type=int, default=7, show_default=True, help="Seed of the schedule of faults.")
+@click.option("--epochs", type=click.IntRange(2), default=6, show_default=True, help="Epochs of each trial.")
 @click.option("--poison", type=click.IntRange(0), default=2, show_default=True, help="Trials that kill their workers.")
 @click.option(
     "--isolate",
     type=click.IntRange(0),
     default=2,
     show_default=True,
-    help="So many of the workers, at most all, train each trial in a process of its own.",
+    help="Number of workers that train each trial in a process of its own.",
 )
 @click.option(
     "--store",
     type=click.Choice(["folder", "s3"]),
     default="folder",
     show_default=True,
-    help="Where the checkpoints lie: a folder on a small disk, or an S3 server behind a network that can be cut.",
+    help="Place of the checkpoints: a folder on a small disk, or an S3 server behind a network that can be cut.",
 )
-@click.option("--lease", type=float, default=3.0, show_default=True, help="Seconds a lease lasts.")
+@click.option("--lease", type=float, default=3.0, show_default=True, help="Length of a lease in seconds.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Keep logs, diary and checkpoints here.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table to this file as well.")
-@click.option("--show-schedule", is_flag=True, help="Print the schedule of this seed, and do nothing.")
+@click.option("--show-schedule", is_flag=True, help="Print the schedule of this seed and exit.")
 def main(*, folder: Path | None, json_file: Path | None, show_schedule: bool, **options: Any) -> None:
-    """Kill, stop, cut, fill and restart whatever a search consists of, and count what was lost."""
+    """Inject faults into every component of a search, and count lost and repeated work."""
     size = Size(**options)
     if show_schedule:
         for fault in Schedule(size.seed, size.faults, size.workers, size.absent):
             click.echo(fault)
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaving no server, no worker and no mount behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, so that servers, workers and mounts are removed
     with campaign_folder(folder) as place:
         outcome = run_campaign(size, place, click.echo)
     show(outcome, Console())

@@ -1,10 +1,10 @@
-"""What the database itself saw: triggers note every change of a trial, whatever program made it.
+"""Audit of the database: triggers record every change of a trial, by any program.
 
     state      a trial became RUNNING, WAITING, COMPLETE, …         from a row of `trials`
     report     a value was reported, or written over an earlier one  from `trial_intermediate_values`
     unleased   a transaction committed a RUNNING trial of the study that has no lease to expire
 
-The last is checked as each transaction commits: no moment is too short for it.
+The last is checked at each COMMIT, so that even the shortest moment is recorded.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ CREATE CONSTRAINT TRIGGER chaos_unleased AFTER UPDATE OR DELETE ON hpo_leases DE
 
 @dataclass(frozen=True)
 class Note:
-    """One line of the audit."""
+    """One record of the audit."""
 
     kind: str
     trial: int
-    """Its number in the study."""
+    """Number of the trial in the study."""
     what: str
 
 
 def install(sql: Sql) -> None:
-    """Watch a database, whose tables exist."""
+    """Install the triggers in a database that has optuna's tables and hpo's."""
     sql(_INSTALL)
 
 
 def notes(sql: Sql) -> list[Note]:
-    """Everything that was seen so far of the first study in the database, in order."""
+    """Return the records of the first study in the database, in order."""
     rows = sql(
         "SELECT kind, number, what FROM chaos_audit JOIN trials USING (trial_id) "
         "WHERE study_id = (SELECT min(study_id) FROM studies) ORDER BY chaos_audit.id"

@@ -1,8 +1,8 @@
-"""The search that a campaign disturbs: tiny networks on synthetic cells, whose curves follow from a trial's number.
+"""The search of a campaign: tiny networks on synthetic cells. A trial's curve depends on its number alone.
 
-The sampler is `random`, seeded by the number, and nothing is pruned: who trains a trial, when, and after which others
-decides nothing. What is reported is the validation loss, to the last bit: an accuracy of some forty images could hide
-a difference in the weights.
+The sampler is `random`, seeded by the trial's number, and nothing is pruned, so neither the worker nor the order of the
+trials matters. Trials report the validation loss and runs are compared to the last bit: an accuracy over some forty
+images could hide a difference in the weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SPLIT = SplitOptions(seed=SEED, val_fraction=0.2, test_fraction=0.1)
 
 @dataclass(frozen=True)
 class Bench:
-    """What every study of a campaign is made from."""
+    """Data and settings of every study of a campaign."""
 
     folder: Path
     trials: int
@@ -55,8 +55,8 @@ class Bench:
         write_cells(self.cells, self.images, size=IMAGE_SIZE, seed=SEED)
         open_dataset(self.cells, image_size=IMAGE_SIZE, cache=self.cache, split=SPLIT)
 
-    def found(self, url: str) -> str:
-        """Make the study in the database at `url`; the id that its files lie under."""
+    def create_study(self, url: str) -> str:
+        """Create the study in the database at `url`; return the id under which its files are stored."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         plan = Plan(self.cells, STUDY, self._space(), None, "loss", "random", "none", SPLIT)
         dataset = open_dataset(self.cells, image_size=IMAGE_SIZE, cache=self.cache, split=SPLIT)
@@ -67,19 +67,19 @@ class Bench:
             return read_spec(study).id
 
     def copy(self, url: str, name: str) -> None:
-        """Copy the study as `optuna.copy_study` does, its id included; the copy may train one trial more."""
+        """Copy the study with `optuna.copy_study`, including its id; the copy may train one more trial."""
         with open_database(url, home=self.folder / "unused", start_timeout=60.0) as db:
             optuna.copy_study(from_study_name=STUDY, from_storage=db.storage, to_storage=db.storage, to_study_name=name)
             copy = open_study(db, name)
             set_budget(db, copy, sum(trial.state != TrialState.WAITING for trial in copy.get_trials()) + 1, None)
 
     def sample(self) -> tuple[TrialConfig, Dataset]:
-        """Some configuration of the space, and the data."""
+        """Return a configuration of the space, and the data."""
         dataset = open_dataset(self.cells, image_size=IMAGE_SIZE, cache=self.cache, split=SPLIT)
         return TrialConfig.from_dict(self._space().fixed), dataset
 
     def numbers(self) -> dict[int, int]:
-        """From the seed of a trial's training to its number, for every number that could be there."""
+        """Return the trial's number by the seed of its training, for every possible number."""
         return {derive_seed(SEED, "trial", number): number for number in range(2 * self.trials + 50)}
 
     def _space(self) -> SearchSpace:

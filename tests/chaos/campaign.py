@@ -1,4 +1,4 @@
-"""Campaign: a study by real workers, a schedule of faults upon it, and what came of it."""
+"""Campaign: real workers train a study while a schedule of faults is injected; the outcome is judged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.chaos import audit
 from tests.chaos.bench import Bench
 from tests.chaos.crew import Crew
 from tests.chaos.disk import scratch
-from tests.chaos.findings import missing_best, taken_up_by, unblamed, unwritten, with_poison, wrong_exits
+from tests.chaos.findings import attempts_by, missing_best, unblamed, unwritten, with_poison, wrong_exits
 from tests.chaos.ledger import Struck
 from tests.chaos.proxy import Proxy
 from tests.chaos.redone import Redone, redone
@@ -36,18 +36,18 @@ _TICK = 0.05  # seconds
 _STUCK = 180.0
 """Seconds without a step, a report or an end of a trial after which the study counts as stuck.
 
-Where all workers are isolated, each imports torch anew at its start: on a busy machine that took more than a minute.
+Isolated workers import torch at each start, which took more than a minute on a busy machine.
 """
 
 _ORPHANED = 10.0
-"""Seconds in which the process of a trial has to end once its worker has."""
+"""Seconds within which the process of a trial has to end after its worker has ended."""
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large a campaign is."""
+    """Size and form of a campaign."""
 
     workers: int
     trials: int
@@ -56,39 +56,39 @@ class Size:
     epochs: int = 5
     images: int = 160
     poison: int = 2
-    """Trials that kill every worker which trains them, and have to be failed for it."""
+    """Number of trials that kill every worker which trains them and have to be failed for that."""
     lease: float = 3.0
     """Seconds."""
     pause: float = 0.4
-    """Seconds at least between two faults."""
+    """Least seconds between two faults."""
     isolate: int = 0
-    """So many of the workers, at most all, train each trial in a process of its own."""
+    """Number of workers that train each trial in a process of its own."""
     store: str = "folder"
-    """Where the checkpoints lie: `folder` or `s3`."""
+    """Place of the checkpoints: `folder` or `s3`."""
 
     @property
     def absent(self) -> frozenset[Kind]:
-        """Kinds of fault that have nothing to strike in such a campaign."""
+        """Kinds of fault that have no target in such a campaign."""
         return (frozenset() if self.isolate else OF_ISOLATED) | (OF_FOLDERS if self.store == "s3" else OF_S3)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a campaign."""
+    """The outcome of a campaign."""
 
     size: Size
     verdict: Verdict
     redone: Redone
     faults: Mapping[str, int]
-    """Those that struck, by kind."""
+    """Number of faults that hit a target, by kind."""
     wrong_exits: tuple[str, ...]
     broken: tuple[str, ...]
-    """What else was not kept: of poison trials, of the best checkpoints, of processes, and of the diary itself."""
+    """Other broken promises: about poison trials, the best checkpoints, processes, and the diary itself."""
     isolated: int
-    """Times that a trial was claimed in a process of its own."""
+    """How often a trial was claimed and trained in a process of its own."""
     notes: tuple[str, ...]
     epochs: int
-    """In all, without those redone."""
+    """All epochs, without repeated ones."""
     seconds: float = 0.0
 
     @property
@@ -97,19 +97,21 @@ class Outcome:
 
     @property
     def failures(self) -> list[str]:
-        """Every promise that was not kept, in words; none is a campaign passed."""
+        """A message for every broken promise; the campaign passed if there is none."""
         counts = [f"{name}: {count}" for name, count in self.verdict.counts().items() if count]
         if self.redone.most > 1 + 1e-9:
-            counts.append(f"epochs redone by one fault: {self.redone.most:.2f}, but at most 1")
+            counts.append(f"repeated epochs by one fault: {self.redone.most:.2f}, but must be at most 1")
         if self.redone.unexplained:
-            counts.append(f"epochs redone without a fault: {self.redone.unexplained:.2f}, {self.redone.unexplained_of}")
-        if self.struck < 0.9 * self.size.faults:  # a quick machine runs out of victims before the last ones
-            counts.append(f"only {self.struck} of {self.size.faults} faults found a victim")
+            counts.append(
+                f"repeated epochs without a fault: {self.redone.unexplained:.2f}, {self.redone.unexplained_of}"
+            )
+        if self.struck < 0.9 * self.size.faults:  # on a fast machine the last faults find no target
+            counts.append(f"only {self.struck} of {self.size.faults} faults found a target")
         return [*counts, *self.wrong_exits, *self.broken]
 
 
 def run_campaign(size: Size, folder: Path, say: Say = print) -> Outcome:
-    """Run the study without faults, then under fire, and compare. Logs and checkpoints lie in `folder`."""
+    """Run the study without faults and with faults, and compare. Logs and checkpoints are written to `folder`."""
     started = time.monotonic()
     bench = Bench(folder, size.trials, size.epochs, size.images, size.poison)
     bench.prepare()
@@ -120,16 +122,16 @@ def run_campaign(size: Size, folder: Path, say: Say = print) -> Outcome:
         with opened as store, _scene(bench, server, size, store) as scene:
             attack = Attack(scene, size, say)
             attack.run()
-            outcome = _judged(attack, scene, size, expected, steps_of_epoch)
+            outcome = _judge(attack, scene, size, expected, steps_of_epoch)
     return replace(outcome, seconds=time.monotonic() - started)
 
 
-def _judged(attack: Attack, scene: Scene, size: Size, expected: Mapping[int, Curve], steps_of_epoch: int) -> Outcome:
-    """What came of a campaign that is over."""
+def _judge(attack: Attack, scene: Scene, size: Size, expected: Mapping[int, Curve], steps_of_epoch: int) -> Outcome:
+    """Judge a campaign that has ended."""
     struck = [*scene.ledger.struck, *(Struck(POISON, at, pid, loses=True) for at, pid in scene.crew.deaths())]
     poison = scene.bench.poison_numbers
     steps, processes = read_steps(scene.crew.orders.diary), scene.crew.trial_processes()
-    isolated = taken_up_by(steps, processes)
+    isolated = attempts_by(steps, processes)
     outages = [fault for fault in struck if fault.name.startswith(tuple(OF_S3))]
     wrong, excused = wrong_exits(scene.crew.exits, outages, {processes.get(step.pid, step.pid) for step in steps})
     return Outcome(
@@ -143,7 +145,7 @@ def _judged(attack: Attack, scene: Scene, size: Size, expected: Mapping[int, Cur
             *unblamed(scene.sql, poison),
             *missing_best(scene),
             *unwritten(read_curves(scene.sql), steps),
-            *(["no trial was taken up in a process of its own"] if size.isolate and not isolated else []),
+            *(["no trial was trained in a process of its own"] if size.isolate and not isolated else []),
             *scene.second.broken(),
         ),
         isolated=isolated,
@@ -155,7 +157,7 @@ def _judged(attack: Attack, scene: Scene, size: Size, expected: Mapping[int, Cur
 @contextmanager
 def _scene(bench: Bench, server: Server, size: Size, store: Store) -> Iterator[Scene]:
     server.create_database(_DATABASE)
-    study = bench.found(server.url(_DATABASE))
+    study = bench.create_study(server.url(_DATABASE))
     audit.install(server.sql(_DATABASE))
     proxy = Proxy(server.port)
     orders = Orders(
@@ -173,7 +175,7 @@ def _scene(bench: Bench, server: Server, size: Size, store: Store) -> Iterator[S
 
 
 class Attack:
-    """Faults as they become due, until all trials are finished or nothing moves any more."""
+    """Inject each fault when it is due, until all trials are finished or the study is stuck."""
 
     def __init__(self, scene: Scene, size: Size, say: Say) -> None:
         self._scene, self._size, self._say = scene, size, say
@@ -184,8 +186,8 @@ class Attack:
         self._next: Fault | None = next(self._faults)
         self._quiet_until = 0.0
         self._moved = (Progress(), time.monotonic())
-        self.notes: list[str] = ["no file system can be mounted here: the disk was never full"] if boundless else []
-        self.notes += ["no container can be made here: no folder was read from another"] if foreign else []
+        self.notes: list[str] = ["no file system can be mounted: no disk was filled"] if boundless else []
+        self.notes += ["no container can be started: no folder was read from one"] if foreign else []
         self.broken: list[str] = []
         self.missed = 0
 
@@ -196,7 +198,7 @@ class Attack:
             self._scene.timers.run_due()
             self._strike_if_due()
             time.sleep(_TICK)
-        self._let_them_go()
+        self._wait_for_exits()
 
     def _finished(self) -> bool:
         return self._scene.progress().finished >= self._size.trials
@@ -216,36 +218,36 @@ class Attack:
             return
         struck = self._strikes[fault.kind](fault)
         self.missed += not struck
-        self._chronicle(f"{fault}{'' if struck else '  (no victim)'}")
+        self._chronicle(f"{fault}{'' if struck else '  (no target)'}")
         self._next = next(self._faults, None)
         self._quiet_until = time.monotonic() + self._size.pause
         if fault.number % 25 == 0:
             self._say(f"fault {fault.number}, {self._scene.progress().finished} trials finished")
 
     def _chronicle(self, text: str) -> None:
-        """Note what happened, by the clock of the diary."""
+        """Append a line to faults.log, with the time of the diary's clock."""
         with (self._scene.bench.folder / "faults.log").open("a") as file:
             file.write(f"{time.monotonic():.3f} {text}\n")
 
-    def _let_them_go(self) -> None:
-        """Every worker is to leave by itself now; whatever still lasts (a stop, an outage) ends first."""
+    def _wait_for_exits(self) -> None:
+        """Wait until every worker has ended by itself; faults that last (a stop, an outage) end first."""
         crew, deadline = self._scene.crew, time.monotonic() + 30
-        crew.nobody_follows()
+        crew.start_no_more()
         while (crew.members or self._scene.timers.waiting) and time.monotonic() < deadline:
             crew.tend()
             self._scene.timers.run_due()
             time.sleep(_TICK)
         if self.missed:
-            self.notes.append(f"{self.missed} faults found no victim, and are not counted")
+            self.notes.append(f"{self.missed} faults found no target and are not counted")
         if crew.members:
-            self.notes.append(f"{len(crew.members)} workers had not left 30 s after the last trial, and were killed")
+            self.notes.append(f"{len(crew.members)} workers had not ended 30 s after the last trial and were killed")
         else:
             self.broken += [f"the process {pid} of a trial outlived its worker" for pid in crew.orphans(_ORPHANED)]
 
 
 @contextmanager
 def campaign_folder(keep: Path | None) -> Iterator[Path]:
-    """`keep`, or a folder that is removed in the end."""
+    """Yield `keep`, or a temporary folder that is removed at the end."""
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
         yield keep

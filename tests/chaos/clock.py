@@ -1,4 +1,4 @@
-"""A clock that is wrong, in this process only: what a host whose time was never set looks like to its worker."""
+"""A wrong wall clock in this process, as on a host whose time was never set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _OURS = ("hpo", "storage", "search_spaces", "optuna", "logging")
 
 
 def shift_clock(seconds: float) -> None:
-    """Let every wall clock that hpo and optuna can read be wrong by `seconds`. The monotonic clock cannot be wrong."""
+    """Shift every wall clock that hpo and optuna read by `seconds`. The monotonic clock stays as it is."""
     delta, real_time, real = datetime.timedelta(seconds=seconds), time.time, datetime.datetime
 
     class Shifted(real):

@@ -1,4 +1,4 @@
-"""Crew: the worker processes, each in a slot, started again when they end, and what they ended with."""
+"""Crew: the worker processes, each in a slot; they are restarted when they end, and their exits are recorded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.chaos.worker import Orders, run_worker
 
 _SHORTEST_LIFE = 3.0
-"""Seconds: a worker that ends sooner by itself found nothing left to do, and is not started again at once."""
+"""Seconds. A worker that ends sooner by itself found no trial to train, and is restarted with a delay."""
 
 
 @dataclass
@@ -28,12 +28,12 @@ class Member:
     isolated: bool = False
     """Whether it trains each trial in a process of its own."""
     stopped: tuple[int, ...] = ()
-    """Its processes that are stopped by SIGSTOP."""
+    """Processes of the worker that are stopped by SIGSTOP."""
     told_to_leave: float | None = None
-    """When SIGTERM or SIGHUP was sent."""
+    """Time at which SIGTERM or SIGHUP was sent."""
     killed: bool = False
     absence: float = 0.0
-    """Seconds for which its slot stays empty after it; infinite if no other follows."""
+    """Seconds for which the slot stays empty after the worker has ended; infinite if no worker follows."""
 
     @property
     def pid(self) -> int:
@@ -55,37 +55,37 @@ class Exit:
     lived: float
     """Seconds."""
     leaving: float | None
-    """Seconds between SIGTERM and the end; None where it was sent none."""
+    """Seconds between SIGTERM or SIGHUP and the end; None if no signal was sent."""
     killed: bool
-    """By the campaign, or by a trial that is poison."""
+    """Whether the campaign or a poison trial killed it."""
     at: float
     """Seconds of the monotonic clock."""
 
     @property
     def late(self) -> bool:
-        """Whether it took longer to leave than promised."""
+        """Whether it took longer than ten seconds to end after a signal."""
         return not self.killed and self.leaving is not None and self.leaving > 10.0
 
     @property
     def wrong(self) -> str | None:
-        """What is wrong with it: hpo promises 0, within ten seconds of a SIGTERM or SIGHUP."""
+        """The fault of this exit, or None: hpo promises code 0 within ten seconds of a SIGTERM or SIGHUP."""
         if self.killed:
             return None
         if self.late:
             return f"worker {self.pid} took {self.leaving:.1f} s to leave after SIGTERM"
-        # Before its handlers stand there is nothing to put back, and the signal may simply end it.
+        # Before the signal handlers are installed there is no trial to requeue, and the signal may end the process.
         allowed = (0,) if self.leaving is None else (0, -signal.SIGTERM, -signal.SIGHUP)
         return None if self.code in allowed else f"worker {self.pid} ended with {self.code}"
 
 
 @dataclass
 class Crew:
-    """As many workers as `size`, and guests beyond that."""
+    """`size` workers in slots, and guests beyond them."""
 
     orders: Orders
     size: int
     isolated: int = 0
-    """So many of the slots are of workers that train each trial in a process of its own."""
+    """Number of slots whose workers train each trial in a process of its own."""
     members: dict[int, Member] = field(default_factory=dict)
     exits: list[Exit] = field(default_factory=list)
     _due: dict[int, float] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class Crew:
         self.tend()
 
     def tend(self) -> None:
-        """Record which workers have ended, and start those that are due."""
+        """Record the workers that have ended, and start those that are due."""
         for member in [member for member in self.members.values() if not member.alive]:
             self._note_end(member)
         for slot in [slot for slot, due in self._due.items() if due <= time.monotonic()]:
@@ -104,19 +104,19 @@ class Crew:
             self._start(slot, replace(self.orders, isolate=slot < self.isolated))
 
     def invite(self, orders: Orders | None = None) -> Member:
-        """One more worker, beyond the slots, with `orders` of its own; no other follows it."""
+        """Start one more worker beyond the slots, with `orders` of its own; it is not restarted."""
         self._guests += 1
         guest = self._start(self.size + self._guests - 1, orders or self.orders)
         guest.absence = float("inf")
         return guest
 
     def from_slot(self, slot: int) -> Iterator[Member]:
-        """All living workers that run, the one in `slot` first."""
+        """Return the running workers that are neither stopped nor told to leave, the one in `slot` first."""
         order = sorted(self.members, key=lambda other: ((other - slot) % self.size, other))
         return (m for m in [self.members[i] for i in order] if m.alive and not m.stopped and m.told_to_leave is None)
 
     def kill(self, member: Member, *others: int) -> None:
-        """Kill a worker and `others` of its processes."""
+        """Kill a worker and its processes `others`."""
         member.killed = True
         for pid in others:
             signal_process(pid, signal.SIGKILL)
@@ -131,45 +131,45 @@ class Crew:
 
     def freeze(self, member: Member, training: int) -> None:
         """Stop a worker, and the process that trains its trial, which may be the worker itself."""
-        member.stopped = tuple({member.pid: None, training: None})  # the worker first: it starts no other then
+        member.stopped = tuple({member.pid: None, training: None})  # the worker first: then it starts no other
         for pid in member.stopped:
             signal_process(pid, signal.SIGSTOP)
 
     def thaw(self, member: Member, *only: int) -> None:
-        """Let what was stopped of a worker go on, or `only` some of its processes."""
+        """Continue the stopped processes of a worker, or `only` some of them."""
         going = only or member.stopped
         member.stopped = tuple(pid for pid in member.stopped if pid not in going)
         for pid in going:
-            if member.alive if pid == member.pid else is_of_trial(pid):  # else it may be another's number by now
+            if member.alive if pid == member.pid else is_of_trial(pid):  # else the pid may be another's
                 signal_process(pid, signal.SIGCONT)
 
     def trial_processes(self) -> dict[int, int]:
-        """From the processes of trials to the isolated workers that started them, of all that there have been."""
+        """Return the pid of the isolated worker by the pid of each trial process that it ever started."""
         file = self.orders.trial_processes
         lines = file.read_text().splitlines() if file.exists() else []
         return {int(pid): int(worker) for pid, worker in map(str.split, lines)}
 
     def orphans(self, seconds: float) -> list[int]:
-        """Processes of trials that live on, `seconds` after all workers have ended."""
+        """Return the trial processes that still live `seconds` after all workers have ended."""
         end = time.monotonic() + seconds
         while (left := [*filter(is_of_trial, self.trial_processes())]) and time.monotonic() < end:
             time.sleep(0.1)
         return left
 
     def deaths(self) -> list[tuple[float, int]]:
-        """When which process was killed by a trial that is poison."""
+        """Return time and pid of each process that a poison trial killed."""
         file = self.orders.deaths
         lines = file.read_text().splitlines() if file.exists() else []
         return [(float(at), int(pid)) for at, pid in map(str.split, lines)]
 
-    def nobody_follows(self) -> None:
-        """Start no worker from now on: there is nothing left to do."""
+    def start_no_more(self) -> None:
+        """Start no more workers."""
         self._due.clear()
         for member in self.members.values():
             member.absence = float("inf")
 
     def end(self) -> None:
-        """End all that still live, and forget them."""
+        """Kill all workers and trial processes that still live."""
         for member in self.members.values():
             if member.alive:
                 self.kill(member)
@@ -195,7 +195,7 @@ class Crew:
 
 
 def forked(target: Callable[..., None], *arguments: object) -> BaseProcess:
-    """A process that runs `target`, forked from one that has imported all that a worker needs, and started nothing."""
+    """Start a process that runs `target`, forked from a server that has imported everything a worker needs."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.chaos.worker"])
     process = context.Process(target=target, args=arguments)
@@ -204,18 +204,18 @@ def forked(target: Callable[..., None], *arguments: object) -> BaseProcess:
 
 
 def _signal(member: Member, number: signal.Signals) -> None:
-    if member.alive:  # else the number may be another process's by now
+    if member.alive:  # else the pid may belong to another process by now
         signal_process(member.pid, number)
 
 
 def signal_process(pid: int, number: signal.Signals) -> None:
-    """Send a signal to a process, which may have ended a moment ago."""
+    """Send a signal to a process; do nothing if it has ended."""
     with suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 def is_of_trial(pid: int) -> bool:
-    """Whether a process that was one of a trial still is: it has not ended, and no other has its number now."""
+    """Return whether a trial process still lives, and its pid has not been given to another program."""
     with suppress(OSError):
         return b"multiprocessing.forkserver" in Path("/proc", str(pid), "cmdline").read_bytes()
     return False

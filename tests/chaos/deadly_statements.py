@@ -1,7 +1,7 @@
-"""Kills itself between two statements: the n-th moment of one operation of a worker, enumerated by the test beside.
+"""A worker process that kills itself at the n-th moment of one operation; `statement_kills` enumerates the moments.
 
-A moment is before a statement, before a COMMIT or after it, of any engine and any thread of the process. To the
-database the moment after a statement is the same as that before the next one.
+A moment is the time before a statement, before a COMMIT or after it, of any engine and any thread of the process. For
+the database the moment after a statement is the same as the one before the next statement.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Operation = Literal["claim", "train", "release"]
 
 @dataclass(frozen=True)
 class Order:
-    """Do `operation`, and die at its moment number `moment`, from 1."""
+    """Do `operation` and die at its moment number `moment`, from 1."""
 
     url: str
     artifacts: Path
@@ -45,7 +45,7 @@ class Order:
 
 
 class Trap:
-    """Counts moments once it is set, and kills the process at the one that it waits for."""
+    """Counts moments once it is set, and kills the process at moment number `moment`."""
 
     def __init__(self, moment: int) -> None:
         self._left = moment
@@ -72,7 +72,7 @@ class Trap:
 
 
 def carry_out(order: Order) -> None:
-    """The process of a worker that dies in the midst of an operation; it ends with 0 when it survives that."""
+    """Run a worker that dies during an operation; the process ends with 0 when it survives."""
     trap = Trap(order.moment)
     stopping = threading.Event()
 
@@ -94,13 +94,13 @@ def carry_out(order: Order) -> None:
 
 
 def train(context: WorkerContext, claim: Claim, after_first: Callable[[], None] | None = None) -> None:
-    """The real `run_trial` with a body that computes nothing: its values follow from number and epoch."""
+    """Call the real `run_trial` with a `fit` that computes nothing: its values depend on number and epoch alone."""
     trial_module.fit = _body(claim.number, after_first)
     run_trial(context, claim)
 
 
 def value(number: int, epoch: int) -> float:
-    """What trial `number` reports after `epoch`."""
+    """Return the value that trial `number` reports after `epoch`."""
     return number + epoch / 7
 
 
@@ -125,7 +125,7 @@ def _result(number: int, epoch: int) -> EpochResult:
 
 
 def worker_context(db: Database, artifacts: Path, stopping: Callable[[], bool] = lambda: False) -> WorkerContext:
-    """What a worker holds, with a data set of one image."""
+    """Return the context of a worker, with a data set of one image."""
     opened = open_study(db, STUDY)
     spec = read_spec(opened)
     return WorkerContext(

@@ -1,4 +1,4 @@
-"""SmallDisk: a file system of its own for the artifacts, which a campaign fills up and makes room on."""
+"""SmallDisk: a separate file system for the artifacts, which a campaign fills and empties."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ class SmallDisk:
         self.artifacts.mkdir()
 
     def fill(self) -> None:
-        """Leave not one block free; what the workers free meanwhile is taken at the next call."""
+        """Fill every free block; blocks that the workers free later are filled at the next call."""
         with self._ballast.open("ab") as file:
             while free := self._free():
-                with suppress(OSError):  # a worker was quicker
+                with suppress(OSError):  # a worker has used the space first
                     os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), free)
 
     def empty(self) -> None:
-        """Give the room back."""
+        """Free the filled space."""
         self._ballast.unlink(missing_ok=True)
 
     def _free(self) -> int:
-        """Bytes."""
+        """Return the number of free bytes."""
         status = os.statvfs(self._mounted)
         return status.f_bavail * status.f_frsize
 
 
 def scratch() -> str | None:
-    """Where files lie that need not outlive the machine: in its memory, if it offers that."""
+    """Return a folder in memory for temporary files; None if the machine has none."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int = 256) -> Iterator[SmallDisk | None]:
-    """A disk mounted at `folder`, which must be empty; None where nothing may be mounted, as without root."""
+    """Mount a disk at `folder`, which must be empty; yield None if mounting is not allowed, as without root."""
     folder.mkdir(parents=True, exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     try:

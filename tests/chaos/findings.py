@@ -1,4 +1,4 @@
-"""Findings: the promises beside those of `verify`, each with what was not kept of it, in words; none is kept."""
+"""Findings: checks of promises that `verify` does not cover. Each returns a message for every broken promise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.chaos.worker import KEEP
 
 
 def with_poison(expected: Mapping[int, Curve], poison: frozenset[int]) -> dict[int, Curve]:
-    """The curves of a run without faults, but for the trials that are poison: they fail after their first epoch."""
+    """Return the expected curves: those of a run without faults, but poison trials fail after their first epoch."""
     return {
         number: replace(curve, state="FAIL", value=None, reports={1: curve.reports[1]}) if number in poison else curve
         for number, curve in expected.items()
@@ -24,7 +24,7 @@ def with_poison(expected: Mapping[int, Curve], poison: frozenset[int]) -> dict[i
 
 
 def unblamed(sql: Sql, poison: frozenset[int]) -> list[str]:
-    """The poison trials that have not failed with the deaths of their workers as the reason."""
+    """Report the poison trials that have not failed with the deaths of their workers as the reason."""
     rows = sql(
         "SELECT number FROM trials JOIN trial_user_attributes USING (trial_id) "
         "WHERE study_id = (SELECT min(study_id) FROM studies) AND key = 'reason' AND value_json LIKE '%worker died%'"
@@ -34,9 +34,9 @@ def unblamed(sql: Sql, poison: frozenset[int]) -> list[str]:
 
 
 def missing_best(scene: Scene) -> list[str]:
-    """The best complete trials, of those that workers keep, whose checkpoint is missing or damaged.
+    """Report the best complete trials whose checkpoint is missing or damaged, among those that workers keep.
 
-    A copy of the study with the same id, or a tidying worker of it, would remove them.
+    Workers of a copy of the study with the same id could remove these checkpoints.
     """
     complete = [curve for curve in read_curves(scene.sql) if curve.state == "COMPLETE" and curve.value is not None]
     best = sorted(complete, key=lambda curve: curve.value or 0.0, reverse=True)[:KEEP]
@@ -51,9 +51,9 @@ def missing_best(scene: Scene) -> list[str]:
 
 
 def unwritten(curves: Iterable[Curve], steps: Iterable[Step]) -> list[str]:
-    """The trials of which an epoch was reported whose last step is not in the diary.
+    """Report the trials with a reported epoch whose last step is not in the diary.
 
-    What a process does that keeps no diary counts neither as taken nor as redone: whatever it redid would not be seen.
+    Repeated epochs of a process without a diary would not be counted.
     """
     taken = {(step.trial, round(step.position, 3)) for step in steps if step.position is not None}
     missing = {c.number: [epoch for epoch in sorted(c.reports) if (c.number, epoch) not in taken] for c in curves}
@@ -64,7 +64,7 @@ def unwritten(curves: Iterable[Curve], steps: Iterable[Step]) -> list[str]:
     ]
 
 
-def taken_up_by(steps: Iterable[Step], processes: Collection[int]) -> int:
+def attempts_by(steps: Iterable[Step], processes: Collection[int]) -> int:
     """Return how often one of `processes` has claimed a trial."""
     return sum(step.position is None and step.pid in processes for step in steps)
 
@@ -72,10 +72,10 @@ def taken_up_by(steps: Iterable[Step], processes: Collection[int]) -> int:
 def wrong_exits(
     exits: Iterable[Exit], outages: Sequence[Struck], trained: Collection[int]
 ) -> tuple[list[str], list[str]]:
-    """Workers that ended in any other way than they should; and, counted, what is not promised while S3 is away.
+    """Return messages on unexpected exits, and notes on exits that are allowed while S3 is away.
 
-    `outages` are those of the object store, `trained` the workers that took up a trial. While S3 does not answer, a
-    worker that is told to leave may take longer, and one that has no trial yet ends with 2.
+    `outages` are those of the object store, `trained` the pids of workers that claimed a trial. While S3 does not
+    answer, a worker may take longer to end after a signal, and a worker without a trial ends with 2.
     """
     wrong, late, unable = [], 0, 0
     for ended in exits:

@@ -1,4 +1,4 @@
-"""Ledger: the faults that struck, and the timers of those that end later."""
+"""Ledger: the faults that hit a target, and timers for those that end later."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Struck:
-    """A fault that hit something."""
+    """A fault that hit a target."""
 
     name: str
     at: float
     """Seconds of the monotonic clock."""
     pid: int | None = None
-    """The worker that it hit; None where it hit all, or the surroundings."""
+    """The process that it hit; None if it hit all, or their environment."""
     loses: bool = False
-    """Whether what was trained since the last checkpoint may have to be trained again."""
+    """Whether steps since the last checkpoint may have to be repeated."""
     lasts: float = 0.0
     """Seconds."""
 
 
 @dataclass
 class Ledger:
-    """What has struck so far."""
+    """The faults that have hit a target so far."""
 
     struck: list[Struck] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
 
     def add(self, name: str, pid: int | None = None, *, loses: bool = False) -> None:
-        """Something that struck now."""
+        """Add a fault that hits now."""
         self.struck.append(Struck(name, time.monotonic(), pid, loses))
 
     def add_lasting(self, name: str, since: float, seconds: float, *, loses: bool) -> None:
-        """Something that struck all, and lasts until `seconds` from now."""
+        """Add a fault that hits all, began at `since` and lasts until `seconds` from now."""
         self.struck.append(Struck(name, since, None, loses, time.monotonic() + seconds - since))
 
 
 @dataclass
 class Timers:
-    """Actions to come."""
+    """Actions that are due later."""
 
     _heap: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _order: itertools.count[int] = field(default_factory=itertools.count)
@@ -52,7 +52,7 @@ class Timers:
         heapq.heappush(self._heap, (time.monotonic() + seconds, next(self._order), action))
 
     def run_due(self) -> None:
-        """Do what is due; an action may set others."""
+        """Run the actions that are due; an action may add others."""
         while self._heap and self._heap[0][0] <= time.monotonic():
             heapq.heappop(self._heap)[2]()
 

@@ -1,8 +1,8 @@
 """Proxy: a network between the workers and a server that can be cut, also in the middle of a COMMIT or an upload.
 
-It reads what the clients send as messages of PostgreSQL's protocol («Message Flow», «Message Formats»), or as requests
-of HTTP, so that it can cut a connection before a certain statement or request reaches the server, or after that and
-before the answer comes back.
+It parses what the clients send, as messages of PostgreSQL's protocol («Message Flow», «Message Formats») or as HTTP
+requests. So it can cut a connection before a certain statement or request reaches the server, or after that and before
+the answer comes back.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Literal
 
 Where = Literal["before", "after"]
 Reader = Callable[[socket.socket], Iterator[tuple[bytes, bytes]]]
-"""What a client sends, in pieces; with each the statement that begins in it, empty where none does."""
+"""Reads from a client in pieces; with each comes the statement that begins in it, empty if none does."""
 
-_PROTOCOL = 196608  # 3.0; any other number in a start-up message asks for something before it (TLS, a cancellation)
+_PROTOCOL = 196608  # 3.0; a start-up message with another number is a request before the real one (TLS, a cancellation)
 _CHUNK = 65536
 
 
@@ -33,7 +33,7 @@ class Cut:
 
 
 class Proxy:
-    """Listens on `port`, and passes everything on to `target`, a port of 127.0.0.1, until told otherwise."""
+    """Listens on `port` and passes everything on to `target`, a port of 127.0.0.1."""
 
     def __init__(self, target: int, reader: Reader | None = None) -> None:
         self._target = target
@@ -47,7 +47,7 @@ class Proxy:
         self._start()
 
     def cut_all(self) -> int:
-        """Cut every connection now; how many it were."""
+        """Cut every connection now; return their number."""
         with self._lock:
             links = list(self._links)
         for link in links:
@@ -55,19 +55,19 @@ class Proxy:
         return len(links)
 
     def refuse(self) -> None:
-        """Cut every connection, and take none until `admit`."""
+        """Cut every connection, and refuse new ones until `admit`."""
         _hang_up(self._listener)
         self._listening.join()
         self.cut_all()
 
     def admit(self) -> None:
-        """Take connections again; nothing where they are taken."""
+        """Accept connections again; do nothing if they are accepted already."""
         if not self._listening.is_alive():
             self._listener = _listening(self.port)
             self._start()
 
     def cut_at(self, statement: bytes, where: Where) -> Cut:
-        """Cut the connection on which the next such statement passes; of two orders the later one stands."""
+        """Cut the connection on which the next such statement passes; a later order replaces an earlier one."""
         self._cut = Cut(statement, where)
         return self._cut
 
@@ -76,12 +76,12 @@ class Proxy:
         self._cut = None
 
     def fall_silent(self) -> None:
-        """Keep the connections, and take new ones, but pass nothing on."""
+        """Keep the connections and accept new ones, but pass nothing on."""
         self._silent.set()
 
     def speak(self) -> None:
-        """Pass on what comes from now on; the connections that had to be silent are cut."""
-        self._silent.clear()  # first: nobody who comes in between may go unheard
+        """Pass data on again; the connections that were silent are cut."""
+        self._silent.clear()  # first, so that a connection made in between is not silent
         self.cut_all()
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ class Proxy:
             self._links.discard(link)
 
     def taken(self, statement: bytes) -> Cut | None:
-        """Take the order to cut at this statement, so that no other connection gets it."""
+        """Return and remove the order to cut at this statement; None if there is none."""
         with self._lock:
             cut = self._cut
             if cut is None or not statement.lstrip().upper().startswith(cut.statement.upper()):
@@ -115,7 +115,7 @@ class Proxy:
     def _join(self, client: socket.socket) -> None:
         try:
             server = socket.create_connection(("127.0.0.1", self._target), timeout=5)
-        except OSError:  # it restarts: to the client that is a refused connection
+        except OSError:  # the server restarts: the client sees a refused connection
             _abort(client)
             return
         server.settimeout(None)
@@ -126,7 +126,7 @@ class Proxy:
 
 
 class _Link:
-    """One connection, both ways; a thread each."""
+    """One connection, with a thread for each direction."""
 
     def __init__(self, proxy: Proxy, client: socket.socket, server: socket.socket) -> None:
         self._proxy, self._client, self._server = proxy, client, server
@@ -167,18 +167,18 @@ class _Link:
 
 
 def _is_continue(data: bytes) -> bool:
-    """Whether a server of HTTP only asks for the body of a request whose head it has read: it has done nothing yet."""
+    """Return whether an HTTP server only asks for the body of a request: it has not executed it yet."""
     return data.startswith(b"HTTP/1.1 100 ") and data.find(b"\r\n\r\n") == len(data) - 4
 
 
 def http_pieces(client: socket.socket) -> Iterator[tuple[bytes, bytes]]:
-    """What a client of an HTTP server sends, as it comes: a request begins a piece of its own."""
+    """Read what a client of an HTTP server sends; each request begins a new piece."""
     while data := client.recv(_CHUNK):
         yield data, data
 
 
 def postgres_messages(client: socket.socket) -> Iterator[tuple[bytes, bytes]]:
-    """The messages of a client of PostgreSQL, whole: those of the start without a type byte, then with one."""
+    """Read whole messages of a PostgreSQL client: start-up messages have no type byte, later ones have one."""
     kind = 0
     while kind != _PROTOCOL:
         length = _exactly(client, 4)
@@ -192,7 +192,7 @@ def postgres_messages(client: socket.socket) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _exactly(source: socket.socket, count: int) -> bytes:
-    """`count` bytes; OSError where the connection ends before."""
+    """Read `count` bytes; raises OSError when the connection ends before."""
     parts = bytearray()
     while len(parts) < count:
         data = source.recv(min(_CHUNK, count - len(parts)))
@@ -207,14 +207,14 @@ def _listening(port: int) -> socket.socket:
 
 
 def _hang_up(listener: socket.socket) -> None:
-    """Close a socket on which a thread may be waiting: that alone would let it wait on."""
+    """Close a socket on which a thread may be waiting; `close` alone would not wake it."""
     with suppress(OSError):
         listener.shutdown(socket.SHUT_RDWR)
     listener.close()
 
 
 def _abort(connection: socket.socket) -> None:
-    """Close with a reset, as a broken network does, not with the polite end of a program."""
+    """Close with a reset, as a broken network does, not with an orderly shutdown."""
     with suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.shutdown(socket.SHUT_RDWR)

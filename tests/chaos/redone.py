@@ -1,12 +1,12 @@
-"""Epochs redone: counted from the diary that the workers' steps leave, not from what hpo says of itself.
+"""Repeated epochs, counted from the diary of the workers' steps and not from hpo's own records.
 
-Each time a trial is taken up again, what its last owner had reached and the next one begins behind is redone: it is
-the cost of those faults since that owner's first step that may cost a trial what it did since its last checkpoint
-(SIGKILL, SIGSTOP beyond the lease, a corrupted checkpoint, a full disk, an outage longer than half a lease), shared
-evenly among them. Without such a fault it is redone without a fault: that is never allowed.
+When a trial is claimed again, the steps between the next owner's start and the last owner's position are repeated.
+Their cost is shared equally by the faults since the last owner's first step that may lose the steps since a checkpoint
+(SIGKILL, SIGSTOP beyond the lease, a corrupted checkpoint, a full disk, an outage longer than half a lease). Steps
+repeated without such a fault are an error.
 
-What a worker does between waking from a sleep longer than its lease and noticing that its trial is another's (a renewal
-or a step, whichever is later) is nobody's progress: those steps count neither as taken nor as redone.
+A worker that was suspended beyond its lease notices only at its next renewal or step, whichever is later, that its
+trial has another owner. Its steps until then count neither as progress nor as repeated.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from tests.chaos.ledger import Struck
 from tests.chaos.steps import Step
 
 Blow = tuple[float, float]
-"""When a fault began and ended."""
+"""Beginning and end of a fault, in seconds of the monotonic clock."""
 
 
 @dataclass(frozen=True)
 class Redone:
-    """What the faults have cost."""
+    """The cost of the faults."""
 
     total: float
-    """Epochs."""
+    """All repeated epochs."""
     most: float
-    """Epochs that one fault has cost."""
+    """Most repeated epochs by one fault."""
     unexplained: float
-    """Epochs redone without a fault."""
+    """Repeated epochs without a fault."""
     unexplained_of: tuple[int, ...]
-    """The trials that those are of."""
+    """Trials with repeated epochs without a fault."""
     faults: int
-    """All that struck, those that cost nothing too."""
+    """Number of all faults that hit a target, also those without a cost."""
 
     @property
     def mean(self) -> float:
-        """Epochs for each fault."""
+        """Mean of the repeated epochs per fault."""
         return self.total / max(1, self.faults)
 
 
 def redone(steps: Sequence[Step], struck: Sequence[Struck], steps_of_epoch: int) -> Redone:
-    """What `struck` has cost, by the diary of all steps in the order of time."""
+    """Count the repeated epochs that `struck` caused, from the diary of all steps in the order of time."""
     of_trial: dict[int, list[Step]] = defaultdict(list)
     for step in steps:
         of_trial[step.trial].append(step)
@@ -63,7 +63,7 @@ def redone(steps: Sequence[Step], struck: Sequence[Struck], steps_of_epoch: int)
 
 
 def _blows(steps: Sequence[Step], struck: Sequence[Struck]) -> dict[int, list[Blow]]:
-    """Trial -> beginning and end of the faults that may have cost it something."""
+    """Return by trial the beginning and end of the faults that may have lost some of its steps."""
     blows: dict[int, list[Blow]] = defaultdict(list)
     for fault in struck:
         if not fault.loses:
@@ -74,7 +74,7 @@ def _blows(steps: Sequence[Step], struck: Sequence[Struck]) -> dict[int, list[Bl
 
 
 def _hit(steps: Sequence[Step], fault: Struck) -> set[int]:
-    """The trials that a fault hit: what its worker had under way; of one of all, every trial begun before it ended."""
+    """Return the trials that a fault hit: its process's current one; for a fault of all, each begun before its end."""
     if fault.pid is None:
         return {step.trial for step in steps if step.at <= fault.at + fault.lasts}
     under_way = [step.trial for step in steps if step.pid == fault.pid and step.at <= fault.at + 0.1]
@@ -82,10 +82,10 @@ def _hit(steps: Sequence[Step], fault: Struck) -> set[int]:
 
 
 def _costs(taken: Sequence[Step], blows: list[Blow], steps_of_epoch: int) -> tuple[list[tuple[float, int]], float]:
-    """Of one trial: (epochs redone, faults that cost them) for each time that it changed hands, and epochs without."""
+    """Return for one trial (repeated epochs, number of faults) at each change of owner, and epochs without a fault."""
     groups: list[tuple[float, int]] = []
     unexplained = 0.0
-    for before, after in itertools.pairwise(_takings(taken)):
+    for before, after in itertools.pairwise(_attempts(taken)):
         cost = max(0.0, _position(before[-1]) - (_position(after[0]) - 1 / steps_of_epoch))
         faults = [begun for begun, ended in blows if begun <= after[0].at and ended >= before[0].at]
         if faults:
@@ -95,17 +95,17 @@ def _costs(taken: Sequence[Step], blows: list[Blow], steps_of_epoch: int) -> tup
     return groups, unexplained
 
 
-def _takings(taken: Sequence[Step]) -> list[list[Step]]:
-    """The steps of each owner, those left out that an owner took after it was none; owners that took none left out."""
-    takings: list[list[Step]] = []
+def _attempts(taken: Sequence[Step]) -> list[list[Step]]:
+    """Return the steps of each owner, without its steps after it lost the trial, and without owners that made none."""
+    attempts: list[list[Step]] = []
     owner: int | None = None
     for step in taken:
         if step.position is None:
             owner = step.pid
-            takings.append([])
+            attempts.append([])
         elif step.pid == owner:
-            takings[-1].append(step)
-    return [steps for steps in takings if steps]
+            attempts[-1].append(step)
+    return [steps for steps in attempts if steps]
 
 
 def _position(step: Step) -> float:

@@ -1,4 +1,4 @@
-"""Reference: the same study without a fault, by the same program on a database of its own."""
+"""Reference: the same study without a fault, trained by the same program on a database of its own."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _DATABASE = "reference"
 def fault_free(
     bench: Bench, server: Server, *, workers: int, timeout: float = 1800.0
 ) -> tuple[Mapping[int, Curve], int]:
-    """The curve of every number, and how many steps an epoch has. Raises RuntimeError when it takes too long."""
+    """Return the curve by trial number, and the number of steps in an epoch. Raises RuntimeError after `timeout` s."""
     _measure(bench)
     server.create_database(_DATABASE)
-    bench.found(server.url(_DATABASE))
+    bench.create_study(server.url(_DATABASE))
     sql = server.sql(_DATABASE)
     audit.install(sql)
     diary = bench.folder / "reference.diary"
@@ -46,14 +46,14 @@ def _measure(bench: Bench) -> None:
 
 def _run(crew: Crew, timeout: float, log: Path) -> None:
     crew.start()
-    crew.nobody_follows()
+    crew.start_no_more()
     deadline = time.monotonic() + timeout
     try:
         while crew.members:
             crew.tend()
             time.sleep(0.05)
             if time.monotonic() > deadline:
-                raise RuntimeError(f"the run without faults is not done after {timeout:g} s; see {log}")
+                raise RuntimeError(f"the run without faults has not finished after {timeout:g} s; see {log}")
     finally:
         crew.end()
     if wrong := [ended.wrong for ended in crew.exits if ended.wrong]:

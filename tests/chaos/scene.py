@@ -1,4 +1,4 @@
-"""Scene: everything that faults act on, and who holds which trial there."""
+"""Scene: everything that faults act on, and which worker holds which trial."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.chaos.sql import Sql
 from tests.chaos.stores import Store
 
 DEATHS_ALLOWED = 2
-"""A third death in a row without an epoch between is by definition the trial's own fault, and tested by itself."""
+"""A third death in a row without an epoch between fails the trial as poison, which has tests of its own."""
 
 _HELD = """
 SELECT l.pid, t.number, l.deaths, l.note FROM hpo_leases l JOIN trials t USING (trial_id)
@@ -39,7 +39,7 @@ class Held:
     """A trial that a worker holds."""
 
     pid: int
-    """The process that trains it: the worker, or where that is isolated the process of the trial."""
+    """The process that trains it: the worker, or the trial's process if the worker is isolated."""
     trial: int
     deaths: int
     note: str | None
@@ -47,7 +47,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the study is."""
+    """Progress of the study."""
 
     reports: int = 0
     finished: int = 0
@@ -56,7 +56,7 @@ class Progress:
 
 @dataclass
 class Scene:
-    """One study under fire."""
+    """One study into which faults are injected."""
 
     bench: Bench
     server: Server
@@ -65,7 +65,7 @@ class Scene:
     store: Store
     crew: Crew
     study: str
-    """The id that the study's checkpoints lie under."""
+    """The id under which the study's checkpoints are stored."""
     lease: float
     second: SecondHome
     ledger: Ledger = field(default_factory=Ledger)
@@ -77,39 +77,39 @@ class Scene:
         return self.server.sql(self.database)
 
     def held(self) -> dict[int, Held]:
-        """From the worker to the trial that it holds, as the database has it. What a dead process held is left out."""
+        """Return by worker the trial that it holds according to the database, without trials of dead processes."""
         workers = self.crew.trial_processes()
         return {workers.get(row[0], row[0]): Held(*row) for row in self.sql(_HELD) if is_alive(row[0])}
 
     def progress(self) -> Progress:
-        """How far the study is; what was seen last, while the server restarts."""
+        """Return the progress of the study; the last known one while the server restarts."""
         with suppress(psycopg2.Error):
             self._progress = Progress(*self.sql(_PROGRESS)[0])
         return self._progress
 
     def victims(self, slot: int) -> Iterator[tuple[Member, Held]]:
-        """Workers that hold a trial, the one in `slot` first."""
+        """Return the workers that hold a trial, the one in `slot` first."""
         held = self.held()
         return ((member, held[member.pid]) for member in self.crew.from_slot(slot) if member.pid in held)
 
     def frozen_victim(self, slot: int, *, epochs: float = 0.0, isolated: bool = False) -> tuple[Member, Held] | None:
-        """A worker that holds a trial which may lose one more holder, stopped, so that nothing changes any more.
+        """Stop and return a worker whose trial may lose one more owner without being failed as poison.
 
-        With `epochs` checkpoints and more, where that is asked for; one that is isolated, where that is. Whoever is
-        passed over goes on.
+        The trial has at least `epochs` checkpoints; with `isolated` the worker is an isolated one. Workers that do not
+        qualify are continued.
         """
         for member, before in self.victims(slot):
             if isolated and not member.isolated:
                 continue
             self.crew.freeze(member, before.pid)
-            time.sleep(0.02)  # a COMMIT that was under way arrives
+            time.sleep(0.02)  # time for a COMMIT on its way to arrive
             held = self.held().get(member.pid)
-            if held is not None and held.pid != before.pid:  # the next process had begun before the worker was stopped
+            if held is not None and held.pid != before.pid:  # the next trial's process was started first
                 held = None
             if held is not None and held.deaths < DEATHS_ALLOWED and self._checkpoints(held.trial) >= epochs:
                 return member, held
             if held is not None and held.deaths >= DEATHS_ALLOWED:
-                self.ledger.notes["a victim whose trial had lost two holders without an epoch between was spared"] += 1
+                self.ledger.notes["a target was spared whose trial had lost two owners without an epoch between"] += 1
             self.crew.thaw(member)
         return None
 

@@ -1,8 +1,8 @@
-"""Schedule: which fault strikes when, whom and for how long. The seed decides all of it.
+"""Schedule: kind, time, target and duration of each fault, all decided by the seed.
 
-A fault is due when a given part of all epochs is reported, so that a slow machine meets the same faults in the same
-places as a fast one. What the seed cannot decide is where exactly between two steps or statements a signal arrives:
-those places are enumerated elsewhere (`test_statement_kills.py`).
+A fault is due when a given share of all epochs is reported, so that slow and fast machines meet the same faults at the
+same positions. The seed does not decide between which two steps or statements a signal arrives: `statement_kills`
+enumerates these moments.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What can happen; the value is what the table calls it."""
+    """Kinds of fault; the value is the name in the table."""
 
     KILL = "SIGKILL"
     TERM = "SIGTERM"
@@ -56,27 +56,27 @@ _SHARES = {
     Kind.STORE_REFUSED: 4, Kind.STORE_SILENT: 3, Kind.STORE_CUT: 6,
 }  # fmt: skip
 OF_ISOLATED = frozenset({Kind.KILL_TRIAL, Kind.KILL_PARENT, Kind.STOP_TRIAL, Kind.STOP_PARENT})
-"""What can happen only where workers train each trial in a process of its own."""
+"""Kinds that need workers which train each trial in a process of its own."""
 OF_FOLDERS = frozenset({Kind.DISK})
-"""What can happen only to checkpoints in a folder."""
+"""Kinds that need checkpoints in a folder."""
 OF_S3 = frozenset({Kind.STORE_REFUSED, Kind.STORE_SILENT, Kind.STORE_CUT})
-"""What can happen only to checkpoints in S3."""
+"""Kinds that need checkpoints in S3."""
 _LAST = 0.8
-"""The part of all epochs by which the last fault is due."""
+"""Share of all epochs by which the last fault is due."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One entry."""
+    """One fault of the schedule."""
 
     number: int
     due: float
-    """The part of all epochs that is reported before it strikes, in [0, 1]."""
+    """Share of all epochs that must be reported before it, in [0, 1]."""
     kind: Kind
     slot: int
-    """The worker it is meant for; where that one has no trial, the next that has one."""
+    """The worker that it is meant for; if that has no trial, the next one that has one."""
     strength: float
-    """In [0, 1): how long it lasts, or which of several forms it takes."""
+    """In [0, 1): decides its duration, or which of several forms it has."""
 
     def __str__(self) -> str:
         return f"{self.number:4d}  at {self.due:6.1%}  slot {self.slot}  strength {self.strength:.2f}  {self.kind}"
@@ -84,16 +84,16 @@ class Fault:
 
 @dataclass(frozen=True)
 class Schedule:
-    """`count` faults, and as many more in reserve for those that find no victim."""
+    """`count` faults, and as many again in reserve for those that find no target."""
 
     seed: int
     count: int
     workers: int
     without: frozenset[Kind] = frozenset()
-    """Kinds that this machine does not allow, or that have nothing to strike in this form of the campaign."""
+    """Kinds that this machine does not allow, or that have no target in this form of the campaign."""
 
     def __iter__(self) -> Iterator[Fault]:
-        """Every kind at least once, where there is room for it, then by their shares; the reserve is due at the end."""
+        """Yield each kind at least once if `count` allows it, then kinds by their shares; the reserve is due last."""
         draw = random.Random(self.seed)
         for number, kind in enumerate(self._kinds(draw), start=1):
             due = min(1.0, (number - draw.random()) / self.count) * _LAST

@@ -1,7 +1,7 @@
-"""SecondHome: an embedded PostgreSQL in use beside the campaign, which is read from elsewhere, copied and moved.
+"""SecondHome: an embedded PostgreSQL beside the campaign, whose folder is read from elsewhere, copied and moved.
 
-The campaign's own server is reached by a URL, so nothing that befalls a folder can befall it. Rows are written to this
-one all the time; whatever happens to its folder, each that was committed has to be there in the end, and no other.
+The campaign's own server is reached by a URL, so faults of a folder cannot hit it. Rows are written to this server all
+the time; in the end every committed row has to be there, and no other.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ except StorageError as error:
 
 
 class SecondHome:
-    """The folder, a thread that writes to it, and another that does to it what is asked for, one after another."""
+    """The folder, a thread that writes rows, and a thread that runs the drills one after another."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -51,13 +51,13 @@ class SecondHome:
         self._drills = ThreadPoolExecutor(1, thread_name_prefix="drill")
 
     def read_elsewhere(self) -> None:
-        """Let a container that has the folder at another path look for a study in it."""
+        """Open the folder from a container that has it at another path."""
         shown = 'mount --bind "$0" /mnt && mount -t tmpfs none "$0" && exec "$@"'
         before = (*_CONTAINER, "sh", "-c", shown, str(self._home.parent))
         self._drill(lambda: self._refuses(Path("/mnt", self._home.name), "is in use by another container", *before))
 
     def copy(self) -> None:
-        """Copy the folder as it is, and work on the copy."""
+        """Copy the folder while its server runs, and open the copy."""
         self._copies += 1
         copy = self._home.parent / f"copy-{self._copies}"
 
@@ -69,7 +69,7 @@ class SecondHome:
         self._drill(work_on_copy)
 
     def move(self) -> None:
-        """Move the folder under its server, work on it there, and move it back."""
+        """Move the folder while its server runs, open it there, and move it back."""
         away = self._home.parent / "away"
 
         def work_on_moved() -> None:
@@ -82,7 +82,7 @@ class SecondHome:
         self._drill(work_on_moved)
 
     def broken(self) -> list[str]:
-        """Every rule that was not kept, in words, once all is done and the folder was closed and opened again."""
+        """Finish all drills, close and reopen the folder, and return a message for every broken promise."""
         self._drills.shutdown()
         self.close()
         try:
@@ -93,7 +93,7 @@ class SecondHome:
         return self._broken
 
     def close(self) -> None:
-        """Leave the server. What is under way is finished; doing it twice does nothing."""
+        """Finish the current drill and close the database; a second call does nothing."""
         self._drills.shutdown(cancel_futures=True)
         self._over.set()
         self._writer.join()
@@ -106,7 +106,7 @@ class SecondHome:
                     connection.exec_driver_sql(f"INSERT INTO kept VALUES ({self._committed})")
                 self._committed += 1
             except StorageError as error:
-                self._broken.append(f"the second home failed its user: {error}")
+                self._broken.append(f"a write to the second home failed: {error}")
                 return
 
     def _drill(self, action: Callable[[], None]) -> None:
@@ -137,13 +137,13 @@ class SecondHome:
         lost = set(range(self._committed)) - set(found)
         if lost:
             self._broken.append(f"{len(lost)} of {self._committed} rows of the second home are lost")
-        # The row whose COMMIT was not answered may be there.
+        # A row whose COMMIT was not answered may be there.
         if strange := set(found) - set(range(self._committed + 1)):
-            self._broken.append(f"{len(strange)} rows of others stand in the second home")
+            self._broken.append(f"{len(strange)} rows in the second home were written by others")
 
 
 def containers_allowed() -> bool:
-    """Whether namespaces can be made and something mounted in them."""
+    """Return whether namespaces can be created and a file system mounted in them."""
     command = [*_CONTAINER, "mount", "-t", "tmpfs", "none", "/mnt"]
     return (
         shutil.which("unshare") is not None and not subprocess.run(command, check=False, capture_output=True).returncode

@@ -1,4 +1,4 @@
-"""Server: a real PostgreSQL on 127.0.0.1 that a campaign may restart, and whose sessions it may end."""
+"""Server: a real PostgreSQL on 127.0.0.1 that a campaign can restart, and whose sessions it can end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Mode = Literal["fast", "immediate"]
 
 
 class Server:
-    """The PostgreSQL of the wheel under `folder`. Its superuser is `chaos`; no password is needed over TCP."""
+    """The PostgreSQL of the wheel under `folder`. Its superuser is `chaos`; TCP connections need no password."""
 
     def __init__(self, folder: Path) -> None:
         self._data = folder / "data"
@@ -30,23 +30,23 @@ class Server:
         self.start()
 
     def url(self, database: str, port: int | None = None) -> str:
-        """`database` on this server, or through a proxy that listens on `port`."""
+        """Return the URL of `database` on this server, or through a proxy that listens on `port`."""
         return f"postgresql://chaos@127.0.0.1:{port or self.port}/{database}?sslmode=disable&gssencmode=disable"
 
     def start(self) -> None:
-        # Nothing needs to survive a loss of power; what was committed survives the death of every process all the same.
+        # Data need not survive a loss of power. Commits survive the death of every process without fsync too.
         options = f"-h 127.0.0.1 -p {self.port} -k . -c fsync=off -c full_page_writes=off -c max_connections=300"
         self._run("pg_ctl", "-l", "server.log", "-o", options, "-w", "start")
 
     def restart(self, mode: Mode) -> None:
-        """End every session, `immediate`ly as in a crash, and start again. It keeps its port and its settings."""
+        """Restart with the same port and settings; `immediate` ends the sessions as in a crash."""
         self._run("pg_ctl", "-w", "-m", mode, "-l", "server.log", "restart")
 
     def stop(self) -> None:
         self._run("pg_ctl", "-w", "-m", "immediate", "stop")
 
     def terminate_backends(self, database: str, count: int | None = None) -> int:
-        """End `count` sessions with `database`, those in the middle of a transaction first; how many it were."""
+        """End `count` sessions of `database`, those in a transaction first; return their number."""
         return len(
             self.sql("postgres")(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -57,7 +57,7 @@ class Server:
         )
 
     def sql(self, database: str) -> Sql:
-        """Statements straight to the server, beside any proxy."""
+        """Return a caller of statements that bypasses any proxy."""
         return Sql(self.url(database))
 
     def create_database(self, name: str, template: str = "template1") -> None:
@@ -74,7 +74,7 @@ class Server:
 
 @contextmanager
 def running_server() -> Iterator[Server]:
-    """A server that lives as long as the block."""
+    """Run a server for the duration of the block."""
     folder = Path(tempfile.mkdtemp(prefix="hpo-chaos-pg-"))
     try:
         server = Server(folder)

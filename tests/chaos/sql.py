@@ -1,4 +1,4 @@
-"""Sql: plain statements to a database, each on a session of its own, past everything that is being tested."""
+"""Sql: plain statements to a database, each in a session of its own, independent of the tested code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import psycopg2
 
 
 class Sql:
-    """Call it with a statement and its parameters (`%s`); it gives the rows, and commits."""
+    """Call it with a statement and its parameters (`%s`): it commits and returns the rows."""
 
     def __init__(self, url: str) -> None:
         self._url = url

@@ -1,12 +1,12 @@
 """Kills between every two statements: `python -m tests.chaos.statement_kills` enumerates them, one line for each case.
 
     claim-new, claim-waiting, claim-expired    from the beginning of a claim to the answer of its COMMIT
-    train                                      parameters, two reports, and the telling of a trial
-    release                                    putting a trial back
+    train                                      parameters, two reports, and the end of a trial
+    release                                    requeuing a trial
 
-For each case and n = 1, 2, … a worker of its own dies at the n-th moment of it, on a fresh copy of the same database,
-until one gets through. Then another worker takes over what expired, and finishes the study; the outcome is
-held against that of a study in which nobody died.
+For each case and n = 1, 2, … a new worker dies at the n-th moment, on a fresh copy of the same database, until a worker
+completes the operation. Another worker then claims the expired trials and finishes the study; the outcome is compared
+with that of a study without a death.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from tests.chaos.verify import Curve, judge, read_curves
 
 TRIALS = 1
 _MOST = 400
-"""Moments of an operation, at most: more would mean that it never ends."""
+"""Most moments of an operation; with more it would never end."""
 _EXPIRE = "UPDATE hpo_leases SET deadline = clock_timestamp() - interval '1 s', seconds = 0 WHERE state = 'held'"
 
 
 @dataclass(frozen=True)
 class Case:
-    """An operation, and what the database is like before."""
+    """An operation, and the state of the database before it."""
 
     name: str
     operation: Operation
@@ -48,28 +48,28 @@ class Case:
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of one case."""
+    """The outcome of one case."""
 
     case: str
     moments: int
-    """At which a worker died."""
+    """Number of moments at which a worker died."""
     broken: tuple[str, ...]
-    """Promises that were not kept, with the moment."""
+    """Broken promises, each with its moment."""
 
 
-class Bench:
-    """A server with a template for each case, and the outcome without a death."""
+class CaseRunner:
+    """A server with a database template for each case, and the expected outcome."""
 
     def __init__(self, server: Server, folder: Path) -> None:
         self.server, self.folder = server, folder
         self._copies = count()
         server.create_database("fresh")
-        _found(server.url("fresh"))
+        _create_study(server.url("fresh"))
         audit.install(server.sql("fresh"))
         self.expected = self._without_a_death()
 
     def enumerate(self, case: Case) -> Finding:
-        """Let a worker die at each moment of `case`."""
+        """Run `case` with a worker that dies at each moment."""
         template = f"case_{next(self._copies)}"
         self.server.create_database(template, "fresh")
         case.before(self.server, template)
@@ -82,9 +82,9 @@ class Bench:
         return Finding(case.name, _MOST, (*broken, "the operation does not end"))
 
     def _one(self, case: Case, template: str, moment: int) -> tuple[bool, list[str]]:
-        """Whether the worker died, and what was wrong afterwards."""
+        """Return whether the worker died, and what was wrong afterwards."""
         name, artifacts = self._copy(template)
-        # Forked from here, where every statement has been compiled before: a start is to cost next to nothing.
+        # A fork of this process starts fast: every statement is compiled already.
         order = Order(self.server.url(name), artifacts, case.operation, moment)
         worker = multiprocessing.get_context("fork").Process(target=carry_out, args=(order,))
         worker.start()
@@ -98,7 +98,7 @@ class Bench:
         return worker.exitcode == -signal.SIGKILL, [*wrong, *verdict.details]
 
     def _finish(self, name: str, artifacts: Path) -> None:
-        """Another worker takes every trial that is left."""
+        """Train every remaining trial as another worker."""
         with open_database(self.server.url(name), home=self.folder) as db:
             context = worker_context(db, artifacts)
             while isinstance(claim := claim_trial(db, context.study, context.worker), Claim):
@@ -112,13 +112,13 @@ class Bench:
         return curves
 
     def _copy(self, template: str) -> tuple[str, Path]:
-        """A copy of a database, and an empty folder for its checkpoints."""
+        """Copy a database; return its name and an empty folder for its checkpoints."""
         name = f"copy_{next(self._copies)}"
         self.server.create_database(name, template)
         return name, self.folder / name
 
 
-def _found(url: str) -> None:
+def _create_study(url: str) -> None:
     space = SearchSpace.from_dict(
         {
             "name": "kills", "summary": "", "points": [],
@@ -139,7 +139,7 @@ def _found(url: str) -> None:
 
 
 def _as_it_is(server: Server, database: str) -> None:
-    """No trial has been claimed yet."""
+    """Leave the study without a claimed trial."""
 
 
 def _held(server: Server, database: str) -> Sql:
@@ -150,12 +150,12 @@ def _held(server: Server, database: str) -> Sql:
 
 
 def _waiting(server: Server, database: str) -> None:
-    """A trial was requeued before its first epoch."""
+    """Requeue a trial before its first epoch."""
     _held(server, database)("BEGIN; UPDATE trials SET state = 'WAITING'; UPDATE hpo_leases SET state = 'free'; COMMIT")
 
 
 def _expired(server: Server, database: str) -> None:
-    """The worker of a trial has died before its first epoch."""
+    """Expire the lease of a trial before its first epoch."""
     _held(server, database)(_EXPIRE)
 
 
@@ -169,15 +169,15 @@ CASES = (
 
 
 def main() -> None:
-    """Run every case; a JSON line for each, and exit code 1 when a promise was not kept."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaving no server behind
+    """Run every case and print a JSON line for each; the exit code is 1 when a promise was broken."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, so that the server is stopped
     logging.disable(logging.WARNING)
     quiet_optuna()
     failed = False
     with tempfile.TemporaryDirectory(prefix="hpo-kills-", dir=scratch()) as folder, running_server() as server:
-        bench = Bench(server, Path(folder))
+        runner = CaseRunner(server, Path(folder))
         for case in CASES:
-            finding = bench.enumerate(case)
+            finding = runner.enumerate(case)
             failed = failed or bool(finding.broken)
             sys.stdout.write(json.dumps(asdict(finding)) + "\n")
             sys.stdout.flush()

@@ -1,7 +1,8 @@
-"""Steps: the diary of every training step that any worker took, kept apart from what hpo says of itself.
+"""Steps: the diary of every training step of every worker, independent of hpo's own records.
 
-Each worker appends a line to one file as it takes up a trial, and after every step: `O_APPEND` and one `write` a line,
-so that neither a kill nor another worker tears it. The time is the machine's monotonic clock, the same for all.
+Each worker appends a line to one file when it starts a trial, and after every step: with `O_APPEND` and one `write` a
+line, so that neither a kill nor another worker tears a line. Times are of the machine's monotonic clock, the same for
+all processes.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ class Step:
     pid: int
     trial: int
     position: float | None
-    """Epochs done after the step, with the fraction of the one under way; None when a worker claims the trial."""
+    """Epochs done after the step, with the fraction of the current one; None when a worker starts the trial."""
 
 
 class Diary:
-    """Appends to the file at `path`; `numbers` leads from the seed of a training to the trial's number.
+    """Appends to the file at `path`; `numbers` gives the trial's number by the seed of its training.
 
-    `after_step` is called with the trial and its position after each step was written down.
+    `after_step` is called with the trial and its position after each step was written.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Diary:
         self._numbers, self._after_step = numbers, after_step
 
     def kept_by(self, fit: Callable[..., Any]) -> Callable[..., Any]:
-        """`fit`, of whose steps each is written down before the caller hears of it."""
+        """Wrap `fit` so that each step is written before the caller's `on_step` is called."""
 
         def fit_and_note(config: Any, data: Any, runtime: Any, *rest: Any) -> Any:
             trial, told = self._numbers[runtime.seed], runtime.on_step
@@ -60,7 +61,7 @@ class Diary:
 
 
 def read_steps(path: Path) -> list[Step]:
-    """Every line, in the order of time."""
+    """Return every line of the diary, in the order of time."""
     if not path.exists():
         return []
     lines = (line.split() for line in path.read_text().splitlines())

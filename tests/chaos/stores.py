@@ -1,6 +1,6 @@
-"""Store: where the workers of a campaign keep their checkpoints, and how those are damaged behind their backs.
+"""Store: the place of a campaign's checkpoints, and the means to damage them.
 
-Either a folder, on a small disk of its own where one can be mounted, or a real S3 server (moto) that the workers reach
+It is a folder, on a small disk of its own if one can be mounted, or a real S3 server (moto) that the workers reach
 through a network which can be cut. The campaign itself reaches the server directly.
 """
 
@@ -29,7 +29,7 @@ _BUCKET = "chaos"
 _ENDPOINT = "AWS_ENDPOINT_URL_S3"
 _ACCOUNT = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "Secret-1", "AWS_DEFAULT_REGION": "us-east-1"}
 _START = 60.0
-"""Seconds in which the S3 server has to answer."""
+"""Seconds within which the S3 server has to answer."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,20 @@ class Store:
     """The place of the checkpoints."""
 
     root: Path | str
-    """What the workers are given as their artifacts."""
+    """The value of the workers' `--artifacts`."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables by which the workers reach it."""
+    """Environment variables by which the workers reach it."""
     disk: SmallDisk | None = None
-    """The disk that the folder is on, where it can be filled up."""
+    """The disk of the folder, if it can be filled."""
     proxy: Proxy | None = None
     """The network between the workers and the S3 server."""
 
     def open(self, study: str) -> CheckpointStore:
-        """The checkpoints of a study, by the way that no fault is on."""
+        """Open the checkpoints of a study, past the network that is cut."""
         return open_store(self.root, study)
 
     def damage(self, study: str, trial: int, strength: float) -> bool:
-        """Damage or remove an object of the newest `latest` checkpoint of a trial; False where there is none."""
+        """Damage or remove an object of the newest `latest` checkpoint of a trial; return False if there is none."""
         versions = self.open(study).names(trial, "latest")
         if not versions:
             return False
@@ -62,13 +62,13 @@ class Store:
             objects.delete([key])
         elif self.proxy is not None:
             objects.put(key, content)
-        else:  # where it is: there may be no room for a second file
+        else:  # in place, because the disk may have no room for a second file
             Path(self.root, study, key).write_bytes(content)
         return True
 
 
 def damaged(content: bytes, draw: random.Random) -> bytes | None:
-    """`content` with a byte flipped, or without its end; None where it is to be removed."""
+    """Return `content` with a byte flipped, or without its end; None when it is to be removed."""
     place, form = draw.randrange(len(content)), draw.random()
     if form < 0.2:
         return None
@@ -79,14 +79,14 @@ def damaged(content: bytes, draw: random.Random) -> bytes | None:
 
 @contextmanager
 def folder_store(folder: Path) -> Iterator[Store]:
-    """A folder below `folder`, on a disk of its own where one may be mounted."""
+    """Yield a store in a folder below `folder`, on a disk of its own if mounting is allowed."""
     with small_disk(folder / "disk") as disk:
         yield Store(disk.artifacts if disk else folder / "artifacts", disk=disk)
 
 
 @contextmanager
 def s3_store() -> Iterator[Store]:
-    """A bucket of an S3 server that lives as long as the block; this process reaches it by its environment."""
+    """Run an S3 server for the duration of the block; this process reaches it by its environment."""
     port = free_port()
     server = forked(_serve, port)
     proxy = Proxy(port, http_pieces)
@@ -109,7 +109,7 @@ def _serve(port: int) -> None:
     from moto.server import ThreadedMotoServer
 
     end_with_parent()
-    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)  # it would tell of every request
+    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)  # it would log every request
     ThreadedMotoServer("127.0.0.1", port, verbose=False).start()
     threading.Event().wait()
 

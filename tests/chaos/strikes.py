@@ -1,4 +1,4 @@
-"""Strikes: how each kind of fault is made. Each says at once whether it found something to strike at."""
+"""Strikes: inject each kind of fault. Each function returns at once whether the fault found a target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.chaos.server import Mode
 
 HOUR = 3600.0
 _PATIENCE = 3.0
-"""Seconds in which a statement that a cut waits for has to pass."""
+"""Seconds within which the statement that a cut waits for has to pass."""
 
 
 class WorkerStrikes:
@@ -31,7 +31,7 @@ class WorkerStrikes:
         return True
 
     def kill_trial(self, fault: Fault) -> bool:
-        """Kill the process of a trial: its worker has to notice, and to give the trial back at once."""
+        """Kill the process of a trial: its worker has to notice and to requeue the trial at once."""
         if (victim := self._scene.frozen_victim(fault.slot, isolated=True)) is None:
             return False
         member, held = victim
@@ -41,7 +41,7 @@ class WorkerStrikes:
         return True
 
     def kill_parent(self, fault: Fault) -> bool:
-        """Kill an isolated worker: the process of its trial has to requeue that, with a checkpoint of this step."""
+        """Kill an isolated worker: the trial's process has to requeue it, with a checkpoint of the current step."""
         if (victim := self._scene.frozen_victim(fault.slot, isolated=True)) is None:
             return False
         member, held = victim
@@ -61,7 +61,7 @@ class WorkerStrikes:
         return self._leave(fault, Kind.LEAVE, absence=5 + 10 * fault.strength)
 
     def stop(self, fault: Fault) -> bool:
-        """Stop a worker, and the process of its trial where that is another."""
+        """Stop a worker, and the process of its trial if that is another."""
         if (victim := self._scene.frozen_victim(fault.slot)) is None:
             return False
         self._let_sleep(fault, *victim, loses=True)
@@ -102,12 +102,12 @@ class WorkerStrikes:
         return True
 
     def _let_sleep(self, fault: Fault, member: Member, held: Held, *, loses: bool) -> None:
-        """Wake what is stopped of a worker after longer than a lease."""
+        """Continue the stopped processes of a worker after longer than a lease."""
         self._ledger.add(fault.kind, held.pid, loses=loses)
         self._scene.timers.later(self._scene.lease * (1.3 + fault.strength), lambda: self._crew.thaw(member))
 
     def _kill(self, member: Member, held: Held, absence: float) -> None:
-        """Kill a worker, and the process of its trial where that is another."""
+        """Kill a worker, and the process of its trial if that is another."""
         member.absence = max(member.absence, absence)
         self._crew.kill(member, held.pid)
         self._ledger.add(Kind.KILL, held.pid, loses=True)
@@ -120,21 +120,21 @@ class WorkerStrikes:
         return False
 
     def _guest(self, fault: Fault, clock_off: float) -> None:
-        """A worker beyond the slots; it counts once it holds a trial, and leaves some seconds later."""
+        """Start a worker beyond the slots; the fault counts once it holds a trial, and it ends some seconds later."""
         guest = self._crew.invite(replace(self._crew.orders, clock_off=clock_off))
 
         def leave() -> None:
             if guest.alive and guest.told_to_leave is None:  # a second signal would end it at once
                 self._crew.tell_to_leave(guest)
 
-        def look() -> None:
+        def check() -> None:
             if guest.pid in self._scene.held():
                 self._ledger.add(fault.kind, guest.pid)
                 self._scene.timers.later(3 + 5 * fault.strength, leave)
             elif guest.alive:
-                self._scene.timers.later(0.3, look)
+                self._scene.timers.later(0.3, check)
 
-        look()
+        check()
 
 
 class SurroundingStrikes:
@@ -179,7 +179,7 @@ class SurroundingStrikes:
         return True
 
     def copy(self, fault: Fault) -> bool:
-        """Copy the study, its id included, and have a worker search the copy: it must leave the files of the first."""
+        """Copy the study with its id, and let a worker search the copy: it must not touch the original's files."""
         name = f"copy-{fault.number}"
         scene, orders = self._scene, self._scene.crew.orders
         scene.bench.copy(scene.server.url(scene.database), name)
@@ -189,7 +189,7 @@ class SurroundingStrikes:
         return True
 
     def disk(self, fault: Fault) -> bool:
-        """Fill the disk until some worker says that it waits, and some seconds on."""
+        """Fill the disk until a worker reports that it waits, and for some seconds more."""
         disk = self._scene.store.disk
         if disk is None:
             return False
@@ -197,7 +197,7 @@ class SurroundingStrikes:
         return True
 
     def store_refused(self, fault: Fault) -> bool:
-        """Have the object store refuse connections until some worker says that it waits, and some seconds on."""
+        """Let the object store refuse connections until a worker reports that it waits, and for some seconds more."""
         proxy = self._scene.store.proxy
         if proxy is None:
             return False
@@ -206,7 +206,7 @@ class SurroundingStrikes:
         return True
 
     def store_silent(self, fault: Fault) -> bool:
-        """Have the object store answer no request for seconds: a worker that leaves meanwhile cannot save its epoch."""
+        """Silence the object store for seconds: a worker that ends meanwhile cannot save its epoch."""
         proxy, seconds = self._scene.store.proxy, 1 + 3 * fault.strength
         if proxy is None:
             return False
@@ -216,33 +216,33 @@ class SurroundingStrikes:
         return True
 
     def store_cut(self, fault: Fault) -> bool:
-        """Cut an upload before it arrives or before it is answered: it is done again, and costs nothing."""
+        """Cut an upload before it arrives or before it is answered: it is repeated, and costs nothing."""
         proxy = self._scene.store.proxy
         return proxy is not None and self._cut_at(fault, b"PUT", "before" if fault.strength < 0.5 else "after", proxy)
 
     def _until_a_worker_waits(self, fault: Fault, press: Callable[[], None], release: Callable[[], None]) -> None:
-        """Press again and again until some worker says that it waits for its checkpoints, release some seconds later.
+        """Call `press` until a worker reports that it waits for its checkpoints, and `release` some seconds later.
 
-        Whoever has to leave before it is released cannot save its epoch.
+        A worker that has to end before the release cannot save its epoch.
         """
         timers, since = self._scene.timers, time.monotonic()
 
-        def look() -> None:
+        def check() -> None:
             press()
             if any(held.note for held in self._scene.held().values()):
                 seconds = 1 + 2 * fault.strength
                 self._ledger.add_lasting(fault.kind, since, seconds, loses=True)
                 timers.later(seconds, release)
             elif time.monotonic() < since + 15:
-                timers.later(0.1, look)
+                timers.later(0.1, check)
             else:
                 self._ledger.add_lasting(f"{fault.kind}, and no worker waited", since, 0.0, loses=True)
                 release()
 
-        look()
+        check()
 
     def home(self, fault: Fault) -> bool:
-        """Something that befalls the folder of an embedded server; what comes of it is counted in the end."""
+        """Run a drill on the folder of the embedded server; its outcome is checked at the end."""
         second = self._scene.second
         drills = {
             Kind.READ_ELSEWHERE: second.read_elsewhere, Kind.HOME_COPIED: second.copy, Kind.HOME_MOVED: second.move,
@@ -252,12 +252,12 @@ class SurroundingStrikes:
         return True
 
     def _outage(self, fault: Fault) -> float:
-        """Seconds: mostly shorter than a lease; longer only where every running trial may lose its holder."""
+        """Return seconds: mostly shorter than a lease; longer only if every running trial may lose its owner."""
         longest = max((held.deaths for held in self._scene.held().values()), default=0)
         return self._scene.lease * fault.strength * (1.5 if longest < DEATHS_ALLOWED else 0.5)
 
     def _note_outage(self, fault: Fault, seconds: float) -> None:
-        """A shorter one than half a lease costs nobody anything."""
+        """Record an outage; one shorter than half a lease costs no trial a step."""
         lease = self._scene.lease
         self._ledger.add_lasting(fault.kind, time.monotonic(), seconds, loses=seconds > lease / 2)
 
@@ -275,7 +275,7 @@ class SurroundingStrikes:
 
 
 def strikes_on(scene: Scene) -> dict[Kind, Callable[[Fault], bool]]:
-    """How to make each kind of fault in `scene`."""
+    """Return the function that injects each kind of fault into `scene`."""
     workers, around = WorkerStrikes(scene), SurroundingStrikes(scene)
     return {
         Kind.KILL: workers.kill, Kind.TERM: workers.term, Kind.STOP: workers.stop, Kind.LEAVE: workers.leave,

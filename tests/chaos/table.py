@@ -1,4 +1,4 @@
-"""Table: what a campaign came to, for people, and as JSON for documents."""
+"""Table: the outcome of a campaign, for the terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.chaos.campaign import Outcome
 
 
 def show(outcome: Outcome, console: Console) -> None:
-    """Print the table, the notes, and every promise that was not kept."""
+    """Print the table, the notes, and every broken promise."""
     table = Table(title=f"chaos, seed {outcome.size.seed}", show_header=False)
     for name, value in _rows(outcome):
         table.add_row(name, value)
@@ -25,7 +25,7 @@ def show(outcome: Outcome, console: Console) -> None:
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
-    """Everything that the table shows, for `docs/reliability.md`."""
+    """Return everything that the table shows, for `docs/reliability.md`."""
     return {
         **asdict(outcome.size),
         "faults_struck": outcome.struck,
@@ -50,15 +50,15 @@ def _rows(outcome: Outcome) -> list[tuple[str, str]]:
         ("trials", str(outcome.size.trials)),
         ("workers", str(outcome.size.workers)),
         ("  of them isolated", str(min(outcome.size.isolate, outcome.size.workers))),
-        ("times that a trial was taken up in a process of its own", str(outcome.isolated)),
+        ("trials trained in a process of their own, by attempt", str(outcome.isolated)),
         ("checkpoints in", outcome.size.store),
         ("epochs", str(outcome.epochs)),
         ("faults", str(outcome.struck)),
         *((f"  {name}", str(count)) for name, count in sorted(outcome.faults.items())),
         *((name, str(count)) for name, count in outcome.verdict.counts().items()),
-        ("workers that ended wrongly", str(len(outcome.wrong_exits))),
-        ("epochs redone per fault, max", f"{redone.most:.2f}"),
-        ("epochs redone per fault, mean", f"{redone.mean:.2f}"),
-        ("epochs redone without a fault", f"{redone.unexplained:.2f}"),
+        ("workers with an unexpected exit", str(len(outcome.wrong_exits))),
+        ("repeated epochs per fault, max", f"{redone.most:.2f}"),
+        ("repeated epochs per fault, mean", f"{redone.mean:.2f}"),
+        ("repeated epochs without a fault", f"{redone.unexplained:.2f}"),
         ("seconds", f"{outcome.seconds:.0f}"),
     ]

@@ -1,4 +1,4 @@
-"""What a campaign looks for beside the database can be found: each finding, from what is written by hand."""
+"""Each check of `findings` reports what it should, on diaries and exits written by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.chaos.crew import Exit
-from tests.chaos.findings import taken_up_by, unwritten, wrong_exits
+from tests.chaos.findings import attempts_by, unwritten, wrong_exits
 from tests.chaos.ledger import Struck
 from tests.chaos.steps import Step
 from tests.chaos.verify import Curve
@@ -26,9 +26,9 @@ def test_epochs_that_a_process_without_a_diary_trained_are_found() -> None:
     assert "epochs [3]" in found
 
 
-def test_only_trials_that_a_process_of_its_own_took_up_are_counted() -> None:
-    assert taken_up_by(STEPS, {10: 9}) == 1
-    assert taken_up_by(STEPS, {11: 9}) == 0
+def test_only_trials_claimed_by_a_process_of_their_own_are_counted() -> None:
+    assert attempts_by(STEPS, {10: 9}) == 1
+    assert attempts_by(STEPS, {11: 9}) == 0
 
 
 def _exit(*, pid: int = 1, code: int = 0, at: float = 105.0, leaving: float | None = None) -> Exit:
@@ -50,10 +50,10 @@ def _exit(*, pid: int = 1, code: int = 0, at: float = 105.0, leaving: float | No
         (_exit(leaving=12.0, at=123.0), [AWAY], True),
     ],
 )
-def test_only_what_an_absent_object_store_explains_is_excused(
+def test_only_exits_during_an_outage_of_the_object_store_are_excused(
     ended: Exit, outages: Sequence[Struck], wrong: bool
 ) -> None:
-    """Of worker 10 it is known that it trained: it has to wait for the store, and may not end with 2."""
+    """Worker 10 has trained a trial, so it has to wait for the store and may not end with 2."""
     found, notes = wrong_exits([ended], outages, {10})
     assert bool(found) == wrong
     assert bool(notes) == (not wrong and (ended.code == 2 or ended.late))

@@ -1,4 +1,4 @@
-"""The network that a campaign cuts, against a real PostgreSQL: a tool that does not cut proves nothing."""
+"""The network that a campaign cuts, tested with a real PostgreSQL: a proxy that does not cut proves nothing."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def table(tcp_server: TcpServer) -> Iterator[str]:
     tcp_server.administer("DROP TABLE cut_here")
 
 
-def test_what_is_not_cut_passes_whole(connect: Callable[[], psycopg2.extensions.connection]) -> None:
+def test_an_uncut_connection_passes_everything(connect: Callable[[], psycopg2.extensions.connection]) -> None:
     text = "long" * 100_000
     assert _one(connect(), f"SELECT '{text}'") == text
 
 
 @pytest.mark.parametrize(("where", "written"), [("before", 0), ("after", 1)])
-def test_a_commit_is_cut_before_it_arrives_or_before_its_answer_does(
+def test_a_commit_is_cut_before_it_arrives_or_before_its_answer_arrives(
     proxy: Proxy, connect: Callable[[], psycopg2.extensions.connection], table: str, where: Where, written: int
 ) -> None:
     connection = connect()
@@ -66,7 +66,7 @@ def test_a_commit_is_cut_before_it_arrives_or_before_its_answer_does(
     fresh = connect()
     # A server that commits while its client goes away may answer a moment later than the client notices.
     assert _one(fresh, f"SELECT count(*) FROM {table}") == written
-    fresh.commit()  # only one was cut
+    fresh.commit()  # only one connection was cut
 
 
 def test_all_connections_are_cut_at_once(proxy: Proxy, connect: Callable[[], psycopg2.extensions.connection]) -> None:
@@ -87,7 +87,7 @@ def test_connections_are_refused_for_a_while(
     assert _one(connect(), "SELECT 1") == 1
 
 
-def test_a_silent_network_answers_nobody_and_is_cut_when_it_speaks_again(
+def test_a_silent_network_passes_nothing_and_its_connections_are_cut_at_its_end(
     proxy: Proxy, connect: Callable[[], psycopg2.extensions.connection]
 ) -> None:
     connection = connect()

@@ -1,4 +1,4 @@
-"""Epochs redone, counted from diaries written by hand: four steps an epoch."""
+"""Repeated epochs, counted from diaries written by hand with four steps an epoch."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ def _steps(pid: int, start: float, *positions: float | None, trial: int = 0) -> 
 FIRST = _steps(1, 9.0, None, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 
-def test_a_run_that_goes_on_where_it_was_redoes_nothing() -> None:
+def test_a_run_that_resumes_at_its_last_step_repeats_nothing() -> None:
     counted = redone([*FIRST, *_steps(2, 11.0, None, 1.75, 2.0)], [KILL], 4)
     assert (counted.total, counted.most, counted.unexplained, counted.faults) == (0.0, 0.0, 0.0, 1)
 
 
-def test_what_a_kill_cost_since_the_last_checkpoint_is_counted() -> None:
+def test_steps_lost_by_a_kill_are_counted() -> None:
     counted = redone([*FIRST, *_steps(2, 11.0, None, 1.25, 1.5, 1.75)], [KILL], 4)
     assert (counted.total, counted.most, counted.mean) == (0.5, 0.5, 0.5)
 
 
-def test_faults_before_a_trial_is_taken_up_again_share_what_they_cost() -> None:
+def test_faults_before_a_trial_is_claimed_again_share_its_cost() -> None:
     corrupted = Struck("corrupted", at=9.9, pid=1, loses=True)
     counted = redone([*FIRST, *_steps(2, 11.0, None, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)], [corrupted, KILL], 4)
     assert (counted.total, counted.most) == (1.5, 0.75)
 
 
-def test_more_than_an_epoch_for_one_fault_is_shown() -> None:
+def test_more_than_an_epoch_for_one_fault_is_reported() -> None:
     assert redone([*FIRST, *_steps(2, 11.0, None, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)], [KILL], 4).most == 1.5
 
 
@@ -46,13 +46,13 @@ def test_more_than_an_epoch_for_one_fault_is_shown() -> None:
         Struck("SIGKILL", at=12.0, pid=1, loses=True),
     ],
 )
-def test_what_no_fault_explains_is_shown(fault: Struck) -> None:
+def test_repeated_steps_without_a_fault_are_reported(fault: Struck) -> None:
     elsewhere = _steps(3, 9.5, None, 0.25, trial=5)
     counted = redone([*FIRST, *elsewhere, *_steps(2, 11.0, None, 1.25, 1.5)], [fault], 4)
     assert (counted.unexplained, counted.most) == (0.5, 0.0)
 
 
-def test_a_fault_of_all_may_cost_every_trial_that_runs() -> None:
+def test_a_fault_of_all_may_cost_every_running_trial() -> None:
     outage = Struck("outage", at=10.0, loses=True)
     other = _steps(3, 9.5, None, 0.25, trial=5)
     again = [*_steps(2, 11.0, None, 1.25, 1.5), *_steps(4, 11.5, None, 0.25, trial=5)]
@@ -66,7 +66,7 @@ def test_a_fault_that_lasts_may_cost_a_trial_that_began_meanwhile() -> None:
     assert redone(late, [Struck("disk full", at=10.0, loses=True, lasts=1.0)], 4).unexplained == 0.0
 
 
-def test_what_a_sleeper_does_before_it_notices_is_nobodys_progress() -> None:
+def test_steps_of_a_suspended_worker_are_not_counted_as_progress() -> None:
     slept = Struck("SIGSTOP", at=10.0, pid=1, loses=True)
     successor = _steps(2, 11.0, None, 1.25, 1.5, 1.75)
     awake = [Step(11.005, 1, 0, 1.75), Step(11.015, 1, 0, 2.0)]

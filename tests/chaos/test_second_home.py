@@ -1,4 +1,4 @@
-"""The second home is judged rightly: a lost row and another's row are both seen."""
+"""SecondHome finds a lost row and a row that another program wrote."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def second(tmp_path: Path) -> Iterator[SecondHome]:
     second.close()
 
 
-def test_a_home_that_is_copied_and_moved_keeps_all_its_rows(second: SecondHome) -> None:
+def test_a_home_that_is_copied_and_moved_keeps_all_rows(second: SecondHome) -> None:
     second.copy()
     second.move()
     assert second.broken() == []
 
 
-def test_rows_that_are_lost_and_rows_of_others_are_told(second: SecondHome, tmp_path: Path) -> None:
+def test_lost_rows_and_rows_of_others_are_reported(second: SecondHome, tmp_path: Path) -> None:
     with open_database(None, home=tmp_path / "second" / "home") as database:
         while True:
             with database.engine.begin() as connection:
@@ -36,4 +36,4 @@ def test_rows_that_are_lost_and_rows_of_others_are_told(second: SecondHome, tmp_
     lost, strange = second.broken()
     assert lost.startswith("1 of ")
     assert lost.endswith("rows of the second home are lost")
-    assert strange == "1 rows of others stand in the second home"
+    assert strange == "1 rows in the second home were written by others"

@@ -1,4 +1,4 @@
-"""The short form of `make chaos`, and the enumerated kills: each a program of its own, as a person would start it."""
+"""The short form of `make chaos`, and the enumerated kills, each run as a command."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def test_a_small_campaign_with_every_kind_of_fault_loses_nothing(tmp_path: Path,
     assert table["epochs_redone"]["most"] <= 1
 
 
-def test_nothing_is_lost_whatever_statement_a_worker_dies_at() -> None:
+def test_nothing_is_lost_at_any_statement_at_which_a_worker_dies() -> None:
     done = _run("tests.chaos.statement_kills")
     assert done.returncode == 0, done.stdout + done.stderr
     findings = [json.loads(line) for line in done.stdout.splitlines()]
     assert [finding["case"] for finding in findings] == [
         "claim-new", "claim-waiting", "claim-expired", "train", "release",
     ]  # fmt: skip
-    # Each has a statement and a COMMIT at least.
+    # Each case has at least one statement and one COMMIT.
     assert all(finding["moments"] >= 3 and not finding["broken"] for finding in findings), findings

@@ -1,4 +1,4 @@
-"""The object store that a campaign damages and cuts off, against a real S3 server: a tool that does not is no proof."""
+"""A campaign's means to damage and cut off an object store, tested on a folder and on a real S3 server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTENT = {"resume.safetensors": b"weights" * 1000}
 
 @pytest.fixture
 def cut_off(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """A store in S3 that this process too reaches through the network which can be cut."""
+    """Return a store in S3 that this process also reaches through the network which can be cut."""
     proxy = Proxy(urlsplit(os.environ["AWS_ENDPOINT_URL_S3"]).port or 0, http_pieces)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{proxy.port}")
     yield Store(s3_root, proxy=proxy)
@@ -33,7 +33,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 @pytest.mark.parametrize("strength", [number / 10 for number in range(10)])
-def test_the_newest_checkpoint_alone_is_damaged(store: Store, strength: float) -> None:
+def test_only_the_newest_checkpoint_is_damaged(store: Store, strength: float) -> None:
     assert not store.damage(STUDY, 3, strength)
     checkpoints = store.open(STUDY)
     older, newer = (checkpoints.write(3, "latest", CONTENT, {"position": p}, token=1) for p in (1, 2))
@@ -43,7 +43,7 @@ def test_the_newest_checkpoint_alone_is_damaged(store: Store, strength: float) -
     assert newer in found.damaged[0]
 
 
-def test_contents_are_flipped_shortened_and_removed() -> None:
+def test_content_is_flipped_truncated_or_removed() -> None:
     content = bytes(1000)
     forms = [damaged(content, random.Random(seed)) for seed in range(50)]
     assert None in forms
@@ -53,7 +53,7 @@ def test_contents_are_flipped_shortened_and_removed() -> None:
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
-def test_an_upload_that_is_cut_once_is_done_again(cut_off: Store, where: Where) -> None:
+def test_an_upload_that_is_cut_once_is_repeated(cut_off: Store, where: Where) -> None:
     assert cut_off.proxy is not None
     cut = cut_off.proxy.cut_at(b"PUT", where)
     checkpoints = cut_off.open(STUDY)
@@ -62,7 +62,7 @@ def test_an_upload_that_is_cut_once_is_done_again(cut_off: Store, where: Where) 
     assert checkpoints.read(3, "latest").files == CONTENT
 
 
-def test_an_object_store_that_refuses_connections_is_away_until_it_takes_them(cut_off: Store) -> None:
+def test_an_object_store_is_unavailable_while_it_refuses_connections(cut_off: Store) -> None:
     assert cut_off.proxy is not None
     checkpoints = cut_off.open(STUDY)
     cut_off.proxy.refuse()

@@ -1,4 +1,4 @@
-"""The verifier must be able to fail: each kind of damage, made by plain SQL, is counted as what it is."""
+"""The verifier counts each kind of damage, made by plain SQL, under the right name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COMMIT;
 
 @pytest.fixture
 def sql(database: Database) -> Sql:
-    """A watched database with a study that went well."""
+    """Return a watched database with a study without faults."""
     sql = Sql(_plain(database))
     audit.install(sql)
     sql(_STUDY)
@@ -62,7 +62,7 @@ def _counted(verdict: Verdict) -> dict[str, int]:
     return {name: count for name, count in verdict.counts().items() if count}
 
 
-def test_a_study_that_went_well_counts_nothing(sql: Sql, expected: Mapping[int, Curve]) -> None:
+def test_a_study_without_faults_has_no_counts(sql: Sql, expected: Mapping[int, Curve]) -> None:
     verdict = judge(sql, expected)
     assert not _counted(verdict)
     assert not verdict.details
@@ -103,7 +103,7 @@ _DIFFERS = {"reports differing from the fault-free run": 1}
         (_ONE_MORE, {"trials beyond the cap": 1}),
     ],
 )
-def test_damage_is_counted_as_what_it_is(
+def test_damage_is_counted_under_the_right_name(
     sql: Sql, expected: Mapping[int, Curve], damage: str, counted: dict[str, int]
 ) -> None:
     sql(damage)
@@ -119,9 +119,7 @@ def test_a_report_that_is_off_by_its_last_bit_differs(sql: Sql, expected: Mappin
     assert "epoch 1" in verdict.details[-1] + verdict.details[0]
 
 
-def test_a_failed_trial_failed_wrongly_unless_it_does_so_without_faults(
-    sql: Sql, expected: Mapping[int, Curve]
-) -> None:
+def test_a_failed_trial_counts_unless_it_also_fails_without_faults(sql: Sql, expected: Mapping[int, Curve]) -> None:
     sql("UPDATE trials SET state = 'WAITING' WHERE number = 1")
     sql("DELETE FROM chaos_audit; UPDATE trials SET state = 'FAIL' WHERE number = 1")
     assert _counted(judge(sql, expected)) == {"wrongly failed": 1}
@@ -129,7 +127,7 @@ def test_a_failed_trial_failed_wrongly_unless_it_does_so_without_faults(
     assert not _counted(judge(sql, failing))
 
 
-def test_nan_is_the_same_as_itself_and_a_missing_value_is_not_zero() -> None:
+def test_nan_equals_itself_and_a_missing_value_is_not_zero() -> None:
     assert same_bits(float("nan"), float("nan"))
     assert same_bits(None, None)
     assert not same_bits(None, 0.0)

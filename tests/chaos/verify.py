@@ -1,11 +1,11 @@
-"""Verify: what a study under fire came to, held against a run without a fault.
+"""Verify: compare a study with faults to a run without faults.
 
-lost              numbers below the cap that no trial has
-duplicated        numbers, or parameters, that two trials have; trials finished twice; reports written twice
+lost              numbers below the cap without a trial
+duplicated        numbers or parameters that two trials share; trials finished twice; reports written twice
 stuck             trials that are not finished
 wrongly failed    failed trials that did not fail without faults
-differing         reports that are missing, too many or different in any bit; and final values, states and
-                  parameters that are different (of failed and unfinished trials only what they reported)
+differing         reports that are missing, additional or different in any bit; final values, states and
+                  parameters that differ (for failed and unfinished trials only their reports count)
 beyond the cap    trials more than the cap
 unleased          commits that left a trial RUNNING with no lease to expire
 """
@@ -25,7 +25,7 @@ FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 
 @dataclass(frozen=True)
 class Curve:
-    """A trial as the database has it."""
+    """A trial in the database."""
 
     number: int
     state: str
@@ -40,7 +40,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The counts; each has to be 0. `details` says which trials they are of."""
+    """The counts; each has to be 0. `details` names the trials."""
 
     lost: int
     duplicated: int
@@ -64,7 +64,7 @@ class Verdict:
 
 
 def read_curves(sql: Sql) -> list[Curve]:
-    """Every trial of the first study in the database, in the order of numbers; copies of it come later."""
+    """Return every trial of the first study in the database, by number; copies of that study come later."""
     reports: dict[int, dict[int, float]] = {}
     for trial, step, value in sql("SELECT trial_id, step, intermediate_value FROM trial_intermediate_values"):
         reports.setdefault(trial, {})[step] = value
@@ -80,12 +80,12 @@ def read_curves(sql: Sql) -> list[Curve]:
 
 
 def judge(sql: Sql, expected: Mapping[int, Curve]) -> Verdict:
-    """Hold the study in a database, which was watched by `audit`, against the curves of a run without faults."""
+    """Compare the study in a database, which `audit` has watched, to the curves of a run without faults."""
     return compare(read_curves(sql), notes(sql), expected)
 
 
 def compare(found: Sequence[Curve], seen: Sequence[Note], expected: Mapping[int, Curve]) -> Verdict:
-    """As `judge`, of what was read."""
+    """Compare curves and audit records that were read; see `judge`."""
     numbers = Counter(curve.number for curve in found)
     lost = sorted(set(expected) - set(numbers))
     twice = _twice(found, seen)
@@ -115,7 +115,7 @@ def compare(found: Sequence[Curve], seen: Sequence[Note], expected: Mapping[int,
 
 
 def _twice(found: Sequence[Curve], seen: Sequence[Note]) -> list[str]:
-    """What there is more than once, in words."""
+    """Return a message for everything that exists more than once."""
     numbers = Counter(curve.number for curve in found)
     drawn = Counter(tuple(sorted(curve.parameters.items())) for curve in found if curve.parameters)
     ends = Counter(note.trial for note in seen if note.kind == "state" and note.what in FINISHED)
@@ -129,7 +129,7 @@ def _twice(found: Sequence[Curve], seen: Sequence[Note]) -> list[str]:
 
 
 def _differences(found: Curve, expected: Curve) -> list[str]:
-    """Where a trial is not as it was without faults, in words."""
+    """Return a message for every difference between a trial and the same trial without faults."""
     whole = found.state in ("COMPLETE", "PRUNED")
     steps = {*found.reports, *(expected.reports if whole else ())}
     differences = [
@@ -146,7 +146,7 @@ def _differences(found: Curve, expected: Curve) -> list[str]:
 
 
 def same_bits(one: float | None, other: float | None) -> bool:
-    """Whether two numbers are the same in every bit; NaN is equal to itself then."""
+    """Return whether two numbers are equal in every bit; NaN equals itself then."""
     if one is None or other is None:
         return one is other
     return struct.pack("d", one) == struct.pack("d", other)

@@ -1,8 +1,8 @@
-"""The program of a worker: the real `work()` with the real engine, started by a fork of a process that has torch.
+"""The program of a worker: the real `work()` with the real engine, forked from a process that has imported torch.
 
-A start costs a tenth of a second in place of four, and hundreds are killed. Nothing of hpo is replaced: `fit` is
-wrapped to keep a diary, and the clock is wrong where the schedule says so. A worker that is isolated starts a server of
-forks of its own, as `hpo worker --isolate` does, and the process of each of its trials keeps the diary.
+A start then takes a tenth of a second in place of four, and hundreds of workers are killed. No part of hpo is replaced:
+`fit` is wrapped to keep a diary, and the clock is shifted if the schedule says so. An isolated worker starts a fork
+server of its own, as `hpo worker --isolate` does, and the process of each of its trials keeps the diary.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from tests.chaos.clock import shift_clock
 from tests.chaos.steps import Diary
 
 KEEP = 2
-"""Best trials whose checkpoints stay."""
+"""Number of best trials whose checkpoints are kept."""
 
 
 @dataclass(frozen=True)
 class Orders:
-    """What one worker is started with."""
+    """Settings with which a worker is started."""
 
     bench: Bench
     url: str
@@ -53,33 +53,33 @@ class Orders:
     """Seconds by which its wall clock is wrong."""
     study: str = STUDY
     poison: frozenset[int] = frozenset()
-    """Numbers of the trials that kill the process training them in the second epoch, as a crash in a kernel would."""
+    """Numbers of the trials that kill their process in the second epoch, as a crash in a kernel would."""
     isolate: bool = False
     """Whether the worker trains each trial in a process of its own."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables by which it reaches the artifacts."""
+    """Environment variables by which it reaches the artifacts."""
 
     @property
     def deaths(self) -> Path:
-        """The file that each such death is written to, as «time process»."""
+        """The file with a line «time process» for each death by a poison trial."""
         return self.diary.with_name("deaths")
 
     @property
     def trial_processes(self) -> Path:
-        """The file that each process of a trial of an isolated worker is written to, as «process worker»."""
+        """The file with a line «process worker» for each trial process of an isolated worker."""
         return self.diary.with_name("trial-processes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WatchedOptions(IsolatedWorkerOptions):
-    """What an isolated worker hands to the process of each trial, which keeps the diary from reading it on.
+    """Options that an isolated worker passes to each trial's process, which starts its diary when it unpickles them.
 
-    `hpo.search.isolation` hands it over through a pipe, so that its reading is the first that happens in that process.
+    `hpo.search.isolation` passes them through a pipe, so unpickling is the first thing that happens in that process.
     """
 
     orders: Orders
     worker: int
-    """Number of the process that handed it over."""
+    """Pid of the worker."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -88,7 +88,7 @@ class WatchedOptions(IsolatedWorkerOptions):
 
 
 def run_worker(orders: Orders) -> None:
-    """The whole life of a worker's process. It ends with the exit code of `hpo worker`."""
+    """Run a worker's process; it ends with the exit code of `hpo worker`."""
     os.setpgid(0, 0)
     os.environ.update(orders.environment)
     _log_to(orders.log)
@@ -118,20 +118,20 @@ def _work_isolated(orders: Orders) -> int:
 
 
 def keep_diary(orders: Orders) -> None:
-    """From now on, note every training step of this process, by a clock that is as wrong as ordered."""
+    """Record every training step of this process from now on, and shift its clock as ordered."""
     if orders.clock_off:
         shift_clock(orders.clock_off)
     trial_module.fit = Diary(orders.diary, orders.bench.numbers(), _deadly(orders)).kept_by(trial_module.fit)
 
 
 def append_line(file: Path, line: str) -> None:
-    """One write a line, so that neither a kill nor another process tears it."""
+    """Append a line with one write, so that neither a kill nor another process tears it."""
     with file.open("a") as opened:
         opened.write(f"{line}\n")
 
 
 def _deadly(orders: Orders) -> Callable[[int, float], None]:
-    """What is called after each step: it ends the process in the second epoch of a trial that is poison."""
+    """Return a function to call after each step: it kills the process in the second epoch of a poison trial."""
 
     def die(trial: int, position: float) -> None:
         if trial in orders.poison and position > 1:
@@ -142,7 +142,7 @@ def _deadly(orders: Orders) -> Callable[[int, float], None]:
 
 
 def measure(bench: Bench) -> None:
-    """Have the compute format measured once: two workers that did so at the same time could come to two answers."""
+    """Measure the compute format once: two workers that measure at the same time could choose differently."""
     torch.set_num_threads(1)
     config, data = bench.sample()
     next(fit(config, FitData(data.train, data.val, len(data.classes)), Runtime(cache=bench.cache)))
@@ -168,7 +168,7 @@ def _log_to(path: Path) -> None:
 
 
 def end_with_parent() -> None:
-    """End this process when the campaign does, however that ends."""
+    """End this process when the campaign's process ends, even by a kill."""
     parent = multiprocessing.parent_process()
 
     def wait() -> None:
