@@ -1,7 +1,7 @@
 # One image for worker, dashboard and command line.
 #   docker build -t hpo .
 #   docker build -t hpo:cpu --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu .
-# Layers go from what changes least to what changes most: a change of the code reinstalls no dependency,
+# Layers that change rarely come first: a change of the code reinstalls no dependency,
 # and a new dependency in pyproject.toml does not reinstall torch.
 FROM python:3.11-slim-bookworm
 
@@ -10,13 +10,13 @@ ENV PYTHONUNBUFFERED=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PATH=/opt/hpo/bin:$PATH
 
-# A fixed number, so that volumes keep their owner from one image to the next.
+# A fixed user id, so that volumes keep their owner from one image to the next.
 RUN useradd --uid 10001 --user-group --create-home hpo \
  && install -d -o hpo -g hpo /artifacts \
  && python3 -m venv /opt/hpo
 
 # PIP_INDEX_URL: a mirror of PyPI. No credentials in it: build arguments stay visible in the image's history.
-# TORCH_INDEX_URL: where torch and torchvision come from, both, because a pair from two places does not load.
+# TORCH_INDEX_URL: index of torch and torchvision; both, because a pair from two indexes does not load.
 ARG PIP_INDEX_URL
 ARG TORCH_INDEX_URL
 

@@ -1,11 +1,11 @@
-"""How often the answers of `predict --accuracy` fall short of what was asked, where a selection came before.
+"""Simulate how often answers of `predict --accuracy` miss the requested accuracy after a selection of models.
 
     python -m benchmarks.abstention [--repeats 150] [--quick]
 
 Classifiers of equal quality are drawn as logits: the true class plus noise that they share and noise of their own. The
 best of them on n validation images, and the ensemble of the best ten, get their temperature and threshold from these
-images by hpo's own functions; how right the answers are is counted on 8,000 images that nothing has seen. Promised is
-that at most 5 % of such bundles fall short. Prints markdown.
+images by hpo's own functions; the accuracy of the answers is counted on 8,000 new images. The promise is that at most
+5 % of such bundles fall short. Prints markdown.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from hpo.evaluation.calibration import abstention, fit_temperature, log_probabil
 
 CLASSES, NEW, JOINED = 4, 8_000, 10
 SETTINGS = ((300, 10, 0.95), (300, 20, 0.97), (300, 100, 0.97), (1_700, 20, 0.97))
-"""Validation images, trials, accuracy asked for."""
+"""Validation images, trials, requested accuracy."""
 
 Array = npt.NDArray[Any]
 
 
 @dataclass
 class Tally:
-    """What became of the repeats of one way of proving."""
+    """Counts over the repeats of one method of proof."""
 
     answering: int = 0
     """Repeats with a threshold."""
     short: int = 0
     covered: list[float] = field(default_factory=list)
-    """Share of the new images that is answered."""
+    """Share of the new images with an answer, for each repeat."""
 
     def add(self, threshold: float | None, rows: Array, labels: Array, accuracy: float) -> None:
-        """Count what `rows` (n, C), calibrated, answer on new images from `threshold` on."""
+        """Count the answers of calibrated `rows` (n, C) on new images with a probability of at least `threshold`."""
         sure = rows.max(axis=1) >= threshold if threshold is not None else np.zeros(len(rows), dtype=np.bool_)
         self.answering += threshold is not None
         self.covered.append(float(sure.mean()))
@@ -52,7 +52,7 @@ class Tally:
 
 
 def main() -> None:
-    """Simulate every setting and print a row for each way of proving."""
+    """Simulate every setting and print a row for each method of proof."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=150)
     parser.add_argument("--quick", action="store_true", help="without the ensembles, which take most of the time")
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def outcomes(seed: int, n: int, count: int, accuracy: float, *, joined: bool) -> Iterator[tuple[Any, ...]]:
-    """For each model and way of proving: its name, the threshold, its rows of the new images and their labels."""
+    """Yield (name, threshold, rows of the new images, their labels) for each model and method of proof."""
     labels, logits = drawn(np.random.default_rng(seed), count, n + NEW)
     hits = (logits[:, :n].argmax(axis=2) == labels[:n]).sum(axis=1)
     order = np.argsort(-hits, kind="stable")
@@ -104,14 +104,14 @@ def outcomes(seed: int, n: int, count: int, accuracy: float, *, joined: bool) ->
 
 
 def drawn(generator: np.random.Generator, count: int, n: int) -> tuple[Array, Array]:
-    """Labels (n,) and logits (count, n, C); an accuracy of about 0.89 each, half of the noise shared."""
+    """Draw labels (n,) and logits (count, n, C) with an accuracy of about 0.89 each; half of the noise is shared."""
     labels = generator.integers(0, CLASSES, n)
     noise = generator.standard_normal((n, CLASSES)) + generator.standard_normal((count, n, CLASSES))
     return labels, (3 * (3 * np.eye(CLASSES)[labels] + 0.95 * noise)).astype(np.float32)
 
 
 def known(labels: Array, logits: Array) -> EnsembleCandidates:
-    """EnsembleCandidates with these predictions (k, n, C): what choosing an ensemble needs of a study."""
+    """Return candidates with these predictions (k, n, C), all that the choice of an ensemble reads from a study."""
     found: Any = tuple(SimpleNamespace(validation=Validation(labels, one)) for one in logits)
     nothing: Any = None
     spec: Any = SimpleNamespace(metric="accuracy")

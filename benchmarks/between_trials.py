@@ -1,11 +1,11 @@
-"""What a worker does in and between trials that is not training or validating.
+"""Measure the time of a worker outside training and validation, in and between trials.
 
     python benchmarks/between_trials.py [--data ZIP --weights FILE] [--trials 8]
 
 Runs one worker on a study of short trials against the embedded PostgreSQL and prints, for each trial, the seconds of
-its epochs and all the others: proposing, building the network, loading its weights, choosing a compute format, writing
-checkpoints, reporting, telling. The target is under 1 s and under 2 % of a trial of 60 s. Without --data the images are
-synthetic cells and the backbone starts from random weights.
+its epochs and the other seconds: proposing, building the network, loading its weights, choosing a compute format,
+writing checkpoints, reporting, telling. The target is under 1 s and under 2 % of a trial of 60 s. Without --data the
+images are synthetic cells and the backbone starts from random weights.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from hpo.training import EpochResult
 
 
 class Stopwatch:
-    """Stands for `fit` and notes the seconds of its epochs, apart for each trial; all else is not training."""
+    """Replaces `fit` and records the seconds of its epochs for each trial; the rest is not training."""
 
     def __init__(self) -> None:
         self.inside: list[float] = []
@@ -37,7 +37,7 @@ class Stopwatch:
         self._fit = trial_module.fit
 
     def __call__(self, *arguments: Any) -> Iterator[EpochResult]:
-        """As `fit`."""
+        """Call `fit` and record the seconds of its epochs."""
         self.inside.append(0.0)
         for result in self._fit(*arguments):
             self.inside[-1] += result.seconds
@@ -46,7 +46,7 @@ class Stopwatch:
 
 
 def make_study(home: Path, data: Path, weights: Path | None, trials: int) -> None:
-    """`hpo init` of a study of two-epoch trials."""
+    """Create a study of two-epoch trials with `hpo init`."""
     start = ["--weights", str(weights)] if weights else ["--set", "pretrained=false", "--backbone", "mobilenetv2_035"]
     command = [
         sys.executable, "-m", "hpo", "init", str(data), "--study", "bench", "--space", "quick", "--home", str(home),
@@ -56,7 +56,7 @@ def make_study(home: Path, data: Path, weights: Path | None, trials: int) -> Non
 
 
 def main() -> None:
-    """Make the study, work on it in this process, print the table."""
+    """Create the study, work on it in this process, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--weights", type=Path)
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def report(watch: Stopwatch, start: float) -> None:
-    """One line a trial, then the median and the share."""
+    """Print one line a trial, then the median and the share."""
     print(f"{cores()} cores\ntrial  training s  other s")
     others = []
     for number, (inside, end) in enumerate(zip(watch.inside, watch.ends, strict=True)):

@@ -2,12 +2,11 @@
 
     python -m benchmarks.load [--workers 64] [--trials 2000] [--sizes 100 1000 10000] [--sampler tpe] [--out FILE]
 
-Every worker is a process of its own with a trivial objective: claim, open (three parameters from the sampler, random
-unless told otherwise, and what a trial records), five reports with the pruner asked after each, tell, tidy (look which
-checkpoints are to be kept; there are none); through the keeper of its lease, as in
-training, on one PostgreSQL of the wheel with its usual settings. Then one worker on a study of 100 to 10,000 finished
-trials, in turns with plain optuna in another database of the same server. Prints markdown; exits 1 where the count is
-not exact.
+Every worker is a process of its own with a trivial objective: claim, open (three parameters from the sampler, random by
+default, and the attributes of a trial), five reports with a question to the pruner after each, tell, tidy (check which
+checkpoints to keep; there are none). Writes go through the lease session, as in training, to one PostgreSQL of the
+wheel with its usual settings. Then one worker runs on a study of 100 to 10,000 finished trials, in turns with plain
+optuna in another database of the same server. Prints markdown; exits with 1 if the count of trials is not exact.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ DECIMALS = 2
 
 
 def main() -> None:
-    """Run both parts, print them, write them with --out."""
+    """Run both parts and print them; write them to a file with --out."""
     options = parse()
     quiet_optuna()
     with tempfile.TemporaryDirectory(prefix="hpo-load-") as name, open_database(None, home=Path(name)) as db:
@@ -53,25 +52,25 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=64, help="processes; 0 leaves this part out")
     parser.add_argument("--trials", type=int, default=2000)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds that an epoch takes")
-    parser.add_argument("--sampler", default="random", help="as of `hpo run`, whose default is tpe")
-    parser.add_argument("--pruner", default="none", help="as of `hpo run`")
+    parser.add_argument("--sampler", default="random", help="as for `hpo run`, whose default is tpe")
+    parser.add_argument("--pruner", default="none", help="as for `hpo run`")
     parser.add_argument("--sizes", type=int, nargs="*", default=[100, 300, 1000, 3000, 10000])
-    parser.add_argument("--out", type=Path, help="JSON")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     return parser.parse_args()
 
 
 def method(options: argparse.Namespace) -> Method:
-    """Sampler and pruner."""
+    """Return sampler and pruner of the options."""
     return Method(options.sampler, options.pruner)
 
 
 def describe(db: Database) -> dict[str, Any]:
-    """When, where, and how it was started."""
+    """Return date, machine, PostgreSQL and command of the run."""
     with db.engine.connect() as connection:
         version = connection.execute(text("SHOW server_version")).scalar_one()
         durable = connection.execute(text("SHOW fsync")).scalar_one()
@@ -84,7 +83,7 @@ def describe(db: Database) -> dict[str, Any]:
 
 
 def run(db: Database, folder: Path, options: argparse.Namespace) -> Account:
-    """Many workers at once."""
+    """Run many workers at once."""
     url = db.url.render_as_string(hide_password=False)
     crowd = run_crowd(db, url, folder, options.workers, options.trials, method(options), options.pause)
     print("\n".join(crowd_table(crowd)), flush=True)
@@ -92,7 +91,7 @@ def run(db: Database, folder: Path, options: argparse.Namespace) -> Account:
 
 
 def crowd_table(crowd: Account) -> Iterator[str]:
-    """Markdown."""
+    """Yield the lines of the result as markdown."""
     yield f"\n## {crowd.workers} workers, {crowd.trials} trials\n"
     yield f"- finished, every report right: {crowd.finished} of {crowd.trials}"
     yield "- " + ", ".join(f"{what}: {count}" for what, count in crowd.wrong.items())
@@ -110,7 +109,7 @@ def crowd_table(crowd: Account) -> Iterator[str]:
 
 
 def measure_growth(db: Database, folder: Path, options: argparse.Namespace) -> dict[str, Growth]:
-    """One worker on a growing study, in turns with plain optuna."""
+    """Measure one worker on a growing study, in turns with plain optuna."""
     how = method(options)
     ours = LeasedStudy(db, create_study(db, "growth", spec(how)), Stopwatch(db.storage.engine), folder, how)
     plain = plain_storage(db)
@@ -124,14 +123,14 @@ def measure_growth(db: Database, folder: Path, options: argparse.Namespace) -> d
 
 
 def plain_storage(db: Database) -> RDBStorage:
-    """Optuna alone, in a database of its own on the same server."""
+    """Create a study of optuna alone, in a database of its own on the same server."""
     with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("CREATE DATABASE plain"))
     return RDBStorage(db.url.set(database="plain").render_as_string(hide_password=False))
 
 
 def growth_table(found: dict[str, Growth]) -> Iterator[str]:
-    """Markdown: medians in ms, statements at the first and the last size, and the exponent of the growth."""
+    """Yield markdown: medians in ms, statements at the first and the last size, and the exponent of the growth."""
     sizes = next(iter(found.values())).sizes
     yield "\n## One worker on a study that grows: median ms, exponent b of a * trials ** b\n"
     yield "| | " + " | ".join(map(str, sizes)) + " | b | statements |"

@@ -1,4 +1,4 @@
-"""Many worker processes on one study at once, and the count of what they left."""
+"""Run many worker processes on one study at once, and check the trials that they leave."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from storage import Database, Limits, NoTrial, create_study, open_database, open
 NAME = "crowd"
 _WARM = "warm"
 STANDBY = 0.2
-"""Seconds between two looks of a worker for a trial while others finish the last ones."""
+"""Seconds between two attempts of a worker to claim a trial while others finish the last ones."""
 
 _TRIALS = text(
     """
@@ -31,19 +31,19 @@ _TRIALS = text(
     """
 )
 _OWN_SESSIONS = 1
-"""The one of optuna's storage here; that which counts does not count itself."""
+"""Sessions of this process: that of optuna's storage; the counting session does not count itself."""
 _SESSIONS = text(
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
     "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
 )
 
 Said = tuple[list[int], dict[str, list[float]], float, str | None]
-"""Numbers of the trials told by a worker, seconds of each step, seconds of processor time, and what ended it."""
+"""Numbers of the trials told by a worker, seconds of each step, seconds of processor time, and its error."""
 
 
 @dataclass(frozen=True)
 class Orders:
-    """What each worker is told."""
+    """Settings of each worker."""
 
     url: str
     folder: Path
@@ -53,26 +53,26 @@ class Orders:
 
 @dataclass
 class Account:
-    """What the workers say, and what the database shows."""
+    """Results from the workers and from the database."""
 
     workers: int
     trials: int
     wall: float = 0.0
-    """Seconds from the moment at which all were connected to the last tell."""
+    """Seconds from the moment at which all workers were connected to the last tell."""
     processor: float = 0.0
-    """Seconds of processor time that the workers used; the server's are not in it."""
+    """Seconds of processor time of the workers, without the server's."""
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     told: list[int] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     sessions: int = 0
-    """Connections at most, all workers together."""
+    """Most connections at once of all workers together."""
     finished: int = 0
     wrong: dict[str, int] = field(default_factory=dict)
     """Counts that must be 0."""
 
 
 def run_crowd(db: Database, url: str, folder: Path, workers: int, trials: int, method: Method, pause: float) -> Account:
-    """`workers` processes on a new study of `trials` trials."""
+    """Run `workers` processes on a new study of `trials` trials."""
     study = create_study(db, NAME, spec(method), limits=Limits(trials=trials))
     create_study(db, _WARM, spec(method))
     context = multiprocessing.get_context("forkserver")
@@ -92,19 +92,19 @@ def run_crowd(db: Database, url: str, folder: Path, workers: int, trials: int, m
 
 
 def _work(orders: Orders, barrier: Any, results: Any) -> None:
-    """A worker's process: trials until there are none; then what it did, or the error that ended it."""
+    """Run a worker until there are no trials; put its results, or its error, into `results`."""
     quiet_optuna()
     try:
         results.put(_take_trials(orders, barrier))
     except BaseException:
-        barrier.abort()  # nobody waits for this one
+        barrier.abort()  # so that no process waits for this one
         raise
 
 
 def _take_trials(orders: Orders, barrier: Any) -> Said:
     watch, told, error = Stopwatch(), [], None
     with open_database(orders.url, home=orders.folder / "unused") as db:
-        # Its first trial, elsewhere: SQLAlchemy compiles each statement once in a process.
+        # A first trial in another study, because SQLAlchemy compiles each statement once in a process.
         LeasedStudy(db, open_study(db, _WARM), watch, orders.folder, orders.method).run_trial()
         watch.forget()
         study = LeasedStudy(db, open_study(db, NAME), watch, orders.folder, orders.method)
@@ -116,16 +116,16 @@ def _take_trials(orders: Orders, barrier: Any) -> Said:
                     time.sleep(STANDBY)
                 else:
                     told.append(found)
-        except Exception as caught:  # noqa: BLE001 - counted: there must be none
+        except Exception as caught:  # noqa: BLE001 - counted as an error of the run
             error = f"{type(caught).__name__}: {caught}"
         used = time.process_time() - used
     return told, dict(watch.seconds), used, error
 
 
 def _next(results: Any, db: Database, account: Account) -> Any:
-    """What the next worker that ends says; connections are counted meanwhile."""
+    """Return the results of the next worker that ends, and count connections meanwhile."""
     while True:
-        with db.engine.connect() as connection:  # this one is not counted
+        with db.engine.connect() as connection:  # this connection is not counted
             found = connection.execute(_SESSIONS).scalar_one()
         account.sessions = max(account.sessions, found - _OWN_SESSIONS)
         with suppress(queue.Empty):
@@ -143,7 +143,7 @@ def _hear(account: Account, said: Said) -> None:
 
 
 def _audit(account: Account, db: Database, study: optuna.Study) -> None:
-    """Compare what the workers did with what the database shows, and both with what was asked for."""
+    """Compare the workers' results with the database, and both with the requested trials."""
     with db.engine.connect() as connection:
         rows = connection.execute(_TRIALS, {"study": study._study_id}).all()
     whole = [row for row in rows if row.state == "COMPLETE" and row.reports == _expected(row.number)]

@@ -1,4 +1,4 @@
-"""What a trial costs as the study grows: through hpo's leases and through plain optuna, in turns on one server."""
+"""Measure the cost of a trial as the study grows: with hpo's leases and with plain optuna, in turns on one server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sqlalchemy import Connection, inspect, text
 from benchmarks.load_studies import EPOCHS, STEPS, Study
 
 ROUNDS = 20
-"""Trials that are measured at each size."""
+"""Number of trials that are measured at each size."""
 _OF_TRIALS = (
     "trial_params", "trial_values", "trial_intermediate_values", "trial_user_attributes", "trial_system_attributes",
     "hpo_leases",
@@ -30,7 +30,7 @@ class Growth:
     """Seconds."""
     statements: dict[str, list[float]] = field(default_factory=lambda: {step: [] for step in STEPS})
     start: list[float] = field(default_factory=list)
-    """Seconds of the first trial of a process that has not seen the others yet, with all its steps."""
+    """Seconds of all steps of the first trial in a process that has not read the other trials yet."""
 
     def note(self, size: int, study: Study, start: float) -> None:
         """Add the medians at one size."""
@@ -43,18 +43,18 @@ class Growth:
         self.median["trial"].append(once + EPOCHS * self.median["report"][-1])
 
     def exponent(self, step: str) -> float:
-        """b of the least-squares fit seconds = a * size ** b."""
+        """Return b of the least-squares fit seconds = a * size ** b."""
         return float(np.polyfit(np.log(self.sizes), np.log(self.median[step]), 1)[0])
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return the values as JSON types."""
         return {**vars(self), "exponent": {step: self.exponent(step) for step in self.median}}
 
 
 def grow(studies: dict[str, Study], sizes: Sequence[int], found: dict[str, Growth]) -> Iterator[int]:
-    """Fill the studies up to one size after another, measure, and add what was found; yields each size when done."""
+    """Fill the studies to one size after another and measure; yield each size when it is done."""
     for study in studies.values():
-        study.run_trial()  # the one that the fill is copied from
+        study.run_trial()  # the trial that is copied to fill the study
     for size in sizes:
         starts = {name: _prepare(study, size) for name, study in studies.items()}
         for _ in range(ROUNDS):
@@ -66,7 +66,7 @@ def grow(studies: dict[str, Study], sizes: Sequence[int], found: dict[str, Growt
 
 
 def _prepare(study: Study, size: int) -> float:
-    """Fill up to `size` trials; seconds of the first trial after that, which reads them all. It is not measured."""
+    """Fill up to `size` trials; return the seconds of the next trial, which reads them all and is not measured."""
     with study.engine.begin() as connection:
         fill(connection, study.study._study_id, size)
     with study.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -79,7 +79,7 @@ def _prepare(study: Study, size: int) -> float:
 
 
 def fill(connection: Connection, study: int, size: int) -> None:
-    """Copy the study's first trial, with all that belongs to it, until there are `size`."""
+    """Copy the study's first trial, with all its rows, until there are `size` trials."""
     values = {"study": study, "size": size}
     first = connection.execute(text("SELECT coalesce(max(number), -1) + 1 FROM trials WHERE study_id = :study"), values)
     values["first"] = first.scalar_one()
@@ -99,11 +99,11 @@ def fill(connection: Connection, study: int, size: int) -> None:
 
 
 def _copy(connection: Connection, table: str) -> str:
-    """SQL that gives the new trials the rows that the first one has in `table`."""
+    """Return SQL that copies the first trial's rows in `table` for the new trials."""
     columns = [column["name"] for column in inspect(connection).get_columns(table)]
     own = {"trial_id", *inspect(connection).get_pk_constraint(table)["constrained_columns"]}
     names = [name for name in columns if name not in own]
-    # Names of tables and columns, from the database itself.
+    # The names of tables and columns come from the database itself.
     return f"""
         INSERT INTO {table} (trial_id, {", ".join(names)})
         SELECT n.trial_id, {", ".join(f"c.{name}" for name in names)}

@@ -1,4 +1,4 @@
-"""One trial with a trivial objective, step by step and timed: through hpo's leases, and through plain optuna."""
+"""Run one trial with a trivial objective and time its steps: with hpo's leases, and with plain optuna."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ SPACE: dict[str, Any] = {
 
 
 def objective(number: int, epoch: int) -> float:
-    """The value of trial `number` after `epoch`: known beforehand, so that each report can be checked."""
+    """Return the value of trial `number` after `epoch`, so that each report can be checked."""
     return (number * 31 + epoch) % 1009 / 1009
 
 
 @dataclass(frozen=True)
 class Method:
-    """How configurations are proposed and how trials end early: names as of `hpo run`."""
+    """Names of sampler and pruner, as for `hpo run`."""
 
     sampler: str
     pruner: str
 
 
 def spec(method: Method) -> StudySpec:
-    """What a study of this benchmark is made with."""
+    """Return the spec of a study of this benchmark."""
     return StudySpec(
         space=SPACE, space_fingerprint="0" * 64, data={}, data_fingerprint="0" * 64, metric="accuracy", seed=0,
         weights_digest=None, sampler=method.sampler, pruner=method.pruner,
@@ -59,7 +59,7 @@ def spec(method: Method) -> StudySpec:
 
 
 class Stopwatch:
-    """Seconds of each step, and the statements that it sent where an engine is watched."""
+    """Seconds of each step, and the statements that it sent if an engine is watched."""
 
     def __init__(self, engine: Engine | None = None) -> None:
         self.seconds: dict[str, list[float]] = defaultdict(list)
@@ -70,14 +70,14 @@ class Stopwatch:
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """Note what the body takes, unless it raises."""
+        """Record the seconds of the body, unless it raises."""
         sent, start = self._sent, time.perf_counter()
         yield
         self.seconds[step].append(time.perf_counter() - start)
         self.statements[step].append(self._sent - sent)
 
     def forget(self) -> None:
-        """Drop what was noted so far."""
+        """Drop all records."""
         self.seconds.clear()
         self.statements.clear()
 
@@ -86,18 +86,18 @@ class Stopwatch:
 
 
 class Study(Protocol):
-    """A study that trials are taken from."""
+    """A study whose trials are measured."""
 
     study: optuna.Study
     engine: Engine
     watch: Stopwatch
 
     def run_trial(self, pause: float = 0.0) -> int | NoTrial:
-        """One trial from start to end, `pause` seconds an epoch; its number."""
+        """Run one trial from start to end with `pause` seconds an epoch; return its number."""
 
 
 class LeasedStudy:
-    """What `hpo worker` does for a trial, but for training and checkpoints: the same claim, reporter and tidying."""
+    """A trial as in `hpo worker`, without training and checkpoints: the same claim, reporter and tidying."""
 
     def __init__(self, db: Database, study: optuna.Study, watch: Stopwatch, folder: Path, method: Method) -> None:
         self.study, self.watch, self.engine = study, watch, db.engine
@@ -110,7 +110,7 @@ class LeasedStudy:
         )  # fmt: skip
 
     def run_trial(self, pause: float = 0.0) -> int | NoTrial:
-        """See Study. The pruner is asked after each epoch but the last, as in training."""
+        """Run one trial. The pruner is asked after each epoch but the last, as in training."""
         with self.watch.timed("claim"):
             claim = claim_trial(self._context.db, self.study, self._context.worker)
         if not isinstance(claim, Claim):
@@ -135,7 +135,7 @@ class LeasedStudy:
 
 
 class PlainStudy:
-    """The loop of optuna's tutorial: `ask`, `suggest`, `report` and `should_prune`, `tell`."""
+    """A trial as in the loop of optuna's tutorial: `ask`, `suggest`, `report` and `should_prune`, `tell`."""
 
     def __init__(self, storage: optuna.storages.RDBStorage, watch: Stopwatch, method: Method) -> None:
         self.watch, self.engine = watch, storage.engine
@@ -143,7 +143,7 @@ class PlainStudy:
         self.study = optuna.create_study(study_name="load", storage=storage, sampler=sampler, pruner=chosen)
 
     def run_trial(self, pause: float = 0.0) -> int | NoTrial:
-        """See Study."""
+        """Run one trial."""
         with self.watch.timed("claim"):
             trial = self.study.ask()
         with self.watch.timed("open"):

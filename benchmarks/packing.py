@@ -1,10 +1,10 @@
-"""What one image costs when a data set is packed: processor milliseconds, threads and digests included.
+"""Measure the processor time per image when a data set is packed, threads and digests included.
 
     python benchmarks/packing.py DATA [--size 96]
     python benchmarks/packing.py --made 200 --side 1000 [--size 96]
 
-The second form makes JPEGs of smooth noise in a temporary folder and packs those. Processor time is counted, because it
-depends less on what else the machine does; the best of several rounds is taken.
+The second form packs JPEGs of smooth noise that it writes to a temporary folder. Processor time is measured because it
+depends less on other programs; the result is the best of several rounds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROUNDS = 3
 
 
 def make_jpegs(folder: Path, count: int, side: int) -> Path:
-    """`count` JPEGs of `side` x `side` in two class folders."""
+    """Write `count` JPEGs of `side` x `side` in two class folders."""
     for number in range(count):
         coarse = np.random.default_rng(number).integers(0, 256, (60, 60, 3), dtype=np.uint8)
         target = folder / "ab"[number % 2]
@@ -34,7 +34,7 @@ def make_jpegs(folder: Path, count: int, side: int) -> Path:
 
 
 def milliseconds(data: Path, size: int) -> float:
-    """Processor milliseconds per image of one packing of `data` into a new cache."""
+    """Return the processor milliseconds per image of packing `data` into a new cache."""
     with tempfile.TemporaryDirectory() as cache:
         began = time.process_time()
         whole = open_whole(data, image_size=size, cache=cache)
@@ -42,7 +42,7 @@ def milliseconds(data: Path, size: int) -> float:
 
 
 def main() -> None:
-    """Print one line."""
+    """Measure and print one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--made", type=int, default=200)

@@ -1,12 +1,12 @@
-"""Whether a bundle looks at the cell: the share of its saliency inside the colour-segmented cell.
+"""Measure whether a bundle looks at the cell: the share of its saliency inside the colour-segmented cell.
 
     python -m benchmarks.saliency BUNDLE DATA [--per-class 40] [--split val] [--method auto] [--sheet FILE.png]
 
-Beside the heat maps of the model: a uniform map (its share is the cell's area), the map of another image (what is won
-by looking at the centre alone), the maps without stitching, and, after Adebayo et al. (2018), those of the same network
-with a random head and with random weights throughout: a method that scores as well there shows edges, not what was
-learnt. Then the same with every image moved aside, by a quarter of its side both ways: the cell is no longer in the
-centre, and the heat has to follow it. Mean and 95 % bootstrap interval over images; prints markdown.
+The heat maps of the model are compared with a uniform map (its share is the cell's area), the map of another image (the
+share of a map that only looks at the centre), the maps without stitching, and, after Adebayo et al. (2018), maps of the
+same network with a random head and with random weights throughout: a method with the same share there shows edges and
+nothing learnt. Then the same with every image moved by a quarter of its side in both directions: the cell is no longer
+in the centre, and the heat has to follow it. Mean and 95 % bootstrap interval over images; prints markdown.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Shares = Mapping[str, Floats]
 
 
 def main() -> None:
-    """Measure and print; draw with --sheet."""
+    """Measure and print the tables; draw a contact sheet with --sheet."""
     options = parse()
     use_threads(None)
     model = hpo.load(options.bundle, options.device)
@@ -60,12 +60,12 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--per-class", type=int, default=40)
-    parser.add_argument("--split", choices=["train", "val"], default="val", help="the test part stays closed")
+    parser.add_argument("--split", choices=["train", "val"], default="val", help="the test part is never opened")
     parser.add_argument("--method", choices=["auto", "grad-cam", "rollout"], default="auto")
     parser.add_argument("--move", type=float, default=0.25, help="fraction of an image's side")
     parser.add_argument("--device", default="auto")
@@ -78,12 +78,12 @@ def parse() -> argparse.Namespace:
 
 
 def say(lines: Iterator[str]) -> None:
-    """Print them, at once."""
+    """Print the lines without delay."""
     print("\n".join(lines), flush=True)
 
 
 def header(model: Model, sample: Sample) -> Iterator[str]:
-    """When, where, how and of what."""
+    """Yield date, machine, command and model of the run."""
     backbones = {member.config.backbone for member in model.bundle.manifest.members} or {model.config.backbone}
     yield f"date: {datetime.now(UTC).isoformat(timespec='minutes')}"
     yield f"machine: {platform.machine()}, {cores()} cores, {platform.system()}, Python {platform.python_version()}"
@@ -95,14 +95,14 @@ def header(model: Model, sample: Sample) -> Iterator[str]:
 
 
 def groups(model: Model, sample: Sample) -> dict[str, npt.NDArray[np.bool_]]:
-    """Which images each row of the table is about."""
+    """Return the images of each row of the table."""
     of_class = {name: sample.drawn & (sample.labels == number) for number, name in enumerate(model.classes)}
     together = {"all": sample.drawn, "right": sample.drawn & sample.right, "wrong, of the whole part": ~sample.right}
     return of_class | together
 
 
 def table(title: str, rows: Mapping[str, npt.NDArray[np.bool_]], shares: Shares) -> Iterator[str]:
-    """Markdown: a row per group of images, a column per kind of map."""
+    """Yield markdown: a row per group of images, a column per kind of map."""
     yield f"\n| {title} | n | {' | '.join(COLUMNS)} |"
     yield "|---|---:|" + "---:|" * len(COLUMNS)
     for name, members in rows.items():
@@ -111,7 +111,7 @@ def table(title: str, rows: Mapping[str, npt.NDArray[np.bool_]], shares: Shares)
 
 
 def gains(sample: Sample, shares: Shares) -> Iterator[str]:
-    """What the model has over each control, image by image."""
+    """Yield the mean difference between the model and each control, image by image."""
     yield ""
     for control in COLUMNS:
         if control != MODEL:
@@ -119,7 +119,7 @@ def gains(sample: Sample, shares: Shares) -> Iterator[str]:
 
 
 def notes(sample: Sample, heats: Mapping[str, Heat], shares: Shares) -> Iterator[str]:
-    """The gains, how alike the maps are to those of random weights, and how many are empty."""
+    """Yield the gains, the similarity to the maps of random weights, and the number of empty maps."""
     yield from gains(sample, shares)
     for control in (HEAD, ALL):
         alike = [correlation(*pair) for pair in zip(heats[MODEL], heats[control], strict=True)]
@@ -129,12 +129,12 @@ def notes(sample: Sample, heats: Mapping[str, Heat], shares: Shares) -> Iterator
 
 
 def correlation(one: Heat, other: Heat) -> float:
-    """Spearman's, of two maps; NaN where one is empty."""
+    """Return Spearman's rank correlation of two maps; NaN if one is empty."""
     return float(spearmanr(one.ravel(), other.ravel()).statistic) if one.any() and other.any() else float("nan")
 
 
 def interval(values: Floats, form: str = ".3f") -> str:
-    """Mean of the values that are numbers, and its 95 % percentile bootstrap interval (Efron 1979)."""
+    """Return the mean without NaN, and its 95 % percentile bootstrap interval (Efron 1979), as text."""
     values = values[~np.isnan(values)]
     if not values.size:
         return "none"
@@ -144,7 +144,7 @@ def interval(values: Floats, form: str = ".3f") -> str:
 
 
 def cards(model: Model, sample: Sample, heats: Mapping[str, Heat], shares: Shares) -> Iterator[Card]:
-    """Two right ones of each class, then up to eight wrong ones."""
+    """Draw two correctly classified images of each class, then up to eight wrong ones."""
     right = [np.flatnonzero(sample.right & (sample.labels == number))[:2] for number in range(len(model.classes))]
     for row in [*np.concatenate(right), *np.flatnonzero(~sample.right)[:8]]:
         label, guess = model.classes[sample.labels[row]], model.classes[sample.predicted[row]]

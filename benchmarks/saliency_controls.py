@@ -1,4 +1,4 @@
-"""The heat maps of `benchmarks.saliency`: those of a model, and those that it must beat."""
+"""The heat maps of `benchmarks.saliency`: those of a model, and those of its controls."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def explainers(model: Model, method: Method, seed: int) -> Explainers:
-    """Of the model and of its controls."""
+    """Return the saliency methods of the model and of its controls, by kind of map."""
 
     def explain(networks: Sequence[Network], *, fine: bool = True) -> Saliency:
         return Saliency.of(networks, model.image_size, model.device, method, fine=fine)
@@ -36,7 +36,7 @@ def explainers(model: Model, method: Method, seed: int) -> Explainers:
 
 
 def randomised(networks: Sequence[Network], seed: int, *, head_only: bool) -> list[Network]:
-    """Copies of `networks` whose head, or every layer, is initialised anew (Adebayo et al. 2018)."""
+    """Copy `networks` and initialise the head, or every layer, again (Adebayo et al. 2018)."""
     torch.manual_seed(seed)
     copies = [network._replace(module=copy.deepcopy(network.module)) for network in networks]
     for network in copies:
@@ -47,7 +47,7 @@ def randomised(networks: Sequence[Network], seed: int, *, head_only: bool) -> li
 
 
 def _initialise(module: nn.Module) -> None:
-    """By the module's own rule; positions, scales and tokens, which have none, as a transformer's tokens are."""
+    """Initialise by the module's own rule; parameters without one (positions, scales) like a transformer's tokens."""
     if hasattr(module, "reset_parameters"):
         module.reset_parameters()
         return
@@ -56,16 +56,16 @@ def _initialise(module: nn.Module) -> None:
 
 
 def all_heats(found: Explainers, sample: Sample, seed: int) -> dict[str, Heat]:
-    """Heat maps (n, S, S) of the classes that the model predicts, by kind."""
+    """Return the heat maps (n, S, S) of the classes that the model predicts, by kind."""
     heats = {name: explain(sample.images, sample.predicted.tolist()) for name, explain in found.items()}
     order = np.random.default_rng(seed).permutation(len(sample.images))
     other = np.empty_like(order)
-    other[order] = np.roll(order, 1)  # leaves no image its own map
+    other[order] = np.roll(order, 1)  # no image keeps its own map
     return {**heats, OTHER: heats[MODEL][other], UNIFORM: np.ones_like(heats[MODEL])}
 
 
 def all_shares(heats: Mapping[str, Heat], sample: Sample) -> dict[str, Floats]:
-    """The share (n,) inside the cell of each map; NaN where a map is empty or no cell was found."""
+    """Return the share (n,) of each map inside the cell; NaN if a map is empty or no cell was found."""
     return {
         name: np.array([_share(*one) for one in zip(maps, sample.masks, strict=True)]) for name, maps in heats.items()
     }

@@ -1,4 +1,4 @@
-"""What `benchmarks.saliency` looks at: images of each class, their cells, and the same with the cell moved aside."""
+"""The images of `benchmarks.saliency`: a sample of each class, masks of the cells, and the same images moved."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Sample:
-    """n images, where their cells are, and what the model takes them for."""
+    """n images with masks of their cells and the classes that the model predicts."""
 
     images: Images
     masks: Flags
-    """(n, S, S)."""
+    """Whether a pixel belongs to the cell, (n, S, S)."""
     labels: Numbers
     predicted: Numbers
     names: list[str]
     drawn: Flags
-    """Those drawn for their class; the others are here because they are taken for a wrong one."""
+    """Whether an image was drawn for its class; the others are misclassified ones."""
 
     @property
     def right(self) -> Flags:
-        """(n,)."""
+        """Whether the predicted class is right, (n,)."""
         return self.predicted == self.labels
 
 
 def draw_sample(model: Model, data: Path, split: Literal["train", "val"], per_class: int, seed: int) -> Sample:
-    """`per_class` images of each class of a part of `data`, and all others of it that the model gets wrong."""
+    """Draw `per_class` images of each class of a part of `data`, and add all others that the model gets wrong."""
     with tempfile.TemporaryDirectory(prefix="hpo-bench-") as cache:
         part = select(model.bundle.manifest, data, cache=Path(cache), split=split).part
         images = part.batch(np.arange(len(part)))
@@ -55,13 +55,13 @@ def draw_sample(model: Model, data: Path, split: Literal["train", "val"], per_cl
 
 
 def draw(part: Part, classes: int, per_class: int, seed: int) -> Numbers:
-    """Rows of `part`, `per_class` of each class where it has so many."""
+    """Draw rows of `part`, `per_class` of each class, or all if there are fewer."""
     order = np.random.default_rng(seed).permutation(len(part))
     return np.concatenate([order[part.labels[order] == number][:per_class] for number in range(classes)])
 
 
 def moved(model: Model, sample: Sample, share: float, seed: int) -> Sample:
-    """The sample with every image moved both ways by `share` of its side; what that uncovers mirrors the image."""
+    """Move every image in both directions by `share` of its side; uncovered pixels mirror the image."""
     pixels = round(share * model.image_size)
     steps = np.random.default_rng(seed).choice([-pixels, pixels], (len(sample.images), 2))
     images = _all_shifted(sample.images, steps, cv2.BORDER_REFLECT_101)

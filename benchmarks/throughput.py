@@ -1,10 +1,10 @@
-"""Training speed of `fit` beside the limit: a bare loop over the same network, batches already in memory.
+"""Compare the training speed of `fit` with a bare loop over the same network, with batches in memory.
 
     python benchmarks/throughput.py [--data DATA] [--weights FILE] [--images 1280] [--depths 1 0.5]
 
 Without --data the images are drawn cells, and without --weights the backbone starts from random weights: the speed
 depends on neither. Both run in turns, in one process, on the same images; the bare loop has no augmentation, no
-validation and no logging, so what is missing to 100 % is what the engine costs.
+validation and no logging, so the difference from 100 % is the cost of the engine.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from search_spaces import TrialConfig
 
 ROUNDS = 3
 TRAIN_SHARE = 0.8
-"""Of the images of a data set without parts: a tenth each is for validation and test."""
+"""Share of the images for training in a data set without parts: a tenth each is for validation and test."""
 
 
 def engine(config: TrialConfig, part: Part, classes: int, cache: Path) -> Iterator[float]:
-    """Images per second of one epoch of `fit` after another."""
+    """Yield the images per second of each epoch of `fit`."""
     for result in fit(config, FitData(part, None, classes), Runtime(cache=cache)):
         yield result.images_per_second
 
 
 def bare(config: TrialConfig, part: Part, classes: int) -> Iterator[float]:
-    """Images per second of one pass of a plain loop after another: forward, loss, backward, step."""
+    """Yield the images per second of each pass of a plain loop: forward, loss, backward, step."""
     built = build_model(config, classes)
     freeze(built.model, config.unfreeze_depth)
     model = built.model.to(memory_format=torch.channels_last).train()
@@ -60,10 +60,10 @@ def bare(config: TrialConfig, part: Part, classes: int) -> Iterator[float]:
 
 
 def main() -> None:
-    """One line for each unfreeze depth and augmentation."""
+    """Print one line for each unfreeze depth and augmentation."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="labelled images; without, drawn cells")
-    parser.add_argument("--weights", type=Path, help="of mobilenetv2_035; without, random ones")
+    parser.add_argument("--data", type=Path, help="labelled images; default: drawn cells")
+    parser.add_argument("--weights", type=Path, help="weights of mobilenetv2_035; default: random")
     parser.add_argument("--images", type=int, default=1280)
     parser.add_argument("--depths", type=float, nargs="+", default=[1.0, 0.5])
     parser.add_argument("--augmentations", nargs="+", default=["flips", "geometric-colour"])
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def compare(config: TrialConfig, part: Part, classes: int, cache: Path) -> None:
-    """Both loops in turns; the first round of each is thrown away."""
+    """Run both loops in turns; the first round of each is discarded."""
     loops = bare(config, part, classes), engine(config, part, classes, cache)
     rounds = [[next(loop) for loop in loops] for _ in range(ROUNDS + 1)][1:]
     limit, reached = (statistics.median(column) for column in zip(*rounds, strict=True))

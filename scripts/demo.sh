@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The main job from end to end on drawn cells, all in ./demo; `make demo` runs it. Every command is printed first.
-# The backbone is tiny and starts from random weights, so nothing is downloaded. A second run starts afresh.
+# Run the main use from end to end on drawn cells, all in ./demo; `make demo` calls it. Every command is printed first.
+# The backbone is tiny and starts from random weights, so nothing is downloaded. A second run starts from the beginning.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# What the caller's environment says about studies of their own does not count here.
+# Ignore the caller's settings for other studies.
 unset "${!HPO_@}"
 export HPO_HOME=demo/.hpo HPO_STUDY=demo
-# So small a network gains nothing from a second thread, and loses much where the cores are busy.
+# A second thread does not speed up so small a network, and slows it down if the cores are busy.
 export HPO_THREADS=1
 
 bold=''

@@ -1,7 +1,7 @@
-"""Writes constraints.txt: one exact version of every package that hpo and its development tools need.
+"""Write constraints.txt: one exact version of every package that hpo and its development tools need.
 
 Run by `make lock`. pip resolves the newest versions that pyproject.toml allows on the oldest supported Python; the
-result must then resolve, from wheels alone, on every later one as well.
+result must then resolve, from wheels alone, on every later one too.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ HEADER = """\
 
 
 def requirements() -> list[str]:
-    """What pyproject.toml asks for, the `dev` extra included."""
+    """Return the requirements of pyproject.toml, with the `dev` extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return [*project["dependencies"], *project["optional-dependencies"]["dev"]]
 
 
 def resolve(*options: str) -> dict[str, str]:
-    """Canonical name -> version of everything that pip would install; CalledProcessError when nothing fits."""
+    """Return the version by canonical name of all that pip would install. Raises CalledProcessError if none fits."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
@@ -40,18 +40,18 @@ def resolve(*options: str) -> dict[str, str]:
 
 
 def canonical(name: str) -> str:
-    """The normalised form of a distribution's name (PEP 503)."""
+    """Return the normalised form of a distribution's name (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def text(pins: dict[str, str]) -> str:
-    """The constraints file that holds `pins`."""
+    """Return the text of the constraints file with `pins`."""
     header = HEADER.format(python=".".join(map(str, OLDEST)), later=" and ".join(LATER))
     return header + "".join(f"{name}=={pins[name]}\n" for name in sorted(pins))
 
 
 def main() -> None:
-    """Resolve, check on the later Pythons, then write."""
+    """Resolve, check on the later Pythons, then write the file."""
     if sys.version_info[:2] != OLDEST:
         found, wanted = (".".join(map(str, version)) for version in (sys.version_info[:2], OLDEST))
         raise SystemExit(

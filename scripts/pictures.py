@@ -1,8 +1,8 @@
-"""Make the pictures of the README from a study that exists: a terminal as SVG, optuna-dashboard as PNG.
+"""Make the pictures of the README from an existing study: a terminal as SVG, optuna-dashboard as PNG.
 
     python scripts/pictures.py --study cells [--home .hpo] [--out docs/images]
 
-The terminal is what `hpo status` prints, recorded with its colours; a headless Chromium photographs the dashboard.
+The terminal shows the output of `hpo status` with its colours; a headless Chromium takes the dashboard's screenshot.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def hpo(*arguments: str) -> list[str]:
-    """The command line of `hpo` under this Python."""
+    """Return the command line of `hpo` under this Python."""
     return [sys.executable, "-m", "hpo", *arguments]
 
 
@@ -43,7 +43,7 @@ def terminal(command: list[str], shown: str, out: Path) -> None:
 
 @contextmanager
 def dashboard(home: Path) -> Iterator[str]:
-    """The address of a dashboard that runs inside the block."""
+    """Run a dashboard for the duration of the block; yield its address."""
     command = hpo("dashboard", "--home", str(home), "--port", "0")
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
@@ -57,7 +57,7 @@ def dashboard(home: Path) -> Iterator[str]:
 
 
 def photograph(url: str, out: Path) -> None:
-    """A screenshot of `url` by the first Chromium that is installed."""
+    """Return a screenshot of `url` by the first installed Chromium."""
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
         sys.exit(f"no browser: install one of {', '.join(BROWSERS)}")
@@ -71,7 +71,7 @@ def photograph(url: str, out: Path) -> None:
 
 
 def main() -> None:
-    """Both pictures of one study."""
+    """Write both pictures of one study."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", required=True)
     parser.add_argument("--home", type=Path, default=Path(".hpo"))

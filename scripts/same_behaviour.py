@@ -1,22 +1,22 @@
-"""Whether two versions of hpo do the same: what a seeded user's work gives, stored by each of them and compared.
+"""Compare the behaviour of two versions of hpo: store the results of seeded work with each, then compare them.
 
     cd CHECKOUT && .venv/bin/python scripts/same_behaviour.py store FOLDER
     python scripts/same_behaviour.py compare BEFORE AFTER
 
-`store` works with the hpo of the folder that it is called in, under the Python that runs it, so that this file may
-also come from another checkout. It calls commands and reads what they print and write; of Python it uses only the
-names that a program of a user would import. One thread of the CPU, some three minutes where it is free; FOLDER holds:
+`store` uses the hpo of the current folder, under the Python that runs it, so this file may come from another checkout.
+It calls commands and stores their output and files; from Python it uses only names that a user's program would import.
+It takes one thread of the CPU and some three minutes if that is idle. FOLDER then holds:
 
     help/       --help of hpo and of every command
     commands/   arguments, exit code and output of each command of a whole project, from drawn cells to reports
-    refused/    the same of commands that cannot work
-    files/      what these have written: JSON, CSV and HTML as text, everything else as a digest
-    loaded.txt  what a model predicts from Python
+    refused/    the same for commands that are refused
+    files/      files of these commands: JSON, CSV and HTML as text, others as a digest
+    loaded.txt  predictions of a model from Python
     fit.json    curves of `hpo.training.fit` for many configurations, with digests of weights and snapshots
     database/   the columns and the rows of every table
 
-Floats are written in full, so that a curve is compared bit for bit. Only what differs between two runs of one version
-is replaced by a placeholder: times, durations, speeds, memory, process numbers, random ids and paths.
+Floats are written in full, so that a curve is compared bit for bit. Only values that differ between two runs of one
+version are replaced by placeholders: times, durations, speeds, memory, process numbers, random ids and paths.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ import yaml
 
 STEPS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 LIBRARIES = ("torch", "torchvision", "timm", "albumentations", "optuna", "sqlalchemy", "rich.console")
-"""What takes seconds to import: done once, for all commands."""
+"""Libraries that take seconds to import; they are imported once for all commands."""
 VARYING = re.compile("|".join(STEPS["varying"]["keys"]))
 PATTERNS = [(re.compile(pattern, re.MULTILINE), shown) for pattern, shown in STEPS["varying"]["texts"]]
 
 
 def main() -> int:
-    """Do what the arguments say; 1 where two stored folders differ."""
+    """Run the command of the arguments; return 1 if two stored folders differ."""
     match sys.argv[1:]:
         case ["store", folder]:
             return store(Path.cwd(), Path(folder).resolve())
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def store(checkout: Path, out: Path) -> int:
-    """Have everything done in a temporary folder by a process of its own, whose environment it gets from here."""
+    """Run everything in a temporary folder, in a process of its own with a prepared environment."""
     out.mkdir(parents=True)
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HPO_", "COLUMNS"))}
     environment = {
@@ -78,14 +78,14 @@ def store(checkout: Path, out: Path) -> int:
 
 
 class Bench:
-    """A folder to work in, and one to write the results to."""
+    """The folder to work in, and the folder of results."""
 
     def __init__(self, checkout: Path, folder: Path, out: Path) -> None:
         self.checkout, self.folder, self.out = checkout, folder, out
         self._places = {str(folder): "<work>", str(checkout): "<checkout>", socket.gethostname(): "<host>"}
 
     def command(self, place: str, arguments: Sequence[str]) -> str:
-        """Run hpo and write what it said to `place`; what it printed."""
+        """Run hpo, write its output to `place`, and return what it printed."""
         code, printed, told = forked(lambda: hpo(arguments))
         if "--json" in arguments and printed:
             value = json.loads(printed)
@@ -93,18 +93,18 @@ class Bench:
         elif "--csv" in arguments:
             printed = masked_table(printed, ",")
         text = f"$ hpo {' '.join(arguments)}\nexit code {code}\n{printed}\n--- stderr\n{told}"
-        # Elsewhere a duration is a default or an example, which must not change.
+        # In help and refusals a duration is a default or an example, which must not change.
         self.write(f"{place}.txt", plain(text) if place.startswith("commands/") else text)
         print(f"{place}: exit code {code}", file=sys.stderr)
         return printed
 
     def function(self, place: str, function: Callable[[], None]) -> None:
-        """Write what a function prints to `place`."""
+        """Call a function and write its output to `place`."""
         _, printed, told = forked(function)
         self.write(place, printed or told)
 
     def write(self, place: str, text: str) -> None:
-        """Write `text` without the names of places to `place` below the folder of results."""
+        """Write `text`, without paths of this machine, to `place` below the folder of results."""
         path = self.out / place
         path.parent.mkdir(parents=True, exist_ok=True)
         for found, shown in self._places.items():
@@ -113,7 +113,7 @@ class Bench:
 
 
 def forked(function: Callable[[], None]) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a child process that calls `function`.
+    """Call `function` in a child process; return exit code, stdout and stderr.
 
     It is forked: what it imports of hpo is its own, but the libraries, which take seconds, are there already.
     """
@@ -132,13 +132,13 @@ def forked(function: Callable[[], None]) -> tuple[int, str, str]:
 
 
 def end_with(function: Callable[[], None]) -> NoReturn:
-    """Call `function` and end the process as Python would, but without taking the libraries down, which takes long."""
+    """Call `function` and end the process as Python does, without the slow shutdown of the libraries."""
     code: Any = 0
     try:
         function()
     except SystemExit as end:
         code = end.code or 0
-    except BaseException:  # noqa: BLE001 - it is shown, as Python would
+    except BaseException:  # noqa: BLE001 - printed, as Python does
         traceback.print_exc()
         code = 1
     atexit._run_exitfuncs()
@@ -148,14 +148,14 @@ def end_with(function: Callable[[], None]) -> NoReturn:
 
 
 def hpo(arguments: Sequence[str]) -> None:
-    """`hpo` with `arguments`; it ends the process."""
+    """Run `hpo` with `arguments`; it ends the process."""
     from hpo.cli import main as command
 
     command(list(arguments), prog_name="hpo")
 
 
 def work(bench: Bench) -> None:
-    """Work through everything."""
+    """Run all steps."""
     import hpo
 
     used = Path(hpo.__file__)
@@ -164,7 +164,7 @@ def work(bench: Bench) -> None:
     for library in LIBRARIES:
         import_module(library)
     prepare(bench.folder)
-    gc.freeze()  # a child would else copy what its collector visits
+    gc.freeze()  # so that a child does not copy what its collector visits
     store_help(bench)
     for place in ("commands", "refused"):
         for line in STEPS[place].splitlines():
@@ -178,7 +178,7 @@ def work(bench: Bench) -> None:
 
 
 def prepare(folder: Path) -> None:
-    """Write what the commands read beside the cells that they draw.
+    """Write the input files of the commands beside the cells that they draw.
 
     Which memory format trains fastest is else measured, and may come out differently.
     """
@@ -198,7 +198,7 @@ def prepare(folder: Path) -> None:
 
 
 def store_help(bench: Bench) -> None:
-    """The help of hpo itself, of the commands that it lists, and of those that groups among them list."""
+    """Store the help of hpo, of its commands, and of the commands of its groups."""
     pages: list[list[str]] = [[]]
     for page in pages:
         printed = bench.command(f"help/{'-'.join(page) or 'hpo'}", [*page, "--help"])
@@ -207,13 +207,13 @@ def store_help(bench: Bench) -> None:
 
 
 def print_curves() -> None:
-    """What `fit` gives for each of the configurations, as JSON."""
+    """Print the results of `fit` for each configuration, as JSON."""
     fits = {name: curve({**STEPS["every_fit"], **changes}) for name, changes in STEPS["fits"].items()}
     print(as_json(fits))
 
 
 def print_predictions() -> None:
-    """What the retrained model predicts for some images, from Python."""
+    """Print the retrained model's predictions for some images, from Python."""
     import hpo
 
     model = hpo.load("final", "cpu")
@@ -222,7 +222,7 @@ def print_predictions() -> None:
 
 
 def curve(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What `fit` gives for a configuration, epoch by epoch, and again from the state after the first epoch."""
+    """Return the results of `fit` for a configuration, by epoch, and again from the state after the first epoch."""
     from hpo.data import open_dataset
     from hpo.training import FitData, Runtime, fit
     from search_spaces import TrialConfig
@@ -239,7 +239,7 @@ def curve(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def epoch_of(result: Any) -> dict[str, Any]:
-    """An EpochResult with digests in place of arrays and bytes."""
+    """Return an EpochResult with digests in place of arrays and bytes."""
     snapshot = result.snapshot()
     kept = ("epoch", "last", "train_loss", "learning_rate")
     return {
@@ -254,7 +254,7 @@ def epoch_of(result: Any) -> dict[str, Any]:
 
 
 def store_files(bench: Bench) -> None:
-    """Write what the commands have left in the folder of the work, but for the data of PostgreSQL and the logs."""
+    """Write the files that the commands left in the folder, except PostgreSQL's data and logs."""
     listed: list[str] = []
     for path in sorted(path for path in bench.folder.rglob("*") if path.is_file()):
         place = path.relative_to(bench.folder)
@@ -269,7 +269,7 @@ def store_files(bench: Bench) -> None:
 
 
 def readable(path: Path) -> str | None:
-    """The text of a file without what varies; None where it is no text."""
+    """Return the text of a file with placeholders; None if it is no text."""
     if path.suffix not in (".json", ".jsonl", ".csv", ".html", ".md", ".svg", ".yaml"):
         return None
     text = path.read_text(encoding="utf-8")
@@ -280,7 +280,7 @@ def readable(path: Path) -> str | None:
     if path.suffix in (".csv", ".md"):
         return masked_table(text, "," if path.suffix == ".csv" else "|")
     text = re.sub(r"data:image/png;base64,[\w+/=]+", lambda found: digest(found[0].encode()), text)
-    return re.sub(r'(?s)(<section id="cost".*?)<svg.*?</svg>', r"\1<svg>", text)  # drawn over time
+    return re.sub(r'(?s)(<section id="cost".*?)<svg.*?</svg>', r"\1<svg>", text)  # its axis is time
 
 
 def store_database(bench: Bench) -> None:
@@ -293,7 +293,7 @@ def store_database(bench: Bench) -> None:
         with connection.cursor(cursor_factory=RealDictCursor) as cursor:
             cursor.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
             for table in sorted(row["table_name"] for row in cursor.fetchall()):
-                cursor.execute(f'SELECT * FROM "{table}" ORDER BY 1')  # noqa: S608 - a table of this very database
+                cursor.execute(f'SELECT * FROM "{table}" ORDER BY 1')  # noqa: S608 - a name from this database
                 columns = [column.name for column in cursor.description or ()]
                 rows = [stored_row(dict(row)) for row in cursor.fetchall()]
                 bench.write(f"database/{table}.json", plain(as_json({"columns": columns, "rows": rows})))
@@ -301,7 +301,7 @@ def store_database(bench: Bench) -> None:
 
 
 def stored_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with its JSON read, and the value of an attribute under the attribute's name."""
+    """Return a row with its JSON parsed, and an attribute's value under the attribute's name."""
     if "value_json" not in row:
         return row
     return {**row, "value_json": None, str(row["key"]): json.loads(row["value_json"])}
@@ -309,7 +309,7 @@ def stored_row(row: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def served(bench: Bench) -> Iterator[str]:
-    """The folder with the socket of the PostgreSQL in the home, which runs inside the block: a dashboard keeps it."""
+    """Yield the folder of the embedded PostgreSQL's socket; a dashboard keeps the server running during the block."""
     command = [sys.executable, "-m", "hpo", "dashboard", "--port", "0"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, cwd=bench.folder, env=environment, stdout=subprocess.PIPE, text=True) as server:
@@ -322,7 +322,7 @@ def served(bench: Bench) -> Iterator[str]:
 
 
 def compare(before: Path, after: Path) -> int:
-    """Print each difference of two stored folders; how many files differ."""
+    """Print each difference of two stored folders; return the number of files that differ."""
     stored = [
         {str(path.relative_to(root)): path for path in root.rglob("*") if path.is_file()} for root in (before, after)
     ]
@@ -337,17 +337,17 @@ def compare(before: Path, after: Path) -> int:
 
 
 def digest(content: bytes) -> str:
-    """SHA-256, shortened."""
+    """Return the shortened SHA-256."""
     return hashlib.sha256(content).hexdigest()[:24]
 
 
 def as_json(value: Any) -> str:
-    """JSON over many lines, without the values that vary."""
+    """Return JSON over many lines, with placeholders for the values that vary."""
     return json.dumps(masked(value), indent=1, ensure_ascii=False, default=str)
 
 
 def masked(value: Any) -> Any:
-    """The value with placeholders under the keys that vary."""
+    """Return the value with placeholders under the keys that vary."""
     if isinstance(value, dict):
         return {
             key: f"<{key}>" if VARYING.fullmatch(key) and one is not None else masked(one) for key, one in value.items()
@@ -356,7 +356,7 @@ def masked(value: Any) -> Any:
 
 
 def masked_table(text: str, mark: str) -> str:
-    """A table whose cells are parted by `mark`, with placeholders in the columns that vary."""
+    """Return a table with cells separated by `mark`, with placeholders in the columns that vary."""
     lines: list[str] = []
     names: list[str] = []
     rows = csv.reader(text.splitlines()) if mark == "," else (line.split(mark) for line in text.splitlines())
@@ -371,14 +371,14 @@ def masked_table(text: str, mark: str) -> str:
 
 
 def plain(text: str) -> str:
-    """The text with placeholders for times, durations, speeds, memory, process numbers and random ids."""
+    """Return the text with placeholders for times, durations, speeds, memory, process numbers and random ids."""
     for pattern, shown in PATTERNS:
         text = pattern.sub(shown, text)
     return text
 
 
 def shape(value: Any) -> Any:
-    """The keys alone, with what was looked at."""
+    """Return the keys, with the values of `what` and `ok`."""
     if isinstance(value, dict):
         return {key: one if key in ("what", "ok") else shape(one) for key, one in value.items()}
     return [shape(one) for one in value] if isinstance(value, list) else type(value).__name__

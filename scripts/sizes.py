@@ -1,6 +1,6 @@
-"""Parameters of every preset, in all and trained in each of its phases: `python scripts/sizes.py [--classes 8]`.
+"""Print the parameters of every preset, all and trained in each phase: `python scripts/sizes.py [--classes 8]`.
 
-The networks are built without memory for their weights, so that the largest take a moment, and nothing is downloaded.
+The networks are built without memory for their weights, so that even the largest are fast; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def recipes(space: SearchSpace) -> list[TrialConfig]:
-    """The first point of a space that names its backbone; of each of its backbones, where it has several."""
+    """Return the first point of a space for each of its backbones."""
     first = TrialConfig.from_dict({**space.fixed, **(space.points[0] if space.points else {})})
     variants = space.dimensions.get("backbone", ())
     if "backbone" not in space.fixed and not variants:
@@ -36,7 +36,7 @@ def recipes(space: SearchSpace) -> list[TrialConfig]:
 
 
 def row(name: str, config: TrialConfig, classes: int) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     sizes = [parameters(phase, classes) for phase in config.phase_configs()]
     everything, trained = sizes[0][0], " → ".join(f"{size[1]:,}" for size in sizes)
     memory = f"{everything * 4 / 2**30:.2f} GiB" if everything > 2**26 else f"{everything * 4 / 2**20:.1f} MiB"
@@ -44,7 +44,7 @@ def row(name: str, config: TrialConfig, classes: int) -> str:
 
 
 def parameters(config: TrialConfig, classes: int) -> tuple[int, int]:
-    """All parameters, and those that train."""
+    """Return the numbers of all parameters and of those that train."""
     with torch.device("meta"):
         return count_parameters(build_model(config, classes, initialise=False).model)
 
