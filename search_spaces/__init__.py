@@ -1,4 +1,4 @@
-"""What may be tried: typed configurations, the spaces that they are drawn from, and the files that declare them.
+"""Search spaces: typed configurations, the spaces that they are drawn from, and the files that declare them.
 
 Knows no database, no optuna and no torch.
 """

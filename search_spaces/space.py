@@ -259,7 +259,7 @@ def _checked(dimensions: Dimensions, fixed: Values) -> dict[str, tuple[Dimension
 
 
 def _form(variant: Dimension) -> str:
-    """What variants are sorted by: first when they exist."""
+    """Return the sort key of a variant: existing variants first."""
     return json.dumps([dict(variant.when), variant.to_dict()], sort_keys=True)
 
 

@@ -128,7 +128,7 @@ def _deciding(config: TrialConfig) -> dict[str, Any]:
 
 
 Space: TypeAlias = SearchSpace | TrialList
-"""What a study searches: a space or a list."""
+"""The two things that a study may search: a space or a list."""
 
 
 def read_space(values: Mapping[str, Any]) -> Space:

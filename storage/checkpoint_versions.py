@@ -288,7 +288,7 @@ _LEFT_OVER = "left by a killed writer"
 
 @dataclass(frozen=True)
 class Removal:
-    """What a garbage collection removes of one trial."""
+    """The versions of one trial that a garbage collection removes."""
 
     trial: int
     what: str

@@ -65,7 +65,7 @@ class LeaseSession:
         self.position = lease.position
         """Epochs done, with the fraction of the current one; the trainer sets it, renewals write it."""
         self.note: str | None = None
-        """What the trial waits for, as users see it; the trainer sets it."""
+        """The reason why the trial waits, as users see it; the trainer sets it."""
         self.control = Control.RUN
         """Control of the study at the last renewal."""
         self.lost = False

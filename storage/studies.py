@@ -244,7 +244,7 @@ def limits_from(stored: Mapping[str, Any] | None) -> Limits:
 
 
 class Control(StrEnum):
-    """What the workers of a study are to do. They read it with every renewal of a lease."""
+    """The order that the workers of a study follow; they read it with every renewal of a lease."""
 
     RUN = "run"
     PAUSE = "pause"

@@ -132,9 +132,9 @@ class Owner(click.ParamType[tuple[str, int]]):
 @storage_options
 @debug_option
 def reap_command(study: str, owner: tuple[str, int] | None, storage: str | None, home: Path) -> None:
-    """Put back the trials of STUDY whose leases have expired; those that killed worker after worker are failed.
+    """Requeue the trials of STUDY whose leases have expired; fail those that killed worker after worker.
 
-    Workers do this by themselves whenever they look for a trial: it is for a study that nobody works on.
+    Workers do this by themselves whenever they look for a trial; this command is for a study without workers.
     """
     with connected_study(storage, home, study) as (db, found):
         from storage import Worker, expire_dead_neighbours, expire_leases, lease_infos, reap

@@ -180,8 +180,8 @@ def lease_state(lease: LeaseInfo) -> str:
         heard = f"expired {duration(-lease.left)} ago: the next worker takes it over"
     else:
         heard = f"renewed {duration(lease.age)} ago"
-    takings = f"taken up {lease.attempts} times" if lease.attempts > 1 else ""
-    return ", ".join(part for part in (heard, takings, lease.note) if part)
+    attempts = f"taken up {lease.attempts} times" if lease.attempts > 1 else ""
+    return ", ".join(part for part in (heard, attempts, lease.note) if part)
 
 
 def _latest(lines: Sequence[TrialStatus], shown: int) -> list[TrialStatus]:

@@ -124,7 +124,7 @@ class AblationLine:
 
     parts: tuple[str, ...]
     instead: str
-    """What replaces the parts."""
+    """The replacements of the parts, in words."""
     value: float | None
     """Mean metric without the parts; None if no run has a value."""
     contribution: Difference | None

@@ -27,7 +27,7 @@ class AblationPart:
 
     name: str
     without: str
-    """What replaces it, in words."""
+    """The replacement, in words."""
     on: Callable[[TrialConfig], bool]
     off: Callable[[TrialConfig], TrialConfig]
     """The configuration without the part."""
