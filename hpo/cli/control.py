@@ -24,7 +24,7 @@ _WORDS = {"run": "running", "pause": "paused", "stop": "stopped"}
 @storage_options
 @debug_option
 def pause_command(study: str, storage: str | None, home: Path) -> None:
-    """Let all workers of STUDY put their trials back and wait until `hpo resume`."""
+    """Let all workers of STUDY requeue their trials and wait until `hpo resume`."""
     _control_workers(study, storage, home, "pause")
 
 
@@ -33,7 +33,7 @@ def pause_command(study: str, storage: str | None, home: Path) -> None:
 @storage_options
 @debug_option
 def stop_command(study: str, storage: str | None, home: Path) -> None:
-    """Let all workers of STUDY put their trials back and leave; none starts before `hpo resume` or `hpo run`."""
+    """Let all workers of STUDY requeue their trials and leave; none starts before `hpo resume` or `hpo run`."""
     _control_workers(study, storage, home, "stop")
 
 
@@ -82,7 +82,7 @@ def consequence(study: str, before: str, now: str, leases: Sequence[LeaseInfo]) 
 
 
 def _requeue_line(leases: Sequence[LeaseInfo], then: str) -> str:
-    """Return `3 workers put their trials back within a renewal (20 s) and wait`."""
+    """Return `3 workers requeue their trials within a renewal (20 s) and wait`."""
     from storage import RENEWALS
 
     alive = _alive(leases)
@@ -90,8 +90,8 @@ def _requeue_line(leases: Sequence[LeaseInfo], then: str) -> str:
         return f"{_idle_line(leases)}, and workers that come {then}"
     within = f"within a renewal ({max(lease.age + lease.left for lease in alive) / RENEWALS:.0f} s)"
     if len(alive) == 1:
-        return f"{_workers(alive)} puts its trial back {within} and {then}s"
-    return f"{_workers(alive)} put their trials back {within} and {then}"
+        return f"{_workers(alive)} requeues its trial {within} and {then}s"
+    return f"{_workers(alive)} requeue their trials {within} and {then}"
 
 
 def _idle_line(leases: Sequence[LeaseInfo]) -> str:
@@ -145,7 +145,7 @@ def reap_command(study: str, owner: tuple[str, int] | None, storage: str | None,
         expire_dead_neighbours(db, found)
         lines = reaped_lines(reap(db, found))
         held = [lease for lease in lease_infos(db, found) if lease.state == "held"]
-    for line in lines or ["nothing to put back"]:
+    for line in lines or ["nothing to requeue"]:
         click.echo(line)
     for lease in held:
         click.echo(held_line(study, lease))
@@ -160,7 +160,7 @@ def ended_line(worker: Worker, ended: int) -> str:
 
 def reaped_lines(reaped: Reaped) -> list[str]:
     """Return a line for each trial that was requeued or failed."""
-    lines = [f"trial {number} is put back; the next worker goes on with it" for number in reaped.requeued]
+    lines = [f"trial {number} is requeued; the next worker continues it" for number in reaped.requeued]
     return lines + [f"trial {number} has failed: worker after worker died of it" for number in reaped.failed]
 
 

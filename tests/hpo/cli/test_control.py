@@ -43,8 +43,8 @@ def test_a_pause_or_stop_applies_to_later_workers_until_resume(
     ("workers", "told"),
     [
         (0, "no worker trains, and workers that come wait"),
-        (1, "1 worker puts its trial back within a renewal (10 s) and waits"),
-        (3, "3 workers put their trials back within a renewal (10 s) and wait"),
+        (1, "1 worker requeues its trial within a renewal (10 s) and waits"),
+        (3, "3 workers requeue their trials within a renewal (10 s) and wait"),
     ],
 )
 def test_the_message_says_how_many_workers_react_and_when(

@@ -29,18 +29,18 @@ def states(study: optuna.Study) -> list[TrialState]:
 def test_only_the_trial_of_the_named_dead_worker_is_requeued(
     here: Here, database: Database, bare_study: optuna.Study
 ) -> None:
-    assert here("reap", "--study", "bare").stdout == "nothing to put back\n"
+    assert here("reap", "--study", "bare").stdout == "nothing to requeue\n"
     claim(database, bare_study, 1)
     claim(database, bare_study, 2)
     result = here("reap", "--study", "bare", "--owner", "node-7:1")
     assert result.exit_code == 0
-    ended, put_back, held = result.stdout.splitlines()
+    ended, requeued, held = result.stdout.splitlines()
     assert ended == "node-7:1: 1 lease ended"
-    assert put_back == "trial 0 is put back; the next worker goes on with it"
+    assert requeued == "trial 0 is requeued; the next worker continues it"
     assert re.match(r"trial 1 is held by node-7:2 \(cuda:1\), renewed \d+ s ago; its lease lasts ", held)
     assert states(bare_study) == [TrialState.WAITING, TrialState.RUNNING]
     again = here("reap", "--study", "bare", "--owner", "node-7:1").stdout
-    assert again.startswith("node-7:1 holds no trial of this study\nnothing to put back\n")
+    assert again.startswith("node-7:1 holds no trial of this study\nnothing to requeue\n")
 
 
 def test_a_trial_that_kills_worker_after_worker_fails(here: Here, database: Database, bare_study: optuna.Study) -> None:
@@ -53,7 +53,7 @@ def test_a_trial_that_kills_worker_after_worker_fails(here: Here, database: Data
 
 def test_a_trial_without_a_lease_is_requeued(here: Here, bare_study: optuna.Study) -> None:
     bare_study.ask()
-    assert "trial 0 is put back" in here("reap", "--study", "bare").stdout
+    assert "trial 0 is requeued" in here("reap", "--study", "bare").stdout
     assert states(bare_study) == [TrialState.WAITING]
 
 
