@@ -24,7 +24,7 @@ from tests.chaos.scene import Progress, Scene
 from tests.chaos.schedule import OF_FOLDERS, OF_ISOLATED, OF_S3, Fault, Kind, Schedule
 from tests.chaos.second_home import SecondHome, containers_allowed
 from tests.chaos.server import Server, running_server
-from tests.chaos.steps import read_steps
+from tests.chaos.steps import hold_file, read_steps
 from tests.chaos.stores import Store, folder_store, s3_store
 from tests.chaos.strikes import strikes_on
 from tests.chaos.verify import Curve, Verdict, judge, read_curves
@@ -190,6 +190,7 @@ class Attack:
         self.notes += ["no container can be started: no folder was read from one"] if foreign else []
         self.broken: list[str] = []
         self.missed = 0
+        self._hold = hold_file(scene.crew.orders.diary)
 
     def run(self) -> None:
         self._scene.crew.start()
@@ -197,6 +198,7 @@ class Attack:
             self._scene.crew.tend()
             self._scene.timers.run_due()
             self._strike_if_due()
+            self._keep_pace()
             time.sleep(_TICK)
         self._wait_for_exits()
 
@@ -210,12 +212,26 @@ class Attack:
             return False
         return time.monotonic() - since > _STUCK
 
+    def _done(self) -> float:
+        """Return the share of all epochs that is reported."""
+        return self._scene.progress().reports / (self._size.trials * self._size.epochs)
+
+    def _enough(self) -> bool:
+        return self._next is None or len(self._scene.ledger.struck) >= self._size.faults
+
+    def _keep_pace(self) -> None:
+        """Let training wait while it is ahead of the faults: on a busy machine a fault takes longer than its epochs."""
+        ahead = 2 * self._size.workers / (self._size.trials * self._size.epochs)
+        if self._next is None or self._enough() or self._done() <= self._next.due + ahead:
+            self._hold.unlink(missing_ok=True)
+        else:
+            self._hold.touch()
+
     def _strike_if_due(self) -> None:
         fault = self._next
-        done = self._scene.progress().reports / (self._size.trials * self._size.epochs)
-        enough = len(self._scene.ledger.struck) >= self._size.faults
-        if fault is None or enough or fault.due > done or time.monotonic() < self._quiet_until:
+        if fault is None or self._enough() or fault.due > self._done() or time.monotonic() < self._quiet_until:
             return
+        self._hold.unlink(missing_ok=True)  # some faults wait until a worker meets them
         struck = self._strikes[fault.kind](fault)
         self.missed += not struck
         self._chronicle(f"{fault}{'' if struck else '  (no target)'}")
@@ -231,6 +247,7 @@ class Attack:
 
     def _wait_for_exits(self) -> None:
         """Wait until every worker has ended by itself; faults that last (a stop, an outage) end first."""
+        self._hold.unlink(missing_ok=True)
         crew, deadline = self._scene.crew, time.monotonic() + 30
         crew.start_no_more()
         while (crew.members or self._scene.timers.waiting) and time.monotonic() < deadline:

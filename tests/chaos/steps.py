@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+_TICK = 0.02  # seconds
+
 
 @dataclass(frozen=True)
 class Step:
@@ -30,7 +32,8 @@ class Step:
 class Diary:
     """Appends to the file at `path`; `numbers` gives the trial's number by the seed of its training.
 
-    `after_step` is called with the trial and its position after each step was written.
+    `after_step` is called with the trial and its position after each step was written. While the file `hold_file(path)`
+    exists, training waits between two steps, unless it is asked to stop.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Diary:
     ) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._numbers, self._after_step = numbers, after_step
+        self._hold = hold_file(path)
 
     def kept_by(self, fit: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap `fit` so that each step is written before the caller's `on_step` is called."""
@@ -49,6 +53,8 @@ class Diary:
             def on_step(position: float) -> None:
                 self._note(trial, position)
                 self._after_step(trial, position)
+                while self._hold.exists() and not runtime.should_stop():
+                    time.sleep(_TICK)
                 told(position)
 
             return fit(config, data, replace(runtime, on_step=on_step), *rest)
@@ -58,6 +64,11 @@ class Diary:
     def _note(self, trial: int, position: float | None) -> None:
         where = "-" if position is None else f"{position:.6f}"
         os.write(self._file, f"{time.monotonic():.6f} {os.getpid()} {trial} {where}\n".encode())
+
+
+def hold_file(diary: Path) -> Path:
+    """Return the file whose existence lets all training wait, so that faults keep pace on a busy machine."""
+    return diary.with_name("hold")
 
 
 def read_steps(path: Path) -> list[Step]:
