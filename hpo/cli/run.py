@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from hpo.data import Dataset
     from hpo.search.local_workers import LocalWorkers
     from hpo.search.plan import Plan
-    from hpo.search.status import StudyStatus
+    from hpo.search.status import StudyStatus, TrialStatus
     from storage import Database
 
 
@@ -193,18 +194,27 @@ def untried(status: StudyStatus) -> list[str]:
 def without_a_model(status: StudyStatus) -> str:
     """Return why no trial of a search gave a model, and what to change."""
     ended = [line for line in status.trials if line.state in ("pruned", "failed")]
+    endings = _count_endings(ended)
+    counted = ", ".join(f"{count} {kind}" for kind, count in endings.items() if count)
+    first = next((f"; trial {line.number}: {line.reason}" for line in ended if line.reason), "")
+    advice = next((_ADVICE[kind] for kind, count in endings.items() if count), _ADVICE["were pruned"])
+    return f"no trial gave a model: {counted}{first}\nnext: {advice}"
+
+
+_ADVICE = {
+    "diverged": "the learning rate is too high: make another study with a lower --set learning_rate or --space",
+    "did not fit the memory": (
+        "make another study with a smaller --set batch_size or image_size, or a smaller --backbone"
+    ),
+    "failed": "`hpo doctor DATA` and the log of the workers say more",
+    "were pruned": "the pruner left none: give more --trials, or make another study with --pruner none",
+}
+"""How trials ended -> what to do. The first kind that occurred decides."""
+
+
+def _count_endings(ended: Sequence[TrialStatus]) -> dict[str, int]:
+    """Count the trials by how they ended, in the order of `_ADVICE`."""
     diverged, memory = (sum(name in line.violated for line in ended) for name in ("diverged", "memory"))
     failed = sum(line.state == "failed" for line in ended)
-    pruned = len(ended) - diverged - memory - failed
-    kinds = {"diverged": diverged, "did not fit the memory": memory, "failed": failed, "were pruned": pruned}
-    counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
-    first = next((f"; trial {line.number}: {line.reason}" for line in ended if line.reason), "")
-    if diverged:
-        advice = "the learning rate is too high: make another study with a lower --set learning_rate or --space"
-    elif memory:
-        advice = "make another study with a smaller --set batch_size or image_size, or a smaller --backbone"
-    elif failed:
-        advice = "`hpo doctor DATA` and the log of the workers say more"
-    else:
-        advice = "the pruner left none: give more --trials, or make another study with --pruner none"
-    return f"no trial gave a model: {counted}{first}\nnext: {advice}"
+    counts = (diverged, memory, failed, len(ended) - diverged - memory - failed)
+    return dict(zip(_ADVICE, counts, strict=True))
