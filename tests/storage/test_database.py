@@ -351,13 +351,14 @@ def limited(tcp_server: TcpServer) -> Iterator[Callable[[int], str]]:
 def train_one(url: str, start_timeout: float, *, before_leaving: Callable[[], object] = lambda: None) -> int:
     """Use connections as a worker does: open, claim, keep the lease, read limits, tell."""
     with open_database(url, home=NOWHERE, start_timeout=start_timeout) as database:
-        study = RetryPolicy(start_timeout).run(lambda: open_study(database, "cells"))
-        database.require_schema()
-        claim = claim_trial(database, study, Worker())
+        retry = RetryPolicy(start_timeout).run  # a worker that is still connecting may hold the second connection
+        study = retry(lambda: open_study(database, "cells"))
+        retry(database.require_schema)
+        claim = retry(lambda: claim_trial(database, study, Worker()))
         assert isinstance(claim, Claim)
         trial = load_trial(study, claim)
         read_limits(study)
-        database.now()
+        retry(database.now)
         with LeaseSession(database.storage, claim.lease) as session:
             assert session.submit(lambda _: study.tell(trial, 0.5), ending="ended").wait(30)
         before_leaving()
