@@ -295,7 +295,7 @@ def test_other_floating_point_types_are_read(
 def test_weights_without_batchnorm_load_under_another_normalisation(config: Make, load: Load, tmp_path: Path) -> None:
     grouped = build_model(config(backbone="test_resnet", normalisation="group"), 3).model.state_dict()
     save_file(grouped, tmp_path / "w.safetensors")
-    with pytest.raises(ModelError, match="want --set normalisation=group or layer"):
+    with pytest.raises(ModelError, match="need --set normalisation=group or layer"):
         load(tmp_path / "w.safetensors")
     again = load(tmp_path / "w.safetensors", normalisation="group")
     assert same(again, {name.removeprefix("backbone."): value for name, value in grouped.items()})
