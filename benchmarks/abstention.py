@@ -66,8 +66,8 @@ def main() -> None:
                 tallies[key].add(*result, accuracy)
         for (model, proof), found in tallies.items():
             shares = (found.short / options.repeats, found.answering / options.repeats, np.mean(found.covered))
-            told = " | ".join(f"{100 * share:.1f} %" for share in shares)
-            print(f"| {n:,} | {count} | {accuracy:g} | {model} | {proof} | {told} |", flush=True)
+            cells = " | ".join(f"{100 * share:.1f} %" for share in shares)
+            print(f"| {n:,} | {count} | {accuracy:g} | {model} | {proof} | {cells} |", flush=True)
 
 
 def outcomes(seed: int, n: int, count: int, accuracy: float, *, joined: bool) -> Iterator[tuple[Any, ...]]:

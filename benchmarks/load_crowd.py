@@ -37,7 +37,7 @@ _SESSIONS = text(
     "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
 )
 
-Said = tuple[list[int], dict[str, list[float]], float, str | None]
+WorkerResult = tuple[list[int], dict[str, list[float]], float, str | None]
 """Numbers of the trials told by a worker, seconds of each step, seconds of processor time, and its error."""
 
 
@@ -85,7 +85,7 @@ def run_crowd(db: Database, url: str, folder: Path, workers: int, trials: int, m
     account = Account(workers, trials)
     start = time.perf_counter()
     for _ in range(workers):
-        _hear(account, _next(results, db, account))
+        _add_result(account, _next(results, db, account))
     account.wall = time.perf_counter() - start
     _audit(account, db, study)
     return account
@@ -101,7 +101,7 @@ def _work(orders: Orders, barrier: Any, results: Any) -> None:
         raise
 
 
-def _take_trials(orders: Orders, barrier: Any) -> Said:
+def _take_trials(orders: Orders, barrier: Any) -> WorkerResult:
     watch, told, error = Stopwatch(), [], None
     with open_database(orders.url, home=orders.folder / "unused") as db:
         # A first trial in another study, because SQLAlchemy compiles each statement once in a process.
@@ -132,8 +132,8 @@ def _next(results: Any, db: Database, account: Account) -> Any:
             return results.get(timeout=0.5)
 
 
-def _hear(account: Account, said: Said) -> None:
-    told, seconds, used, error = said
+def _add_result(account: Account, result: WorkerResult) -> None:
+    told, seconds, used, error = result
     account.told += told
     account.processor += used
     for step, values in seconds.items():
@@ -156,7 +156,7 @@ def _audit(account: Account, db: Database, study: optuna.Study) -> None:
         "wrong reports": sum(row.reports != _expected(row.number) for row in rows),
         "taken more than once": sum(row.takings != 1 for row in rows),
         "leases not ended": sum(row.lease != "ended" for row in rows),
-        "told by nobody": len({row.number for row in rows} - set(times)),
+        "never told": len({row.number for row in rows} - set(times)),
         "errors": len(account.errors),
     }
 

@@ -148,9 +148,9 @@ def cards(model: Model, sample: Sample, heats: Mapping[str, Heat], shares: Share
     right = [np.flatnonzero(sample.right & (sample.labels == number))[:2] for number in range(len(model.classes))]
     for row in [*np.concatenate(right), *np.flatnonzero(~sample.right)[:8]]:
         label, guess = model.classes[sample.labels[row]], model.classes[sample.predicted[row]]
-        said = label if label == guess else f"{guess}, but is {label}"
+        text = label if label == guess else f"{guess}, but is {label}"
         on_cell = f"{shares[MODEL][row]:.2f} on the cell, which covers {shares[UNIFORM][row]:.2f}"
-        yield Card(sample.images[row], heats[MODEL][row], sample.names[row], (said, on_cell))
+        yield Card(sample.images[row], heats[MODEL][row], sample.names[row], (text, on_cell))
 
 
 if __name__ == "__main__":

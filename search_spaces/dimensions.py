@@ -53,7 +53,7 @@ def _check_step(low: float, high: float, log: bool, step: float) -> None:
         raise SpaceError(f"step is {step!r}, but must be left out where log is true")
     if step <= 0:
         raise SpaceError(f"step is {step!r}, but must be > 0")
-    # In decimal, as written: 1.0 - 0.4 is a multiple of 0.1 to whoever wrote the file.
+    # In decimal, as written in the file, where 1.0 - 0.4 is a multiple of 0.1.
     if (Decimal(str(high)) - Decimal(str(low))) % Decimal(str(step)):
         raise SpaceError(f"step is {step!r}, but must lead from low ({low!r}) to high ({high!r}) in whole steps")
 

@@ -212,7 +212,7 @@ max_unreadable_option = click.option(
 budget_options = together(
     click.option(
         "--trials", envvar="HPO_TRIALS", type=click.IntRange(1), default=None,
-        help="Trials of the whole study, whoever joins.  [default: what the study has, else 50]",
+        help="Trials of the whole study, of all its workers together.  [default: what the study has, else 50]",
     ),
     click.option(
         "--timeout", envvar="HPO_TIMEOUT", type=Duration(), default=None, metavar="TIME",

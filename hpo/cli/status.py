@@ -44,7 +44,7 @@ SHOWN = 12
 
 
 def draw(status: StudyStatus, shown: int = SHOWN) -> RenderableType:
-    """Return a head line with a bar, what the workers are told, the trials, the leases, the best so far."""
+    """Return a head line with a bar, the control of the study, the trials, the leases, the best so far."""
     leases = [lease_table(status.leases), Text()] if status.leases else []
     # The leases take their lines from the finished trials: a live view is cut at the end of the screen.
     trials = _table(status, shown - len(status.leases) - 2 if leases else shown)
@@ -175,13 +175,13 @@ def lease_table(leases: Sequence[LeaseInfo]) -> RenderableType:
 
 
 def lease_state(lease: LeaseInfo) -> str:
-    """`renewed 3s ago, taken up 2 times, waits for room: …`."""
+    """Return the last renewal or expiry, the attempts and the note: `renewed 3s ago, claimed 2 times, waits for …`."""
     if lease.left < 0:
-        heard = f"expired {duration(-lease.left)} ago: the next worker takes it over"
+        renewal = f"expired {duration(-lease.left)} ago: the next worker takes it over"
     else:
-        heard = f"renewed {duration(lease.age)} ago"
-    attempts = f"taken up {lease.attempts} times" if lease.attempts > 1 else ""
-    return ", ".join(part for part in (heard, attempts, lease.note) if part)
+        renewal = f"renewed {duration(lease.age)} ago"
+    attempts = f"claimed {lease.attempts} times" if lease.attempts > 1 else ""
+    return ", ".join(part for part in (renewal, attempts, lease.note) if part)
 
 
 def _latest(lines: Sequence[TrialStatus], shown: int) -> list[TrialStatus]:

@@ -59,8 +59,8 @@ def forwarding(workers: LocalWorkers) -> Iterator[None]:
     def handle(number: int, _: object) -> None:
         if number in NOTICES and workers.stopping:
             return
-        told = "leaving at once" if workers.stopping else "stopping at the next step; once more to leave at once"
-        click.echo(f"hpo: {told}", err=True)
+        action = "leaving at once" if workers.stopping else "stopping at the next step; once more to leave at once"
+        click.echo(f"hpo: {action}", err=True)
         workers.stop()
 
     with handle_signals(handle, STOPS, always=NOTICES):

@@ -32,7 +32,7 @@ working_options = together(
     quota_option,
     click.option(
         "--lease", envvar="HPO_LEASE", type=Duration(), default="2m", show_default=True, metavar="TIME",
-        help="A worker that is not heard of for so long loses its trial to another.",
+        help="A worker that renews no lease for so long loses its trial to another.",
     ),
     click.option(
         "--db-grace", envvar="HPO_DB_GRACE", type=Duration(), default="10m", show_default=True, metavar="TIME",

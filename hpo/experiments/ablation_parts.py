@@ -136,7 +136,7 @@ PARTS: tuple[AblationPart, ...] = (
     _numeric("warm-up", "warmup", "none"),
     _numeric("early-stopping", "patience", "all epochs", 0),
     _numeric("ema", "ema", "the weights themselves"),
-    # What it is told
+    # Which loss and which images it learns from
     _other("loss", "loss", "cross-entropy", "cross-entropy"),
     _numeric("label-smoothing", "label_smoothing", "none"),
     _other("class-weights", "class_weights", "none", "none"),

@@ -165,12 +165,12 @@ def study_tiles(study: StudyData, model: ModelData | None) -> list[Tile]:
     tiles = model_tiles(model) if model else _value_tile(study)
     counts = study.counts
     finished = sum(counts.get(state, 0) for state in ("complete", "pruned", "failed"))
-    told = ", ".join(f"{count:,} {state}" for state, count in counts.items())
+    states = ", ".join(f"{count:,} {state}" for state, count in counts.items())
     seconds = sum(trial.seconds for trial in study.trials)
     devices = sorted({trial.record.device for trial in study.trials if trial.record.device})
     return [
         *tiles,
-        Tile("Finished trials", f"{finished:,}", told or "none yet"),
+        Tile("Finished trials", f"{finished:,}", states or "none yet"),
         Tile("Training time", wording.rough(seconds), f"all trials together, {', '.join(devices) or 'no device yet'}"),
     ]
 
@@ -204,8 +204,8 @@ def _figures(model: ModelData, shown: Figures) -> list[Tile]:
     ]
     found = model.calibration
     if found is not None and found.fitted:
-        told = f"{wording.percent(found.before.ece, 2)} as trained, temperature {found.temperature:.2f}, {where}"
-        tiles.append(Tile(f"Calibration error{of}", wording.percent((found.after or found.before).ece, 2), told))
+        detail = f"{wording.percent(found.before.ece, 2)} as trained, temperature {found.temperature:.2f}, {where}"
+        tiles.append(Tile(f"Calibration error{of}", wording.percent((found.after or found.before).ece, 2), detail))
     return tiles
 
 

@@ -179,7 +179,7 @@ def calibration_section(model: ModelData) -> Section:
     values = {
         "svg": model_figures.calibration(found.before, found.after),
         "rows": _calibration_rows(found),
-        "told": _temperature(model, found, shown.part),
+        "temperature": _temperature(model, found, shown.part),
         "chance": (found.after or found.before).chance_ece,
         "part": shown.part,
         "note": shown.note,

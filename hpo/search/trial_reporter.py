@@ -68,8 +68,8 @@ class TrialReporter:
         """Suggest and record the configuration, and the seed of its training.
 
         Sampling may take seconds in a large study: the lease is renewed meanwhile, and a stop is obeyed. All is written
-        in one transaction, so a killed worker leaves none of it. What an earlier attempt suggested stays. Whatever a
-        sampler or the space raises is the trial's failure.
+        in one transaction, so a killed worker leaves none of it. What an earlier attempt suggested stays. An exception
+        of the sampler or the space fails the trial.
         """
         return self._context.retry.run(lambda: self._storage.retry_conflicts(self._suggest))
 
@@ -206,9 +206,9 @@ class TrialReporter:
         if entry.wait(LEAVING) and entry.written:
             kept = float(reference.get("position", 0))
             lost = f"; {position - kept:.3g} epochs could not be kept" if position > kept else ""
-            log.info("trial %d is put back, to go on after %.4g epochs%s", self._number, kept, lost)
+            log.info("trial %d is requeued, to be continued after %.4g epochs%s", self._number, kept, lost)
         else:
-            log.warning("trial %d could not be put back; others take it when its lease expires", self._number)
+            log.warning("trial %d could not be requeued; another worker claims it when its lease expires", self._number)
 
     def raise_if_lost(self) -> None:
         """Raise what ended the session: the lease was lost, or the study is gone."""

@@ -100,7 +100,7 @@ def test_the_sum_of_the_phases_is_fixed_and_follows_them(space: SearchSpace) -> 
     assert opened.values("epochs") == [21, 22, 23]
 
 
-def test_epochs_that_are_said_stay_and_the_phases_are_shares_of_them(space: SearchSpace) -> None:
+def test_given_epochs_stay_and_the_phases_are_shares_of_them(space: SearchSpace) -> None:
     short = space.with_fixed({"epochs": 5})
     assert epochs(short) == (5, [1, 4])
     assert epochs(short.with_fixed({"epochs": 50})) == (50, [10, 40])

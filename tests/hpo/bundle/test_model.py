@@ -122,7 +122,7 @@ def test_the_threshold_is_where_validation_proves_the_accuracy(known, pixels):
     assert known.abstention(0.75).coverage == 0.5, "0.75 where it was chosen is not 0.75 elsewhere"
     for one in known.predict(pixels, accuracy=0.95):
         assert one.abstained == (one.probability < sure.threshold)
-        assert one.label in CLASSES, "the guess is there for whoever wants it"
+        assert one.label in CLASSES, "the label is given even if the model abstains"
     assert not any(one.abstained for one in known.predict(pixels))
 
 

@@ -11,12 +11,12 @@ from hpo.cli.options import Duration, command_line
 
 
 @pytest.fixture
-def told() -> list[str]:
+def commands() -> list[str]:
     return []
 
 
 @pytest.fixture
-def command(told: list[str]) -> click.Command:
+def command(commands: list[str]) -> click.Command:
     @click.command("try")
     @click.argument("things", nargs=-1)
     @click.option("--data", type=Path)
@@ -30,7 +30,7 @@ def command(told: list[str]) -> click.Command:
     @click.option("--quiet", envvar="TRY_QUIET", is_flag=True)
     @click.pass_context
     def run(ctx: click.Context, **_: object) -> None:
-        told.append(command_line(ctx))
+        commands.append(command_line(ctx))
 
     return run
 
@@ -44,29 +44,29 @@ def command(told: list[str]) -> click.Command:
         "hpo try --lease 90s",
     ],
 )
-def test_the_command_line_is_that_of_the_user(command: click.Command, told: list[str], text: str) -> None:
+def test_the_command_line_is_that_of_the_user(command: click.Command, commands: list[str], text: str) -> None:
     import shlex
 
     assert CliRunner().invoke(command, shlex.split(text)[2:]).exit_code == 0
-    assert told == [text]
+    assert commands == [text]
 
 
 URL = "postgresql://me:Secret-1@host/db"
 
 
 @pytest.mark.parametrize("given", [{"args": ["--storage", URL]}, {"env": {"TRY_STORAGE": URL}}])
-def test_passwords_are_left_out(command: click.Command, told: list[str], given: dict[str, Any]) -> None:
+def test_passwords_are_left_out(command: click.Command, commands: list[str], given: dict[str, Any]) -> None:
     assert CliRunner().invoke(command, **given).exit_code == 0
-    assert told == ["hpo try"]
+    assert commands == ["hpo try"]
 
 
-def test_values_from_the_environment_and_hpo_toml_are_included(command: click.Command, told: list[str]) -> None:
+def test_values_from_the_environment_and_hpo_toml_are_included(command: click.Command, commands: list[str]) -> None:
     filed = {"data": "cells", "fixed": ["x=2"], "storage": URL}
     ended = CliRunner().invoke(command, ["y"], env={"TRY_EPOCHS": "3", "TRY_QUIET": "0"}, default_map=filed)
     assert ended.exit_code == 0, ended.exception
-    assert told == ["hpo try y --data cells --set x=2 --epochs 3"]
+    assert commands == ["hpo try y --data cells --set x=2 --epochs 3"]
 
 
-def test_global_switches_are_left_out(command: click.Command, told: list[str]) -> None:
+def test_global_switches_are_left_out(command: click.Command, commands: list[str]) -> None:
     assert CliRunner().invoke(command, ["--debug"]).exit_code == 0
-    assert told == ["hpo try"]
+    assert commands == ["hpo try"]

@@ -32,7 +32,7 @@ def tiny(tmp_path: Path) -> str:
     return "tiny.yaml"
 
 
-def contestants(out: Path) -> dict[str, dict[str, str]]:
+def models_by_name(out: Path) -> dict[str, dict[str, str]]:
     return {line["contestant"]: line for line in csv.DictReader(io.StringIO((out / "table.csv").read_text()))}
 
 
@@ -49,7 +49,7 @@ def test_presets_are_trained_once_and_compared_with_bundles_and_trials(
     assert founded.startswith(f"hpo compare {tiny} ")
     assert "--name three" in founded
     assert database.url.password is None or database.url.password not in founded
-    found = contestants(command.home / "first")
+    found = models_by_name(command.home / "first")
     assert set(found) == set(presets)
     assert {line["epochs"] for line in found.values()} == {"1", ""}, "a baseline has no epochs to speak of"
     assert all(float(line["test_low"]) <= float(line["test"]) <= float(line["test_high"]) for line in found.values())
@@ -65,8 +65,8 @@ def test_presets_are_trained_once_and_compared_with_bundles_and_trials(
     assert again.exit_code == 0, again.output
     assert "--no-test is not needed any more" in again.stderr
     assert len(open_study(database, "three").get_trials(deepcopy=False)) == len(trials) == 6
-    assert stored_command(open_study(database, "three")) == founded, "of whoever came first"
-    second = contestants(command.home / "second")
+    assert stored_command(open_study(database, "three")) == founded, "that of the first command"
+    second = models_by_name(command.home / "second")
     assert {line["kind"] for line in second.values()} == {"preset", "bundle", "trial"}
     assert all(line["seconds_per_epoch"] and line["peak_memory"] for line in second.values()), "on record for all"
     assert {line["test"] for line in second.values()} == {""}
@@ -76,7 +76,7 @@ def test_presets_are_trained_once_and_compared_with_bundles_and_trials(
     assert len(read_bundle(folder).metrics["test_openings"]) == looks == 1
     third = here("compare", folder, "--data", str(cells), "--test", "--out", "third")
     assert third.exit_code == 0, third.output
-    assert all(line["test"] for line in contestants(command.home / "third").values())
+    assert all(line["test"] for line in models_by_name(command.home / "third").values())
     assert len(read_bundle(folder).metrics["test_openings"]) == 1, "the look of the first comparison serves this one"
 
 

@@ -90,7 +90,7 @@ def test_the_limit_takes_the_first(explain: Explain, folder: Path) -> None:
     assert "4 images" in result.stdout
 
 
-def test_an_unreadable_image_is_told_and_passed_over(explain: Explain, folder: Path) -> None:
+def test_an_unreadable_image_is_reported_and_skipped(explain: Explain, folder: Path) -> None:
     (folder / "a" / "1.png").write_bytes(b"\x89PNG")
     result = explain(folder)
     assert result.exit_code == 0, result.output

@@ -45,7 +45,7 @@ def refusal(*words: str) -> str:
 @pytest.mark.parametrize(("out", "rule"), [
     ("page.pdf", "must end in .html"), ("nowhere/page.html", "there is no folder"), ("taken.html", "that is a folder"),
 ])  # fmt: skip
-def test_a_page_that_cannot_be_written_is_told_before_the_work(
+def test_a_page_that_cannot_be_written_is_refused_before_the_work(
     out: str, rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -53,12 +53,12 @@ def test_a_page_that_cannot_be_written_is_told_before_the_work(
     assert rule in refusal("best", "--out", out)
 
 
-def test_a_broken_bundle_is_told(tmp_path: Path) -> None:
+def test_a_broken_bundle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     assert "not a bundle" in refusal(str(tmp_path), "--out", str(tmp_path / "page.html"))
 
 
-def test_what_is_neither_study_nor_bundle_is_told(here, bare_study, tmp_path: Path) -> None:
+def test_a_name_of_neither_study_nor_bundle_is_refused(here, bare_study, tmp_path: Path) -> None:
     for hint in ("", "; and the folder best is no bundle: it has no config.json"):
         said = here("report", "best", "--out", str(tmp_path / "page.html"))
         assert said.exit_code == 2

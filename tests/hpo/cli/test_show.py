@@ -42,7 +42,7 @@ def test_an_image_is_enough(tmp_path: Path) -> None:
     assert run("augmentation", tmp_path / "cell.jpg", "--samples", 1, "--out", tmp_path / "sheet.png").exit_code == 0
 
 
-def test_the_sheet_lies_here_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sheet_is_written_here_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert run("corruptions", "--image-size", 16, "--samples", 1).exit_code == 0
     assert [entry.name for entry in tmp_path.iterdir()] == ["corruptions.png"]
@@ -81,7 +81,7 @@ def test_real_cells_in_a_zip_and_in_arrays(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
 
 
-def test_what_is_wrong_with_an_image_is_told_with_its_name(tmp_path: Path) -> None:
+def test_a_fault_of_an_image_is_reported_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "zero.png").write_bytes(b"")
     result = run("augmentation", tmp_path / "zero.png", "--out", tmp_path / "sheet.png")
     assert result.exit_code == 2

@@ -60,7 +60,7 @@ class TestWishes:
         assert found["phased"].config.backbone == "resnet26"
 
     @pytest.mark.parametrize("preset", ["scratch.yaml", "tuned.yaml:backbone=resnet34"])
-    def test_a_backbone_for_nobody_is_refused(self, preset: str) -> None:
+    def test_a_backbone_that_no_preset_takes_is_refused(self, preset: str) -> None:
         with pytest.raises(UsageError, match="--backbone resnet26 is for presets that start from pretrained weights"):
             made(preset, backbone="resnet26")
 
@@ -69,7 +69,7 @@ class TestWishes:
         with pytest.raises(SpaceError, match=r"phased\.yaml: .*at least 2"):
             made("phased.yaml", epochs=1)
 
-    def test_what_a_preset_cannot_take_is_left_out_of_it_alone_and_told(self) -> None:
+    def test_an_option_that_a_preset_cannot_take_is_left_out_of_it_alone_and_reported(self) -> None:
         found = made("tuned.yaml", "phased.yaml", fixed=("phase1.learning_rate=1e-3", "image_size=64"))
         assert [text for text, _ in found["tuned"].unused] == ["phase1.learning_rate=1e-3"]
         assert found["phased"].unused == ()

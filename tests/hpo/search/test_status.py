@@ -181,7 +181,7 @@ def test_the_status_of_a_finished_trial_is_computed_once(bench: Bench) -> None:
     [
         ({}, "renewed 3s ago"),
         ({"left": -40.0}, "expired 40s ago: the next worker takes it over"),
-        ({"attempts": 3, "note": "waits for room"}, "renewed 3s ago, taken up 3 times, waits for room"),
+        ({"attempts": 3, "note": "waits for room"}, "renewed 3s ago, claimed 3 times, waits for room"),
     ],
 )
 def test_a_lease_in_words(more: dict[str, object], text: str) -> None:
@@ -193,7 +193,7 @@ def test_workers_are_drawn_within_a_hundred_columns() -> None:
     long_name = "a-pod-with-a-name-as-kubernetes-makes-them-7d9f8b6c5-x2x9z:4711"
     seen = replace(status(*lines), leases=(lease_info(0, attempts=2), lease_info(1, owner=long_name, left=-40.0)))
     rows = drawn(seen, 100).splitlines()
-    assert "    0  node-7:4711                       cuda:1  renewed 3s ago, taken up 2 times" in [
+    assert "    0  node-7:4711                       cuda:1  renewed 3s ago, claimed 2 times" in [
         r.rstrip() for r in rows
     ]
     assert any("expired 40s ago: the next worker takes it over" in row for row in rows)

@@ -255,7 +255,7 @@ def test_an_interrupted_run_leaves_no_thread(config: Make, data: FitData, questi
     with pytest.raises(TrainingInterrupted) as stop:
         list(fit(settings, data, Runtime(threads=3, should_stop=after(questions))))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
-    assert stop.value.__traceback__ is not None  # which would keep alive whatever nobody had closed
+    assert stop.value.__traceback__ is not None  # which would keep alive what was not closed
 
 
 def test_the_time_of_an_epoch_is_that_of_all_its_pieces(config: Make, data: FitData) -> None:
