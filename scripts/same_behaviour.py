@@ -86,13 +86,13 @@ class Bench:
 
     def command(self, place: str, arguments: Sequence[str]) -> str:
         """Run hpo, write its output to `place`, and return what it printed."""
-        code, printed, told = forked(lambda: hpo(arguments))
+        code, printed, errors = forked(lambda: hpo(arguments))
         if "--json" in arguments and printed:
             value = json.loads(printed)
             printed = as_json(shape(value) if arguments[0] == "doctor" else value)
         elif "--csv" in arguments:
             printed = masked_table(printed, ",")
-        text = f"$ hpo {' '.join(arguments)}\nexit code {code}\n{printed}\n--- stderr\n{told}"
+        text = f"$ hpo {' '.join(arguments)}\nexit code {code}\n{printed}\n--- stderr\n{errors}"
         # In help and refusals a duration is a default or an example, which must not change.
         self.write(f"{place}.txt", plain(text) if place.startswith("commands/") else text)
         print(f"{place}: exit code {code}", file=sys.stderr)
@@ -100,8 +100,8 @@ class Bench:
 
     def function(self, place: str, function: Callable[[], None]) -> None:
         """Call a function and write its output to `place`."""
-        _, printed, told = forked(function)
-        self.write(place, printed or told)
+        _, printed, errors = forked(function)
+        self.write(place, printed or errors)
 
     def write(self, place: str, text: str) -> None:
         """Write `text`, without paths of this machine, to `place` below the folder of results."""

@@ -47,7 +47,7 @@ class Diary:
         """Wrap `fit` so that each step is written before the caller's `on_step` is called."""
 
         def fit_and_note(config: Any, data: Any, runtime: Any, *rest: Any) -> Any:
-            trial, told = self._numbers[runtime.seed], runtime.on_step
+            trial, forward = self._numbers[runtime.seed], runtime.on_step
             self._note(trial, None)
 
             def on_step(position: float) -> None:
@@ -55,7 +55,7 @@ class Diary:
                 self._after_step(trial, position)
                 while self._hold.exists() and not runtime.should_stop():
                     time.sleep(_TICK)
-                told(position)
+                forward(position)
 
             return fit(config, data, replace(runtime, on_step=on_step), *rest)
 

@@ -70,11 +70,11 @@ def messages(name: str) -> Iterator[str]:
 
 
 def stopped_line(seen: SimpleNamespace, *, stopping: bool) -> str:
-    said: list[str] = []
+    lines: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(click, "echo", lambda text, **_: said.append(text))
+        patch.setattr(click, "echo", lambda text, **_: lines.append(text))
         report_stop(seen, SimpleNamespace(died=[], stopping=stopping))  # type: ignore[arg-type]
-    return said[-1]
+    return lines[-1]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -41,8 +41,8 @@ def test_a_path_below_the_current_folder_can_be_used_from_there(
 
 def test_a_command_keeps_its_words_and_loses_its_places() -> None:
     words = ["hpo", "compare", "a", "/home/ada/my best", "--data", "/data/x", "--set", "weights=/w/a.pth", "--out=/o/t"]
-    told = public_command(shlex.join(words))
-    assert shlex.split(told) == ["hpo", "compare", "a", "my best", "--data", "x", "--set", "weights=a.pth", "--out=t"]
+    public = public_command(shlex.join(words))
+    assert shlex.split(public) == ["hpo", "compare", "a", "my best", "--data", "x", "--set", "weights=a.pth", "--out=t"]
     assert public_command("no 'command") == "no 'command"
 
 

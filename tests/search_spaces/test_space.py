@@ -292,12 +292,12 @@ def test_parameters_that_a_trial_was_given_are_checked_as_far_as_they_say() -> N
         {"optimiser": "sgd", "learning_rate[sgd]": 1},
     ):
         space.check_parameters(params)
-    for params, told in [
+    for params, text in [
         ({"learning_rate": 0.1}, "is no parameter of this study"),
         ({"epochs": 3}, "epochs is fixed to 3"),
         ({"optimiser": "lion"}, "must be in"),
         ({"learning_rate[sgd]": 2}, "must be in"),
         ({"optimiser": "adamw", "learning_rate[sgd]": 0.1}, "exists only when optimiser"),
     ]:
-        with pytest.raises(SpaceError, match=told):
+        with pytest.raises(SpaceError, match=text):
             space.check_parameters(params)

@@ -53,8 +53,8 @@ def test_without_boto3_one_line_says_what_to_install() -> None:
         "except StorageError as error:\n    print(error)"
     )
     root = Path(__file__).parents[2]
-    said = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert said.stdout == "s3://bucket/cells needs boto3, which is not installed; pip install 'hpo[s3]'\n"
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert result.stdout == "s3://bucket/cells needs boto3, which is not installed; pip install 'hpo[s3]'\n"
 
 
 def test_two_studies_and_other_objects_in_the_bucket_stay_apart(s3_root: str) -> None:

@@ -52,8 +52,8 @@ def test_unknown_user(tcp_server: Any) -> None:
 
 
 def test_unknown_database(tcp_server: Any) -> None:
-    said = refusal(tcp_server.url(database="nothing"))
-    assert f"127.0.0.1:{tcp_server.port}/nothing: no such database there" in said
+    message = refusal(tcp_server.url(database="nothing"))
+    assert f"127.0.0.1:{tcp_server.port}/nothing: no such database there" in message
 
 
 def test_a_user_that_may_not_log_in(tcp_server: Any) -> None:
@@ -146,16 +146,16 @@ def listener(answer: Callable[[socket.socket], None]) -> Iterator[int]:
 
 def test_a_server_of_another_kind() -> None:
     with listener(lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as port:
-        said = refusal(f"postgresql://me:Secret-1@127.0.0.1:{port}/db?sslmode=disable")
-    assert "what listens there is not PostgreSQL" in said
+        message = refusal(f"postgresql://me:Secret-1@127.0.0.1:{port}/db?sslmode=disable")
+    assert "what listens there is not PostgreSQL" in message
 
 
 def test_a_server_that_never_answers() -> None:
     asked = threading.Event()
     with listener(lambda _: asked.wait(20) and None) as port:
-        said = refusal(f"postgresql://me:Secret-1@127.0.0.1:{port}/db?connect_timeout=2")
+        message = refusal(f"postgresql://me:Secret-1@127.0.0.1:{port}/db?connect_timeout=2")
         asked.set()
-    assert "no answer in time" in said
+    assert "no answer in time" in message
 
 
 def test_a_statement_that_takes_too_long(empty_url: str) -> None:

@@ -271,8 +271,8 @@ def test_no_variable_of_libpq_reaches_the_embedded_server(home: Path, monkeypatc
     with open_database(None, home=home, start_timeout=1) as database:
         database.initialise()
         with database.engine.connect() as connection:
-            said = connection.exec_driver_sql("SELECT current_user, current_database(), 'ä'").one()
-        assert tuple(said) == ("hpo", "postgres", "ä")
+            row = connection.exec_driver_sql("SELECT current_user, current_database(), 'ä'").one()
+        assert tuple(row) == ("hpo", "postgres", "ä")
     assert {name: os.environ[name] for name in LIBPQ} == LIBPQ
 
 

@@ -290,10 +290,10 @@ def test_an_ordinary_user_needs_nothing_but_a_writable_folder(short_folder: Path
     except StorageError as error:
         print(error)
     """
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
-    assert expected in said.stdout
+    assert expected in result.stdout
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who may enter any folder")

@@ -58,10 +58,10 @@ def without(*capabilities: str) -> tuple[str, ...]:
     ids=["setuid", "chown", "all", "user namespace"],
 )
 def test_root_that_may_not_become_another_user_gets_an_error(empty_home: Path, before: tuple[str, ...]) -> None:
-    said = opened(empty_home, *before)
-    assert said.startswith("refused: PostgreSQL refuses to run as root, and root may not become user")
-    assert "user namespace" in said
-    assert "work as an ordinary user" in said
+    message = opened(empty_home, *before)
+    assert message.startswith("refused: PostgreSQL refuses to run as root, and root may not become user")
+    assert "user namespace" in message
+    assert "work as an ordinary user" in message
     assert not (empty_home / "postgres").exists()
 
 
@@ -88,10 +88,10 @@ def test_little_or_no_shared_memory_is_enough(empty_home: Path, options: str) ->
 def test_a_folder_that_cannot_hold_the_data_is_reported_with_the_way_out(
     short_folder: Path, options: str, reason: str
 ) -> None:
-    said = opened(short_folder / ".hpo", *mounted(options, short_folder))
-    assert said.startswith("refused: ")
-    assert reason in said
-    assert "work in another folder" in said
+    message = opened(short_folder / ".hpo", *mounted(options, short_folder))
+    assert message.startswith("refused: ")
+    assert reason in message
+    assert "work in another folder" in message
 
 
 @as_root
@@ -100,16 +100,16 @@ def test_a_full_disk_at_the_start_is_reported(home: Path) -> None:
         'mount -t tmpfs -o size=60m none /mnt && chmod 755 /mnt && cp -a "$0" /mnt/.hpo && '
         'dd if=/dev/zero of=/mnt/fill bs=4k 2>/dev/null; exec "$@"'
     )
-    said = opened(Path("/mnt/.hpo"), "unshare", "--mount", "sh", "-c", full, str(home))
-    assert "does not start: no space left on the device; free some" in said
+    message = opened(Path("/mnt/.hpo"), "unshare", "--mount", "sh", "-c", full, str(home))
+    assert "does not start: no space left on the device; free some" in message
 
 
 @as_root
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_a_limit_of_processes_is_reported(short_folder: Path, processes: int) -> None:
     short_folder.chmod(0o777)
-    said = opened(short_folder / ".hpo", user=1, processes=processes)
-    assert "no further process can be started here; raise `ulimit -u`" in said
+    message = opened(short_folder / ".hpo", user=1, processes=processes)
+    assert "no further process can be started here; raise `ulimit -u`" in message
 
 
 @as_root
@@ -136,10 +136,10 @@ def test_a_folder_of_another_user_names_that_user(home: Path, mode: int, owner: 
     home.chmod(mode)
     for lock in home.glob("postgres.*"):
         lock.chmod(0o666 if mode == 0o777 else 0o644)
-    said = opened(home, user=65534)
-    assert said.startswith("refused: ")
-    assert f"belongs to user {owner}" in said or f"work as {owner}, who owns {home}" in said
-    assert "give --storage a URL" in said
+    message = opened(home, user=65534)
+    assert message.startswith("refused: ")
+    assert f"belongs to user {owner}" in message or f"work as {owner}, who owns {home}" in message
+    assert "give --storage a URL" in message
 
 
 @pytest.mark.parametrize("missing", ["PG_VERSION", "global"])

@@ -150,10 +150,10 @@ FOREIGN = {
 def test_a_folder_in_use_is_refused_if_its_server_cannot_be_reached(kind: str, home: Path) -> None:
     run, (namespaces, before) = Run(home), FOREIGN[kind]
     seen = traces(home)
-    said = write_row(Path("/mnt/.hpo"), *at_another_path(home.parent, *namespaces, before=before))
-    assert said.startswith("refused: /mnt/.hpo/postgres is in use by another container or host")
-    assert "give --storage a URL" in said
-    assert "\n" not in said
+    message = write_row(Path("/mnt/.hpo"), *at_another_path(home.parent, *namespaces, before=before))
+    assert message.startswith("refused: /mnt/.hpo/postgres is in use by another container or host")
+    assert "give --storage a URL" in message
+    assert "\n" not in message
     assert traces(home) == seen
     assert run.goes_on() == "rows 2"
     run.end()
@@ -171,8 +171,8 @@ def test_a_folder_whose_socket_is_in_a_private_folder_is_refused_in_another_cont
     run = Run(home)
     seen = traces(home)
     assert list(temporary.iterdir())
-    said = write_row(home, *CONTAINER, "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(temporary))
-    assert f"refused: {home}/postgres is in use by another container or host" in said
+    message = write_row(home, *CONTAINER, "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(temporary))
+    assert f"refused: {home}/postgres is in use by another container or host" in message
     assert traces(home) == seen
     assert run.goes_on() == "rows 2"
     run.end()
@@ -224,11 +224,11 @@ def test_a_folder_with_a_busy_server_in_another_container_is_refused_after_a_wai
     seen = traces(home)
     server.suspend()
     try:
-        said = write_row(home, *CONTAINER)
+        message = write_row(home, *CONTAINER)
         assert traces(home) == seen
     finally:
         server.resume()
-    assert "in use by another container" in said
+    assert "in use by another container" in message
     assert write_row(home, *CONTAINER) == "rows 2"
     run.end()
 
@@ -250,10 +250,10 @@ def test_a_busy_server_of_this_host_is_tried_again_and_no_second_one_is_started(
 def test_a_copy_of_a_folder_in_use_is_refused_and_the_original_is_not_changed(home: Path) -> None:
     run, copy = Run(home), home.parent / "copy"
     subprocess.run(["cp", "-a", str(home), str(copy)], check=True)
-    said = write_here(copy)
-    assert said.startswith(f"refused: {copy}/postgres is a copy of a folder whose PostgreSQL ran, or was killed")
-    assert "run `hpo studies` on the original" in said
-    assert "\n" not in said
+    message = write_here(copy)
+    assert message.startswith(f"refused: {copy}/postgres is a copy of a folder whose PostgreSQL ran, or was killed")
+    assert "run `hpo studies` on the original" in message
+    assert "\n" not in message
     assert run.goes_on() == "rows 2"
     run.end()
     assert "is a copy of a folder whose PostgreSQL ran, or was killed" in write_here(copy)
@@ -263,8 +263,8 @@ def test_a_copy_of_a_folder_whose_server_was_killed_opens_after_the_user_confirm
     crash(home)
     copy = home.parent / "copy"
     subprocess.run(["cp", "-a", str(home), str(copy)], check=True)
-    said = write_here(copy)
-    assert f"remove {copy}/postgres/{FILE} and postmaster.pid" in said
+    message = write_here(copy)
+    assert f"remove {copy}/postgres/{FILE} and postmaster.pid" in message
     (copy / "postgres" / FILE).unlink()
     (copy / "postgres" / "postmaster.pid").unlink()
     assert write_here(copy) == "rows 2"
@@ -309,9 +309,9 @@ def test_a_folder_that_is_moved_while_in_use_is_refused_until_its_users_end(
     run = Run(home)
     home.rename(other)
     seen = traces(other)
-    said = write_here(other)
-    assert f"refused: {other}/postgres is in use" in said
-    assert f"as {home}/postgres" in said
+    message = write_here(other)
+    assert f"refused: {other}/postgres is in use" in message
+    assert f"as {home}/postgres" in message
     assert traces(other) == seen
     assert run.goes_on() == "rows 2"
     run.end()
@@ -421,9 +421,9 @@ def test_a_new_copy_of_a_folder_whose_server_was_killed_opens_after_the_original
     crash(home)
     copy, again = home.parent / "copy", home.parent / "again"
     subprocess.run(["cp", "-a", str(home), str(copy)], check=True)
-    said = write_here(copy)
-    assert "whose PostgreSQL ran, or was killed" in said
-    assert "run `hpo studies` on the original, which ends it in order, and copy it again, or" in said
+    message = write_here(copy)
+    assert "whose PostgreSQL ran, or was killed" in message
+    assert "run `hpo studies` on the original, which ends it in order, and copy it again, or" in message
     assert write_here(home) == "rows 2"
     subprocess.run(["cp", "-a", str(home), str(again)], check=True)
     assert write_here(again) == "rows 3"

@@ -58,9 +58,9 @@ def test_accesses_of_earlier_versions_count_by_their_data(bundle, tmp_path):
 def test_only_accesses_with_different_models_are_warned_of():
     assert AccessCounts(1, 1).line == "the test part was opened for the first time"
     assert "always with this model" in AccessCounts(3, 1).line
-    told = AccessCounts(5, 3).line
-    assert told.startswith("3 different models were measured on this test part by now")
-    assert "choose by validation" in told
+    line = AccessCounts(5, 3).line
+    assert line.startswith("3 different models were measured on this test part by now")
+    assert "choose by validation" in line
 
 
 def append_many(path, number):

@@ -127,7 +127,7 @@ def test_a_newer_format_asks_for_an_upgrade(bundle):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         ({"classes": ["one"]}, "classes"),
         ({"classes": ["a", "a", "b"]}, "must differ"),
@@ -140,9 +140,9 @@ def test_a_newer_format_asks_for_an_upgrade(bundle):
         ({"stage": "ensemble"}, "an ensemble has members"),
     ],
 )
-def test_a_broken_rule_of_the_manifest_is_named(bundle, changes, said):
+def test_a_broken_rule_of_the_manifest_is_named(bundle, changes, expected):
     edit(bundle / CONFIG, **changes)
-    with pytest.raises(BundleError, match=said) as caught:
+    with pytest.raises(BundleError, match=expected) as caught:
         read_bundle(bundle)
     assert "\n" not in str(caught.value)
 

@@ -85,10 +85,10 @@ def test_other_data_without_parts_is_evaluated_whole(model, cache, tmp_path):
 
 def test_the_summary_of_the_data_is_in_the_json(model, parted, cache):
     (parted / "test" / "red" / "1.heic").touch()
-    told = evaluate(model, parted, cache=cache).to_dict()["data"]
-    assert [(entry["name"], entry["test"]) for entry in told["classes"]] == [(name, 3) for name in CLASSES]
-    assert told["left_out"] == [{"kind": ".heic", "count": 1, "names": ["test/red/1.heic"]}]
-    assert (told["notes"], told["unreadable"]) == ([], [])
+    described = evaluate(model, parted, cache=cache).to_dict()["data"]
+    assert [(entry["name"], entry["test"]) for entry in described["classes"]] == [(name, 3) for name in CLASSES]
+    assert described["left_out"] == [{"kind": ".heic", "count": 1, "names": ["test/red/1.heic"]}]
+    assert (described["notes"], described["unreadable"]) == ([], [])
 
 
 def test_other_data_may_lack_a_class_but_not_bring_a_new_one(model, cache, tmp_path):
@@ -110,14 +110,14 @@ def test_other_data_with_parts_is_evaluated_by_its_own_parts(model, parted, cach
 
 
 def test_batches_and_progress_cover_every_image_once(model, images, cache):
-    heard = []
-    small = evaluate(model, images, cache=cache, split="train", batch_size=4, progress=lambda *at: heard.append(at))
+    calls = []
+    small = evaluate(model, images, cache=cache, split="train", batch_size=4, progress=lambda *at: calls.append(at))
     large = evaluate(model, images, cache=cache, split="train", batch_size=1000)
     n = large.report.n
     assert small.report.confusion == large.report.confusion
     assert small.report.loss == pytest.approx(large.report.loss, abs=1e-5)
-    assert heard[-1] == (n, n)
-    assert [done for done, _ in heard[-2:]] == [4 * ((n - 1) // 4), n]
+    assert calls[-1] == (n, n)
+    assert [done for done, _ in calls[-2:]] == [4 * ((n - 1) // 4), n]
 
 
 @pytest.fixture
@@ -134,9 +134,9 @@ def test_calibration_is_measured_before_and_after_on_the_evaluated_part(calibrat
     labels, logits = dataset.train.labels, calibrated.logits(dataset.train.batch(np.arange(len(dataset.train))))
     assert measured.before.nll == pytest.approx(reliability(labels, probabilities(logits)).nll, abs=1e-5)
     assert measured.after.brier == pytest.approx(reliability(labels, probabilities(logits, 0.5)).brier, abs=1e-5)
-    told = measured.to_dict()["calibration"]
-    assert told["temperature"] == 0.5
-    assert sum(one["n"] for one in told["after"]["bins"]) == len(labels)
+    described = measured.to_dict()["calibration"]
+    assert described["temperature"] == 0.5
+    assert sum(one["n"] for one in described["after"]["bins"]) == len(labels)
 
 
 def test_without_a_temperature_nothing_changes(model, images, cache):
@@ -155,9 +155,9 @@ def test_views_are_reported_beside_the_unchanged_images(calibrated, images, cach
     assert averaged.report.accuracy == (rows.argmax(axis=1) == dataset.train.labels).mean()
     assert averaged.gained - averaged.lost == round(n * (averaged.report.accuracy - plain.accuracy))
     assert averaged.reliability.nll == pytest.approx(reliability(dataset.train.labels, rows).nll, abs=1e-5)
-    told = json.loads(json.dumps(found.to_dict()))["tta"]
-    assert (told["tta"], told["views"]) == (tta, 4 if tta == "flips" else 8)
-    assert told["gain"] == pytest.approx(averaged.report.accuracy - plain.accuracy)
+    described = json.loads(json.dumps(found.to_dict()))["tta"]
+    assert (described["tta"], described["views"]) == (tta, 4 if tta == "flips" else 8)
+    assert described["gain"] == pytest.approx(averaged.report.accuracy - plain.accuracy)
 
 
 def test_the_dictionary_has_its_documented_keys(model, images, cache):

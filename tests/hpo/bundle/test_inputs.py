@@ -117,7 +117,7 @@ class Unreadable(io.BytesIO):
 
 
 @pytest.mark.parametrize(
-    ("images", "told"),
+    ("images", "expected"),
     [
         ("cell.jpg", r"cell.jpg is one path, but a list is meant"),
         (b"\x89PNG", r"one image is given, but a list is meant: put it into a list, \[image\]"),
@@ -153,8 +153,8 @@ class Unreadable(io.BytesIO):
         ([Image.new("F", (8, 8))], r"image 0: 32-bit pixels"),
     ],
 )
-def test_an_object_that_is_not_an_image_is_refused_in_one_line(images, told):
-    with pytest.raises(DataError, match=told) as refusal:
+def test_an_object_that_is_not_an_image_is_refused_in_one_line(images, expected):
+    with pytest.raises(DataError, match=expected) as refusal:
         list(batches_of(images, SIZE, 2))
     assert "\n" not in str(refusal.value)
 

@@ -82,12 +82,12 @@ def test_an_interruption_leaves_what_was_there(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("out", "said"),
+    ("out", "expected"),
     [("out.txt", "must end in"), ("out", "must end in"), ("no/out.json", "no folder"), ("d.csv", "a folder")],
 )
-def test_an_output_that_cannot_be_written_is_refused_at_once(tmp_path, out, said):
+def test_an_output_that_cannot_be_written_is_refused_at_once(tmp_path, out, expected):
     (tmp_path / "d.csv").mkdir()
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=expected):
         check_output(str(tmp_path / out))
 
 

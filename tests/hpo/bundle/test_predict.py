@@ -65,11 +65,11 @@ def test_no_more_than_a_batch_is_in_memory(model, tmp_path, monkeypatch):
 def test_unreadable_images_are_listed_and_the_rest_predicted(model, tmp_path):
     folder = draw(tmp_path / "images", 2, seed=5)
     (folder / "red" / "empty.png").write_bytes(b"")
-    heard = []
-    counts = predict(model, folder, str(tmp_path / "out.json"), on_unreadable=heard.append)
+    calls = []
+    counts = predict(model, folder, str(tmp_path / "out.json"), on_unreadable=calls.append)
     errors = [row for row in json.loads((tmp_path / "out.json").read_text()) if "error" in row]
     assert counts == Counts(predicted=6, unreadable=1)
-    assert [image.name for image in heard] == [row["name"] for row in errors]
+    assert [image.name for image in calls] == [row["name"] for row in errors]
     assert errors[0]["name"].endswith("empty.png")
 
 

@@ -137,9 +137,9 @@ def test_a_prefix_that_holds_no_bundle_is_one_line(url, tmp_path):
 
 def test_every_test_access_is_recorded_in_s3(run, uploaded, images):
     for count in (1, 2):
-        said = run("evaluate", uploaded, "--data", images)
-        assert said.exit_code == 0, said.output
-        assert ("for the first time", "opened 2 times")[count - 1] in said.stdout
+        result = run("evaluate", uploaded, "--data", images)
+        assert result.exit_code == 0, result.output
+        assert ("for the first time", "opened 2 times")[count - 1] in result.stdout
     assert open_objects(uploaded).get(METRICS).count(b'"command": "evaluate"') == 2
 
 
@@ -197,12 +197,12 @@ def test_a_bundle_that_has_replaced_it_gets_no_records_of_the_old_one(uploaded, 
 
 
 def test_predict_and_retrain_take_urls(run, uploaded, images, s3_root, tmp_path):
-    said = run("predict", uploaded, images, "--out", tmp_path / "found.json")
-    assert said.exit_code == 0, said.output
+    result = run("predict", uploaded, images, "--out", tmp_path / "found.json")
+    assert result.exit_code == 0, result.output
     final = f"{s3_root}/final"
-    said = run("retrain", uploaded, "--data", images, "--out", final)
-    assert said.exit_code == 0, said.output
-    assert f"{final}: trained on" in said.stdout
+    result = run("retrain", uploaded, "--data", images, "--out", final)
+    assert result.exit_code == 0, result.output
+    assert f"{final}: trained on" in result.stdout
     with local_bundle(final, tmp_path / "cache") as folder:
         assert read_bundle(folder).manifest.stage == "retrained"
     for bundle in (uploaded, final):

@@ -30,9 +30,9 @@ def whole(tmp_path, manifest, weights):
     rows = 3 * np.random.default_rng(0).standard_normal((120, 3))
     validation = Validation(np.arange(120) % 3, rows.astype(np.float32))
     before = reliability(validation.labels, probabilities(validation.logits))
-    told = report(*validation, NAMES).to_dict()
+    measured = report(*validation, NAMES).to_dict()
     scaled = {"temperature": 1.0, "before": before.to_dict(), "after": before.to_dict()}
-    metrics = {"validation": told, "test": {**told, "calibration": scaled}, "test_openings": [OPENING]}
+    metrics = {"validation": measured, "test": {**measured, "calibration": scaled}, "test_openings": [OPENING]}
     changes = {"stage": "retrained", "calibration": calibration_of(validation), "compared": 3, "curve": (0.5, 0.6)}
     write_bundle(tmp_path / "whole", manifest.model_copy(update=changes), weights, metrics, validation=validation)
     return tmp_path / "whole"
@@ -63,13 +63,13 @@ def changed(values, at, value):
 @pytest.mark.parametrize("file", [CONFIG, METRICS])
 def test_every_wrong_value_is_one_line(whole, file):
     good = json.loads((whole / file).read_text())
-    said = []
+    refusals = []
     for number, at in enumerate(places(good)):
         for value in (GONE, WRONG[number % len(WRONG)]):
             (whole / file).write_text(json.dumps(changed(good, at, value)))
-            said.append(refusal(whole))
-    assert len([line for line in said if line]) > 60
-    assert not [line for line in said if line and ("\n" in line or len(line) > 400)]
+            refusals.append(refusal(whole))
+    assert len([line for line in refusals if line]) > 60
+    assert not [line for line in refusals if line and ("\n" in line or len(line) > 400)]
 
 
 def refusal(path):
@@ -83,7 +83,7 @@ def refusal(path):
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("file", "content", "expected"),
     [
         (CONFIG, b"{", "not valid JSON"),
         (CONFIG, b"\xff\xfe", "not valid JSON"),
@@ -99,9 +99,9 @@ def refusal(path):
         (MODEL, b"", "checksum"),
     ],
 )
-def test_a_file_with_other_content_is_one_line(whole, file, content, said):
+def test_a_file_with_other_content_is_one_line(whole, file, content, expected):
     (whole / file).write_bytes(content)
-    with pytest.raises(BundleError, match=said) as caught:
+    with pytest.raises(BundleError, match=expected) as caught:
         read_bundle(whole)
     assert "\n" not in str(caught.value)
 

@@ -114,9 +114,9 @@ def refused(command: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequ
     def call(arguments: Sequence[str]) -> str:
         result = CliRunner().invoke(main, list(arguments))
         assert result.exit_code == 2, (result.exit_code, result.output, result.exception)
-        said = [line for line in result.stderr.splitlines() if line.startswith(("hpo: ", "Error: "))]
-        assert len(said) == 1, result.stderr
+        lines = [line for line in result.stderr.splitlines() if line.startswith(("hpo: ", "Error: "))]
+        assert len(lines) == 1, result.stderr
         assert "Traceback" not in result.stderr
-        return said[0]
+        return lines[0]
 
     return call

@@ -141,12 +141,12 @@ DATA = [
 ]
 
 
-@pytest.mark.parametrize(("make", "told"), DATA, ids=[make.__name__ for make, _ in DATA])
+@pytest.mark.parametrize(("make", "message"), DATA, ids=[make.__name__ for make, _ in DATA])
 def test_data_that_cannot_be_used(
-    refused: Refused, database: Database, tmp_path: Path, make: Callable[[Path], Path], told: str
+    refused: Refused, database: Database, tmp_path: Path, make: Callable[[Path], Path], message: str
 ) -> None:
     line = refused(["init", str(make(tmp_path)), "--study", "bad", "--space", "quick", *TINY])
-    assert told in line
+    assert message in line
     database.initialise()
     assert study_names(database) == []
 
@@ -167,17 +167,17 @@ SPACES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "told"), SPACES)
-def test_a_space_that_breaks_a_rule(refused: Refused, cells: Path, tmp_path: Path, text: str, told: str) -> None:
+@pytest.mark.parametrize(("text", "message"), SPACES)
+def test_a_space_that_breaks_a_rule(refused: Refused, cells: Path, tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(text)
     line = refused(["init", str(cells), "--study", "bad", "--space", str(file)])
     assert "mine.yaml" in line
-    assert told in line
+    assert message in line
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--space", "no-such-space"], "no-such-space"),
         (["--set", "epochs"], "KEY=VALUE"),
@@ -188,10 +188,10 @@ def test_a_space_that_breaks_a_rule(refused: Refused, cells: Path, tmp_path: Pat
         (["--storage", "sqlite:///x.db"], "postgresql"),
     ],
 )
-def test_options_that_cannot_work(refused: Refused, cells: Path, arguments: list[str], told: str) -> None:
+def test_options_that_cannot_work(refused: Refused, cells: Path, arguments: list[str], message: str) -> None:
     space = [] if "--space" in arguments else ["--space", "quick"]
     tiny = ["--set", "image_size=32", *([] if "--weights" in arguments else ["--set", "pretrained=false"])]
-    assert told in refused(["init", str(cells), "--study", "bad", *space, *tiny, *arguments])
+    assert message in refused(["init", str(cells), "--study", "bad", *space, *tiny, *arguments])
 
 
 def test_weights_of_another_architecture(refused: Refused, cells: Path, tmp_path: Path) -> None:
@@ -258,16 +258,16 @@ def test_a_password_from_a_file(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [(b"Se\xe4cret-1", "not UTF-8"), (b"", "is empty"), (b"\n", "is empty"), (b"Secret-1\nSecret-2\n", "one line")],
 )
 def test_a_file_that_holds_no_password(
-    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, said: str
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, expected: str
 ) -> None:
     monkeypatch.setenv("HPO_STORAGE_PASSWORD_FILE", str(tmp_path / "file"))
     (tmp_path / "file").write_bytes(content)
     line = refused(["status", "--study", "cells", "--storage", "postgresql://admin@127.0.0.1:1/postgres"])
-    assert said in line
+    assert expected in line
     assert "cret" not in line
 
 

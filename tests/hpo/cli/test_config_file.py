@@ -13,7 +13,7 @@ from hpo.cli import Commands, main
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, object]:
+def options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, object]:
     """A command `status` that only records its options."""
     values: dict[str, object] = {}
 
@@ -34,21 +34,21 @@ def call(*arguments: str) -> int:
 
 
 def test_option_beats_environment_beats_file_beats_default(
-    said: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    options: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call()
-    assert said["study"] == "by default"
+    assert options["study"] == "by default"
     Path("hpo.toml").write_text('study = "from the file"')
     call()
-    assert said["study"] == "from the file"
+    assert options["study"] == "from the file"
     Path("hpo.toml").write_text('study = "for all"\n[status]\nstudy = "for status"')
     call()
-    assert said["study"] == "for status"
+    assert options["study"] == "for status"
     monkeypatch.setenv("HPO_STUDY", "from the environment")
     call()
-    assert said["study"] == "from the environment"
+    assert options["study"] == "from the environment"
     call("--study", "from the option")
-    assert said["study"] == "from the option"
+    assert options["study"] == "from the option"
 
 
 @pytest.mark.parametrize(
@@ -60,15 +60,15 @@ def test_option_beats_environment_beats_file_beats_default(
         ("study = ", "hpo.toml is not valid TOML"),
     ],
 )
-def test_unknown_keys_of_the_file_are_refused(said: dict[str, object], text: str, message: str) -> None:
+def test_unknown_keys_of_the_file_are_refused(options: dict[str, object], text: str, message: str) -> None:
     Path("hpo.toml").write_text(text)
     result = CliRunner().invoke(main, ["status"])
     assert result.exit_code == 2
     assert message in result.stderr
-    assert not said
+    assert not options
 
 
-def test_a_file_that_is_named_must_be_there(said: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_named_must_be_there(options: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HPO_CONFIG", "elsewhere.toml")
     result = CliRunner().invoke(main, ["status"])
     assert result.exit_code == 2

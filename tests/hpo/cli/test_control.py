@@ -40,7 +40,7 @@ def test_a_pause_or_stop_applies_to_later_workers_until_resume(
 
 
 @pytest.mark.parametrize(
-    ("workers", "told"),
+    ("workers", "expected"),
     [
         (0, "no worker trains, and workers that come wait"),
         (1, "1 worker requeues its trial within a renewal (10 s) and waits"),
@@ -48,12 +48,12 @@ def test_a_pause_or_stop_applies_to_later_workers_until_resume(
     ],
 )
 def test_the_message_says_how_many_workers_react_and_when(
-    here: Here, database: Database, bare_study: optuna.Study, workers: int, told: str
+    here: Here, database: Database, bare_study: optuna.Study, workers: int, expected: str
 ) -> None:
     for _ in range(workers):
         claim(database, bare_study)
-    said = here("pause", "--study", "bare").stdout
-    assert said == f"study bare is paused: {told}; `hpo resume --study bare` lets them go on\n"
+    message = here("pause", "--study", "bare").stdout
+    assert message == f"study bare is paused: {expected}; `hpo resume --study bare` lets them go on\n"
 
 
 def test_a_stop_replaces_a_pause(here: Here, database: Database, bare_study: optuna.Study) -> None:

@@ -100,10 +100,10 @@ def test_classes_are_listed_with_counts_and_ignored_files(here: Here, tmp_path: 
     lines = here("doctor", "--device", "cpu", str(tmp_path / "cells")).stdout.splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("OK  data "))
     assert lines[start].endswith("80 images of 8 classes, all decoded")
-    told = [line.split() for line in lines[start + 1 :]]
-    assert told[0] == ["class", "images"]
-    assert told[1][0] == "basophil"
-    assert told[-1] == ["left", "out:", "1", ".txt"]
+    rows = [line.split() for line in lines[start + 1 :]]
+    assert rows[0] == ["class", "images"]
+    assert rows[1][0] == "basophil"
+    assert rows[-1] == ["left", "out:", "1", ".txt"]
     data = looked(here, str(tmp_path / "cells"))[1]["data"]["data"]
     assert sum(entry["images"] for entry in data["classes"]) == 80
     assert data["left_out"] == [{"kind": ".txt", "count": 1, "names": ["readme.txt"]}]

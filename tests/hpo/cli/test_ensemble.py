@@ -34,18 +34,18 @@ def test_from_a_study_to_an_ensemble_that_is_a_bundle_like_any_other(
     ]
     results = [here(*step, "--threads", "1") for step in steps]
     assert [r.exit_code for r in results] == [0] * 4, [r.stderr for r in results]
-    for said in results[:2]:
-        assert "checkpoint not kept; give `hpo run` a larger --keep" in said.stderr
-        assert "each half of it, chosen by the other" in said.stdout
-        assert "calibration: temperature" in said.stdout
-    measured, told = json.loads(results[2].stdout), read_bundle(joined).metrics["validation"]
-    assert measured["accuracy"] == pytest.approx(told["accuracy"], abs=1 / told["n"])
+    for result in results[:2]:
+        assert "checkpoint not kept; give `hpo run` a larger --keep" in result.stderr
+        assert "each half of it, chosen by the other" in result.stdout
+        assert "calibration: temperature" in result.stdout
+    measured, stored = json.loads(results[2].stdout), read_bundle(joined).metrics["validation"]
+    assert measured["accuracy"] == pytest.approx(stored["accuracy"], abs=1 / stored["n"])
     assert len(out.read_text().splitlines()) == 121
     assert not read_bundle(soup).manifest.members, "a soup is one model"
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         ((), "'bare': 0 of its 0 best trials can be joined, but it takes two; let workers finish more"),
         (("--soup",), "--soup needs --data"),
@@ -58,10 +58,10 @@ def test_a_mistake_is_one_line(
     refused: Callable[[Sequence[str]], str],
     tmp_path: Path,
     options: tuple[str, ...],
-    said: str,
+    expected: str,
 ) -> None:
     out = tmp_path / "joined"
-    assert said in refused(["ensemble", "--study", bare_study.study_name, "--out", str(out), *options])
+    assert expected in refused(["ensemble", "--study", bare_study.study_name, "--out", str(out), *options])
     assert not out.exists()
 
 

@@ -65,9 +65,9 @@ def explain(bundle: Path, tmp_path: Path) -> Explain:
 def refusal(result: Result) -> str:
     """The one line with which the command refused."""
     assert result.exit_code == 2, (result.output, result.exception)
-    said = [line for line in result.stderr.splitlines() if line.startswith(("hpo: ", "Error: "))]
-    assert len(said) == 1, result.stderr
-    return said[0]
+    lines = [line for line in result.stderr.splitlines() if line.startswith(("hpo: ", "Error: "))]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
 
 
 def test_a_folder_becomes_a_sheet(explain: Explain, folder: Path, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_none_that_can_be_read_is_refused(explain: Explain, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["--target", "grean"], "--target is 'grean', but must be one of the model's classes: green"),
         (["--method", "rollout"], "no attention that a class token reads; give --method grad-cam"),
@@ -122,15 +122,17 @@ def test_none_that_can_be_read_is_refused(explain: Explain, tmp_path: Path) -> N
         (["--limit", "0"], "0 is not in the range"),
     ],
 )
-def test_mistakes_are_one_line(explain: Explain, folder: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_mistakes_are_one_line(
+    explain: Explain, folder: Path, tmp_path: Path, arguments: list[str], expected: str
+) -> None:
     result = explain(folder, *arguments)
-    assert said in refusal(result)
+    assert expected in refusal(result)
     assert not (tmp_path / "out.png").exists()
 
 
-@pytest.mark.parametrize(("out", "said"), [("out.jpg", "must end in .png"), ("no/out.png", "there is no folder")])
-def test_the_place_is_checked_before_the_work(explain: Explain, out: str, said: str, tmp_path: Path) -> None:
-    assert said in refusal(explain("nowhere", of=tmp_path / "no-bundle", out=out))
+@pytest.mark.parametrize(("out", "expected"), [("out.jpg", "must end in .png"), ("no/out.png", "there is no folder")])
+def test_the_place_is_checked_before_the_work(explain: Explain, out: str, expected: str, tmp_path: Path) -> None:
+    assert expected in refusal(explain("nowhere", of=tmp_path / "no-bundle", out=out))
 
 
 def test_what_is_not_there_is_named(explain: Explain, folder: Path, tmp_path: Path) -> None:

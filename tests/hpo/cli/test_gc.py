@@ -71,9 +71,9 @@ def test_the_best_keep_their_weights_and_the_unfinished_everything(
 ) -> None:
     arguments = ("gc", "--study", "bare", "--keep", "1", "--artifacts", str(root))
     before = has(store)
-    said = here(*arguments, "--dry-run")
-    assert said.exit_code == 0, said.output
-    assert "would be freed" in said.stdout
+    outcome = here(*arguments, "--dry-run")
+    assert outcome.exit_code == 0, outcome.output
+    assert "would be freed" in outcome.stdout
     assert has(store) == before == dict.fromkeys(range(5), "bl")
 
     done = here(*arguments)

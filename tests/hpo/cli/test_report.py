@@ -12,9 +12,9 @@ from hpo.cli.report import is_bundle
 
 
 def test_a_study_becomes_a_page(here, bare_study, tmp_path: Path) -> None:
-    said = here("report", "bare", "--out", str(tmp_path / "page.html"))
-    assert said.exit_code == 0, said.output
-    assert "page.html: 0.0 MB, opens in any browser" in said.output
+    result = here("report", "bare", "--out", str(tmp_path / "page.html"))
+    assert result.exit_code == 0, result.output
+    assert "page.html: 0.0 MB, opens in any browser" in result.output
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<title>bare" in page
     assert "No trial has reported a value yet." in page
@@ -36,9 +36,9 @@ def test_a_folder_with_a_manifest_is_a_bundle(tmp_path: Path) -> None:
 
 
 def refusal(*words: str) -> str:
-    said = CliRunner().invoke(main, ["report", *words])
-    assert said.exit_code == 2, said.output
-    (line,) = said.stderr.strip().splitlines()
+    result = CliRunner().invoke(main, ["report", *words])
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.strip().splitlines()
     return line
 
 
@@ -60,9 +60,9 @@ def test_a_broken_bundle_is_refused(tmp_path: Path) -> None:
 
 def test_a_name_of_neither_study_nor_bundle_is_refused(here, bare_study, tmp_path: Path) -> None:
     for hint in ("", "; and the folder best is no bundle: it has no config.json"):
-        said = here("report", "best", "--out", str(tmp_path / "page.html"))
-        assert said.exit_code == 2
-        assert said.stderr.startswith("hpo: no study 'best'")
-        assert said.stderr.endswith(f"the studies are bare{hint}\n")
+        result = here("report", "best", "--out", str(tmp_path / "page.html"))
+        assert result.exit_code == 2
+        assert result.stderr.startswith("hpo: no study 'best'")
+        assert result.stderr.endswith(f"the studies are bare{hint}\n")
         (tmp_path / "best").mkdir(exist_ok=True)
     assert not (tmp_path / "page.html").exists()

@@ -96,7 +96,7 @@ def status(*lines: TrialStatus) -> StudyStatus:
 
 
 @pytest.mark.parametrize(
-    ("lines", "said", "advice"),
+    ("lines", "expected", "advice"),
     [
         ([line(0, "pruned", "memory", reason="no room")], "1 did not fit the memory; trial 0: no room", "batch_size"),
         ([line(0, "failed", reason="E"), line(1, "pruned")], "1 failed, 1 were pruned; trial 0: E", "hpo doctor DATA"),
@@ -104,9 +104,9 @@ def status(*lines: TrialStatus) -> StudyStatus:
         ([line(0, "failed"), line(1, "pruned", "diverged")], "1 diverged, 1 failed\n", "lower --set learning_rate"),
     ],
 )
-def test_the_advice_follows_what_ended_the_trials(lines: list[TrialStatus], said: str, advice: str) -> None:
+def test_the_advice_follows_what_ended_the_trials(lines: list[TrialStatus], expected: str, advice: str) -> None:
     text = without_a_model(status(*lines))
-    assert f"no trial gave a model: {said}" in f"{text}\n"
+    assert f"no trial gave a model: {expected}" in f"{text}\n"
     assert advice in text.splitlines()[-1]
 
 

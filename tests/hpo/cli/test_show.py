@@ -49,19 +49,19 @@ def test_the_sheet_is_written_here_by_default(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (("augmentation", "nowhere"), "nowhere does not exist: give the path of"),
         (("corruptions", "--out", "sheet.jpg"), "--out is sheet.jpg, but must end in .png"),
     ],
 )
 def test_mistakes_are_answered_in_a_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], expected: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     result = run(*arguments)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert expected in result.stderr
     assert result.stderr.count("\n") == 1
 
 

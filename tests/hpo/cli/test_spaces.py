@@ -82,5 +82,5 @@ def test_a_field_that_no_phase_has_is_one_line(tmp_path: Path) -> None:
     path.write_text("fixed: {phase2.learning_rat: 1e-3}")
     result = CliRunner().invoke(main, ["spaces", str(path)])
     assert result.exit_code == 2
-    told = f"{path}: fixed.phase2.learning_rat: no such key; did you mean phase2.learning_rate?"
-    assert result.stderr.splitlines() == [f"hpo: {told}"]
+    message = f"{path}: fixed.phase2.learning_rat: no such key; did you mean phase2.learning_rate?"
+    assert result.stderr.splitlines() == [f"hpo: {message}"]

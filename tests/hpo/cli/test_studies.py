@@ -103,7 +103,7 @@ def test_values_are_enqueued_and_what_is_left_out_is_sampled(here: Here, rich_st
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "expected"),
     [
         (["learning_rat=1"], "learning_rat"),
         (["epochs=3"], "epochs is fixed to 3 in this study; leave it out"),
@@ -121,9 +121,9 @@ def test_values_are_enqueued_and_what_is_left_out_is_sampled(here: Here, rich_st
     ],
 )
 def test_values_outside_the_space_are_not_enqueued(
-    refused: Callable[[list[str]], str], rich_study: optuna.Study, given: list[str], told: str
+    refused: Callable[[list[str]], str], rich_study: optuna.Study, given: list[str], expected: str
 ) -> None:
-    assert told in refused(["enqueue", "--study", "rich", *given])
+    assert expected in refused(["enqueue", "--study", "rich", *given])
     assert not rich_study.get_trials()
 
 

@@ -54,7 +54,7 @@ for job in sys.argv[2:]:
 limited = pytest.mark.skipif(sys.platform != "linux", reason="reads its memory from /proc")
 
 
-def told(*paths, hows=("train", "predict")):
+def messages(*paths, hows=("train", "predict")):
     """The messages by path and reader, with ROOM bytes of memory left. Any other end fails the test."""
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
     jobs = [f"{how}:{path}" for path in paths for how in hows]
@@ -65,7 +65,7 @@ def told(*paths, hows=("train", "predict")):
     assert (done.returncode, done.stderr) == (0, ""), done.stderr[-2000:]
     parts = [part.split("\n", 1) for part in done.stdout.split("# ")[1:]]
     assert [job for job, _ in parts] == jobs
-    return {(path.name, how): said.strip() for (path, how), (_, said) in zip(product(paths, hows), parts, strict=True)}
+    return {(path.name, how): seen.strip() for (path, how), (_, seen) in zip(product(paths, hows), parts, strict=True)}
 
 
 def _on_one_core():
@@ -103,13 +103,13 @@ def test_members_that_hold_more_than_they_claim(tmp_path, png):
     paths = [write_good(tmp_path / f"{method}.zip", png) for method in METHODS]
     for path, method in zip(paths, METHODS, strict=True):
         lying(path, method, "b/9.png", bytes(UNPACKED if method else 1_000_000), 100)
-    for (name, how), said in told(*paths).items():
+    for (name, how), seen in messages(*paths).items():
         if int(name[:-4]) in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            assert said == ("" if how == "train" else "damaged in the zip (Bad CRC-32 for file 'b/9.png')")
+            assert seen == ("" if how == "train" else "damaged in the zip (Bad CRC-32 for file 'b/9.png')")
         else:
-            assert "b/9.png in" in said
-            assert "but only stored and deflated files are read: zip it again" in said
-            assert "\n" not in said
+            assert "b/9.png in" in seen
+            assert "but only stored and deflated files are read: zip it again" in seen
+            assert "\n" not in seen
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -186,12 +186,12 @@ def test_arrays_that_would_need_more_memory_than_there_is(tmp_path):
     }
     paths = [npz(tmp_path / f"{name}.npz", {"labels": LABELS, **members}) for name, members in bombs.items()]
     assert all(path.stat().st_size < 1_000_000 for path in paths)
-    for (name, how), said in told(*paths).items():
+    for (name, how), seen in messages(*paths).items():
         if how == "predict" and "labels" in name:
-            assert said == ""
+            assert seen == ""
         else:
-            assert "\n" not in said
-            assert "limit of" in said or "cannot be read" in said or "cut short" in said, (name, said)
+            assert "\n" not in seen
+            assert "limit of" in seen or "cannot be read" in seen or "cut short" in seen, (name, seen)
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -246,9 +246,9 @@ def test_images_of_too_many_pixels(tmp_path):
         file = tmp_path / "set" / "ab"[number % 2] / f"{kind}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(bomb(kind, side))
-    said = told(tmp_path / "set")
-    assert said["set", "train"].startswith("7 of 7 images cannot be read")
-    assert sorted(line.split(" mega")[0] for line in said["set", "predict"].splitlines()) == ["256.0"] + ["900.0"] * 6
+    seen = messages(tmp_path / "set")
+    assert seen["set", "train"].startswith("7 of 7 images cannot be read")
+    assert sorted(line.split(" mega")[0] for line in seen["set", "predict"].splitlines()) == ["256.0"] + ["900.0"] * 6
 
 
 def test_a_tiff_whose_pages_form_a_circle_is_read_once(tmp_path):

@@ -188,9 +188,9 @@ def public():
 @pytest.mark.parametrize("mode", [0o000, 0o111, 0o666, 0o600])
 def test_a_folder_that_may_not_be_listed_or_entered(public, as_unprivileged, mode):
     (public / "a").chmod(mode)
-    said = as_unprivileged(lambda: listed(public))
+    message = as_unprivileged(lambda: listed(public))
     (public / "a").chmod(0o755)
-    assert said == f"{public / 'a'} cannot be listed (Permission denied): mend its permissions"
+    assert message == f"{public / 'a'} cannot be listed (Permission denied): mend its permissions"
 
 
 def test_pipes_sockets_and_links_to_themselves_are_unreadable_images(write_classes, cache):

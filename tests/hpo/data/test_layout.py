@@ -24,7 +24,7 @@ def parts_of(listing):
 
 
 @pytest.mark.parametrize(
-    ("train", "test", "told"),
+    ("train", "test", "expected"),
     [
         ("Training", "Testing", ("parts: Testing/ is test, Training/ is train",)),
         ("TRAIN", "Test", ()),
@@ -39,11 +39,11 @@ def parts_of(listing):
         ("обучение", "тест", ("parts: обучение/ is train, тест/ is test",)),
     ],
 )
-def test_parts_under_other_names_are_parts_and_noted(train, test, told):
+def test_parts_under_other_names_are_parts_and_noted(train, test, expected):
     listing = arrange(tree(f"{train}/a", f"{train}/b", f"{test}/a", f"{test}/b"), [], "D")
     assert listing.classes == ("a", "b")
     assert {name.split("/")[0]: part for name, part in parts_of(listing).items()} == {train: "train", test: "test"}
-    assert listing.notes == told
+    assert listing.notes == expected
 
 
 @pytest.mark.parametrize("name", ["valid", "validation", "dev", "valid_set", "Val", "Validierung", "validating"])
@@ -163,8 +163,8 @@ def test_an_empty_part_is_noted():
 def test_files_that_are_not_read_are_counted_by_kind():
     files = ["a/1.heic", "a/1.png", "a/2.HEIC", "b/1.png", "b/IMG", "readme.txt"]
     listing = arrange(files, [], "D")
-    told = [(entry.kind, entry.count, entry.names) for entry in listing.left_out]
-    assert told == [
+    left_out = [(entry.kind, entry.count, entry.names) for entry in listing.left_out]
+    assert left_out == [
         (".heic", 2, ("a/1.heic", "a/2.HEIC")),
         (".txt", 1, ("readme.txt",)),
         ("without a suffix", 1, ("b/IMG",)),

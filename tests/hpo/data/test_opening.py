@@ -146,9 +146,9 @@ def test_duplicates_with_different_labels_are_noted(write_classes, cache):
     folder = write_classes({"a": 20, "b": 20})
     for number in range(3):
         shutil.copy(folder / "a" / f"00{number}.png", folder / "b" / f"copy{number}.png")
-    said = "3 images are there under two classes: a/000.png and b/copy0.png, a/001.png and b/copy1.png"
+    message = "3 images are there under two classes: a/000.png and b/copy0.png, a/001.png and b/copy1.png"
     for data in (open_dataset(folder, image_size=16, cache=cache), open_whole(folder, image_size=16, cache=cache)):
-        assert any(line.startswith(said) for line in data.notes)
+        assert any(line.startswith(message) for line in data.notes)
 
 
 def test_a_class_without_a_readable_image_is_refused_with_the_left_out_files(write_classes, cache):
@@ -281,8 +281,8 @@ def test_a_whole_data_set_counts_its_duplicates(write_classes, cache):
     shutil.copy(folder / "train" / "a" / "000.png", folder / "test" / "a" / "copy.png")
     for part in (None, "test"):
         whole = open_whole(folder, image_size=16, cache=cache, part=part)
-        told = summarise_part(whole, whole.part, "test").to_json()
-        assert (told["duplicates"], told["leaking"]) == (2, 1)
+        described = summarise_part(whole, whole.part, "test").to_json()
+        assert (described["duplicates"], described["leaking"]) == (2, 1)
 
 
 @pytest.mark.parametrize("tried", [10, 500])

@@ -70,7 +70,7 @@ def move(folder, png):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         (add, "1 image more (21, then 20)"),
         (remove, "2 images fewer (18, then 20)"),
@@ -79,11 +79,11 @@ def move(folder, png):
         (move, "cat 1 fewer, dog 1 more"),
     ],
 )
-def test_changes_are_described(origin, folder, cache, png, change, said):
+def test_changes_are_described(origin, folder, cache, png, change, expected):
     change(folder, png)
     with pytest.raises(DataError) as caught:
         refuse(origin, folder, cache)
-    assert str(caught.value).startswith(f"study 's' was made with other images than {folder}: {said}")
+    assert str(caught.value).startswith(f"study 's' was made with other images than {folder}: {expected}")
     assert str(caught.value).endswith("give the same data")
 
 

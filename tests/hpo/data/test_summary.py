@@ -40,10 +40,10 @@ def test_everything_that_was_noticed_is_a_line_and_a_json_entry():
         "1 image is unreadable and skipped:",
         "  a/2.png: empty file (0 bytes)",
     ]
-    told = json.loads(json.dumps(summary.to_json()))
-    assert told["left_out"][0] == {"kind": ".heic", "count": 2, "names": ["a/1.heic"]}
-    assert (told["notes"], told["duplicates"], told["leaking"]) == (["sub-folders are merged"], 3, 1)
-    assert told["unreadable"] == [{"name": "a/2.png", "reason": "empty file (0 bytes)"}]
+    described = json.loads(json.dumps(summary.to_json()))
+    assert described["left_out"][0] == {"kind": ".heic", "count": 2, "names": ["a/1.heic"]}
+    assert (described["notes"], described["duplicates"], described["leaking"]) == (["sub-folders are merged"], 3, 1)
+    assert described["unreadable"] == [{"name": "a/2.png", "reason": "empty file (0 bytes)"}]
 
 
 def test_many_classes_are_shortened_for_people_and_whole_in_json():

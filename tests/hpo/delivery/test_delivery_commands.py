@@ -32,16 +32,16 @@ def run(tmp_path, cache):
 
 
 def test_evaluate_json_is_json_alone(run, bundle, images):
-    said = run("evaluate", bundle, "--data", images, "--split", "test", "--json")
-    assert said.exit_code == 0, said.output
-    found = json.loads(said.stdout)
+    result = run("evaluate", bundle, "--data", images, "--split", "test", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
     assert {"accuracy", "n", "balanced_accuracy", "macro_f1", "interval", "classes", "confusion"} <= set(found)
     assert found["test_openings"] == 1
 
 
 def test_evaluate_prints_a_table_and_counts_the_accesses(run, bundle, images):
     run("evaluate", bundle, "--data", images)
-    said = run("evaluate", bundle, "--data", images)
+    result = run("evaluate", bundle, "--data", images)
     for part in (
         "accuracy",
         "95 % interval",
@@ -49,22 +49,22 @@ def test_evaluate_prints_a_table_and_counts_the_accesses(run, bundle, images):
         "true \\ predicted",
         "opened 2 times by now, always with this model",
     ):
-        assert part in said.stdout
+        assert part in result.stdout
 
 
 def test_evaluate_shows_calibration_and_the_gain_of_views(run, bundle, images):
-    said = run("evaluate", bundle, "--data", images, "--split", "val", "--tta", "dihedral")
-    assert said.exit_code == 0, said.output
+    result = run("evaluate", bundle, "--data", images, "--split", "val", "--tta", "dihedral")
+    assert result.exit_code == 0, result.output
     for part in ("ECE", "Brier", "not calibrated", "with --tta dihedral, the mean of 8 views", "points ("):
-        assert part in said.stdout
-    told = json.loads(run("evaluate", bundle, "--data", images, "--split", "val", "--tta", "flips", "--json").stdout)
-    assert (told["calibration"]["temperature"], told["tta"]["views"]) == (None, 4)
+        assert part in result.stdout
+    found = json.loads(run("evaluate", bundle, "--data", images, "--split", "val", "--tta", "flips", "--json").stdout)
+    assert (found["calibration"]["temperature"], found["tta"]["views"]) == (None, 4)
 
 
 def test_evaluate_says_when_all_of_other_data_is_evaluated(run, bundle, tmp_path):
-    said = run("evaluate", bundle, "--data", draw(tmp_path / "other", 2, seed=8), "--split", "val", "--json")
-    assert json.loads(said.stdout)["n"] == 6
-    assert "all of it is evaluated, so --split val chooses nothing" in said.stderr
+    result = run("evaluate", bundle, "--data", draw(tmp_path / "other", 2, seed=8), "--split", "val", "--json")
+    assert json.loads(result.stdout)["n"] == 6
+    assert "all of it is evaluated, so --split val chooses nothing" in result.stderr
 
 
 def test_evaluate_says_what_is_left_out(run, bundle, tmp_path):
@@ -78,10 +78,10 @@ def test_evaluate_says_which_images_took_part(run, manifest, weights, dataset, i
     more = shutil.copytree(images, tmp_path / "more")
     shutil.copy(draw(tmp_path / "other", 1, seed=8) / "red" / "0.png", more / "red" / "new.png")
     took_part = len(dataset.train) + len(dataset.val)
-    said = run("evaluate", tmp_path / "best", "--data", more)
-    assert f"{took_part} of 31 images of {more} took part in making this model" in said.stderr
-    assert "of the measured images are of the test part of the model's own data" in said.stderr
-    assert "on the other images" in " ".join(said.stdout.split())
+    result = run("evaluate", tmp_path / "best", "--data", more)
+    assert f"{took_part} of 31 images of {more} took part in making this model" in result.stderr
+    assert "of the measured images are of the test part of the model's own data" in result.stderr
+    assert "on the other images" in " ".join(result.stdout.split())
     refused = run("evaluate", tmp_path / "best", "--data", more, "--split", "test")
     assert (refused.exit_code, len(refused.stderr.strip().splitlines())) == (2, 1)
 
@@ -92,9 +92,9 @@ def test_evaluate_says_when_a_part_took_part_in_training(run, bundle, images):
 
 @pytest.mark.parametrize("name", ["predictions.json", "predictions.csv"])
 def test_predict_writes_a_file_and_counts(run, bundle, images, tmp_path, name):
-    said = run("predict", bundle, images, "--out", tmp_path / name, "--batch-size", "8")
-    assert (said.exit_code, said.stdout) == (0, "")
-    assert "30 images predicted" in said.stderr
+    result = run("predict", bundle, images, "--out", tmp_path / name, "--batch-size", "8")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "30 images predicted" in result.stderr
     text = (tmp_path / name).read_text()
     assert len(json.loads(text) if name.endswith("json") else list(csv.DictReader(text.splitlines()))) == 30
 
@@ -102,11 +102,11 @@ def test_predict_writes_a_file_and_counts(run, bundle, images, tmp_path, name):
 def test_predict_prints_json_and_names_the_unreadable_on_stderr(run, bundle, tmp_path):
     folder = draw(tmp_path / "images", 1, seed=4)
     (folder / "torn.jpg").write_bytes(b"\xff\xd8torn")
-    said = run("predict", bundle, folder)
-    assert said.exit_code == 0
-    assert len(json.loads(said.stdout)) == 4
-    assert "torn.jpg" in said.stderr
-    assert "1 could not be read" in said.stderr
+    result = run("predict", bundle, folder)
+    assert result.exit_code == 0
+    assert len(json.loads(result.stdout)) == 4
+    assert "torn.jpg" in result.stderr
+    assert "1 could not be read" in result.stderr
 
 
 def test_predict_prints_the_accuracy_at_the_threshold_and_counts_abstentions(run, manifest, weights, images, tmp_path):
@@ -114,31 +114,31 @@ def test_predict_prints_the_accuracy_at_the_threshold_and_counts_abstentions(run
     alone = manifest.model_copy(update={"compared": 1})
     write_bundle(tmp_path / "known", alone, weights, {}, validation=validation)
     out = tmp_path / "predictions.csv"
-    said = run("predict", tmp_path / "known", images, "--accuracy", "0.6", "--tta", "flips", "--out", out)
-    assert said.exit_code == 0, said.output
-    assert "100.0% of the validation images reach it, and 0.7500 of those are right" in said.stderr
-    assert "with 95 % confidence at least 0.66" in said.stderr
-    assert "measured without --tta" in said.stderr
-    assert "30 images predicted, 30 of them abstained" in said.stderr
+    result = run("predict", tmp_path / "known", images, "--accuracy", "0.6", "--tta", "flips", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "100.0% of the validation images reach it, and 0.7500 of those are right" in result.stderr
+    assert "with 95 % confidence at least 0.66" in result.stderr
+    assert "measured without --tta" in result.stderr
+    assert "30 images predicted, 30 of them abstained" in result.stderr
     assert {row["label"] for row in csv.DictReader(out.read_text().splitlines())} == {""}
 
 
 def test_retrain_shows_validation_beside_test(run, manifest, weights, images, tmp_path, bundle):
     validation = {"accuracy": 0.75, "interval": [0.5, 0.9], "n": 12}
     write_bundle(tmp_path / "best", manifest, weights, {"validation": validation, "test": None, "test_openings": []})
-    said = run("retrain", tmp_path / "best", "--data", images, "--out", tmp_path / "final")
-    assert said.exit_code == 0, said.output
-    assert "epoch 2/2" in said.stderr
-    assert "0.7500 (95 % interval 0.5000 to 0.9000, n 12)" in said.stdout
-    assert "test accuracy of the new model" in said.stdout
+    result = run("retrain", tmp_path / "best", "--data", images, "--out", tmp_path / "final")
+    assert result.exit_code == 0, result.output
+    assert "epoch 2/2" in result.stderr
+    assert "0.7500 (95 % interval 0.5000 to 0.9000, n 12)" in result.stdout
+    assert "test accuracy of the new model" in result.stdout
     assert read_bundle(tmp_path / "final").manifest.stage == "retrained"
 
 
 def test_retrain_says_when_the_model_was_not_measured(run, manifest, weights, images, tmp_path):
     origin = manifest.data.model_copy(update={"test_fraction": 0.0})
     write_bundle(tmp_path / "best", manifest.model_copy(update={"data": origin}), weights, {})
-    said = run("retrain", tmp_path / "best", "--data", images, "--out", tmp_path / "final")
-    assert "nothing has proved this model" in said.stdout
+    result = run("retrain", tmp_path / "best", "--data", images, "--out", tmp_path / "final")
+    assert "nothing has proved this model" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -156,11 +156,11 @@ def test_retrain_says_when_the_model_was_not_measured(run, manifest, weights, im
 )
 def test_a_mistake_is_one_line_and_exit_code_2(run, bundle, images, tmp_path, words):
     places = {"nowhere": tmp_path / "nowhere", "bundle": bundle, "images": images}
-    said = run(*(word.format(**places) for word in words))
-    assert said.exit_code == 2
-    assert said.stdout == ""
-    assert len(said.stderr.strip().splitlines()) == 1
-    assert "Traceback" not in said.stderr
+    result = run(*(word.format(**places) for word in words))
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("batch_size", ["1", "7"])
@@ -207,9 +207,9 @@ def test_evaluate_json_on_a_terminal_is_whole(in_terminal, bundle, images, cache
 
 def predicted(run, bundle, *paths, stdin=None):
     """The rows of JSON, as (name, whether there is an error)."""
-    said = run("predict", bundle, *paths, input=stdin)
-    assert said.exit_code == 0, said.output
-    return [(row["name"], "error" in row) for row in json.loads(said.stdout)]
+    result = run("predict", bundle, *paths, input=stdin)
+    assert result.exit_code == 0, result.output
+    return [(row["name"], "error" in row) for row in json.loads(result.stdout)]
 
 
 @pytest.fixture
@@ -228,8 +228,8 @@ def test_a_folder_gives_a_row_for_each_file_in_order(run, bundle, some):
     names += ["green/photo.heic", "red/0.png", "red/1.png"]
     wrong = {"green/1.png", "green/noted", "green/notes.txt", "green/photo.heic"}
     assert predicted(run, bundle, some) == [(str(some / name), name in wrong) for name in names]
-    said = run("predict", bundle, some, "--batch-size", "1")
-    assert [row["name"] for row in json.loads(said.stdout)] == [str(some / name) for name in names]
+    result = run("predict", bundle, some, "--batch-size", "1")
+    assert [row["name"] for row in json.loads(result.stdout)] == [str(some / name) for name in names]
 
 
 def test_several_places_of_all_kinds_are_read_in_their_order(run, bundle, some, tmp_path):
@@ -254,7 +254,7 @@ def test_several_places_of_all_kinds_are_read_in_their_order(run, bundle, some, 
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "expected"),
     [
         ("a.csv", "file,label\na.png,x\n", r"must have path: add path, or rename file to path"),
         ("a.csv", "path,label\n,x\n", r"line 2: path is empty"),
@@ -265,19 +265,19 @@ def test_several_places_of_all_kinds_are_read_in_their_order(run, bundle, some, 
     ],
 )
 def test_a_source_without_images_is_refused_before_anything_is_written(
-    run, bundle, images, tmp_path, name, content, told
+    run, bundle, images, tmp_path, name, content, expected
 ):
     (tmp_path / name).write_text(content)
-    said = run("predict", bundle, tmp_path / name)
-    assert (said.exit_code, said.stdout) == (2, "")
-    assert re.search(told, said.stderr)
-    assert said.stderr.count("\n") == 1
+    result = run("predict", bundle, tmp_path / name)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert re.search(expected, result.stderr)
+    assert result.stderr.count("\n") == 1
 
 
 def test_stdin_that_is_empty_or_named_twice_is_refused(run, bundle):
     assert "no images in a list" in run("predict", bundle, "-", input=b"").stderr
-    said = run("predict", bundle, "-", "-", input=b"")
-    assert (said.exit_code, "stdin can be read only once" in said.stderr) == (2, True)
+    result = run("predict", bundle, "-", "-", input=b"")
+    assert (result.exit_code, "stdin can be read only once" in result.stderr) == (2, True)
 
 
 def test_paths_from_stdin_are_asked_for_as_they_are_needed(run, bundle, some, monkeypatch):

@@ -163,7 +163,7 @@ def test_out_is_checked_before_members_are_chosen(study, store, tmp_path):
 def test_an_ensemble_is_calibrated_by_members_chosen_without_the_image(study, store, tmp_path):
     found = ensemble_candidates(study, store, 10)
     choice = replace(choose(found), picks=(1, 0, 1, 2))
-    told = write_ensemble(found, choice, tmp_path / "joined").manifest.calibration
+    fitted = write_ensemble(found, choice, tmp_path / "joined").manifest.calibration
     labels = found.labels
     unseen = np.empty((len(labels), len(CLASSES)))
     for rows in halves(labels):
@@ -171,10 +171,10 @@ def test_an_ensemble_is_calibrated_by_members_chosen_without_the_image(study, st
     written = read_bundle(tmp_path / "joined")
     assert written.manifest.compared == 1, "the study has no other set of three trials"
     assert written.crossed == pytest.approx(log_probabilities(unseen), rel=1e-5)
-    assert told.temperature == fit_temperature(labels, written.crossed)
-    assert told.held_out.nll == pytest.approx(reliability(labels, held_out(labels, written.crossed)).nll)
+    assert fitted.temperature == fit_temperature(labels, written.crossed)
+    assert fitted.held_out.nll == pytest.approx(reliability(labels, held_out(labels, written.crossed)).nll)
     chosen_with_it = held_out(*written.validation)
-    assert told.held_out.nll != pytest.approx(reliability(labels, chosen_with_it).nll)
+    assert fitted.held_out.nll != pytest.approx(reliability(labels, chosen_with_it).nll)
 
 
 def test_an_ensemble_reaches_the_accuracy_that_was_asked_for_on_new_images():

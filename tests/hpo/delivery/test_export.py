@@ -74,9 +74,9 @@ def test_the_first_of_the_best_complete_trials_is_chosen(study):
     assert choose_trial(study, 1).number == 1
 
 
-@pytest.mark.parametrize(("number", "said"), [(3, "trial 3 of study 'colours' is pruned"), (9, "no trial 9")])
-def test_a_trial_that_cannot_be_exported_is_named(study, number, said):
-    with pytest.raises(BundleError, match=said):
+@pytest.mark.parametrize(("number", "expected"), [(3, "trial 3 of study 'colours' is pruned"), (9, "no trial 9")])
+def test_a_trial_that_cannot_be_exported_is_named(study, number, expected):
+    with pytest.raises(BundleError, match=expected):
         choose_trial(study, number)
 
 
@@ -206,17 +206,19 @@ def test_a_checkpoint_with_another_value_than_the_trial_recorded_is_refused(stud
 
 
 @pytest.mark.parametrize(
-    ("config", "seed", "said"),
+    ("config", "seed", "expected"),
     [
         (CONFIG.replace(learning_rate=0.07), 11, r"of a trial of study 'b' whose learning_rate is 0\.07"),
         (CONFIG, 12, r"of a trial of study 'b' whose seed is 12, not 11"),
     ],
 )
-def test_a_checkpoint_of_another_study_with_the_same_id_is_refused(study, store, weights, tmp_path, config, seed, said):
+def test_a_checkpoint_of_another_study_with_the_same_id_is_refused(
+    study, store, weights, tmp_path, config, seed, expected
+):
     origin = checkpoint_origin("b", config, seed)
     files = {"model.safetensors": weights, "logits.npy": npy(LOGITS), "labels.npy": npy(LABELS)}
     store.write(0, "best", files, {"epoch": 2, "metrics": {}, "trial": origin})
-    with pytest.raises(BundleError, match=said):
+    with pytest.raises(BundleError, match=expected):
         export_trial(study, choose_trial(study), store, tmp_path / "best")
 
 
@@ -292,7 +294,7 @@ def test_no_path_of_this_machine_leaves_with_a_bundle(study, store, weights, tmp
 
 def test_a_checkpoint_without_a_usable_model_is_refused(study, store, weights, tmp_path):
     tensors = {name: tensor * float("nan") for name, tensor in safetensors.torch.load(weights).items()}
-    for content, said in ((b"no weights", "holds no weights"), (safetensors.torch.save(tensors), "holds NaN")):
+    for content, expected in ((b"no weights", "holds no weights"), (safetensors.torch.save(tensors), "holds NaN")):
         keep(store, 0, content)
-        with pytest.raises(BundleError, match=rf"{said}.*name another --trial"):
+        with pytest.raises(BundleError, match=rf"{expected}.*name another --trial"):
             export_trial(study, choose_trial(study), store, tmp_path / "best")

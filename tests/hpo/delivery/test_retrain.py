@@ -38,13 +38,13 @@ def weights_file(tmp_path):
 
 
 def test_it_equals_the_first_epochs_of_a_full_run_on_train_and_val(bundle, images, dataset, options, tmp_path):
-    heard = []
-    callbacks = RetrainCallbacks(on_epoch=lambda result, epochs: heard.append((result.epoch, epochs)))
+    calls = []
+    callbacks = RetrainCallbacks(on_epoch=lambda result, epochs: calls.append((result.epoch, epochs)))
     result = retrain(read_bundle(bundle), images, tmp_path / "final", options, callbacks)
     everything = dataset.train.joined(dataset.val)
     epochs = fit(CONFIG, FitData(everything, None, 3), Runtime(seed=7, cache=options.cache))
     expected = [next(epochs).weights() for _ in range(2)][-1]
-    assert heard == [(1, 2), (2, 2)]
+    assert calls == [(1, 2), (2, 2)]
     assert read_bundle(tmp_path / "final").model == expected
     assert (result.manifest.stage, result.manifest.epochs, result.images) == ("retrained", 2, len(everything))
 
@@ -141,16 +141,16 @@ def test_ensembles_and_soups_are_refused_with_the_way_out(manifest, weights, ima
 def test_out_is_checked_before_any_work(bundle, images, options, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "photo.jpg").write_text("")
-    heard = []
+    calls = []
     with pytest.raises(BundleError, match="not a bundle"):
         retrain(
             read_bundle(bundle),
             images,
             tmp_path / "mine",
             options,
-            RetrainCallbacks(on_epoch=lambda *a: heard.append(a)),
+            RetrainCallbacks(on_epoch=lambda *a: calls.append(a)),
         )
-    assert heard == []
+    assert calls == []
 
 
 def test_training_starts_from_the_original_weights(manifest, weights_file, tmp_path):
@@ -230,11 +230,11 @@ def test_a_plateau_schedule_steps_where_it_stepped_in_the_trial(bundle, images, 
     falling = manifest.model_copy(update={"config": config, "best_epoch": 6, "curve": (0.9, *[0.1] * 5)})
     rates = {}
     for name, changed in (("replayed", falling), ("alone", falling.model_copy(update={"curve": ()}))):
-        heard = []
+        calls = []
         write_bundle(tmp_path / name, changed, read_bundle(bundle).model, {})
-        callbacks = RetrainCallbacks(on_epoch=lambda result, _, heard=heard: heard.append(result.learning_rate))
+        callbacks = RetrainCallbacks(on_epoch=lambda result, _, calls=calls: calls.append(result.learning_rate))
         retrain(read_bundle(tmp_path / name), images, tmp_path / f"{name}-final", options, callbacks)
-        rates[name] = heard
+        rates[name] = calls
     peak = config.learning_rate
     assert rates["replayed"] == pytest.approx([peak, peak, peak, peak / 2, peak / 2, peak / 4]), (
         "the trial's metric fell"
@@ -277,8 +277,8 @@ def test_test_images_that_are_trained_on_are_not_measured(tmp_path, manifest, we
     write_bundle(tmp_path / "best", made, weights, {})
     result = retrain(read_bundle(tmp_path / "best"), folder, tmp_path / "final", options)
     assert (result.left_out, result.test.report.n) == (1, 6)
-    told = retrain_lines("final", read_bundle(tmp_path / "best"), result)
-    assert any(line.startswith("1 test image is a copy of images that the model has trained on") for line in told)
+    lines = retrain_lines("final", read_bundle(tmp_path / "best"), result)
+    assert any(line.startswith("1 test image is a copy of images that the model has trained on") for line in lines)
 
 
 def test_weights_without_the_file_beside_them_are_refused(manifest, weights_file, images, tmp_path, options):

@@ -34,9 +34,9 @@ def averages(recipe, trained, dataset):
 @pytest.fixture
 def written(study, store, dataset, tmp_path):
     """A soup of trials 0 and 2, and the lines that were reported."""
-    heard = []
-    search = SoupSearch(soupable(ensemble_candidates(study, store, 10)), dataset, "cpu", heard.append)
-    return write_soup(search, 0, (0, 2), tmp_path / "soup"), heard
+    calls = []
+    search = SoupSearch(soupable(ensemble_candidates(study, store, 10)), dataset, "cpu", calls.append)
+    return write_soup(search, 0, (0, 2), tmp_path / "soup"), calls
 
 
 def test_the_mean_is_of_each_tensor_and_counts_are_the_first_models():
@@ -114,7 +114,7 @@ def test_the_order_of_ingredients_does_not_matter_and_no_mean_is_computed_twice(
 
 
 def test_a_soup_is_a_bundle_of_one_model(written, tmp_path, images, cache):
-    result, heard = written
+    result, calls = written
     found = read_bundle(tmp_path / "soup")
     assert found.manifest == result.manifest
     assert (found.manifest.stage, found.manifest.ingredients, found.manifest.members) == ("soup", (0, 2), ())
@@ -124,9 +124,9 @@ def test_a_soup_is_a_bundle_of_one_model(written, tmp_path, images, cache):
     assert measured.report.confusion == tuple(map(tuple, found.metrics["validation"]["confusion"]))
     assert measured.report.loss == pytest.approx(found.metrics["validation"]["loss"], abs=1e-4)
     apart = reliability(found.validation.labels, held_out(*found.validation))
-    told = result.manifest.calibration.held_out
-    assert told.nll != pytest.approx(apart.nll), "its ingredients are to be chosen without the image as well"
-    assert heard[0].startswith("mean of trials 0, 2: validation accuracy ")
+    measured = result.manifest.calibration.held_out
+    assert measured.nll != pytest.approx(apart.nll), "its ingredients are to be chosen without the image as well"
+    assert calls[0].startswith("mean of trials 0, 2: validation accuracy ")
     assert "soup of 2 trials of study colours: 0, 2" in joined_lines("soup", result)[0]
 
 

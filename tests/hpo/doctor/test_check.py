@@ -36,13 +36,13 @@ def test_a_worker_needs_two_connections(used: int, ok: bool, room: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("skew", "ok", "said"),
+    ("skew", "ok", "expected"),
     [(0.2, True, "0.2 s ahead of"), (-5.0, True, "5.0 s behind"), (-3600, False, "leases follow the database's clock")],
 )
-def test_a_wrong_clock_is_reported_and_that_leases_are_not_affected(skew: float, ok: bool, said: str) -> None:
+def test_a_wrong_clock_is_reported_and_that_leases_are_not_affected(skew: float, ok: bool, expected: str) -> None:
     found = study.check_clock(skew)
     assert found.ok is ok
-    assert said in found.detail
+    assert expected in found.detail
 
 
 def test_requirements_are_compared_with_installed_versions() -> None:

@@ -131,5 +131,5 @@ def test_importing_needs_only_numpy():
     heavy = (
         "import sys, hpo.evaluation.metrics;print(sorted({'torch', 'sklearn', 'scipy', 'optuna'} & set(sys.modules)))"
     )
-    said = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

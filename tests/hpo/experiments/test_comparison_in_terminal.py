@@ -32,8 +32,8 @@ def printed(width: int, rows: Sequence[ComparisonRow] = ROWS) -> str:
 
 
 def left_out(text: str) -> list[str]:
-    told = " ".join(text.split()).partition("left out: ")[2].partition("; ")[0]
-    return told.split(", ") if told else []
+    listed = " ".join(text.split()).partition("left out: ")[2].partition("; ")[0]
+    return listed.split(", ") if listed else []
 
 
 def test_all_columns_fit_a_terminal_of_120_columns() -> None:

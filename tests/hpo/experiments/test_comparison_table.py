@@ -77,9 +77,9 @@ def test_models_measured_on_the_test_part_by_other_commands_count() -> None:
 
 def test_training_figures_of_other_machines_or_shared_processes_have_a_note() -> None:
     rows = [replace(ROWS[0], label=label, trained_on=("NVIDIA H200",)) for label in ("a", "b")]
-    told = notes([*rows, replace(ROWS[2], memory_shared=True)], ABOUT)
-    assert "s/epoch and memory of a, b: training ran on NVIDIA H200" in told
-    assert any(line.startswith("≤: ") for line in told)
+    printed = notes([*rows, replace(ROWS[2], memory_shared=True)], ABOUT)
+    assert "s/epoch and memory of a, b: training ran on NVIDIA H200" in printed
+    assert any(line.startswith("≤: ") for line in printed)
     assert "≤1.3 GB" in markdown([replace(ROWS[0], memory_shared=True)], ABOUT)
     assert not any("training ran" in line or "≤" in line for line in notes(ROWS, ABOUT))
 

@@ -87,11 +87,12 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("a.jpg", "must end in .png"), ("folder.png", "is a folder"), ("no/a.png", "there is no folder")]
+    ("name", "expected"),
+    [("a.jpg", "must end in .png"), ("folder.png", "is a folder"), ("no/a.png", "there is no folder")],
 )
-def test_paths_that_cannot_be_written_are_refused(tmp_path: Path, name: str, said: str) -> None:
+def test_paths_that_cannot_be_written_are_refused(tmp_path: Path, name: str, expected: str) -> None:
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=expected):
         check_png(tmp_path / name)
 
 
@@ -120,7 +121,7 @@ def test_a_map_of_zeros_is_empty() -> None:
     assert not card().empty
 
 
-@pytest.mark.parametrize(("name", "said"), [("gren", "classes: green"), ("zzz", "classes: blue, green, red")])
-def test_an_unknown_class_is_refused(name: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+@pytest.mark.parametrize(("name", "expected"), [("gren", "classes: green"), ("zzz", "classes: blue, green, red")])
+def test_an_unknown_class_is_refused(name: str, expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
         class_position(("blue", "green", "red"), name)

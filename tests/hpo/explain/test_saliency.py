@@ -121,7 +121,7 @@ def test_a_baseline_is_refused(images: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "classes", "said"),
+    ("change", "classes", "message"),
     [
         (
             lambda images: images[:, :16, :16],
@@ -135,8 +135,8 @@ def test_a_baseline_is_refused(images: np.ndarray) -> None:
         (lambda images: images, [0, -1, 2, 1, 0], "class -1 is asked for"),
     ],
 )
-def test_invalid_images_and_classes_are_refused(model: Model, images: np.ndarray, change, classes, said) -> None:
-    with pytest.raises(DataError, match=said):
+def test_invalid_images_and_classes_are_refused(model: Model, images: np.ndarray, change, classes, message) -> None:
+    with pytest.raises(DataError, match=message):
         saliency(model, change(images), classes=classes)
 
 

@@ -187,10 +187,10 @@ def test_the_moving_average_is_taken_and_reported(
                tmp_path / "w.pth")  # fmt: skip
     built = load(tmp_path / "w.pth")
     assert same(built, {name: moved[name] for name in built.model.backbone.state_dict()})
-    said = str(built.weights)
-    assert f"taken from {key}" in said
-    assert "(the moving average)" in said
-    assert "left out: state_dict, optimizer" in said
+    message = str(built.weights)
+    assert f"taken from {key}" in message
+    assert "(the moving average)" in message
+    assert "left out: state_dict, optimizer" in message
 
 
 def test_other_models_in_the_file_are_reported_by_their_keys(
@@ -199,9 +199,9 @@ def test_other_models_in_the_file_are_reported_by_their_keys(
     average = {f"module.{name}": value + value.is_floating_point() for name, value in tensors.items()}
     saved = {"model": tensors, "averaged_model": {**average, "n_averaged": torch.tensor(7)}}
     torch.save(saved, tmp_path / "w.pth")
-    said = str(load(tmp_path / "w.pth").weights)
-    assert "taken from averaged_model.module (the moving average)" in said
-    assert "left out: model, averaged_model.n_averaged" in said
+    message = str(load(tmp_path / "w.pth").weights)
+    assert "taken from averaged_model.module (the moving average)" in message
+    assert "left out: model, averaged_model.n_averaged" in message
 
 
 def test_an_average_of_the_parameters_alone_is_left_out_and_reported(

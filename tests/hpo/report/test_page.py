@@ -223,9 +223,11 @@ def test_calibration_is_that_of_the_bundle():
     known = bundle.manifest.calibration
     worse = known.held_out.model_copy(update={"ece": 0.0777, "nll": 0.7531})
     manifest = bundle.manifest.model_copy(update={"calibration": known.model_copy(update={"held_out": worse})})
-    told = section_of(render(bundle_page(ModelData(replace(bundle, manifest=manifest), "best"), None)), "calibration")
-    assert "0.0777" in told
-    assert "0.7531" in told
+    section = section_of(
+        render(bundle_page(ModelData(replace(bundle, manifest=manifest), "best"), None)), "calibration"
+    )
+    assert "0.0777" in section
+    assert "0.7531" in section
 
 
 def test_predictions_on_augmented_images_are_not_used_for_calibration():

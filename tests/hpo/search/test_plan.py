@@ -58,7 +58,7 @@ def test_weights_choose_the_backbone_where_nothing_else_does(weights: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("backbone", "fixed", "told"),
+    ("backbone", "fixed", "expected"),
     [
         ("resnet18", ["backbone=resnet34"], "--backbone resnet18 contradicts --set backbone=resnet34"),
         (None, ["epochs=3", "epochs=4"], "--set epochs=4 contradicts --set epochs=3"),
@@ -66,8 +66,8 @@ def test_weights_choose_the_backbone_where_nothing_else_does(weights: Path) -> N
         (None, ["=3"], "must be KEY=VALUE"),
     ],
 )
-def test_contradictions_are_refused(backbone: str | None, fixed: list[str], told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_contradictions_are_refused(backbone: str | None, fixed: list[str], expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
         resolve_space("quick", backbone=backbone, fixed=fixed)
 
 

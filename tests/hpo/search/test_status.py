@@ -208,12 +208,12 @@ def test_workers_take_their_lines_from_the_finished_trials() -> None:
 
 
 @pytest.mark.parametrize(
-    ("control", "told"), [(Control.RUN, None), (Control.PAUSE, "paused: "), (Control.STOP, "stopped: ")]
+    ("control", "expected"), [(Control.RUN, None), (Control.PAUSE, "paused: "), (Control.STOP, "stopped: ")]
 )
-def test_a_pause_and_a_stop_are_drawn(control: Control, told: str | None) -> None:
+def test_a_pause_and_a_stop_are_drawn(control: Control, expected: str | None) -> None:
     text = drawn(replace(status(line(0)), control=control, redone=2.25))
-    assert ("`hpo resume --study cells`" in text) is (told is not None)
-    assert told is None or told in text
+    assert ("`hpo resume --study cells`" in text) is (expected is not None)
+    assert expected is None or expected in text
     assert "2.2 epochs were trained again after interruptions" in text
     assert "trained again" not in drawn(status(line(0)))
 

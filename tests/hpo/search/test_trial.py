@@ -156,7 +156,7 @@ def test_a_fault_of_the_disk_is_raised_and_the_trial_is_requeued(
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "expected"),
     [
         ({"learning_rat": 1e-3}, "learning_rat is no parameter of this study; they are learning_rate"),
         ({"epochs": 7}, "epochs is fixed to"),
@@ -165,7 +165,7 @@ def test_a_fault_of_the_disk_is_raised_and_the_trial_is_requeued(
     ],
 )
 def test_an_invalid_trial_enqueued_by_the_dashboard_fails_with_the_reason(
-    bench: Bench, tiny_space: SearchSpace, given: dict[str, Any], told: str
+    bench: Bench, tiny_space: SearchSpace, given: dict[str, Any], expected: str
 ) -> None:
     """optuna-dashboard checks nothing: optuna ignores an unknown name and accepts a value out of its range."""
     context = bench.context(tiny_space)
@@ -174,7 +174,7 @@ def test_an_invalid_trial_enqueued_by_the_dashboard_fails_with_the_reason(
     assert run_trial(context, bench.claim()) is TrialOutcome.FAILED
     trial = bench.study.get_trials()[1]
     assert trial.state == TrialState.FAIL
-    assert told in trial.user_attrs["reason"]
+    assert expected in trial.user_attrs["reason"]
 
 
 def test_only_the_best_trials_keep_their_checkpoints(bench: Bench, tiny_space: SearchSpace) -> None:

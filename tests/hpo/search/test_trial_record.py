@@ -45,10 +45,10 @@ def test_an_attribute_that_was_not_recorded_has_its_default() -> None:
     assert (record.config, record.seed, record.seconds, record.reason) == ({}, None, None, None)
 
 
-@pytest.mark.parametrize(("separator", "told"), [(", ", "fail, no rung"), (": ", "fail: no rung")])
-def test_an_ending_is_state_and_reason(separator: str, told: str) -> None:
+@pytest.mark.parametrize(("separator", "expected"), [(", ", "fail, no rung"), (": ", "fail: no rung")])
+def test_an_ending_is_state_and_reason(separator: str, expected: str) -> None:
     failed = optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=failure_attributes("no rung"))
-    assert describe_ending(failed, separator) == told
+    assert describe_ending(failed, separator) == expected
     unknown = optuna.trial.create_trial(state=TrialState.FAIL)
     assert describe_ending(unknown, separator) == f"fail{separator}no reason on record"
     assert describe_ending(None, separator) == "not trained"

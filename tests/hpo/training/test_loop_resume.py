@@ -86,7 +86,7 @@ class Epoch:
     state: dict[str, Any]
 
 
-def told(result: EpochResult) -> Epoch:
+def epoch_of(result: EpochResult) -> Epoch:
     assert result.logits is not None
     snapshot = carried(result.snapshot())
     return Epoch(
@@ -111,7 +111,7 @@ def after(questions: int) -> Callable[[], bool]:
 
 
 def whole(config: TrialConfig, data: FitData) -> list[Epoch]:
-    return [told(result) for result in fit(config, data, Runtime(seed=7))]
+    return [epoch_of(result) for result in fit(config, data, Runtime(seed=7))]
 
 
 def in_pieces(
@@ -124,7 +124,7 @@ def in_pieces(
         runtime = Runtime(seed=7, threads=2, should_stop=after(next(patience)))
         try:
             for result in fit(config, data, runtime, kept):
-                epochs.append(told(result))
+                epochs.append(epoch_of(result))
                 kept = carried(result.snapshot())
         except TrainingInterrupted as stop:
             kept = carried(stop.snapshot) if stop.snapshot else kept
@@ -210,20 +210,20 @@ def test_a_resumed_plateau_schedule_halves_the_rate_in_the_same_epoch(config: Ma
 
 
 def test_a_stop_takes_effect_before_the_next_step(config: Make, data: FitData) -> None:
-    heard: list[float] = []
-    snapshot = interrupted(config(**SMALL), data, on_step=heard.append, should_stop=lambda: len(heard) >= STEPS + 2)
-    assert heard == [0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4]
+    calls: list[float] = []
+    snapshot = interrupted(config(**SMALL), data, on_step=calls.append, should_stop=lambda: len(calls) >= STEPS + 2)
+    assert calls == [0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4]
     assert snapshot is not None
     assert (snapshot.state["position"]["epoch"], snapshot.state["position"]["steps"]) == (1, 2)
 
 
 def test_finished_steps_are_not_repeated(config: Make, data: FitData) -> None:
     settings = config(**{**SMALL, "epochs": 1})
-    heard: list[float] = []
+    calls: list[float] = []
     for questions in (3, STEPS + 1):
         snapshot = interrupted(settings, data, should_stop=after(questions))
-        list(fit(settings, data, Runtime(on_step=heard.append), snapshot))
-    assert heard == [0.8, 1.0]
+        list(fit(settings, data, Runtime(on_step=calls.append), snapshot))
+    assert calls == [0.8, 1.0]
 
 
 def test_without_a_step_there_is_no_new_snapshot(config: Make, data: FitData) -> None:
