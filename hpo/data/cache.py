@@ -1,4 +1,4 @@
-"""The cache folder of packs: one process makes a pack at a time, and a full disk is reported in one line."""
+"""A cache folder of packs or features: one process makes one at a time, and a full disk is reported in one line."""
 
 from __future__ import annotations
 
@@ -12,40 +12,41 @@ from hpo.files import atomic_folder, exclusive_lock
 
 
 @contextmanager
-def lock_cache(cache: Path) -> Iterator[None]:
-    """Hold the cache's lock against other processes and threads, waiting for it; remove what a killed process left."""
+def lock_cache(cache: Path, holds: str = "packed images") -> Iterator[None]:
+    """Hold the cache's lock against other processes and threads, waiting for it; remove what a killed process left.
+
+    `holds` says in messages what the cache holds.
+    """
     with ExitStack() as held:
         try:
             cache.mkdir(parents=True, exist_ok=True)
             held.enter_context(exclusive_lock(cache / ".lock"))
         except OSError as error:
-            raise DataError(
-                f"{cache} cannot hold the packed images ({error.strerror}): give another cache folder"
-            ) from None
+            raise DataError(f"{cache} cannot hold the {holds} ({error.strerror}): give another cache folder") from None
         for left in cache.glob("*.tmp"):
             shutil.rmtree(left, ignore_errors=True)
         yield
 
 
 @contextmanager
-def atomic_pack_folder(target: Path) -> Iterator[Path]:
+def atomic_cache_folder(target: Path, holds: str = "packed images") -> Iterator[Path]:
     """Yield a folder that becomes `target` when the block ends. Hold the lock. Raise DataError for a full disk."""
     try:
         with atomic_folder(target) as folder:
             yield folder
     except OSError as error:
         raise DataError(
-            f"packed images cannot be written to {target.parent} ({error.strerror}; "
+            f"{holds} cannot be written to {target.parent} ({error.strerror}; "
             f"{_gigabytes(_free(target.parent))} free): free some space, or give another cache folder"
         ) from None
 
 
-def refuse_too_little_space(cache: Path, needed: int) -> None:
+def refuse_too_little_space(cache: Path, needed: int, work: str = "packing") -> None:
     """Raise DataError unless `needed` bytes are free in the cache."""
     free = _free(cache)
     if needed > free:
         raise DataError(
-            f"packing needs {_gigabytes(needed)} in {cache}, but {_gigabytes(free)} are free: "
+            f"{work} needs {_gigabytes(needed)} in {cache}, but {_gigabytes(free)} are free: "
             "free some, give another cache folder, or take a smaller image size"
         )
 

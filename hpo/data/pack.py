@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo.data import digests
-from hpo.data.cache import atomic_pack_folder, lock_cache, refuse_too_little_space
+from hpo.data.cache import atomic_cache_folder, lock_cache, refuse_too_little_space
 from hpo.data.dataset import Images, Labels, LeftOut, Part, PartName, Progress, Unreadable
 from hpo.data.decode import silence_pillow
 from hpo.data.depth import FULL, depth_note, reached_levels, white_level
@@ -276,7 +276,7 @@ def _make_pack(
         check(listing)
     refuse_too_little_space(folder.parent, len(listing.records) * (how.size * how.size * 3 + _MANIFEST_BYTES))
 
-    with atomic_pack_folder(folder) as new:
+    with atomic_cache_folder(folder) as new:
         draft = _write_images(source, listing, how, new / "images.u8", progress)
         if how.white is None and draft.own_white not in (None, FULL):
             # The white level is known only when all are read: images of 16 bits that use fewer are decoded once more.

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from hpo.data import decode
-from hpo.data.cache import atomic_pack_folder, lock_cache
+from hpo.data.cache import atomic_cache_folder, lock_cache
 from hpo.data.dataset import LeftOut, Unreadable
 from hpo.data.folders import FolderSource
 from hpo.data.opening import open_source
@@ -259,7 +259,7 @@ def test_a_file_that_cannot_grow_is_reported_in_one_line_and_leaves_nothing(writ
 
 def test_a_full_disk_is_reported_with_the_free_space_and_the_way_out(cache):
     def fill():
-        with atomic_pack_folder(cache / "pack") as new:
+        with atomic_cache_folder(cache / "pack") as new:
             (new / "half").touch()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
