@@ -87,10 +87,17 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 
 def write_new_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """Write a file that must not exist yet, and sync it to the disk."""
-    # Plain writes, because a full disk under a writable memory map kills the process.
-    with path.open("xb") as file:
+    with write_new_file_by(path) as file:
         for chunk in chunks:
             file.write(chunk)
+
+
+@contextmanager
+def write_new_file_by(path: Path) -> Iterator[BinaryIO]:
+    """Yield a binary file that must not exist yet, and sync it to the disk when the block ends."""
+    # Plain writes, because a full disk under a writable memory map kills the process.
+    with path.open("xb") as file:
+        yield file
         _sync(file)
 
 

@@ -35,6 +35,7 @@ ROOMS = (
     ("augmentation", "evaluation"),
     ("models",),
     ("training", "bundle"),
+    ("inspection",),
     ("figures",),
     ("explain",),
     ("search",),

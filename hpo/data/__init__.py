@@ -5,6 +5,7 @@ records                    the interface of a source: a listing of records, and 
 folders, archives,         the sources: folders, zip, .npz (npy reads its arrays by rows), CSV
 arrays, npy, tables
 names, layout              the meaning of names; class folders and train/ val/ test/
+signatures                 size, form, exposure and a small picture of each image
 formats, decode, depth     image files; one image to (S, S, 3) uint8; images of 16 bits
 pipeline                   many images, decoded in parallel and in order
 cache, pack                the packed set on the disk

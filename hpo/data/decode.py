@@ -28,6 +28,7 @@ from hpo.data.dataset import Images
 from hpo.data.depth import FULL, DeepImage, deep_image_from_array, deep_image_from_file
 from hpo.data.formats import PILLOW_FORMATS, describe_content, without_metadata
 from hpo.data.records import Payload
+from hpo.data.signatures import ALPHA, CMYK, GREY, MEASURED, PALETTE, SIXTEEN_BIT, UnmeasuredSignature
 from hpo.errors import DataError
 
 MAX_MEGAPIXELS = 64
@@ -55,6 +56,18 @@ _FAULTS = (
 )
 """The errors that Pillow raises on damaged files, collected from its plugins and by fuzzing."""
 
+_MODES = {
+    "1": GREY,
+    "L": GREY,
+    "LA": GREY,
+    "La": GREY,
+    "F": GREY,
+    "CMYK": CMYK,
+    "P": PALETTE,
+    "PA": PALETTE,
+}
+"""Mode of Pillow -> the bits of a signature's mode, without transparency; for "I…" see `_mode`."""
+
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -75,6 +88,21 @@ class PlainImage:
     """RGB of 8 bits, or 16 bits before the white level is applied."""
     pages: int = 1
     """The number of pages or frames of the file; the picture is the first."""
+    mode: int = 0
+    """How the image was stored, as in `signatures.SIGNATURE`, without the bit for 16 bits."""
+    orientation: int = 1
+    """The EXIF orientation that was undone; 1 is upright."""
+
+    def signature(self, white: int | None = None) -> UnmeasuredSignature:
+        """Return what the signature of the image is made of; `white` is as in `fit`."""
+        mode = self.mode
+        if isinstance(self.picture, DeepImage):
+            mode |= SIXTEEN_BIT
+            height, width = self.picture.values.shape[:2]
+        else:
+            width, height = self.picture.size
+        square = self.centre_square(MEASURED, white, Image.Resampling.BILINEAR)
+        return UnmeasuredSignature(width, height, mode, self.orientation, min(self.pages, 65535), square)
 
     @property
     def largest(self) -> int | None:
@@ -88,11 +116,13 @@ class PlainImage:
             return digests.of_image(plain)
         return digests.of_image(_rgb(Image.fromarray(plain))) if plain.dtype == np.uint8 else digests.of_payload(plain)
 
-    def centre_square(self, size: int, white: int | None = None) -> Images:
+    def centre_square(
+        self, size: int, white: int | None = None, kernel: Image.Resampling = Image.Resampling.BICUBIC
+    ) -> Images:
         """Return the centre square as (size, size, 3) uint8; `white` is as in `fit`."""
         if isinstance(self.picture, DeepImage):
-            return centre_square(_rgb(Image.fromarray(self.picture.eight_bits(white or FULL))), size)
-        return centre_square(self.picture, size)
+            return centre_square(_rgb(Image.fromarray(self.picture.eight_bits(white or FULL))), size, kernel)
+        return centre_square(self.picture, size, kernel)
 
 
 def fit(payload: Payload | Image.Image, size: int, white: int | None = None) -> Images:
@@ -131,14 +161,14 @@ def plain_image(payload: Payload | Image.Image) -> Iterator[PlainImage]:
             yield _from_array(payload, held)
 
 
-def centre_square(image: Image.Image, size: int) -> Images:
+def centre_square(image: Image.Image, size: int, kernel: Image.Resampling = Image.Resampling.BICUBIC) -> Images:
     """Return the centre square of an RGB image, resampled if needed, as (size, size, 3) uint8."""
     if image.size != (size, size):
         side = min(image.size)
         left, top = (image.width - side) / 2, (image.height - side) / 2
         # The box is resampled in place of the whole, so a strip of 1 x 10^7 pixels never grows to size x 10^9.
         box = (left, top, left + side, top + side)
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+        image = image.resize((size, size), kernel, box=box, reducing_gap=2.0)
     return np.array(image)
 
 
@@ -193,14 +223,16 @@ def _from_file(data: bytes, held: ExitStack) -> PlainImage:
 def _decode_file(data: bytes, held: ExitStack) -> PlainImage:
     with Image.open(BytesIO(data), formats=PILLOW_FORMATS) as image:
         _wait_if_large(image.width * image.height, held)
-        return PlainImage(_plain(image, data), _pages(image, data))
+        mode = _mode(image)
+        return PlainImage(_plain(image, data), _pages(image, data), mode, _orientation(image))
 
 
 def _from_picture(image: Image.Image, held: ExitStack) -> PlainImage:
     """Decode the current page of an image that the caller has opened. The image is not changed."""
     _wait_if_large(image.width * image.height, held)
     with _translate_faults(b""):
-        return PlainImage(_plain(image, None))
+        mode = _mode(image)
+        return PlainImage(_plain(image, None), 1, mode, _orientation(image))
 
 
 def _plain(image: Image.Image, data: bytes | None) -> Image.Image | DeepImage:
@@ -237,6 +269,12 @@ def _pages(image: Image.Image, data: bytes) -> int:
         return 1
 
 
+def _mode(image: Image.Image) -> int:
+    """Return the bits that say how an opened image is stored, as in `signatures.SIGNATURE`."""
+    bits = _MODES.get(image.mode, GREY if image.mode.startswith("I") else 0)
+    return bits | (ALPHA if image.has_transparency_data else 0)
+
+
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation of a loaded image; 1, upright, if it is missing or damaged."""
     # After loading, because Pillow turns a TIFF upright while loading and then drops the tag.
@@ -252,13 +290,14 @@ def _from_array(array: npt.NDArray[Any], held: ExitStack) -> PlainImage:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or not array.size:
         raise DataError(f"pixels have shape {array.shape}, but must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
     _wait_if_large(array.shape[0] * array.shape[1], held)
+    mode = GREY if array.ndim == 2 else ALPHA if array.shape[2] == 4 else 0
     if array.dtype.newbyteorder("=") == np.uint16:
-        return PlainImage(deep_image_from_array(array))
+        return PlainImage(deep_image_from_array(array), mode=mode)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * np.uint8(255)
     if array.dtype != np.uint8:
         raise DataError(f"pixels are {array.dtype}, but must be uint8 (0 to 255), uint16 or bool")
-    return PlainImage(_rgb(Image.fromarray(array)))
+    return PlainImage(_rgb(Image.fromarray(array)), mode=mode)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

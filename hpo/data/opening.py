@@ -163,6 +163,25 @@ def inspect_data(path: StrPath, *, split: SplitOptions | None = None) -> Inspect
     return Inspection(len(listing.records), len(tried) + len(tried.unreadable), summary)
 
 
+def summarise_pack(manifest: PackManifest) -> DataSummary:
+    """Describe all readable images of a pack, by given part."""
+    parts = {name or "images": name for name in (None, *PARTS) if name in manifest.given}
+    labels, given = manifest.label_array, np.array(manifest.given, dtype=object)
+    groups = manifest.groups
+    return DataSummary(
+        classes=manifest.classes,
+        counts={
+            shown: np.bincount(labels[given == part], minlength=len(manifest.classes)).tolist()
+            for shown, part in parts.items()
+        },
+        left_out=manifest.left_out,
+        notes=_notes(manifest),
+        unreadable=manifest.unreadable,
+        duplicates=_duplicates(groups),
+        leaking=count_leaking(manifest.given, groups),
+    )
+
+
 def open_source(path: str | os.PathLike[str]) -> Source:
     """Return the source at a path, with nothing read yet. Raise DataError if it is missing or of no known kind."""
     path = require_path(path)

@@ -1,7 +1,8 @@
 """The packed set: every readable image of a source, decoded once into a memory map that all processes of a host share.
 
-    <cache>/<name>-<size>px-<key>/images.u8       (M, S, S, 3) uint8, raw
-    <cache>/<name>-<size>px-<key>/manifest.json   everything else: names, labels, digests, skipped images
+    <cache>/<name>-<size>px-<key>/images.u8        (M, S, S, 3) uint8, raw
+    <cache>/<name>-<size>px-<key>/signatures.npy   (M,) of `signatures.SIGNATURE`, the same for every S
+    <cache>/<name>-<size>px-<key>/manifest.json    everything else: names, labels, digests, skipped images
 
 The key is made of the names, sizes, times and inodes of the files, so a later run or another worker opens the pack
 without reading an image, and a file that was exchanged for another is noticed.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -29,9 +30,10 @@ from hpo.data.depth import FULL, depth_note, reached_levels, white_level
 from hpo.data.names import shortened
 from hpo.data.pipeline import Decoded, decode_all
 from hpo.data.records import Listing, Record, Source
+from hpo.data.signatures import SIGNATURE, SignatureFile, Signatures, open_signatures, signature_file
 from hpo.files import write_new_file
 
-VERSION = 4
+VERSION = 5
 """The version of packs. It goes up when decoding, digests or these fields change, so that older packs are remade."""
 
 _NAMED = 3
@@ -132,12 +134,12 @@ class PackManifestDraft:
         return white_level(max(self._largest)) if self._largest else None
 
     def add(self, record: Record, decoded: Decoded) -> None:
-        """Add one image. Its pixels are not kept."""
+        """Add one image. Its pixels and its signature are not kept."""
         self._content.append((record.label, record.given or "", decoded.stored))
         if decoded.pixels is None:
             self._unreadable.append(Unreadable(record.name, decoded.reason))
         else:
-            self._rows.append((record, replace(decoded, pixels=None)))
+            self._rows.append((record, replace(decoded, pixels=None, signature=None)))
         if decoded.largest is not None:
             self._largest[decoded.largest] += 1
         if decoded.pages > 1:
@@ -187,6 +189,8 @@ class Pack:
     images: Images
     """(M, S, S, 3) uint8, a read-only view of the file."""
     manifest: PackManifest
+    signatures: Signatures
+    """(M,) of SIGNATURE, a read-only view of the file."""
 
     def part(self, rows: Labels) -> Part:
         """Return the rows (n,) int64 as a part."""
@@ -247,13 +251,14 @@ def _read_pack(folder: Path, size: int) -> Pack | None:
         shape = (len(manifest), size, size, 3)
         if (folder / "images.u8").stat().st_size != np.prod(shape, dtype=np.int64):
             return None
+        signatures = open_signatures(folder / "signatures.npy", len(manifest))
         if not len(manifest):
-            return Pack(np.zeros(shape, np.uint8), manifest)
+            return Pack(np.zeros(shape, np.uint8), manifest, signatures)
         images = np.memmap(folder / "images.u8", np.uint8, mode="r", shape=shape)
     except (OSError, ValueError, TypeError, KeyError):
         return None
     # A plain view: rows taken from np.memmap itself cost a Python call each.
-    return Pack(np.asarray(images), manifest)
+    return Pack(np.asarray(images), manifest, signatures)
 
 
 @dataclass(frozen=True)
@@ -274,41 +279,52 @@ def _make_pack(
     listing = source.listing()
     if check:
         check(listing)
-    refuse_too_little_space(folder.parent, len(listing.records) * (how.size * how.size * 3 + _MANIFEST_BYTES))
+    row_bytes = how.size * how.size * 3 + SIGNATURE.itemsize + _MANIFEST_BYTES
+    refuse_too_little_space(folder.parent, len(listing.records) * row_bytes)
 
     with atomic_cache_folder(folder) as new:
-        draft = _write_images(source, listing, how, new / "images.u8", progress)
+        draft = _write_images(source, listing, how, new, progress)
         if how.white is None and draft.own_white not in (None, FULL):
             # The white level is known only when all are read: images of 16 bits that use fewer are decoded once more.
             (new / "images.u8").unlink()
+            (new / "signatures.npy").unlink()
             again = _DecodeOptions(how.size, draft.own_white)
-            draft = _write_images(source, listing, again, new / "images.u8", progress)
+            draft = _write_images(source, listing, again, new, progress)
         write_new_file(new / "manifest.json", [draft.finish().to_json().encode()])
 
 
 def _write_images(
-    source: Source, listing: Listing, how: _DecodeOptions, path: Path, progress: Progress | None
+    source: Source, listing: Listing, how: _DecodeOptions, folder: Path, progress: Progress | None
 ) -> PackManifestDraft:
-    """Write the pixels and return the manifest of the written images."""
+    """Write pixels and signatures into a folder, and return the manifest of the written images."""
     draft = PackManifestDraft(how.size, listing.classes, listing.left_out, listing.notes, how.white, listing.written)
-    with closing(_decoded_pixels(source, listing, how, draft, progress)) as pixels:
-        write_new_file(path, pixels)
+    with signature_file(folder / "signatures.npy", len(listing.records)) as signatures:
+        decoded = _decoded_images(source, listing, how, draft, progress)
+        with closing(_pixels(decoded, signatures)) as pixels, closing(decoded):
+            write_new_file(folder / "images.u8", pixels)
     return draft
 
 
-def _decoded_pixels(
+def _pixels(images: Iterable[Decoded], signatures: SignatureFile) -> Generator[memoryview, None, None]:
+    """Yield the pixels of the readable images, and write their signatures."""
+    for decoded in images:
+        if decoded.pixels is not None and decoded.signature is not None:
+            signatures.add(decoded.signature)
+            yield decoded.pixels.data
+
+
+def _decoded_images(
     source: Source, listing: Listing, how: _DecodeOptions, draft: PackManifestDraft, progress: Progress | None
-) -> Generator[memoryview, None, None]:
-    """Yield the pixels of the readable images, and add all images to the draft."""
+) -> Generator[Decoded, None, None]:
+    """Yield the images, and add them to the draft."""
     records = iter(listing.records)
     done = 0
-    decoding = partial(decode_all, size=how.size, chunk=source.chunk, white=how.white)
+    decoding = partial(decode_all, size=how.size, chunk=source.chunk, white=how.white, signatures=True)
     with silence_pillow(), source.reads() as reads, closing(decoding(reads)) as chunks:
         for chunk in chunks:
             for decoded in chunk:
                 draft.add(next(records), decoded)
-                if decoded.pixels is not None:
-                    yield decoded.pixels.data
+                yield decoded
             done += len(chunk)
             if progress:
                 progress(done, len(listing.records))

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+
+import numpy as np
 
 from hpo.data import digests
 from hpo.data.dataset import Images
 from hpo.data.decode import plain_image
 from hpo.data.records import Read
+from hpo.data.signatures import UnmeasuredSignature, measure_signatures
 from hpo.device import cores
 from hpo.errors import DataError
 
@@ -36,14 +39,16 @@ class Decoded:
     """The number of pages or frames of the file, of which the first is read."""
     largest: int | None = None
     """The largest 16-bit value of an image that does not state its white level; else None."""
+    signature: np.void | None = None
+    """One row of `signatures.SIGNATURE`; None if there is no image, or if signatures were not asked for."""
 
 
 def decode_all(
-    reads: Iterable[Read], size: int, chunk: int, white: int | None = None
+    reads: Iterable[Read], size: int, chunk: int, white: int | None = None, *, signatures: bool = False
 ) -> Generator[list[Decoded], None, None]:
     """Yield lists of `chunk` decoded images, or fewer if `size` is large, in the order of `reads`.
 
-    `white` is the white level of 16-bit images (`decode.fit`).
+    `white` is the white level of 16-bit images (`decode.fit`); `signatures` asks for the signature of each image.
 
     At most two lists per thread are waiting, for any number of reads. Closing the iterator cancels those that have
     not begun.
@@ -55,7 +60,7 @@ def decode_all(
         waiting: deque[Future[list[Decoded]]] = deque()
         try:
             for some in _chunks(reads, chunk):
-                waiting.append(pool.submit(_decode_chunk, some, size, white))
+                waiting.append(pool.submit(_decode_chunk, some, size, white, signatures))
                 if len(waiting) > 2 * threads:
                     yield waiting.popleft().result()
             while waiting:
@@ -71,18 +76,25 @@ def _chunks(reads: Iterable[Read], count: int) -> Iterator[list[Read]]:
         yield some
 
 
-def _decode_chunk(reads: list[Read], size: int, white: int | None) -> list[Decoded]:
-    return [_decode_one(read, size, white) for read in reads]
+def _decode_chunk(reads: list[Read], size: int, white: int | None, signatures: bool) -> list[Decoded]:
+    taken: list[UnmeasuredSignature] = []
+    decoded = [_decode_one(read, size, white, taken if signatures else None) for read in reads]
+    rows = iter(measure_signatures(taken))
+    return [replace(one, signature=next(rows)) if signatures and one.pixels is not None else one for one in decoded]
 
 
-def _decode_one(read: Read, size: int, white: int | None) -> Decoded:
+def _decode_one(read: Read, size: int, white: int | None, taken: list[UnmeasuredSignature] | None) -> Decoded:
+    """Decode one image; append what its signature is made of to `taken`."""
     stored = ""
     try:
         payload = read()
         stored = digests.of_payload(payload)
         with plain_image(payload) as image:
             pixels = image.centre_square(size, white)
-            return Decoded(pixels, "", stored, image.digest(), image.pages, image.largest)
+            decoded = Decoded(pixels, "", stored, image.digest(), image.pages, image.largest)
+            if taken is not None:
+                taken.append(image.signature(white))
+            return decoded
     except DataError as error:
         return Decoded(None, str(error), stored)
     except OSError as error:

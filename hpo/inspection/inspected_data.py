@@ -1,0 +1,83 @@
+"""The images, labels and signatures of a data set, as every check of the data doctor gets them.
+
+All readable images are in, those of a given test part too: a check looks for faults and leaks and trains nothing that
+is kept. Nothing is split, and nothing is refused for being unreadable; that is for the checks to say.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hpo.data import DataSummary
+from hpo.data.dataset import Images, Labels, PartName, Progress, Unreadable
+from hpo.data.opening import open_source, summarise_pack
+from hpo.data.pack import open_pack
+from hpo.data.signatures import Signatures
+
+
+@dataclass(frozen=True)
+class InspectedData:
+    """The n readable images of a data set. Row i of every column is one image."""
+
+    path: Path
+    classes: tuple[str, ...]
+    """Class names; the label is the position."""
+    names: Sequence[str]
+    """n paths or keys relative to the data set, readable by people."""
+    labels: Labels
+    """(n,) int64 class numbers."""
+    given: Sequence[PartName | None] | None
+    """The n parts that the data set itself names, None for an image without one; None if it names no part at all."""
+    images: Images
+    """(n, S, S, 3) uint8 memory map, RGB."""
+    signatures: Signatures
+    """(n,) of `hpo.data.signatures.SIGNATURE`, a memory map; the same at every S."""
+    digests: Sequence[tuple[str, str]]
+    """n pairs of hex digests: of the stored image, and of its pixels at the stored size."""
+    unreadable: tuple[Unreadable, ...]
+    """The images that could not be read, with the reason; they have no row."""
+    summary: DataSummary
+    fingerprint: str
+    """Hex digest of the content, as in `hpo.data.Dataset`."""
+    image_size: int
+    """Side S of the packed images, in pixels."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def open_inspected(
+    path: str | os.PathLike[str],
+    *,
+    image_size: int,
+    cache: str | os.PathLike[str],
+    white_level: int | None = None,
+    progress: Progress | None = None,
+) -> InspectedData:
+    """Open all readable images of a data set, packed at S = `image_size` in the folder `cache`.
+
+    `white_level` is as in `hpo.data.open_dataset`. Raise DataError where the data set cannot be read as labelled
+    images at all. A class of one image, or with none that can be read, is not an error here.
+    """
+    source = open_source(path)
+    pack = open_pack(source, image_size, Path(cache), white=white_level, progress=progress)
+    manifest = pack.manifest
+    return InspectedData(
+        path=source.path,
+        classes=manifest.classes,
+        names=manifest.names,
+        labels=np.asarray(manifest.label_array),
+        given=manifest.given if any(manifest.given) else None,
+        images=pack.images,
+        signatures=pack.signatures,
+        digests=list(zip(manifest.stored, manifest.pixels, strict=True)),
+        unreadable=manifest.unreadable,
+        summary=summarise_pack(manifest),
+        fingerprint=manifest.fingerprint,
+        image_size=image_size,
+    )
