@@ -21,7 +21,7 @@ from tests.chaos.proxy import Proxy
 from tests.chaos.redone import Redone, redone
 from tests.chaos.reference import fault_free
 from tests.chaos.scene import Progress, Scene
-from tests.chaos.schedule import OF_FOLDERS, OF_ISOLATED, OF_S3, Fault, Kind, Schedule
+from tests.chaos.schedule import NEEDS_TRAINING, OF_FOLDERS, OF_ISOLATED, OF_S3, Fault, Kind, Schedule
 from tests.chaos.second_home import SecondHome, containers_allowed
 from tests.chaos.server import Server, running_server
 from tests.chaos.steps import hold_file, read_steps
@@ -222,7 +222,7 @@ class Attack:
     def _keep_pace(self) -> None:
         """Let training wait while it is ahead of the faults: on a busy machine a fault takes longer than its epochs."""
         ahead = 2 * self._size.workers / (self._size.trials * self._size.epochs)
-        if self._next is None or self._enough() or self._done() <= self._next.due + ahead:
+        if self._next is None or self._enough() or self._scene.awaited or self._done() <= self._next.due + ahead:
             self._hold.unlink(missing_ok=True)
         else:
             self._hold.touch()
@@ -231,7 +231,8 @@ class Attack:
         fault = self._next
         if fault is None or self._enough() or fault.due > self._done() or time.monotonic() < self._quiet_until:
             return
-        self._hold.unlink(missing_ok=True)  # some faults wait until a worker meets them
+        if fault.kind in NEEDS_TRAINING:
+            self._hold.unlink(missing_ok=True)
         struck = self._strikes[fault.kind](fault)
         self.missed += not struck
         self._chronicle(f"{fault}{'' if struck else '  (no target)'}")

@@ -70,6 +70,8 @@ class Scene:
     second: SecondHome
     ledger: Ledger = field(default_factory=Ledger)
     timers: Timers = field(default_factory=Timers)
+    awaited: int = 0
+    """Number of faults that last until a worker meets them; training must not be held meanwhile."""
     _progress: Progress = Progress()
 
     @property

@@ -61,6 +61,8 @@ OF_FOLDERS = frozenset({Kind.DISK})
 """Kinds that need checkpoints in a folder."""
 OF_S3 = frozenset({Kind.STORE_REFUSED, Kind.STORE_SILENT, Kind.STORE_CUT})
 """Kinds that need checkpoints in S3."""
+NEEDS_TRAINING = frozenset({Kind.BEFORE_WRITE, Kind.STORE_CUT})
+"""Kinds that wait for a statement or an upload of a worker that trains."""
 _LAST = 0.8
 """Share of all epochs by which the last fault is due."""
 

@@ -1,8 +1,8 @@
 """Steps: the diary of every training step of every worker, independent of hpo's own records.
 
-Each worker appends a line to one file when it starts a trial, and after every step: with `O_APPEND` and one `write` a
-line, so that neither a kill nor another worker tears a line. Times are of the machine's monotonic clock, the same for
-all processes.
+Each worker appends a line to one file when it has claimed a trial, and after every step: with `O_APPEND` and one
+`write` a line, so that neither a kill nor another worker tears a line. Times are of the machine's monotonic clock, the
+same for all processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Step:
     pid: int
     trial: int
     position: float | None
-    """Epochs done after the step, with the fraction of the current one; None when a worker starts the trial."""
+    """Epochs done after the step, with the fraction of the current one; None when a worker has claimed the trial."""
 
 
 class Diary:
@@ -43,12 +43,20 @@ class Diary:
         self._numbers, self._after_step = numbers, after_step
         self._hold = hold_file(path)
 
-    def kept_by(self, fit: Callable[..., Any]) -> Callable[..., Any]:
+    def noting_claims(self, run_trial: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap `run_trial` so that the claim is written before the trial is prepared, which may take seconds."""
+
+        def note_and_run(context: Any, claim: Any) -> Any:
+            self._note(claim.number, None)
+            return run_trial(context, claim)
+
+        return note_and_run
+
+    def noting_steps(self, fit: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap `fit` so that each step is written before the caller's `on_step` is called."""
 
         def fit_and_note(config: Any, data: Any, runtime: Any, *rest: Any) -> Any:
             trial, forward = self._numbers[runtime.seed], runtime.on_step
-            self._note(trial, None)
 
             def on_step(position: float) -> None:
                 self._note(trial, position)

@@ -226,16 +226,19 @@ class SurroundingStrikes:
         A worker that has to end before the release cannot save its epoch.
         """
         timers, since = self._scene.timers, time.monotonic()
+        self._scene.awaited += 1
 
         def check() -> None:
             press()
             if any(held.note for held in self._scene.held().values()):
+                self._scene.awaited -= 1
                 seconds = 1 + 2 * fault.strength
                 self._ledger.add_lasting(fault.kind, since, seconds, loses=True)
                 timers.later(seconds, release)
             elif time.monotonic() < since + 15:
                 timers.later(0.1, check)
             else:
+                self._scene.awaited -= 1
                 self._ledger.add_lasting(f"{fault.kind}, and no worker waited", since, 0.0, loses=True)
                 release()
 

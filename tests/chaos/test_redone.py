@@ -72,3 +72,11 @@ def test_steps_of_a_suspended_worker_are_not_counted_as_progress() -> None:
     awake = [Step(11.005, 1, 0, 1.75), Step(11.015, 1, 0, 2.0)]
     counted = redone(sorted([*FIRST, *successor, *awake], key=lambda step: step.at), [slept], 4)
     assert (counted.total, counted.most) == (0.5, 0.5)
+
+
+def test_a_step_of_a_suspended_worker_after_the_claim_of_another_is_not_counted_as_lost() -> None:
+    slept = Struck("SIGSTOP", at=10.0, pid=1, loses=True)
+    claimed, trained = _steps(2, 11.0, None), _steps(2, 14.0, 1.25, 1.5)  # the second worker prepares for seconds
+    awake = [Step(12.0, 1, 0, 1.75)]
+    counted = redone([*FIRST, *claimed, *awake, *trained], [slept], 4)
+    assert (counted.total, counted.most) == (0.5, 0.5)

@@ -1,8 +1,8 @@
 """The program of a worker: the real `work()` with the real engine, forked from a process that has imported torch.
 
 A start then takes a tenth of a second in place of four, and hundreds of workers are killed. No part of hpo is replaced:
-`fit` is wrapped to keep a diary, and the clock is shifted if the schedule says so. An isolated worker starts a fork
-server of its own, as `hpo worker --isolate` does, and the process of each of its trials keeps the diary.
+`run_trial` and `fit` are wrapped to keep a diary, and the clock is shifted if the schedule says so. An isolated worker
+starts a fork server of its own, as `hpo worker --isolate` does, and the process of each of its trials keeps the diary.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import timm  # noqa: F401 - here so that the fork has it
 import torch
 
 import hpo.search.trial as trial_module
+import hpo.search.worker as worker_module
 from hpo.errors import HpoError
 from hpo.search.isolation import IsolatedWorkerOptions, work_isolated
 from hpo.search.worker import WorkerOptions, work
@@ -121,7 +122,9 @@ def keep_diary(orders: Orders) -> None:
     """Record every training step of this process from now on, and shift its clock as ordered."""
     if orders.clock_off:
         shift_clock(orders.clock_off)
-    trial_module.fit = Diary(orders.diary, orders.bench.numbers(), _deadly(orders)).kept_by(trial_module.fit)
+    diary = Diary(orders.diary, orders.bench.numbers(), _deadly(orders))
+    worker_module.run_trial = diary.noting_claims(worker_module.run_trial)
+    trial_module.fit = diary.noting_steps(trial_module.fit)
 
 
 def append_line(file: Path, line: str) -> None:
