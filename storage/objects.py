@@ -197,13 +197,23 @@ class S3Objects:
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + prefix, PaginationConfig={"PageSize": _PAGE}
             )
-            return [self._stored_object(item) for page in pages for item in page.get("Contents", ())]
+            return [self._stored_object(item) for page in pages for item in self._contents(page, prefix)]
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects."""
         for key in keys:
             with self._translated(CheckpointError, key, "removed"):
                 self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+
+    def _contents(self, page: dict[str, Any], prefix: str) -> Iterable[dict[str, Any]]:
+        # botocore takes an answer that was cut before its first byte for an empty listing. A whole answer names the
+        # bucket, also where it lists nothing.
+        if "Name" not in page:
+            raise StoreUnavailableError(
+                f"{self.place}/{prefix}".rstrip("/") + " cannot be listed: the answer was cut; check the network"
+            )
+        contents: Iterable[dict[str, Any]] = page.get("Contents", ())
+        return contents
 
     def _stored_object(self, item: dict[str, Any]) -> StoredObject:
         return StoredObject(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"].timestamp())

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from tests.chaos.scene import Progress, Scene
 from tests.chaos.schedule import NEEDS_TRAINING, OF_FOLDERS, OF_ISOLATED, OF_S3, Fault, Kind, Schedule
 from tests.chaos.second_home import SecondHome, containers_allowed
 from tests.chaos.server import Server, running_server
+from tests.chaos.stalls import StallWatch
 from tests.chaos.steps import hold_file, read_steps
 from tests.chaos.stores import Store, folder_store, s3_store
 from tests.chaos.strikes import strikes_on
@@ -121,23 +122,28 @@ def run_campaign(size: Size, folder: Path, say: Say = print) -> Outcome:
         opened = s3_store() if size.store == "s3" else folder_store(folder)
         with opened as store, _scene(bench, server, size, store) as scene:
             attack = Attack(scene, size, say)
-            attack.run()
-            outcome = _judge(attack, scene, size, expected, steps_of_epoch)
+            with StallWatch() as watch:
+                attack.run()
+            attack.notes += watch.notes()
+            outcome = _judge(attack, scene, watch.stalls, expected, steps_of_epoch)
     return replace(outcome, seconds=time.monotonic() - started)
 
 
-def _judge(attack: Attack, scene: Scene, size: Size, expected: Mapping[int, Curve], steps_of_epoch: int) -> Outcome:
+def _judge(
+    attack: Attack, scene: Scene, stalls: Sequence[Struck], expected: Mapping[int, Curve], steps_of_epoch: int
+) -> Outcome:
     """Judge a campaign that has ended."""
+    size = attack.size
     struck = [*scene.ledger.struck, *(Struck(POISON, at, pid, loses=True) for at, pid in scene.crew.deaths())]
     poison = scene.bench.poison_numbers
     steps, processes = read_steps(scene.crew.orders.diary), scene.crew.trial_processes()
     isolated = attempts_by(steps, processes)
-    outages = [fault for fault in struck if fault.name.startswith(tuple(OF_S3))]
+    outages = [*(fault for fault in struck if fault.name.startswith(tuple(OF_S3))), *stalls]
     wrong, excused = wrong_exits(scene.crew.exits, outages, {processes.get(step.pid, step.pid) for step in steps})
     return Outcome(
         size=size,
         verdict=judge(scene.sql, with_poison(expected, poison)),
-        redone=redone(steps, struck, steps_of_epoch),
+        redone=redone(steps, [*struck, *stalls], steps_of_epoch),
         faults=dict(Counter(fault.name for fault in struck)),
         wrong_exits=tuple(wrong),
         broken=(
@@ -178,7 +184,7 @@ class Attack:
     """Inject each fault when it is due, until all trials are finished or the study is stuck."""
 
     def __init__(self, scene: Scene, size: Size, say: Say) -> None:
-        self._scene, self._size, self._say = scene, size, say
+        self._scene, self.size, self._say = scene, size, say
         self._strikes = strikes_on(scene)
         boundless = frozenset({Kind.DISK}) - size.absent if scene.store.disk is None else frozenset()
         foreign = frozenset() if containers_allowed() else frozenset({Kind.READ_ELSEWHERE})
@@ -203,7 +209,7 @@ class Attack:
         self._wait_for_exits()
 
     def _finished(self) -> bool:
-        return self._scene.progress().finished >= self._size.trials
+        return self._scene.progress().finished >= self.size.trials
 
     def _stuck(self) -> bool:
         progress, since = self._scene.progress(), self._moved[1]
@@ -214,14 +220,14 @@ class Attack:
 
     def _done(self) -> float:
         """Return the share of all epochs that is reported."""
-        return self._scene.progress().reports / (self._size.trials * self._size.epochs)
+        return self._scene.progress().reports / (self.size.trials * self.size.epochs)
 
     def _enough(self) -> bool:
-        return self._next is None or len(self._scene.ledger.struck) >= self._size.faults
+        return self._next is None or len(self._scene.ledger.struck) >= self.size.faults
 
     def _keep_pace(self) -> None:
         """Let training wait while it is ahead of the faults: on a busy machine a fault takes longer than its epochs."""
-        ahead = 2 * self._size.workers / (self._size.trials * self._size.epochs)
+        ahead = 2 * self.size.workers / (self.size.trials * self.size.epochs)
         if self._next is None or self._enough() or self._scene.awaited or self._done() <= self._next.due + ahead:
             self._hold.unlink(missing_ok=True)
         else:
@@ -237,7 +243,7 @@ class Attack:
         self.missed += not struck
         self._chronicle(f"{fault}{'' if struck else '  (no target)'}")
         self._next = next(self._faults, None)
-        self._quiet_until = time.monotonic() + self._size.pause
+        self._quiet_until = time.monotonic() + self.size.pause
         if fault.number % 25 == 0:
             self._say(f"fault {fault.number}, {self._scene.progress().finished} trials finished")
 

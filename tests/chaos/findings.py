@@ -72,10 +72,10 @@ def attempts_by(steps: Iterable[Step], processes: Collection[int]) -> int:
 def wrong_exits(
     exits: Iterable[Exit], outages: Sequence[Struck], trained: Collection[int]
 ) -> tuple[list[str], list[str]]:
-    """Return messages on unexpected exits, and notes on exits that are allowed while S3 is away.
+    """Return messages on unexpected exits, and notes on exits that are allowed during `outages`.
 
-    `outages` are those of the object store, `trained` the pids of workers that claimed a trial. While S3 does not
-    answer, a worker may take longer to end after a signal, and a worker without a trial ends with 2.
+    `outages` are those of the object store and the stalls of the machine, `trained` the pids of workers that claimed a
+    trial. Meanwhile a worker may take longer to end after a signal, and a worker without a trial ends with 2.
     """
     wrong, late, unable = [], 0, 0
     for ended in exits:
@@ -90,7 +90,7 @@ def wrong_exits(
         elif ended.wrong:
             wrong.append(ended.wrong)
     notes = [
-        f"{late} workers took longer than 10 s to leave while the object store was away",
+        f"{late} workers took longer than 10 s to leave while the object store was away or the machine stood still",
         f"{unable} workers that were started while the object store was away ended with 2",
     ]
     return wrong, [note for note in notes if not note.startswith("0 ")]

@@ -23,6 +23,8 @@ class Struck:
     """Whether steps since the last checkpoint may have to be repeated."""
     lasts: float = 0.0
     """Seconds."""
+    trial: int | None = None
+    """The trial that it hit, if that is known; else the one that `pid` claimed last."""
 
 
 @dataclass
@@ -32,9 +34,9 @@ class Ledger:
     struck: list[Struck] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
 
-    def add(self, name: str, pid: int | None = None, *, loses: bool = False) -> None:
+    def add(self, name: str, pid: int | None = None, *, loses: bool = False, trial: int | None = None) -> None:
         """Add a fault that hits now."""
-        self.struck.append(Struck(name, time.monotonic(), pid, loses))
+        self.struck.append(Struck(name, time.monotonic(), pid, loses, trial=trial))
 
     def add_lasting(self, name: str, since: float, seconds: float, *, loses: bool) -> None:
         """Add a fault that hits all, began at `since` and lasts until `seconds` from now."""

@@ -75,6 +75,8 @@ def _blows(steps: Sequence[Step], struck: Sequence[Struck]) -> dict[int, list[Bl
 
 def _hit(steps: Sequence[Step], fault: Struck) -> set[int]:
     """Return the trials that a fault hit: its process's current one; for a fault of all, each begun before its end."""
+    if fault.trial is not None:
+        return {fault.trial}
     if fault.pid is None:
         return {step.trial for step in steps if step.at <= fault.at + fault.lasts}
     under_way = [step.trial for step in steps if step.pid == fault.pid and step.at <= fault.at + 0.1]

@@ -37,7 +37,7 @@ class WorkerStrikes:
         member, held = victim
         signal_process(held.pid, signal.SIGKILL)
         self._crew.thaw(member)
-        self._ledger.add(fault.kind, held.pid, loses=True)
+        self._ledger.add(fault.kind, held.pid, loses=True, trial=held.trial)
         return True
 
     def kill_parent(self, fault: Fault) -> bool:
@@ -97,20 +97,20 @@ class WorkerStrikes:
             return False
         member, held = victim
         self._scene.store.damage(self._scene.study, held.trial, fault.strength)
-        self._ledger.add("latest checkpoint corrupted", held.pid, loses=True)
+        self._ledger.add("latest checkpoint corrupted", held.pid, loses=True, trial=held.trial)
         self._kill(member, held, absence=fault.strength)
         return True
 
     def _let_sleep(self, fault: Fault, member: Member, held: Held, *, loses: bool) -> None:
         """Continue the stopped processes of a worker after longer than a lease."""
-        self._ledger.add(fault.kind, held.pid, loses=loses)
+        self._ledger.add(fault.kind, held.pid, loses=loses, trial=held.trial)
         self._scene.timers.later(self._scene.lease * (1.3 + fault.strength), lambda: self._crew.thaw(member))
 
     def _kill(self, member: Member, held: Held, absence: float) -> None:
         """Kill a worker, and the process of its trial if that is another."""
         member.absence = max(member.absence, absence)
         self._crew.kill(member, held.pid)
-        self._ledger.add(Kind.KILL, held.pid, loses=True)
+        self._ledger.add(Kind.KILL, held.pid, loses=True, trial=held.trial)
 
     def _leave(self, fault: Fault, name: str, absence: float, number: signal.Signals = signal.SIGTERM) -> bool:
         for member, _ in self._scene.victims(fault.slot):

@@ -80,3 +80,9 @@ def test_a_step_of_a_suspended_worker_after_the_claim_of_another_is_not_counted_
     awake = [Step(12.0, 1, 0, 1.75)]
     counted = redone([*FIRST, *claimed, *awake, *trained], [slept], 4)
     assert (counted.total, counted.most) == (0.5, 0.5)
+
+
+def test_a_fault_of_a_trial_counts_although_its_worker_has_not_written_to_the_diary_yet() -> None:
+    corrupted = Struck("corrupted", at=10.5, pid=7, loses=True, trial=0)
+    counted = redone([*FIRST, *_steps(2, 11.0, None, 1.25, 1.5)], [corrupted], 4)
+    assert (counted.most, counted.unexplained) == (0.5, 0.0)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +152,53 @@ def test_an_upload_that_fails_leaves_nothing(s3_root: str, monkeypatch: pytest.M
         store.write(0, "latest", FILES, {"epoch": 2})
     assert [found.key for found in store._objects.list()] == before
     assert store.read(0, "latest").info == {"epoch": 1}
+
+
+_LISTING = (
+    b'<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+    b"<Name>bucket</Name><Prefix></Prefix><IsTruncated>false</IsTruncated></ListBucketResult>"
+)
+_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\n"
+
+
+@pytest.fixture
+def answered(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
+    """A server at the endpoint that sends the bytes in this list to every request, and closes the connection."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    answers: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.getsockname()[1]}")
+
+        def serve() -> None:
+            while True:
+                try:
+                    client, _ = server.accept()
+                except OSError:  # closed
+                    return
+                with client:
+                    client.recv(65_536)
+                    client.sendall(b"".join(answers))
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield answers
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(_HEAD + b"Content-Length: %d\r\n\r\n" % len(_LISTING), id="cut before the body"),
+        pytest.param(_HEAD + b"Content-Length: %d\r\n\r\n" % len(_LISTING) + _LISTING[:150], id="cut in the body"),
+        pytest.param(_HEAD + b"\r\n", id="cut before a body of unknown length"),
+        pytest.param(b"", id="cut before the head"),
+    ],
+)
+def test_a_listing_that_was_cut_is_no_empty_listing(s3_root: str, answered: list[bytes], answer: bytes) -> None:
+    answered.append(answer)
+    with pytest.raises(StoreUnavailableError, match="cannot be listed"):
+        open_store(s3_root, "cells").has(0, "latest")
+
+
+def test_a_whole_listing_without_an_object_is_empty(s3_root: str, answered: list[bytes]) -> None:
+    answered.append(_HEAD + b"Content-Length: %d\r\n\r\n" % len(_LISTING) + _LISTING)
+    assert not open_store(s3_root, "cells").has(0, "latest")
