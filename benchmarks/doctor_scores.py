@@ -1,0 +1,186 @@
+"""Compare what a method says about a planted set with what was planted: recall, precision, average precision.
+
+Copies are judged by pairs of files. A pair is right if both show the same picture; pairs with a junk picture are left
+out, or 800 copies of one picture would decide everything. A copy counts as found if it is in a pair with its original.
+Labels are judged over all files that are not junk, whose labels are neither right nor wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.doctor_plants import Truth
+
+Rows = npt.NDArray[np.int64]
+EXAMPLES = 12
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a method says about n files.
+
+    pairs: (p, 2) rows of copies. junk: rows that do not belong, or None if the method has no such check. labels: (n,)
+    scores, the higher the surer that the label is wrong, or None. dropped: rows that a cleaning would leave out.
+    """
+
+    files: tuple[str, ...]
+    pairs: Rows
+    junk: Rows | None = None
+    labels: npt.NDArray[np.float64] | None = None
+    dropped: Rows | None = None
+    conflicts: Rows | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def share(part: float, whole: float) -> float | None:
+    """Return part / whole, or None where there is nothing to count."""
+    return float(part) / float(whole) if whole else None
+
+
+def score(truth: Sequence[Truth], claims: Claims) -> dict[str, Any]:
+    """Return every figure as JSON has it."""
+    by_file = {row.file: row for row in truth}
+    rows = [by_file[file] for file in claims.files]
+    found: dict[str, Any] = dict(claims.about)
+    found["copies"] = score_copies(rows, claims.pairs)
+    if claims.junk is not None:
+        found["junk"] = score_junk(rows, claims.junk)
+    if claims.labels is not None:
+        found["labels"] = score_labels(rows, claims.labels)
+    if claims.dropped is not None:
+        found["cleaning"] = score_cleaning(rows, claims.dropped)
+    if claims.conflicts is not None:
+        found["conflicts"] = score_conflicts(rows, claims.conflicts)
+    return found
+
+
+def pictures(rows: Sequence[Truth]) -> Rows:
+    """Return a number per row that is equal for files of one picture."""
+    names = [row.group or row.file for row in rows]
+    found: Rows = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    return found
+
+
+def score_copies(rows: Sequence[Truth], pairs: Rows) -> dict[str, Any]:
+    """Return recall by planted kind, and the precision of all pairs without junk."""
+    picture = pictures(rows)
+    junk = np.array([row.role == "junk" for row in rows])
+    pairs = pairs.reshape(-1, 2)
+    pairs = pairs[~junk[pairs].any(axis=1)] if len(pairs) else pairs
+    right = picture[pairs[:, 0]] == picture[pairs[:, 1]]
+    paired = set(pairs[right].reshape(-1).tolist())
+    kinds = sorted({row.kind for row in rows if row.role in ("copy", "leak")})
+    recall = {}
+    missed = {}
+    for kind in kinds:
+        planted = [number for number, row in enumerate(rows) if row.role in ("copy", "leak") and row.kind == kind]
+        recall[kind] = share(sum(number in paired for number in planted), len(planted))
+        missed[kind] = [f"{rows[n].file} of {rows[n].group}: {rows[n].detail}" for n in planted if n not in paired]
+    planted = [number for number, row in enumerate(rows) if row.role in ("copy", "leak")]
+    wrong = pairs[~right][:EXAMPLES]
+    return {
+        "planted": len(planted),
+        "recall": share(sum(number in paired for number in planted), len(planted)),
+        "by_kind": recall,
+        "pairs": len(pairs),
+        "precision": share(int(right.sum()), len(pairs)),
+        "missed": {kind: names[:EXAMPLES] for kind, names in missed.items() if names},
+        "wrong": [[rows[a].file, rows[b].file] for a, b in wrong],
+    }
+
+
+def score_junk(rows: Sequence[Truth], flagged: Rows) -> dict[str, Any]:
+    """Return recall, also of clusters by their size and of scattered pictures, and precision."""
+    chosen = set(flagged.tolist())
+    planted = [number for number, row in enumerate(rows) if row.role == "junk"]
+    groups: dict[str, list[int]] = {}
+    for number in planted:
+        groups.setdefault(rows[number].group or "scattered", []).append(number)
+    right = sum(number in chosen for number in planted)
+    wrong = [number for number in sorted(chosen) if rows[number].role != "junk"]
+    return {
+        "planted": len(planted),
+        "flagged": len(chosen),
+        "recall": share(right, len(planted)),
+        "by_group": {
+            f"{name} ({len(members)})": share(sum(number in chosen for number in members), len(members))
+            for name, members in sorted(groups.items())
+        },
+        "precision": share(right, len(chosen)),
+        "missed": [f"{rows[n].file}: {rows[n].detail}" for n in planted if n not in chosen][:EXAMPLES],
+        "wrong": [rows[number].file for number in wrong][:EXAMPLES],
+    }
+
+
+def score_labels(rows: Sequence[Truth], scores: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """Return average precision and precision at k, the number of wrong labels, over all files but junk."""
+    judged = np.array([row.role != "junk" for row in rows])
+    wrong = np.array([row.role == "wrong" or (row.role == "copy" and row.label != row.true_label) for row in rows])
+    wrong, scores = wrong[judged], scores[judged]
+    order = np.argsort(-scores, kind="stable")
+    planted = int(wrong.sum())
+    return {
+        "planted": planted,
+        "average_precision": average_precision(wrong[order]),
+        "precision_at_planted": share(int(wrong[order][:planted].sum()), planted),
+    }
+
+
+def average_precision(right: npt.NDArray[np.bool_]) -> float | None:
+    """Return the mean of the precision at each right item of a ranking."""
+    hits = np.cumsum(right)
+    if not len(right) or not hits[-1]:
+        return None
+    return float((hits / np.arange(1, len(right) + 1))[right].mean())
+
+
+def score_cleaning(rows: Sequence[Truth], dropped: Rows) -> dict[str, Any]:
+    """Return how much junk is left, and how many right pictures are lost with all their copies."""
+    gone = set(dropped.tolist())
+    picture = pictures(rows)
+    kept = {int(picture[number]) for number in range(len(rows)) if number not in gone}
+    right = {
+        int(picture[number]): row.file
+        for number, row in enumerate(rows)
+        if row.role == "original" and row.label == row.true_label
+    }
+    lost = [file for number, file in right.items() if number not in kept]
+    left = sum(row.role == "junk" and number not in gone for number, row in enumerate(rows))
+    return {"dropped": len(gone), "junk_left": left, "pictures_lost": len(lost), "lost": lost[:EXAMPLES]}
+
+
+def score_conflicts(rows: Sequence[Truth], named: Rows) -> dict[str, Any]:
+    """Return recall and precision of copies under several classes, by the copies planted under another class."""
+    chosen = set(named.tolist())
+    labels: dict[str, set[str]] = {}
+    for row in rows:
+        if row.group and row.role != "junk":
+            labels.setdefault(row.group, set()).add(row.label)
+    planted = {number for number, row in enumerate(rows) if row.role != "junk" and len(labels.get(row.group, ())) > 1}
+    judged = {number for number in chosen if rows[number].role != "junk"}
+    return {
+        "planted": len(planted),
+        "recall": share(len(planted & judged), len(planted)),
+        "precision": share(len(planted & judged), len(judged)),
+        "wrong": [rows[number].file for number in sorted(judged - planted)][:EXAMPLES],
+    }
+
+
+def read_rival(path: Any) -> Claims:
+    """Read what a rival said, see `benchmarks.doctor_rivals`."""
+    with np.load(path) as kept:
+        arrays = {name: kept[name] for name in kept.files}
+    about = {name: arrays[name].item() for name in ("seconds", "processor", "load", "version", "note")}
+    labels = arrays.get("labels")
+    return Claims(
+        tuple(arrays["files"].tolist()),
+        arrays["pairs"].astype(np.int64),
+        arrays["flagged"].astype(np.int64) if "flagged" in arrays else None,
+        None if labels is None else -labels.astype(np.float64),
+        about=about,
+    )
