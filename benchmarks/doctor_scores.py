@@ -15,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.doctor_plants import Truth
+from benchmarks.doctor_same import SamePicture
 
 Rows = npt.NDArray[np.int64]
 EXAMPLES = 12
+MOST_CHECKED = 300
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,15 @@ def share(part: float, whole: float) -> float | None:
     return float(part) / float(whole) if whole else None
 
 
-def score(truth: Sequence[Truth], claims: Claims) -> dict[str, Any]:
-    """Return every figure as JSON has it."""
+def score(truth: Sequence[Truth], claims: Claims, same: SamePicture | None = None) -> dict[str, Any]:
+    """Return every figure as JSON has it.
+
+    `same` decides whether a pair of untouched images is a copy that the data set had before anything was planted.
+    """
     by_file = {row.file: row for row in truth}
     rows = [by_file[file] for file in claims.files]
     found: dict[str, Any] = dict(claims.about)
-    found["copies"] = score_copies(rows, claims.pairs)
+    found["copies"] = score_copies(rows, claims.pairs, same)
     if claims.junk is not None:
         found["junk"] = score_junk(rows, claims.junk)
     if claims.labels is not None:
@@ -66,7 +71,7 @@ def pictures(rows: Sequence[Truth]) -> Rows:
     return found
 
 
-def score_copies(rows: Sequence[Truth], pairs: Rows) -> dict[str, Any]:
+def score_copies(rows: Sequence[Truth], pairs: Rows, same: SamePicture | None = None) -> dict[str, Any]:
     """Return recall by planted kind, and the precision of all pairs without junk."""
     picture = pictures(rows)
     junk = np.array([row.role == "junk" for row in rows])
@@ -82,16 +87,31 @@ def score_copies(rows: Sequence[Truth], pairs: Rows) -> dict[str, Any]:
         recall[kind] = share(sum(number in paired for number in planted), len(planted))
         missed[kind] = [f"{rows[n].file} of {rows[n].group}: {rows[n].detail}" for n in planted if n not in paired]
     planted = [number for number, row in enumerate(rows) if row.role in ("copy", "leak")]
-    wrong = pairs[~right][:EXAMPLES]
+    natural, wrong = natural_copies(rows, pairs[~right], same)
     return {
         "planted": len(planted),
         "recall": share(sum(number in paired for number in planted), len(planted)),
         "by_kind": recall,
         "pairs": len(pairs),
-        "precision": share(int(right.sum()), len(pairs)),
+        "natural": natural,
+        "precision": share(int(right.sum()) + natural, len(pairs)),
         "missed": {kind: names[:EXAMPLES] for kind, names in missed.items() if names},
-        "wrong": [[rows[a].file, rows[b].file] for a, b in wrong],
+        "wrong": wrong,
     }
+
+
+def natural_copies(rows: Sequence[Truth], pairs: Rows, same: SamePicture | None) -> tuple[int, list[list[str]]]:
+    """Return how many unplanned pairs are copies all the same, and examples of those that are not.
+
+    Of more than MOST_CHECKED pairs a random sample is checked and the number estimated.
+    """
+    order = np.random.default_rng(0).permutation(len(pairs))[:MOST_CHECKED]
+    names = [[rows[a].file, rows[b].file] for a, b in pairs[order]]
+    if same is None:
+        return 0, names[:EXAMPLES]
+    answers = [same(*pair) for pair in names]
+    wrong = [pair for pair, answer in zip(names, answers, strict=True) if not answer]
+    return round(sum(answers) * len(pairs) / max(1, len(names))), wrong[:EXAMPLES]
 
 
 def score_junk(rows: Sequence[Truth], flagged: Rows) -> dict[str, Any]:

@@ -1,0 +1,114 @@
+"""What cleaning is worth: the same short search on a planted set, with and without `--clean`.
+
+Each arm gets the same time, space, seed and machine, one after the other. The best trial of each is measured on clean
+validation and test images, which are data sets of their own here, so that neither arm's changes concern them.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.doctor_pictures import read_images
+from benchmarks.doctor_plants import PlantOptions, plant, truth_path, write
+
+ARMS: dict[str, tuple[str, ...]] = {"as planted": (), "--clean": ("--clean",)}
+
+
+@dataclass(frozen=True)
+class Search:
+    """The short search of one arm."""
+
+    hpo: Path
+    weights: Path
+    timeout: str = "4m"
+    trials: int = 8
+    space: str = "quick"
+    epochs: int = 3
+    backbone: str = "mobilenetv2_035"
+
+
+def measure_worth(plants: list[PlantOptions], search: Search, work: Path) -> list[dict[str, Any]]:
+    """Run both arms for every plant; keep finished arms in `work`, and return a row for each arm."""
+    return [run_arm(options, arm, search, work / f"seed-{options.seed}") for options in plants for arm in ARMS]
+
+
+def run_arm(options: PlantOptions, arm: str, search: Search, folder: Path) -> dict[str, Any]:
+    """Search and measure once; return what an earlier run kept if there is one."""
+    kept = folder / f"{arm.strip('-').replace(' ', '-')}.json"
+    if kept.exists():
+        found: dict[str, Any] = json.loads(kept.read_text())
+        return found
+    sets = clean_sets(options, folder)
+    home, study = folder / f"home-{kept.stem}", f"worth-{options.seed}-{kept.stem}"
+    began = time.monotonic()
+    said = hpo(search, "run", sets["train"], "--study", study, "--home", home, *ARMS[arm], *settings(options, search))
+    seconds = time.monotonic() - began
+    status = json.loads(hpo(search, "status", "--study", study, "--home", home, "--json"))
+    bundle = folder / f"bundle-{kept.stem}"
+    hpo(search, "export-best", "--study", study, "--home", home, "--out", bundle, "--force")
+    row = {"seed": options.seed, "arm": arm, "seconds": round(seconds, 1), "trials": status["trials"]}
+    row["search_value"] = status["best"]["value"]
+    for part in ("val", "test"):
+        answer = json.loads(hpo(search, "evaluate", bundle, "--data", sets[part], "--home", home, "--json"))
+        row[part] = answer["accuracy"]
+    row["said"] = [line for line in said.splitlines() if "clean" in line or "left out" in line][:6]
+    kept.write_text(json.dumps(row, indent=1))
+    return row
+
+
+def clean_sets(options: PlantOptions, folder: Path) -> dict[str, Path]:
+    """Write the planted set with a clean val part, and the clean val and test images as sets of their own."""
+    sets = {name: folder / f"{name}.zip" for name in ("train", "val", "test")}
+    if not all(path.exists() for path in sets.values()):
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = plant(replace(options, parts=True), sets["train"])
+        clean = {row.file for row in rows if row.file.startswith("val/")}
+        originals = {f"val/{image.file}": image.data for image in read_images(options.data)}
+        write({name.removeprefix("val/"): originals[name] for name in clean}, sets["val"])
+        write({image.file: image.data for image in read_images(options.data, "val")}, sets["test"])
+        truth_path(sets["train"]).unlink()
+    return sets
+
+
+def settings(options: PlantOptions, search: Search) -> list[str]:
+    """Return the options that both arms share."""
+    return [
+        *("--space", search.space, "--backbone", search.backbone, "--weights", str(search.weights)),
+        *("--set", "image_size=96", "--set", f"epochs={search.epochs}", "--seed", str(options.seed)),
+        *("--trials", str(search.trials), "--timeout", search.timeout),
+    ]
+
+
+def hpo(search: Search, *arguments: str | Path) -> str:
+    """Run a command of hpo and return what it prints."""
+    command = [str(search.hpo), *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {ended.returncode}: {ended.stderr[-2000:]}")
+    return ended.stdout
+
+
+def worth_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Return markdown: accuracy by seed and arm, and the mean of the differences."""
+    lines = ["| seed | arm | trials finished | seconds | clean val | clean test |", "|---|---|---:|---:|---:|---:|"]
+    for row in rows:
+        done = row["trials"]["finished"]
+        lines.append(
+            f"| {row['seed']} | {row['arm']} | {done} | {row['seconds']:.0f} | {row['val']:.4f} | {row['test']:.4f} |"
+        )
+    seeds = {row["seed"] for row in rows}
+    value = {(row["seed"], row["arm"]): row for row in rows}
+    both = [seed for seed in seeds if all((seed, arm) in value for arm in ARMS)]
+    for part in ("val", "test"):
+        gains = [value[seed, "--clean"][part] - value[seed, "as planted"][part] for seed in both]
+        if gains:
+            lines.append(
+                f"\nGain of `--clean` on the clean {part}: {mean(gains):+.4f} ({', '.join(f'{g:+.4f}' for g in gains)})"
+            )
+    return lines
