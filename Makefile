@@ -12,9 +12,13 @@ STAMP := $(VENV)/.installed
 JOBS ?= 2
 # Of `make chaos`, as in CHAOS_ARGS='--seed 11 --json table.json'; --help lists them.
 CHAOS_ARGS ?=
+# Of `make bench-doctor`: parts and options, as in BENCH_ARGS='rivals table --seeds 0'; --help lists them.
+BENCH_ARGS ?=
+# The other tools that the data doctor is compared with, beside the libraries of .venv; nothing else uses them.
+RIVALS := .venv-rivals
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo test coverage test-slow check chaos test-compose test-all format lock clean
+.PHONY: help install demo test coverage test-slow check chaos bench-doctor test-compose test-all format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +53,17 @@ check: install ## lint, format and types
 
 chaos: install ## kill, stop, cut and fill everything, and count what is lost: 8 workers, 2 of them isolated, 200 trials, 300 faults
 	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
+bench-doctor: install $(RIVALS)/.installed ## the data doctor beside other tools on planted faults; the images of ../shared, an hour
+	$(BIN)/python -m benchmarks.doctor --rivals-python $(RIVALS)/bin/python $(BENCH_ARGS)
+
+$(RIVALS)/.installed: $(STAMP)
+	$(PYTHON) -m venv $(RIVALS)
+	$(BIN)/python -c 'import sys; print(*[path for path in sys.path if path.endswith("site-packages")], sep="\n")' \
+	  > "$$($(RIVALS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/hpo-libraries.pth"
+	$(RIVALS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  'cleanvision>=0.3.7,<0.4' 'imagededup>=0.3.3,<0.4' 'cleanlab[datalab]>=2.9,<3' 'dataeval>=1.1,<2'
+	@touch $@
 
 test-compose: install ## the image and docker-compose.yml in a real container engine
 	$(PYTEST) -m compose -rs tests/test_compose.py

@@ -246,8 +246,11 @@ def cleanlab(folder: Folder) -> Answer:
     return Answer(pairs, outlier, quality, "cleanlab", f"embeddings of {BACKBONE}, logistic regression, 5 folds")
 
 
-def _dbscan(values: Floats) -> Answer:
-    """Reduce to 50 components; eps is the knee of the sorted distances to the 5th neighbour; noise is flagged."""
+def _dbscan(values: Floats, *, largest: bool = False) -> Answer:
+    """Reduce to 50 components; eps is the knee of the sorted distances to the 5th neighbour.
+
+    Noise is flagged; with `largest` everything outside the largest cluster, as a person does who looks at the clusters.
+    """
     from sklearn.cluster import DBSCAN
     from sklearn.decomposition import PCA
     from sklearn.neighbors import NearestNeighbors
@@ -258,19 +261,34 @@ def _dbscan(values: Floats) -> Answer:
     line = np.linspace(distances[0], distances[-1], len(distances))
     eps = float(distances[int(np.argmax(line - distances))])
     clusters = DBSCAN(eps=max(eps, 1e-6), min_samples=5).fit_predict(reduced)
+    usual = np.bincount(clusters[clusters >= 0]).argmax() if (clusters >= 0).any() else -1
+    flagged = clusters != usual if largest else clusters == -1
     note = f"eps {eps:.3g}, {clusters.max() + 1} clusters"
-    return Answer([], np.flatnonzero(clusters == -1).tolist(), package="scikit-learn", note=note)
+    return Answer([], np.flatnonzero(flagged).tolist(), package="scikit-learn", note=note)
+
+
+def _pixels(folder: Folder) -> Floats:
+    return np.stack([np.asarray(image, dtype=np.float32).reshape(-1) / 255 for image in folder.images(32)])
 
 
 def pca_dbscan_pixels(folder: Folder) -> Answer:
     """Run PCA and DBSCAN on the pixels at 32 px."""
-    pixels = np.stack([np.asarray(image, dtype=np.float32).reshape(-1) / 255 for image in folder.images(32)])
-    return _dbscan(pixels)
+    return _dbscan(_pixels(folder))
+
+
+def pca_dbscan_pixels_largest(folder: Folder) -> Answer:
+    """Run PCA and DBSCAN on the pixels at 32 px; the largest cluster is kept."""
+    return _dbscan(_pixels(folder), largest=True)
 
 
 def pca_dbscan_embeddings(folder: Folder) -> Answer:
     """Run PCA and DBSCAN on the embeddings."""
     return _dbscan(folder.embeddings())
+
+
+def pca_dbscan_embeddings_largest(folder: Folder) -> Answer:
+    """Run PCA and DBSCAN on the embeddings; the largest cluster is kept."""
+    return _dbscan(folder.embeddings(), largest=True)
 
 
 METHODS: dict[str, Callable[[Folder], Answer]] = {
@@ -284,6 +302,8 @@ METHODS: dict[str, Callable[[Folder], Answer]] = {
     "cleanlab": cleanlab,
     "pca-dbscan-pixels": pca_dbscan_pixels,
     "pca-dbscan-embeddings": pca_dbscan_embeddings,
+    "pca-dbscan-pixels-largest": pca_dbscan_pixels_largest,
+    "pca-dbscan-embeddings-largest": pca_dbscan_embeddings_largest,
 }
 
 

@@ -189,18 +189,3 @@ def score_conflicts(rows: Sequence[Truth], named: Rows) -> dict[str, Any]:
         "precision": share(len(planted & judged), len(judged)),
         "wrong": [rows[number].file for number in sorted(judged - planted)][:EXAMPLES],
     }
-
-
-def read_rival(path: Any) -> Claims:
-    """Read what a rival said, see `benchmarks.doctor_rivals`."""
-    with np.load(path) as kept:
-        arrays = {name: kept[name] for name in kept.files}
-    about = {name: arrays[name].item() for name in ("seconds", "processor", "load", "version", "note")}
-    labels = arrays.get("labels")
-    return Claims(
-        tuple(arrays["files"].tolist()),
-        arrays["pairs"].astype(np.int64),
-        arrays["flagged"].astype(np.int64) if "flagged" in arrays else None,
-        None if labels is None else -labels.astype(np.float64),
-        about=about,
-    )
