@@ -58,7 +58,7 @@ bench-doctor: install $(RIVALS)/.installed ## the data doctor beside other tools
 	$(BIN)/python -m benchmarks.doctor --rivals-python $(RIVALS)/bin/python $(BENCH_ARGS)
 
 $(RIVALS)/.installed: $(STAMP)
-	$(PYTHON) -m venv $(RIVALS)
+	$(BIN)/python -m venv $(RIVALS)
 	$(BIN)/python -c 'import sys; print(*[path for path in sys.path if path.endswith("site-packages")], sep="\n")' \
 	  > "$$($(RIVALS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/hpo-libraries.pth"
 	$(RIVALS)/bin/python -m pip install --quiet --disable-pip-version-check \
