@@ -184,7 +184,7 @@ def prepare(folder: Path) -> None:
     """
     import torch
 
-    device = f"cpu {torch.backends.cpu.get_cpu_capability()}, 1 threads | torch {torch.__version__}"
+    device = f"cpu {torch.backends.cpu.get_cpu_capability()}, 1 thread | torch {torch.__version__}"
     formats = {
         f"{name} | 32 px | trained | fp32 | {device}": {"channels_last": True, "precision": "fp32"}
         for name in ("cnn3", "test_resnet")

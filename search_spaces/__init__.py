@@ -24,7 +24,7 @@ from search_spaces.errors import SpaceError
 from search_spaces.explain import SpaceRow, describe, rows
 from search_spaces.fields import parse_value
 from search_spaces.space import SearchSpace
-from search_spaces.space_files import catalog, earlier_edition, load_space
+from search_spaces.space_files import catalog, earlier_edition, load_space, space_names
 from search_spaces.trial_list import RUN, PlannedTrial, Space, TrialList, read_space, trial_seed, with_weights
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "parse_value",
     "read_space",
     "rows",
+    "space_names",
     "trial_seed",
     "with_weights",
 ]

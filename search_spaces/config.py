@@ -277,6 +277,10 @@ class TrialConfig(BaseModel):
         run = {key: value for key, value in self.to_dict().items() if key != "phases"}
         return tuple(self.from_dict({**run, **phase.model_dump(exclude_none=True)}) for phase in self.phases)
 
+    def deepest_phase(self) -> TrialConfig:
+        """Return the configuration of the phase in which most of the backbone trains, the first of equals."""
+        return max(self.phase_configs(), key=lambda phase: phase.unfreeze_depth)
+
     def replace(self, **changes: Any) -> TrialConfig:
         """Return a validated copy with some fields changed."""
         return self.from_dict({**self.to_dict(), **changes})

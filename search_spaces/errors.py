@@ -29,7 +29,22 @@ def within(key: str) -> Iterator[None]:
         raise SpaceError(f"{key}.{error}", source=error.source) from None
 
 
+_OF_TYPE = ("_parsing", "_type", "_from_float", "_parsing_size")
+
+_RULES = {
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "bool": "must be true or false",
+    "string": "must be text",
+    "string_too_short": "must not be empty",
+}
+"""The type of an error of pydantic, or the type of value that it asks for -> the rule."""
+
+
 def rule_in_words(detail: Mapping[str, Any]) -> str:
     """Return the rule in one of pydantic's errors, as in «must be greater than 0»."""
+    rule = _RULES.get(detail["type"].partition("_")[0] if detail["type"].endswith(_OF_TYPE) else detail["type"])
+    if rule is not None:
+        return rule
     message: str = detail["msg"]
     return message.replace("Input should be", "must be", 1).removeprefix("Value error, ")

@@ -33,18 +33,26 @@ def checked(point: object, key: str, dimensions: Dimensions, fixed: Values) -> d
 
 def _check_fixed(name: str, value: Scalar, key: str, fixed: Values) -> None:
     if name not in fixed:
-        raise SpaceError(f"{key}: {name} is neither open nor fixed in this space")
+        raise SpaceError(f"{key}: this space neither searches nor fixes it; leave it out")
     if value != fixed[name]:
         raise SpaceError(f"{key} is {value!r}, but {name} is fixed to {fixed[name]!r}")
 
 
 def _check_open(value: Scalar, key: str, variants: Sequence[Dimension], values: Values) -> None:
     variant = existing(variants, values)
+    possible = variants if variant is None else [variant]
+    if not any(one.contains(value) for one in possible):
+        raise SpaceError(f"{key} is {value!r}, but must be in {'; or in '.join(map(_range, possible))}")
     if variant is None:
         cases = "; or ".join(in_words(v.when) for v in variants)
-        raise SpaceError(f"{key} exists only when {cases}; the point must say so")
-    if not variant.contains(value):
-        raise SpaceError(f"{key} is {value!r}, but must be in {variant}")
+        parents = ", ".join(dict.fromkeys(parent for v in variants for parent in v.when if parent not in values))
+        way_out = f"give {parents} too" if parents else "leave it out, or give other values"
+        raise SpaceError(f"{key} exists only when {cases}; {way_out}")
+
+
+def _range(variant: Dimension) -> str:
+    """Return `0.001 to 0.01, log`, with the condition of the variant where it has one."""
+    return f"{variant} when {in_words(variant.when)}" if variant.when else str(variant)
 
 
 def parameters(point: Values, dimensions: Dimensions, fixed: Values) -> dict[str, Any]:

@@ -84,7 +84,7 @@ _KEYS = ("extends", "summary", "seed", "fixed", "dimensions", "points")
 
 def catalog() -> list[SearchSpace]:
     """Return the shipped spaces, sorted by name."""
-    return [load_space(name) for name in _shipped()]
+    return [load_space(name) for name in space_names()]
 
 
 def load_space(name_or_path: str | Path) -> SearchSpace:
@@ -101,7 +101,8 @@ def earlier_edition(name: str) -> SearchSpace | None:
     return _load(path, ()) if path.is_file() else None
 
 
-def _shipped() -> list[str]:
+def space_names() -> list[str]:
+    """Return the names of the shipped spaces, sorted."""
     return sorted(path.stem for path in _CATALOG.glob("*.yaml"))
 
 
@@ -111,7 +112,7 @@ def _find(name: str, folder: Path) -> Path:
     if path.suffix in {".yaml", ".yml"} or path.name != name:
         return folder / path
     try:
-        one_of(name, _shipped(), name, "space")
+        one_of(name, space_names(), name, "space")
     except SpaceError as error:
         raise SpaceError(f"{error} (or give the path of a .yaml file)") from None
     return _CATALOG / f"{name}.yaml"
@@ -121,7 +122,7 @@ def _load(path: Path, above: tuple[Path, ...]) -> SearchSpace:
     """Load the space in `path`, which the files `above` extend, the nearest last."""
     with _source(path.name if path.parent == _CATALOG else str(path)):
         if not path.exists():
-            raise SpaceError(f"no such file; the spaces that ship are {', '.join(_shipped())}")
+            raise SpaceError(f"no such file; the spaces that ship are {', '.join(space_names())}")
         chain = (*above, path.resolve())
         if path.resolve() in above:
             raise SpaceError(f"extends: {' extends '.join(file.name for file in chain)}, which is a cycle")

@@ -79,7 +79,8 @@ def abstention_of(bundle: Bundle, accuracy: float) -> Abstention:
         of = f" of the best of {compared:,} {kind}" if compared > 1 else ""
         raise UsageError(
             f"--accuracy is {accuracy:g}, but no threshold reaches it with 95 % confidence by the {len(rows):,} "
-            f"validation images{of}: too few, or mistakes among the most confident; ask for less"
+            f"validation images{of}: there are too few of them, or mistakes among the most confident; "
+            "give a lower --accuracy"
         )
     return found
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import re
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -59,6 +60,11 @@ class Commands(click.Group):
         prepare_streams()
         return super().main(*args, **kwargs)
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the options before the command; a wrong one is an error of one line."""
+        with _one_line():
+            return super().make_context(*args, **kwargs)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order in which a user needs them."""
         return list(COMMANDS)
@@ -80,7 +86,7 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a known error becomes one line on stderr, unless --debug asks for the traceback."""
         try:
-            with _unwinding():
+            with _unwinding(), _one_line():
                 ctx.default_map = default_map(self, ctx)
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -111,6 +117,29 @@ _ENVIRONMENT = {
     errno.ENAMETOOLONG: "the name is too long for the file system; give a shorter one",
     errno.EDQUOT: "the disk quota is used up; free some, or name another folder (--home, --artifacts, --out)",
 }
+
+
+class WrongOptionError(click.ClickException):
+    """A mistake on the command line, in one line like every other error."""
+
+    exit_code = USER_MISTAKE
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the line on stderr."""
+        click.echo(f"hpo: {self.message}", file=file, err=file is None)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Turn click's usage errors, of four lines each, into errors of one line; help for missing arguments stays."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        text = re.sub(r"^Invalid value for '([^']+)'", r"\1", error.format_message().rstrip("."))
+        command = error.ctx.command_path if error.ctx else "hpo"
+        raise WrongOptionError(f"{text[:1].lower()}{text[1:]} (see `{command} --help`)") from None
 
 
 _ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)  # the last two are Slurm's notices

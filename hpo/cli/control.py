@@ -70,42 +70,37 @@ def consequence(study: str, before: str, now: str, leases: Sequence[LeaseInfo]) 
     if now == "stop":
         return f"{_requeue_line(leases, 'leave')}; {again} allows them again"
     if before == "run":
-        alive = _alive(leases)
-        return (
-            f"{_workers(alive)} at work"
-            if alive
-            else f"{_idle_line(leases)}; start workers with `hpo worker` or `hpo run`"
-        )
+        alive = sum(lease.alive for lease in leases)
+        return _trained(alive) if alive else f"{_idle_line(leases)}; start workers with `hpo worker` or `hpo run`"
     if before == "pause":
         return "workers that waited go on at once; more may join with `hpo worker` or `hpo run`"
     return "workers that have left stay away; start new ones with `hpo worker` or `hpo run`"
 
 
 def _requeue_line(leases: Sequence[LeaseInfo], then: str) -> str:
-    """Return `3 workers requeue their trials within a renewal (20 s) and wait`."""
+    """Return `3 trials are being trained: their workers requeue them within 20 s and wait, as all other workers do`.
+
+    Trials are counted, not workers: a worker that trains none at the moment holds no lease.
+    """
     from storage import RENEWALS
 
-    alive = _alive(leases)
+    alive = [lease for lease in leases if lease.alive]
     if not alive:
-        return f"{_idle_line(leases)}, and workers that come {then}"
-    within = f"within a renewal ({max(lease.age + lease.left for lease in alive) / RENEWALS:.0f} s)"
-    if len(alive) == 1:
-        return f"{_workers(alive)} requeues its trial {within} and {then}s"
-    return f"{_workers(alive)} requeue their trials {within} and {then}"
+        return f"{_idle_line(leases)}; all workers {then}"
+    within = f"within {max(lease.age + lease.left for lease in alive) / RENEWALS:.0f} s"
+    one, several = f"its worker requeues it {within} and {then}s", f"their workers requeue them {within} and {then}"
+    who = one if len(alive) == 1 else several
+    return f"{_trained(len(alive))}: {who}, as all other workers do"
 
 
 def _idle_line(leases: Sequence[LeaseInfo]) -> str:
     free = sum(lease.state == "free" for lease in leases)
-    waiting = f", {free} interrupted trial{'s wait' if free > 1 else ' waits'} to be gone on with" if free else ""
-    return f"no worker trains{waiting}"
+    waiting = f", {free} interrupted trial{'s wait' if free > 1 else ' waits'} to be continued" if free else ""
+    return f"no trial is being trained{waiting}"
 
 
-def _alive(leases: Sequence[LeaseInfo]) -> list[LeaseInfo]:
-    return [lease for lease in leases if lease.alive]
-
-
-def _workers(alive: Sequence[LeaseInfo]) -> str:
-    return f"{len(alive)} worker{'s' if len(alive) > 1 else ''}"
+def _trained(count: int) -> str:
+    return f"{count} trial{'s are' if count > 1 else ' is'} being trained"
 
 
 class Owner(click.ParamType[tuple[str, int]]):

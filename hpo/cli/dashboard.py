@@ -176,8 +176,9 @@ class _Port(click.Option):
 def dashboard_command(storage: str | None, home: Path, host: str, port: int, allow_host: tuple[str, ...]) -> None:
     """Serve optuna-dashboard until Ctrl-C.
 
-    It has no login: who reaches it can delete studies. It listens on this machine only, unless --host says else, and
-    answers only to IP addresses, localhost, the --host, this machine's name and what --allow-host names.
+    It has no login: everyone who reaches it can delete studies. It listens on this machine only, unless --host names
+    another address, and answers only to IP addresses, localhost, the --host, this machine's name and the names of
+    --allow-host.
     """
     with connected(storage, home, initialise=True, create=False, start_timeout=STARTING) as db:
         server = make_dashboard(db, host, port, allow_host)

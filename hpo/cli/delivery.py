@@ -205,9 +205,9 @@ def predict_command(
 ) -> None:  # fmt: skip
     """Classify IMAGES with BUNDLE: images, folders with all below them, zips, .npz files, CSVs that name images.
 
-    A CSV names them in its column `path`, from its folder on; - reads paths from stdin, one a line. There is a row for
-    each file, in their order; one that gives no image has an `error` there, and the exit code is 0 as long as one does.
-    Probabilities are calibrated; with --accuracy the model abstains where it is not sure enough.
+    A CSV names them in its column `path`, relative to its folder; - reads paths from stdin, one a line. There is a row
+    for each file, in their order; one that cannot be read has an `error` there. The exit code is 0 if at least one
+    image was classified. Probabilities are calibrated; with --accuracy the model abstains where it is not sure enough.
     """
     from hpo.bundle.model import check_tta, load
     from hpo.bundle.output import STDOUT, check_output

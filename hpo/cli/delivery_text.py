@@ -53,7 +53,7 @@ def calibration_line(manifest: Manifest) -> str:
         return line
     return (
         f"{line}; cross-validated ECE {apart.ece:.4f}, NLL {apart.nll:.4f} "
-        f"(chance alone gives an ECE of about {apart.chance_ece:.4f})"
+        f"(a perfectly calibrated model has an ECE of about {apart.chance_ece:.4f} on so many images)"
     )
 
 
@@ -63,7 +63,7 @@ def _shrunk(found: Calibration) -> str:
         return ""
     if found.temperature == 1:
         return f" ({found.best_fit:.3g} fits best, but {found.n:,} images do not show that it is better than 1)"
-    return f" ({found.best_fit:.3g} fits best; drawn towards 1, as {found.n:,} images support no more)"
+    return f" ({found.best_fit:.3g} fits best; kept closer to 1, because {found.n:,} images show no more)"
 
 
 def retrain_lines(out: Path | str, before: Bundle, result: Retrained) -> list[str]:
@@ -95,14 +95,16 @@ def _temperature_line(before: Manifest, result: Retrained) -> str:
     if result.manifest.calibration is None:
         reason = "the temperature of the trial belongs to other data" if before.calibration else "the trial was not"
         return f"not calibrated: {reason}"
-    kept = f"temperature {result.manifest.temperature:.3f} is the trial's"
-    line = f"{kept}, a model of its own: this one has trained on the validation part, so nothing is left to fit one on"
+    line = (
+        f"calibration: temperature {result.manifest.temperature:.3f}, as fitted for the model of the trial: this model "
+        "has trained on the validation part, so no images are left to fit its own"
+    )
     return f"{line}; on the test part {_calibration_change(result.test)}" if result.test else line
 
 
 def _calibration_change(measured: ModelMeasurement) -> str:
     before, after = measured.before, measured.after
-    worse = "; it does not suit this model: its probabilities were better without" if after.nll > before.nll else ""
+    worse = "; the probabilities of this model are better without it" if after.nll > before.nll else ""
     return f"ECE {before.ece:.4f} -> {after.ece:.4f}, NLL {before.nll:.4f} -> {after.nll:.4f}{worse}"
 
 

@@ -37,7 +37,7 @@ def doctor_command(
 ) -> None:  # fmt: skip
     """Check libraries, device, disk, database and, where they are given, a study and its DATA.
 
-    Each line is OK or !! with the fix; the exit code is 1 when anything is to be mended. Some images of each class are
+    Each line is OK or !! with the fix; the exit code is 1 when something needs a fix. Some images of each class are
     decoded, all of a small data set; those of a study that this host has not seen before are decoded once.
     """
     from hpo.doctor import DoctorTargets, run_checks

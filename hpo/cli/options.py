@@ -144,7 +144,12 @@ weights_option = click.option(
 
 threads_option = click.option(
     "--threads", envvar="HPO_THREADS", type=click.IntRange(1), default=None,
-    help="CPU threads of a worker.  [default: the cores; `hpo run` shares them among its workers]",
+    help="CPU threads.  [default: as many as there are cores]",
+)  # fmt: skip
+
+worker_threads_option = click.option(
+    "--threads", envvar="HPO_THREADS", type=click.IntRange(1), default=None,
+    help="CPU threads of each worker.  [default: the cores, shared among the workers of one command]",
 )  # fmt: skip
 
 

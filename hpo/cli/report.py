@@ -58,6 +58,7 @@ def report_command(
     from hpo.device import use_threads
     from hpo.files import atomic_text_file
     from hpo.report.model_data import ReportOptions
+    from storage import format_size
 
     use_threads(threads)
     options = ReportOptions(cache_folder(home), device, batch_size, counting)
@@ -67,7 +68,7 @@ def report_command(
         text = _report_study(subject, data, options, (storage, home, artifacts))
     with atomic_text_file(out, errors="replace") as file:
         file.write(text)
-    click.echo(f"{out}: {len(text.encode(errors='replace')) / 1e6:.1f} MB, opens in any browser")
+    click.echo(f"{out}: {format_size(len(text.encode(errors='replace')))}, opens in any browser")
 
 
 def check_out(out: Path) -> None:

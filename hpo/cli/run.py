@@ -95,8 +95,9 @@ def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weigh
 
 
 def prepare_study(db: Database, plan: Plan, home: Path) -> tuple[optuna.Study, Dataset]:
-    """Build the backbones, decode the images, create or open the study; each step is printed on stderr."""
+    """List the images, build the backbones, decode the images, create or open the study; print each step on stderr."""
     from hpo.cli.progress import counting
+    from hpo.data.opening import count_classes
     from hpo.search.plan import check_models, create_or_open_study, open_data, with_earlier_space
 
     plan, note = with_earlier_space(db, plan)
@@ -104,9 +105,10 @@ def prepare_study(db: Database, plan: Plan, home: Path) -> tuple[optuna.Study, D
         click.echo(note, err=True)
     if (symmetry := plan.space.fixed.get("symmetry")) is not None:
         click.echo(f"symmetry {symmetry}: {SYMMETRIES[str(symmetry)]}", err=True)
-    for name, check in check_models(plan.space).items():
+    classes = count_classes(plan.data)  # before the weights, which may have to be downloaded
+    for name, check in check_models(plan.space, classes).items():
         start = check.weights or ("weights of timm" if plan.space.fixed.get("pretrained", True) else "random weights")
-        click.echo(f"{name}: {check.parameters:,} parameters with two classes; {start}", err=True)
+        click.echo(f"{name}: {check.parameters:,} parameters with {classes} classes; {start}", err=True)
     with counting("decoding images") as progress:
         dataset = open_data(plan, cache_folder(home), progress, db=db)
     for line in data_lines(plan.data, dataset):

@@ -29,12 +29,11 @@ def spaces_command(name: str | None, as_json: bool) -> None:
 
 
 def spaces_table(spaces: Sequence[SearchSpace]) -> RenderableType:
-    """Return a table with a row for each space: name, the seed system that it reproduces, open dimensions, summary."""
-    table = _table("space", "from", "open", "what it is")
+    """Return a table with a row for each space: name, published recipe that it reproduces, open dimensions, summary."""
+    table = _table("space", "recipe", "open", "what it is")
     table.columns[1].no_wrap = True
     for space in spaces:
-        origin = "" if space.seed is None else f"seed {space.seed}"
-        table.add_row(space.name, origin, str(len(space.open)), space.summary)
+        table.add_row(space.name, space.seed or "", str(len(space.open)), space.summary)
     return Group(table, Text(), Text("hpo spaces NAME explains one; --space FILE.yaml takes your own", style="dim"))
 
 
@@ -50,7 +49,7 @@ def explanation(space: SearchSpace) -> RenderableType:
 def _head(space: SearchSpace) -> Text:
     head = Text.assemble((space.name, "bold"), "  ", space.summary)
     if space.seed is not None:
-        head.append(f"\nreproduces seed system {space.seed}")
+        head.append(f"\nreproduces published recipe {space.seed}: see docs/seeds.md")
     return head
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -79,10 +80,18 @@ def _head(status: StudyStatus) -> RenderableType:
         Text(f"{counts[state]} {state}", style=_STYLES[state]) for state in _STYLES if counts[state]
     )
     name = Text(status.study, style="bold", overflow="fold")
-    done = Text(f"{counts['finished']} of {limit} trials" if limit else f"{counts['finished']} trials")
+    done = Text(_finished(counts["finished"], limit))
     left = _time_left(status)
     narrow = Group(name, _in_line(bar), done, states, *([Text(left)] if left else []))
     return _WideOrNarrow(_in_line(name, bar, done, states, left), narrow, at_least=False)
+
+
+def _finished(finished: int, limit: int | None) -> str:
+    """Return `3 of 20 trials`; a study may have more than the limit, which a later run may lower."""
+    trials = "1 trial" if finished == 1 else f"{finished} trials"
+    if limit is None:
+        return trials
+    return f"{finished} of {limit} trials" if finished <= limit else f"{trials}, more than the limit of {limit}"
 
 
 def _in_line(*parts: RenderableType) -> Table:
@@ -122,24 +131,26 @@ def _time_left(status: StudyStatus) -> str:
 
 
 def _table(status: StudyStatus, shown: int) -> RenderableType:
-    """Return the trials; without curves and parameters where the terminal is too narrow for these."""
+    """Return the trials; without parameters, then without curves, where the terminal is too narrow for these."""
     lines = _latest(status.trials, shown)
     if not lines:
         return Text("no trial has started yet", style="dim")
-    return _WideOrNarrow(_wide_table(status, lines), _narrow_table(status, lines), at_least=True)
+    narrow = _WideOrNarrow(_wide_table(status, lines, tried=False), _narrow_table(status, lines), at_least=True)
+    return _WideOrNarrow(_wide_table(status, lines, tried=True), narrow, at_least=True)
 
 
-def _wide_table(status: StudyStatus, lines: Sequence[TrialStatus]) -> Table:
+def _wide_table(status: StudyStatus, lines: Sequence[TrialStatus], *, tried: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("trial", "state", "epoch", status.metric, "curve", "time"):
         right = title in ("trial", "epoch", status.metric, "time")
         table.add_column(title, justify="right" if right else "left", no_wrap=True)
-    table.add_column("what it tries", min_width=_LEAST_TRIED)
+    if tried:
+        table.add_column("what it tries", min_width=_LEAST_TRIED)
     for line in lines:
         number, state, epoch, value, time = _cells(status, line)
         # In a column that may wrap, so that a narrow terminal takes its width first; the text stays in one line.
-        tried = Text(line.reason or parameters(line), no_wrap=True, overflow="ellipsis")
-        table.add_row(number, state, epoch, value, sparkline(line.curve), time, tried)
+        what = Text(line.reason or parameters(line.params), no_wrap=True, overflow="ellipsis")
+        table.add_row(number, state, epoch, value, sparkline(line.curve), time, *([what] if tried else []))
     return table
 
 
@@ -156,9 +167,13 @@ def _cells(status: StudyStatus, line: TrialStatus) -> tuple[str, Text, str, str,
     """Return number, state, epoch, value and time of a trial."""
     best = status.best
     star = " ★" if best and line.number == best.number else ""
-    epoch = f"{line.epoch}/{line.epochs}" if line.epochs else str(line.epoch or "")
-    value = "" if line.value is None else f"{line.value:.4f}"
+    epoch, value = epochs_of(line.epoch, line.epochs), "" if line.value is None else f"{line.value:.4f}"
     return str(line.number), Text(line.state + star, style=_STYLES[line.state]), epoch, value, duration(line.seconds)
+
+
+def epochs_of(done: int, planned: int) -> str:
+    """Return `3/12`, or the epochs done where the planned ones are not known."""
+    return f"{done}/{planned}" if planned else str(done or "")
 
 
 def lease_table(leases: Sequence[LeaseInfo]) -> RenderableType:
@@ -199,28 +214,40 @@ def best_line(status: StudyStatus) -> Text:
     if best is None or best.value is None:
         return Text("no complete trial yet", style="dim")
     text = Text.assemble(("best ", "bold"), f" trial {best.number}  ", (f"{best.value:.4f}", "bold green"), "  ")
-    text.append(parameters(best), style="dim")
+    text.append(parameters(best.params), style="dim")
+    higher = [line for line in status.trials if line.state == "pruned" and (line.value or 0.0) > best.value]
+    if higher:
+        top = max(higher, key=lambda line: line.value or 0.0)
+        text.append(f"\ntrial {top.number} had {top.value:.4f} when it was pruned; only complete trials are ranked")
     return text
 
 
-def parameters(line: TrialStatus) -> str:
+def parameters(params: Mapping[str, Any]) -> str:
     """Return the searched parameters as `key=value`, numbers to three figures."""
     return "  ".join(
-        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in line.params.items()
+        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in params.items()
     )
 
 
 def plain_line(status: StudyStatus, line: TrialStatus) -> str:
     """Return a finished trial as one line, for logs and pipes."""
     counts, best = status.counts, status.best
-    value = "-" if line.value is None else f"{line.value:.4f}"
-    top = f"best {best.value:.4f} (trial {best.number})" if best else "no complete trial yet"
+    top = f"best complete trial {best.number}: {best.value:.4f}" if best else "no complete trial yet"
     run = f" ({line.params[RUN]})" if RUN in line.params else ""  # of a trial list
     return (
-        f"trial {line.number}{run} {line.state}, {status.metric} {value} after {line.epoch} "
-        f"epoch{'' if line.epoch == 1 else 's'}, {duration(line.seconds)}; "
-        f"{counts['finished']} of {status.limits.trials} finished, {top}" + (f"; {line.reason}" if line.reason else "")
+        f"trial {line.number}{run} {line.state} after {line.epoch} epoch{'' if line.epoch == 1 else 's'}, "
+        f"{_best_value(status.metric, line)}, {duration(line.seconds)}; "
+        f"{_finished(counts['finished'], status.limits.trials)} finished, {top}"
+        + (f"; {line.reason}" if line.reason else "")
     )
+
+
+def _best_value(metric: str, line: TrialStatus) -> str:
+    """Return `best accuracy 0.9000 in epoch 3`, or `no accuracy` for a trial that has reported none."""
+    if line.value is None:
+        return f"no {metric}"
+    where = f" in epoch {line.curve.index(line.value) + 1}" if line.value in line.curve else ""
+    return f"best {metric} {line.value:.4f}{where}"
 
 
 def sparkline(curve: Sequence[float]) -> str:
@@ -263,17 +290,24 @@ def status_command(study: str, storage: str | None, home: Path, watch: bool, as_
         if as_json:
             click.echo(strict_json(read_status().to_dict(), indent=2))
             return
-        from rich.live import Live
+        if watch:
+            with suppress(KeyboardInterrupt):  # it ends so
+                _watch(read_status)
+        else:
+            Console().print(draw(read_status()))
 
-        console = Console()
-        if not watch or not can_redraw(sys.stdout):
+
+def _watch(read_status: Callable[[], StudyStatus]) -> None:
+    """Draw the status again and again: in place on a terminal, one below the other elsewhere."""
+    console = Console()
+    if not can_redraw(sys.stdout):
+        while True:
             console.print(draw(read_status()))
-            while watch:
-                time.sleep(INTERVAL)
-                console.print()
-                console.print(draw(read_status()))
-            return
-        with Live(draw(read_status()), console=console, auto_refresh=False, redirect_stderr=False) as live:
-            while True:
-                time.sleep(INTERVAL)
-                live.update(draw(read_status()), refresh=True)
+            time.sleep(INTERVAL)
+            console.print()
+    from rich.live import Live
+
+    with Live(draw(read_status()), console=console, auto_refresh=False, redirect_stderr=False) as live:
+        while True:
+            time.sleep(INTERVAL)
+            live.update(draw(read_status()), refresh=True)

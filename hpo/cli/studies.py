@@ -72,7 +72,7 @@ def trials_command(study: str, storage: str | None, home: Path, as_json: bool, a
     elif as_csv:
         _print_csv(rows)
     else:
-        _print_table(["trial", "state", status.metric, "parameters", "reason"], [_cells(row) for row in rows])
+        _print_trials(status.metric, rows)
 
 
 def _trials(status: StudyStatus, study: optuna.Study) -> list[dict[str, Any]]:
@@ -102,10 +102,22 @@ def _print_csv(rows: list[dict[str, Any]]) -> None:
         writer.writerow(plain_row("" if cell is None else cell for cell in cells))
 
 
+def _print_trials(metric: str, rows: list[dict[str, Any]]) -> None:
+    """Print a table with a row for each trial; the column of reasons only where a trial has one."""
+    titles = ["trial", "state", metric, "epochs", "time", "parameters", "reason"]
+    cells = [_cells(row) for row in rows]
+    if not any(line[-1] for line in cells):
+        titles, cells = titles[:-1], [line[:-1] for line in cells]
+    _print_table(titles, cells)
+
+
 def _cells(row: dict[str, Any]) -> list[str]:
+    from hpo.cli.status import duration, epochs_of, parameters
+
     value = "" if row["value"] is None else f"{row['value']:.4f}"
-    params = "  ".join(f"{key}={value}" for key, value in row["params"].items())
-    return [str(row["number"]), row["state"], value, params, row["reason"] or ""]
+    time = duration(row["seconds"]) if row["seconds"] else ""
+    epochs = epochs_of(row["epoch"], row["epochs"])
+    return [str(row["number"]), row["state"], value, epochs, time, parameters(row["params"]), row["reason"] or ""]
 
 
 def _print_table(titles: list[str], rows: list[list[str]]) -> None:

@@ -60,12 +60,14 @@ def _create_or_open(db: Database, plan: Plan, home: Path, command: str) -> tuple
 
     A study that is created here stores `command`.
     """
+    from hpo.data.opening import count_classes
     from hpo.experiments.trial_list_study import named_plan, one_trial_per_network
     from hpo.search.plan import check_models, create_or_open_study, open_data
     from hpo.search.trial_record import store_command
 
-    for name, check in check_models(one_trial_per_network(plan.space)).items():
-        click.echo(f"{name}: {check.parameters:,} parameters with two classes", err=True)
+    classes = count_classes(plan.data)
+    for name, check in check_models(one_trial_per_network(plan.space), classes).items():
+        click.echo(f"{name}: {check.parameters:,} parameters with {classes} classes", err=True)
     with counting("decoding images") as progress:
         dataset = open_data(plan, cache_folder(home), progress, db=db)
     for line in data_lines(plan.data, dataset):
@@ -74,7 +76,7 @@ def _create_or_open(db: Database, plan: Plan, home: Path, command: str) -> tuple
     study = create_or_open_study(db, plan, dataset)
     store_command(study, command)
     runs = len(study.get_trials(deepcopy=False))
-    click.echo(f"study {plan.study}: {runs} runs; `hpo worker` trains at it from anywhere", err=True)
+    click.echo(f"study {plan.study}: {runs} runs; workers on other machines may join with `hpo worker`", err=True)
     return plan, study
 
 

@@ -31,6 +31,9 @@ INTERRUPTED = 130
 
 FINISHED = ("complete", "pruned", "failed")
 
+CONTROLLED = {"run": "running again", "pause": "paused", "stop": "stopped"}
+"""The control of a study -> its state in words."""
+
 INTERVAL = 1.0
 """Seconds between two updates."""
 
@@ -97,7 +100,7 @@ def _watch_lines(workers: LocalWorkers, read_status: Callable[[], StudyStatus]) 
         status = read_status()
         if status.control != control:
             control = status.control
-            click.echo(f"study {status.study} is told to {control}")
+            click.echo(f"study {status.study} is {CONTROLLED[control]}")
         current = [f"trial {lease.number} {lease.note}" for lease in status.leases if lease.note]
         for text in [*workers.died[died:], *(text for text in current if text not in notes)]:
             click.echo(f"hpo: {text}", err=True)

@@ -21,9 +21,9 @@ from hpo.cli.options import (
     quota_option,
     storage_options,
     study_option,
-    threads_option,
     together,
     weights_option,
+    worker_threads_option,
 )
 from hpo.logs import log_to_stderr
 from hpo.search.signals import stop_with_parent
@@ -60,7 +60,7 @@ WORKING = ("keep", "checkpoint_quota", "lease", "db_grace", "preempt_file", "iso
 @study_option
 @weights_option
 @device_option
-@threads_option
+@worker_threads_option
 @keep_option
 @working_options
 @click.option("--lifeline", is_flag=True, hidden=True, help="Stop when standard input ends; `hpo run` holds it open.")

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpo.cli.connect import artifacts_folder, with_password
-from hpo.cli.options import artifacts_option, debug_option, device_option, storage_options, threads_option, together
+from hpo.cli.options import (
+    artifacts_option,
+    debug_option,
+    device_option,
+    storage_options,
+    together,
+    worker_threads_option,
+)
 from hpo.cli.watching import forwarding, keep_last_status, watch
 from hpo.cli.worker import WORKING, working_arguments, working_options
 from hpo.search.local_workers import WorkerCommand
@@ -30,7 +37,7 @@ worker_pool_options = together(
         help="Worker processes on this machine.  [default: the number of GPUs, else 1]",
     ),
     device_option,
-    threads_option,
+    worker_threads_option,
     working_options,
     storage_options,
     artifacts_option,

@@ -120,6 +120,16 @@ def open_whole(  # noqa: PLR0913 - all but the path by name
     )
 
 
+def count_classes(path: StrPath) -> int:
+    """Return the number of classes, from the listing alone: nothing is decoded.
+
+    Raise DataError where the data set is missing, has no images, or has fewer than two classes.
+    """
+    listing = open_source(path).listing()
+    _check_listing(listing)
+    return len(listing.classes)
+
+
 @dataclass(frozen=True)
 class Inspection:
     """The state of a data set, judged by some of its images."""
@@ -192,13 +202,16 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     raise DataError(f"{path} is a file, but must be a folder of class folders, or a .zip, .npz or .csv file")
 
 
-def require_path(path: str | os.PathLike[str]) -> Path:
-    """Return the path. Raise DataError if it is missing, or neither a folder nor an ordinary file."""
+def require_path(path: str | os.PathLike[str], things: str = "folder, or of a .zip, .npz or .csv file") -> Path:
+    """Return the path. Raise DataError if it is missing, or neither a folder nor an ordinary file.
+
+    `things` says in the message of a missing path what may be given.
+    """
     path = Path(path)
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{path} does not exist: give the path of a folder, or of a .zip, .npz or .csv file") from None
+        raise DataError(f"{path} does not exist: give the path of a {things}") from None
     except OSError as error:
         raise DataError(
             f"{path} cannot be reached ({error.strerror}): mend the link, or the permissions of the folders above it"

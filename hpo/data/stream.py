@@ -80,7 +80,7 @@ def _resolve(path: StrPath | PathList) -> Path | Files:
     """Return the path after a check, or the files that a list names."""
     if isinstance(path, PathList):
         return ((name, Path(name)) for name in path.paths)
-    path = require_path(path)
+    path = require_path(path, "folder, an image, or a .zip, .npz or .csv file")
     if path.suffix.lower() == ".csv" and path.is_file():
         return listed_files(path)
     if path.is_dir() or path.suffix.lower() in (".zip", ".npz") or is_image(path.name):

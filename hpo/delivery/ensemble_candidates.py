@@ -86,9 +86,11 @@ def ensemble_candidates(study: Study, store: CheckpointStore, top: int) -> Ensem
             found.append(candidate)
     left_out = tuple(f"{trials_named(numbers)}: {reason}" for reason, numbers in reasons.items())
     if len(found) < 2:
-        count = f"{len(found)} of its {len(best)} best trials"
+        trials = f"{len(best)} complete trial{'' if len(best) == 1 else 's'}"
         why = "; ".join(left_out) or "let workers finish more"
-        raise BundleError(f"study {study.study_name!r}: {count} can be joined, but it takes two; {why}")
+        raise BundleError(
+            f"study {study.study_name!r}: {len(found)} of the best {trials} can be joined, but two are needed; {why}"
+        )
     return EnsembleCandidates(study, spec, store, tuple(found), left_out)
 
 

@@ -32,7 +32,12 @@ def print_report(console: Console, report: Report, title: str) -> None:
 def print_reliability(
     console: Console, before: Reliability, after: Reliability | None = None, temperature: float = 1.0
 ) -> None:
-    """Print ECE, Brier score and NLL at temperature 1 and, if `after` is given, at the fitted temperature."""
+    """Print ECE, Brier score and NLL at temperature 1 and, if `after` is given, at the fitted temperature.
+
+    A fitted temperature of 1 changes nothing: the one column says so.
+    """
+    if temperature == 1:
+        before, after = after or before, None
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("calibration", no_wrap=True)
     table.add_column("temperature 1", justify="right")
@@ -40,7 +45,7 @@ def print_reliability(
         table.add_column(f"temperature {temperature:.3g}", justify="right")
     for heading, name in (
         ("ECE", "ece"),
-        ("  about, by chance alone", "chance_ece"),
+        ("  ECE of a perfectly calibrated model, about", "chance_ece"),
         ("Brier", "brier"),
         ("NLL", "nll"),
     ):

@@ -170,6 +170,6 @@ def trainable_parameters(manifest: Manifest) -> int | None:
     """Return their number in the phase of the configuration that trains most; None if several models are joined."""
     if manifest.stage in ("ensemble", "soup"):
         return None
-    deepest = max(manifest.config.phase_configs(), key=lambda config: config.unfreeze_depth)
-    at_once = deepest.replace(unfreezing="at-once")  # gradual unfreezing starts with few trainable blocks
+    # Gradual unfreezing starts with few trainable blocks.
+    at_once = manifest.config.deepest_phase().replace(unfreezing="at-once")
     return count_parameters(build_model(at_once, len(manifest.classes), initialise=False).model)[1]

@@ -6,11 +6,13 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeAlias
 
 from hpo.bundle.bundle import CONFIG
 from hpo.errors import UsageError
+from search_spaces import space_names
 from storage import is_url
 
 
@@ -96,7 +98,13 @@ def _check_name(text: str) -> None:
     if colon:
         raise UsageError(f"{text}: {changes!r} after the colon must be KEY=VALUE, as in {name or 'quick'}:epochs=8")
     if Path(text).name != text:
-        raise UsageError(f"{text}: no such bundle folder; name one that `hpo export` wrote, or a .yaml file of a space")
+        raise UsageError(f"{text}: there is no such bundle; name the folder of one, or the .yaml file of a space")
+    if text not in space_names():
+        near = get_close_matches(text, space_names(), n=1)
+        suggestion = f"did you mean {near[0]}?" if near else "`hpo spaces` lists the presets"
+        raise UsageError(
+            f"{text} is neither a preset nor the folder of a bundle; {suggestion} (a trial is written STUDY#NUMBER)"
+        )
 
 
 def _with_whole_path(ref: ModelRef, text: str) -> ModelRef:

@@ -44,7 +44,8 @@ class Provenance:
     def line(self) -> str:
         """The line under a table."""
         counts = ", ".join(f"{count:,} {name}" for name, count in self.data["counts"].items())
-        measured = f"; {self.device}, {self.threads} threads" if self.device else ""
+        threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        measured = f"; {self.device}, {threads}" if self.device else ""
         return f"{self.data['path']}: {counts} ({self.data['split']}){measured}; {self.date[:10]}"
 
     def to_dict(self) -> dict[str, Any]:

@@ -22,6 +22,9 @@ from hpo.figures.contact_sheet import SheetCard, card_sheet
 OPAQUE = 0.6
 """Opacity of the hottest colour."""
 
+NAMED = 20
+"""The number of classes that a message names."""
+
 
 @dataclass(frozen=True)
 class Card:
@@ -72,8 +75,13 @@ def class_position(classes: Sequence[str], name: str) -> int:
     """Return the position of the class `name`; raise UsageError if there is none."""
     if name in classes:
         return classes.index(name)
-    near = difflib.get_close_matches(name, classes, n=3, cutoff=0.5)
-    raise UsageError(f"--target is {name!r}, but must be one of the model's classes: {', '.join(near or classes)}")
+    near = difflib.get_close_matches(name, classes, n=1, cutoff=0.5)
+    suggestion = f"; did you mean {near[0]}?" if near else ""
+    more = f" and {len(classes) - NAMED} more" if len(classes) > NAMED else ""
+    raise UsageError(
+        f"--target is {name!r}, but must be one of the model's {len(classes)} classes, "
+        f"{', '.join(classes[:NAMED])}{more}{suggestion}"
+    )
 
 
 def _lines(prediction: Prediction, target: str | None, *, empty: bool) -> tuple[str, ...]:

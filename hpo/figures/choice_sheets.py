@@ -111,7 +111,7 @@ def sample_images(path: Path | None, count: int, size: int, seed: int) -> Images
     if path is None:
         labels = rng.permutation(np.arange(max(count, len(CELL_CLASSES))) % len(CELL_CLASSES))[:count]
         return np.stack([draw_cell(int(label), seed + number, size) for number, label in enumerate(labels)])
-    if require_path(path).is_file() and is_image(path.name):
+    if require_path(path, "folder, an image, or a .zip, .npz or .csv file").is_file() and is_image(path.name):
         try:
             return fit(path.read_bytes(), size)[None]
         except DataError as error:

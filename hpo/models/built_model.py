@@ -14,7 +14,7 @@ from hpo.errors import ModelError
 from hpo.models.architecture import Description, describe
 from hpo.models.backbone import check_known, create_backbone, feature_width
 from hpo.models.baselines import UNNORMALISED, build_baseline, is_baseline
-from hpo.models.classifier import Classifier, build_head, freeze, largest_unfreeze_depth
+from hpo.models.classifier import Classifier, build_head, freeze
 from hpo.models.normalisation import exchange_normalisation
 from hpo.models.weights import WeightsReport, load_weights
 from search_spaces import TrialConfig
@@ -59,7 +59,7 @@ def build_model(config: TrialConfig, classes: int, *, initialise: bool = True) -
         exchange_normalisation(backbone, config.normalisation)
     features = feature_width(backbone)
     model = Classifier(backbone, build_head(config, features, classes))
-    freeze(model, largest_unfreeze_depth(config))
+    freeze(model, config.deepest_phase().unfreeze_depth)
     origin = "timm" if from_timm else str(from_file or "random")
     mean, std = _preprocessing(backbone, described, report)
     return BuiltModel(model, mean, std, report, features, origin)

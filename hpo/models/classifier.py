@@ -130,8 +130,3 @@ def layer_scales(backbone: nn.Module, decay: float) -> dict[str, float]:
     """
     groups = blocks(backbone)
     return {name: decay ** (len(groups) - index) for index, names in enumerate(groups) for name in names}
-
-
-def largest_unfreeze_depth(config: TrialConfig) -> float:
-    """Return the largest unfreeze depth (0..1) of all phases."""
-    return max(settings.unfreeze_depth for settings in config.phase_configs())

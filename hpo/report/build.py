@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ def _notes(study: StudyData) -> list[str]:
     if study.best is not None:
         notes.append(
             "The best of many trials was chosen on the validation part, so its figures there are a little too good; "
-            "the locked test part, which nothing on this page has seen, says how much."
+            "the locked test part, which no figure on this page comes from, shows how much."
         )
     return notes
 
@@ -151,9 +151,8 @@ def model_sections(model: ModelData, with_data: ModelWithData | None, how: str) 
 def _data(origin: Mapping[str, Any], model: ModelData | None, with_data: ModelWithData | None) -> Section:
     known = model.validation if model else None
     support = {name: one["support"] for name, one in known.scores["classes"].items()} if known else {}
-    classes: Sequence[str] = origin.get("classes", ())
     dataset: Dataset | None = with_data.dataset if with_data else None
-    return data_section(classes, origin.get("counts", {}), str(origin.get("split", "not recorded")), support, dataset)
+    return data_section(origin, support, dataset, openings=len(model.openings) if model else 0)
 
 
 def _now() -> datetime:

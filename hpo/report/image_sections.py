@@ -29,16 +29,18 @@ TRAINED_ON = " (on images it was trained on)"
 
 
 def data_section(
-    classes: Sequence[str], counts: Mapping[str, int], split: str, support: Mapping[str, int], dataset: Dataset | None
+    origin: Mapping[str, Any], support: Mapping[str, int], dataset: Dataset | None, *, openings: int = 0
 ) -> Section:
     """Return the section about classes, counts, split and examples.
 
-    `counts` are images by part, `support` validation images by class; `dataset` adds what only the images show.
+    `origin` has the classes, the images by part and the split; `support` the validation images by class. `dataset` adds
+    what only the images show. `openings` is the number of times that the model was measured on the test part.
     """
+    classes: Sequence[str] = origin.get("classes", ())
     return Section(
         "data", "The data",
         {
-            "facts": _data_rows(classes, counts, split, dataset),
+            "facts": _data_rows(origin, dataset, openings),
             "rows": _class_rows(classes, support, dataset),
             "unreadable": list(dataset.unreadable[:MOST_UNREADABLE]) if dataset else [],
             "more_unreadable": max(0, len(dataset.unreadable) - MOST_UNREADABLE) if dataset else 0,
@@ -47,15 +49,15 @@ def data_section(
     )  # fmt: skip
 
 
-def _data_rows(
-    classes: Sequence[str], counts: Mapping[str, int], split: str, dataset: Dataset | None
-) -> list[tuple[str, str]]:  # fmt: skip
-    words = {"train": "train", "val": "validation", "test": "test, locked"}
+def _data_rows(origin: Mapping[str, Any], dataset: Dataset | None, openings: int) -> list[tuple[str, str]]:
+    counts: Mapping[str, int] = origin.get("counts", {})
+    opened = f"opened {'once' if openings == 1 else f'{openings} times'} for this model" if openings else "locked"
+    words = {"train": "train", "val": "validation", "test": f"test, {opened}"}
     parts = ", ".join(f"{count:,} {words.get(name, name)}" for name, count in counts.items() if count)
     rows = [
-        ("classes", f"{len(classes):,}"),
+        ("classes", f"{len(origin.get('classes', ())):,}"),
         ("images", f"{sum(counts.values()):,}: {parts}" if counts else "not recorded"),
-        ("split", split),
+        ("split", str(origin.get("split", "not recorded"))),
     ]
     if dataset is None:
         return rows

@@ -22,7 +22,7 @@ NO_PREDICTIONS = "The bundle holds no report on a validation part; `hpo export-b
 
 STAGES = {
     "exported": "exported from its trial: trained on the train part alone",
-    "retrained": "retrained: trained on train + validation, so that only a test part can measure it",
+    "retrained": "retrained: trained on train + validation, so only a test part can measure it",
     "ensemble": "an ensemble of trials: the weighted mean of their probabilities",
     "soup": "a soup of trials: the mean of their weights",
 }
@@ -84,7 +84,7 @@ def _member(member: Any) -> dict[str, Any]:
 
 def _recipe(model: ModelData) -> Recipe:
     manifest = model.manifest
-    again, *use = bundle_recipe(model.place).commands
+    again, *use = bundle_recipe(model.place, retrained=model.retrained).commands
     if manifest.stage in ("ensemble", "soup"):
         return Recipe([joining(manifest.study, soup=manifest.stage == "soup"), *use])
     return Recipe([delivery(manifest.study, manifest.trial)[0], again, *use])
@@ -202,7 +202,7 @@ def _temperature(model: ModelData, found: CalibrationData, part: str) -> str:
     stored = model.manifest.calibration
     fitted = f"fitted on {wording.counted(stored.n, 'validation image')}" if stored else "from an older bundle"
     if stored and stored.best_fit is not None and abs(math.log(stored.best_fit / stored.temperature)) >= 0.05:
-        fitted += f" ({stored.best_fit:.3g} fits these best; drawn towards 1 by how little they show)"
+        fitted += f" ({stored.best_fit:.3g} fits these best; kept closer to 1, because so few images show no more)"
     line = f"The temperature is {found.temperature:.3f}, {fitted}"
     if part == "test":
         return f"{line}. It is the temperature of {model.trial}, another model; both columns are measured on the test."

@@ -43,9 +43,7 @@ def study_recipe(study: StudyData, trial: int | None) -> Recipe:
         words, file = _search_words(study)
         commands.append(Command("search again, under a name of its own", _lines("hpo run DATA", words)))
     elif study.command:
-        commands.append(
-            Command("train the same runs: the command that founded this study", public_command(study.command))
-        )
+        commands.append(Command("train the same runs: the command that made this study", public_command(study.command)))
     if trial is not None:
         commands += delivery(name, trial)
     return Recipe(commands, file)
@@ -57,7 +55,8 @@ def delivery(study: str, trial: int) -> list[Command]:
     return [
         Command("write this trial as a bundle", best),
         Command(
-            "train it on train + val, prove it on the locked test part", "hpo retrain best/ --data DATA --out final/"
+            "train it on train + val, and test it once on the locked test part",
+            "hpo retrain best/ --data DATA --out final/",
         ),
     ]
 
@@ -67,12 +66,13 @@ def joining(study: str, *, soup: bool) -> Command:
     return Command("join the trials of the study again", joining_command(study, soup=soup, out="joint/"))
 
 
-def bundle_recipe(path: str) -> Recipe:
-    """Return the commands for a bundle."""
+def bundle_recipe(path: str, *, retrained: bool) -> Recipe:
+    """Return the commands for a bundle; only a test part can measure a `retrained` one."""
+    part, on = ("test", "the test part; the access is recorded") if retrained else ("val", "the validation part")
     return Recipe(
         [
-            Command("train the configuration again and prove it", hint("retrain", path, data="DATA", out="again/")),
-            Command("measure the model", hint("evaluate", path, data="DATA", split="val")),
+            Command("train the configuration again and test it", hint("retrain", path, data="DATA", out="again/")),
+            Command(f"measure the model on {on}", hint("evaluate", path, data="DATA", split=part)),
             Command("classify images", hint("predict", path, "IMAGES", out="predictions.csv")),
         ]
     )

@@ -88,8 +88,8 @@ def importance(study: StudyData) -> Section:
     found = study.importance
     if found is None:
         count = sum(study.counts.get(state, 0) for state in ("complete", "pruned"))
-        reason = f"{wording.counted(count, 'finished trial')} so far; shares are computed from {FEWEST} on."
-        return Section("importance", title, missing=f"{reason} From fewer they would be noise.")
+        reason = f"{wording.counted(count, 'finished trial')} so far; importance is computed from {FEWEST} on"
+        return Section("importance", title, missing=f"{reason}. From fewer it would be noise.")
     values = {
         "svg": search_figures.importance(found.shares),
         "best": found.best,

@@ -1,6 +1,6 @@
 """Plan: from the user's request to a study that workers can join; all that can be checked before training is checked.
 
-The cheap checks come first: names, space, database, weights, and only then the images are decoded.
+The cheap checks come first: names, space, database, the listing of the images, weights; then the images are decoded.
 """
 
 from __future__ import annotations
@@ -185,17 +185,16 @@ def _set_once(option: str, value: Any, values: dict[str, Any], key: str) -> None
         raise UsageError(f"{option}{value} contradicts {other}{key}={values[key]}; give one of them")
 
 
-def check_models(space: Space) -> dict[str, Trainability]:
-    """Build every backbone of the space once in each normalisation, and load its weights.
+def check_models(space: Space, classes: int) -> dict[str, Trainability]:
+    """Build every backbone of the space once in each normalisation, for `classes` classes, and load its weights.
 
     The rest is at its largest: image, head, and depth of the phase that trains most. Returns what was built, by
     backbone, or by planned trial. Raises ModelError for the first that cannot be built, before a study exists.
     """
     from hpo.models import check_trainable
 
-    # The number of classes is not known before the images are listed.
     return {
-        which: check_trainable(_deepest_phase(config), classes=2) for which, config in _models_to_build(space).items()
+        which: check_trainable(config.deepest_phase(), classes) for which, config in _models_to_build(space).items()
     }
 
 
@@ -207,11 +206,6 @@ def _models_to_build(space: Space) -> dict[str, TrialConfig]:
     configs = [space.largest({"backbone": backbone, "normalisation": kind}) for backbone, kind in pairs]
     ways = Counter(backbone for backbone, _ in {(c.backbone, c.normalisation) for c in configs})
     return {c.backbone if ways[c.backbone] == 1 else f"{c.backbone} ({c.normalisation})": c for c in configs}
-
-
-def _deepest_phase(config: TrialConfig) -> TrialConfig:
-    """Return the configuration of the phase in which most of the backbone trains."""
-    return max(config.phase_configs(), key=lambda phase: phase.unfreeze_depth)
 
 
 def open_data(plan: Plan, cache: Path, progress: Progress | None = None, *, db: Database | None = None) -> Dataset:

@@ -15,7 +15,7 @@ from torch import Tensor
 from hpo.data.dataset import Part, Rows, rows_in_order
 from hpo.evaluation.metrics import Logits
 from hpo.interruption import ShouldStop, until_stopped
-from hpo.models.classifier import Classifier, largest_unfreeze_depth
+from hpo.models.classifier import Classifier
 from hpo.models.compute_format import ComputeFormat, Normaliser
 from hpo.models.feeds import Feed, plain_feed
 from hpo.models.inference import compute_outputs
@@ -182,7 +182,7 @@ def validation_repeats(config: TrialConfig) -> bool:
 
 def backbone_frozen(config: TrialConfig) -> bool:
     """Return whether only the head trains in all phases, so that the features of an image never change."""
-    return largest_unfreeze_depth(config) == 0
+    return config.deepest_phase().unfreeze_depth == 0
 
 
 def storable(part: Part, width: int) -> bool:

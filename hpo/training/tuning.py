@@ -23,7 +23,7 @@ import torch
 from hpo.files import write_file
 from hpo.interruption import ShouldStop, never, until_stopped
 from hpo.models.backbone import network_name
-from hpo.models.classifier import Classifier, largest_unfreeze_depth
+from hpo.models.classifier import Classifier
 from hpo.models.compute_format import ComputeFormat
 from hpo.models.memory import run_with_fewer
 from hpo.seeds import seeded
@@ -48,7 +48,8 @@ def device_name(device: torch.device) -> str:
     """Return the device in words: the GPU's name, or the CPU's instruction set and the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def choose_format(
@@ -177,7 +178,7 @@ def _key(config: TrialConfig, device: torch.device) -> str:
         [
             network_name(config),
             f"{config.image_size} px",
-            "frozen" if largest_unfreeze_depth(config) == 0 else "trained",
+            "frozen" if config.deepest_phase().unfreeze_depth == 0 else "trained",
             config.precision if config.precision != "auto" else f"auto of {' and '.join(offered(device))}",
             device_name(device),
             f"torch {torch.__version__}",

@@ -114,7 +114,7 @@ def refused(command: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequ
     def call(arguments: Sequence[str]) -> str:
         result = CliRunner().invoke(main, list(arguments))
         assert result.exit_code == 2, (result.exit_code, result.output, result.exception)
-        lines = [line for line in result.stderr.splitlines() if line.startswith(("hpo: ", "Error: "))]
+        lines = [line for line in result.stderr.splitlines() if line.startswith("hpo: ")]
         assert len(lines) == 1, result.stderr
         assert "Traceback" not in result.stderr
         return lines[0]

@@ -97,7 +97,7 @@ def test_invalid_ablations_are_refused(
     (command.home / "file").touch()
     for arguments, reason in [
         ((baseline, "--data", str(cells), "--out", "file"), "--out file: file is a file; name a folder"),
-        ((baseline, "--data", str(cells), "--keep", "1"), "No such option"),
+        ((baseline, "--data", str(cells), "--keep", "1"), "no such option"),
         ((baseline, "--data", str(cells)), "is a baseline (majority-class)"),
         (("nowhere", "--data", str(cells)), "nowhere: no such folder"),
         ((baseline, "--data", "nowhere"), "nowhere: no such file or folder"),

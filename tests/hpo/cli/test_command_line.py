@@ -7,6 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from hpo.cli import main
 from hpo.cli.options import Duration, command_line
 
 
@@ -70,3 +71,22 @@ def test_values_from_the_environment_and_hpo_toml_are_included(command: click.Co
 def test_global_switches_are_left_out(command: click.Command, commands: list[str]) -> None:
     assert CliRunner().invoke(command, ["--debug"]).exit_code == 0
     assert commands == ["hpo try"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("predict b i --threads 0", "hpo: --threads: 0 is not in the range x>=1 (see `hpo predict --help`)"),
+        ("evaluate b --data d --split x", "hpo: --split: 'x' is not one of 'train', 'val', 'test' (see `hpo evaluate"),
+        ("trials", "hpo: missing argument 'STUDY' (see `hpo trials --help`)"),
+        ("spaces --jsn", "hpo: no such option '--jsn'"),
+        ("show nothing", "hpo: no such command 'nothing' (see `hpo show --help`)"),
+        ("nothing", "hpo: no such command 'nothing' (see `hpo --help`)"),
+        ("--nothing", "hpo: no such option '--nothing' (see `hpo --help`)"),
+    ],
+)
+def test_a_wrong_option_is_explained_in_one_line(arguments: str, expected: str) -> None:
+    result = CliRunner().invoke(main, arguments.split(), env={"HPO_STUDY": None})
+    (line,) = result.stderr.splitlines()
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert line.startswith(expected)

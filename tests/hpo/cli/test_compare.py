@@ -114,7 +114,7 @@ def test_invalid_comparisons_are_refused_before_training(
         ((str(tmp_path / "nowhere"), *data), "nowhere"),
         ((tiny, "--data", "nowhere"), "nowhere: no such file or folder"),
         ((tiny, *data, "--out", tiny), f"--out {tiny}: {tiny} is a file; name a folder"),
-        ((tiny, *data, "--keep", "1"), "No such option"),
+        ((tiny, *data, "--keep", "1"), "no such option"),
     ]:
         assert reason in refused(["compare", *arguments])
     assert study_names(database) == ["made"]

@@ -35,19 +35,21 @@ def test_a_pause_or_stop_applies_to_later_workers_until_resume(
     assert get_control(database, bare_study) is control
     assert claim_trial(database, bare_study, Worker()) is answer
     assert here("resume", "--study", "bare").exit_code == 0
-    assert here("resume", "--study", "bare").stdout.startswith("study bare is running already: no worker trains")
+    assert here("resume", "--study", "bare").stdout.startswith(
+        "study bare is running already: no trial is being trained"
+    )
     claim(database, bare_study)
 
 
 @pytest.mark.parametrize(
     ("workers", "expected"),
     [
-        (0, "no worker trains, and workers that come wait"),
-        (1, "1 worker requeues its trial within a renewal (10 s) and waits"),
-        (3, "3 workers requeue their trials within a renewal (10 s) and wait"),
+        (0, "no trial is being trained; all workers wait"),
+        (1, "1 trial is being trained: its worker requeues it within 10 s and waits, as all other workers do"),
+        (3, "3 trials are being trained: their workers requeue them within 10 s and wait, as all other workers do"),
     ],
 )
-def test_the_message_says_how_many_workers_react_and_when(
+def test_a_pause_says_how_many_trials_are_requeued_and_when(
     here: Here, database: Database, bare_study: optuna.Study, workers: int, expected: str
 ) -> None:
     for _ in range(workers):
@@ -66,7 +68,9 @@ def test_interrupted_trials_are_counted(here: Here, database: Database, bare_stu
     lease = claim_trial(database, bare_study, Worker(host="gone", pid=1))
     assert isinstance(lease, Claim)
     here("reap", "--study", "bare", "--owner", "gone:1")
-    assert "no worker trains, 1 interrupted trial waits to be gone on with" in here("stop", "--study", "bare").stdout
+    assert (
+        "no trial is being trained, 1 interrupted trial waits to be continued" in here("stop", "--study", "bare").stdout
+    )
 
 
 @pytest.mark.parametrize("word", ["pause", "stop", "resume", "reap", "gc"])

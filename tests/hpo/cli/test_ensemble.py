@@ -47,7 +47,7 @@ def test_from_a_study_to_an_ensemble_that_is_a_bundle_like_any_other(
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ((), "'bare': 0 of its 0 best trials can be joined, but it takes two; let workers finish more"),
+        ((), "'bare': 0 of the best 0 complete trials can be joined, but two are needed; let workers finish more"),
         (("--soup",), "--soup needs --data"),
         (("--data", "images"), "--data is for --soup alone"),
         (("--top", "1"), "1 is not in the range"),

@@ -145,7 +145,7 @@ def test_trials_of_another_split_cannot_join(study, store, trained, dataset):
 
 
 def test_fewer_than_two_candidates_are_one_line_with_the_way_out(study, store):
-    with pytest.raises(BundleError, match=r"1 of its 1 best trials can be joined, but it takes two"):
+    with pytest.raises(BundleError, match=r"1 of the best 1 complete trial can be joined, but two are needed"):
         ensemble_candidates(study, store, 1)
     store.drop([0, 1])
     with pytest.raises(BundleError, match=r"trials 0, 1: checkpoint not kept.*--keep") as caught:

@@ -56,8 +56,13 @@ def test_an_empty_text_is_refused() -> None:
     [
         ("tiny#x", "tiny#x: a trial must be STUDY#NUMBER, as tiny#7"),
         ("#3", "#3: a trial must be STUDY#NUMBER, as cells#7"),
-        ("nodir/", "nodir/: no such bundle folder"),
-        ("no/dir", "no/dir: no such bundle folder"),
+        ("nodir/", "nodir/: there is no such bundle"),
+        ("no/dir", "no/dir: there is no such bundle"),
+        (
+            "quik",
+            "quik is neither a preset nor the folder of a bundle; did you mean quick? (a trial is",
+        ),
+        ("xyz:epochs=3", "xyz is neither a preset nor the folder of a bundle; `hpo spaces` lists the presets (a trial"),
         ("quick:epochs", "quick:epochs: 'epochs' after the colon must be KEY=VALUE, as in quick:epochs=8"),
         ("quick:", "quick:: '' after the colon must be KEY=VALUE"),
         ("quick:epochs=3,dropout", "quick:epochs=3,dropout: dropout must be KEY=VALUE"),

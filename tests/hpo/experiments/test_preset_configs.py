@@ -85,11 +85,6 @@ class TestWishes:
         with pytest.raises(SpaceError, match=r"tuned\.yaml:dropout=2: dropout"):
             made("tuned.yaml:dropout=2")
 
-    @pytest.mark.parametrize("text", ["quik", "quik:epochs=2"])
-    def test_a_preset_that_is_not_there_is_named_once(self, text: str) -> None:
-        with pytest.raises(SpaceError, match=f"^{text}: no such space; did you mean quick"):
-            made(text)
-
 
 def test_the_trial_list_has_all_trials_of_one_seed_before_the_next() -> None:
     config = TrialConfig(backbone="resnet18")

@@ -121,7 +121,10 @@ def test_a_map_of_zeros_is_empty() -> None:
     assert not card().empty
 
 
-@pytest.mark.parametrize(("name", "expected"), [("gren", "classes: green"), ("zzz", "classes: blue, green, red")])
-def test_an_unknown_class_is_refused(name: str, expected: str) -> None:
-    with pytest.raises(UsageError, match=expected):
+@pytest.mark.parametrize(("name", "end"), [("gren", "; did you mean green?"), ("zzz", "")])
+def test_an_unknown_class_is_refused_with_all_classes_and_the_nearest(name: str, end: str) -> None:
+    with pytest.raises(UsageError) as caught:
         class_position(("blue", "green", "red"), name)
+    assert str(caught.value) == f"--target is {name!r}, but must be one of the model's 3 classes, blue, green, red{end}"
+    with pytest.raises(UsageError, match=r"c19 and 80 more$"):
+        class_position([f"c{n}" for n in range(100)], "zzz")

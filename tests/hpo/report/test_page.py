@@ -330,7 +330,7 @@ def test_the_temperature_on_the_page_is_the_one_that_is_applied():
     manifest = bundle.manifest.model_copy(update={"calibration": stored})
     page = render(bundle_page(ModelData(replace(bundle, manifest=manifest), "best"), None))
     section = section_of(page, "calibration")
-    assert "The temperature is 0.900, fitted on 12 validation images (0.07 fits these best; drawn towards 1" in section
+    assert "The temperature is 0.900, fitted on 12 validation images (0.07 fits these best; kept closer to 1" in section
 
 
 def test_no_path_of_this_machine_is_on_a_page():

@@ -65,7 +65,12 @@ def test_names_are_quoted(name):
     recipe = study_recipe(replace(make_study(4), name=name), 0)
     assert options_of(recipe.commands[0].text)["study"] == f"{name}-again"
     assert shlex.split(recipe.commands[1].text)[:4] == ["hpo", "export-best", "--study", name]
-    assert shlex.split(bundle_recipe(name).commands[0].text)[2] == name
+    assert shlex.split(bundle_recipe(name, retrained=False).commands[0].text)[2] == name
+
+
+def test_only_the_test_part_is_offered_to_measure_a_retrained_bundle():
+    parts = {kind: bundle_recipe("b", retrained=kind).commands[1].text.split()[-1] for kind in (True, False)}
+    assert parts == {True: "test", False: "val"}
 
 
 def test_a_study_over_a_trial_list_has_no_search_command():
@@ -79,7 +84,7 @@ def test_a_study_over_a_trial_list_shows_the_command_that_created_it():
     facts = replace(make_study(4), spec=spec, command="hpo compare a b --data 'my cells'")
     founding, *_ = study_recipe(facts, 0).commands
     assert founding.text == facts.command
-    assert "founded" in founding.purpose
+    assert "made this study" in founding.purpose
 
 
 def test_without_a_complete_trial_there_is_only_the_search():

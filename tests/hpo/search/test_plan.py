@@ -138,7 +138,7 @@ def test_every_value_of_a_field_of_a_phase_is_possible_and_the_epochs_are_their_
 
 
 def test_each_backbone_is_built_in_each_of_its_normalisations_in_the_deepest_phase() -> None:
-    found = check_models(SearchSpace.from_dict(PHASED))
+    found = check_models(SearchSpace.from_dict(PHASED), 4)
     assert set(found) == {"test_resnet (native)", "test_resnet (group)", "test_vit"}
     assert all(check.trainable == check.parameters for check in found.values())
 
@@ -146,7 +146,7 @@ def test_each_backbone_is_built_in_each_of_its_normalisations_in_the_deepest_pha
 def test_a_normalisation_that_a_backbone_lacks_is_refused_before_a_study_exists() -> None:
     anywhere = {**PHASED["dimensions"], "normalisation": {"type": "choice", "choices": ["native", "group"]}}
     with pytest.raises(ModelError, match="normalisation is 'group'"):
-        check_models(SearchSpace.from_dict({**PHASED, "dimensions": anywhere}))
+        check_models(SearchSpace.from_dict({**PHASED, "dimensions": anywhere}), 4)
 
 
 def test_epochs_that_leave_a_phase_without_any_are_refused_before_a_study_exists(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_epochs_that_leave_a_phase_without_any_are_refused_before_a_study_exists
         resolve_space(path, fixed=["phase2.learning_rat=1e-3"])
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "auto:1", "cuda:99", "cpu:0"])
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:²", "cuda:-1", "auto:1", "cuda:99", "cpu:0"])
 def test_a_missing_device_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="device is"):
         resolve_device(name)

@@ -33,7 +33,7 @@ def test_a_worker_can_finish_a_study_of_each_preset(
 ) -> None:
     database.initialise()
     space, split = short(preset), SplitOptions(seed=0, val_fraction=0.2, test_fraction=0.1)
-    check_models(space)
+    check_models(space, 2)
     dataset = open_dataset(cells, image_size=32, cache=tmp_path / "cache", split=split)
     plan = Plan(cells, preset.name, space, None, "accuracy", "tpe", "successive-halving", split)
     study = create_or_open_study(database, plan, dataset)

@@ -239,8 +239,34 @@ def test_a_finished_trial_as_one_line() -> None:
     best = line(1, value=0.9)
     failed = line(2, "failed", None, reason="out of memory", epoch=0)
     assert plain_line(status(best, failed, best=best), failed) == (
-        "trial 2 failed, accuracy - after 0 epochs, 1m15s; 2 of 20 finished, best 0.9000 (trial 1); out of memory"
+        "trial 2 failed after 0 epochs, no accuracy, 1m15s; 2 of 20 trials finished, best complete trial 1: 0.9000; "
+        "out of memory"
     )
+
+
+def test_the_value_of_a_pruned_trial_is_named_as_its_best_epoch() -> None:
+    best = line(0, value=0.1667)
+    pruned = replace(line(1, "pruned", 0.2, epoch=4), curve=[0.2, 0.1, 0.1, 0.1])
+    seen = status(best, pruned, best=best)
+    assert plain_line(seen, pruned).startswith(
+        "trial 1 pruned after 4 epochs, best accuracy 0.2000 in epoch 1, 1m15s; 2 of 20 trials finished, "
+        "best complete trial 0: 0.1667"
+    )
+    assert "trial 1 had 0.2000 when it was pruned; only complete trials are ranked" in " ".join(drawn(seen).split())
+
+
+def test_more_trials_than_the_limit_are_not_counted_out_of_it() -> None:
+    seen = status(*(line(n) for n in range(3)), limits=Limits(trials=2))
+    assert "3 trials, more than the limit of 2" in drawn(seen)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
+def test_a_terminal_of_80_columns_shows_the_curves_of_long_trials(metric: str) -> None:
+    curve = [n / 60 for n in range(60)]
+    lines = [replace(line(n, value=curve[-1], epoch=60), epochs=60, curve=curve, seconds=7500.0) for n in range(12)]
+    rows = drawn(replace(status(*lines, best=lines[3]), metric=metric), 80).splitlines()
+    assert all(len(row) <= 80 for row in rows)
+    assert sparkline(curve) in "\n".join(rows)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (59.9, "59s"), (187, "3m07s"), (7500, "2h05m")])

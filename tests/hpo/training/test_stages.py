@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.models.classifier import largest_unfreeze_depth, trainable_blocks
+from hpo.models.classifier import trainable_blocks
 from hpo.training.stages import last_phase, plan_stages, stage_at
 from search_spaces import TrialConfig
 
@@ -54,8 +54,8 @@ def test_phases_that_train_the_same_blocks_stay_apart(config: Make) -> None:
 
 def test_the_deepest_phase_need_not_be_the_last(config: Make) -> None:
     phases = [{"epochs": 1, "unfreeze_depth": depth} for depth in (0.2, 0.7, 0.4)]
-    assert largest_unfreeze_depth(config(epochs=3, phases=phases)) == 0.7
-    assert largest_unfreeze_depth(config(unfreeze_depth=0.3)) == 0.3
+    assert config(epochs=3, phases=phases).deepest_phase().unfreeze_depth == 0.7
+    assert config(unfreeze_depth=0.3).deepest_phase().unfreeze_depth == 0.3
 
 
 @pytest.mark.parametrize(
