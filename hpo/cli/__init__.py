@@ -164,7 +164,7 @@ def _known_errors() -> tuple[type[BaseException], ...]:
     return (HpoError, SpaceError, StorageError)
 
 
-@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command("hpo", cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="hpo")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.pass_context

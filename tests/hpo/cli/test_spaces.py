@@ -1,4 +1,4 @@
-"""`hpo spaces`: what is open, what is fixed, from which seed, on a terminal of 100 columns."""
+"""`hpo spaces` shows what is open, what is fixed and which recipe it reproduces, on a terminal of 100 columns."""
 
 from __future__ import annotations
 
@@ -39,13 +39,16 @@ def printed(*arguments: str) -> list[str]:
 
 def test_the_list_has_a_row_for_each_space() -> None:
     lines = printed()
-    assert lines[0] == "space from open what it is"
-    assert any(line.startswith("quick 7 6 epochs at 96 px") for line in lines), "of no seed"
+    assert lines[0] == "space recipe open what it is"
+    assert any(line.startswith("quick 7 6 epochs at 96 px") for line in lines), "of no published recipe"
 
 
-def test_a_space_of_a_seed_says_so_in_one_line(phased: str) -> None:
-    assert printed(phased)[:2] == ["phased head first, then deeper", "reproduces seed system 002"]
-    assert not any("seed" in line for line in printed("quick"))
+def test_a_space_of_a_published_recipe_says_so_in_one_line(phased: str) -> None:
+    assert printed(phased)[:2] == [
+        "phased head first, then deeper",
+        "reproduces published recipe 002: see docs/seeds.md",
+    ]
+    assert not any("recipe" in line for line in printed("quick"))
 
 
 def test_phases_are_shown_one_by_one_each_with_its_share(phased: str) -> None:

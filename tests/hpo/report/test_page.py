@@ -190,7 +190,7 @@ def test_a_bundle_shows_its_test_accesses():
 
 def test_a_bundle_without_test_access_says_so():
     page = render(bundle_page(ModelData(make_bundle(CLASSES), "best"), None))
-    assert "nothing has proved this model yet" in section_of(page, "origin")
+    assert "this model has not been tested yet" in section_of(page, "origin")
 
 
 def test_a_bundle_without_predictions_says_how_to_get_them():
