@@ -72,8 +72,8 @@ class TableSource:
 
     @cached_property
     def _table(self) -> _Table:
-        with _translate_faults(self.path):
-            return _parse_table(_decode_text(self.path.read_bytes()), str(self.path))
+        with translate_faults(self.path):
+            return _parse_table(decode_text(self.path.read_bytes()), str(self.path))
 
     @cached_property
     def _files(self) -> list[tuple[Path, os.stat_result]]:
@@ -143,9 +143,9 @@ def listed_files(path: Path) -> list[tuple[str, Path]]:
 
     A missing file is returned as it is named. Raise DataError for a CSV without that column or with an empty cell.
     """
-    with _translate_faults(path):
-        reader, header, _, skipped = _open_reader(_decode_text(path.read_bytes()), ("path",), str(path))
-        rows = [(reader.line_num + skipped, cells) for cells in reader if not _is_blank(cells)]
+    with translate_faults(path):
+        reader, header, _, skipped = _open_reader(decode_text(path.read_bytes()), ("path",), str(path))
+        rows = [(reader.line_num + skipped, cells) for cells in reader if not is_blank(cells)]
     if not rows:
         raise DataError(f"{path} has a header but no rows: add one row per image")
     at, names = header.index("path"), []
@@ -164,8 +164,8 @@ def _spellings(folder: Path, name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _translate_faults(path: Path) -> Iterator[None]:
-    """Turn the errors of reading a table into a DataError."""
+def translate_faults(path: Path) -> Iterator[None]:
+    """Turn the errors of reading a CSV into a DataError."""
     try:
         yield
     except OSError as error:
@@ -183,7 +183,7 @@ def _describe_row(row: _TableRow) -> str:
     return f"{row.label} of {row.given}" if row.given else row.label
 
 
-def _decode_text(data: bytes) -> str:
+def decode_text(data: bytes) -> str:
     """Decode the text of a file as UTF-8, or as its byte order mark says."""
     return data.decode(next((encoding for mark, encoding in _MARKS if data.startswith(mark)), "utf-8"))
 
@@ -193,7 +193,7 @@ def _parse_table(text: str, where: str) -> _Table:
     column = {name: header.index(name) for name in _USED if name in header}
     rows, values = [], [set[str]() for _ in header]
     for cells in reader:
-        if _is_blank(cells):
+        if is_blank(cells):
             continue
         _refuse_extra_cells(cells, header, f"{where}, line {reader.line_num + skipped}", reader.dialect.delimiter)
         padded = [cell.strip() for cell in cells] + [""] * (len(header) - len(cells))
@@ -219,7 +219,8 @@ def _unread_columns(
     }
 
 
-def _is_blank(cells: Sequence[str]) -> bool:
+def is_blank(cells: Sequence[str]) -> bool:
+    """Return whether all cells of a row are empty."""
     return not any(cell.strip() for cell in cells)
 
 
@@ -230,7 +231,7 @@ def _split_notes(values: Collection[str]) -> list[str]:
 
 def _open_reader(text: str, needed: Sequence[str], where: str) -> tuple[Any, list[str], list[str], int]:
     """Return a reader of the rows, the checked header (normalised, and as written), and the lines skipped before it."""
-    delimiter, text, skipped = _find_delimiter(text, needed)
+    delimiter, text, skipped = find_delimiter(text, needed)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     written = [name.strip() for name in next(reader, [])]
     header = [_normalised(name) for name in written]
@@ -238,7 +239,7 @@ def _open_reader(text: str, needed: Sequence[str], where: str) -> tuple[Any, lis
     return reader, header, written, skipped
 
 
-def _find_delimiter(text: str, needed: Sequence[str]) -> tuple[str, str, int]:
+def find_delimiter(text: str, needed: Sequence[str]) -> tuple[str, str, int]:
     """Return the delimiter, the text from the header on, and how many lines (blank, or Excel's `sep=;`) precede it."""
     lines = text.splitlines(keepends=True)
     at = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
@@ -287,7 +288,7 @@ def _rename_column_hint(missing: Sequence[str], header: Sequence[str], written: 
 
 
 def _refuse_extra_cells(cells: Sequence[str], header: Sequence[str], where: str, delimiter: str) -> None:
-    if not _is_blank(cells[len(header) :]):
+    if not is_blank(cells[len(header) :]):
         raise DataError(
             f"{where}: the row has {len(cells)} cells, but the header names {len(header)}: "
             f"put a text that holds {delimiter!r} in quotes"
