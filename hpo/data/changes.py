@@ -1,7 +1,7 @@
-"""DataChanges: what a person, or the data doctor, decided about single images of a data set.
+"""DataChanges: the decisions of a person, or of the data doctor, on single images of a data set.
 
 Images are named as in the data set: by their path, or key, below it. The images themselves are never touched. A study
-and a model keep the changes as JSON, so that whoever opens their data again opens the same data.
+and a model keep the changes as JSON, so that their data are the same when they are opened again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hpo.data.dataset import PartName
 from hpo.data.records import PARTS
 
 FindingKind = Literal["copy", "conflict", "outlier", "label", "unreadable", "odd", "leak"]
-"""What may be wrong with an image."""
+"""The kinds of findings on an image."""
 
 KINDS: tuple[FindingKind, ...] = get_args(FindingKind)
 

@@ -63,13 +63,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found in a data set, in the order in which people read it."""
+    """The findings on a data set, in the order in which people read them."""
 
     rows: tuple[Finding, ...] = ()
     source: str = ""
     """Where the findings come from, for people: the name of their file."""
     notes: tuple[str, ...] = ()
-    """What was read, but not used; one line each."""
+    """One line for each thing in the file that is not used."""
     lines: tuple[int, ...] = field(default=(), compare=False)
     """The line of each row in its file; empty if there is none."""
 
