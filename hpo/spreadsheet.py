@@ -9,8 +9,10 @@ such as the classes `-1` and `+1`, since they are not formulas.
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterable
+from typing import IO
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
@@ -29,3 +31,14 @@ def plain_cell(value: object) -> object:
 def plain_row(values: Iterable[object]) -> list[object]:
     """Return the cells of a row to write."""
     return [plain_cell(value) for value in values]
+
+
+class CsvRows:
+    """Writes rows to a text file as CSV, with protected cells; None is an empty cell."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._writer = csv.writer(file, lineterminator="\n")
+
+    def write(self, cells: Iterable[object]) -> None:
+        """Write one row."""
+        self._writer.writerow(plain_row(cells))

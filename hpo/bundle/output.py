@@ -10,7 +10,6 @@ a formula follows an apostrophe: see `hpo.spreadsheet`.
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from hpo.errors import UsageError
 from hpo.files import atomic_text_file
-from hpo.spreadsheet import plain_row
+from hpo.spreadsheet import CsvRows
 from hpo.strict_json import strict_json
 
 if TYPE_CHECKING:
@@ -84,29 +83,26 @@ class CsvWriter:
     """A CSV with a header and one column per class."""
 
     def __init__(self, file: IO[str], classes: Sequence[str]) -> None:
-        self._rows = csv.writer(file, lineterminator="\n")
+        self._rows = CsvRows(file)
         probabilities = (f"probability_{name}" for name in classes)
-        self._write(["name", "label", "index", "probability", "abstained", "error", *probabilities])
+        self._rows.write(["name", "label", "index", "probability", "abstained", "error", *probabilities])
         self._blank = [""] * len(classes)
 
     def write(self, prediction: Prediction) -> None:
         """Write one prediction."""
         answer = ("", "") if prediction.abstained else (prediction.label, prediction.index)
         confidence = (prediction.probability, str(prediction.abstained).lower(), "")
-        self._write([prediction.name, *answer, *confidence, *prediction.probabilities.values()])
+        self._rows.write([prediction.name, *answer, *confidence, *prediction.probabilities.values()])
 
     def write_unreadable(self, image: Unreadable) -> None:
         """Write an image that could not be read."""
-        self._write([image.name, "", "", "", "", image.reason, *self._blank])
+        self._rows.write([image.name, "", "", "", "", image.reason, *self._blank])
 
     def close(self) -> None:
         """Do nothing: a CSV has no end."""
 
     def abort(self) -> None:
         """Do nothing: a CSV has no end."""
-
-    def _write(self, cells: Sequence[object]) -> None:
-        self._rows.writerow(plain_row(cells))
 
 
 def check_output(out: str) -> None:

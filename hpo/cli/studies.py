@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 import sys
 from datetime import datetime
@@ -92,14 +91,13 @@ def _utc(local: datetime | None) -> str | None:
 
 
 def _print_csv(rows: list[dict[str, Any]]) -> None:
-    from hpo.spreadsheet import plain_row
+    from hpo.spreadsheet import CsvRows
 
     names = list(dict.fromkeys(name for row in rows for name in row["params"]))
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(plain_row([*COLUMNS, *(f"param_{name}" for name in names)]))
+    table = CsvRows(sys.stdout)
+    table.write([*COLUMNS, *(f"param_{name}" for name in names)])
     for row in rows:
-        cells = [*(row[column] for column in COLUMNS), *(row["params"].get(name) for name in names)]
-        writer.writerow(plain_row("" if cell is None else cell for cell in cells))
+        table.write([*(row[column] for column in COLUMNS), *(row["params"].get(name) for name in names)])
 
 
 def _print_trials(metric: str, rows: list[dict[str, Any]]) -> None:

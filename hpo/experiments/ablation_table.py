@@ -14,7 +14,7 @@ from rich.text import Text
 
 from hpo.evaluation.intervals import Difference
 from hpo.experiments.ablation import AblationLine, AblationOutcome
-from hpo.experiments.outputs import NOTHING, to_csv, to_json, to_markdown
+from hpo.experiments.outputs import NOTHING, to_csv, to_document, to_json, to_markdown
 from hpo.experiments.provenance import Provenance
 from hpo.figures.charts import PRINT_BLUE, PRINT_GREY, PRINT_ORANGE, add_grid, figure_files, file_style
 
@@ -65,12 +65,12 @@ def _cells(line: AblationLine) -> tuple[str, ...]:
 
 def markdown(outcomes: Sequence[AblationOutcome], about: Provenance) -> str:
     """Return the tables and the notes in Markdown."""
-    parts = ["# Ablation\n"]
+    parts: list[str] = []
     for one in outcomes:
         parts += [f"## {_whole(one)}\n", to_markdown(_SINGLE, map(_cells, one.parts), left=2)]
         if one.pairs:
             parts.append(to_markdown(_JOINT, map(_cells, one.pairs)))
-    return "\n".join([*parts, *(f"{line}\n" for line in notes(outcomes, about))])
+    return to_document("Ablation", parts, notes(outcomes, about))
 
 
 def csv_table(outcomes: Sequence[AblationOutcome]) -> bytes:

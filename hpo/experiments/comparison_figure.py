@@ -35,7 +35,7 @@ def comparison_files(
     """Return table.md, table.csv, figure.svg, figure.png, and results.json with everything."""
     results = {
         **about.to_dict(),
-        "contestants": [row.to_dict() for row in rows],
+        "models": [row.to_dict() for row in rows],
         "missing": [{"label": model.label, "notes": list(model.notes)} for model in missing],
     }
     return {

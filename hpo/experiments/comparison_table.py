@@ -17,7 +17,7 @@ from hpo.bundle.access_ledger import AccessCounts
 from hpo.evaluation.intervals import Score
 from hpo.experiments.benchmark import BATCHES
 from hpo.experiments.comparison import ComparisonRow
-from hpo.experiments.outputs import NOTHING, to_csv, to_markdown
+from hpo.experiments.outputs import NOTHING, to_csv, to_document, to_markdown
 from hpo.experiments.provenance import Provenance
 
 SCORES = ("validation", "corrupted", "test")
@@ -36,15 +36,15 @@ FIGURES: tuple[tuple[str, Callable[[ComparisonRow], str]], ...] = (
 
 def markdown(rows: Sequence[ComparisonRow], about: Provenance) -> str:
     """Return the table, the accuracy by corruption, and the notes."""
-    header = ["contestant", "model", *SCORES, *(heading for heading, _ in FIGURES)]
+    header = ["model", "network", *SCORES, *(heading for heading, _ in FIGURES)]
     cells = (
-        [row.label, model(row), *(_one_line(getattr(row, s)) for s in SCORES), *(cell(row) for _, cell in FIGURES)]
+        [row.label, network(row), *(_one_line(getattr(row, s)) for s in SCORES), *(cell(row) for _, cell in FIGURES)]
         for row in rows
     )
-    parts = ["# Comparison\n", to_markdown(header, cells, left=2)]
+    parts = [to_markdown(header, cells, left=2)]
     if names := list(dict.fromkeys(name for row in rows for name in row.conditions)):
         parts += ["## Accuracy by corruption, mean over the severities\n", _by_corruption(rows, names)]
-    return "\n".join([*parts, *(f"{line}\n" for line in notes(rows, about))])
+    return to_document("Comparison", parts, notes(rows, about))
 
 
 def _one_line(score: Score | None) -> str:
@@ -54,7 +54,7 @@ def _one_line(score: Score | None) -> str:
 def _by_corruption(rows: Sequence[ComparisonRow], names: Sequence[str]) -> str:
     measured = [row for row in rows if row.conditions]
     cells = ([row.label, *(percent(mean(row.conditions[name].values())) for name in names)] for row in measured)
-    return to_markdown(["contestant", *names], cells)
+    return to_markdown(["model", *names], cells)
 
 
 def csv_table(rows: Iterable[ComparisonRow]) -> bytes:
@@ -67,7 +67,7 @@ def _csv_row(row: ComparisonRow) -> Mapping[str, Any]:
     speeds = {f"images_per_second_{batch}": row.images_per_second.get(batch) for batch in BATCHES}
     plain = ("parameters", "trainable_parameters", "seconds_per_epoch")
     return {
-        "contestant": row.label,
+        "model": row.label,
         **{name: getattr(row, name) for name in ("kind", "backbone", "image_size", "epochs", "seeds")},
         **scores,
         "macro_f1": row.macro_f1,
@@ -197,13 +197,13 @@ def _width(console: Console, table: Table) -> int:
 def _table(rows: Sequence[ComparisonRow], hidden: Collection[str], names: int) -> Table:
     """Return a table with intervals below the scores and names wrapped at `names` columns."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1))
-    table.add_column("contestant", no_wrap=True)
+    table.add_column("model", no_wrap=True)
     scores = [name for name in SCORES if name not in hidden]
     figures = [(heading, cell) for heading, cell in FIGURES if heading not in hidden]
     for heading in (*scores, *(heading for heading, _ in figures)):
         table.add_column(_HEADINGS.get(heading, heading), justify="right", no_wrap=True)
     for row in rows:
-        label = Text.assemble(wrapped(row.label, names), ("\n" + wrapped(model(row), names), "dim"))
+        label = Text.assemble(wrapped(row.label, names), ("\n" + wrapped(network(row), names), "dim"))
         cells = (_score(getattr(row, name), _INTERVALS not in hidden) for name in scores)
         table.add_row(label, *cells, *(cell(row) for _, cell in figures))
     return table
@@ -217,7 +217,7 @@ def _score(score: Score | None, with_interval: bool) -> Text:
 
 def _narrowest(rows: Sequence[ComparisonRow]) -> int:
     """Return the least width of the names: that of the widest part that cannot be broken."""
-    texts = [text for row in rows for text in (row.label, model(row))]
+    texts = [text for row in rows for text in (row.label, network(row))]
     usual = min(_NAMES, max(map(cell_len, texts)))
     return max(usual, *(cell_len(part.rstrip()) for text in texts for part in _breakable(text, 0)))
 
@@ -241,7 +241,7 @@ def _breakable(text: str, width: int, breaks: Sequence[str] = _BREAKS) -> Iterat
         yield from _breakable(part, width, breaks[1:])
 
 
-def model(row: ComparisonRow) -> str:
+def network(row: ComparisonRow) -> str:
     """Return a text such as `resnet18, 96 px, 8 ep., 3 seeds`; a baseline has no epochs, since it is not trained."""
     epochs = f", {row.epochs} ep." if row.epochs is not None else ""
     seeds = f", {row.seeds} seeds" if row.seeds > 1 else ""

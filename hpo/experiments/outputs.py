@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import os
@@ -12,7 +11,7 @@ from typing import Any
 
 from hpo.errors import UsageError
 from hpo.files import write_file
-from hpo.spreadsheet import plain_row
+from hpo.spreadsheet import CsvRows
 
 NOTHING = "–"
 """Cell of a table without a value."""
@@ -48,10 +47,16 @@ def to_csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
     """
     rows = list(rows)
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    table = CsvRows(text)
     keys = list(rows[0]) if rows else []
-    writer.writerows(map(plain_row, [keys, *([row[key] for key in keys] for row in rows)]))
+    for cells in (keys, *([row[key] for key in keys] for row in rows)):
+        table.write(cells)
     return text.getvalue().encode()
+
+
+def to_document(title: str, parts: Iterable[str], notes: Iterable[str]) -> str:
+    """Return a Markdown document: the title, the headings and tables, and a paragraph for each note."""
+    return "\n".join([f"# {title}\n", *parts, *(f"{note}\n" for note in notes)])
 
 
 def to_markdown(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:

@@ -33,7 +33,7 @@ def bundled(here: Callable[..., Result], home: Path, cells: Path, preset: str) -
         "compare", preset, "--data", str(cells), *WORKER, "--set", "image_size=32", "--no-test", "--out", "made"
     )
     assert made.exit_code == 0, made.output
-    return str(json.loads((home / "made/results.json").read_text())["contestants"][0]["folders"][0])
+    return str(json.loads((home / "made/results.json").read_text())["models"][0]["folders"][0])
 
 
 @pytest.mark.slow

@@ -209,6 +209,15 @@ def test_weights_of_another_architecture(refused: Refused, cells: Path, tmp_path
     assert "mobilenetv2_035" in line
 
 
+@pytest.mark.parametrize(("made", "message"), [(no_images, "has no images"), (one_class, "the only class is")])
+def test_data_are_checked_before_the_weights_of_the_backbone(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Callable[[Path], Path], message: str
+) -> None:
+    """A download of minutes, or a missing network, would hide a mistake that costs no time to find."""
+    monkeypatch.setattr("hpo.models.check_trainable", lambda *_: pytest.fail("the backbone was built"))
+    assert message in refused(["run", str(made(tmp_path)), "--study", "x", "--backbone", "resnet18"])
+
+
 def test_an_unreachable_server(refused: Refused, cells: Path) -> None:
     url = "postgresql://someone:hunter2@127.0.0.1:1/hpo?connect_timeout=1"
     line = refused(["status", "--study", "cells", "--storage", url])

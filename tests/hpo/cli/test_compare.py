@@ -33,7 +33,7 @@ def tiny(tmp_path: Path) -> str:
 
 
 def models_by_name(out: Path) -> dict[str, dict[str, str]]:
-    return {line["contestant"]: line for line in csv.DictReader(io.StringIO((out / "table.csv").read_text()))}
+    return {line["model"]: line for line in csv.DictReader(io.StringIO((out / "table.csv").read_text()))}
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def test_presets_are_trained_once_and_compared_with_bundles_and_trials(
     trials = open_study(database, "three").get_trials(deepcopy=False)
     assert [trial.params["run"] for trial in trials][:2] == [f"{tiny}, seed 0", f"{presets[1]}, seed 0"]
 
-    folder = json.loads((command.home / "first/results.json").read_text())["contestants"][0]["folders"][0]
+    folder = json.loads((command.home / "first/results.json").read_text())["models"][0]["folders"][0]
     looks = len(read_bundle(folder).metrics["test_openings"])
     again = here("compare", folder, "three#1", *presets, *common, "--seeds", "2", "--epochs", "1", "--name", "three",
                  "--no-test", "--out", "second")  # fmt: skip
@@ -131,5 +131,5 @@ def test_a_failed_run_is_reported_and_the_other_models_are_compared(
     assert ended.exit_code == 1, ended.output
     assert "gave no model: pruned: " in ended.stderr
     results = json.loads((command.home / "out/results.json").read_text())
-    assert [one["label"] for one in results["contestants"]] == ["majority-class"]
+    assert [one["label"] for one in results["models"]] == ["majority-class"]
     assert results["missing"][0]["label"].startswith(tiny)

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
+from hpo.cli import main
 from hpo.cli.options import Duration, Location, Size
 
 
@@ -44,3 +46,9 @@ def test_a_location_is_a_path_or_a_url(tmp_path: Path) -> None:
     assert Location().convert("s3://bucket/a//b", None, None) == "s3://bucket/a//b"
     assert Location().convert("~/x", None, None) == Path.home() / "x"
     assert Location().convert(tmp_path, None, None) == tmp_path
+
+
+def test_the_help_speaks_of_workers_only_where_there_are_some() -> None:
+    helps = {name: CliRunner().invoke(main, [name, "--help"]).output for name in ("run", "worker", "predict", "report")}
+    said = {name: "threads of each worker" in " ".join(text.split()) for name, text in helps.items()}
+    assert said == {"run": True, "worker": True, "predict": False, "report": False}

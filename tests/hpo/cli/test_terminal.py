@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -80,6 +81,14 @@ def test_a_dumb_terminal_gets_no_control_codes(
     shown = in_terminal("status", "--study", "bare", **command.environment | {"TERM": "dumb"})
     assert shown.code == 0
     assert "\033" not in shown.text
+
+
+def test_ctrl_c_ends_watching_without_an_error(command: Any, study: optuna.Study) -> None:
+    with command.start("status", "--study", "bare", "--watch") as process:
+        assert process.stdout.readline(), "it has drawn once"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -56,3 +56,11 @@ def test_calibration_is_shown_at_both_temperatures():
     assert text.count("temperature 2.5") == 1
     assert re.search(rf"NLL +{before.nll:.4f} +{after.nll:.4f}", text)
     assert re.search(rf"Brier +{before.brier:.4f} *\n", text)
+
+
+def test_a_temperature_of_1_has_one_column():
+    labels, logits = np.array([0, 1]), np.array([[4.0, 0], [0, 4]])
+    found = reliability(labels, probabilities(logits))
+    stream = io.StringIO()
+    print_reliability(Console(file=stream, width=80), found, found, 1.0)
+    assert stream.getvalue().count("temperature 1") == 1

@@ -29,7 +29,7 @@ ROWS = [
 
 def test_markdown_has_a_line_for_each_model_and_the_corruptions() -> None:
     lines = markdown(ROWS, ABOUT).splitlines()
-    (head,) = [line for line in lines if line.startswith("| contestant | model")]
+    (head,) = [line for line in lines if line.startswith("| model | network")]
     width = head.count("|")
     assert all(line.count("|") == width for line in lines[lines.index(head) : lines.index(head) + 5])
     assert any("98.12 (97.4–98.7)" in line for line in lines)
@@ -46,7 +46,7 @@ def test_a_baseline_has_no_epochs() -> None:
 
 def test_csv_holds_the_figures_in_full() -> None:
     found = list(csv.DictReader(io.StringIO(csv_table(ROWS).decode())))
-    assert [one["contestant"] for one in found] == [one.label for one in ROWS]
+    assert [one["model"] for one in found] == [one.label for one in ROWS]
     score = ROWS[0].validation
     assert score is not None
     assert (float(found[0]["validation"]), float(found[0]["validation_low"])) == (score.value, score.interval[0])
@@ -112,8 +112,8 @@ def test_results_hold_everything(written: dict[str, bytes]) -> None:
     results = json.loads(written["results.json"])
     assert results["command"] == ABOUT.command
     assert results["missing"] == [{"label": "gone", "notes": ["failed: no memory"]}]
-    assert [one["label"] for one in results["contestants"]] == [one.label for one in ROWS]
-    assert results["contestants"][0]["conditions"]["noise"] == {"1": 0.9, "2": 0.7}
+    assert [one["label"] for one in results["models"]] == [one.label for one in ROWS]
+    assert results["models"][0]["conditions"]["noise"] == {"1": 0.9, "2": 0.7}
 
 
 @pytest.mark.parametrize("rows", [[ROWS[1]], [ROWS[2]]], ids=["no validation", "no parameters"])
