@@ -101,6 +101,8 @@ _IDENTITY = (
     ("data.seed", "seed of the split", "that --seed"),
     ("data.val_fraction", "validation fraction", "that --val-fraction"),
     ("data.test_fraction", "test fraction", "that --test-fraction"),
+    ("data.group_by", "grouping of the images", "that --group-by (or none)"),
+    ("data.folds", "number of folds", "that --folds (or none)"),
     ("data.max_unreadable", "share of unreadable images", "that --max-unreadable"),
     ("sampler", "sampler", "that --sampler"),
     ("pruner", "pruner", "that --pruner"),

@@ -15,6 +15,7 @@ from hpo.cli.options import (
     budget_options,
     data_argument,
     debug_option,
+    grouping_options,
     keep_option,
     max_unreadable_option,
     space_options,
@@ -25,6 +26,7 @@ from hpo.cli.options import (
 )
 from hpo.cli.watching import check_alive, report_stop
 from hpo.cli.worker_pool import LocalWorkerOptions, run_workers, worker_pool_options
+from hpo.errors import UsageError
 from hpo.hints import hint
 
 if TYPE_CHECKING:
@@ -37,7 +39,9 @@ if TYPE_CHECKING:
     from storage import Database
 
 
-creation_options = together(study_option, space_options, budget_options, study_creation_options, max_unreadable_option)
+creation_options = together(
+    study_option, space_options, budget_options, study_creation_options, grouping_options, max_unreadable_option
+)
 """All that a study is made from, as `make_plan` takes it."""
 
 SYMMETRIES = {
@@ -87,7 +91,13 @@ def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weigh
         from hpo.models import weights_digest
 
         digest = weights_digest(Path(str(path)))
-    split = SplitOptions(rest["seed"], rest["val_fraction"], rest["test_fraction"], rest["max_unreadable"])
+    names = ("seed", "val_fraction", "test_fraction", "max_unreadable", "group_by", "folds")
+    split = SplitOptions(**{name: rest[name] for name in names})
+    if split.folds and split.val_fraction != SplitOptions().val_fraction:
+        raise UsageError(
+            f"--val-fraction {split.val_fraction:g} has no effect with --folds {split.folds}, where each fold "
+            "validates its share: leave one of them out"
+        )
     return Plan(
         data=data, study=study, space=resolved, weights_digest=digest, metric=rest["metric"],
         sampler=rest["sampler"], pruner=rest["pruner"], split=split, earlier=earlier,

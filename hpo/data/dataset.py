@@ -130,7 +130,17 @@ class Dataset:
     """The value of 16-bit images that became 255; None where no image needs one."""
     earlier_fingerprint: str = ""
     """The fingerprint over the class names as earlier versions of hpo wrote them; "" where none differs."""
+    folds: tuple[Part, ...] = ()
+    """The images that validate in each fold; all together are train and val. Empty without folds; the first is val."""
     _test: Part | None = field(default=None, repr=False)
+
+    def fold(self, number: int) -> tuple[Part, Part]:
+        """Return what trains and what validates in a fold, from 0; fold 0 is `train` and `val`."""
+        if not number:
+            return self.train, self.val
+        pool = self.train.joined(self.val)
+        rows = np.flatnonzero(~np.isin(pool.indices, self.folds[number].indices))
+        return pool.subset(rows[np.argsort(pool.indices[rows], kind="stable")]), self.folds[number]
 
     @property
     def test_count(self) -> int:

@@ -19,6 +19,8 @@ from hpo.data.arrays import ArraySource
 from hpo.data.dataset import Dataset, LeftOut, Part, PartName, Progress, Unreadable, WholeData
 from hpo.data.decode import silence_pillow
 from hpo.data.folders import FolderSource
+from hpo.data.grouped_split import ImageRows, assign_parts
+from hpo.data.grouping import Grouping, group_images
 from hpo.data.names import class_name, shortened
 from hpo.data.pack import Pack, PackManifest, PackManifestDraft, open_pack
 from hpo.data.pipeline import decode_all
@@ -63,10 +65,9 @@ def open_dataset(
     pack = open_pack(source, image_size, cache, white=white_level, check=_check_listing, progress=progress)
     manifest, groups = pack.manifest, pack.manifest.groups
     _refuse_unreadable(manifest, split.max_unreadable)
-    assignment = assign_splits(
-        manifest.label_array, manifest.given, groups, classes=manifest.classes, options=split,
-        names=manifest.names,
-    )  # fmt: skip
+    grouping = group_images(source, manifest.names, split.group_by) if split.group_by is not None else None
+    rows = ImageRows(manifest.label_array, manifest.given, groups, manifest.names, manifest.classes)
+    assignment = assign_parts(rows, split, grouping)
     return Dataset(
         train=pack.part(assignment.rows("train")),
         val=pack.part(assignment.rows("val")),
@@ -77,12 +78,26 @@ def open_dataset(
         unreadable=manifest.unreadable,
         duplicates=_duplicates(groups),
         leaking=count_leaking(manifest.given, groups),
-        left_out=manifest.left_out,
+        left_out=_without_used(manifest.left_out, grouping),
         notes=(*_notes(manifest), *assignment.notes),
         white_level=manifest.white_level,
         earlier_fingerprint=manifest.earlier_fingerprint,
+        folds=tuple(pack.part(rows) for rows in assignment.fold_rows()),
         _test=pack.part(assignment.rows("test")),
     )
+
+
+def _without_used(left_out: tuple[LeftOut, ...], grouping: Grouping | None) -> tuple[LeftOut, ...]:
+    """Return what is left out without the column that the images are grouped by."""
+    if grouping is None or grouping.column is None:
+        return left_out
+    others = (
+        replace(entry, names=tuple(name for name in entry.names if name != grouping.column), count=entry.count - 1)
+        if entry.kind == "column"
+        else entry
+        for entry in left_out
+    )
+    return tuple(entry for entry in others if entry.count)
 
 
 def open_whole(  # noqa: PLR0913 - all but the path by name

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from hpo.data.dataset import Dataset, Progress, WholeData
 from hpo.data.depth import FULL
@@ -47,6 +47,16 @@ class DataOrigin(BaseModel):
     """The digest of which images validate and which test: see `hpo.data.digests.split_digest`."""
     white_level: int | None = None
     """The value of 16-bit images that became 255, as in `Dataset`; None if there were none, or it was not kept."""
+    group_by: str | None = None
+    """The column or expression by which images stay together, as in `SplitOptions`."""
+    folds: int | None = None
+    """The number of folds, as in `SplitOptions`."""
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the options that are not used, so that other records stay as earlier versions write them."""
+        optional = ("group_by", "folds")
+        return {key: value for key, value in serialise(self).items() if key not in optional or value is not None}
 
     @classmethod
     def of(cls, dataset: Dataset, split: SplitOptions) -> Self:
@@ -62,6 +72,8 @@ class DataOrigin(BaseModel):
             class_counts=images_by_class(dataset),
             split_digest=split_digest(dataset),
             white_level=dataset.white_level,
+            group_by=split.group_by,
+            folds=split.folds,
         )
 
     @classmethod
@@ -76,7 +88,9 @@ class DataOrigin(BaseModel):
     @property
     def options(self) -> SplitOptions:
         """The settings for parts that the data set does not bring."""
-        return SplitOptions(self.seed, self.val_fraction, self.test_fraction, self.max_unreadable)
+        return SplitOptions(
+            self.seed, self.val_fraction, self.test_fraction, self.max_unreadable, self.group_by, self.folds
+        )
 
     @property
     def white(self) -> int:

@@ -21,6 +21,8 @@ from hpo.errors import DataError, UsageError
 
 _CODE: dict[PartName, int] = {name: code for code, name in enumerate(PARTS)}
 
+MOST_FOLDS = 10
+
 _NAMED = 5
 """The number of classes or pairs of images that a message names."""
 
@@ -37,6 +39,10 @@ class SplitOptions:
     # Unreadable images are no part of the split, so two equal splits may differ in it.
     max_unreadable: float = field(default=0.05, compare=False)
     """Share of images that may be unreadable before the data set is refused."""
+    group_by: str | None = None
+    """A column of the table, or a regular expression on the paths: images of one value stay in one part."""
+    folds: int | None = None
+    """Number of folds into which train and val together are dealt; None makes none."""
 
     def __post_init__(self) -> None:
         if not 0 < self.val_fraction < 1:
@@ -48,6 +54,8 @@ class SplitOptions:
                 f"the test fraction is {self.test_fraction}, but must be at least 0 and leave images to train on "
                 f"beside the validation fraction {self.val_fraction}: take 0.1"
             )
+        if self.folds is not None and not MOST_FOLDS >= self.folds >= 2:
+            raise UsageError(f"--folds is {self.folds}, but must be 2 to {MOST_FOLDS}; leave it out for one split")
 
 
 @dataclass(frozen=True)
@@ -60,10 +68,18 @@ class Assignment:
     """How the parts were made, in words."""
     notes: tuple[str, ...] = ()
     """One line for each of val and test that lacks images of some classes."""
+    folds: npt.NDArray[np.int8] | None = None
+    """(n,) int8: the fold in which each image validates, -1 for test images; None without folds. Fold 0 is val."""
 
     def rows(self, part: PartName) -> npt.NDArray[np.int64]:
         """Return the positions of a part's images, ascending."""
         return np.flatnonzero(self.codes == _CODE[part]).astype(np.int64)
+
+    def fold_rows(self) -> list[npt.NDArray[np.int64]]:
+        """Return the positions of each fold's images, ascending; no fold without folds."""
+        if self.folds is None:
+            return []
+        return [np.flatnonzero(self.folds == fold).astype(np.int64) for fold in range(int(self.folds.max()) + 1)]
 
 
 def assign_splits(

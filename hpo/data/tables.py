@@ -60,6 +60,8 @@ class _Table:
     left_out: tuple[str, ...]
     """The names of the columns that are not read."""
     notes: tuple[str, ...]
+    others: dict[str, list[str]]
+    """Name -> cells of each column that is not read; one of several columns of a name."""
 
 
 class TableSource:
@@ -93,6 +95,20 @@ class TableSource:
         left_out = (LeftOut("column", len(table.left_out), table.left_out),) if table.left_out else ()
         notes = (*table.notes, *self._check_repeated(names), *class_notes(tuple(number), names))
         return Listing(tuple(number), records, left_out, notes, names_as_written(tuple(number), names))
+
+    def columns(self) -> tuple[str, ...]:
+        """Return the names of the columns that are not read."""
+        return self._table.left_out
+
+    def column(self, name: str) -> dict[str, str]:
+        """Return image -> its cell in a column that is not read. Raise DataError for an image with two of them."""
+        found: dict[str, str] = {}
+        for row, cell in zip(self._table.rows, self._table.others[name], strict=True):
+            if found.setdefault(row.path, cell) != cell:
+                raise DataError(
+                    f"{self.path} names {row.path} with the {name} {found[row.path]!r} and {cell!r}: leave one row out"
+                )
+        return found
 
     @contextmanager
     def reads(self) -> Iterator[Iterator[Read]]:
@@ -191,7 +207,7 @@ def decode_text(data: bytes) -> str:
 def _parse_table(text: str, where: str) -> _Table:
     reader, header, written, skipped = _open_reader(text, _NEEDED, where)
     column = {name: header.index(name) for name in _USED if name in header}
-    rows, values = [], [set[str]() for _ in header]
+    rows, values = [], [list[str]() for _ in header]
     for cells in reader:
         if is_blank(cells):
             continue
@@ -199,13 +215,15 @@ def _parse_table(text: str, where: str) -> _Table:
         padded = [cell.strip() for cell in cells] + [""] * (len(header) - len(cells))
         rows.append(_check_row({name: padded[at] for name, at in column.items()}, reader.line_num + skipped, where))
         for at in range(len(header)):
-            values[at].add(padded[at])
+            values[at].append(padded[at])
     if not rows:
         raise DataError(f"{where} has a header but no rows: add one row per image")
-    others = _unread_columns(header, written, values, column)
-    splits = values[column["split"]] if "split" in column else set()
+    different = [set(cells) for cells in values]
+    others = _unread_columns(header, written, different, column)
+    splits = different[column["split"]] if "split" in column else set()
     notes = [*_split_notes(splits), *unused_notes("column", others, split_known="split" in column)]
-    return _Table(rows, tuple(others), tuple(notes))
+    cells = {written[at] or "(unnamed)": values[at] for at in range(len(header)) if header[at] not in column}
+    return _Table(rows, tuple(others), tuple(notes), cells)
 
 
 def _unread_columns(

@@ -1,0 +1,230 @@
+"""The split where groups stay together or folds are made: whole groups are dealt to parts, class by class as evenly as
+they allow. Without either it is that of `split`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hpo.data.dataset import PartName
+from hpo.data.grouping import Grouping, grouping_notes, unite
+from hpo.data.names import shortened
+from hpo.data.records import PARTS
+from hpo.data.split import Assignment, SplitOptions, assign_splits, check_classes
+from hpo.errors import DataError
+
+_NAMED = 5
+
+_TRAIN, _VAL, _TEST = range(3)
+
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """The images to split, one entry per row."""
+
+    labels: Counts
+    """(n,) int64 class numbers."""
+    given: Sequence[PartName | None]
+    groups: Sequence[str]
+    """n names of groups of copies."""
+    names: Sequence[str]
+    classes: Sequence[str]
+
+
+def assign_parts(rows: ImageRows, options: SplitOptions, grouping: Grouping | None = None) -> Assignment:
+    """Assign the images to parts, and with `options.folds` to folds; images of one group of `grouping` stay together.
+
+    Given parts are kept; with folds a given val part joins train. Raise DataError where a class would be left without a
+    training image, or no image could be held out.
+    """
+    if grouping is None and not options.folds:
+        return assign_splits(
+            rows.labels, rows.given, rows.groups, classes=rows.classes, options=options, names=rows.names
+        )
+    check_classes(rows.classes, rows.labels)
+    names, linked = unite(rows.groups, grouping.values) if grouping else (list(rows.groups), 0)
+    units = _Units(rows, names, options.seed)
+    codes = np.array([PARTS.index(part or "train") for part in rows.given], dtype=np.int8)
+    notes = list(grouping_notes(grouping, rows.given, linked)) if grouping else []
+    if options.folds:
+        notes += ["with folds the given val part joins train: all its images validate in turn"] * ("val" in rows.given)
+        codes[codes == _VAL] = _TRAIN
+    wanted = _wanted(rows.given, options)
+    _hold_out(units, codes, wanted)
+    folds = _deal_folds(units, codes, options.folds) if options.folds else None
+    if folds is not None:
+        notes += _fold_notes(units, folds)
+        codes[folds == 0] = _VAL
+    _check_held_out(rows, codes, wanted)
+    by = f"grouped by {grouping.word}: {grouping.count:,} groups" if grouping else ""
+    return Assignment(codes, _describe(rows.given, codes, options, by), tuple(notes), folds)
+
+
+class _Units:
+    """Groups of images that move together, with their images per class."""
+
+    def __init__(self, rows: ImageRows, names: Sequence[str], seed: int) -> None:
+        self.labels, self.classes = rows.labels, rows.classes
+        unique, self.of_row = np.unique(np.array(names, dtype=object), return_inverse=True)
+        self.counts = np.zeros((len(unique), len(rows.classes)), dtype=np.int64)
+        """(g, C) images per unit and class."""
+        np.add.at(self.counts, (self.of_row, rows.labels), 1)
+        keys = [hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=16).digest() for name in unique]
+        sizes = self.counts.sum(axis=1)
+        self.order = sorted(range(len(unique)), key=lambda unit: (-sizes[unit], keys[unit]))
+        """The units, largest first; those of one size in an order that depends on seed and content."""
+
+    def inside(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Return (g,) bool: the units whose images are all in `mask` (n,)."""
+        whole: npt.NDArray[np.bool_] = np.bincount(self.of_row[~mask], minlength=len(self.counts)) == 0
+        return whole
+
+
+def deal(counts: Counts, targets: npt.NDArray[np.float64], order: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Deal units with `counts` (g, C) images per class to P parts with `targets` (P, C); return the part of each (g,).
+
+    Units come in the given order, and each goes to the part that lacks most of its classes, relative to their sizes;
+    -1 for units that are not in `order`.
+    """
+    part_of = np.full(len(counts), -1, dtype=np.int64)
+    weight = 1 / np.maximum(targets.sum(axis=0), 1)
+    room = targets.astype(np.float64, copy=True)
+    for unit in order:
+        lacking = (room * (counts[unit] * weight)).sum(axis=1).round(9)
+        total = room.sum(axis=1)
+        part = max(range(len(room)), key=lambda at: (lacking[at], total[at], -at))
+        part_of[unit] = part
+        room[part] -= counts[unit]
+    return part_of
+
+
+def _wanted(given: Sequence[PartName | None], options: SplitOptions) -> dict[int, float]:
+    """Return part -> its share, for the parts that are to be made."""
+    shares = (
+        {_TEST: options.test_fraction} if options.folds else {_VAL: options.val_fraction, _TEST: options.test_fraction}
+    )
+    return {part: share for part, share in shares.items() if share > 0 and PARTS[part] not in given}
+
+
+def _hold_out(units: _Units, codes: npt.NDArray[np.int8], wanted: dict[int, float]) -> None:
+    """Move whole units from train into the wanted parts. Change `codes` in place."""
+    if not wanted:
+        return
+    movable = units.inside(codes == _TRAIN)
+    order = [unit for unit in units.order if movable[unit]]
+    total = units.counts[movable].sum(axis=0)
+    parts = [_TRAIN, *wanted]
+    shares = np.array([1 - sum(wanted.values()), *wanted.values()])
+    at = deal(units.counts, shares[:, None] * total[None, :], order)
+    part_of = np.where(at >= 0, np.array(parts)[at], _TRAIN)
+    fixed = np.bincount(units.labels[(codes == _TRAIN) & ~movable[units.of_row]], minlength=len(units.classes))
+    _mend(units.counts, part_of, fixed, list(reversed(order)), list(wanted))
+    moved = movable[units.of_row]
+    codes[moved] = part_of[units.of_row][moved]
+
+
+def _mend(
+    counts: Counts, part_of: npt.NDArray[np.int64], fixed: Counts, smallest_first: Sequence[int], parts: Sequence[int]
+) -> None:
+    """Give back units to train until each class trains, then give each empty part the smallest unit that train can
+    spare. `fixed` (C,) are images that stay in train. Change `part_of` in place.
+    """
+
+    def training() -> Counts:
+        found: Counts = fixed + counts[part_of == _TRAIN].sum(axis=0)
+        return found
+
+    for label in range(counts.shape[1]):
+        holders = [unit for unit in smallest_first if counts[unit, label]]
+        if holders and not training()[label]:
+            part_of[holders[0]] = _TRAIN
+    for part in parts:
+        if not any(part_of[unit] == part for unit in smallest_first):
+            now = training()
+            spare = (u for u in smallest_first if part_of[u] == _TRAIN and (now - counts[u] > 0)[now > 0].all())
+            unit = next(spare, None)
+            if unit is not None:
+                part_of[unit] = part
+
+
+def _deal_folds(units: _Units, codes: npt.NDArray[np.int8], folds: int) -> npt.NDArray[np.int8]:
+    """Return (n,) int8: the fold of each image that does not test, -1 for the others."""
+    pool = codes == _TRAIN
+    # A unit that is partly in a given test part is dealt with its other images.
+    counts = np.zeros_like(units.counts)
+    np.add.at(counts, (units.of_row[pool], units.labels[pool]), 1)
+    order = [unit for unit in units.order if counts[unit].any()]
+    _refuse_few_units(units, counts, order, folds)
+    total = counts.sum(axis=0)
+    fold_of = deal(counts, np.repeat(total[None, :] / folds, folds, axis=0), order)
+    found = np.full(len(codes), -1, dtype=np.int8)
+    found[pool] = fold_of[units.of_row[pool]]
+    for fold in range(folds):
+        trains = np.bincount(units.labels[pool & (found != fold)], minlength=len(total))
+        for label in np.flatnonzero((trains == 0) & (total > 0)).tolist():
+            raise DataError(
+                f"class {units.classes[label]!r} lies in fold {fold + 1} of {folds} alone, so nothing would "
+                "train on it there: add images of other groups, or give no --folds"
+            )
+    return found
+
+
+def _refuse_few_units(units: _Units, counts: Counts, order: Sequence[int], folds: int) -> None:
+    if len(order) < folds:
+        raise DataError(
+            f"{folds} folds need as many groups of images, but there are {len(order)} beside the test part: give a "
+            "smaller --folds"
+        )
+    for label, having in enumerate(np.count_nonzero(counts, axis=0).tolist()):
+        if having < 2:
+            raise DataError(
+                f"class {units.classes[label]!r} has {having or 'no'} group of images beside the test part, but folds "
+                "need 2: one to train on while the other validates; add images of others, or give no --folds"
+            )
+
+
+def _fold_notes(units: _Units, folds_of: npt.NDArray[np.int8]) -> list[str]:
+    """Return a line on the classes that some fold cannot validate."""
+    seen = np.zeros((int(folds_of.max()) + 1, len(units.classes)), dtype=np.int64)
+    chosen = folds_of >= 0
+    np.add.at(seen, (folds_of[chosen].astype(np.int64), units.labels[chosen]), 1)
+    short = [f"{units.classes[label]!r}" for label in np.flatnonzero((seen == 0).any(axis=0)).tolist()]
+    return [f"not in every fold to validate on: {shortened(short, _NAMED)}; these classes have few groups"] * bool(
+        short
+    )
+
+
+def _check_held_out(rows: ImageRows, codes: npt.NDArray[np.int8], wanted: dict[int, float]) -> None:
+    """Raise DataError where train lacks a class or nothing validates, or where no group could be spared for a part."""
+    counts = np.bincount(rows.labels[codes == _TRAIN], minlength=len(rows.classes))
+    for label in np.flatnonzero(counts == 0).tolist():
+        raise DataError(
+            f"class {rows.classes[label]!r} has no image to train on: the given split puts all into val or test; "
+            "move some to train"
+        )
+    for part in dict.fromkeys([_VAL, *wanted]):
+        if not (codes == part).any():
+            zero = ", or give --test-fraction 0" if part == _TEST else ""
+            raise DataError(
+                f"no group can be spared for the {PARTS[part]} part: each holds the last training images of a class; "
+                f"add groups{zero}"
+            )
+
+
+def _describe(given: Sequence[PartName | None], codes: npt.NDArray[np.int8], options: SplitOptions, by: str) -> str:
+    """Describe the split, with the real shares: whole groups rarely meet the requested ones."""
+    shares = [100 * float(np.mean(codes == part)) for part in range(3)]
+    kept = "as given" if any(given) else ""
+    if options.folds:
+        held = f"{options.folds} stratified folds of {shares[_TRAIN] + shares[_VAL]:.3g} %"
+        head = [held, f"test {'as given' if 'test' in given else f'{shares[_TEST]:.3g} %'}"]
+    else:
+        head = [f"{kept or 'stratified'} {'/'.join(f'{share:.3g}' for share in shares if share)}"]
+    return ", ".join([*head, *([by] if by else []), f"seed {options.seed}"])
