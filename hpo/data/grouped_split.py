@@ -147,11 +147,19 @@ def _mend(
             part_of[holders[0]] = _TRAIN
     for part in parts:
         if not any(part_of[unit] == part for unit in smallest_first):
-            now = training()
-            spare = (u for u in smallest_first if part_of[u] == _TRAIN and (now - counts[u] > 0)[now > 0].all())
-            unit = next(spare, None)
+            unit = _spare_unit(counts, part_of, training(), smallest_first)
             if unit is not None:
                 part_of[unit] = part
+
+
+def _spare_unit(
+    counts: Counts, part_of: npt.NDArray[np.int64], training: Counts, smallest_first: Sequence[int]
+) -> int | None:
+    """Return the smallest unit of train without which it keeps an image of each of its classes; None if none."""
+    for unit in smallest_first:
+        if part_of[unit] == _TRAIN and (training - counts[unit] > 0)[training > 0].all():
+            return unit
+    return None
 
 
 def _deal_folds(units: _Units, codes: npt.NDArray[np.int8], folds: int) -> npt.NDArray[np.int8]:

@@ -45,7 +45,7 @@ class Grouping:
     """The group of every image, by one rule."""
 
     word: str
-    """What the groups are, for people: the name of the column, or the regular expression."""
+    """The name of the groups for people: that of the column, or the regular expression."""
     values: tuple[str, ...]
     """n names of groups."""
     column: str | None = None
@@ -156,8 +156,8 @@ def grouping_notes(grouping: Grouping, given: Sequence[PartName | None], linked:
     notes: list[str] = []
     if linked:
         notes.append(
-            f"grouped by {grouping.word}: copies of one picture lie in several groups, so {grouping.count:,} groups are "
-            f"split as {grouping.count - linked:,}"
+            f"grouped by {grouping.word}: copies of one picture lie in several groups, so {grouping.count:,} groups "
+            f"are split as {grouping.count - linked:,}"
         )
     if grouping.count == len(grouping.values):
         notes.append(f"grouped by {grouping.word}: each image is a group of its own, so nothing is kept together")

@@ -60,8 +60,8 @@ class _Table:
     left_out: tuple[str, ...]
     """The names of the columns that are not read."""
     notes: tuple[str, ...]
-    others: dict[str, list[str]]
-    """Name -> cells of each column that is not read; one of several columns of a name."""
+    cells: dict[str, list[str]]
+    """Name -> cells of each column, read or not; the last of several columns of a name."""
 
 
 class TableSource:
@@ -97,13 +97,13 @@ class TableSource:
         return Listing(tuple(number), records, left_out, notes, names_as_written(tuple(number), names))
 
     def columns(self) -> tuple[str, ...]:
-        """Return the names of the columns that are not read."""
-        return self._table.left_out
+        """Return the names of the columns that are not read and have a name."""
+        return tuple(name for name in self._table.left_out if name in self._table.cells)
 
     def column(self, name: str) -> dict[str, str]:
         """Return image -> its cell in a column that is not read. Raise DataError for an image with two of them."""
         found: dict[str, str] = {}
-        for row, cell in zip(self._table.rows, self._table.others[name], strict=True):
+        for row, cell in zip(self._table.rows, self._table.cells[name], strict=True):
             if found.setdefault(row.path, cell) != cell:
                 raise DataError(
                     f"{self.path} names {row.path} with the {name} {found[row.path]!r} and {cell!r}: leave one row out"
@@ -222,8 +222,7 @@ def _parse_table(text: str, where: str) -> _Table:
     others = _unread_columns(header, written, different, column)
     splits = different[column["split"]] if "split" in column else set()
     notes = [*_split_notes(splits), *unused_notes("column", others, split_known="split" in column)]
-    cells = {written[at] or "(unnamed)": values[at] for at in range(len(header)) if header[at] not in column}
-    return _Table(rows, tuple(others), tuple(notes), cells)
+    return _Table(rows, tuple(others), tuple(notes), dict(zip(written, values, strict=True)))
 
 
 def _unread_columns(
