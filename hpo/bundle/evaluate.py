@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from hpo.data import (
     WholeData,
     digest_of_part,
     open_whole,
+    summarise,
     summarise_part,
 )
 from hpo.data.records import PARTS
@@ -170,13 +171,17 @@ def select(
     manifest = bundle.manifest
     open_images = partial(
         open_whole, data, image_size=manifest.preprocessing.image_size, cache=cache, classes=manifest.classes,
-        max_unreadable=manifest.data.max_unreadable, white_level=manifest.data.white,
+        white_level=manifest.data.white,
     )  # fmt: skip
-    whole = open_images(progress=progress)
-    if manifest.data.is_of(whole):
+    limit = manifest.data.max_unreadable
+    # Unreadable images that the model's study left out do not count.
+    whole = open_images(max_unreadable=1.0 if manifest.data.changes else limit, progress=progress)
+    if manifest.data.is_base_of(whole):
         return _select_own(bundle, whole, data, cache, split or "test")
+    if manifest.data.changes:
+        whole = open_images(max_unreadable=limit)
     name = (split or "test") if whole.given_parts else None
-    part = whole.part if name is None else open_images(part=name).part
+    part = whole.part if name is None else open_images(part=name, max_unreadable=limit).part
     rest, overlap = without_known(part, bundle.known, data)
     if name is None and split is not None and overlap.took_part:
         raise DataError(
@@ -207,9 +212,11 @@ def _select_own(bundle: Bundle, whole: WholeData, data: Path, cache: Path, name:
     if name == "test":
         part, overlap = without_known(part, bundle.known or ImageDigests.of(dataset), data)
         tests = (digest_of_part(part),)
+    counts: dict[str, list[int]] = {name: np.bincount(part.labels, minlength=len(dataset.classes)).tolist()}
+    summary = replace(summarise(dataset), counts=counts) if dataset.changes else summarise_part(whole, part, name)
     return Selection(
-        part, name, whole.fingerprint, own=True, summary=summarise_part(whole, part, name), overlap=overlap,
-        tests=tests, split_is_known=bundle.manifest.data.split_is_known,
+        part, name, dataset.fingerprint if dataset.changes else whole.fingerprint, own=True, summary=summary,
+        overlap=overlap, tests=tests, split_is_known=bundle.manifest.data.split_is_known,
     )  # fmt: skip
 
 

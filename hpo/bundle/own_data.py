@@ -9,15 +9,22 @@ from hpo.data import Dataset, Progress, SplitOptions
 
 
 def reopen(manifest: Manifest, data: Path, cache: Path, progress: Progress | None = None) -> Dataset:
-    """Open `data`, which may be other data, with the split options of the bundle's data set."""
-    return manifest.data.reopen(data, image_size=manifest.preprocessing.image_size, cache=cache, progress=progress)
+    """Open `data`, which may be other data, with the split options of the bundle's data set.
+
+    Decisions on single images are applied to the bundle's own data alone.
+    """
+    origin, size = manifest.data, manifest.preprocessing.image_size
+    dataset = origin.reopen(data, image_size=size, cache=cache, changed=False, progress=progress)
+    if not (origin.changes and origin.is_base_of(dataset)):
+        return dataset
+    return origin.reopen(data, image_size=size, cache=cache, progress=progress)
 
 
 def reopen_same(
     manifest: Manifest, data: Path, cache: Path, progress: Progress | None = None, *, maker: str, way_out: str
 ) -> Dataset:
     """Open `data` split as the bundle's data set was; DataError as in `refuse_other_data`."""
-    dataset = reopen(manifest, data, cache, progress)
+    dataset = manifest.data.reopen(data, image_size=manifest.preprocessing.image_size, cache=cache, progress=progress)
     refuse_other_data(manifest, dataset, data, maker=maker, way_out=way_out)
     return dataset
 

@@ -102,7 +102,7 @@ def _evaluator(ablation: Ablation, local: LocalWorkerOptions, study: optuna.Stud
 
     use_threads(local.threads)
     origin, cache = ablation.manifest.data, cache_folder(local.home)
-    benchmark = Benchmark(ablation.data, origin.options, cache, resolve_device(local.device))
+    benchmark = Benchmark(ablation.data, origin.options, cache, resolve_device(local.device), changes=origin.changes)
     return CorruptionEvaluator(study, open_store(local.artifacts, read_spec(study).id), benchmark, cache)
 
 

@@ -153,7 +153,7 @@ def _open_benchmark(
     from hpo.bundle.access_ledger import AccessLedger
     from hpo.bundle.bundle import read_bundle
     from hpo.delivery.database_accesses import DatabaseAccesses
-    from hpo.experiments.benchmark import Benchmark, common_split
+    from hpo.experiments.benchmark import Benchmark, common_changes, common_split
 
     manifests = {label: read_bundle(model.folders[0]).manifest for label, model in known.items()}
     given = {key: options[key] for key in ("seed", "val_fraction", "test_fraction", "max_unreadable")}
@@ -161,7 +161,7 @@ def _open_benchmark(
     accesses = DatabaseAccesses(lambda: nullcontext(db), warn=partial(click.echo, err=True))
     benchmark = Benchmark(
         data=options["data"], split=common_split(origins, **given), cache=cache_folder(home),
-        device=device, test=options["test"], ledger=AccessLedger(home, accesses),
+        device=device, changes=common_changes(origins), test=options["test"], ledger=AccessLedger(home, accesses),
     )  # fmt: skip
     with counting("decoding images") as progress:
         for label, manifest in manifests.items():
@@ -178,7 +178,7 @@ def _train_presets(
 
     plan = plan_trial_list(
         benchmark.data, ctx.params["name"], comparison_trials(configs, ctx.params["seeds"]),
-        metric=ctx.params["metric"], split=benchmark.split,
+        metric=ctx.params["metric"], split=benchmark.split, changes=benchmark.changes,
     )  # fmt: skip
     return train_plan(ctx, db, local, plan)
 

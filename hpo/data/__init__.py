@@ -12,6 +12,7 @@ cache, pack                the packed set on the disk
 split                      which images train, validate and test
 digests, origin            digests of images and data sets; the check that data are those of a study or a model
 changes, findings          what was decided about single images; the table of findings that people edit
+changed_pack               a pack as such decisions leave it
 opening, stream            the entry points: open_dataset, open_whole, inspect_data; iter_images
 summary                    the description of a data set, in lines and as JSON
 synthetic, cell_drawing    synthetic blood cells

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from hpo.data.dataset import PartName
-from hpo.data.records import PARTS
-
 FindingKind = Literal["copy", "conflict", "outlier", "label", "unreadable", "odd", "leak"]
 """The kinds of findings on an image."""
 
 KINDS: tuple[FindingKind, ...] = get_args(FindingKind)
+
+Moved = Literal["train", "val", "test"]
+"""The parts, as `hpo.data.PartName`: the values of a data set hold changes, so this file imports none of them."""
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
@@ -33,7 +33,7 @@ class DataChanges:
     """File -> the name of its class."""
     groups: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     """File -> the name of its group; the images of one group are put into one part by a split that hpo makes."""
-    parts: Mapping[str, PartName] = field(default_factory=lambda: _EMPTY)
+    parts: Mapping[str, Moved] = field(default_factory=lambda: _EMPTY)
     """File -> the part that it is moved to, in data that bring their own parts."""
     source: str = ""
     """Where the changes come from, for people: `findings.csv`, `--clean`."""
@@ -59,6 +59,17 @@ class DataChanges:
         actions = [f"relabel:{self.relabels[file]}"] if file in self.relabels else []
         return " ".join([*actions, *([f"part:{self.parts[file]}"] if file in self.parts else [])])
 
+    def counts(self) -> dict[str, Any]:
+        """Return JSON-ready values: the source, and the number of images by what happens to them."""
+        return {
+            "source": self.source,
+            "digest": self.digest,
+            "left_out": self.drop_counts(),
+            "relabelled": len(self.relabels),
+            "moved": len(self.parts),
+            "groups": len(set(self.groups.values())),
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Return JSON-ready values without what is empty; files are listed by what happens to them."""
         values: dict[str, Any] = {
@@ -77,7 +88,7 @@ class DataChanges:
         if unknown := set(values) - {"drops", "relabels", "groups", "parts", "source", "digest"}:
             raise ValueError(f"changes have no field {min(unknown)!r}")
         drops, parts = _by_file(values, "drops"), _by_file(values, "parts")
-        if wrong := {*drops.values()} - {*KINDS} | {*parts.values()} - {*PARTS}:
+        if wrong := {*drops.values()} - {*KINDS} | {*parts.values()} - {*get_args(Moved)}:
             raise ValueError(f"changes of data name {min(wrong)!r}, which is neither a finding nor a part")
         groups = values.get("groups", [])
         if not (isinstance(groups, list) and all(map(_is_texts, groups))):

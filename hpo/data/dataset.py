@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from hpo.data.changes import DataChanges
 from hpo.errors import DataError
 
 Images = npt.NDArray[np.uint8]
@@ -132,6 +133,10 @@ class Dataset:
     """The fingerprint over the class names as earlier versions of hpo wrote them; "" where none differs."""
     folds: tuple[Part, ...] = ()
     """The images that validate in each fold; all together are train and val. Empty without folds; the first is val."""
+    changes: DataChanges = field(default_factory=DataChanges)
+    """The decisions on single images that are applied; all other values are those after them."""
+    unchanged_fingerprint: str = ""
+    """The fingerprint of the same data without the changes; "" where nothing is changed."""
     _test: Part | None = field(default=None, repr=False)
 
     def fold(self, number: int) -> tuple[Part, Part]:

@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from hpo.data.archives import ZipSource
 from hpo.data.arrays import ArraySource
+from hpo.data.changed_pack import change_pack, groups_of
+from hpo.data.changes import DataChanges
 from hpo.data.dataset import Dataset, LeftOut, Part, PartName, Progress, Unreadable, WholeData
 from hpo.data.decode import silence_pillow
 from hpo.data.folders import FolderSource
@@ -25,7 +27,7 @@ from hpo.data.names import class_name, shortened
 from hpo.data.pack import Pack, PackManifest, PackManifestDraft, open_pack
 from hpo.data.pipeline import decode_all
 from hpo.data.records import PARTS, Listing, Source
-from hpo.data.split import SplitOptions, assign_splits, check_classes, count_leaking, label_conflicts
+from hpo.data.split import Assignment, SplitOptions, assign_splits, check_classes, count_leaking, label_conflicts
 from hpo.data.summary import DataSummary, left_out_line
 from hpo.data.tables import TableSource
 from hpo.errors import DataError
@@ -53,21 +55,20 @@ def open_dataset(
     cache: StrPath,
     split: SplitOptions | None = None,
     white_level: int | None = None,
+    changes: DataChanges | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """Open labelled images as train, val and a locked test part; pack them into the folder `cache` if needed.
 
     `image_size` is the side of the images in pixels; `white_level` the value of 16-bit images that becomes 255, None
-    for the data set's own (`depth`). Raise DataError for everything that is wrong with the data, UsageError for
-    fractions out of range.
+    for the data set's own (`depth`). `changes` are decisions on single images, applied before the split. Raise
+    DataError for everything that is wrong with the data, UsageError for fractions out of range.
     """
     source, cache, split = open_source(path), Path(cache), split or SplitOptions()
     pack = open_pack(source, image_size, cache, white=white_level, check=_check_listing, progress=progress)
-    manifest, groups = pack.manifest, pack.manifest.groups
-    _refuse_unreadable(manifest, split.max_unreadable)
-    grouping = group_images(source, manifest.names, split.group_by) if split.group_by is not None else None
-    rows = ImageRows(manifest.label_array, manifest.given, groups, manifest.names, manifest.classes)
-    assignment = assign_parts(rows, split, grouping)
+    unchanged, pack = pack.manifest.fingerprint, change_pack(pack, changes, str(path))
+    _refuse_unreadable(manifest := pack.manifest, split.max_unreadable)
+    assignment, grouping = _assign(source, manifest, groups_of(manifest, changes), split)
     return Dataset(
         train=pack.part(assignment.rows("train")),
         val=pack.part(assignment.rows("val")),
@@ -76,15 +77,26 @@ def open_dataset(
         fingerprint=manifest.fingerprint,
         split=assignment.text,
         unreadable=manifest.unreadable,
-        duplicates=_duplicates(groups),
-        leaking=count_leaking(manifest.given, groups),
+        duplicates=_duplicates(manifest.groups),
+        leaking=count_leaking(manifest.given, manifest.groups),
         left_out=_without_used(manifest.left_out, grouping),
         notes=(*_notes(manifest), *assignment.notes),
         white_level=manifest.white_level,
         earlier_fingerprint=manifest.earlier_fingerprint,
         folds=tuple(pack.part(rows) for rows in assignment.fold_rows()),
+        changes=changes or DataChanges(),
+        unchanged_fingerprint=unchanged if changes else "",
         _test=pack.part(assignment.rows("test")),
     )
+
+
+def _assign(
+    source: Source, manifest: PackManifest, groups: Sequence[str], split: SplitOptions
+) -> tuple[Assignment, Grouping | None]:
+    """Return the part of every image of a pack, and what the images are grouped by beside `groups`."""
+    grouping = group_images(source, manifest.names, split.group_by) if split.group_by is not None else None
+    rows = ImageRows(manifest.label_array, manifest.given, groups, manifest.names, manifest.classes)
+    return assign_parts(rows, split, grouping), grouping
 
 
 def _without_used(left_out: tuple[LeftOut, ...], grouping: Grouping | None) -> tuple[LeftOut, ...]:

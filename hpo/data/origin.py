@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, field_validator, model_serializer
 
+from hpo.data.changes import DataChanges
 from hpo.data.dataset import Dataset, Progress, WholeData
 from hpo.data.depth import FULL
 from hpo.data.digests import split_digest
@@ -51,11 +52,22 @@ class DataOrigin(BaseModel):
     """The column or expression by which images stay together, as in `SplitOptions`."""
     folds: int | None = None
     """The number of folds, as in `SplitOptions`."""
+    findings: dict[str, Any] | None = None
+    """The decisions on single images, as `DataChanges.to_json` gives them; None without any."""
+    unchanged_fingerprint: str | None = None
+    """The fingerprint of the data without these decisions; None where there are none."""
+
+    @field_validator("findings")
+    @classmethod
+    def _check_findings(cls, values: dict[str, Any] | None) -> dict[str, Any] | None:
+        if values is not None:
+            DataChanges.from_json(values)
+        return values
 
     @model_serializer(mode="wrap")
     def _without_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out the options that are not used, so that other records stay as earlier versions write them."""
-        optional = ("group_by", "folds")
+        optional = ("group_by", "folds", "findings", "unchanged_fingerprint")
         return {key: value for key, value in serialise(self).items() if key not in optional or value is not None}
 
     @classmethod
@@ -74,6 +86,8 @@ class DataOrigin(BaseModel):
             white_level=dataset.white_level,
             group_by=split.group_by,
             folds=split.folds,
+            findings=dataset.changes.to_json() if dataset.changes else None,
+            unchanged_fingerprint=dataset.unchanged_fingerprint or None,
         )
 
     @classmethod
@@ -93,18 +107,37 @@ class DataOrigin(BaseModel):
         )
 
     @property
+    def changes(self) -> DataChanges:
+        """The decisions on single images."""
+        return DataChanges.from_json(self.findings or {})
+
+    @property
     def white(self) -> int:
         """The white level for other images: the recorded one, else 65535, which earlier versions of hpo used."""
         return self.white_level or FULL
 
     def reopen(
-        self, path: str | os.PathLike[str], *, image_size: int, cache: Path, progress: Progress | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        image_size: int,
+        cache: Path,
+        changed: bool = True,
+        progress: Progress | None = None,
     ) -> Dataset:
-        """Open the data at `path` with the same split settings. The caller checks whether they are the same data."""
+        """Open the data at `path` with the same split settings, and where `changed` with the same decisions on images.
+
+        The caller checks whether they are the same data.
+        """
         return open_dataset(
-            path, image_size=image_size, cache=cache, split=self.options,
-            white_level=self.white, progress=progress,
+            path, image_size=image_size, cache=cache, split=self.options, white_level=self.white,
+            changes=self.changes if changed else None, progress=progress,
         )  # fmt: skip
+
+    def is_base_of(self, data: Dataset | WholeData) -> bool:
+        """Return whether `data`, with no decisions applied, hold the images that the recorded data came from."""
+        base = self.unchanged_fingerprint or self.fingerprint
+        return base in (data.fingerprint, data.earlier_fingerprint)
 
     def is_of(self, data: Dataset | WholeData) -> bool:
         """Return whether `data` hold the recorded images, classes and given parts."""
@@ -120,8 +153,13 @@ class DataOrigin(BaseModel):
         `classes` are those of the maker, for records without counts per class.
         """
         if not self.is_of(dataset):
+            if self.is_base_of(dataset) or (dataset.changes and self.fingerprint == dataset.unchanged_fingerprint):
+                raise DataError(
+                    f"{maker} was made with {_decisions(self.changes)}, but here it is {_decisions(dataset.changes)}; "
+                    f"{way_out}"
+                )
             raise DataError(
-                f"{maker} was made with other images than {path}: {self.changes(dataset, classes)} "
+                f"{maker} was made with other images than {path}: {self.differences(dataset, classes)} "
                 f"(fingerprint {self.fingerprint[:12]}, here {dataset.fingerprint[:12]}); {way_out}"
             )
 
@@ -153,7 +191,7 @@ class DataOrigin(BaseModel):
         """Whether a digest of the split is recorded; studies and models of earlier versions of hpo have none."""
         return self.split_digest is not None
 
-    def changes(self, dataset: Dataset, classes: Iterable[str] = ()) -> str:
+    def differences(self, dataset: Dataset, classes: Iterable[str] = ()) -> str:
         """Describe how `dataset` differs from the record, as far as that is known."""
         before, after = self.class_counts, images_by_class(dataset)
         found = [
@@ -168,6 +206,10 @@ class DataOrigin(BaseModel):
         if self.counts and not found and parts != self.counts:
             found = [f"as many images in other parts ({_parts(parts)}; then {_parts(self.counts)})"]
         return ", ".join(found) or "as many images of the same classes, but not the same ones or in other parts"
+
+
+def _decisions(changes: DataChanges) -> str:
+    return f"the data {changes.line()}" if changes else "the data as they are, nothing left out by findings"
 
 
 def images_by_part(dataset: Dataset) -> dict[str, int]:

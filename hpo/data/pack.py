@@ -191,13 +191,16 @@ class Pack:
     manifest: PackManifest
     signatures: Signatures
     """(M,) of SIGNATURE, a read-only view of the file."""
+    rows: Labels | None = None
+    """(m,) rows of `images`, one per entry of the manifest; None where the manifest has all M."""
 
     def part(self, rows: Labels) -> Part:
-        """Return the rows (n,) int64 as a part."""
+        """Return the entries (n,) int64 of the manifest as a part."""
         manifest = self.manifest
         names = [manifest.names[row] for row in rows]
         digests = [(manifest.stored[row], manifest.pixels[row]) for row in rows]
-        return Part(self.images, rows, manifest.label_array[rows], names, digests)
+        indices = rows if self.rows is None else self.rows[rows]
+        return Part(self.images, indices, manifest.label_array[rows], names, digests)
 
 
 def open_pack(

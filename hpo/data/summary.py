@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from hpo.data.changes import DataChanges
 from hpo.data.dataset import Dataset, LeftOut, Part, Unreadable, WholeData
 from hpo.data.names import natural_key
 
@@ -33,6 +34,8 @@ class DataSummary:
     duplicates: int | None = 0
     """The number of duplicates, as in `Dataset`; None if they were not counted."""
     leaking: int | None = 0
+    changes: DataChanges = field(default_factory=DataChanges)
+    """The decisions on single images that are applied."""
 
     def lines(self) -> list[str]:
         """Return the whole for people: a table of the classes, then the remarks."""
@@ -41,6 +44,8 @@ class DataSummary:
     def remarks(self) -> list[str]:
         """Return one line for each thing that was left out, noted or skipped."""
         lines: list[str] = []
+        if self.changes:
+            lines.append(self.changes.line())
         if self.left_out:
             lines.append(left_out_line(self.left_out))
         lines += self.notes
@@ -66,6 +71,7 @@ class DataSummary:
             "unreadable": [asdict(image) for image in self.unreadable],
             "duplicates": self.duplicates,
             "leaking": self.leaking,
+            "changes": self.changes.counts() if self.changes else None,
         }
 
     def _class_lines(self) -> list[str]:
@@ -99,6 +105,7 @@ def summarise(dataset: Dataset) -> DataSummary:
         unreadable=dataset.unreadable,
         duplicates=dataset.duplicates,
         leaking=dataset.leaking,
+        changes=dataset.changes,
     )
 
 

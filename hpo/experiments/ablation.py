@@ -112,7 +112,7 @@ def _train_variations(
     plan = plan_trial_list(
         ablation.data, ablation.name and f"{ablation.name}{suffix}",
         ablation_trials(f"ablation{suffix}", variations, ablation.seeds),
-        metric=ablation.manifest.metric, split=origin.options,
+        metric=ablation.manifest.metric, split=origin.options, changes=origin.changes,
     )  # fmt: skip
     study = train(plan)
     return study, read_results(study, variations, ablation.seeds)

@@ -21,6 +21,7 @@ from hpo.bundle.model import BATCH_SIZE, Model
 from hpo.bundle.own_data import refuse_other_data
 from hpo.bundle.stored_metrics import new_opening, openings_of
 from hpo.data import DataOrigin, Dataset, ImageDigests, Part, Progress, SplitOptions, open_dataset
+from hpo.data.changes import DataChanges
 from hpo.evaluation.corrupted_copy import CorruptedCopy, corrupted_copy
 from hpo.evaluation.intervals import Score, clustered
 
@@ -35,6 +36,11 @@ def common_split(origins: Sequence[DataOrigin], **given: Any) -> SplitOptions:
     """Return the split settings that are given and not None, completed by those of the first bundle or the defaults."""
     base = origins[0].options if origins else SplitOptions()
     return replace(base, **{name: value for name, value in given.items() if value is not None})
+
+
+def common_changes(origins: Sequence[DataOrigin]) -> DataChanges | None:
+    """Return the decisions on single images of the first bundle; None without a bundle."""
+    return origins[0].changes if origins else None
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,8 @@ class Benchmark:
     split: SplitOptions
     cache: Path
     device: str
+    changes: DataChanges | None = None
+    """The decisions on single images that are applied; None for none."""
     test: bool = False
     """Whether the test part is opened, once for every model, however often it is compared."""
     ledger: AccessLedger = field(default_factory=AccessLedger)
@@ -94,7 +102,7 @@ class Benchmark:
         if (image_size, white) not in self._datasets:
             self._datasets[image_size, white] = open_dataset(
                 self.data, image_size=image_size, cache=self.cache, split=self.split,
-                white_level=white, progress=self.progress,
+                white_level=white, changes=self.changes, progress=self.progress,
             )  # fmt: skip
         return self._datasets[image_size, white]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.data import Dataset, SplitOptions
+from hpo.data.changes import DataChanges
 from hpo.models import weights_digest
 from hpo.search.plan import Plan
 from search_spaces import PlannedTrial, Space, TrialList
@@ -24,7 +25,15 @@ _ARCHITECTURE_FIELDS = (
 """Fields of a configuration that determine how its network is built."""
 
 
-def plan_trial_list(data: Path, name: str | None, trials: TrialList, *, metric: str, split: SplitOptions) -> Plan:
+def plan_trial_list(
+    data: Path,
+    name: str | None,
+    trials: TrialList,
+    *,
+    metric: str,
+    split: SplitOptions,
+    changes: DataChanges | None = None,
+) -> Plan:
     """Return the plan of a study over `trials`; `named_plan` completes it if there is no name.
 
     Raises StudyError for an invalid name.
@@ -34,7 +43,7 @@ def plan_trial_list(data: Path, name: str | None, trials: TrialList, *, metric: 
     path = trials.fixed.get("weights")
     return Plan(
         data=data, study=name or "", space=trials, weights_digest=weights_digest(Path(str(path))) if path else None,
-        metric=metric, sampler="random", pruner="none", split=split,
+        metric=metric, sampler="random", pruner="none", split=split, changes=changes,
     )  # fmt: skip
 
 

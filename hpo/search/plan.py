@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from hpo.data import DataOrigin, Dataset, Progress, SplitOptions, open_dataset
+from hpo.data.changes import DataChanges
 from hpo.data.opening import require_path
 from hpo.errors import DataError, HpoError, UsageError
 from search_spaces import (
@@ -66,6 +67,8 @@ class Plan:
     sampler: str
     pruner: str
     split: SplitOptions
+    changes: DataChanges | None = None
+    """The decisions on single images; None for those of the study, where it exists."""
     earlier: SearchSpace | None = None
     """The space as it was before `symmetry` was a field: a study that was made then goes on with it."""
 
@@ -211,16 +214,18 @@ def _models_to_build(space: Space) -> dict[str, TrialConfig]:
 def open_data(plan: Plan, cache: Path, progress: Progress | None = None, *, db: Database | None = None) -> Dataset:
     """Decode and pack DATA at every image size of the space; return the last one.
 
-    Where the study exists in `db`, 16-bit images are decoded with its white level, as its workers do.
+    Where the study exists in `db`, 16-bit images are decoded with its white level, and its decisions on single images
+    are applied, as its workers do.
     """
     origin = _stored_origin(db, plan) if db else None
+    changes = origin.changes if origin and plan.changes is None else plan.changes
     sizes: list[Any] = plan.space.values("image_size")
     if len(sizes) > 16:
         raise SpaceError(f"image_size can take {len(sizes)} values, but each is packed on disk; give at most 16")
     for size in sizes:
         dataset = open_dataset(
             plan.data, image_size=size, cache=cache, split=plan.split,
-            white_level=origin.white if origin else None, progress=progress,
+            white_level=origin.white if origin else None, changes=changes, progress=progress,
         )  # fmt: skip
     return dataset
 
