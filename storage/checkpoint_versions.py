@@ -29,6 +29,20 @@ from storage.objects import ObjectStore, StoredObject
 
 MANIFEST = "manifest.json"
 
+Kind = Literal["latest", "best"]
+
+KINDS: tuple[Kind, ...] = ("latest", "best")
+
+_NAME = re.compile(r"(latest|best)-(?:(\d{10,})-)?(\d{8,})")
+
+_NEEDS = ".needs-"
+
+_ABANDONED = 86_400.0  # seconds; more than any write takes, and than any clock is wrong
+
+_CONTENTS = {"best": "weights of its best epoch", "latest": "state to go on from"}
+
+_LEFT_OVER = "left by a killed writer"
+
 
 @dataclass(frozen=True)
 class CheckpointManifest:
@@ -73,15 +87,6 @@ class CheckpointManifest:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-Kind = Literal["latest", "best"]
-
-KINDS: tuple[Kind, ...] = ("latest", "best")
-
-_NAME = re.compile(r"(latest|best)-(?:(\d{10,})-)?(\d{8,})")
-
-_NEEDS = ".needs-"
 
 
 @dataclass(frozen=True)
@@ -208,6 +213,14 @@ def used_bytes(objects: Iterable[StoredObject]) -> int:
     return sum(found.size for found in objects) + sum(v.size - v.written for v in versions_in(objects))
 
 
+def format_size(size: int) -> str:
+    """Return a number of bytes with its unit, such as `1.25 GB`."""
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.2f} {unit}"
+    return f"{size} B"
+
+
 def superseded(versions: Sequence[Version], trial: int, kind: Kind, keep: int) -> list[Version]:
     """Return the whole versions of a trial and kind that are older than the `keep` newest ones."""
     return [v for v in versions if (v.trial, v.kind) == (trial, kind) and v.whole][keep:]
@@ -271,31 +284,6 @@ def first_to_free(candidates: Iterable[Version], excess: int) -> list[Version] |
     return None
 
 
-def format_size(size: int) -> str:
-    """Return a number of bytes with its unit, such as `1.25 GB`."""
-    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size >= factor:
-            return f"{size / factor:.2f} {unit}"
-    return f"{size} B"
-
-
-_ABANDONED = 86_400.0  # seconds; more than any write takes, and than any clock is wrong
-
-_CONTENTS = {"best": "weights of its best epoch", "latest": "state to go on from"}
-
-_LEFT_OVER = "left by a killed writer"
-
-
-@dataclass(frozen=True)
-class Removal:
-    """The versions of one trial that a garbage collection removes."""
-
-    trial: int
-    what: str
-    size: int
-    """Bytes."""
-
-
 def unneeded(objects: Sequence[StoredObject], finished: set[int], keep: set[int]) -> list[StoredObject]:
     """Return what may go: all of the `finished` trials but the `best` of those to `keep`, and what killed writers left.
 
@@ -303,21 +291,6 @@ def unneeded(objects: Sequence[StoredObject], finished: set[int], keep: set[int]
     unfinished versions may go: those of earlier owners, and those that are a day old. Manifests come first.
     """
     return sorted(set(_unneeded(objects, finished, keep)), key=manifest_first)
-
-
-def removals(removed: Iterable[StoredObject]) -> list[Removal]:
-    """Describe the removed objects by trial."""
-    trials: defaultdict[int, list[StoredObject]] = defaultdict(list)
-    for one in removed:
-        trials[int(one.key.partition("/")[0])].append(one)
-    return [
-        Removal(trial, _described(inside), sum(one.size for one in inside)) for trial, inside in sorted(trials.items())
-    ]
-
-
-def manifest_first(one: StoredObject) -> tuple[bool, str]:
-    """Sort key for removals: once its manifest is gone, no version counts as whole."""
-    return not one.key.endswith(f"/{MANIFEST}"), one.key
 
 
 def _unneeded(objects: Sequence[StoredObject], finished: set[int], keep: set[int]) -> Iterator[StoredObject]:
@@ -338,6 +311,31 @@ def _trial_of(one: StoredObject) -> int | None:
 
 def _is_old_draft(version: Version) -> bool:
     return not version.whole and time.time() - version.modified > _ABANDONED
+
+
+def manifest_first(one: StoredObject) -> tuple[bool, str]:
+    """Sort key for removals: once its manifest is gone, no version counts as whole."""
+    return not one.key.endswith(f"/{MANIFEST}"), one.key
+
+
+@dataclass(frozen=True)
+class Removal:
+    """The versions of one trial that a garbage collection removes."""
+
+    trial: int
+    what: str
+    size: int
+    """Bytes."""
+
+
+def removals(removed: Iterable[StoredObject]) -> list[Removal]:
+    """Describe the removed objects by trial."""
+    trials: defaultdict[int, list[StoredObject]] = defaultdict(list)
+    for one in removed:
+        trials[int(one.key.partition("/")[0])].append(one)
+    return [
+        Removal(trial, _described(inside), sum(one.size for one in inside)) for trial, inside in sorted(trials.items())
+    ]
 
 
 def _described(objects: Iterable[StoredObject]) -> str:

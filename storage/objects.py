@@ -24,6 +24,19 @@ from typing import Any, Protocol
 from storage.errors import CheckpointError, DiskFullError, StorageError, StoreUnavailableError
 from storage.synced_files import make_folder, sync_folder, write_synced
 
+SCHEME = "s3://"
+
+_LOCATION = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+# Error codes of S3 servers that have no room left; Amazon's has no limit.
+_S3_FULL = ("XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage")
+
+_PAGE = 1000  # objects in one answer of S3, at most
+
+_PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
+
 
 @dataclass(frozen=True)
 class StoredObject:
@@ -75,7 +88,16 @@ def is_url(place: Path | str) -> bool:
     return isinstance(place, str) and place.startswith(SCHEME)
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+def split_location(location: str) -> tuple[str, str]:
+    """Return bucket and prefix of `s3://bucket/prefix`; the prefix is empty or ends with `/`.
+
+    Raises StorageError for an invalid location.
+    """
+    match = _LOCATION.fullmatch(location)
+    if match is None:
+        raise StorageError(f"{location!r} names no place in S3; write s3://bucket/prefix")
+    prefix = (match[2] or "").strip("/")
+    return match[1], f"{prefix}/" if prefix else ""
 
 
 class FolderObjects:
@@ -147,18 +169,6 @@ class FolderObjects:
 
 def _reason(error: OSError) -> str:
     return error.strerror or os.strerror(error.errno or 0)
-
-
-SCHEME = "s3://"
-
-_LOCATION = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
-
-# Error codes of S3 servers that have no room left; Amazon's has no limit.
-_S3_FULL = ("XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage")
-
-_PAGE = 1000  # objects in one answer of S3, at most
-
-_PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 class S3Objects:
@@ -233,18 +243,6 @@ class S3Objects:
             raise kind(
                 f"{where} cannot be {done}: {reason}; check the bucket, the network, and the AWS_… variables"
             ) from None
-
-
-def split_location(location: str) -> tuple[str, str]:
-    """Return bucket and prefix of `s3://bucket/prefix`; the prefix is empty or ends with `/`.
-
-    Raises StorageError for an invalid location.
-    """
-    match = _LOCATION.fullmatch(location)
-    if match is None:
-        raise StorageError(f"{location!r} names no place in S3; write s3://bucket/prefix")
-    prefix = (match[2] or "").strip("/")
-    return match[1], f"{prefix}/" if prefix else ""
 
 
 def _is_missing(response: dict[str, Any]) -> bool:
