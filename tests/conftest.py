@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """A server of the wheel's PostgreSQL, as the URL of its `postgres` database."""
+    """Yield a server of the wheel's PostgreSQL, as the URL of its `postgres` database."""
     folder = Path(tempfile.mkdtemp(prefix="hpo-"))  # short: a socket's path has little room
     folder.chmod(0o755)
     server = EmbeddedServer.join(folder)
@@ -56,19 +56,19 @@ def postgres_url() -> Iterator[str]:
 
 @pytest.fixture
 def empty_url(postgres_url: str) -> Iterator[str]:
-    """The URL of a database without a single table."""
+    """Yield the URL of a database without a single table."""
     yield from _fresh(postgres_url, "template0")
 
 
 @pytest.fixture
 def database_url(postgres_url: str) -> Iterator[str]:
-    """The URL of a database with optuna's tables and nothing in them."""
+    """Yield the URL of a database with optuna's tables and nothing in them."""
     yield from _fresh(postgres_url, _TEMPLATE)
 
 
 @pytest.fixture
 def database(database_url: str, tmp_path: Path) -> Iterator[Database]:
-    """An open database with optuna's tables and nothing in them."""
+    """Yield an open database with optuna's tables and nothing in them."""
     with open_database(database_url, home=tmp_path / "unused") as database:
         yield database
 
@@ -140,7 +140,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
+    """Yield a file system of one megabyte."""
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], capture_output=True, text=True, check=False
     )
@@ -152,7 +152,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def s3_client() -> Iterator[Any]:
-    """boto3's client of a server that speaks S3."""
+    """Yield boto3's client of a server that speaks S3."""
     server = pytest.importorskip("moto.server", reason="moto is not installed: no S3 server").ThreadedMotoServer(port=0)
     import boto3
 
@@ -166,7 +166,7 @@ def s3_client() -> Iterator[Any]:
 
 @pytest.fixture
 def s3_root(s3_client: Any, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a place in a new bucket; the environment says how it is reached."""
+    """Return the URL of a place in a new bucket; the environment says how it is reached."""
     names = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "Secret-1", "AWS_DEFAULT_REGION": "us-east-1"}
     for name, value in {**names, "AWS_ENDPOINT_URL_S3": s3_client.meta.endpoint_url}.items():
         monkeypatch.setenv(name, value)
@@ -205,7 +205,7 @@ def in_terminal() -> Callable[..., Shown]:
 
 
 def _read(terminal: int) -> bytes:
-    """What comes next; nothing once all that write to the terminal have closed it, which Linux tells by EIO."""
+    """Return the next bytes; none once all that write to the terminal have closed it, which Linux tells by EIO."""
     try:
         return os.read(terminal, 65_536)
     except OSError:

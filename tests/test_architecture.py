@@ -82,7 +82,7 @@ class Module:
         return self.path.read_text(encoding="utf-8")
 
     def imports(self) -> Iterator[tuple[str, int]]:
-        """(dotted name, line) of every import, those in functions and under `if TYPE_CHECKING:` included."""
+        """Yield (dotted name, line) of every import, those in functions and under `if TYPE_CHECKING:` included."""
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
                 yield from ((alias.name, node.lineno) for alias in node.names)
@@ -91,7 +91,7 @@ class Module:
                 yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
 
     def base(self, node: ast.ImportFrom) -> str:
-        """The absolute name of what stands between `from` and `import`."""
+        """Return the absolute name of what stands between `from` and `import`."""
         if not node.level:
             return node.module or ""
         here = self.name.split(".") if self.path.name == "__init__.py" else self.name.split(".")[:-1]
@@ -153,7 +153,7 @@ def test_hpo_imports_the_lower_packages_by_their_roots() -> None:
 
 
 def origin(name: str) -> str | None:
-    """The module of ours that defines `name`, where a package's `__init__` only passes it on."""
+    """Return the module of ours that defines `name`, where a package's `__init__` only passes it on."""
     package, _, attribute = name.rpartition(".")
     while name not in MODULES and package in MODULES and MODULES[package].path.name == "__init__.py":
         passed_on = [found for found, _ in MODULES[package].imports() if found.rpartition(".")[2] == attribute]
@@ -200,7 +200,7 @@ def test_a_room_imports_only_the_rooms_below_it() -> None:
 
 
 def room_of(name: str) -> str:
-    """The room of a module of hpo: `hpo.data.split` -> `data`."""
+    """Return the room of a module of hpo: `hpo.data.split` -> `data`."""
     return name.split(".")[1]
 
 
@@ -304,7 +304,7 @@ def test_no_function_is_long() -> None:
 
 
 def pickle_names(tree: ast.Module) -> Iterator[str]:
-    """What is taken from a module that can run code out of a file; its errors may be caught, nothing else."""
+    """Yield the names taken from a module that can run code out of a file; only its errors may be caught."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (

@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.compose, pytest.mark.timeout(3600)]
 
 @cache
 def compose_command() -> list[str]:
-    """The plugin, or the older program of its own; skips where there is neither, or no engine."""
+    """Return the command of the plugin, or of the older program; skip where there is neither, or no engine."""
     if shutil.which("docker") is None:
         pytest.skip("there is no docker on this machine")
     if not succeeds("docker", "info"):
@@ -86,7 +86,7 @@ class Stack:
         return json.loads(answer)["trials"]
 
     def get(self, path: str) -> bytes:
-        """The dashboard's answer, once it serves."""
+        """Return the dashboard's answer, once it serves."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -104,7 +104,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def env_file(folder: Path, **values: object) -> Path:
-    """.env.example, filled in as a person would."""
+    """Return .env.example, filled in as a person would."""
     lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
     keys = {line.lstrip("#").partition("=")[0] for line in lines}
     assert keys >= set(values)
@@ -130,7 +130,7 @@ def image() -> str:
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """<folder>/images/<class>/*.png: three colours, told apart at a glance, readable by any user."""
+    """Return <folder>/images/<class>/*.png: three colours, told apart at a glance, readable by any user."""
     folder = tmp_path_factory.mktemp("data")
     folder.chmod(0o755)
     noise = np.random.default_rng(0)
@@ -145,7 +145,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stack(image: str, cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A running project whose workers have ended; removed with its volumes afterwards."""
+    """Yield a running project whose workers have ended; remove it with its volumes afterwards."""
     port = free_port()
     values = {
         "POSTGRES_PASSWORD": f"p@ss/w:rd#%{secrets.token_hex(8)}",
@@ -167,7 +167,7 @@ def inspect(container: str, value: str) -> Any:
 
 
 def users(container: str) -> list[str]:
-    """The user id of each process in a running container."""
+    """Return the user id of each process in a running container."""
     _, *processes = docker("top", container, "-eo", "pid,uid").splitlines()
     return [process.split()[1] for process in processes]
 

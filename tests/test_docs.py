@@ -42,7 +42,7 @@ def blocks(text: str) -> Iterator[tuple[str, str]]:
 
 
 def lines_of_blocks(text: str) -> Iterator[str]:
-    """Every line of the code blocks of a shell, continued ones joined, without its comment."""
+    """Yield every line of the code blocks of a shell, continued ones joined, without its comment."""
     for language, content in blocks(text):
         if language in ("sh", "text", "bash", "console"):
             for line in content.replace("\\\n", " ").splitlines():
@@ -50,13 +50,13 @@ def lines_of_blocks(text: str) -> Iterator[str]:
 
 
 def spans(text: str) -> Iterator[str]:
-    """Every inline code that is not within a block."""
+    """Yield every inline code that is not within a block."""
     outside = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     yield from (" ".join(span.split()).replace("\\|", "|") for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", outside))
 
 
 def called(text: str) -> Iterator[list[str]]:
-    """Every `hpo …` that stands there to be given, in a block or in a sentence, as words after `hpo`.
+    """Yield every `hpo …` that stands there to be given, in a block or in a sentence, as words after `hpo`.
 
     In a sentence a command alone is only mentioned, and one with `…` is not whole; nor are those that a row of a table
     or of a list is about.
@@ -71,7 +71,7 @@ def called(text: str) -> Iterator[list[str]]:
 
 
 def words_of(line: str) -> list[str]:
-    """The words after `hpo`, up to a pipe."""
+    """Return the words after `hpo`, up to a pipe."""
     return shlex.split(re.split(r"\s[|<>]\s", line)[0])[1:]
 
 
@@ -167,7 +167,7 @@ def test_anchors_are_headings(document: Path) -> None:
 
 
 def slug(heading: str) -> str:
-    """The anchor that GitHub gives to a heading."""
+    """Return the anchor that GitHub gives to a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 

@@ -12,7 +12,7 @@ from hpo.errors import UsageError
 
 @pytest.fixture(scope="module")
 def cells():
-    """40 cells in a read-only array."""
+    """Return 40 cells in a read-only array."""
     images, _ = cells_arrays(40, 64, seed=2)
     images.flags.writeable = False
     return images

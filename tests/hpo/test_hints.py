@@ -32,7 +32,7 @@ printable = st.text(min_size=1).filter(lambda text: text.isprintable() and text 
 
 
 def parsed(command: str) -> dict[str, object]:
-    """The parameters that the command line reads out of a pasted command."""
+    """Return the parameters that the command line reads out of a pasted command."""
     program, name, *words = shlex.split(command)
     assert program == "hpo"
     found = main.get_command(click.Context(main), name)  # type: ignore[attr-defined]

@@ -83,7 +83,7 @@ def dimension(name: str, when: Any = None) -> st.SearchStrategy[Dimension]:
 
 
 def dimensions() -> st.SearchStrategy[tuple[str, Dimension]]:
-    """A field and a dimension that suits it, with a condition or without."""
+    """Return a field and a dimension that suits it, with a condition or without."""
     names = st.sampled_from([*CHOICES, *FLOATS, *INTS])
     return names.flatmap(
         lambda name: conditions().flatmap(lambda when: st.tuples(st.just(name), dimension(name, when)))
@@ -91,7 +91,7 @@ def dimensions() -> st.SearchStrategy[tuple[str, Dimension]]:
 
 
 def takeable(given: Sequence[Dimension]) -> list[Any]:
-    """The values that a parent of conditions can take, few enough to list."""
+    """Return the values that a parent of conditions can take, few enough to list."""
     values: list[Any] = []
     for one in given:
         values += one.choices if isinstance(one, Choice) else range(int(one.low), int(one.high) + 1)
@@ -100,7 +100,7 @@ def takeable(given: Sequence[Dimension]) -> list[Any]:
 
 @st.composite
 def variants(draw: st.DrawFn, name: str, parents: dict[str, list[Any]]) -> tuple[Dimension, ...]:
-    """One variant, with a condition or without, or several that split the values of a parent between them."""
+    """Return one variant, with a condition or without, or several that split the values of a parent between them."""
     if not parents or not draw(st.booleans()):
         return (draw(dimension(name)),)
     parent = draw(st.sampled_from(sorted(parents)))

@@ -46,7 +46,7 @@ def preset(request: pytest.FixtureRequest) -> SearchSpace:
 
 
 def final(space: SearchSpace) -> TrialConfig:
-    """What the first point gives: the authors' final recipe."""
+    """Return what the first point gives: the authors' final recipe."""
     return space.suggest(optuna.trial.FixedTrial(next(iter(space.enqueue_points()), {})))
 
 

@@ -54,7 +54,7 @@ def unused_port() -> int:
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
-    """A folder whose path is short enough for a socket."""
+    """Yield a folder whose path is short enough for a socket."""
     folder = Path(tempfile.mkdtemp(prefix="hpo-"))
     folder.chmod(0o755)
     yield folder

@@ -36,7 +36,7 @@ class Row:
         return self.state not in ("RUNNING", "WAITING")
 
     def shown(self) -> tuple[Any, ...]:
-        """The expected row, in the order of the columns of the query."""
+        """Return the expected row, in the order of the columns of the query."""
         return (
             self.number, self.state, self.lease, self.worker, self.token, self.deaths, self.expired is not None,
             self.params, self.reports, self.value, self.checkpoint,

@@ -23,7 +23,7 @@ FILES = {"model.safetensors": b"\x00weights" * 100, "state.json": b"{}"}
 
 @pytest.fixture
 def unreachable(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A location behind an endpoint without a server."""
+    """Return a location behind an endpoint without a server."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://somebody:Secret-1@127.0.0.1:{free_port()}")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     return s3_root
@@ -163,7 +163,7 @@ _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\n"
 
 @pytest.fixture
 def answered(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
-    """A server at the endpoint that sends the bytes in this list to every request, and closes the connection."""
+    """Yield a server at the endpoint that sends the bytes in this list to every request, and closes the connection."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     answers: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as server:

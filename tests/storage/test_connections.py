@@ -125,7 +125,7 @@ def test_an_option_that_does_not_exist() -> None:
 
 @contextmanager
 def listener(answer: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A program on a port of this host that is not PostgreSQL."""
+    """Yield a program on a port of this host that is not PostgreSQL."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:

@@ -117,7 +117,7 @@ def _namespaces() -> None:
 
 
 def at_another_path(folder: Path, *kinds: str, before: str = "true") -> tuple[str, ...]:
-    """A container with `folder` at /mnt, and another folder at its own path."""
+    """Return a container with `folder` at /mnt, and another folder at its own path."""
     shown = f'{before}; mount --bind "$0" /mnt && mount -t tmpfs none "$0" && exec "$@"'
     return (*(kinds or CONTAINER), "sh", "-c", shown, str(folder))
 
@@ -358,7 +358,7 @@ def crash(home: Path) -> None:
 
 
 def crashed(home: Path) -> dict[str, Any]:
-    """A folder whose server and users were killed, with its record."""
+    """Return a folder whose server and users were killed, with its record."""
     crash(home)
     record: dict[str, Any] = json.loads((home / "postgres" / FILE).read_text())
     return record

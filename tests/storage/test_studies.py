@@ -197,7 +197,7 @@ def test_a_spec_of_another_version_is_refused(database: Database, spec: StudySpe
 
 
 def copied(database: Database, spec: StudySpec) -> tuple[optuna.Study, optuna.Study]:
-    """A study and a copy of it by optuna, which has the id of the first."""
+    """Return a study and a copy of it by optuna, which has the id of the first."""
     first = create_study(database, "first", spec)
     optuna.copy_study(
         from_study_name="first", from_storage=database.storage, to_storage=database.storage, to_study_name="second"

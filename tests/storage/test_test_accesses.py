@@ -41,7 +41,7 @@ def test_accesses_to_two_test_parts_at_one_moment_are_two(database: Database) ->
 
 
 def make_earlier(database: Database) -> None:
-    """The tables as they were before accesses were recorded."""
+    """Make the tables as they were before accesses were recorded."""
     database.initialise()
     with database.engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE hpo_openings; UPDATE hpo_schema SET version = 2")

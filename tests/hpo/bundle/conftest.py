@@ -48,7 +48,7 @@ def weights() -> bytes:
 
 
 def write_format_1(path: Path, manifest: Manifest, weights: bytes) -> None:
-    """A bundle as the first version of the layout had it."""
+    """Return a bundle as the first version of the layout had it."""
     path.mkdir()
     (path / layout.MODEL).write_bytes(weights)
     added = ("calibration", "members", "ingredients")
@@ -59,7 +59,7 @@ def write_format_1(path: Path, manifest: Manifest, weights: bytes) -> None:
 
 
 def draw(folder: Path, per_class: int, seed: int, size: int = 40) -> Path:
-    """`per_class` noisy images of each of the three colours, in class folders."""
+    """Return `per_class` noisy images of each of the three colours, in class folders."""
     generator = np.random.default_rng(seed)
     for channel, name in zip((2, 1, 0), CLASSES, strict=True):
         (folder / name).mkdir(parents=True)
@@ -83,7 +83,7 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def dataset(images, cache):
-    """The images, split as the bundles of these tests remember."""
+    """Return the images, split as the bundles of these tests remember."""
     return open_dataset(images, image_size=SIZE, cache=cache, split=SPLIT)
 
 
@@ -102,7 +102,7 @@ def manifest(dataset) -> Manifest:
 
 @pytest.fixture
 def bundle(tmp_path, manifest, weights) -> Path:
-    """A bundle on disk, no test part opened yet."""
+    """Return a bundle on disk, no test part opened yet."""
     path = tmp_path / "bundle"
     write_bundle(path, manifest, weights, {"validation": None, "test": None, "test_openings": []})
     return path
@@ -120,7 +120,7 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def trained(dataset, tmp_path_factory) -> list[Trained]:
-    """Three trials of the tiny network from one set of weights, each with a learning rate of its own."""
+    """Return three trials of the tiny network from one set of weights, each with a learning rate of its own."""
     torch.set_num_threads(1)
     torch.manual_seed(1)
     start = tmp_path_factory.mktemp("start") / "start.safetensors"
@@ -139,7 +139,7 @@ def _train(config: TrialConfig, dataset, seed: int) -> Trained:
 
 @pytest.fixture
 def study(dataset, trained):
-    """A study of these trials, the first the best by its value."""
+    """Return a study of these trials, the first the best by its value."""
     study = optuna.create_study(study_name="colours", direction="maximize")
     data = {
         "classes": list(CLASSES), "split": dataset.split, "seed": SPLIT.seed, "val_fraction": SPLIT.val_fraction,
@@ -156,7 +156,7 @@ def study(dataset, trained):
 
 
 def add_trial(study, config: TrialConfig, facts: dict[str, Any], value: float, **attributes: Any) -> int:
-    """A complete trial without a checkpoint; its number."""
+    """Add a complete trial without a checkpoint, and return its number."""
     known = {"config": config.to_dict(), "best_epoch": 2, "seed": 1, "facts": facts, "versions": {"torch": "2"}}
     known |= attributes
     study.add_trial(optuna.trial.create_trial(value=value, user_attrs=known))
@@ -165,7 +165,7 @@ def add_trial(study, config: TrialConfig, facts: dict[str, Any], value: float, *
 
 @pytest.fixture
 def store(tmp_path, trained, dataset):
-    """The checkpoints of these trials."""
+    """Return the checkpoints of these trials."""
     store = open_store(tmp_path / "artifacts", "colours")
     for number, one in enumerate(trained):
         keep(store, number, one, dataset.val.labels)

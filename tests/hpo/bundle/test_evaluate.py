@@ -122,7 +122,7 @@ def test_batches_and_progress_cover_every_image_once(model, images, cache):
 
 @pytest.fixture
 def calibrated(tmp_path, manifest, weights):
-    """The bundle with a temperature of 0.5."""
+    """Return the bundle with a temperature of 0.5."""
     scores = Scores(ece=0, chance_ece=0, brier=0, nll=0)
     calibration = Calibration(temperature=0.5, fitted_on="validation", n=6, before=scores, after=scores)
     write_bundle(tmp_path / "calibrated", manifest.model_copy(update={"calibration": calibration}), weights, {})
@@ -171,7 +171,7 @@ def test_the_dictionary_has_its_documented_keys(model, images, cache):
 
 @pytest.fixture
 def knowing(tmp_path, manifest, weights, dataset):
-    """The bundle with the digests of the images that it was made with."""
+    """Return the bundle with the digests of the images that it was made with."""
     origin = DataOrigin.of(dataset, SPLIT)
     known = ImageDigests.of(dataset)
     write_bundle(
@@ -181,14 +181,14 @@ def knowing(tmp_path, manifest, weights, dataset):
 
 
 def one_more(folder):
-    """One image that no data set here has, of the first class."""
+    """Return one image that no data set here has, of the first class."""
     generator = np.random.default_rng(77)
     Image.fromarray(generator.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / "blue" / "new.png")
     return folder
 
 
 def copied(images, target):
-    """The images, each in a file of other bytes and the same pixels, under another name."""
+    """Return the images, each in a file of other bytes and the same pixels, under another name."""
     for file in sorted(images.glob("*/*.png")):
         (target / file.parent.name).mkdir(parents=True, exist_ok=True)
         Image.open(file).save(target / file.parent.name / f"copy-{file.stem}.bmp")

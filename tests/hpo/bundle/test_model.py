@@ -93,7 +93,7 @@ def test_one_image_in_place_of_several_is_refused(model, pixels):
 
 @pytest.fixture
 def known(tmp_path, manifest, weights):
-    """A bundle with validation predictions: 0.9 is always right, 0.6 half of the time."""
+    """Return a bundle with validation predictions: 0.9 is always right, 0.6 half of the time."""
     rows = np.array([[0.9, 0.05, 0.05]] * 60 + [[0.6, 0.2, 0.2]] * 60)
     labels = np.array([0] * 60 + [0, 0, 1, 2] * 15)
     validation = Validation(labels, np.log(rows).astype(np.float32))

@@ -27,7 +27,7 @@ def url(s3_root):
 
 @pytest.fixture
 def uploaded(url, bundle, tmp_path):
-    """The bundle, in S3."""
+    """Return the bundle, in S3."""
     with upload_bundle(url, tmp_path / "cache", force=False) as folder:
         bundle.rename(folder)
     return url

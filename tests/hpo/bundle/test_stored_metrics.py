@@ -26,7 +26,7 @@ OPENING = {"date": "2026-01-01T00:00:00", "command": "evaluate", "data": "x", "n
 
 @pytest.fixture
 def whole(tmp_path, manifest, weights):
-    """A retrained bundle with all that a bundle may know."""
+    """Return a retrained bundle with all that a bundle may know."""
     rows = 3 * np.random.default_rng(0).standard_normal((120, 3))
     validation = Validation(np.arange(120) % 3, rows.astype(np.float32))
     before = reliability(validation.labels, probabilities(validation.logits))

@@ -27,7 +27,7 @@ def deep(tmp_path):
 
 @pytest.fixture
 def model_of(tmp_path, manifest, weights, deep, cache):
-    """model_of(**change) -> the model of a bundle that was made with the deep images, with its data facts changed."""
+    """Return model_of(**change) -> the model of a bundle made with the deep images, with its data facts changed."""
     dataset = open_dataset(deep, image_size=SIZE, cache=cache, split=SPLIT)
     origin = DataOrigin.of(dataset, SPLIT)
 

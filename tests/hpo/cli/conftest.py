@@ -26,7 +26,7 @@ TINY = (
 
 @pytest.fixture(scope="session")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 120 synthetic cells of 32 pixels."""
+    """Return a folder of 120 synthetic cells of 32 pixels."""
     folder = tmp_path_factory.mktemp("cells") / "cells"
     write_cells(folder, 120, size=32, seed=0)
     return folder
@@ -66,7 +66,7 @@ def command(database: Database, tmp_path: Path) -> Command:
 
 @pytest.fixture
 def here(command: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """`hpo` inside this process, with the database and the home of `command`."""
+    """Return `hpo` inside this process, with the database and the home of `command`."""
     for key in [key for key in os.environ if key.startswith("HPO_")]:
         monkeypatch.delenv(key)
     for key in ("HPO_STORAGE", "HPO_HOME"):
@@ -81,7 +81,7 @@ def here(command: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Res
 
 @pytest.fixture
 def bare_study(database: Database) -> optuna.Study:
-    """A study `bare` of 10 trials, made from no data: to claim and finish trials of by hand."""
+    """Return a study `bare` of 10 trials, made from no data: to claim and finish trials of by hand."""
     database.initialise()
     rate = {"type": "float", "low": 1e-3, "high": 1e-2}
     space = SearchSpace.from_dict(

@@ -28,7 +28,7 @@ WORKER = ("--workers", "1", "--threads", "1", "--device", "cpu")
 
 
 def bundled(here: Callable[..., Result], home: Path, cells: Path, preset: str) -> str:
-    """The bundle of a preset that was trained by `hpo compare`."""
+    """Return the bundle of a preset that was trained by `hpo compare`."""
     made = here(
         "compare", preset, "--data", str(cells), *WORKER, "--set", "image_size=32", "--no-test", "--out", "made"
     )

@@ -14,7 +14,7 @@ from hpo.cli import Commands, main
 
 @pytest.fixture
 def options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, object]:
-    """A command `status` that only records its options."""
+    """Return a command `status` that only records its options."""
     values: dict[str, object] = {}
 
     @click.command("status")

@@ -104,7 +104,7 @@ def test_the_page_of_a_trial_fits_the_window(study: Database, tmp_path: Path) ->
     assert dashboard is not None
 
     def measuring(environ: Any, start_response: Any) -> Any:
-        """The dashboard with a script of its own origin that writes the width of the page into its title."""
+        """Return the dashboard with a script of its own origin that writes the width of the page into its title."""
         if environ["PATH_INFO"] == "/measure.js":
             start_response("200 OK", [("Content-Type", "text/javascript")])
             return [MEASURE]

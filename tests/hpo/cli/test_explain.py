@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def explain(bundle: Path, tmp_path: Path) -> Explain:
-    """The command on the bundle, on one thread of the CPU, with its picture at `out.png`."""
+    """Return the command on the bundle, on one thread of the CPU, with its picture at `out.png`."""
 
     def call(*arguments: str | Path, of: Path = bundle, out: str = "out.png") -> Result:
         settled = ["--out", str(tmp_path / out), "--home", str(tmp_path / "home"), "--device", "cpu", "--threads", "1"]
@@ -63,7 +63,7 @@ def explain(bundle: Path, tmp_path: Path) -> Explain:
 
 
 def refusal(result: Result) -> str:
-    """The one line with which the command refused."""
+    """Return the one line with which the command refused."""
     assert result.exit_code == 2, (result.output, result.exception)
     lines = [line for line in result.stderr.splitlines() if line.startswith("hpo: ")]
     assert len(lines) == 1, result.stderr

@@ -124,7 +124,7 @@ def test_a_study_that_cannot_be_read_keeps_its_files(
 
 
 def copy_with_another_best(study: optuna.Study) -> optuna.Study:
-    """A copy of the study, made with optuna, in which trial 0 is the best: its checkpoints are those of the first."""
+    """Return a copy of the study by optuna, in which trial 0 is the best: its checkpoints are those of the first."""
     storage = study._storage
     optuna.copy_study(from_study_name="bare", from_storage=storage, to_storage=storage, to_study_name="copy")
     copy = optuna.load_study(study_name="copy", storage=storage)

@@ -31,7 +31,7 @@ Here = Callable[..., Result]
 
 @pytest.fixture
 def rich_study(database: Database) -> optuna.Study:
-    """A study `rich` with a fixed field, a range, a choice and a dimension that exists for one choice only."""
+    """Return a study `rich` with a fixed field, a range, a choice and a dimension that exists for one choice only."""
     database.initialise()
     space = SearchSpace.from_dict({
         "name": "rich", "summary": "", "seed": None, "fixed": {"epochs": 3}, "points": [],

@@ -26,7 +26,7 @@ SHOWN = "★▁▂▃▄▅▆▇█━╸╺├└│─…–−±×≤°µ«�
 
 @pytest.fixture
 def study(bare_study: optuna.Study) -> optuna.Study:
-    """`bare` with a best trial, whose curve is drawn, and a metric without a finite value."""
+    """Return `bare` with a best trial, whose curve is drawn, and a metric without a finite value."""
     for value in (0.25, 0.75):
         trial = bare_study.ask()
         trial.suggest_float("learning_rate", 1e-3, 1e-2)

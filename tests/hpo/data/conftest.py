@@ -15,7 +15,7 @@ WriteClasses = Callable[..., Path]
 
 @pytest.fixture
 def noise() -> Callable[..., np.ndarray]:
-    """noise(seed, shape) -> uint8 values, another picture for another seed."""
+    """Return noise(seed, shape) -> uint8 values, another picture for another seed."""
 
     def make(seed: int, shape: tuple[int, ...] = (16, 16, 3)) -> np.ndarray:
         return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
@@ -25,7 +25,7 @@ def noise() -> Callable[..., np.ndarray]:
 
 @pytest.fixture
 def png(noise: Callable[..., np.ndarray]) -> Callable[..., bytes]:
-    """png(seed) -> the bytes of a PNG of noise."""
+    """Return png(seed) -> the bytes of a PNG of noise."""
 
     def make(seed: int, shape: tuple[int, ...] = (16, 16, 3)) -> bytes:
         stream = io.BytesIO()
@@ -37,7 +37,7 @@ def png(noise: Callable[..., np.ndarray]) -> Callable[..., bytes]:
 
 @pytest.fixture
 def write_classes(tmp_path: Path, png: Callable[..., bytes]) -> WriteClasses:
-    """write_classes({"a": 3, "b": 4}, under="data") -> folder with that many different PNGs per class."""
+    """Return write_classes({"a": 3, "b": 4}, under="data") -> folder with that many different PNGs per class."""
 
     def write(counts: Mapping[str, int], under: str = "data", first_seed: int = 0) -> Path:
         seed = first_seed
@@ -54,5 +54,5 @@ def write_classes(tmp_path: Path, png: Callable[..., bytes]) -> WriteClasses:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """The folder for packs."""
+    """Return the folder for packs."""
     return tmp_path / "cache"

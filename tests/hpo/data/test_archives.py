@@ -77,7 +77,7 @@ def test_an_image_that_is_there_twice_is_refused(write_zip):
 
 
 def unflagged(path, raw):
-    """The same zip, with the folder \xc3\xa9\xc3\xa9 of its names written as the bytes `raw`, and no flag for UTF-8."""
+    """Return the zip with the folder \xc3\xa9\xc3\xa9 of its names written as the bytes `raw`, without the flag for UTF-8."""
     data = path.read_bytes().replace("éé".encode(), raw)
     for start, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         position = data.find(start)
@@ -130,7 +130,7 @@ def test_a_damaged_member_is_one_unreadable_image(write_zip):
 
 
 def central_entry(data: bytes) -> int:
-    """The offset of the first entry of the central directory (APPNOTE.TXT 4.3.12)."""
+    """Return the offset of the first entry of the central directory (APPNOTE.TXT 4.3.12)."""
     return data.find(b"PK\x01\x02")
 
 

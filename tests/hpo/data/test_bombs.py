@@ -74,7 +74,7 @@ def _on_one_core():
 
 
 def lying(path, method, name, content, claimed):
-    """A zip whose last member is `claimed` bytes long by its header."""
+    """Return a zip whose last member is `claimed` bytes long by its header."""
     with zipfile.ZipFile(path, "a", method) as archive:
         archive.writestr(name, content)
     data = path.read_bytes()
@@ -208,7 +208,7 @@ def test_any_header_is_read_or_refused_in_one_line(tmp_path, text):
 
 
 def bomb(kind, side):
-    """A small file whose header claims `side` x `side` pixels."""
+    """Return a small file whose header claims `side` x `side` pixels."""
     stream = io.BytesIO()
     Image.new("L" if kind != "WEBP" else "RGB", (16, 16)).save(stream, kind)
     data = bytearray(stream.getvalue())

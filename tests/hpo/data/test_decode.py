@@ -28,7 +28,7 @@ def plain(mode: str, colour, size=(12, 12)) -> bytes:
 
 @pytest.fixture
 def arrow() -> np.ndarray:
-    """A picture that every rotation and reflection changes."""
+    """Return a picture that every rotation and reflection changes."""
     picture = np.zeros((8, 8, 3), np.uint8)
     picture[0] = 255
     picture[:, 0, 0] = 255
@@ -152,7 +152,7 @@ def test_arrays_and_files_are_prepared_alike(noise):
 
 
 def lossless_copies(image: Image.Image) -> dict[str, bytes | np.ndarray]:
-    """The picture of `image` after reading, in every lossless form."""
+    """Return the picture of `image` after reading, in every lossless form."""
     pixels = np.asarray(image.convert("RGB"))
     upright = Image.fromarray(pixels)
     lying = Image.Exif()

@@ -25,7 +25,7 @@ def stored(image, kind="PNG", **options):
 
 
 def pgm(values, maxval=65535, *, plain=False):
-    """A PGM, or a PPM for three channels."""
+    """Return a PGM, or a PPM for three channels."""
     colours = values.ndim == 3
     magic = {(False, False): b"P5", (True, False): b"P6", (False, True): b"P2", (True, True): b"P3"}[colours, plain]
     head = magic + b"\n# written by a camera\n%d %d\n%d\n" % (values.shape[1], values.shape[0], maxval)
@@ -35,13 +35,13 @@ def pgm(values, maxval=65535, *, plain=False):
 
 
 def cv(values, suffix, *options):
-    """A PNG by OpenCV, which writes colours of 16 bits."""
+    """Return a PNG by OpenCV, which writes colours of 16 bits."""
     colours = values if values.ndim == 2 else values[..., [2, 1, 0, 3][: values.shape[2]]]
     return cv2.imencode(suffix, np.ascontiguousarray(colours), list(options))[1].tobytes()
 
 
 def tiff(values, *, order="<", photometric=1, extra=()):
-    """A plain TIFF of 16 bits in either byte order."""
+    """Return a plain TIFF of 16 bits in either byte order."""
     height, width = values.shape[:2]
     channels = 1 if values.ndim == 2 else values.shape[2]
     tags = [(256, 4, width), (257, 4, height), (259, 3, 1), (262, 3, photometric), (277, 3, channels)]
@@ -71,7 +71,7 @@ def alpha_png(grey, alpha):
 
 
 def grey_forms(values):
-    """A grey picture in every form of 16 bits."""
+    """Return a grey picture in every form of 16 bits."""
     opaque = np.full(values.shape, 65535, np.uint16)
     thrice = np.dstack([values] * 3)
     return {
@@ -93,7 +93,7 @@ def grey_forms(values):
 
 
 def colour_forms(values):
-    """A colour picture in every form of 16 bits."""
+    """Return a colour picture in every form of 16 bits."""
     opaque = np.full(values.shape[:2], 65535, np.uint16)
     return {
         "rgb array": values,
@@ -260,7 +260,7 @@ def test_the_note_names_the_grey_levels_that_remain():
 
 @pytest.fixture
 def write_deep(tmp_path):
-    """write_deep(kind, largest) -> a data set of ten pictures in each of two classes, in files of 16 bits."""
+    """Return write_deep(kind, largest) -> a data set of ten pictures in each of two classes, in files of 16 bits."""
 
     def write(kind, largest, under="deep"):
         rng = np.random.default_rng(largest)

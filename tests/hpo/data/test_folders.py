@@ -148,7 +148,7 @@ def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
 
 @pytest.fixture
 def as_unprivileged():
-    """as_unprivileged(function) -> text of the DataError that it raises for a user without rights."""
+    """Return as_unprivileged(function) -> text of the DataError that it raises for a user without rights."""
 
     def run(function):
         reader, writer = os.pipe()
@@ -176,7 +176,7 @@ def as_unprivileged():
 
 @pytest.fixture
 def public():
-    """A folder that every user can reach, with two classes in it."""
+    """Yield a folder that every user can reach, with two classes in it."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("a", "b"):
             (Path(folder) / name).mkdir()

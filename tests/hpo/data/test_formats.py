@@ -17,7 +17,7 @@ LOSSY = {"jpg", "jpeg", "jpe", "jfif", "mpo", "avif"}
 
 @pytest.fixture
 def picture(noise):
-    """A smooth picture, which lossy formats keep within a few grey levels."""
+    """Return a smooth picture, which lossy formats keep within a few grey levels."""
     return Image.fromarray(noise(0, (4, 4, 3))).resize((32, 32), Image.Resampling.BICUBIC)
 
 

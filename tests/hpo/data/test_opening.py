@@ -92,7 +92,7 @@ def test_duplicates_stay_together(write_classes, cache):
 
 @pytest.fixture
 def pairs(tmp_path, noise):
-    """20 pictures of 260 px in two classes, each as a JPEG and as the lossless PNG copy of that JPEG."""
+    """Return 20 pictures of 260 px in two classes, each as a JPEG and as the lossless PNG copy of that JPEG."""
     for number in range(20):
         folder = tmp_path / "pairs" / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)

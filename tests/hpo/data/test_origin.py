@@ -124,7 +124,7 @@ def test_classes_are_compared_without_counts_too(origin, folder, cache):
 
 
 def made_earlier(dataset, written):
-    """The record of `dataset` by an earlier version of hpo, which took class names as written."""
+    """Return the record of `dataset` by an earlier version of hpo, which took class names as written."""
     content = [
         (written[label], "", stored)
         for part in (dataset.train, dataset.val, dataset.open_test())

@@ -142,7 +142,7 @@ def _write_over(first, second):
 
 
 def _set_of(kind, tmp_path, noise):
-    """Two data sets of one kind and size under two names, and the files that may be exchanged between them."""
+    """Return two data sets of one kind and size under two names, and the files that may be exchanged between them."""
     paths = [tmp_path / f"first{kind}", tmp_path / f"second{kind}"]
     for number, path in enumerate(paths):
         images = [noise(4 * number + row) for row in range(4)]

@@ -206,7 +206,7 @@ def test_evaluate_json_on_a_terminal_is_whole(in_terminal, bundle, images, cache
 
 
 def predicted(run, bundle, *paths, stdin=None):
-    """The rows of JSON, as (name, whether there is an error)."""
+    """Return the rows of JSON, as (name, whether there is an error)."""
     result = run("predict", bundle, *paths, input=stdin)
     assert result.exit_code == 0, result.output
     return [(row["name"], "error" in row) for row in json.loads(result.stdout)]

@@ -34,7 +34,7 @@ PIXELS = np.random.default_rng(5).integers(0, 256, (6, SIZE, SIZE, 3), dtype=np.
 
 @pytest.fixture
 def joined(study, store, tmp_path):
-    """An ensemble of trials 1, 0 and 2, with weight two for trial 1, independent of their predictions."""
+    """Return an ensemble of trials 1, 0 and 2, with weight two for trial 1, independent of their predictions."""
     found = ensemble_candidates(study, store, 10)
     write_ensemble(found, replace(choose(found), picks=(1, 0, 1, 2)), tmp_path / "joined")
     return tmp_path / "joined"

@@ -46,7 +46,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def study(dataset):
-    """A study of four trials: 0 and 2 equally good, 1 worse, 3 pruned."""
+    """Return a study of four trials: 0 and 2 equally good, 1 worse, 3 pruned."""
     study = optuna.create_study(study_name="colours", direction="maximize")
     data = {
         "classes": list(CLASSES), "counts": {"train": 18, "val": 6, "test": 6}, "split": dataset.split,
@@ -150,7 +150,7 @@ def test_a_trial_that_recorded_too_little_is_named(study, store, weights, tmp_pa
 
 
 def recorded(study, number, **changes):
-    """The trial with other user attributes than it has."""
+    """Return the trial with other user attributes than it has."""
     trial = study.get_trials()[number]
     trial.user_attrs = {**trial.user_attrs, **changes}
     return trial
@@ -243,7 +243,7 @@ def test_a_bundle_is_of_its_trial_under_any_study_name_and_of_no_other(study, st
 
 
 def with_split(study, split_digest):
-    """One more trial, the best, that recorded the digest of its split; its number."""
+    """Add the best trial, which recorded the digest of its split, and return its number."""
     known = {"config": CONFIG.to_dict(), "best_epoch": 2, "seed": 11, "facts": FACTS, "versions": {"torch": "2"}}
     metrics = {"best_metrics": {"macro_f1": 0.97}, "split_digest": split_digest}
     study.add_trial(optuna.trial.create_trial(value=0.97, user_attrs={**known, **metrics}))

@@ -31,7 +31,7 @@ def options(cache):
 
 @pytest.fixture
 def weights_file(tmp_path):
-    """A bare backbone's weights."""
+    """Return a bare backbone's weights."""
     file = tmp_path / "w.safetensors"
     safetensors.torch.save_file(build_model(CONFIG, 3).model.backbone.state_dict(), file)
     return file

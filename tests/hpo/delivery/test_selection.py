@@ -86,7 +86,7 @@ def test_a_cross_check_measures_each_image_by_the_choice_of_the_others():
     seen = []
 
     def choose(rows):
-        """A joint model that knows the labels it was chosen by, and no other."""
+        """Return a joint model that knows the labels it was chosen by, and no other."""
         seen.append(rows)
         joined = np.where(rows[:, None], right, wrong)
         return Chosen(wrong, joined)

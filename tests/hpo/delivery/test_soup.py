@@ -22,7 +22,7 @@ from .conftest import CONFIG, add_trial, draw, keep
 
 @pytest.fixture
 def recipe(study, store):
-    """The manifest of the trials."""
+    """Return the manifest of the trials."""
     return ensemble_candidates(study, store, 10).found[0].manifest
 
 
@@ -33,7 +33,7 @@ def averages(recipe, trained, dataset):
 
 @pytest.fixture
 def written(study, store, dataset, tmp_path):
-    """A soup of trials 0 and 2, and the lines that were reported."""
+    """Return a soup of trials 0 and 2, and the lines that were reported."""
     calls = []
     search = SoupSearch(soupable(ensemble_candidates(study, store, 10)), dataset, "cpu", calls.append)
     return write_soup(search, 0, (0, 2), tmp_path / "soup"), calls

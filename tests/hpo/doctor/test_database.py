@@ -31,7 +31,7 @@ def spec() -> StudySpec:
 
 @pytest.fixture
 def reader(tcp_server: TcpServer, spec: StudySpec, tmp_path: Path) -> Iterator[Run]:
-    """`hpo COMMAND` on a study `bare` as a user who may read every table and write none."""
+    """Yield `hpo COMMAND` on a study `bare` as a user who may read every table and write none."""
     name = f"reader_{uuid.uuid4().hex[:8]}"
     tcp_server.administer(f"CREATE ROLE {name} LOGIN PASSWORD 'Secret-1'", f"CREATE DATABASE {name}")
     with open_database(tcp_server.url(database=name), home=tmp_path) as database:

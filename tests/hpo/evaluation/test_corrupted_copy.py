@@ -17,7 +17,7 @@ CLASSES, COUNT, SIZE = 8, 50, 32
 
 @pytest.fixture(scope="module")
 def part():
-    """50 images of a packed set of 60, shuffled."""
+    """Return 50 images of a packed set of 60, shuffled."""
     images, labels = cells_arrays(60, SIZE, seed=4)
     rows = np.random.default_rng(0).permutation(60)[:COUNT]
     return Part(images, rows, labels[rows], [str(row) for row in rows])

@@ -86,7 +86,7 @@ def benchmark(cells: Path, cache: Path) -> Benchmark:
 
 
 def row(label: str, validation: float | None, **changes: object) -> ComparisonRow:
-    """A row with every figure that there can be."""
+    """Return a row with every figure that there can be."""
     score = None if validation is None else Score.of(validation, 1710)
     values: dict[str, object] = {
         "kind": "preset", "backbone": "mobilenetv2_035", "image_size": 96, "seeds": 1, "epochs": 6,

@@ -89,7 +89,7 @@ def test_a_test_access_is_recorded_and_reused_by_later_comparisons(
 
 
 def look_of(bundle: Path, dataset: Dataset) -> dict[str, object]:
-    """A record of a look at the whole test part by an earlier comparison."""
+    """Return a record of a look at the whole test part by an earlier comparison."""
     test, model = ImageDigests.of(dataset).test_digest, read_bundle(bundle).model_digest
     return {**new_opening("compare", dataset.fingerprint, dataset.test_count, test=test, model=model), "accuracy": 1.0}
 

@@ -33,7 +33,7 @@ def one_thread() -> Iterator[None]:
 
 
 def keeps_quadrant(image: Tensor) -> Tensor:
-    """0 outside the upper left quadrant of the last two axes."""
+    """Return the values with 0 outside the upper left quadrant of the last two axes."""
     mask = torch.zeros_like(image)
     mask[..., : image.shape[-2] // 2, : image.shape[-1] // 2] = 1
     return image * mask
@@ -69,7 +69,7 @@ class MeanPixel(nn.Module):
 
 
 def toy(last: nn.Module | None = None) -> nn.Sequential:
-    """(b, 3, S, S) -> (b, 4) logits, through a map of 5 channels and a quarter of the side in the layout of `last`."""
+    """Return a network (b, 3, S, S) -> (b, 4) with a map of 5 channels and a quarter of the side in the layout of `last`."""
     torch.manual_seed(0)
     layers: list[nn.Module] = [nn.Conv2d(3, 5, 4, stride=4), nn.ReLU()]
     return nn.Sequential(*layers, *([last] if last else []), MeanPixel(), nn.Linear(5, 4)).eval()
@@ -97,5 +97,5 @@ def model(bundle: Path) -> Model:
 
 @pytest.fixture(scope="session")
 def images() -> np.ndarray:
-    """(5, SIZE, SIZE, 3) uint8 of noise."""
+    """Return (5, SIZE, SIZE, 3) uint8 of noise."""
     return np.random.default_rng(1).integers(0, 256, (5, SIZE, SIZE, 3), dtype=np.uint8)

@@ -42,7 +42,7 @@ class Glance(nn.Module):
         return self.head(attended[:, 0])
 
     def weights(self) -> Tensor:
-        """(N, N) rows that sum to 1: of the class token over the quadrant, of the others over all."""
+        """Return (N, N) rows that sum to 1: of the class token over the quadrant, of the others over all."""
         quadrant = keeps_quadrant(torch.ones(SIDE, SIDE)).flatten()
         weights = torch.full((1 + SIDE**2, 1 + SIDE**2), 1 / (1 + SIDE**2))
         weights[0] = torch.cat([torch.zeros(1), quadrant / quadrant.sum()])

@@ -15,7 +15,7 @@ def plain(colour, size, count=1):
 
 
 def places(sheet, colour):
-    """(left, top, right, bottom) of what has a colour."""
+    """Return (left, top, right, bottom) of what has a colour."""
     rows, columns = np.nonzero((np.asarray(sheet) == colour).all(axis=2))
     return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
 

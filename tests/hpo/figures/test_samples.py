@@ -18,7 +18,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def arrays(tmp_path_factory):
-    """An .npz whose pixel values are the class numbers."""
+    """Return an .npz whose pixel values are the class numbers."""
     path = tmp_path_factory.mktemp("arrays") / "set.npz"
     labels = np.repeat(np.arange(4), 10)
     np.savez(path, images=np.full((40, 16, 16, 3), labels[:, None, None, None], np.uint8), labels=labels)

@@ -70,7 +70,7 @@ def make_trials(count: int, epochs: int = 6, seed: int = 0) -> list[TrialData]:
 def make_study(
     count: int, *, space: dict | None = None, classes: Sequence[str] = ("blue", "green", "red")
 ) -> StudyData:
-    """A study of `count` trials made with the space `quick` and some values fixed."""
+    """Return a study of `count` trials made with the space `quick` and some values fixed."""
     space = space or load_space("quick").with_fixed({"image_size": 32, "epochs": 6}).to_dict()
     from search_spaces import SearchSpace
 
@@ -113,7 +113,7 @@ def make_manifest(classes: Sequence[str], **changes: object) -> Manifest:
 
 
 def make_bundle(classes: Sequence[str], n: int = 200, **changes: object) -> Bundle:
-    """A bundle in memory, with predictions and without weights."""
+    """Return a bundle in memory, with predictions and without weights."""
     validation = make_validation(len(classes), n)
     manifest = make_manifest(classes, calibration=calibration_of(validation), **changes)
     metrics = {"validation": report(*validation, classes).to_dict(), "test": None, "test_openings": []}
@@ -134,7 +134,7 @@ class Cells:
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory):
-    """Images of cells, and the folder in which they are packed."""
+    """Return images of cells, and the folder in which they are packed."""
     images = tmp_path_factory.mktemp("data") / "cells"
     write_cells(images, 96, size=SIZE, seed=0)
     return images, tmp_path_factory.mktemp("cache")
@@ -159,7 +159,7 @@ def cells(drawn, tmp_path) -> Cells:
 
 
 def section_of(page: str, key: str) -> str:
-    """The HTML of one section."""
+    """Return the HTML of one section."""
     found = re.search(rf'<section id="{key}".*?</section>', page, re.DOTALL)
     assert found, f"the page has no section {key}"
     return found.group()

@@ -28,7 +28,7 @@ pytestmark = [
 
 
 def browse(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    """What the browser does with page.html in `folder`, and says on its console."""
+    """Open page.html of `folder` in the browser; return what it prints on its console."""
     assert BROWSER is not None
     address = (folder / "page.html").as_uri()
     words = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags, address]
@@ -38,7 +38,7 @@ def browse(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
 
 
 def picture(folder: Path, theme: int) -> np.ndarray:
-    """The top of the page, (3000, 1100, 3) uint8."""
+    """Return the top of the page, (3000, 1100, 3) uint8."""
     browse(folder, f"--blink-settings=preferredColorScheme={theme}", "--window-size=1100,3000",
            f"--screenshot={folder / 'page.png'}")  # fmt: skip
     return np.asarray(Image.open(folder / "page.png").convert("RGB"))

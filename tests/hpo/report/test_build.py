@@ -89,7 +89,7 @@ def test_two_reports_are_the_same_but_for_the_time(cells):
 
 @pytest.fixture
 def study(database, cells):
-    """A study of three trials with a checkpoint of the best in a store: made by hand, as if trained."""
+    """Return a study of three trials with a checkpoint of the best in a store: made by hand, as if trained."""
     database.initialise()
     bundle = read_bundle(cells.bundle)
     origin = bundle.manifest.data
@@ -118,7 +118,7 @@ def study(database, cells):
 
 
 def stored(study, cells, root):
-    """A store with the checkpoint of trial 1."""
+    """Return a store with the checkpoint of trial 1."""
     bundle = read_bundle(cells.bundle)
     store = open_store(root, read_spec(study).id)
     files = {"model.safetensors": bundle.model}

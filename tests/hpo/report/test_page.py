@@ -237,7 +237,7 @@ def test_predictions_on_augmented_images_are_not_used_for_calibration():
 
 
 def of_bundle(stage, *, test=True, calibrated=True, n=200, **changes):
-    """The page of a bundle; its test part, where it has one, has other figures than its validation part."""
+    """Return the page of a bundle; its test part, where it has one, has other figures than its validation part."""
     bundle = make_bundle(CLASSES, n, stage=stage, **changes)
     metrics = dict(bundle.metrics)
     if test:

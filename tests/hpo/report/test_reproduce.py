@@ -15,7 +15,7 @@ from .conftest import make_study
 
 
 def options_of(text):
-    """The options of a command as click reads them, by name; those of a file with their list."""
+    """Return the options of a command as click reads them, by name; those of a file with their list."""
     words = shlex.split(text.replace("\\\n", " "))
     assert words[:3] == ["hpo", "run", "DATA"]
     context = init_command.make_context("init", [*words[2:]])

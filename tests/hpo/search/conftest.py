@@ -42,7 +42,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 80 synthetic cells of 32 pixels."""
+    """Return a folder of 80 synthetic cells of 32 pixels."""
     folder = tmp_path_factory.mktemp("cells") / "cells"
     write_cells(folder, 80, size=32, seed=0)
     return folder
@@ -114,7 +114,7 @@ def bench(database: Database, cells: Path, tiny_space: SearchSpace, tmp_path: Pa
 
 @pytest.fixture
 def restored(bench: Bench, postgres_url: str) -> Iterator[Bench]:
-    """The same study in another database of the server, as a restored dump has it."""
+    """Yield the same study in another database of the server, as a restored dump has it."""
     for url in _fresh(postgres_url, "with_tables"):
         with open_database(url, home=bench.folder / "unused") as database:
             optuna.copy_study(from_study_name="tiny", from_storage=bench.db.storage, to_storage=database.storage)

@@ -36,7 +36,7 @@ def eventually(condition: Callable[[], object]) -> None:
 
 @pytest.fixture
 def tiny_space(tiny_space: SearchSpace) -> SearchSpace:
-    """A space with so many epochs that a test can interrupt a trial."""
+    """Return a space with so many epochs that a test can interrupt a trial."""
     return tiny_space.with_fixed({"epochs": 400})
 
 

@@ -44,7 +44,7 @@ from tests.hpo.search.conftest import Bench
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """A weights file that names its architecture; its content is not read."""
+    """Return a weights file that names its architecture; its content is not read."""
     (tmp_path / "w.safetensors").write_bytes(b"")
     (tmp_path / "w.json").write_text(json.dumps({"architecture": "mobilenetv2_035"}))
     return tmp_path / "w.safetensors"
@@ -349,7 +349,7 @@ def test_weights_without_the_file_beside_them_are_refused(bench: Bench, weights:
 
 @pytest.fixture
 def over() -> Worker:
-    """A run of this machine whose process has ended."""
+    """Return a run of this machine whose process has ended."""
     process = subprocess.Popen(["true"])
     process.wait()
     return Worker(pid=process.pid)

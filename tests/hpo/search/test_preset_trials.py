@@ -20,7 +20,7 @@ PRESETS = [space for space in catalog() if space.seed or not space.open]
 
 
 def short(preset: SearchSpace) -> SearchSpace:
-    """The preset on tiny images, two epochs to a phase, with what is large or needs a download replaced."""
+    """Return the preset on tiny images, two epochs to a phase, with what is large or needs a download replaced."""
     values = {**SMALL, "epochs": 2 * max(1, len(preset.phases))}
     if preset.fixed.get("pretrained", True):
         values |= {"backbone": "test_resnet", "pretrained": False}

@@ -31,7 +31,7 @@ TRIAL_LIST = TrialList(
 
 @pytest.fixture
 def trained(database: Database, cells: Path, tmp_path: Path) -> optuna.Study:
-    """The study of the trial list after a worker has finished it."""
+    """Return the study of the trial list after a worker has finished it."""
     database.initialise()
     split = SplitOptions(seed=0, val_fraction=0.2, test_fraction=0.1)
     dataset = open_dataset(cells, image_size=32, cache=tmp_path / "cache", split=split)
