@@ -77,7 +77,7 @@ def test_an_image_that_is_there_twice_is_refused(write_zip):
 
 
 def unflagged(path, raw):
-    """Return the zip with the folder \xc3\xa9\xc3\xa9 of its names written as the bytes `raw`, without the flag for UTF-8."""
+    """Return the zip with its folder \xc3\xa9\xc3\xa9 written as the bytes `raw`, without the flag for UTF-8."""
     data = path.read_bytes().replace("éé".encode(), raw)
     for start, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         position = data.find(start)

@@ -15,7 +15,7 @@ CREAM, RED_CELL, PALE, NUCLEUS = (255, 226, 198), (208, 168, 165), (196, 160, 18
 
 
 def micrograph(size: int = 96, centre: tuple[int, int] = (50, 46)) -> tuple[np.ndarray, np.ndarray]:
-    """Return a picture of a cell with a bent nucleus, pale inside and out, between red cells, with noise; and where the cell is."""
+    """Return a picture of a pale cell with a bent nucleus between red cells, with noise; and where the cell is."""
     image = np.full((96, 96, 3), CREAM, np.uint8)
     for place in ((5, 10), (88, 12), (12, 90), (92, 80)):
         cv2.circle(image, place, 14, RED_CELL, cv2.FILLED)
