@@ -69,7 +69,7 @@ class MeanPixel(nn.Module):
 
 
 def toy(last: nn.Module | None = None) -> nn.Sequential:
-    """Return a network (b, 3, S, S) -> (b, 4) with a map of 5 channels, a quarter of the side, in the layout of `last`."""
+    """Return a network (b, 3, S, S) -> (b, 4) with a map of 5 channels, a quarter of the side, in layout `last`."""
     torch.manual_seed(0)
     layers: list[nn.Module] = [nn.Conv2d(3, 5, 4, stride=4), nn.ReLU()]
     return nn.Sequential(*layers, *([last] if last else []), MeanPixel(), nn.Linear(5, 4)).eval()
