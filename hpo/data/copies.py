@@ -1,0 +1,229 @@
+"""Groups of images that show one picture: byte-equal, pixel-equal, or found and confirmed from their signatures.
+
+Only digests and signatures are used, so the groups are the same at every packed size. Equal images are collapsed first.
+Candidates come from `copy_candidates`; each is confirmed on aligned pixels (`alignment`). A group has a centre, the
+image with the most confirmed copies, and every other image of the group is a confirmed copy of the centre: a chain of
+copies of copies, or one wrong link between two groups, does not join them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from hpo.data.alignment import Resemblance, best_view, resemblance
+from hpo.data.copy_candidates import Candidates, find_candidates
+from hpo.data.dataset import Images, Labels
+from hpo.data.picture_hash import VIEWS, PictureHash
+from hpo.data.signatures import Signatures
+
+SIMILARITY = 0.935
+"""The similarity from which two pictures are copies.
+
+Planted copies (encoded anew, brightened, shifted, cropped, turned, and two of these together) of blood cells, hand
+signs and grey images lie above it in 99 of 100 cases; of different pictures, the nearest reach 0.93.
+"""
+
+_DETAIL_WEIGHT = 0.2
+
+_LEAST_COVER = 0.12
+"""The share of a picture that must be compared: less is left where a copy is cut off by its brightness."""
+
+_LARGEST_TINT = 40.0
+"""The largest difference of the means of a colour channel, in grey levels, at equal brightness."""
+
+_ROUNDS = 12
+
+_FAILURES = 4
+"""The number of candidates of one image that may fail before it is taken for one without a copy."""
+
+
+@dataclass(frozen=True)
+class CopyGroups:
+    """The groups of n images. Every image is in one group; most are alone in it."""
+
+    group_of: Labels
+    """(n,) int64, numbered by the first image of each group."""
+    centre: Labels
+    """(n,) int64: the row of the centre of the image's group."""
+    symmetry: Labels
+    """(n,) int64: the image is the centre turned so (`symmetries`)."""
+    similarity: npt.NDArray[np.float64]
+    """(n,) in [0, 1], to the centre; 1 for equal pixels."""
+
+    def names(self, digests: Sequence[tuple[str, str]]) -> list[str]:
+        """Return a name for the group of each image, from the digests (stored, pixels) of the images."""
+        first: dict[int, str] = {}
+        for group, (stored, _) in zip(self.group_of.tolist(), digests, strict=True):
+            first[group] = min(stored, first.get(group, stored))
+        return [first[group] for group in self.group_of.tolist()]
+
+
+def find_copy_groups(signatures: Signatures, digests: Sequence[tuple[str, str]]) -> CopyGroups:
+    """Return the groups of copies among n images, from their signatures and their digests (stored, pixels).
+
+    The order of the images plays no role.
+    """
+    rows, inverse = _different_images(digests)
+    thumbs = np.ascontiguousarray(signatures["thumb"][rows])
+    links = _confirmed(thumbs)
+    area = signatures["width"][rows].astype(np.int64) * signatures["height"][rows]
+    among = _grouped(thumbs, links, area)
+    centre = rows[among.centre[inverse]]
+    # Equal images have one centre among them: the row that stands for all of them.
+    return CopyGroups(_numbered(centre), centre, among.symmetry[inverse], among.similarity[inverse])
+
+
+def _different_images(digests: Sequence[tuple[str, str]]) -> tuple[Labels, Labels]:
+    """Return one row of each group of equal pixels, in the order of their digests, and each image's place in them."""
+    rows: dict[str, tuple[str, int]] = {}
+    for row, (stored, pixels) in enumerate(digests):
+        rows[pixels] = min((stored, row), rows.get(pixels, (stored, row)))
+    order = {pixels: place for place, pixels in enumerate(sorted(rows))}
+    inverse = np.array([order[pixels] for _, pixels in digests], dtype=np.int64)
+    return np.array([rows[pixels][1] for pixels in order], dtype=np.int64), inverse
+
+
+def _numbered(centre: Labels) -> Labels:
+    """Number groups by their first image."""
+    _, first, inverse = np.unique(centre, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse]
+
+
+def similarity_of(found: Resemblance) -> npt.NDArray[np.float64]:
+    """Return the similarity (m,) of aligned pairs in [0, 1]; 0 where too little can be compared."""
+    value = found.structure - _DETAIL_WEIGHT * (1 - found.detail)
+    usable = (found.cover >= _LEAST_COVER) & (found.colour <= _LARGEST_TINT)
+    return np.where(usable, np.clip(value, 0, 1), 0).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class _Links:
+    """Confirmed pairs of different images."""
+
+    first: Labels
+    second: Labels
+
+
+def _confirmed(thumbs: Images) -> _Links:
+    """Return the candidates that are copies; not those whose ends are joined by others already."""
+    joined = _Joined(len(thumbs))
+    failures = np.zeros(len(thumbs), dtype=np.int64)
+    links: list[npt.NDArray[np.int64]] = [np.zeros((2, 0), dtype=np.int64)]
+    for candidates in _in_rounds(thumbs, joined, failures):
+        found = resemblance(thumbs, candidates.first, candidates.second, candidates.view)
+        same = similarity_of(found) >= SIMILARITY
+        links.append(np.stack([candidates.first[same], candidates.second[same]]))
+        for first, second in links[-1].T.tolist():
+            joined.join(first, second)
+        np.add.at(failures, candidates.first[~same], 1)
+        np.add.at(failures, candidates.second[~same], 1)
+    return _Links(*np.concatenate(links, axis=1))
+
+
+def _in_rounds(thumbs: Images, joined: _Joined, failures: Labels):  # noqa: ANN202
+    """Yield the candidates to be tried next: of each image the nearest that is not in its group yet."""
+    if len(thumbs) < 2:
+        return
+    pictures = PictureHash.learn(thumbs)
+    left = find_candidates(pictures.bits(thumbs, VIEWS), pictures)
+    for _ in range(_ROUNDS):
+        roots = joined.roots()
+        apart = roots[left.first] != roots[left.second]
+        tired = np.minimum(failures[left.first], failures[left.second]) >= _FAILURES
+        left = left[apart & ~tired]
+        if not len(left):
+            return
+        nearest = _first_of_each(left)
+        yield left[nearest]
+        rest = np.ones(len(left), dtype=np.bool_)
+        rest[nearest] = False
+        left = left[rest]
+
+
+def _first_of_each(candidates: Candidates) -> Labels:
+    """Return the places of the first candidate of each image, on either side of a pair."""
+    _, first = np.unique(candidates.first, return_index=True)
+    _, second = np.unique(candidates.second, return_index=True)
+    return np.union1d(first, second)
+
+
+class _Joined:
+    """Sets of images that links join (union-find)."""
+
+    def __init__(self, count: int) -> None:
+        self._parent = np.arange(count)
+
+    def join(self, first: int, second: int) -> None:
+        """Join the sets of two images; the smaller number becomes the root."""
+        one, two = self._root(first), self._root(second)
+        self._parent[max(one, two)] = min(one, two)
+
+    def _root(self, image: int) -> int:
+        parent = self._parent
+        while parent[image] != image:
+            parent[image] = parent[parent[image]]
+            image = int(parent[image])
+        return image
+
+    def roots(self) -> Labels:
+        """Return the root (n,) of each image."""
+        roots = self._parent
+        while (roots[roots] != roots).any():
+            roots = roots[roots]
+        self._parent = roots.copy()
+        return roots
+
+
+def _grouped(thumbs: Images, links: _Links, area: Labels) -> CopyGroups:
+    """Return groups around centres, from links between different images."""
+    count = len(thumbs)
+    groups = CopyGroups(np.arange(count), np.arange(count), np.zeros(count, dtype=np.int64), np.ones(count))
+    joined = _Joined(count)
+    for first, second in zip(links.first.tolist(), links.second.tolist(), strict=True):
+        joined.join(first, second)
+    degree = np.bincount(np.concatenate([links.first, links.second]), minlength=count)
+    waiting = _members(joined.roots(), np.flatnonzero(degree))
+    while waiting:
+        # Each round settles one centre in every set that is left, so all sets are compared at once.
+        centres = [min(members, key=lambda row: (-degree[row], -area[row], row)) for members in waiting]
+        pairs = [
+            (centre, row)
+            for centre, members in zip(centres, waiting, strict=True)
+            for row in members
+            if row != centre
+        ]
+        accepted = _settle(groups, thumbs, np.array(pairs, dtype=np.int64).reshape(-1, 2))
+        left = [[row for row in members if row not in accepted] for members in waiting]
+        waiting = [
+            [row for row in members if row != centre]
+            for centre, members in zip(centres, left, strict=True)
+        ]
+        waiting = [members for members in waiting if len(members) > 1]
+    return replace(groups, group_of=_numbered(groups.centre))
+
+
+def _members(roots: Labels, rows: Labels) -> list[list[int]]:
+    members: dict[int, list[int]] = defaultdict(list)
+    for row in rows.tolist():
+        members[int(roots[row])].append(row)
+    return list(members.values())
+
+
+def _settle(groups: CopyGroups, thumbs: Images, pairs: Labels) -> set[int]:
+    """Confirm pairs (m, 2) of a centre and another image; enter the copies into `groups` and return them."""
+    view = best_view(thumbs, pairs[:, 0], pairs[:, 1])
+    found = resemblance(thumbs, pairs[:, 0], pairs[:, 1], view)
+    similarity = similarity_of(found)
+    same = similarity >= SIMILARITY
+    rows = pairs[same, 1]
+    groups.centre[rows] = pairs[same, 0]
+    groups.symmetry[rows] = found.symmetry[same]
+    groups.similarity[rows] = similarity[same]
+    return set(rows.tolist())

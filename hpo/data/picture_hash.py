@@ -1,0 +1,215 @@
+"""A perceptual hash that is the same for the eight symmetries of an image, computed from one DCT.
+
+The low DCT coefficients c[u, v] of the luma change under turning and mirroring only by swapped axes and changed signs
+of the odd frequencies. The features are polynomials in them that none of these changes: sums c[u, v] + c[v, u] of even
+frequencies, products of two coefficients that change their signs together, and products of three. The luma and the
+cosines are whole numbers, small enough for every sum to be exact in float64, so the features of a turned image are
+equal to the last bit.
+
+The hash of an image is taken from its centre. A copy that was shifted or cropped shows another window there, so an
+image is looked up under the hashes of several windows (`VIEWS`); so are copies whose brightest parts were cut off. Directions in the space of features that change
+little between the windows of an image, and much between images, become the bits (linear discriminant analysis); they
+are learned from the images themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from hpo.data.dataset import Images
+from hpo.data.signatures import THUMB
+
+Floats = npt.NDArray[np.float64]
+Bits = npt.NDArray[np.bool_]
+
+FREQUENCIES = 7
+"""The number of frequencies of each axis, from 0 on."""
+
+BITS = 48
+
+
+
+@dataclass(frozen=True)
+class View:
+    """A changed version of an image: a window of it, and its brightness."""
+
+    side: float
+    """Of the window, as a share of the image."""
+    down: float = 0.0
+    """How far the window lies below the centre, as a share of the image."""
+    right: float = 0.0
+    gain: float = 1.0
+    """The factor of all values; what exceeds 255 is cut off."""
+
+
+CENTRE = View(0.9)
+"""The view of which the hash of an image is taken."""
+
+VIEWS = (
+    CENTRE,
+    *(View(0.9, down, right) for down in (-0.045, 0.0, 0.045) for right in (-0.045, 0.0, 0.045) if down or right),
+    *(View(0.82, down, right) for down in (-0.035, 0.035) for right in (-0.035, 0.035)),
+    View(0.85),
+    View(0.9, gain=1.15),
+    View(0.9, gain=1.3),
+)
+"""The views under which an image is looked up. The set is the same for a turned image."""
+
+_VARIED = (View(0.9, 0.04, 0), View(0.9, -0.03, 0.03), View(0.85), View(0.86, 0.02, -0.03), View(0.95))
+"""The views that show how much the features of an image change under shifts and crops."""
+
+_SCALE = 4096
+"""A cosine of 1 as a whole number: 255,000 for the luma, times 4096 and 32 pixels twice, stays below 2^53."""
+
+_FLAT = 2.0
+"""Standard deviation of the luma, in grey levels, below which the features of an image shrink to zero."""
+
+_GRID = 2.0**20
+
+_RIDGE = 1e-4
+
+_CHUNK = 2048
+
+_LEARNED = 4000
+"""The most images from which the directions are learned."""
+
+
+def luma_thousandths(thumbs: Images, gain: float = 1.0) -> Floats:
+    """Return the luma (n, S, S) of RGB (n, S, S, 3) uint8 in thousandths of a grey level, as whole numbers.
+
+    The values are first multiplied by `gain`, and cut off at 255.
+    """
+    values = np.minimum(np.rint(np.arange(256) * gain), 255.0)[thumbs] if gain != 1 else thumbs.astype(np.float64)
+    luma: Floats = values @ np.array([299.0, 587.0, 114.0])
+    return luma
+
+
+def low_frequencies(luma: Floats, view: View = CENTRE) -> Floats:
+    """Return the DCT coefficients (n, 7, 7) of the window of a view, from luma (n, 32, 32); exact whole numbers."""
+    return np.asarray(_cosines(view.side, view.down) @ luma @ _cosines(view.side, view.right).T)
+
+
+@cache
+def _cosines(side: float, offset: float) -> Floats:
+    """Return the cosines (7, 32) of a window along one axis, as whole numbers: the integral over each pixel."""
+    if offset < 0:
+        return np.ascontiguousarray(_signs()[:, None] * _cosines(side, -offset)[:, ::-1])
+    begin = THUMB * ((1 - side) / 2 + offset)
+    edges = np.clip((np.arange(THUMB + 1) - begin) / (THUMB * side), 0, 1)
+    waves = np.pi * np.arange(1, FREQUENCIES)[:, None]
+    integrals = np.concatenate([edges[None] / np.sqrt(2), np.sin(waves * edges) / waves])
+    rows = np.diff(integrals, axis=1) * THUMB
+    if not offset:
+        rows = (rows + _signs()[:, None] * rows[:, ::-1]) / 2
+    return np.asarray(np.rint(rows * _SCALE))
+
+
+def _signs() -> Floats:
+    return np.where(np.arange(FREQUENCIES) % 2, -1.0, 1.0)
+
+
+def symmetric_features(coefficients: Floats) -> Floats:
+    """Return (n, D) features that are equal for turned and mirrored images, from coefficients (n, 7, 7)."""
+    c = _normalised(coefficients)
+    even, odd = range(0, FREQUENCIES, 2), range(1, FREQUENCIES, 2)
+    both_even = [(u, v) for u in even for v in even if u <= v and 0 < u + v <= 8]
+    both_odd = [(u, v) for u in odd for v in odd if u <= v and u + v <= 8]
+    mixed = sorted(((u, v) for u in even for v in odd if u + v <= 7), key=lambda uv: (uv[0] ** 2 + uv[1] ** 2, uv))
+
+    # Sums of even frequencies never change. Their differences change sign in a transposition; sums of odd frequencies
+    # when mirrored; differences of odd ones in both. Of the mixed ones, x and y change their signs independently, and
+    # swap in a transposition.
+    sums = [c[:, u, v] + c[:, v, u] for u, v in both_even]
+    differences = [c[:, u, v] - c[:, v, u] for u, v in both_even if u < v]
+    odd_sums = [c[:, u, v] + c[:, v, u] for u, v in both_odd]
+    odd_differences = [c[:, u, v] - c[:, v, u] for u, v in both_odd if u < v]
+    x, y = [c[:, u, v] for u, v in mixed], [c[:, v, u] for u, v in mixed]
+
+    pairs = [
+        *_products(differences),
+        *_products(odd_sums),
+        *_products(odd_differences),
+        *(x[i] * x[j] + y[i] * y[j] for i, j in _neighbours(len(mixed), 4)),
+    ]
+    triples = [
+        *(odd_sums[0] * (x[i] * y[j] + y[i] * x[j]) for i, j in _neighbours(4, 4)),
+        *(differences[0] * (x[i] * x[j] - y[i] * y[j]) for i, j in _neighbours(4, 4)),
+    ]
+    # Roots bring all to the scale of a coefficient.
+    roots = [np.sign(product) * np.sqrt(np.abs(product)) for product in pairs]
+    return np.stack([*sums, *roots, *(np.cbrt(product) for product in triples)], axis=1)
+
+
+def _normalised(coefficients: Floats) -> Floats:
+    """Return the coefficients without the mean, divided by their norm; smaller where an image is almost flat."""
+    c = coefficients / (1000.0 * _SCALE**2 * THUMB**2)
+    c[:, 0, 0] = 0
+    # Summed in pairs, so that swapped axes give the same sum to the last bit.
+    squares = c**2
+    pairs = squares + squares.swapaxes(1, 2)
+    norm = np.sqrt(sum(pairs[:, u, v] / (2 if u == v else 1) for u in range(FREQUENCIES) for v in range(u + 1)))
+    return np.asarray(c / (norm + _FLAT / 2)[:, None, None])
+
+
+def _neighbours(count: int, reach: int) -> list[tuple[int, int]]:
+    """Return all pairs of places i <= j < `count` that are less than `reach` apart."""
+    return [(i, j) for i in range(count) for j in range(i, min(i + reach, count))]
+
+
+def _products(values: list[Floats]) -> list[Floats]:
+    return [values[i] * values[j] for i, j in _neighbours(len(values), 3)]
+
+
+@dataclass(frozen=True)
+class PictureHash:
+    """The bits of images: which side of a threshold their features lie on, in directions learned from the images."""
+
+    mean: Floats
+    """(D,)"""
+    directions: Floats
+    """(D, BITS), the most telling first."""
+    thresholds: Floats
+    """(BITS,)"""
+    weights: Floats
+    """(BITS,) how much a bit tells: the variance between images over that between the windows of an image."""
+
+    @classmethod
+    def learn(cls, thumbs: Images) -> PictureHash:
+        """Learn the directions from RGB thumbs (n, 32, 32, 3), n >= 2. Their order should not depend on chance."""
+        rows = np.unique(np.linspace(0, len(thumbs) - 1, min(len(thumbs), _LEARNED)).astype(np.int64))
+        luma = luma_thousandths(thumbs[rows])
+        features = symmetric_features(low_frequencies(luma))
+        varied = [symmetric_features(low_frequencies(luma, view)) - features for view in _VARIED]
+        within = sum(change.T @ change for change in varied) / (len(varied) * len(features))
+        mean = features.mean(axis=0)
+        between = (features - mean).T @ (features - mean) / len(features)
+        ridge = _RIDGE * np.eye(len(mean))
+        ratios, vectors = scipy.linalg.eigh(between + ridge, within + ridge)
+        best = np.argsort(-ratios, kind="stable")[:BITS]
+        directions = vectors[:, best]
+        thresholds = np.median(_on_grid((features - mean) @ directions), axis=0)
+        return cls(mean, directions, thresholds, ratios[best])
+
+    def bits(self, thumbs: Images, views: tuple[View, ...] = (CENTRE,)) -> Bits:
+        """Return the bits (len(views), n, BITS) of views of RGB thumbs (n, 32, 32, 3)."""
+        bits = np.empty((len(views), len(thumbs), BITS), dtype=np.bool_)
+        for begin in range(0, len(thumbs), _CHUNK):
+            some = thumbs[begin : begin + _CHUNK]
+            luma = {gain: luma_thousandths(some, gain) for gain in {view.gain for view in views}}
+            for number, view in enumerate(views):
+                bits[number, begin : begin + _CHUNK] = self._bits_of(low_frequencies(luma[view.gain], view))
+        return bits
+
+    def _bits_of(self, coefficients: Floats) -> Bits:
+        values = _on_grid((symmetric_features(coefficients) - self.mean) @ self.directions)
+        return np.asarray(values > self.thresholds)
+
+
+def _on_grid(values: Floats) -> Floats:
+    """Round values, so that the last bits of a matrix product, which depend on the order of images, do not count."""
+    return np.asarray(np.rint(values * _GRID))
