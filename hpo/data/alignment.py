@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from hpo.data.dataset import Images, Labels
 from hpo.data.picture_hash import CENTRE, VIEWS, View, low_frequencies, luma_thousandths
-from hpo.data.signatures import THUMB
 from hpo.data.symmetries import SYMMETRIES, turned, turned_coefficients, turned_offset
 
 Singles = npt.NDArray[np.float32]
@@ -23,11 +22,13 @@ Singles = npt.NDArray[np.float32]
 _SCALES, _SHIFT = (0.87, 1.15), 0.12
 """The scales and the largest shift, as a share of the image, that an alignment may reach."""
 
-_COARSE_STEPS, _FINE_STEPS = 4, 3
+_COARSE_STEPS, _FINE_STEPS = 6, 3
 
 _LARGEST_STEP = 0.06
 
 _RIDGE = 1e-3
+
+_NOT_TURNED = 1e-3
 
 _EDGE = 0.045
 """The share of an image at each edge that is not compared: a shifted copy may be filled up there."""
@@ -92,8 +93,10 @@ def _resemblance(one: Images, two: Images, view: Labels) -> Resemblance:
     for number in range(1, SYMMETRIES):
         rows = symmetry == number
         colours[0][rows] = turned(colours[0][rows], number)
-    grey = [np.einsum("mcij,c->mij", pair, np.array([0.299, 0.587, 0.114], np.float32)) for pair in colours]
-    begin = np.array([_begin(VIEWS[v], s) for v, s in zip(view.tolist(), symmetry.tolist(), strict=True)]).reshape(-1, 4)
+    grey = [_luma(pictures) for pictures in colours]
+    begin = np.array([_begin(VIEWS[v], s) for v, s in zip(view.tolist(), symmetry.tolist(), strict=True)]).reshape(
+        -1, 4
+    )
     place = _align(grey[0], grey[1], begin)
     return _compare(colours[0], colours[1], place, symmetry)
 
@@ -107,21 +110,20 @@ def _seen_through(luma: npt.NDArray[np.float64], view: Labels) -> npt.NDArray[np
     return seen
 
 
-def _orientation(
-    one: npt.NDArray[np.float64], two: npt.NDArray[np.float64]
-) -> tuple[Labels, npt.NDArray[np.float64]]:
+def _orientation(one: npt.NDArray[np.float64], two: npt.NDArray[np.float64]) -> tuple[Labels, npt.NDArray[np.float64]]:
     """Return the symmetry (m,) under which coefficients (m, K, K) agree best, and the correlation."""
     one, two = one.copy(), two.copy()
     one[:, 0, 0] = two[:, 0, 0] = 0
     norm = np.sqrt((one**2).sum(axis=(1, 2)) * (two**2).sum(axis=(1, 2))) + 1e-9
+    # A picture that looks the same when turned counts as not turned.
     agreement = np.stack([(turned_coefficients(one, s) * two).sum(axis=(1, 2)) / norm for s in range(SYMMETRIES)])
+    agreement[0] += _NOT_TURNED
     symmetry = agreement.argmax(axis=0)
     return symmetry, agreement[symmetry, np.arange(len(one))]
 
 
 def _begin(view: View, symmetry: int) -> tuple[float, float, float, float]:
-    """Return the scale and shift of rows and of columns that bring the centre of the second onto a view of the first.
-    """
+    """Return scale and shift of rows and of columns that bring the centre of the second onto a view of the first."""
     down, right = turned_offset(view.down, view.right, symmetry)
     scale = view.side / CENTRE.side
     return scale, down, scale, right
@@ -135,14 +137,23 @@ def _align(one: Singles, two: Singles, begin: npt.NDArray[np.float64]) -> npt.ND
     small = [_halved(one), _halved(two)]
     same = np.tile([1.0, 0.0, 1.0, 0.0], (len(one), 1))
     coarse = _Template(small[1])
-    better = coarse.misfit(small[0], begin) < coarse.misfit(small[0], same)
-    place = np.where(better[:, None], begin, same)
-    place = coarse.fit(small[0], place, _COARSE_STEPS)
+    place = _better(coarse, small[0], begin, same)
+    place = _better(coarse, small[0], coarse.fit(small[0], place, _COARSE_STEPS), place)
     fine = _Template(two)
-    place = fine.fit(one, place, _FINE_STEPS)
-    worse = fine.misfit(one, place) > fine.misfit(one, same)
-    place[worse] = same[worse]
-    return place
+    return _better(fine, one, fine.fit(one, place, _FINE_STEPS), same)
+
+
+def _better(
+    template: _Template, pictures: Singles, one: npt.NDArray[np.float64], two: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return for each picture the one of two places at which it fits better."""
+    better = template.misfit(pictures, one) <= template.misfit(pictures, two)
+    return np.where(better[:, None], one, two)
+
+
+def _luma(pictures: Singles) -> Singles:
+    """Return the luma (m, S, S) of colours (m, 3, S, S)."""
+    return np.asarray(0.299 * pictures[:, 0] + 0.587 * pictures[:, 1] + 0.114 * pictures[:, 2])
 
 
 def _halved(pictures: Singles) -> Singles:
@@ -155,12 +166,13 @@ class _Template:
 
     def __init__(self, pictures: Singles) -> None:
         side = pictures.shape[1]
-        margin = max(1, round(side * 0.09))
+        margin = side // 8
         self._inner = slice(margin, side - margin)
         self._grid = ((np.arange(side) + 0.5) / side - 0.5)[self._inner]
-        down, right = np.gradient(pictures, 1 / side, axis=(1, 2))
         grid = self._grid.astype(np.float32)
-        down, right = (change[:, self._inner, self._inner] for change in (down, right))
+        down, right = (
+            np.asarray(np.gradient(pictures, 1 / side, axis=axis))[:, self._inner, self._inner] for axis in (1, 2)
+        )
         self._target = pictures[:, self._inner, self._inner]
         columns = [down * grid[:, None], down, right * grid, right, self._target, np.ones_like(self._target)]
         design = np.stack(columns, axis=1).reshape(len(pictures), 6, -1)
@@ -201,7 +213,7 @@ class _Template:
 def _interpolation(
     grid: npt.NDArray[np.float64], scale: npt.NDArray[np.float64], shift: npt.NDArray[np.float64], side: int
 ) -> tuple[Singles, npt.NDArray[np.bool_]]:
-    """Return the weights (m, g, S) of cubic interpolation (Keys 1981) at scale * grid + shift, and where that is inside.
+    """Return the weights (m, g, S) of cubic interpolation (Keys 1981) at scale * grid + shift, and which are inside.
 
     Places are measured from the centre of the image, as shares of it.
     """
@@ -221,24 +233,23 @@ def _compare(one: Singles, two: Singles, place: npt.NDArray[np.float64], symmetr
     grid = (np.arange(side) + 0.5) / side - 0.5
     rows, rows_inside = _interpolation(grid, place[:, 0], place[:, 1], side)
     columns, columns_inside = _interpolation(grid, place[:, 2], place[:, 3], side)
-    warped = rows[:, None] @ one @ columns.swapaxes(1, 2)[:, None]
+    warped = np.asarray(rows[:, None] @ one @ columns.swapaxes(1, 2)[:, None], dtype=np.float32)
     inside = np.abs(grid) <= 0.5 - _EDGE
     both = (rows_inside & inside)[:, :, None] & (columns_inside & inside)[:, None, :]
     clipped = (warped >= _CLIPPED).any(axis=1) != (two >= _CLIPPED).any(axis=1)
     weight = (both & ~clipped)[:, None].astype(np.float32)
     structure, _, colour = _correlation(warped, two, weight)
-    fine = [pictures - _blurred(pictures) for pictures in (warped, two)]
+    # Of the luma alone: JPEG stores colours at half the resolution.
+    fine = [_detail(_luma(pictures)[:, None]) for pictures in (warped, two)]
     detail, deviations, _ = _correlation(fine[0], fine[1], weight)
     cover = weight.mean(axis=(1, 2, 3))
     return Resemblance(symmetry, structure, detail, np.minimum(*deviations), colour, cover)
 
 
-def _correlation(
-    one: Singles, two: Singles, weight: Singles
-) -> tuple[Singles, tuple[Singles, Singles], Singles]:
+def _correlation(one: Singles, two: Singles, weight: Singles) -> tuple[Singles, tuple[Singles, Singles], Singles]:
     """Return correlation, both standard deviations, and the largest difference of the means of a channel.
 
-    The colours are (m, 3, S, S), the weights (m, 1, S, S). The brightness of the first is made that of the second by
+    The pictures are (m, C, S, S), the weights (m, 1, S, S). The brightness of the first is made that of the second by
     one factor and one offset for all channels before the means are compared.
     """
     count = weight.sum(axis=(2, 3)) + 1e-6
@@ -246,7 +257,7 @@ def _correlation(
     about = [(pictures - mean[:, :, None, None]) * weight for pictures, mean in zip((one, two), means, strict=True)]
     product = (about[0] * about[1]).sum(axis=(1, 2, 3))
     squares = [(pictures**2).sum(axis=(1, 2, 3)) for pictures in about]
-    deviations = [np.sqrt(square / (3 * count[:, 0])) for square in squares]
+    deviations = [np.sqrt(square / (one.shape[1] * count[:, 0])) for square in squares]
     correlation = product / (np.sqrt(squares[0] * squares[1]) + 1e-3)
     gain = np.clip(product / (squares[0] + 1e-3), 0.5, 2)
     difference = means[1] - gain[:, None] * means[0]
@@ -254,11 +265,11 @@ def _correlation(
     return correlation, (deviations[0], deviations[1]), np.abs(difference).max(axis=1)
 
 
-def _blurred(pictures: Singles) -> Singles:
-    """Return pictures (m, C, S, S) after a binomial filter of 5 x 5."""
+def _detail(pictures: Singles) -> Singles:
+    """Return pictures (m, C, S, S) less themselves after a binomial filter of 5 x 5."""
     padded = np.pad(pictures, ((0, 0), (0, 0), (2, 2), (2, 2)), mode="edge")
     down = _binomial(padded.swapaxes(2, 3)).swapaxes(2, 3)
-    return _binomial(down)
+    return np.asarray(pictures - _binomial(down))
 
 
 def _binomial(padded: Singles) -> Singles:

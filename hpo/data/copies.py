@@ -9,7 +9,7 @@ copies of copies, or one wrong link between two groups, does not join them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,14 +18,15 @@ import numpy.typing as npt
 from hpo.data.alignment import Resemblance, best_view, resemblance
 from hpo.data.copy_candidates import Candidates, find_candidates
 from hpo.data.dataset import Images, Labels
-from hpo.data.picture_hash import VIEWS, PictureHash
+from hpo.data.picture_hash import PictureHash
 from hpo.data.signatures import Signatures
 
-SIMILARITY = 0.935
+SIMILARITY = 0.93
 """The similarity from which two pictures are copies.
 
 Planted copies (encoded anew, brightened, shifted, cropped, turned, and two of these together) of blood cells, hand
-signs and grey images lie above it in 99 of 100 cases; of different pictures, the nearest reach 0.93.
+signs and grey images lie above it in 99 of 100 cases; 999 of 1,000 pairs of other pictures that are alike at first
+sight stay below 0.92.
 """
 
 _DETAIL_WEIGHT = 0.2
@@ -38,7 +39,7 @@ _LARGEST_TINT = 40.0
 
 _ROUNDS = 12
 
-_FAILURES = 4
+_FAILURES = 3
 """The number of candidates of one image that may fail before it is taken for one without a copy."""
 
 
@@ -127,12 +128,12 @@ def _confirmed(thumbs: Images) -> _Links:
     return _Links(*np.concatenate(links, axis=1))
 
 
-def _in_rounds(thumbs: Images, joined: _Joined, failures: Labels):  # noqa: ANN202
+def _in_rounds(thumbs: Images, joined: _Joined, failures: Labels) -> Iterator[Candidates]:
     """Yield the candidates to be tried next: of each image the nearest that is not in its group yet."""
     if len(thumbs) < 2:
         return
     pictures = PictureHash.learn(thumbs)
-    left = find_candidates(pictures.bits(thumbs, VIEWS), pictures)
+    left = find_candidates(pictures, pictures.describe(thumbs))
     for _ in range(_ROUNDS):
         roots = joined.roots()
         apart = roots[left.first] != roots[left.second]
@@ -194,17 +195,11 @@ def _grouped(thumbs: Images, links: _Links, area: Labels) -> CopyGroups:
         # Each round settles one centre in every set that is left, so all sets are compared at once.
         centres = [min(members, key=lambda row: (-degree[row], -area[row], row)) for members in waiting]
         pairs = [
-            (centre, row)
-            for centre, members in zip(centres, waiting, strict=True)
-            for row in members
-            if row != centre
+            (centre, row) for centre, members in zip(centres, waiting, strict=True) for row in members if row != centre
         ]
         accepted = _settle(groups, thumbs, np.array(pairs, dtype=np.int64).reshape(-1, 2))
         left = [[row for row in members if row not in accepted] for members in waiting]
-        waiting = [
-            [row for row in members if row != centre]
-            for centre, members in zip(centres, left, strict=True)
-        ]
+        waiting = [[row for row in members if row != centre] for centre, members in zip(centres, left, strict=True)]
         waiting = [members for members in waiting if len(members) > 1]
     return replace(groups, group_of=_numbered(groups.centre))
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo.data.dataset import Labels
-from hpo.data.picture_hash import BITS, CENTRE, VIEWS, Bits, PictureHash
+from hpo.data.picture_hash import BITS, CENTRE, VIEWS, Bits, Descriptions, PictureHash
 
 TABLES = 12
 
@@ -24,7 +24,13 @@ PLACES = 8
 FARTHEST = 10
 """The largest Hamming distance of a pair, of BITS bits."""
 
-MOST_PER_IMAGE = 8
+FARTHEST_VALUES = 60.0
+"""The largest squared distance of a pair in the values of its hashes, under the best view.
+
+In planted sets 99.7 % of the copies lie below it, and three of four other pairs of near hashes above.
+"""
+
+MOST_PER_IMAGE = 12
 """The number of candidates of an image that are kept, the nearest first."""
 
 _LOOKED_UP = 16_384
@@ -38,42 +44,61 @@ Keys = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Candidates:
-    """Pairs of images; of each, a view of the first resembles the centre of the second."""
+    """Pairs of images, the most alike first; of each, a view of the first resembles the centre of the second."""
 
     first: Labels
     second: Labels
     view: Labels
     """Positions in `picture_hash.VIEWS`."""
-    distance: Labels
-    """Hamming distances."""
 
     def __len__(self) -> int:
         return len(self.first)
 
     def __getitem__(self, chosen: npt.NDArray[np.bool_] | Labels) -> Candidates:
-        return Candidates(self.first[chosen], self.second[chosen], self.view[chosen], self.distance[chosen])
+        return Candidates(self.first[chosen], self.second[chosen], self.view[chosen])
 
 
-def find_candidates(bits: Bits, pictures: PictureHash) -> Candidates:
-    """Return the pairs among n images from their bits (len(VIEWS), n, BITS), each pair once, nearest first.
+def find_candidates(pictures: PictureHash, described: Descriptions) -> Candidates:
+    """Return pairs among n images that `pictures` has described under all views, each pair once.
 
-    `pictures` made the bits. The order of the images plays no role as long as it is theirs by content.
+    The order of the images plays no role as long as it is theirs by content.
     """
-    centre = bits[_CENTRE]
+    centre = described.bits[_CENTRE]
     plain = _packed(centre)
-    found = _Found(bits.shape[1])
+    found = _Found(len(centre))
     for order in _orders(pictures.weights):
         keys = _packed(centre[:, order])
         places = np.argsort(keys, kind="stable")
         keys = keys[places]
         for view in range(len(VIEWS)):
-            for begin in range(0, bits.shape[1], _LOOKED_UP):
-                looked_up = bits[view, begin : begin + _LOOKED_UP]
+            for begin in range(0, len(centre), _LOOKED_UP):
+                looked_up = described.bits[view, begin : begin + _LOOKED_UP]
                 at = np.searchsorted(keys, _packed(looked_up[:, order]))
                 near = places[_window_of_places(at, len(places))]
                 distance = _differing(_packed(looked_up)[:, None] ^ plain[near])
-                found.add(begin, near, distance, view)
-    return found.nearest()
+                found.add(begin, near, distance)
+    return _nearest_views(*found.pairs(), described.values)
+
+
+def _nearest_views(first: Labels, second: Labels, values: npt.NDArray[np.float16]) -> Candidates:
+    """Return the pairs that are near under some view, in the order of their distance under the best one."""
+    best = np.full(len(first), np.inf, dtype=np.float32)
+    view = np.zeros(len(first), dtype=np.int64)
+    swapped = np.zeros(len(first), dtype=np.bool_)
+    for begin in range(0, len(first), _LOOKED_UP):
+        some = slice(begin, begin + _LOOKED_UP)
+        one, two = first[some], second[some]
+        for number in range(len(VIEWS)):
+            for turned, (seen, whole) in enumerate(((one, two), (two, one))):
+                distance = np.square(values[number, seen].astype(np.float32) - values[_CENTRE, whole]).sum(axis=1)
+                nearer = distance < best[some]
+                best[some] = np.where(nearer, distance, best[some])
+                view[some] = np.where(nearer, number, view[some])
+                swapped[some] = np.where(nearer, bool(turned), swapped[some])
+    seen, whole = np.where(swapped, second, first), np.where(swapped, first, second)
+    order = np.lexsort((second, first, best))
+    order = order[best[order] <= FARTHEST_VALUES]
+    return Candidates(seen[order], whole[order], view[order])
 
 
 _CENTRE = VIEWS.index(CENTRE)
@@ -116,43 +141,41 @@ class _Found:
 
     def __init__(self, images: int) -> None:
         self._images = images
-        self._codes: list[npt.NDArray[np.int64]] = []
+        self._found: list[npt.NDArray[np.int64]] = []
         self._held = 0
 
-    def add(self, begin: int, near: Labels, distance: npt.NDArray[np.uint8], view: int) -> None:
+    def add(self, begin: int, near: Labels, distance: npt.NDArray[np.uint8]) -> None:
         """Add for each looked-up image, from row `begin` on, its near images (m, PLACES)."""
         first = np.broadcast_to(np.arange(begin, begin + len(near))[:, None], near.shape)
         kept = (distance <= FARTHEST) & (first != near)
-        # The distance stands above the view, so the smallest code of a pair is its nearest view.
-        code = distance[kept].astype(np.int64) * len(VIEWS) + view
-        self._codes.append(np.stack([first[kept], near[kept], code]))
-        self._held += code.size
+        self._found.append(np.stack([first[kept], near[kept], distance[kept]]))
+        self._held += self._found[-1].shape[1]
         if self._held > _KEPT_BETWEEN:
             self._reduce()
 
     def _reduce(self) -> None:
-        first, second, code = np.concatenate(self._codes, axis=1)
-        order = np.lexsort((code, second, first))
-        first, second, code = first[order], second[order], code[order]
-        new = np.ones(len(first), dtype=np.bool_)
-        new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
-        first, second, code = first[new], second[new], code[new]
-        order = np.lexsort((second, code, first))
-        first, second, code = first[order], second[order], code[order]
-        begins = np.searchsorted(first, np.arange(self._images))
-        near = np.arange(len(first)) - begins[first] < MOST_PER_IMAGE
-        self._codes = [np.stack([first[near], second[near], code[near]])]
+        """Keep each pair once, and the nearest of each image."""
+        first, second, distance = np.concatenate(self._found, axis=1)
+        order = np.lexsort((distance, second, first))
+        first, second, distance = first[order], second[order], distance[order]
+        new = _begins(first, second)
+        first, second, distance = first[new], second[new], distance[new]
+        order = np.lexsort((second, distance, first))
+        first, second, distance = first[order], second[order], distance[order]
+        near = np.arange(len(first)) - np.searchsorted(first, np.arange(self._images))[first] < MOST_PER_IMAGE
+        self._found = [np.stack([first[near], second[near], distance[near]])]
         self._held = int(near.sum())
 
-    def nearest(self) -> Candidates:
+    def pairs(self) -> tuple[Labels, Labels]:
         """Return the pairs, each once."""
         self._reduce()
-        first, second, code = self._codes[0]
-        pair = np.minimum(first, second) * self._images + np.maximum(first, second)
-        order = np.lexsort((first, code, pair))
-        pair = pair[order]
-        new = np.ones(len(pair), dtype=np.bool_)
-        new[1:] = pair[1:] != pair[:-1]
-        kept = order[new]
-        kept = kept[np.lexsort((second[kept], first[kept], code[kept]))]
-        return Candidates(first[kept], second[kept], code[kept] % len(VIEWS), code[kept] // len(VIEWS))
+        one, two, _ = self._found[0]
+        pair = np.unique(np.minimum(one, two) * self._images + np.maximum(one, two))
+        return pair // max(1, self._images), pair % max(1, self._images)
+
+
+def _begins(first: Labels, second: Labels) -> npt.NDArray[np.bool_]:
+    """Return where a pair differs from the one before it."""
+    new = np.ones(len(first), dtype=np.bool_)
+    new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    return new

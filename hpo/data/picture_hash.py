@@ -7,7 +7,8 @@ cosines are whole numbers, small enough for every sum to be exact in float64, so
 equal to the last bit.
 
 The hash of an image is taken from its centre. A copy that was shifted or cropped shows another window there, so an
-image is looked up under the hashes of several windows (`VIEWS`); so are copies whose brightest parts were cut off. Directions in the space of features that change
+image is looked up under the hashes of several windows (`VIEWS`); so are copies whose brightest parts were cut off.
+Directions in the space of features that change
 little between the windows of an image, and much between images, become the bits (linear discriminant analysis); they
 are learned from the images themselves.
 """
@@ -32,6 +33,8 @@ FREQUENCIES = 7
 
 BITS = 48
 
+VALUES = 24
+"""The number of directions of which the value is kept, beside the bit."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,9 @@ _FLAT = 2.0
 _GRID = 2.0**20
 
 _RIDGE = 1e-4
+
+_TELLING = 1.5
+"""The least ratio of the variance between images to that within an image, for a bit to be used."""
 
 _CHUNK = 2048
 
@@ -193,21 +199,33 @@ class PictureHash:
         best = np.argsort(-ratios, kind="stable")[:BITS]
         directions = vectors[:, best]
         thresholds = np.median(_on_grid((features - mean) @ directions), axis=0)
+        # A direction that tells nothing, as most do where there are few images, gets a bit that never differs.
+        thresholds[ratios[best] < _TELLING] = np.inf
         return cls(mean, directions, thresholds, ratios[best])
 
-    def bits(self, thumbs: Images, views: tuple[View, ...] = (CENTRE,)) -> Bits:
-        """Return the bits (len(views), n, BITS) of views of RGB thumbs (n, 32, 32, 3)."""
+    def describe(self, thumbs: Images, views: tuple[View, ...] = VIEWS) -> Descriptions:
+        """Return the bits and values of views of RGB thumbs (n, 32, 32, 3)."""
         bits = np.empty((len(views), len(thumbs), BITS), dtype=np.bool_)
+        values = np.empty((len(views), len(thumbs), VALUES), dtype=np.float16)
         for begin in range(0, len(thumbs), _CHUNK):
-            some = thumbs[begin : begin + _CHUNK]
-            luma = {gain: luma_thousandths(some, gain) for gain in {view.gain for view in views}}
+            some = slice(begin, begin + _CHUNK)
+            luma = {gain: luma_thousandths(thumbs[some], gain) for gain in {view.gain for view in views}}
             for number, view in enumerate(views):
-                bits[number, begin : begin + _CHUNK] = self._bits_of(low_frequencies(luma[view.gain], view))
-        return bits
+                features = symmetric_features(low_frequencies(luma[view.gain], view))
+                projected = _on_grid((features - self.mean) @ self.directions)
+                bits[number, some] = projected > self.thresholds
+                values[number, some] = projected[:, :VALUES] / _GRID
+        return Descriptions(bits, values)
 
-    def _bits_of(self, coefficients: Floats) -> Bits:
-        values = _on_grid((symmetric_features(coefficients) - self.mean) @ self.directions)
-        return np.asarray(values > self.thresholds)
+
+@dataclass(frozen=True)
+class Descriptions:
+    """The hashes of n images, under each of some views."""
+
+    bits: Bits
+    """(views, n, BITS)"""
+    values: npt.NDArray[np.float16]
+    """(views, n, VALUES) positions along the first directions, in standard deviations within an image."""
 
 
 def _on_grid(values: Floats) -> Floats:

@@ -1,0 +1,118 @@
+"""find_copies: the kind and orientation of each copy, which image is kept, and the precision without labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hpo.inspection.copies import LabelAgreement, find_copies
+from hpo.inspection.inspected_data import open_inspected
+
+
+def picture(seed, size=64):
+    """Blobs on smooth colours."""
+    rng = np.random.default_rng([seed, 5])
+    image = Image.fromarray(rng.integers(60, 200, (5, 5, 3), dtype=np.uint8)).resize((size, size), Image.BICUBIC)
+    pixels = np.asarray(image)
+    rows, columns = np.mgrid[0:size, 0:size] / size
+    for _ in range(9):
+        down, right, radius = rng.uniform(0.1, 0.9), rng.uniform(0.1, 0.9), rng.uniform(0.04, 0.2)
+        inside = ((rows - down) ** 2 + (columns - right) ** 2 < radius**2)[..., None]
+        pixels = np.where(inside, rng.integers(0, 256, 3), pixels).astype(np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """data({"a/1.png": image, ...}) -> the InspectedData of these files."""
+
+    def make(files):
+        for name, image in files.items():
+            path = tmp_path / "data" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
+        return open_inspected(tmp_path / "data", image_size=32, cache=tmp_path / "cache")
+
+    return make
+
+
+def others(count):
+    return {f"{'ab'[n % 2]}/other{n:02}.png": picture(100 + n) for n in range(count)}
+
+
+def test_kinds_and_orientations_are_relative_to_the_image_that_is_kept(data):
+    one = picture(0)
+    found = find_copies(
+        inspected := data(
+            {
+                **others(20),
+                "a/1.png": one,
+                "a/2.png": one,
+                "a/3.bmp": one,
+                "a/4.jpg": one,
+                "a/5.png": one.rotate(90),
+                "a/6.png": one.resize((60, 60)).transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+            }
+        )
+    )
+    (group,) = found.groups
+    names = [inspected.names[row] for row in group.rows]
+    kinds, orientations = (dict(zip(names, of, strict=True)) for of in (group.kinds, group.orientations))
+    assert names[0] == "a/1.png"
+    assert kinds == {
+        "a/1.png": "exact-bytes",
+        "a/2.png": "exact-bytes",
+        "a/3.bmp": "exact-pixels",
+        "a/4.jpg": "near",
+        "a/5.png": "turned",
+        "a/6.png": "turned",
+    }
+    assert orientations == {"a/1.png": 0, "a/2.png": 0, "a/3.bmp": 0, "a/4.jpg": 0, "a/5.png": 1, "a/6.png": 4}
+    assert len(found.group_of) == 26
+    assert found.extra == 5
+
+
+def test_the_largest_image_is_kept_and_one_of_train_before_all(data):
+    one = picture(0, 96)
+    small = one.resize((48, 48))
+    found = find_copies(
+        inspected := data(
+            {
+                **{f"train/{name}": image for name, image in others(20).items()},
+                "train/a/small.png": small,
+                "val/a/large.png": one,
+                "train/b/middle.png": one.resize((70, 70)),
+            }
+        )
+    )
+    (group,) = found.groups
+    assert [inspected.names[row] for row in group.rows] == [
+        "train/b/middle.png",
+        "train/a/small.png",
+        "val/a/large.png",
+    ]
+
+
+def test_nothing_is_found_where_nothing_is(data):
+    found = find_copies(data(others(40)))
+    assert found.groups == ()
+    assert found.extra == 0
+    assert found.agreement.precision is None
+    assert "nothing to estimate" in found.agreement.line()
+
+
+def test_copies_share_their_labels_more_often_than_chance(data):
+    files = others(60)
+    copies = {f"{name[:1]}/copy{n}.jpg": image for n, (name, image) in enumerate(list(files.items())[:20])}
+    found = find_copies(data({**files, **copies}))
+    assert len(found.groups) == 20
+    assert found.agreement == LabelAgreement(20, 1.0, pytest.approx(0.5, abs=0.01))
+    assert found.agreement.precision == pytest.approx(1)
+    assert "of the 20 groups are copies" in found.agreement.line()
+
+
+def test_the_estimate_of_precision():
+    assert LabelAgreement(10, 0.55, 0.1).precision == pytest.approx(0.5)
+    assert LabelAgreement(10, 0.05, 0.1).precision == 0
+    assert LabelAgreement(10, 1.0, 1.0).precision is None
