@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from hpo.inspection.copies import find_copies
 
+from hpo.inspection.copies import find_copies
 from hpo.inspection.inspected_data import InspectedData, open_inspected
 
 ROUNDS = 2
