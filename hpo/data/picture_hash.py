@@ -42,7 +42,7 @@ class View:
     """A changed version of an image: a window of it, and its brightness."""
 
     side: float
-    """Of the window, as a share of the image."""
+    """The side of the window, as a share of the image."""
     down: float = 0.0
     """How far the window lies below the centre, as a share of the image."""
     right: float = 0.0
