@@ -6,6 +6,9 @@ folders, archives,         the sources: folders, zip, .npz (npy reads its arrays
 arrays, npy, tables
 names, layout              the meaning of names; class folders and train/ val/ test/
 signatures                 size, form, exposure and a small picture of each image
+picture_hash, symmetries,  groups of images that show one picture, from their signatures
+copy_candidates,
+alignment, copy_groups
 formats, decode, depth     image files; one image to (S, S, 3) uint8; images of 16 bits
 pipeline                   many images, decoded in parallel and in order
 cache, pack                the packed set on the disk

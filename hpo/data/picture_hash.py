@@ -119,28 +119,29 @@ def _signs() -> Floats:
     return np.where(np.arange(FREQUENCIES) % 2, -1.0, 1.0)
 
 
+_EVEN, _ODD = range(0, FREQUENCIES, 2), range(1, FREQUENCIES, 2)
+
+_BOTH_EVEN = [(u, v) for u in _EVEN for v in _EVEN if u <= v and 0 < u + v <= 8]
+
+_BOTH_ODD = [(u, v) for u in _ODD for v in _ODD if u <= v and u + v <= 8]
+
+_MIXED = sorted([(u, v) for u in _EVEN for v in _ODD if u + v <= 7], key=lambda uv: (uv[0] ** 2 + uv[1] ** 2, uv))
+
+
 def symmetric_features(coefficients: Floats) -> Floats:
     """Return (n, D) features that are equal for turned and mirrored images, from coefficients (n, 7, 7)."""
     c = _normalised(coefficients)
-    even, odd = range(0, FREQUENCIES, 2), range(1, FREQUENCIES, 2)
-    both_even = [(u, v) for u in even for v in even if u <= v and 0 < u + v <= 8]
-    both_odd = [(u, v) for u in odd for v in odd if u <= v and u + v <= 8]
-    mixed = sorted(((u, v) for u in even for v in odd if u + v <= 7), key=lambda uv: (uv[0] ** 2 + uv[1] ** 2, uv))
-
     # Sums of even frequencies never change. Their differences change sign in a transposition; sums of odd frequencies
     # when mirrored; differences of odd ones in both. Of the mixed ones, x and y change their signs independently, and
     # swap in a transposition.
-    sums = [c[:, u, v] + c[:, v, u] for u, v in both_even]
-    differences = [c[:, u, v] - c[:, v, u] for u, v in both_even if u < v]
-    odd_sums = [c[:, u, v] + c[:, v, u] for u, v in both_odd]
-    odd_differences = [c[:, u, v] - c[:, v, u] for u, v in both_odd if u < v]
-    x, y = [c[:, u, v] for u, v in mixed], [c[:, v, u] for u, v in mixed]
-
+    sums, differences = _sums(c, _BOTH_EVEN), _differences(c, _BOTH_EVEN)
+    odd_sums, odd_differences = _sums(c, _BOTH_ODD), _differences(c, _BOTH_ODD)
+    x, y = [c[:, u, v] for u, v in _MIXED], [c[:, v, u] for u, v in _MIXED]
     pairs = [
         *_products(differences),
         *_products(odd_sums),
         *_products(odd_differences),
-        *(x[i] * x[j] + y[i] * y[j] for i, j in _neighbours(len(mixed), 4)),
+        *(x[i] * x[j] + y[i] * y[j] for i, j in _neighbours(len(_MIXED), 4)),
     ]
     triples = [
         *(odd_sums[0] * (x[i] * y[j] + y[i] * x[j]) for i, j in _neighbours(4, 4)),
@@ -148,7 +149,15 @@ def symmetric_features(coefficients: Floats) -> Floats:
     ]
     # Roots bring all to the scale of a coefficient.
     roots = [np.sign(product) * np.sqrt(np.abs(product)) for product in pairs]
-    return np.stack([*sums, *roots, *(np.cbrt(product) for product in triples)], axis=1)
+    return np.stack([*sums, *roots, *map(np.cbrt, triples)], axis=1)
+
+
+def _sums(c: Floats, places: list[tuple[int, int]]) -> list[Floats]:
+    return [c[:, u, v] + c[:, v, u] for u, v in places]
+
+
+def _differences(c: Floats, places: list[tuple[int, int]]) -> list[Floats]:
+    return [c[:, u, v] - c[:, v, u] for u, v in places if u < v]
 
 
 def _normalised(coefficients: Floats) -> Floats:

@@ -1,6 +1,6 @@
 """Copies of one picture in a data set: how each differs from the one that is kept, and how sure the search is.
 
-The groups are those that a split made by hpo keeps on one side (`hpo.data.copies`).
+The groups are those that a split made by hpo keeps on one side (`hpo.data.copy_groups`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from hpo.data.copies import SIMILARITY, CopyGroups, find_copy_groups
+from hpo.data.copy_groups import SIMILARITY, CopyGroups, find_copy_groups
 from hpo.data.dataset import Labels, Rows
 from hpo.data.records import PARTS
 from hpo.data.symmetries import composed, inverse

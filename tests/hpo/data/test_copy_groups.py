@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from hpo.data import digests
-from hpo.data.copies import SIMILARITY, find_copy_groups
+from hpo.data.copy_groups import SIMILARITY, find_copy_groups
 from hpo.data.decode import plain_image
 from hpo.data.signatures import measure_signatures
 from hpo.data.symmetries import turned
