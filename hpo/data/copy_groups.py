@@ -190,21 +190,19 @@ def _grouped(thumbs: Images, links: _Links, area: Labels) -> CopyGroups:
     for first, second in zip(links.first.tolist(), links.second.tolist(), strict=True):
         joined.join(first, second)
     degree = np.bincount(np.concatenate([links.first, links.second]), minlength=count)
-    waiting = _members(joined.roots(), np.flatnonzero(degree))
+    order = np.lexsort((np.arange(count), -area, -degree))
+    waiting = _members(joined.roots(), order[degree[order] > 0])
     while waiting:
         # Each round settles one centre in every set that is left, so all sets are compared at once.
-        centres = [min(members, key=lambda row: (-degree[row], -area[row], row)) for members in waiting]
-        pairs = [
-            (centre, row) for centre, members in zip(centres, waiting, strict=True) for row in members if row != centre
-        ]
-        accepted = _settle(groups, thumbs, np.array(pairs, dtype=np.int64).reshape(-1, 2))
-        left = [[row for row in members if row not in accepted] for members in waiting]
-        waiting = [[row for row in members if row != centre] for centre, members in zip(centres, left, strict=True)]
-        waiting = [members for members in waiting if len(members) > 1]
+        pairs = [(members[0], row) for members in waiting for row in members[1:]]
+        settled = _settle(groups, thumbs, np.array(pairs, dtype=np.int64))
+        left = ([row for row in members[1:] if row not in settled] for members in waiting)
+        waiting = [members for members in left if len(members) > 1]
     return replace(groups, group_of=_numbered(groups.centre))
 
 
 def _members(roots: Labels, rows: Labels) -> list[list[int]]:
+    """Return the rows of each set, in their order."""
     members: dict[int, list[int]] = defaultdict(list)
     for row in rows.tolist():
         members[int(roots[row])].append(row)
