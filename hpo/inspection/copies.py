@@ -5,6 +5,8 @@ The groups are those that a split made by hpo keeps on one side (`hpo.data.copy_
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,8 +15,9 @@ import numpy.typing as npt
 
 from hpo.data.copy_groups import SIMILARITY, CopyGroups, find_copy_groups
 from hpo.data.dataset import Labels, Rows
+from hpo.data.findings import Finding
 from hpo.data.records import PARTS
-from hpo.data.symmetries import composed, inverse
+from hpo.data.symmetries import composed, inverse, symmetry_in_words
 from hpo.inspection.inspected_data import InspectedData
 
 CopyKind = Literal["exact-bytes", "exact-pixels", "near", "turned"]
@@ -147,3 +150,49 @@ def _equal_pairs(labels: Labels) -> float:
     """Return the share of pairs of n >= 2 labels that are equal."""
     counts = np.unique(labels, return_counts=True)[1]
     return float((counts * (counts - 1)).sum() / (len(labels) * (len(labels) - 1)))
+
+
+def copy_findings(data: InspectedData, copies: Copies) -> tuple[Finding, ...]:
+    """Return the findings on copies, one for each image of a group.
+
+    Of copies with one label, all but the first are to be dropped. A picture that is there under several labels is a
+    conflict: nothing tells which label is right, so none of its images is kept.
+    """
+    return tuple(
+        finding
+        for number, group in enumerate(copies.groups, start=1)
+        for finding in (_conflict if len(set(data.labels[group.rows].tolist())) > 1 else _copy)(data, group, number)
+    )
+
+
+def _copy(data: InspectedData, group: CopyGroup, number: int) -> Iterator[Finding]:
+    first = data.names[group.rows[0]]
+    more = len(group.rows) - 1
+    kept = f"kept: the data hold {'1 copy' if more == 1 else f'{more:,} copies'} of it"
+    for place, row in enumerate(group.rows.tolist()):
+        reason = f"{_difference(group, place)} {first}{_found_by(group, place)}" if place else kept
+        action = "drop" if place else "keep"
+        yield Finding(data.names[row], "copy", f"copy-{number}", group.similarities[place], action, reason)
+
+
+def _conflict(data: InspectedData, group: CopyGroup, number: int) -> Iterator[Finding]:
+    classes = Counter(data.classes[label] for label in data.labels[group.rows])
+    counts = ", ".join(f"{name} ({count:,})" for name, count in sorted(classes.items()))
+    first = data.names[group.rows[0]]
+    for place, row in enumerate(group.rows.tolist()):
+        what = f"{_difference(group, place)} {first}{_found_by(group, place)}" if place else "one picture"
+        reason = f"{what}; it is there under {len(classes)} classes: {counts}"
+        yield Finding(data.names[row], "conflict", f"conflict-{number}", group.similarities[place], "drop", reason)
+
+
+def _difference(group: CopyGroup, place: int) -> str:
+    words: dict[CopyKind, str] = {"exact-bytes": "the same file as", "exact-pixels": "the same pixels as"}
+    return words.get(group.kinds[place], "a copy of")
+
+
+def _found_by(group: CopyGroup, place: int) -> str:
+    """Return the orientation and the similarity of a copy, where they are not those of equal pixels."""
+    if group.kinds[place] in ("exact-bytes", "exact-pixels"):
+        return ""
+    turned = symmetry_in_words(group.orientations[place])
+    return f"{f', {turned}' if turned else ''}, similarity {group.similarities[place]:.2f}"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpo.inspection.copies import LabelAgreement, find_copies
+from hpo.inspection.copies import LabelAgreement, copy_findings, find_copies
 from hpo.inspection.inspected_data import open_inspected
 
 
@@ -116,3 +116,27 @@ def test_the_estimate_of_precision():
     assert LabelAgreement(10, 0.55, 0.1).precision == pytest.approx(0.5)
     assert LabelAgreement(10, 0.05, 0.1).precision == 0
     assert LabelAgreement(10, 1.0, 1.0).precision is None
+
+
+def test_of_copies_one_is_kept_and_the_reasons_say_how_the_others_differ(data):
+    one = picture(0)
+    inspected = data({**others(20), "a/1.png": one, "a/2.png": one, "a/3.jpg": one.rotate(90, expand=True)})
+    kept, same, turned = copy_findings(inspected, find_copies(inspected))
+    assert (kept.file, kept.finding, kept.group, kept.score, kept.action) == ("a/1.png", "copy", "copy-1", 1, "keep")
+    assert kept.reason == "kept: the data hold 2 copies of it"
+    assert (same.file, same.action, same.reason) == ("a/2.png", "drop", "the same file as a/1.png")
+    assert (turned.file, turned.action, turned.group) == ("a/3.jpg", "drop", "copy-1")
+    assert turned.reason == f"a copy of a/1.png, turned by 90°, similarity {turned.score:.2f}"
+
+
+def test_a_picture_under_two_classes_is_a_conflict_and_none_of_it_is_kept(data):
+    one = picture(0)
+    inspected = data({**others(20), "a/1.png": one, "a/2.png": one, "b/3.png": one})
+    found = copy_findings(inspected, find_copies(inspected))
+    assert [(row.file, row.finding, row.action) for row in found] == [
+        ("a/1.png", "conflict", "drop"),
+        ("a/2.png", "conflict", "drop"),
+        ("b/3.png", "conflict", "drop"),
+    ]
+    assert found[0].reason == "one picture; it is there under 2 classes: a (2), b (1)"
+    assert found[2].reason == "the same file as a/1.png; it is there under 2 classes: a (2), b (1)"
