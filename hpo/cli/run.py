@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpo.cli.cleaning import Cleaning, cleaning_options, with_changes
 from hpo.cli.connect import STARTING, cache_folder, connected
 from hpo.cli.options import (
     budget_options,
@@ -40,7 +41,13 @@ if TYPE_CHECKING:
 
 
 creation_options = together(
-    study_option, space_options, budget_options, study_creation_options, grouping_options, max_unreadable_option
+    study_option,
+    space_options,
+    budget_options,
+    study_creation_options,
+    grouping_options,
+    max_unreadable_option,
+    cleaning_options,
 )
 """All that a study is made from, as `make_plan` takes it."""
 
@@ -67,8 +74,9 @@ def init_command(
     an .npz (images, labels) or a CSV (path,label[,split]).
     """
     plan = make_plan(**creation)
+    cleaning = Cleaning.from_options(creation["data"], creation)
     with connected(storage, home, initialise=True, start_timeout=STARTING) as db:
-        study, _ = prepare_study(db, plan, home)
+        study, _ = prepare_study(db, plan, home, cleaning)
         from hpo.search.plan import set_budget
 
         limits = set_budget(db, study, trials, timeout)
@@ -104,7 +112,7 @@ def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weigh
     )  # fmt: skip
 
 
-def prepare_study(db: Database, plan: Plan, home: Path) -> tuple[optuna.Study, Dataset]:
+def prepare_study(db: Database, plan: Plan, home: Path, cleaning: Cleaning) -> tuple[optuna.Study, Dataset]:
     """List the images, build the backbones, decode the images, create or open the study; print each step on stderr."""
     from hpo.cli.progress import counting
     from hpo.data.opening import count_classes
@@ -119,6 +127,7 @@ def prepare_study(db: Database, plan: Plan, home: Path) -> tuple[optuna.Study, D
     for name, check in check_models(plan.space, classes).items():
         start = check.weights or ("weights of timm" if plan.space.fixed.get("pretrained", True) else "random weights")
         click.echo(f"{name}: {check.parameters:,} parameters with {classes} classes; {start}", err=True)
+    plan = with_changes(db, plan, cleaning, home)
     with counting("decoding images") as progress:
         dataset = open_data(plan, cache_folder(home), progress, db=db)
     for line in data_lines(plan.data, dataset):
@@ -151,9 +160,10 @@ def run_command(ctx: click.Context, /, trials: int | None, timeout: timedelta | 
 
     local = LocalWorkerOptions.from_options(options)
     plan = make_plan(**options)
+    cleaning = Cleaning.from_options(options["data"], options)
     resolve_device(local.device)  # raises for a wrong device before the images are decoded
     with connected(local.storage, local.home, initialise=True, start_timeout=STARTING) as db:
-        study, _ = prepare_study(db, plan, local.home)
+        study, _ = prepare_study(db, plan, local.home, cleaning)
         from hpo.search.plan import keep_or_lift_deadline, set_budget
         from storage import Worker
 

@@ -131,7 +131,7 @@ class Findings:
         drops = {file: row.finding for file, row in actions.items() if row.action == "drop"}
         relabels = {file: row.action.removeprefix(RELABEL) for file, row in actions.items() if row.action != "drop"}
         moved = {file: part for file, part in (parts or {}).items() if file not in drops}
-        return DataChanges(drops, relabels, self._groups(drops), moved, self.source, self.digest)
+        return DataChanges(drops, relabels, self._groups(drops), moved, Path(self.source).name, self.digest)
 
     def check(self, files: Iterable[str], classes: Sequence[str]) -> Findings:
         """Return the findings with files and classes as the data set, which has these, writes them.

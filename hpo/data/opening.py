@@ -84,7 +84,7 @@ def open_dataset(
         white_level=manifest.white_level,
         earlier_fingerprint=manifest.earlier_fingerprint,
         folds=tuple(pack.part(rows) for rows in assignment.fold_rows()),
-        changes=changes or DataChanges(),
+        changes=DataChanges() if changes is None else changes,
         unchanged_fingerprint=unchanged if changes else "",
         _test=pack.part(assignment.rows("test")),
     )

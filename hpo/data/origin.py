@@ -86,7 +86,7 @@ class DataOrigin(BaseModel):
             white_level=dataset.white_level,
             group_by=split.group_by,
             folds=split.folds,
-            findings=dataset.changes.to_json() if dataset.changes else None,
+            findings=dataset.changes.to_json() or None,
             unchanged_fingerprint=dataset.unchanged_fingerprint or None,
         )
 

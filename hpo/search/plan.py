@@ -217,7 +217,7 @@ def open_data(plan: Plan, cache: Path, progress: Progress | None = None, *, db: 
     Where the study exists in `db`, 16-bit images are decoded with its white level, and its decisions on single images
     are applied, as its workers do.
     """
-    origin = _stored_origin(db, plan) if db else None
+    origin = stored_origin(db, plan) if db else None
     changes = origin.changes if origin and plan.changes is None else plan.changes
     sizes: list[Any] = plan.space.values("image_size")
     if len(sizes) > 16:
@@ -288,7 +288,7 @@ def _data_fingerprint(db: Database, plan: Plan, dataset: Dataset) -> str:
 
     DataError, which says what changed, where the study exists with other images.
     """
-    origin = _stored_origin(db, plan)
+    origin = stored_origin(db, plan)
     if origin is None:
         return dataset.fingerprint
     way_out = "give that DATA, or another name with --study"
@@ -297,7 +297,7 @@ def _data_fingerprint(db: Database, plan: Plan, dataset: Dataset) -> str:
     return origin.fingerprint
 
 
-def _stored_origin(db: Database, plan: Plan) -> DataOrigin | None:
+def stored_origin(db: Database, plan: Plan) -> DataOrigin | None:
     """Return the origin of the study's data; None where the study does not exist yet."""
     if plan.study not in study_names(db):
         return None
