@@ -91,7 +91,7 @@ def _class_row(
     return {
         "name": data.classes[label],
         "count": len(rows),
-        "colour": "#" + "".join(f"{int(round(float(one))):02x}" for one in colour),
+        "colour": "#" + "".join(f"{round(float(one)):02x}" for one in colour),
         "brightness": (low, high, middle),
         "contrast": float(np.median(signatures["contrast"])) if len(rows) else 0.0,
         "saturation": float(np.median(signatures["saturation"])) if len(rows) else 0.0,
@@ -111,7 +111,7 @@ def _size_facts(data: InspectedData) -> list[tuple[str, str]]:
         ("shown at", f"the centre square, at {data.image_size} × {data.image_size} pixels"),
         (
             "brightness",
-            f"median {brightness[1]:.0f} of 255; 5 % below {brightness[0]:.0f}, 5 % above {brightness[2]:.0f}",
+            f"median {brightness[1]:.0f} of 255, and 90 % within {brightness[0]:.0f} to {brightness[2]:.0f}",
         ),
     ]
 
