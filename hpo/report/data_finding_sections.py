@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo.data.findings import Finding
+from hpo.inspection.embeddings import Embeddings, nearest
 from hpo.inspection.leaks import EXAMPLES, RULE, LeakPair, Leaks
 from hpo.report import data_figures, wording
 from hpo.report.data_pictures import Thumbnail, Thumbnails, evenly
@@ -196,8 +197,7 @@ def _alone(rows: Sequence[Finding], pictures: Thumbnails, most: int) -> list[tup
 
 
 def labels_section(
-    rows: Sequence[Finding], features: npt.NDArray[np.floating[Any]] | None, facts: Sequence[tuple[str, str]],
-    pictures: Thumbnails,
+    rows: Sequence[Finding], embeddings: Embeddings | None, facts: Sequence[tuple[str, str]], pictures: Thumbnails
 ) -> Section:  # fmt: skip
     """Return the section about labels that are probably wrong, the surest first, with their nearest neighbours."""
     title = "Labels that may be wrong"
@@ -205,13 +205,13 @@ def labels_section(
         return Section("labels", title, missing="None: no label disagrees clearly with what the images look like.")
     ranked = sorted(rows, key=lambda row: -row.score)
     shown = [(row, at) for row in ranked[: 2 * MOST_LABELS] for at in pictures.rows([row.file])][:MOST_LABELS]
-    near = _neighbours(features, [at for _, at in shown]) if features is not None else {}
+    near = _neighbours(embeddings, [at for _, at in shown]) if embeddings is not None and shown else {}
     pairs = Counter(_pair(row, pictures) for row in ranked)
     return Section(
         "labels", title,
         {
             "facts": facts,
-            "svg": _score_histogram("labels", rows, pictures),
+            "svg": _score_histogram(rows),
             "rows": [_label_row(row, at, near.get(at, []), pictures) for row, at in shown],
             "pairs": [(*pair, count) for pair, count in pairs.most_common(8) if pair[1]],
             "more": len(ranked) - len(shown),
@@ -242,34 +242,21 @@ def _label_row(row: Finding, at: int, near: Sequence[int], pictures: Thumbnails)
     }
 
 
-def _score_histogram(name: str, rows: Sequence[Finding], pictures: Thumbnails) -> str:
-    del pictures
+def _score_histogram(rows: Sequence[Finding]) -> str:
     if len(rows) < 8:
         return ""
-    return data_figures.histogram(name, np.array([row.score for row in rows]), [], "score of a finding")
+    return data_figures.histogram("labels", np.array([row.score for row in rows]), [], "score of a finding")
 
 
-def _neighbours(features: npt.NDArray[np.floating[Any]], rows: Sequence[int]) -> dict[int, list[int]]:
-    """Return for each of the rows its nearest others by the cosine of features (n, d)."""
-    if not rows:
-        return {}
-    queries = _unit(features[np.array(rows)])
-    best: list[list[tuple[float, int]]] = [[] for _ in rows]
-    for start in range(0, len(features), 8_192):
-        cosines = queries @ _unit(features[start : start + 8_192]).T
-        for place, line in enumerate(cosines):
-            for column in np.argsort(-line)[: NEIGHBOURS + 1].tolist():
-                best[place].append((-float(line[column]), start + column))
+def _neighbours(embeddings: Embeddings, rows: Sequence[int]) -> dict[int, list[int]]:
+    """Return for each of the rows the first images of the groups of copies that are nearest to its own."""
+    groups = embeddings.groups
+    own = groups.group_of[np.array(rows)]
+    _, near = nearest(embeddings.points[own], NEIGHBOURS + 1, embeddings.points)
     return {
-        row: [other for _, other in sorted(found) if other != row][:NEIGHBOURS]
-        for row, found in zip(rows, best, strict=True)
+        row: [int(groups.first[other]) for other in found if other != group][:NEIGHBOURS]
+        for row, group, found in zip(rows, own.tolist(), near.tolist(), strict=True)
     }
-
-
-def _unit(features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-    wide = np.asarray(features, dtype=np.float32)
-    unit: npt.NDArray[np.float32] = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
-    return unit
 
 
 def leaks_section(leaks: Leaks, how: str, pictures: Thumbnails) -> Section:

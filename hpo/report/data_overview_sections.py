@@ -44,7 +44,7 @@ def classes_section(data: InspectedData, left_out: Iterable[str], pictures: Thum
     rows = [_class_row(data, label, each, refused, pictures) for label in shown]
     parts = {part: [int(counts[label]) for label in shown] for part, counts in _by_part(data).items()}
     return Section(
-        "classes-of-data", "The classes",
+        "looks", "The classes",
         {
             "facts": _size_facts(data),
             "svg": data_figures.class_bars([data.classes[label] for label in shown], parts),

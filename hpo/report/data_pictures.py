@@ -22,12 +22,6 @@ MOST = 560
 
 QUALITY = 82
 
-ORIENTATIONS = (
-    "upright", "turned by 90°", "turned by 180°", "turned by 270°",
-    "mirrored", "mirrored, turned by 90°", "mirrored, turned by 180°", "mirrored, turned by 270°",
-)  # fmt: skip
-"""The eight symmetries of a square as `hpo.inspection.copies` numbers them, in words."""
-
 
 @dataclass(frozen=True)
 class Thumbnail:
