@@ -16,6 +16,7 @@ import numpy.typing as npt
 from hpo.data import PartName
 from hpo.data.findings import Finding
 from hpo.inspection.copies import Copies, CopyGroup
+from hpo.inspection.embeddings import Embeddings, nearest
 from hpo.inspection.inspected_data import InspectedData
 
 Rows = npt.NDArray[np.int64]
@@ -47,7 +48,7 @@ RULE = (
 
 @dataclass(frozen=True)
 class LeakEstimate:
-    """The accuracy of the nearest neighbour in train, by cosine of the embeddings, for images of another part."""
+    """The accuracy of the nearest neighbour in train, by its embeddings, for images of another part."""
 
     all_images: float
     clean_images: float
@@ -119,8 +120,8 @@ class Leaks:
     """Part that measures -> accuracy of nearest neighbours in train, where embeddings are known."""
 
 
-def find_leaks(data: InspectedData, copies: Copies, features: npt.NDArray[np.floating] | None = None) -> Leaks:
-    """Return the leaks between the given parts of `data`; `features` (n, d) add an estimate of what they are worth."""
+def find_leaks(data: InspectedData, copies: Copies, embeddings: Embeddings | None = None) -> Leaks:
+    """Return the leaks between the given parts of `data`; `embeddings` add an estimate of what they are worth."""
     given = data.given
     if given is None or len(set(given) - {None}) < 2:
         return Leaks(given is not None and any(given))
@@ -139,7 +140,7 @@ def find_leaks(data: InspectedData, copies: Copies, features: npt.NDArray[np.flo
         if part != group.goes_to
     }
     findings = tuple(finding for group in groups for finding in _findings(data, group))
-    estimates = {} if features is None else dict(_estimates(data.labels, parts, pairs, features))
+    estimates = {} if embeddings is None else dict(_estimates(data.labels, parts, pairs, embeddings))
     return Leaks(True, groups, pairs, findings, moves, estimates)
 
 
@@ -210,7 +211,7 @@ def _findings(data: InspectedData, group: LeakGroup) -> Iterator[Finding]:
 
 
 def _estimates(
-    labels: Rows, parts: npt.NDArray[np.str_], pairs: Sequence[LeakPair], features: npt.NDArray[np.floating]
+    labels: Rows, parts: npt.NDArray[np.str_], pairs: Sequence[LeakPair], embeddings: Embeddings
 ) -> Iterator[tuple[PartName, LeakEstimate]]:
     """Yield the estimate for each part with a copy in train."""
     train = np.flatnonzero(parts == "train")
@@ -219,31 +220,13 @@ def _estimates(
             rows = np.flatnonzero(parts == pair.part)
             if len(rows) > MOST_COMPARED:
                 rows = np.sort(np.random.default_rng(0).permutation(rows)[:MOST_COMPARED])
-            right = labels[_nearest(features, rows, train)] == labels[rows]
+            # A group of copies is one point, so the nearest neighbour of a leaked image is its copy.
+            points = embeddings.points[embeddings.groups.group_of[rows]]
+            _, near = nearest(points, 1, embeddings.points[embeddings.groups.group_of[train]])
+            right = labels[train[near[:, 0]]] == labels[rows]
             clean = ~np.isin(rows, pair.rows)
             if clean.any():
                 yield (
                     pair.part,
                     LeakEstimate(float(right.mean()), float(right[clean].mean()), len(rows), int(clean.sum())),
                 )
-
-
-def _nearest(features: npt.NDArray[np.floating], rows: Rows, among: Rows) -> Rows:
-    """Return for each of `rows` the row of `among` with the largest cosine."""
-    best = np.full(len(rows), -np.inf, dtype=np.float32)
-    found = np.zeros(len(rows), dtype=np.int64)
-    queries = _unit(features[rows])
-    for start in range(0, len(among), 4_096):  # in pieces, so that features may be a memory map
-        piece = among[start : start + 4_096]
-        cosines = queries @ _unit(features[piece]).T
-        at = cosines.argmax(axis=1)
-        value = cosines[np.arange(len(rows)), at]
-        better = value > best
-        best[better], found[better] = value[better], piece[at[better]]
-    return found
-
-
-def _unit(features: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-    wide = np.asarray(features, dtype=np.float32)
-    unit: npt.NDArray[np.float32] = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
-    return unit

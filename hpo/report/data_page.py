@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from hpo.data.changes import FindingKind
 from hpo.data.findings import Finding
+from hpo.data.summary import left_out_line
 from hpo.data.symmetries import symmetry_in_words
 from hpo.hints import hint
 from hpo.inspection.copies import Copies
@@ -113,8 +114,14 @@ def data_page(evidence: DataEvidence) -> Page:
     ]
     return Page(
         title=data.path.name or str(data.path), kind="data", subtitle=_subtitle(evidence), tiles=_tiles(evidence),
-        sections=sections, made=datetime.now(UTC), notes=list(data.summary.remarks())[:8],
+        sections=sections, made=datetime.now(UTC), notes=_notes(data),
     )  # fmt: skip
+
+
+def _notes(data: InspectedData) -> list[str]:
+    """Return how the data were read, as far as it is not a finding of the page."""
+    left_out = [left_out_line(data.summary.left_out)] if data.summary.left_out else []
+    return [wording.shortened(note, 300) for note in [*left_out, *data.summary.notes]][:5]
 
 
 def _finding_sections(evidence: DataEvidence, pictures: Thumbnails) -> list[Section]:
@@ -209,7 +216,6 @@ def _tiles(evidence: DataEvidence) -> list[Tile]:
     counts, total = _counts(evidence), len(evidence.data)
     dropped = _dropped(evidence)
     tiles = [
-        Tile("Images", f"{total:,}", wording.counted(len(evidence.data.classes), "class", "classes")),
         Tile("Would be left out", f"{dropped:,}", f"{wording.percent(dropped / max(1, total), 1)} of the images"),
     ]
     if "outlier" in counts:
