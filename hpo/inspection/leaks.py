@@ -16,10 +16,10 @@ import numpy.typing as npt
 from hpo.data import PartName
 from hpo.data.findings import Finding
 from hpo.inspection.copies import Copies, CopyGroup
-from hpo.inspection.embeddings import Embeddings, nearest
 from hpo.inspection.inspected_data import InspectedData
 
 Rows = npt.NDArray[np.int64]
+Points = npt.NDArray[np.float32]
 
 PAIRS: tuple[tuple[PartName, PartName], ...] = (("test", "train"), ("test", "val"), ("val", "train"))
 """A part that measures, and a part that its images may have been seen in."""
@@ -120,47 +120,61 @@ class Leaks:
     """Part that measures -> accuracy of nearest neighbours in train, where embeddings are known."""
 
 
-def find_leaks(data: InspectedData, copies: Copies, embeddings: Embeddings | None = None) -> Leaks:
-    """Return the leaks between the given parts of `data`; `embeddings` add an estimate of what they are worth."""
+def find_leaks(data: InspectedData, copies: Copies, points: Points | None = None) -> Leaks:
+    """Return the leaks between the given parts of `data`; embeddings `points` (n, d) add an estimate of their worth."""
     given = data.given
     if given is None or len(set(given) - {None}) < 2:
         return Leaks(given is not None and any(given))
     parts = np.array([part or "" for part in given])
     straddling = [group for group in copies.groups if len(set(parts[group.rows]) - {""}) > 1]
     groups = _settled(data, straddling, parts)
-    pairs = tuple(
-        _pair(data, groups, part, seen_in, int((parts == part).sum()))
-        for part, seen_in in PAIRS
-        if part in parts and seen_in in parts
-    )
-    moves = {
+    pairs = _pairs(data, groups, parts)
+    findings = tuple(finding for group in groups for finding in _findings(data, group))
+    estimates = {} if points is None else dict(_estimates(data.labels, parts, pairs, points))
+    return Leaks(True, groups, pairs, findings, _moves(data, groups), estimates)
+
+
+def _moves(data: InspectedData, groups: Sequence[LeakGroup]) -> dict[str, PartName]:
+    """Return file -> part, for the files of all groups that are not in the part of their group."""
+    return {
         data.names[row]: group.goes_to
         for group in groups
         for row, part in zip(group.rows.tolist(), group.parts, strict=True)
         if part != group.goes_to
     }
-    findings = tuple(finding for group in groups for finding in _findings(data, group))
-    estimates = {} if embeddings is None else dict(_estimates(data.labels, parts, pairs, embeddings))
-    return Leaks(True, groups, pairs, findings, moves, estimates)
+
+
+def _pairs(data: InspectedData, groups: Sequence[LeakGroup], parts: npt.NDArray[np.str_]) -> tuple[LeakPair, ...]:
+    """Return the pairs of parts that both have images."""
+    return tuple(
+        _pair(data, groups, part, seen_in, int((parts == part).sum()))
+        for part, seen_in in PAIRS
+        if part in parts and seen_in in parts
+    )
 
 
 def _settled(data: InspectedData, found: Sequence[CopyGroup], parts: npt.NDArray[np.str_]) -> tuple[LeakGroup, ...]:
     """Return the groups that straddle parts, each with the part to which RULE moves it."""
     inside = [np.asarray(group.rows)[parts[group.rows] != ""] for group in found]
     counts = [Counter(parts[rows].tolist()) for rows in inside]
-    goes_to = [max(MEASURED, key=lambda part: (count[part], -MEASURED.index(part))) for count in counts]
-    for part in ("test", "val"):
-        total = int((parts == part).sum())
-        lost = sum(count[part] for count, to in zip(counts, goes_to, strict=True) if to != part)
-        if total and total - lost < KEPT_SHARE * total:
-            goes_to = [
-                part if count[part] and not (part == "val" and to == "test") else to
-                for count, to in zip(counts, goes_to, strict=True)
-            ]
+    goes_to = _destinations(counts, {part: int((parts == part).sum()) for part in MEASURED})
     return tuple(
         LeakGroup(rows, tuple(parts[rows].tolist()), tuple(_kinds(data, group, rows, parts)), to)
         for group, rows, to in zip(found, inside, goes_to, strict=True)
     )
+
+
+def _destinations(counts: Sequence[Counter[str]], totals: Mapping[PartName, int]) -> list[PartName]:
+    """Return the part to which RULE moves each group, from its images in each part; `totals` are all images."""
+    goes_to = [max(MEASURED, key=lambda part: (count[part], -MEASURED.index(part))) for count in counts]
+    for part in MEASURED[:-1]:
+        lost = sum(count[part] for count, to in zip(counts, goes_to, strict=True) if to != part)
+        if totals[part] - lost < KEPT_SHARE * totals[part]:
+            goes_to = [
+                part if count[part] and MEASURED.index(to) > MEASURED.index(part) else to
+                for count, to in zip(counts, goes_to, strict=True)
+            ]
+    return goes_to
 
 
 def _kinds(data: InspectedData, group: CopyGroup, rows: Rows, parts: npt.NDArray[np.str_]) -> Iterator[str]:
@@ -211,7 +225,7 @@ def _findings(data: InspectedData, group: LeakGroup) -> Iterator[Finding]:
 
 
 def _estimates(
-    labels: Rows, parts: npt.NDArray[np.str_], pairs: Sequence[LeakPair], embeddings: Embeddings
+    labels: Rows, parts: npt.NDArray[np.str_], pairs: Sequence[LeakPair], points: Points
 ) -> Iterator[tuple[PartName, LeakEstimate]]:
     """Yield the estimate for each part with a copy in train."""
     train = np.flatnonzero(parts == "train")
@@ -220,13 +234,26 @@ def _estimates(
             rows = np.flatnonzero(parts == pair.part)
             if len(rows) > MOST_COMPARED:
                 rows = np.sort(np.random.default_rng(0).permutation(rows)[:MOST_COMPARED])
-            # A group of copies is one point, so the nearest neighbour of a leaked image is its copy.
-            points = embeddings.points[embeddings.groups.group_of[rows]]
-            _, near = nearest(points, 1, embeddings.points[embeddings.groups.group_of[train]])
-            right = labels[train[near[:, 0]]] == labels[rows]
+            right = labels[_nearest(points, rows, train)] == labels[rows]
             clean = ~np.isin(rows, pair.rows)
             if clean.any():
                 yield (
                     pair.part,
                     LeakEstimate(float(right.mean()), float(right[clean].mean()), len(rows), int(clean.sum())),
                 )
+
+
+def _nearest(points: Points, rows: Rows, among: Rows) -> Rows:
+    """Return for each of `rows` the nearest row of `among`."""
+    best = np.full(len(rows), np.inf, dtype=np.float32)
+    found = np.zeros(len(rows), dtype=np.int64)
+    queries = points[rows]
+    for start in range(0, len(among), 4_096):  # in pieces, which bounds the memory
+        piece = among[start : start + 4_096]
+        others = points[piece]
+        distances = (others**2).sum(axis=1) - 2 * queries @ others.T
+        at = distances.argmin(axis=1)
+        value = distances[np.arange(len(rows)), at]
+        nearer = value < best
+        best[nearer], found[nearer] = value[nearer], piece[at[nearer]]
+    return found

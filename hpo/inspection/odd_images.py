@@ -9,7 +9,7 @@ is a class. A kind of which there are many is a population and not an oddity: it
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ class OddMeasure:
 
     name: str
     values: Values
-    """(n,) float64 in `unit`."""
+    """float64 in `unit`, of the images that are not blank."""
     unit: str
     low: float | None
     """Values below are odd; None where low values are not judged."""
@@ -86,7 +86,7 @@ class _Oddity:
     """One kind of oddity, and the images that have it."""
 
     kind: str
-    """What the images are, as «are blank» after a number of images."""
+    """The property of the images, as «are blank» after a number of images."""
     rows: Rows
     scores: Values
     reasons: Sequence[str]
@@ -150,7 +150,7 @@ def find_odd_images(data: InspectedData) -> OddImages:
             measure, found = _judge(rule, values, data.labels, shown)
             measures.append(measure)
             oddities += found
-    oddities += _stored_otherwise(signatures)
+    oddities += [replace(one, rows=shown[one.rows]) for one in _stored_otherwise(signatures[shown])]
     odd, notes = _sorted_out(oddities, data)
     unreadable = tuple(
         Finding(image.name, "unreadable", "", 1.0, "drop", f"cannot be read: {image.reason}")
@@ -220,7 +220,7 @@ def _judge(rule: _Rule, values: Values, labels: Rows, shown: Rows) -> tuple[OddM
             ]
             found.append(_Oddity(words[1], rows, scores, reasons))
     drawn = [rule.unscale(limit) if words[0] else None for words, limit in ((rule.below, low), (rule.above, high))]
-    return OddMeasure(rule.name, values, rule.unit, drawn[0], drawn[1], not rule.bounded), found
+    return OddMeasure(rule.name, values[shown], rule.unit, drawn[0], drawn[1], not rule.bounded), found
 
 
 def _limits(rule: _Rule, scaled: Values) -> tuple[float, float]:
@@ -252,7 +252,7 @@ def _number(value: float) -> str:
 
 
 def _stored_otherwise(signatures: npt.NDArray[Any]) -> Iterator[_Oddity]:
-    """Yield the images that are stored in another way than the others, in the order of their weight."""
+    """Yield the images that are stored in another way than the others, for each way."""
     mode, count = signatures["mode"], len(signatures)
     grey = ((mode & GREY) != 0) | (signatures["saturation"] < GREY_SATURATION)
     pages, turned = signatures["pages"] > 1, signatures["orientation"] > 1

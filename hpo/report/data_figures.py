@@ -103,8 +103,9 @@ def _edges(known: Values, limits: Sequence[Limit], logarithmic: bool) -> Values:
 
 
 def _few_ticks(axes: Axes, most: int) -> None:
-    ticks = [tick for tick in (0, 10, 100, 1_000, 10_000, 100_000) if tick <= most] or [0, most]
-    ticks = ticks if most >= 10 else [0, most]
+    # On an axis of square roots a tick below 4 % of the highest would touch the zero.
+    ticks = [tick for tick in (0, 10, 100, 1_000, 10_000, 100_000) if tick == 0 or 0.04 * most <= tick <= most]
+    ticks = ticks if len(ticks) > 1 else [0, most]
     axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
 
 

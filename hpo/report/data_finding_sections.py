@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo.data.findings import Finding
-from hpo.inspection.embeddings import Embeddings, nearest
 from hpo.inspection.leaks import EXAMPLES, RULE, LeakPair, Leaks
 from hpo.report import data_figures, wording
 from hpo.report.data_pictures import Thumbnail, Thumbnails, evenly
@@ -32,6 +31,9 @@ MOST_ALONE = 48
 """Pictures without a group that a section shows."""
 
 Groups = dict[str, list[Finding]]
+
+Neighbours = Callable[[Sequence[int], int], Mapping[int, Sequence[int]]]
+"""(rows, k) -> row -> the rows of its k nearest other pictures."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +82,19 @@ def _copy_group(group: Sequence[Finding], turns: Mapping[str, str], pictures: Th
     kept = [row for row in group if row.action == "keep"]
     ordered = [*kept, *(row for row in group if row.action != "keep")]
     shown = ordered[:1] + [ordered[i] for i in evenly(range(1, len(ordered)), MOST_OF_GROUP - 1)]
-    images = [
-        pictures.of(at, "kept" if row.action == "keep" else "left out", turns.get(row.file, ""),
-                    marked=row.action == "drop")
-        for row in shown for at in pictures.rows([row.file])
-    ]  # fmt: skip
+    images = [picture for row in shown for picture in _copy_pictures(row, turns, pictures)]
     labels = _labels(group, pictures)
     return ShownGroup(
         wording.counted(len(group), "image"), max(row.score for row in group),
         next((row.reason for row in group if row.action == "drop"), group[0].reason),
         tuple(images), len(group) - len(images), labels if len(labels) > 1 else (),
     )  # fmt: skip
+
+
+def _copy_pictures(row: Finding, turns: Mapping[str, str], pictures: Thumbnails) -> Iterator[Thumbnail]:
+    state = "kept" if row.action == "keep" else "left out"
+    for at in pictures.rows([row.file]):
+        yield pictures.of(at, state, turns.get(row.file, ""), marked=row.action == "drop")
 
 
 def _sizes(groups: Groups) -> list[tuple[str, int]]:
@@ -197,7 +201,7 @@ def _alone(rows: Sequence[Finding], pictures: Thumbnails, most: int) -> list[tup
 
 
 def labels_section(
-    rows: Sequence[Finding], embeddings: Embeddings | None, facts: Sequence[tuple[str, str]], pictures: Thumbnails
+    rows: Sequence[Finding], neighbours: Neighbours | None, facts: Sequence[tuple[str, str]], pictures: Thumbnails
 ) -> Section:  # fmt: skip
     """Return the section about labels that are probably wrong, the surest first, with their nearest neighbours."""
     title = "Labels that may be wrong"
@@ -205,7 +209,7 @@ def labels_section(
         return Section("labels", title, missing="None: no label disagrees clearly with what the images look like.")
     ranked = sorted(rows, key=lambda row: -row.score)
     shown = [(row, at) for row in ranked[: 2 * MOST_LABELS] for at in pictures.rows([row.file])][:MOST_LABELS]
-    near = _neighbours(embeddings, [at for _, at in shown]) if embeddings is not None and shown else {}
+    near = dict(neighbours([at for _, at in shown], NEIGHBOURS)) if neighbours is not None and shown else {}
     pairs = Counter(_pair(row, pictures) for row in ranked)
     return Section(
         "labels", title,
@@ -246,17 +250,6 @@ def _score_histogram(rows: Sequence[Finding]) -> str:
     if len(rows) < 8:
         return ""
     return data_figures.histogram("labels", np.array([row.score for row in rows]), [], "score of a finding")
-
-
-def _neighbours(embeddings: Embeddings, rows: Sequence[int]) -> dict[int, list[int]]:
-    """Return for each of the rows the first images of the groups of copies that are nearest to its own."""
-    groups = embeddings.groups
-    own = groups.group_of[np.array(rows)]
-    _, near = nearest(embeddings.points[own], NEIGHBOURS + 1, embeddings.points)
-    return {
-        row: [int(groups.first[other]) for other in found if other != group][:NEIGHBOURS]
-        for row, group, found in zip(rows, own.tolist(), near.tolist(), strict=True)
-    }
 
 
 def leaks_section(leaks: Leaks, how: str, pictures: Thumbnails) -> Section:

@@ -18,13 +18,13 @@ from hpo.data.symmetries import symmetry_in_words
 from hpo.hints import hint
 from hpo.inspection.copies import Copies
 from hpo.inspection.embedding_map import EmbeddingMap
-from hpo.inspection.embeddings import Embeddings
 from hpo.inspection.imbalance import Imbalance
 from hpo.inspection.inspected_data import InspectedData
 from hpo.inspection.leaks import Leaks
 from hpo.inspection.odd_images import OddImages
 from hpo.report import data_figures, wording
 from hpo.report.data_finding_sections import (
+    Neighbours,
     conflicts_section,
     copies_section,
     labels_section,
@@ -70,7 +70,7 @@ class TargetFigures:
 
 @dataclass(frozen=True)
 class DataEvidence:
-    """What the page shows. What was not computed is None, and `skipped` says why."""
+    """The content of the page. A part that was not computed is None, and `skipped` says why."""
 
     data: InspectedData
     findings: Sequence[Finding]
@@ -78,7 +78,10 @@ class DataEvidence:
     imbalance: Imbalance
     copies: Copies | None = None
     leaks: Leaks | None = None
-    embeddings: Embeddings | None = None
+    backbone: str = ""
+    """The backbone of the embeddings and the source of its weights, in words; "" where there are no embeddings."""
+    neighbours: Neighbours | None = None
+    """Finds the pictures that lie nearest to some images."""
     map: EmbeddingMap | None = None
     outlier_scores: npt.NDArray[np.floating[Any]] | None = None
     """The score of each picture, copies counted once."""
@@ -87,7 +90,7 @@ class DataEvidence:
     label_facts: Sequence[tuple[str, str]] = ()
     target: TargetFigures | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
-    """What was not computed (copies, embeddings, outliers, labels, target, map) -> why."""
+    """A step that was not made (copies, embeddings, outliers, labels, target, map) -> why."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Step -> seconds."""
     table: str = ""
@@ -147,10 +150,10 @@ def _finding_sections(evidence: DataEvidence, pictures: Thumbnails) -> list[Sect
             outliers, evidence.outlier_scores, evidence.outlier_threshold, evidence.outlier_facts, pictures
         )
     labels = of.get("label", [])
-    if evidence.embeddings is None and not labels:
+    if not evidence.backbone and not labels:
         suspicious = _absent(evidence, "labels", "Labels that may be wrong", "labels", "embeddings")
     else:
-        suspicious = labels_section(labels, evidence.embeddings, evidence.label_facts, pictures)
+        suspicious = labels_section(labels, evidence.neighbours, evidence.label_facts, pictures)
     leaking = (
         _absent(evidence, "leaks", "Leaks between the parts", "leaks", "copies")
         if leaks is None
@@ -293,7 +296,7 @@ def _made(evidence: DataEvidence) -> Section:
     data = evidence.data
     rows = [
         ("data", f"fingerprint {data.fingerprint[:12]}"),
-        ("embeddings", evidence.embeddings.origin if evidence.embeddings else _why(evidence, "embeddings")),
+        ("embeddings", evidence.backbone or _why(evidence, "embeddings")),
         ("time", ", ".join(f"{step} {wording.span(one)}" for step, one in evidence.seconds.items()) or "not measured"),
     ]
     return Section("made", "How this page was made", {"facts": rows})

@@ -54,7 +54,8 @@ def inspected(
     digests = [(hashlib.md5(image.tobytes()).hexdigest(),) * 2 for image in images]
     counts = np.bincount(labels, minlength=len(classes)).tolist()
     return InspectedData(
-        path=Path("cells"), classes=classes, names=list(names) or [f"{classes[c]}/{i}.png" for i, c in enumerate(labels)],
+        path=Path("cells"), classes=classes,
+        names=list(names) or [f"{classes[label]}/{row}.png" for row, label in enumerate(labels)],
         labels=labels, given=given, images=images, signatures=signatures, digests=digests, unreadable=unreadable,
         summary=DataSummary(classes, {"all": counts}), fingerprint="f" * 64, image_size=size,
     )  # fmt: skip
