@@ -119,6 +119,8 @@ AugmentationFamily = Literal["none", "flips", "geometric", "colour", "geometric-
 
 Symmetry = Literal["none", "mirror", "dihedral"]
 
+Background = Literal["keep", "mask"]
+
 Normalisation = Literal["native", "frozen-batch", "group", "layer"]
 
 Activation = Literal["relu", "gelu", "silu"]
@@ -127,6 +129,10 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 FORMER_DEFAULTS: Mapping[str, Any] = MappingProxyType({"symmetry": "dihedral"})
 """Fields added later -> the behaviour of runs from before: the value to assume for a stored form without the field."""
+
+ADDED_DEFAULTS: Mapping[str, Any] = MappingProxyType({"oversample_to": 0, "background": "keep"})
+"""Fields added later whose default is that behaviour. Fingerprints leave these values out, so that earlier studies keep
+theirs."""
 
 
 class TrialConfig(BaseModel):
@@ -143,6 +149,11 @@ class TrialConfig(BaseModel):
         description="what the backbone's BatchNorm becomes: stays, frozen statistics, GroupNorm or LayerNorm",
     )
     image_size: int = Field(224, ge=16, le=1024, description="side of the square input, in pixels")
+    background: Background = Field(
+        "keep",
+        description="mask replaces what is not the object in the centre by the mean colour of the background, found in "
+        "each image by colour and shape; where no object can be told from it, the image stays as it is",
+    )
     head_layers: int = Field(0, ge=0, le=3, description="hidden layers between pooled features and logits")
     head_units: int = Field(256, ge=8, le=8192, description="units of each hidden layer")
     head_activation: Activation = Field("silu", description="activation of the hidden layers")
@@ -190,6 +201,12 @@ class TrialConfig(BaseModel):
         "none", description="inverse frequency, or effective number of samples (Cui et al. 2019)"
     )
     balanced_sampling: bool = Field(False, description="draw every class equally often")
+    oversample_to: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="images that smaller classes are drawn up to in each epoch, every draw augmented anew; 0 is off",
+    )
     symmetry: Symmetry = Field(
         "none",
         description="what labels survive: no mirror image, left-right mirroring, or all flips and quarter turns",
@@ -207,7 +224,11 @@ class TrialConfig(BaseModel):
     gridmask: float = Field(0.0, ge=0, le=1, description="strength of GridMask (Chen et al. 2020); 0 is off")
     cutout: float = Field(0.0, ge=0, le=1, description="strength of CutOut (DeVries and Taylor 2017); 0 is off")
     masking: float = Field(
-        0.0, ge=0, le=1, description="strength of masking what lies outside a circle about the centre; 0 is off"
+        0.0,
+        ge=0,
+        le=1,
+        description="augmentation: strength of masking what lies outside a circle about the centre, whatever is there "
+        "(the object itself is told from its surroundings by `background`); 0 is off",
     )
     mixup: float = Field(0.0, ge=0, le=10, description="alpha of MixUp (Zhang et al. 2018); 0 is off")
     cutmix: float = Field(0.0, ge=0, le=10, description="alpha of CutMix (Yun et al. 2019); 0 is off")
@@ -245,6 +266,8 @@ class TrialConfig(BaseModel):
     def _check_balance_and_normalisation(self) -> Self:
         if self.loss == "balanced-softmax" and (self.balanced_sampling or self.class_weights != "none"):
             raise ValueError("loss balanced-softmax excludes balanced_sampling and class_weights: each mends the same")
+        if self.oversample_to and self.balanced_sampling:
+            raise ValueError("oversample_to excludes balanced_sampling: each decides how often a class is drawn")
         if self.normalisation == "frozen-batch" and not self.pretrained:
             raise ValueError("normalisation frozen-batch needs pretrained weights, whose statistics it keeps")
         return self

@@ -26,7 +26,7 @@ from search_spaces.conditions import (
     with_sum,
     without_sum,
 )
-from search_spaces.config import FORMER_DEFAULTS, TrialConfig
+from search_spaces.config import ADDED_DEFAULTS, FORMER_DEFAULTS, TrialConfig
 from search_spaces.dimensions import Choice, Dimension, Float, Trial, dimension_from_dict, ranked
 from search_spaces.errors import SpaceError, within
 from search_spaces.fields import Scalar, canonical, default, in_order, known, one_of, plain
@@ -197,9 +197,8 @@ class SearchSpace:
 
 def without_former_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return `values` without those that equal the behaviour from before their field existed."""
-    return {
-        name: value for name, value in values.items() if name not in FORMER_DEFAULTS or FORMER_DEFAULTS[name] != value
-    }
+    former = {**FORMER_DEFAULTS, **ADDED_DEFAULTS}
+    return {name: value for name, value in values.items() if name not in former or former[name] != value}
 
 
 def _with_symmetry(fixed: Values, open_fields: Dimensions) -> dict[str, Scalar]:

@@ -70,14 +70,14 @@ class Plan:
     changes: DataChanges | None = None
     """The decisions on single images; None for those of the study, where it exists."""
     earlier: SearchSpace | None = None
-    """The space as it was before `symmetry` was a field: a study that was made then goes on with it."""
+    """The space as it was before `symmetry` was a field, or before it changed: a study from then goes on with it."""
 
 
 def with_earlier_space(db: Database, plan: Plan) -> tuple[Plan, str | None]:
     """Return the plan with the space that the study was made with, and a line that tells the user so, or None.
 
-    Before `symmetry` was a field, all spaces mirrored and turned images. The command that made a study then still
-    continues it that way.
+    Before `symmetry` was a field, all spaces mirrored and turned images, and shipped spaces have changed since. The
+    command that made a study then still continues it that way.
     """
     earlier = plan.earlier
     if earlier is None or earlier.fingerprint == plan.space.fingerprint or plan.study not in study_names(db):
@@ -87,24 +87,26 @@ def with_earlier_space(db: Database, plan: Plan) -> tuple[Plan, str | None]:
         return plan, None
     own = {name: value for name, value in earlier.fixed.items() if plan.space.fixed.get(name) != value}
     values = ", ".join(f"{name}={value}" for name, value in own.items())
-    note = f"study {plan.study} was made when all images were mirrored and turned, and goes on so: {values}"
+    when = "when all images were mirrored and turned" if "symmetry" in own else f"with an earlier {earlier.name}"
+    note = f"study {plan.study} was made {when}, and goes on so: {values}"
     return replace(plan, space=earlier), note
 
 
 def earlier_space(
     name: str, *, backbone: str | None = None, weights: Path | None = None, fixed: tuple[str, ...] = ()
 ) -> SearchSpace | None:
-    """Return what `resolve_space` gave before `symmetry` was a field; None where the arguments name that field."""
-    if "symmetry" in assignments(fixed):
+    """Return what `resolve_space` gave before `symmetry` was a field, or before the space changed.
+
+    None where the arguments could not make a study then. Of a space that was not always dihedral that is so where they
+    name `symmetry`.
+    """
+    edition = earlier_edition(name)
+    if "symmetry" not in assignments(fixed):
+        fixed = (*fixed, "symmetry=dihedral")
+    elif edition is None or load_space(name).fixed["symmetry"] != "dihedral":
         return None
     try:
-        return resolve_space(
-            name,
-            backbone=backbone,
-            weights=weights,
-            fixed=(*fixed, "symmetry=dihedral"),
-            edition=earlier_edition(name),
-        )
+        return resolve_space(name, backbone=backbone, weights=weights, fixed=fixed, edition=edition)
     except SpaceError:
         return None  # the command could not make a study then
 

@@ -1,7 +1,6 @@
-"""Feeds of training and validation images: the rows of each batch in each epoch, and their augmentation.
+"""Feeds of training and validation images: how an epoch is cut into batches, and the augmentation of each batch.
 
-The order of an epoch depends on (seed, epoch) alone. Batch b of epoch e is augmented from the seed (seed, e, b), so the
-number of threads changes nothing but the speed.
+Batch b of epoch e is augmented from the seed (seed, e, b), so the number of threads changes nothing but the speed.
 """
 
 from __future__ import annotations
@@ -93,31 +92,7 @@ def batch_count(images: int, batch_size: int) -> int:
     return max(1, min(math.ceil(images / batch_size), images // 2))
 
 
-def epoch_order(labels: Rows, *, balanced: bool, seed: int, epoch: int) -> Rows:
-    """Return the rows (n,) of one epoch: a permutation or, if `balanced`, rows with every class equally often."""
-    generator = np.random.default_rng(derive_seed(seed, "order", epoch))
-    if balanced:
-        return _balanced(labels, generator)
-    return generator.permutation(len(labels))
-
-
 def epoch_batches(order: Rows, batch_size: int) -> list[Rows]:
     """Cut `order` into batches whose sizes differ by one at most."""
     # So no epoch ends with a small, noisy batch, no image is dropped, and BatchNorm never sees a batch of one.
     return np.array_split(order, batch_count(len(order), batch_size))
-
-
-def _balanced(labels: Rows, generator: np.random.Generator) -> Rows:
-    """Draw len(labels) rows: counts of classes differ by one at most, and so do counts of the rows of a class."""
-    present = generator.permutation(np.unique(labels))
-    quotas = [len(part) for part in np.array_split(labels, len(present))]
-    drawn = [
-        _cycled(np.flatnonzero(labels == label), quota, generator) for label, quota in zip(present, quotas, strict=True)
-    ]
-    return generator.permutation(np.concatenate(drawn))
-
-
-def _cycled(rows: Rows, quota: int, generator: np.random.Generator) -> Rows:
-    """Draw `quota` of `rows`, each once before any is drawn again."""
-    rounds = math.ceil(quota / len(rows))
-    return np.concatenate([generator.permutation(rows) for _ in range(rounds)])[:quota]

@@ -20,7 +20,8 @@ from hpo.models.compute_format import ComputeFormat, Normaliser
 from hpo.models.feeds import Feed, plain_feed
 from hpo.models.inference import compute_outputs
 from hpo.seeds import derive_seed
-from hpo.training.batches import augments, batch_count, epoch_batches, epoch_order
+from hpo.training.batches import augments, batch_count, epoch_batches
+from hpo.training.epoch_order import epoch_length, epoch_order
 from hpo.training.loss import Mixer
 from search_spaces import TrialConfig
 
@@ -42,12 +43,18 @@ class Order:
         self._labels = part.labels
         self._on_device = torch.tensor(part.labels, device=device)
         self._seed = seed
-        self.updates = batch_count(len(part), config.batch_size)
+        self.images = epoch_length(part.labels, config)
+        """Images of an epoch."""
+        self.updates = batch_count(self.images, config.batch_size)
 
     def epoch(self, epoch: int) -> tuple[list[Rows], tuple[Tensor, ...]]:
         """Return the rows of each batch, and the labels (b,) of each batch on the device."""
-        order = epoch_order(self._labels, balanced=self._config.balanced_sampling, seed=self._seed, epoch=epoch)
-        batches = epoch_batches(order, self._config.batch_size)
+        config = self._config
+        order = epoch_order(
+            self._labels, balanced=config.balanced_sampling, seed=self._seed, epoch=epoch,
+            oversample_to=config.oversample_to,
+        )  # fmt: skip
+        batches = epoch_batches(order, config.batch_size)
         labels = self._on_device[torch.from_numpy(order).to(self._on_device.device)]
         return batches, torch.split(labels, [len(rows) for rows in batches])
 

@@ -73,7 +73,7 @@ def _one_epoch(run: Run) -> EpochResult:
         logits=logits,
         learning_rate=position.learning_rate,
         seconds=sum(position.seconds.values()),
-        images_per_second=len(run.data.train) / position.seconds["training"],
+        images_per_second=run.images / position.seconds["training"],
         peak_memory=peak_memory(run.device),
         facts={**run.facts, "micro_batch": run.learner.micro_batch},
         weights=_valid_until_next_step(run, run.weights),
@@ -109,7 +109,7 @@ def _train(run: Run) -> float:
         _take_steps(run, position)
         position.learning_rate = run.learner.learning_rate
     _check_loss_is_finite(run)
-    return float(position.loss) / len(run.data.train)
+    return float(position.loss) / run.images
 
 
 def _take_steps(run: Run, position: Position) -> None:

@@ -94,7 +94,7 @@ def _linear_weights(head: nn.Module) -> Iterator[Tensor]:
 def build_loss(
     config: TrialConfig, labels: npt.NDArray[np.int64], classes: int
 ) -> ClassificationLoss | ConsistencyLoss:
-    """Return the configuration's loss; `labels` (n,) are those of the training part.
+    """Return the configuration's loss; `labels` (n,) are those of the images of an epoch.
 
     With AugMix's consistency the loss takes logits (b, V, C) of all views of an image, else (b, C).
     """

@@ -15,6 +15,7 @@ from hpo.models.classifier import Classifier
 from hpo.models.compute_format import ComputeFormat, Normaliser
 from hpo.seeds import derive_seed, seeded
 from hpo.training.batches import training_feed, validation_feed
+from hpo.training.epoch_order import drawn_labels
 from hpo.training.learner import BaselineLearner, Learner
 from hpo.training.loader import (
     FeatureExtractor,
@@ -51,6 +52,8 @@ class Run:
     learner: Learner | BaselineLearner
     loader: Loader
     validation: ImageValidation | FeatureValidation | None
+    images: int
+    """Images of an epoch: those of the training part, or more where rare classes are oversampled."""
     updates: int
     """Optimiser updates of an epoch."""
     facts: Mapping[str, Any]
@@ -154,6 +157,7 @@ def _new_run(
         learner=learner,
         loader=loader,
         validation=_validation(config, data.val, runtime, built, normalise, extract, compute_format),
+        images=order.images,
         updates=order.updates,
         facts=facts,
         position=Position.start(0, device),
@@ -170,7 +174,7 @@ def _learner(
     *,
     on_features: bool,
 ) -> Learner | BaselineLearner:
-    loss = build_loss(config, data.train.labels, data.classes)
+    loss = build_loss(config, drawn_labels(data.train.labels, config), data.classes)
     if not model.learns:
         return BaselineLearner(
             model, Objective(config, model, loss, compute_format, device=torch.device(runtime.device))

@@ -11,7 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search_spaces import Choice, Float, Int, SearchSpace, SpaceError, TrialConfig, load_space, parameter_name
+from search_spaces import (
+    Choice,
+    Float,
+    Int,
+    PlannedTrial,
+    SearchSpace,
+    SpaceError,
+    TrialConfig,
+    TrialList,
+    load_space,
+    parameter_name,
+)
 from tests.search_spaces.strategies import DrawnTrial, spaces, trials
 
 ADAMW, SGD = {"optimiser": ("adamw",)}, {"optimiser": ("sgd",)}
@@ -301,3 +312,19 @@ def test_parameters_that_a_trial_was_given_are_checked_as_far_as_they_say() -> N
     ]:
         with pytest.raises(SpaceError, match=text):
             space.check_parameters(params)
+
+
+def test_a_field_added_later_leaves_fingerprints_unchanged_at_the_behaviour_from_before() -> None:
+    """Spaces, and lists of configurations, which are stored with every field."""
+    plain = SearchSpace("s", fixed={"epochs": 3})
+    assert plain.with_fixed({"oversample_to": 0, "background": "keep"}).fingerprint == plain.fingerprint
+    assert plain.with_fixed({"background": "mask"}).fingerprint != plain.fingerprint
+    both = [
+        TrialList("l", "", (PlannedTrial("a", TrialConfig(oversample_to=count)),)).to_dict() for count in (0, 7)
+    ]
+    for values in both:
+        config = values["entries"][0]["config"]
+        values["entries"][0]["config"] = {k: v for k, v in config.items() if k not in ("oversample_to", "background")}
+    before, without = (TrialList.from_dict(values) for values in both)
+    assert before == without
+    assert before.fingerprint == TrialList("l", "", (PlannedTrial("a", TrialConfig()),)).fingerprint

@@ -18,8 +18,8 @@ RICH = TrialConfig(
         {"epochs": 3, "schedule": "plateau"},
     ],
 )  # fmt: skip
-"""Everything that goes together; mixup and cutmix exclude the consistency loss."""
-MIXED = TrialConfig(mixup=0.2, cutmix=1.0)
+"""Everything that goes together; mixup and cutmix exclude the consistency loss, and oversampling balanced sampling."""
+MIXED = TrialConfig(mixup=0.2, cutmix=1.0, oversample_to=100)
 BARE = TrialConfig(
     pretrained=False, unfreeze_depth=1.0, optimiser="sgd", weight_decay=0, schedule="constant", augmentation="none",
 )  # fmt: skip

@@ -310,6 +310,18 @@ def test_the_earlier_form_of_a_space_is_what_the_command_gave_then(name: str) ->
     assert earlier_space(name, fixed=("augmentation=flips",)) is not None  # refused today
 
 
+def test_the_earlier_form_of_a_preset_is_found_whether_or_not_symmetry_is_named() -> None:
+    """Presets of seeds 000 and 003 had balanced sampling before oversampling to a count was a field."""
+    for name in ("convnext-xlarge-augmix", "convnext-large-last-layers"):
+        for fixed in ((), ("symmetry=dihedral",), ("symmetry=none",)):
+            earlier = earlier_space(name, fixed=fixed)
+            assert earlier is not None
+            assert earlier.fixed["balanced_sampling"] is True
+            assert earlier.fixed["symmetry"] == ("none" if "symmetry=none" in fixed else "dihedral")
+            assert "background" not in earlier.open
+        assert earlier_space(name, fixed=("oversample_to=100",)) is None, "no study of before has it"
+
+
 @pytest.mark.postgres
 def test_a_study_from_before_symmetry_goes_on_as_it_was_made_by_the_same_command(bench: Bench) -> None:
     """The study holds a space without symmetry; today's command asks for none, and then for one by name."""

@@ -40,6 +40,8 @@ FEATURES: list[dict[str, Any]] = [
     },
     {"precision": "bf16", "class_weights": "inverse", "unfreeze_depth": 0.5, "drop_path": 0.1, "mixup": 0.2},
     {"warmup": 0.3, "restarts": 2, "ema": 0.9, "dropout": 0.1},
+    {"oversample_to": 12, "class_weights": "inverse", "augmentation_strength": 1.0},
+    {"oversample_to": 12, "unfreeze_depth": 0.0, "loss": "balanced-softmax"},
 ]  # fmt: skip
 
 PLATEAU = {"epochs": 2, "unfreeze_depth": 0.0, "schedule": "plateau", "learning_rate": 1e-3, "weight_decay": 0.0}

@@ -37,6 +37,8 @@ def short(space: SearchSpace) -> TrialConfig:
     """Return the first point of `space` with one epoch per phase, small images and a small backbone."""
     named = final(space)
     changes: dict[str, object] = {"image_size": SIZE, "epochs": max(1, len(named.phases)), "batch_size": 8}
+    if named.oversample_to:
+        changes["oversample_to"] = 10  # of 8 images of each class; its own 5,250 are for thousands of images
     if named.backbone.startswith(BIG):
         changes |= {"backbone": SMALL, "pretrained": False}
     return final(space.with_fixed(changes))
