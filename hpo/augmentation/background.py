@@ -33,7 +33,7 @@ Codes: TypeAlias = npt.NDArray[np.int32]
 GRID = 48
 """Points of the grid along a side, or one more, where the side of the image is odd."""
 
-LEVELS, TINTS = 8, 16
+LEVELS, TINTS = 5, 16
 """Bins of lightness, and of each of the two colour axes of CIELAB, over the range of the image."""
 
 NARROWEST = (64, 48)
@@ -42,7 +42,7 @@ NARROWEST = (64, 48)
 CENTRE, BORDER = 0.28, 1 / 12
 """Radius of the disc and width of the border where colours are first counted, in sides of the image."""
 
-WIDENINGS = ((3.0, 0), (2.0, 5), (2.0, 5))
+WIDENINGS = ((3.0, 0), (3.0, 5), (2.5, 5))
 """For each count: how many times more frequent, relative to all colours there, a colour must be about the object than
 in the background; and by how many points the object found before is widened."""
 
@@ -243,12 +243,12 @@ def _is_apart(codes: Codes, mask: Mask, grid: Grid) -> bool:
 
 
 def enlarged(mask: Mask, grid: Grid, size: int) -> Mask:
-    """Return the mask of the grid at the size of the image, slightly widened, its outline smoothed."""
+    """Return the mask of the grid at the size of the image, widened by half a point, its outline smoothed."""
     if len(mask) == size:
-        return cv2.dilate(mask, _disc(1))
-    wide = cv2.dilate(mask, _disc(1))[grid.points][:, grid.points]
+        return mask
     width = 2 * (size // len(mask)) + 1
-    return (cv2.blur(255 * wide, (width, width)) > 127).astype(np.uint8)
+    wide = (255 * mask)[grid.points][:, grid.points]
+    return (cv2.blur(wide, (width, width)) > 63).astype(np.uint8)
 
 
 @cache
