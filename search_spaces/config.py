@@ -228,7 +228,7 @@ class TrialConfig(BaseModel):
         ge=0,
         le=1,
         description="augmentation: strength of masking what lies outside a circle about the centre, whatever is there "
-        "(the object itself is told from its surroundings by `background`); 0 is off",
+        "(for the object itself see `background`); 0 is off",
     )
     mixup: float = Field(0.0, ge=0, le=10, description="alpha of MixUp (Zhang et al. 2018); 0 is off")
     cutmix: float = Field(0.0, ge=0, le=10, description="alpha of CutMix (Yun et al. 2019); 0 is off")

@@ -13,6 +13,7 @@ is the mirrored or turned mask.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple, TypeAlias
 
@@ -20,7 +21,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from hpo.data.dataset import Images
+from hpo.data.dataset import Images, Part, Rows
+from search_spaces import Background
 
 Mask: TypeAlias = npt.NDArray[np.uint8]
 """(S, S) uint8: 1 on the object, 0 on the background."""
@@ -62,6 +64,10 @@ MOST_BORDER = 0.5
 """Largest share of the outermost points that an object covers; beyond, the image has no background."""
 
 
+MOST_STORED = 256 << 20
+"""Bytes that stored masks may take: 230,000 images of 96 pixels."""
+
+
 class Grid(NamedTuple):
     """The grid of images of one size: positions of its points, and where its centre and border are."""
 
@@ -86,13 +92,55 @@ def without_background(images: Images) -> Images:
     return found
 
 
+def with_background(images: Images, background: Background) -> Images:
+    """Return (b, S, S, 3) uint8 images as a network sees them whose configuration has this `background`."""
+    return without_background(images) if background == "mask" else images
+
+
+def prepared(part: Part, background: Background) -> Part:
+    """Return the part with its images as such a network sees them; their masks are stored once they are known."""
+    return replace(part, prepare=StoredMasks(part.images)) if background == "mask" else part
+
+
+class StoredMasks:
+    """`without_background` for the rows of a packed set, several threads at once; masks are stored, a bit a pixel."""
+
+    def __init__(self, images: Images) -> None:
+        """Store nothing where the masks of all images (M, S, S, 3) would take more than MOST_STORED bytes."""
+        self._size = images.shape[1]
+        width = -(-self._size * self._size // 8)
+        count = len(images) if len(images) * width <= MOST_STORED else 0
+        self._bits = np.zeros((count, width), np.uint8)
+        self._known = np.zeros(count, np.uint8)
+        """0 not known yet, 1 for a mask, 2 where no object can be told."""
+
+    def __call__(self, images: Images, rows: Rows) -> Images:
+        """Return `images` (b, S, S, 3), changed in place, of these rows (b,) of the packed set."""
+        for image, row in zip(images, rows.tolist(), strict=True):
+            fill_background(image, self._mask(image, row))
+        return images
+
+    def _mask(self, image: Images, row: int) -> Mask | None:
+        if row >= len(self._known):
+            return object_mask(image)
+        if not self._known[row]:
+            mask = object_mask(image)
+            if mask is not None:
+                self._bits[row] = np.packbits(mask)
+            self._known[row] = 2 if mask is None else 1  # last: another thread may ask for this row
+            return mask
+        if self._known[row] == 2:
+            return None
+        return np.unpackbits(self._bits[row], count=self._size**2).reshape(self._size, self._size)
+
+
 def fill_background(image: Images, mask: Mask | None) -> None:
     """Paint what lies outside `mask` in its mean colour, in place; leave the image as it is where the mask is None."""
     if mask is None:
         return
-    outside = mask == 0
-    count = max(1, int(outside.sum()))
-    image[outside] = (2 * image[outside].sum(axis=0, dtype=np.int64) + count) // (2 * count)
+    outside = 1 - mask
+    mean = cv2.mean(image, outside)[:3]
+    np.copyto(image, np.rint(mean).astype(np.uint8), where=outside[..., None].astype(bool))
 
 
 def object_mask(image: Images) -> Mask | None:
@@ -100,16 +148,22 @@ def object_mask(image: Images) -> Mask | None:
     size = len(image)
     grid = grid_of(size)
     codes = colour_codes(image, grid)
+    found = _found(codes, grid)
+    mask = None if found is None else _without_neighbours(_filled(_closed(found, 2)), grid)
+    if mask is None or not _is_apart(codes, mask, grid):
+        return None
+    return enlarged(mask, grid, size)
+
+
+def _found(codes: Codes, grid: Grid) -> Mask | None:
+    """Return the points of the object by their colours, counted a little wider each time; None where there is none."""
     mask: Mask | None = None
     for times, wider in WIDENINGS:
         inside, outside = _counted(mask, wider, grid)
         mask = _central(_more_frequent(codes, inside, outside, times), grid)
         if mask is None:
             return None
-    mask = _without_neighbours(_filled(_closed(mask, 2)), grid)
-    if mask is None or not _is_apart(codes, mask, grid):
-        return None
-    return enlarged(mask, grid, size)
+    return mask
 
 
 @cache
@@ -137,7 +191,7 @@ def colour_codes(image: Images, grid: Grid) -> Codes:
     """Return the number of the colour of each point, averaged over the pixels about it."""
     width = (len(image) // len(grid.rows)) | 1
     small = cv2.blur(image, (width, width))[grid.rows][:, grid.rows]
-    lab = cv2.cvtColor(cv2.GaussianBlur(small, (3, 3), 0), cv2.COLOR_RGB2LAB)
+    lab: Images = cv2.cvtColor(cv2.GaussianBlur(small, (3, 3), 0), cv2.COLOR_RGB2LAB).astype(np.uint8)
     bins = [
         _binned(lab[..., axis], count, least)
         for axis, count, least in zip(range(3), (LEVELS, TINTS, TINTS), (NARROWEST[0], *NARROWEST[1:] * 2), strict=True)
@@ -207,7 +261,8 @@ def _filled(mask: Mask) -> Mask:
     """Return the mask with its holes filled."""
     outside = cv2.copyMakeBorder(1 - mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
     _, labels = cv2.connectedComponents(outside, connectivity=4)
-    return (labels[1:-1, 1:-1] != labels[0, 0]).astype(np.uint8)
+    filled: Mask = (labels[1:-1, 1:-1] != labels[0, 0]).astype(np.uint8)
+    return filled
 
 
 def _closed(mask: Mask, radius: int) -> Mask:
@@ -227,7 +282,8 @@ def _without_neighbours(mask: Mask, grid: Grid) -> Mask | None:
     overlap[0] = 0
     rest = mask.copy()
     for label in np.flatnonzero((overlap < overlap.max()) & (np.arange(count) > 0)):
-        neighbour = cv2.dilate((labels == label).astype(np.uint8), _disc(int(neck) + 1)) & mask
+        wider: Mask = cv2.dilate((labels == label).astype(np.uint8), _disc(int(neck) + 1)).astype(np.uint8)
+        neighbour = wider & mask
         if neighbour[grid.border].any():
             rest &= 1 - neighbour
     return _central(rest, grid)
@@ -243,12 +299,12 @@ def _is_apart(codes: Codes, mask: Mask, grid: Grid) -> bool:
 
 
 def enlarged(mask: Mask, grid: Grid, size: int) -> Mask:
-    """Return the mask of the grid at the size of the image, widened by half a point, its outline smoothed."""
+    """Return the mask of the grid at the size of the image, its outline smoothed."""
     if len(mask) == size:
         return mask
     width = 2 * (size // len(mask)) + 1
     wide = (255 * mask)[grid.points][:, grid.points]
-    return (cv2.blur(wide, (width, width)) > 63).astype(np.uint8)
+    return (cv2.blur(wide, (width, width)) > 127).astype(np.uint8)
 
 
 @cache

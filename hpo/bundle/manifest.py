@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from hpo.data import DataOrigin
 from hpo.errors import BundleError
 from hpo.private_paths import public_config
-from search_spaces import FORMER_DEFAULTS, TrialConfig
+from search_spaces import FORMER_DEFAULTS, Background, TrialConfig
 
 FORMAT = 3
 """Version of the bundle's layout; a reader accepts its own and older ones. 2 adds calibration, validation and members;
@@ -43,6 +43,9 @@ class Preprocessing(_Section):
     std: Triple
     resize: str
     """The resize rule, in words."""
+    background: Background = "keep"
+    """Whether what surrounds the object is painted over at this size (`hpo.augmentation.background`); bundles from
+    before this field keep it."""
 
 
 class Weights(_Section):
@@ -143,6 +146,8 @@ class Manifest(_Section):
     def _check_members(self) -> Self:
         if (self.stage == "ensemble") != bool(self.members):
             raise ValueError("an ensemble has members, and nothing else does")
+        if self.preprocessing.background != self.config.background:
+            raise ValueError("preprocessing.background must be that of the configuration")
         if self.members and abs(sum(member.weight for member in self.members) - 1) > 1e-6:
             raise ValueError("the weights of the members must add up to 1")
         return self

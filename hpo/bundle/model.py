@@ -30,7 +30,7 @@ from hpo.evaluation.calibration import Abstention, Probabilities, log_probabilit
 from hpo.evaluation.metrics import Logits
 from hpo.models.built_model import build_model
 from hpo.models.inference import Predictor
-from search_spaces import Symmetry, TrialConfig
+from search_spaces import Background, Symmetry, TrialConfig
 
 BATCH_SIZE = 256
 
@@ -60,7 +60,9 @@ class Model:
         self.networks: tuple[Network, ...] = networks_of(bundle)
         """Each with its normalisation and its weight; the heaviest first."""
         self._predictors = tuple(
-            Predictor(network.module, mean=network.mean, std=network.std, device=self.device)
+            Predictor(
+                network.module, mean=network.mean, std=network.std, device=self.device, background=network.background
+            )
             for network in self.networks
         )
 
@@ -173,6 +175,8 @@ class Network(NamedTuple):
     std: Triple
     weight: float
     """Share of the ensemble's probabilities; 1 for a single model."""
+    background: Background = "keep"
+    """Whether it sees images with their background or without."""
 
 
 def networks_of(bundle: Bundle) -> tuple[Network, ...]:
@@ -184,9 +188,15 @@ def networks_of(bundle: Bundle) -> tuple[Network, ...]:
     tensors = _read_tensors(bundle)
     if not manifest.members:
         steps = manifest.preprocessing
-        return (Network(_network(bundle, manifest.config, tensors), steps.mean, steps.std, 1.0),)
+        return (Network(_network(bundle, manifest.config, tensors), steps.mean, steps.std, 1.0, steps.background),)
     return tuple(
-        Network(_network(bundle, member.config, _of_member(tensors, i)), member.mean, member.std, member.weight)
+        Network(
+            _network(bundle, member.config, _of_member(tensors, i)),
+            member.mean,
+            member.std,
+            member.weight,
+            member.config.background,
+        )
         for i, member in enumerate(manifest.members)
     )
 

@@ -116,6 +116,7 @@ def prepare_study(db: Database, plan: Plan, home: Path, cleaning: Cleaning) -> t
     """List the images, build the backbones, decode the images, create or open the study; print each step on stderr."""
     from hpo.cli.progress import counting
     from hpo.data.opening import count_classes
+    from hpo.search.data_dimensions import data_dimension_lines
     from hpo.search.plan import check_models, create_or_open_study, open_data, with_earlier_space
 
     plan, note = with_earlier_space(db, plan)
@@ -131,6 +132,8 @@ def prepare_study(db: Database, plan: Plan, home: Path, cleaning: Cleaning) -> t
     with counting("decoding images") as progress:
         dataset = open_data(plan, cache_folder(home), progress, db=db)
     for line in data_lines(plan.data, dataset):
+        click.echo(line, err=True)
+    for line in data_dimension_lines(plan.space, dataset):
         click.echo(line, err=True)
     return create_or_open_study(db, plan, dataset), dataset
 

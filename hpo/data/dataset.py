@@ -23,6 +23,9 @@ Labels = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int64]
 """Positions in a part."""
 
+Prepare = Callable[[Images, Rows], Images]
+"""(images (b, S, S, 3) uint8, which may be changed in place; their rows (b,) in the packed set) -> the same shape."""
+
 Progress = Callable[[int, int], None]
 """A callback that takes the number done and the total."""
 
@@ -43,13 +46,17 @@ class Part:
     """n paths or keys relative to the data set, readable by people."""
     digests: Sequence[tuple[str, str]] = ()
     """n pairs of hex digests: of the stored image, and of its pixels at the stored size; empty if not known."""
+    prepare: Prepare | None = None
+    """Changes every batch: the preprocessing of a network; None for the images as they are packed."""
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def batch(self, rows: npt.NDArray[np.int64]) -> Images:
         """Return a copy of the rows (b,) of this part as (b, S, S, 3) uint8."""
-        return self.images[self.indices[rows]]
+        places = self.indices[rows]
+        images = self.images[places]
+        return images if self.prepare is None else self.prepare(images, places)
 
     def batches(self, size: int, progress: Progress | None = None) -> Iterator[Images]:
         """Yield copies of all images in order as (b, S, S, 3) uint8, b = `size` except in the last batch.
@@ -71,13 +78,14 @@ class Part:
             np.concatenate([self.labels, other.labels]),
             [*self.names, *other.names],
             [*self.digests, *other.digests],
+            self.prepare,
         )
 
     def subset(self, rows: npt.NDArray[np.int64]) -> Part:
         """Return the rows (b,) of this part, in that order, as a part."""
         names = [self.names[row] for row in rows]
         digests = [self.digests[row] for row in rows] if self.digests else ()
-        return Part(self.images, self.indices[rows], self.labels[rows], names, digests)
+        return Part(self.images, self.indices[rows], self.labels[rows], names, digests, self.prepare)
 
 
 def rows_in_order(count: int, size: int) -> list[Rows]:

@@ -186,7 +186,10 @@ def trial_manifest(study: str, spec: StudySpec, trial: FrozenTrial, *, compared:
     # With the precision that `auto` chose in the trial: a retraining on another machine must not choose anew.
     config = TrialConfig.from_stored({**record.config, "precision": facts["precision"]}, source=source)
     config = shared(config)
-    preprocessing = {"image_size": config.image_size, "mean": facts["mean"], "std": facts["std"], "resize": RESIZE_RULE}
+    preprocessing = {
+        "image_size": config.image_size, "mean": facts["mean"], "std": facts["std"], "resize": RESIZE_RULE,
+        "background": config.background,
+    }  # fmt: skip
     values = {
         "stage": "exported",
         "study": study,

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hpo.augmentation.background import with_background
 from hpo.bundle.manifest import Manifest
 from hpo.bundle.model import BATCH_SIZE
 from hpo.data import Dataset
@@ -96,14 +97,15 @@ class WeightAverages:
         rows = np.random.default_rng(0).permutation(len(self._dataset.train))[:STATISTICS_IMAGES]
         with torch.no_grad():
             for some in epoch_batches(rows, BATCH_SIZE):
-                images = self._dataset.train.batch(some)
+                images = with_background(self._dataset.train.batch(some), steps.background)
                 network(normalise(torch.from_numpy(images).to(device)))
         network.eval()
 
     def _predict(self, network: nn.Module) -> Logits:
         steps, part = self._manifest.preprocessing, self._dataset.val
         images = map(part.batch, epoch_batches(np.arange(len(part)), BATCH_SIZE))
-        return Predictor(network, mean=steps.mean, std=steps.std, device=self._device).logits(images)
+        predictor = Predictor(network, mean=steps.mean, std=steps.std, device=self._device, background=steps.background)
+        return predictor.logits(images)
 
 
 class MeanWeights(NamedTuple):

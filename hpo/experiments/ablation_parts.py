@@ -141,6 +141,7 @@ PARTS: tuple[AblationPart, ...] = (
     _numeric("label-smoothing", "label_smoothing", "none"),
     _other("class-weights", "class_weights", "none", "none"),
     _other("balanced-sampling", "balanced_sampling", "every image once an epoch", False),
+    _other("background", "background", "images with their background", "keep"),
     _numeric("oversampling", "oversample_to", "every image once an epoch", 0),
     _part("augmentation", "none of the family", _augmented, _fields(augmentation="none")),
     _part("augmix", "none", _above("augmix"), _fields(augmix=0.0, augmix_consistency=0.0)),

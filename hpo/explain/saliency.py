@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hpo.augmentation.background import with_background
 from hpo.bundle.model import Model, Network
 from hpo.data.dataset import Images
 from hpo.errors import DataError
@@ -85,7 +86,8 @@ class Saliency:
         shifts = shifts_for(attribution.side) if self.fine else 1
 
         def forward(rows: Tensor) -> Tensor:
-            inputs = normalise(torch.from_numpy(images[rows.cpu().numpy()]).to(self.device))
+            seen = with_background(images[rows.cpu().numpy()], network.background)
+            inputs = normalise(torch.from_numpy(seen).to(self.device))
             return stitched(attribution, inputs, targets[rows.cpu()].to(self.device), shifts).relu()
 
         maps = [_enlarged(coarse, images.shape[1]) for coarse in in_pieces(forward, self._rows(len(images)))]

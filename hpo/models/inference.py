@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hpo.augmentation.background import prepared, with_background
 from hpo.data.dataset import Images, Part, rows_in_order
 from hpo.evaluation.metrics import Logits
 from hpo.models.compute_format import ComputeFormat, Normaliser
 from hpo.models.feeds import plain_feed
 from hpo.models.memory import in_pieces
+from search_spaces import Background
 
 
 class Predictor:
@@ -27,8 +29,10 @@ class Predictor:
         std: Sequence[float],
         device: str = "cpu",
         precision: str = "fp32",
+        background: Background = "keep",
     ) -> None:
         """Move `network` itself to `device` and put it into evaluation mode."""
+        self._background = background
         self._device = torch.device(device)
         self._format = ComputeFormat(precision)
         self._network = self._format.place(network, self._device).eval()
@@ -44,10 +48,12 @@ class Predictor:
 
     def _uploaded(self, images: Iterable[Images] | Part, batch_size: int) -> Iterator[Tensor]:
         if isinstance(images, Part):
-            yield from plain_feed(images, self._device).epoch(rows_in_order(len(images), batch_size), 0)
+            part = prepared(images, self._background)
+            yield from plain_feed(part, self._device).epoch(rows_in_order(len(images), batch_size), 0)
             return
         for batch in images:
-            yield torch.from_numpy(np.require(batch, requirements=["C", "W"])).to(self._device)
+            seen = with_background(batch, self._background)
+            yield torch.from_numpy(np.require(seen, requirements=["C", "W"])).to(self._device)
 
 
 def compute_outputs(network: nn.Module, batches: Iterable[Tensor], compute_format: ComputeFormat) -> Tensor:

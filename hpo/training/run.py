@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from hpo.augmentation.background import prepared
 from hpo.data.dataset import Part, rows_in_order
 from hpo.errors import DataError, ModelError
 from hpo.models.built_model import BuiltModel, build_model, count_parameters
@@ -107,6 +108,7 @@ def prepare(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapsh
         raise DataError(
             f"image_size is {config.image_size}, but the images are packed at {packed}; pack them at that size"
         )
+    data = _prepared(config, data)
     device = torch.device(runtime.device)
     with seeded(derive_seed(runtime.seed, "init"), device):
         built = build_model(config, data.classes)
@@ -121,6 +123,12 @@ def prepare(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapsh
     if resume is not None:
         _restore(run, resume)
     return run
+
+
+def _prepared(config: TrialConfig, data: FitData) -> FitData:
+    """Return the data with the images as the network sees them; augmentation comes after that."""
+    train = prepared(data.train, config.background)
+    return replace(data, train=train, val=data.val and replace(data.val, prepare=train.prepare))
 
 
 def _compute_format(config: TrialConfig, model: Classifier, device: torch.device, runtime: Runtime) -> ComputeFormat:

@@ -319,9 +319,7 @@ def test_a_field_added_later_leaves_fingerprints_unchanged_at_the_behaviour_from
     plain = SearchSpace("s", fixed={"epochs": 3})
     assert plain.with_fixed({"oversample_to": 0, "background": "keep"}).fingerprint == plain.fingerprint
     assert plain.with_fixed({"background": "mask"}).fingerprint != plain.fingerprint
-    both = [
-        TrialList("l", "", (PlannedTrial("a", TrialConfig(oversample_to=count)),)).to_dict() for count in (0, 7)
-    ]
+    both = [TrialList("l", "", (PlannedTrial("a", TrialConfig(oversample_to=count)),)).to_dict() for count in (0, 7)]
     for values in both:
         config = values["entries"][0]["config"]
         values["entries"][0]["config"] = {k: v for k, v in config.items() if k not in ("oversample_to", "background")}

@@ -19,7 +19,7 @@ RICH = TrialConfig(
     ],
 )  # fmt: skip
 """Everything that goes together; mixup and cutmix exclude the consistency loss, and oversampling balanced sampling."""
-MIXED = TrialConfig(mixup=0.2, cutmix=1.0, oversample_to=100)
+MIXED = TrialConfig(mixup=0.2, cutmix=1.0, oversample_to=100, background="mask")
 BARE = TrialConfig(
     pretrained=False, unfreeze_depth=1.0, optimiser="sgd", weight_decay=0, schedule="constant", augmentation="none",
 )  # fmt: skip

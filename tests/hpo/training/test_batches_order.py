@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hpo.errors import DataError
 from hpo.training.batches import batch_count, epoch_batches
-from hpo.training.epoch_order import MOST_DRAWS, draws_by_class, drawn_labels, epoch_length, epoch_order
+from hpo.training.epoch_order import MOST_DRAWS, drawn_labels, draws_by_class, epoch_length, epoch_order
 from search_spaces import TrialConfig
 
 
