@@ -1,0 +1,133 @@
+"""Pictures that do not belong: found by distance, labels and copies together, and by PCA and DBSCAN beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hpo.data.dataset import Labels
+from hpo.data.findings import Finding
+from hpo.inspection.embeddings import Embeddings, nearest
+from hpo.inspection.inspected_data import InspectedData
+from hpo.inspection.outlier_scores import OutlierScores, score_outliers
+from hpo.inspection.probe import Points
+
+SURE = 0.9
+"""Pictures that do not belong with this probability are dropped; with half of it or more they are shown."""
+
+SHOWN = 0.5
+
+FEWEST = 20
+"""Below so many pictures nothing is said: there is no body to be far from."""
+
+COMPONENTS = 50
+
+NEIGHBOURS = 5
+
+
+@dataclass(frozen=True)
+class DbscanNoise:
+    """Noise of DBSCAN (Ester et al. 1996) on principal components, for comparison; copies are not collapsed."""
+
+    rows: Labels
+    """(m,) int64 images that DBSCAN calls noise."""
+    radius: float
+    """eps: where the sorted distances to the fifth neighbour bend most."""
+
+    method = "PCA + DBSCAN"
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """Scores of the groups of copies, and the findings they lead to."""
+
+    scores: OutlierScores
+    threshold: float
+    """Groups of this probability or more are dropped."""
+    findings: tuple[Finding, ...]
+    """The surest first; images of one group beside each other."""
+    dropped: Labels
+    """(m,) int64 rows of the images to drop."""
+    dbscan: DbscanNoise
+
+
+def find_outliers(data: InspectedData, features: Embeddings) -> Outliers:
+    """Return the pictures that probably do not belong, with the action drop only for those that are sure.
+
+    The rule for sure: of the pictures that are dropped at most one in ten of the least sure ones should be real.
+    """
+    scores = score_outliers(features) if len(features) >= FEWEST else _unscored(len(features))
+    order = np.argsort(-scores.probability, kind="stable")
+    shown = order[scores.probability[order] >= SHOWN]
+    rows_of = features.groups.rows_of(shown)
+    findings = [
+        found
+        for number, (group, rows) in enumerate(zip(shown, rows_of, strict=True), start=1)
+        for found in _findings([data.names[row] for row in rows], features, scores, int(group), number)
+    ]
+    dropped = np.flatnonzero(scores.probability[features.groups.group_of] >= SURE)
+    return Outliers(scores, SURE, tuple(findings), dropped, dbscan_noise(features))
+
+
+def _unscored(count: int) -> OutlierScores:
+    return OutlierScores(np.ones(count), np.ones(count, np.bool_), np.zeros(count))
+
+
+def _findings(
+    names: Sequence[str], features: Embeddings, scores: OutlierScores, group: int, number: int
+) -> Iterator[Finding]:
+    probability = float(scores.probability[group])
+    action = "drop" if probability >= SURE else "keep"
+    reason = outlier_reason(features, scores, group)
+    name = f"outlier-{number}" if len(names) > 1 else ""
+    for file in names:
+        yield Finding(file, "outlier", name, round(probability, 4), action, reason)
+
+
+def outlier_reason(features: Embeddings, scores: OutlierScores, group: int) -> str:
+    """Return one sentence on why a group is taken for a picture that does not belong, and how sure that is."""
+    counts = features.groups.counts[group]
+    parts = [f"its squared distance from the nearest class is {scores.distance[group]:,.0f} times the usual"]
+    if counts.sum() > 1:
+        parts.append(f"it is there {counts.sum():,} times under {_classes(int((counts > 0).sum()))}")
+    if not scores.expected[group]:
+        parts.append("a probe that has not seen it expects another class")
+    surely = "does not belong" if scores.probability[group] >= SURE else "may not belong"
+    return f"{surely} ({scores.probability[group]:.2f}): {'; '.join(parts)}"
+
+
+def _classes(count: int) -> str:
+    return "one class" if count == 1 else f"{count} classes"
+
+
+def dbscan_noise(features: Embeddings) -> DbscanNoise:
+    """Return what PCA and DBSCAN call noise among all images, copies included: blocked, in bounded memory.
+
+    An image with NEIGHBOURS images within eps, itself counted, is a core; noise is what has no core within eps.
+    """
+    points = _all_points(features, COMPONENTS)
+    if len(points) <= NEIGHBOURS:
+        return DbscanNoise(np.empty(0, np.int64), 0.0)
+    distances, _ = nearest(points, NEIGHBOURS)
+    ranked = np.sort(distances[:, -1])
+    radius = float(ranked[_bend(ranked)])
+    core = distances[:, NEIGHBOURS - 2] <= radius
+    others = np.flatnonzero(~core)
+    if len(others) and core.any():
+        to_core, _ = nearest(points[others], 1, among=points[core])
+        others = others[to_core[:, 0] > radius]
+    return DbscanNoise(others, radius)
+
+
+def _all_points(features: Embeddings, dimensions: int) -> Points:
+    """Return the leading components (n, d) of every image; copies get that of their group."""
+    return features.leading(dimensions)[features.groups.group_of]
+
+
+def _bend(ranked: npt.NDArray[np.float32]) -> int:
+    """Return where a growing curve lies farthest below the line between its ends."""
+    line = np.linspace(ranked[0], ranked[-1], len(ranked))
+    return int(np.argmax(line - ranked))

@@ -1,0 +1,64 @@
+"""What accuracy is in reach: the bound of Cover and Hart, the power law and the words for both."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpo.inspection.target import CurvePoint, cover_hart, fit_power_law, measure_target
+from tests.hpo.inspection.made_embeddings import cloud, embeddings_of
+
+
+def test_the_probe_is_measured_with_interval_and_curve() -> None:
+    points, labels = cloud(np.random.default_rng(0), 4, 80)
+    target = measure_target(embeddings_of(points + np.random.default_rng(1).normal(0, 3, points.shape), labels))
+    assert target is not None
+    low, high = target.interval
+    assert low < target.accuracy < high
+    assert target.majority == 0.25
+    assert [point.share for point in target.curve] == [0.10, 0.25, 0.50, 1.0]
+    assert target.curve[-1].accuracy == target.accuracy > target.curve[0].accuracy
+    assert 0 <= target.least_error <= target.neighbour_error
+    assert len(target.lines()) == 3
+    assert "an extrapolation beyond the data" in target.lines()[2]
+
+
+def test_copies_count_once_and_left_out_groups_not() -> None:
+    points, labels = cloud(np.random.default_rng(0), 3, 40)
+    every = np.concatenate([points, np.repeat(points[:1], 50, axis=0)])
+    groups = np.concatenate([np.arange(120), np.zeros(50, np.int64)])
+    embedded = embeddings_of(every, np.concatenate([labels, np.zeros(50, np.int64)]), groups)
+    whole, fewer = measure_target(embedded), measure_target(embedded, np.array([130, 5]))
+    assert whole is not None
+    assert fewer is not None
+    assert (whole.images, fewer.images) == (120, 118)
+
+
+@pytest.mark.parametrize(("classes", "each"), [(1, 100), (3, 5)])
+def test_too_little_to_measure(classes: int, each: int) -> None:
+    points, labels = cloud(np.random.default_rng(0), classes, each)
+    assert measure_target(embeddings_of(points, labels)) is None
+
+
+@given(st.floats(0, 1), st.integers(2, 100))
+def test_the_bound_of_cover_and_hart_inverts_their_formula(error: float, classes: int) -> None:
+    bound = cover_hart(error, classes)
+    most = (classes - 1) / classes
+    assert 0 <= bound <= min(error, most) + 1e-9
+    if error <= most:
+        assert bound * (2 - bound / most) == pytest.approx(error, abs=1e-6)
+
+
+def test_a_power_law_is_recovered() -> None:
+    images = (100, 250, 500, 1000)
+    curve = tuple(CurvePoint(n / 1000, n, 1 - (0.05 + 2 * n**-0.5)) for n in images)
+    law = fit_power_law(curve)
+    assert law is not None
+    assert (law.floor, law.factor, law.exponent) == pytest.approx((0.05, 2, 0.5), abs=1e-6)
+
+
+def test_an_accuracy_that_does_not_grow_has_no_law() -> None:
+    curve = tuple(CurvePoint(n / 1000, n, 0.9 - n / 10_000) for n in (100, 250, 500, 1000))
+    assert fit_power_law(curve) is None
