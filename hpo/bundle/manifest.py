@@ -103,6 +103,16 @@ def shared(config: TrialConfig) -> TrialConfig:
     return config.replace(weights=public_config({"weights": config.weights})["weights"])
 
 
+class FoldValues(_Section):
+    """The values of a trial over folds; the bundle holds the model of the first."""
+
+    values: tuple[float, ...] = Field(min_length=1)
+    """The metric of the best epoch of each fold; the trial's value is their mean."""
+    best_epochs: tuple[int, ...] = Field(min_length=1)
+    standard_error: float | None
+    """The standard error of the mean; None for one fold."""
+
+
 class Manifest(_Section):
     """The content of config.json but for the layout's version and the digests of the other files."""
 
@@ -136,6 +146,15 @@ class Manifest(_Section):
     """The members of an ensemble, heaviest first."""
     ingredients: tuple[int, ...] = ()
     """The trials whose weights were averaged into a soup."""
+    folds: FoldValues | None = None
+    """None for a trial of one split; for a joint model those of its best trial."""
+
+    @property
+    def epochs_to_retrain(self) -> int:
+        """The epochs that a retraining takes: the best epoch, of several folds the middle one of theirs."""
+        if self.folds is None:
+            return self.best_epoch
+        return min(sorted(self.folds.best_epochs)[len(self.folds.best_epochs) // 2], len(self.curve))
 
     @property
     def temperature(self) -> float:
@@ -160,8 +179,8 @@ class Manifest(_Section):
         return classes
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values; `from_dict(to_dict(x)) == x`."""
-        return self.model_dump(mode="json")
+        """Return JSON-ready values; `from_dict(to_dict(x)) == x`. `folds` are left out where there are none."""
+        return self.model_dump(mode="json", exclude={"folds"} if self.folds is None else None)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, source: str, way_out: str = "export it again") -> Manifest:

@@ -215,8 +215,12 @@ grouping_options = together(
         help="Images of one patient, slide or plate stay in one part: a column of the CSV, or a regular expression on "
         r"the image's path whose group names it, as 'patient_(\d+)_'.",
     ),
+    click.option(
+        "--folds", envvar="HPO_FOLDS", type=click.IntRange(2, 10), default=None,
+        help="Train each trial on this many folds of train + val; its value is the mean. For small sets.",
+    ),
 )  # fmt: skip
-"""Which images stay together: `group_by`."""
+"""How images are held out: `group_by`, `folds`."""
 
 max_unreadable_option = click.option(
     "--max-unreadable", envvar="HPO_MAX_UNREADABLE", type=click.FloatRange(0, 1), default=0.05, show_default=True,

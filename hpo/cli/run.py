@@ -99,7 +99,7 @@ def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weigh
         from hpo.models import weights_digest
 
         digest = weights_digest(Path(str(path)))
-    names = ("seed", "val_fraction", "test_fraction", "max_unreadable", "group_by")
+    names = ("seed", "val_fraction", "test_fraction", "max_unreadable", "group_by", "folds")
     split = SplitOptions(**{name: rest[name] for name in names})
     if split.folds and split.val_fraction != SplitOptions().val_fraction:
         raise UsageError(

@@ -167,8 +167,19 @@ def _cells(status: StudyStatus, line: TrialStatus) -> tuple[str, Text, str, str,
     """Return number, state, epoch, value and time of a trial."""
     best = status.best
     star = " ★" if best and line.number == best.number else ""
-    epoch, value = epochs_of(line.epoch, line.epochs), "" if line.value is None else f"{line.value:.4f}"
+    epoch, value = fold_of(line) + epochs_of(line.epoch, line.epochs), "" if line.value is None else value_of(line)
     return str(line.number), Text(line.state + star, style=_STYLES[line.state]), epoch, value, duration(line.seconds)
+
+
+def fold_of(line: TrialStatus) -> str:
+    """Return `fold 2/5, ` before the epochs of a trial over folds, else nothing."""
+    return f"fold {line.folds['fold']}/{line.folds['of']}, " if line.folds else ""
+
+
+def value_of(line: TrialStatus) -> str:
+    """Return `0.9012`, or `0.9012 ± 0.0051` with the standard error of a mean over folds."""
+    noise = "" if line.error is None else f" ± {line.error:.4f}"
+    return f"{line.value:.4f}{noise}"
 
 
 def epochs_of(done: int, planned: int) -> str:
@@ -213,7 +224,7 @@ def best_line(status: StudyStatus) -> Text:
     best = status.best
     if best is None or best.value is None:
         return Text("no complete trial yet", style="dim")
-    text = Text.assemble(("best ", "bold"), f" trial {best.number}  ", (f"{best.value:.4f}", "bold green"), "  ")
+    text = Text.assemble(("best ", "bold"), f" trial {best.number}  ", (value_of(best), "bold green"), "  ")
     text.append(parameters(best.params), style="dim")
     higher = [line for line in status.trials if line.state == "pruned" and (line.value or 0.0) > best.value]
     if higher:
@@ -232,10 +243,11 @@ def parameters(params: Mapping[str, Any]) -> str:
 def plain_line(status: StudyStatus, line: TrialStatus) -> str:
     """Return a finished trial as one line, for logs and pipes."""
     counts, best = status.counts, status.best
-    top = f"best complete trial {best.number}: {best.value:.4f}" if best else "no complete trial yet"
+    top = f"best complete trial {best.number}: {value_of(best)}" if best else "no complete trial yet"
     run = f" ({line.params[RUN]})" if RUN in line.params else ""  # of a trial list
+    epochs = f"{fold_of(line)}{line.epoch} epoch{'' if line.epoch == 1 else 's'}"
     return (
-        f"trial {line.number}{run} {line.state} after {line.epoch} epoch{'' if line.epoch == 1 else 's'}, "
+        f"trial {line.number}{run} {line.state} after {epochs}, "
         f"{_best_value(status.metric, line)}, {duration(line.seconds)}; "
         f"{_finished(counts['finished'], status.limits.trials)} finished, {top}"
         + (f"; {line.reason}" if line.reason else "")
@@ -246,6 +258,8 @@ def _best_value(metric: str, line: TrialStatus) -> str:
     """Return `best accuracy 0.9000 in epoch 3`, or `no accuracy` for a trial that has reported none."""
     if line.value is None:
         return f"no {metric}"
+    if line.folds:
+        return f"mean {metric} {value_of(line)}"
     where = f" in epoch {line.curve.index(line.value) + 1}" if line.value in line.curve else ""
     return f"best {metric} {line.value:.4f}{where}"
 

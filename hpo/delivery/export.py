@@ -201,13 +201,28 @@ def trial_manifest(study: str, spec: StudySpec, trial: FrozenTrial, *, compared:
         "epochs": record.best_epoch,
         "best_epoch": record.best_epoch,
         "compared": compared,
-        "curve": [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)],
+        "curve": _curve(trial, record),
+        "folds": _fold_values(record),
         "seed": record.seed,
         "data": origin_of(spec).model_copy(update={"split_digest": record.split_digest or None}),
         "weights": _weights(facts["weights"]),
         "versions": record.versions,
     }
     return Manifest.from_dict(values, source=source, way_out="name another --trial")
+
+
+def _curve(trial: FrozenTrial, record: TrialRecord) -> list[float]:
+    """Return the metric after each epoch that the exported model was trained for or could have been."""
+    if record.folds:
+        return list(record.folds["curves"][0])
+    return [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
+
+
+def _fold_values(record: TrialRecord) -> dict[str, Any] | None:
+    """Return the fields of `FoldValues`; None without folds, or where the time was up in the first."""
+    if not record.folds.get("values"):
+        return None
+    return {key: record.folds[key] for key in ("values", "best_epochs", "standard_error")}
 
 
 def is_of_trial(manifest: Manifest, trial: Manifest) -> bool:

@@ -214,13 +214,13 @@ def _train(
     data = FitData(everything, None, len(dataset.classes))
     try:
         for result in fit(manifest.config, data, runtime):
-            callbacks.on_epoch(result, manifest.best_epoch)
-            if result.epoch == manifest.best_epoch:
+            callbacks.on_epoch(result, manifest.epochs_to_retrain)
+            if result.epoch == manifest.epochs_to_retrain:
                 return _TrainedWeights(result.weights(), dict(result.facts))
     except TrialEnded as ended:
         raise BundleError(f"training ended without a model: {ended.reason}; retrain another trial") from None
     raise BundleError(
-        f"best_epoch is {manifest.best_epoch}, but the configuration ends after {manifest.config.epochs}; "
+        f"the best epoch is {manifest.epochs_to_retrain}, but the configuration ends after {manifest.config.epochs}; "
         "export the bundle again"
     )
 
@@ -235,7 +235,7 @@ def _new_manifest(manifest: Manifest, trained: _TrainedWeights, *, same_data: bo
             "stage": "retrained",
             "config": shared(manifest.config),
             "calibration": kept.model_copy(update={"fitted_on": "trial"}) if kept else None,
-            "epochs": manifest.best_epoch,
+            "epochs": manifest.epochs_to_retrain,
             "preprocessing": steps,
             "versions": versions(),
         }

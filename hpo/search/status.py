@@ -44,10 +44,20 @@ class TrialStatus:
     worker: str | None
     violated: Sequence[str] = ()
     """Constraints that the trial broke: diverged, memory."""
+    folds: Mapping[str, Any] | None = None
+    """What a trial over folds shows of them: `fold` in training from 1, `of` how many, `values` and `standard_error` once it has ended;
+    `epoch` is then that of the fold. None without folds."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields, JSON-ready."""
-        return {**vars(self), "curve": list(self.curve), "params": dict(self.params), "violated": list(self.violated)}
+        """Return all fields, JSON-ready; `folds` only where there are any."""
+        lists = {"curve": list(self.curve), "params": dict(self.params), "violated": list(self.violated)}
+        return {key: value for key, value in {**vars(self), **lists}.items() if key != "folds" or value is not None}
+
+    @property
+    def error(self) -> float | None:
+        """The standard error of the value over the folds; None where it is not known."""
+        error: float | None = (self.folds or {}).get("standard_error")
+        return error
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,7 @@ class StudyStatus:
         return {
             "study": self.study,
             "trials": self.counts,
-            "best": best and {"trial": best.number, "value": best.value, "params": dict(best.params)},
+            "best": best and _best_to_dict(best),
             "metric": self.metric,
             "space": self.space,
             "limit": {
@@ -144,6 +154,11 @@ class StudyReader:
         return self._finished[trial.number]
 
 
+def _best_to_dict(best: TrialStatus) -> dict[str, Any]:
+    folds = {"folds": dict(best.folds)} if best.folds else {}
+    return {"trial": best.number, "value": best.value, "params": dict(best.params), **folds}
+
+
 def _lease_to_dict(lease: LeaseInfo) -> dict[str, Any]:
     names = {"attempts": "takings"}  # the documented key
     kept = {
@@ -155,11 +170,12 @@ def _lease_to_dict(lease: LeaseInfo) -> dict[str, Any]:
 def _trial_status(trial: FrozenTrial, space: Space, until: datetime) -> TrialStatus:
     record = TrialRecord.of(trial)
     curve = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
+    epoch, folds = _fold_reached(record.folds, max(trial.intermediate_values, default=0))
     return TrialStatus(
         number=trial.number,
         state=STATES[trial.state],
         value=trial.value if trial.state == TrialState.COMPLETE else max(curve, default=None),
-        epoch=max(trial.intermediate_values, default=0),
+        epoch=epoch,
         epochs=int(record.config.get("epochs", space.fixed.get("epochs", 0))),
         curve=curve,
         params=space.searched(trial.params),
@@ -167,7 +183,18 @@ def _trial_status(trial: FrozenTrial, space: Space, until: datetime) -> TrialSta
         reason=record.reason,
         worker=record.worker,
         violated=sorted(name for name, value in trial.constraints.items() if value > 0),
+        folds=folds,
     )
+
+
+def _fold_reached(recorded: Mapping[str, Any], step: int) -> tuple[int, dict[str, Any] | None]:
+    """Return the epoch, and what is shown of the folds, at the last reported step; None without folds."""
+    if not recorded:
+        return step, None
+    before = max(0, step - 1) // recorded["steps"]
+    shown = {"fold": before + 1, "of": recorded["count"]}
+    ended = {key: recorded.get(key) for key in ("values", "standard_error")}
+    return step - before * recorded["steps"], {**shown, **ended}
 
 
 def _seconds(trial: FrozenTrial, until: datetime) -> float:

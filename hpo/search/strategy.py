@@ -45,9 +45,9 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
         return TPESampler(n_startup_trials=STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True, seed=seed)
 
 
-def pruner_for_space(name: str, space: Space) -> BasePruner:
-    """Return the pruner `name` for the runs of `space`."""
-    return make_pruner(name, max(space.values("epochs")), first_judged(space))
+def pruner_for_space(name: str, space: Space, folds: int = 1) -> BasePruner:
+    """Return the pruner `name` for the runs of `space`, each on so many folds one after another."""
+    return make_pruner(name, folds * max(space.values("epochs")), first_judged(space))
 
 
 def first_judged(space: Space) -> int:

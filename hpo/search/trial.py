@@ -21,10 +21,13 @@ from hpo.data import Dataset
 from hpo.errors import DataError, HubError, TrialEnded
 from hpo.interruption import TrainingInterrupted
 from hpo.search.checkpointing import TrialFiles
+from hpo.search.fold_progress import FoldedProgress, fit_folds
 from hpo.search.trial_record import TrialProgress, checkpoint_origin
 from hpo.search.trial_reporter import TrialReporter
 from hpo.search.worker_context import WorkerContext, keep_best
 from hpo.training import EpochResult, FitData, Runtime, Snapshot, fit
+from hpo.training.loop import Epochs
+from search_spaces import TrialConfig
 from storage import (
     CheckpointError,
     Claim,
@@ -73,7 +76,12 @@ class _TrialRun:
     def __init__(self, context: WorkerContext, claim: Claim, reporter: TrialReporter) -> None:
         self._context, self._reporter, self._number = context, reporter, claim.number
         self._files = TrialFiles(context.store, claim.number, claim.lease.token, dict(claim.lease.checkpoint or {}))
-        self._progress = TrialProgress(context.metric)
+        plan = context.folds
+        self._progress = (
+            FoldedProgress(context.metric, folds=plan.count, steps=plan.steps)
+            if plan
+            else TrialProgress(context.metric)
+        )
 
     def train_and_tell(self) -> TrialOutcome:
         """Train the trial; tell it, or requeue it where training does not reach its end."""
@@ -109,17 +117,28 @@ class _TrialRun:
         resume = self._restore()
         if resume is not None and self._report_and_ask_pruner(further=False):
             return self._tell(TrialState.PRUNED)
-        with closing(fit(config, FitData(data.train, data.val, len(data.classes)), runtime, resume)) as epochs:
+        with closing(self._fit(config, data, runtime, resume)) as epochs:
             for result in epochs:
                 self._write_checkpoints(result, data)
+                value = result.metrics[context.metric]
                 log.info(
-                    "trial %d: epoch %d/%d, %s %.4f (best %.4f), %.0f images/s",
-                    self._number, result.epoch, config.epochs, context.metric, result.metrics[context.metric],
+                    "trial %d%s: epoch %d/%d, %s %.4f (best %.4f), %.0f images/s",
+                    self._number, self._progress.place, result.epoch, config.epochs, context.metric, value,
                     self._progress.best_value, result.images_per_second,
                 )  # fmt: skip
                 if self._report_and_ask_pruner():
                     return self._tell(TrialState.PRUNED)
         return self._tell(TrialState.COMPLETE)
+
+    def _fit(self, config: TrialConfig, data: Dataset, runtime: Runtime, resume: Snapshot | None) -> Epochs:
+        """Return the epochs to train: of the one split, or of each fold."""
+        if isinstance(self._progress, FoldedProgress):
+            return fit_folds(config, data, runtime, self._progress, self._begin_fold, resume)
+        return fit(config, FitData(data.train, data.val, len(data.classes)), runtime, resume)
+
+    def _begin_fold(self, fold: int) -> None:
+        assert isinstance(self._progress, FoldedProgress)
+        self._progress.fold = fold
 
     def _restore(self) -> Snapshot | None:
         """Read the state that an earlier attempt left, or None; the progress is restored from it."""
@@ -140,7 +159,7 @@ class _TrialRun:
             weights = result.weights()
             self._retry_while_full(lambda: self._files.keep_best(result, weights, data.val.labels))
         snapshot = result.snapshot()
-        self._retry_while_full(lambda: self._files.keep_latest(snapshot, progress, float(result.epoch)))
+        self._retry_while_full(lambda: self._files.keep_latest(snapshot, progress, progress.position))
         self._progress = progress
 
     def _retry_while_full(self, access: Callable[[], T]) -> T:
@@ -194,7 +213,7 @@ class _TrialRun:
         """Requeue a stopped trial; where the study's time is over, complete it with the epochs that it has."""
         self._reporter.raise_if_lost()
         if self._progress.epochs and self._time_is_over():
-            return self._tell(TrialState.COMPLETE, f"the time was up after epoch {self._progress.epochs}")
+            return self._tell(TrialState.COMPLETE, f"the time was up {self._progress.reached}")
         if snapshot is not None:
             try:
                 self._files.keep_latest(snapshot, self._progress, self._reporter.position)

@@ -4,6 +4,7 @@
     seed            of its training                       seconds, images_per_second, peak_memory
     worker          that trains it: host:pid              device, precision, parameters, trainable_parameters
     facts           what training reported of the run     versions                   python, torch, timm, optuna, hpo
+    folds           of a trial over folds: their values, best epochs, curves and the standard error of the mean
     reason          why it ended early or failed          split_digest               of the images it was validated on
 
 This is the one file that names these keys: `TrialRecord` reads them, the functions `*_attributes` give what is written.
@@ -63,6 +64,9 @@ class TrialRecord:
     """Facts that training reported of the run: mean, std, weights, precision and more."""
     reason: str | None = None
     """Why the trial ended early or failed."""
+    folds: Mapping[str, Any] = field(default_factory=dict)
+    """The folds of a trial: from its start `count` of folds and `steps` of each; at its end: `values`, `best_epochs`,
+    `standard_error` and `curves`, as `fold_progress.fold_summary` gives them. Empty without folds."""
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialRecord:
@@ -101,10 +105,25 @@ def versions() -> dict[str, str]:
     return {"hpo": __version__, "python": platform.python_version()} | {name: version(name) for name in libraries}
 
 
-def initial_attributes(config: TrialConfig, seed: int, worker: str, split_digest: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class FoldPlan:
+    """The folds that each trial of a study trains on."""
+
+    count: int
+    steps: int
+    """Steps between the beginnings of two folds: epochs of the longest run of the study."""
+
+    def to_dict(self) -> dict[str, int]:
+        """Return both fields, JSON-ready."""
+        return {"count": self.count, "steps": self.steps}
+
+
+def initial_attributes(
+    config: TrialConfig, seed: int, worker: str, split_digest: str, folds: FoldPlan | None = None
+) -> dict[str, Any]:
     """Return the attributes that are known before training."""
     known = {"config": config.to_dict(), "seed": seed, "worker": worker, "versions": versions()}
-    return {**known, "split_digest": split_digest}
+    return {**known, "split_digest": split_digest, **({"folds": folds.to_dict()} if folds else {})}
 
 
 @dataclass
@@ -133,6 +152,26 @@ class TrialProgress:
         """Return every field but the metric's name, JSON-ready."""
         return {key: value for key, value in vars(self).items() if key != "metric"}
 
+    def recorded(self) -> dict[str, Any]:
+        """Return what the trial records of itself at its end, JSON-ready."""
+        # optuna stores the curve itself, and its end shows whether an epoch was the last.
+        return {key: value for key, value in self.to_dict().items() if key not in ("curve", "last")}
+
+    @property
+    def position(self) -> float:
+        """The epochs trained."""
+        return float(self.epochs)
+
+    @property
+    def place(self) -> str:
+        """The fold in training, for the log; empty without folds."""
+        return ""
+
+    @property
+    def reached(self) -> str:
+        """How far the trial came, in words."""
+        return f"after epoch {self.epochs}"
+
     @property
     def best_value(self) -> float:
         """The metric at the best epoch; NaN before the first."""
@@ -140,25 +179,28 @@ class TrialProgress:
 
     def add(self, result: EpochResult) -> bool:
         """Count one more epoch; return True when it is the best so far (the first of equals stays the best)."""
-        self.epochs, self.last = result.epoch, result.last
+        self.last = result.last
         self.curve[str(result.epoch)] = result.metrics[self.metric]
-        self.seconds += result.seconds
-        # Mean over epochs: every epoch shows the same number of images.
-        self.images_per_second += (result.images_per_second - self.images_per_second) / result.epoch
-        self.peak_memory = max(self.peak_memory, result.peak_memory)
-        self.facts = dict(result.facts)
+        self._count(result)
         better = not self.best_metrics or result.metrics[self.metric] > self.best_value
         if better:
             self.best_epoch, self.best_metrics = result.epoch, dict(result.metrics)
         return better
 
+    def _count(self, result: EpochResult) -> None:
+        """Add the cost of one more epoch."""
+        self.epochs += 1
+        self.seconds += result.seconds
+        # Mean over epochs: every epoch shows the same number of images.
+        self.images_per_second += (result.images_per_second - self.images_per_second) / self.epochs
+        self.peak_memory = max(self.peak_memory, result.peak_memory)
+        self.facts = dict(result.facts)
+
 
 def final_attributes(progress: TrialProgress, reason: str | None = None) -> dict[str, Any]:
     """Return what training gave, and why it ended early; written before `tell`, since a finished trial is immutable."""
     shown = ("device", "precision", "parameters", "trainable_parameters")
-    # optuna stores the curve itself, and its end shows whether an epoch was the last.
-    trained = {key: value for key, value in progress.to_dict().items() if key not in ("curve", "last")}
-    values = trained | {key: progress.facts[key] for key in shown if key in progress.facts}
+    values = progress.recorded() | {key: progress.facts[key] for key in shown if key in progress.facts}
     return values | (failure_attributes(reason) if reason else {})
 
 

@@ -84,7 +84,9 @@ class TrialReporter:
             if unasked := given.keys() - trial.params.keys():
                 raise SpaceError(f"{', '.join(sorted(unasked))} does not exist under the other values of this trial")
             seed = derive_seed(context.seed, "trial", trial_seed(context.space, trial.params, self._number))
-            attributes = initial_attributes(config, seed, str(context.worker), context.known.split_digest)
+            attributes = initial_attributes(
+                config, seed, str(context.worker), context.known.split_digest, context.folds
+            )
             write_attributes(connection, self._trial_id, attributes)
         self._trial, self._reported = trial, reported_epochs(trial)
         return config, seed

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -25,6 +26,7 @@ from hpo.search.signals import StopSignal
 from hpo.search.status import moment
 from hpo.search.strategy import pruner_for_space, sampler_for_trial
 from hpo.search.trial import TrialOutcome, run_trial
+from hpo.search.trial_record import FoldPlan
 from hpo.search.worker_context import Deadline, EvictionOrder, WorkerContext
 from search_spaces import Space, TrialList, read_space, with_weights
 from storage import (
@@ -189,7 +191,8 @@ def _prepare(db: Database, options: WorkerOptions, retry: RetryPolicy) -> Worker
     expire_dead_neighbours(db, study)
     deadline = Deadline(db, study)
     space = _with_local_weights(read_space(spec.space), spec, options.weights)
-    study.pruner = pruner_for_space(spec.pruner, space)
+    folds = fold_plan(spec, space)
+    study.pruner = pruner_for_space(spec.pruner, space, folds.count if folds else 1)
     eviction = EvictionOrder(study.get_trials(deepcopy=False), kept_by_copies(study, options.keep))
     quota = None if options.quota is None else Quota(options.quota, eviction.evictable)
     store = open_store(options.artifacts, spec.id, quota=quota)
@@ -216,7 +219,20 @@ def _prepare(db: Database, options: WorkerOptions, retry: RetryPolicy) -> Worker
         eviction=eviction,
         retry=retry,
         known=known,
+        folds=folds,
     )
+
+
+def fold_plan(spec: StudySpec, space: Space) -> FoldPlan | None:
+    """Return the folds of a study; None without folds.
+
+    A trial list is compared with models of the first fold alone, on the images that validate there, and trains on it.
+    """
+    count = origin_of(spec).folds
+    if count is None or isinstance(space, TrialList):
+        return None
+    epochs: list[Any] = space.values("epochs")
+    return FoldPlan(count, max(epochs))
 
 
 def _dataset_opener(options: WorkerOptions, spec: StudySpec) -> Callable[[int], Dataset]:

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 from hpo.data import Dataset, ImageDigests
 from hpo.search.garbage import kept_by_copies
 from hpo.search.status import best_first
+from hpo.search.trial_record import FoldPlan
 from search_spaces import Space
 from storage import CheckpointStore, Database, DatabaseUnavailableError, RetryPolicy, Worker, read_limits
 
@@ -46,6 +47,8 @@ class WorkerContext:
     """How long to retry while the database is unavailable, and what asks this worker to stop."""
     known: ImageDigests
     """The images by part: the digest of their split goes into each trial, so that only equal splits are compared."""
+    folds: FoldPlan | None = None
+    """The folds that each trial trains on; None without folds."""
 
     def asked_to_stop(self) -> bool:
         """Return whether a signal asked this worker to stop."""
