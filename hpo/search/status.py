@@ -45,7 +45,7 @@ class TrialStatus:
     violated: Sequence[str] = ()
     """Constraints that the trial broke: diverged, memory."""
     folds: Mapping[str, Any] | None = None
-    """What a trial over folds shows of them: `fold` in training from 1, `of` how many, `values` and `standard_error` once it has ended;
+    """Folds of the trial: `fold` in training from 1, `of` so many, `values` and `standard_error` once it has ended;
     `epoch` is then that of the fold. None without folds."""
 
     def to_dict(self) -> dict[str, Any]:
