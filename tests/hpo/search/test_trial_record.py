@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 import hpo
 from hpo.search import trial_record
 from hpo.search.trial_record import (
+    FoldPlan,
     TrialProgress,
     TrialRecord,
     describe_ending,
@@ -32,7 +33,7 @@ def test_a_record_holds_every_attribute_that_is_written() -> None:
         peak_memory=10, facts=FACTS,
     )  # fmt: skip
     written = {
-        **initial_attributes(TrialConfig(backbone="resnet18"), 7, "host:1", "d" * 64),
+        **initial_attributes(TrialConfig(backbone="resnet18"), 7, "host:1", "d" * 64, FoldPlan(5, 12)),
         **final_attributes(progress, "the time was up"),
     }
     record = TrialRecord.of(optuna.trial.create_trial(value=0.5, user_attrs={**written, "other": 1}))
