@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from hpo.evaluation.metrics_table import accuracy_line
@@ -26,6 +27,19 @@ def augmented_note(manifest: Manifest) -> str:
     """Return the note on a trial's validation figure where its images were augmented; else an empty text."""
     share = manifest.config.validation_augmented
     return f", on altered images (validation_augmented is {share:g}), so lower than on plain ones" if share else ""
+
+
+def fold_lines(manifest: Manifest) -> list[str]:
+    """Return what a bundle of a trial over folds holds; nothing for others."""
+    folds = manifest.folds
+    if folds is None:
+        return []
+    noise = "" if folds.standard_error is None else f" ± {folds.standard_error:.4f} (standard error)"
+    return [
+        f"mean {manifest.metric} over {len(folds.values)} folds {fmean(folds.values):.4f}{noise}",
+        "the model is that of the first fold, and all above but the mean is measured on the images that it left out; "
+        f"`hpo retrain` trains on all of them for {_epochs(manifest.epochs_to_retrain)}",
+    ]
 
 
 def epoch_line(result: EpochResult, epochs: int) -> str:
