@@ -34,12 +34,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.doctor_claims import read_claims, read_rival
 from benchmarks.doctor_many import write_many
 from benchmarks.doctor_pictures import read_images
 from benchmarks.doctor_plants import PlantOptions, plant, read_truth, summary, truth_path
 from benchmarks.doctor_rivals import METHODS
 from benchmarks.doctor_same import SamePicture
-from benchmarks.doctor_scores import read_claims, read_rival, score
+from benchmarks.doctor_scores import score
 from benchmarks.doctor_table import tables
 from benchmarks.doctor_worth import Search, measure_worth
 from hpo.device import cores
@@ -129,17 +130,18 @@ def stored(path: Path) -> dict[str, bytes]:
 
 def run_doctor(bench: Bench) -> None:
     """Run the data doctor on every planted set and score it."""
-    found = {}
+    found: dict[str, dict[int, Any]] = {}
     for seed in bench.seeds:
         path, out = bench.plant(seed), bench.work / "doctor" / f"planted-{seed}.npz"
-        measured = out.with_suffix(".json")
+        measured = out.with_suffix(".measured.json")
         if not (out.exists() and measured.exists()):
             out.parent.mkdir(parents=True, exist_ok=True)
             measured.write_text(json.dumps(bench.examine(path, out)))
         same = SamePicture(stored(path))
         for name, claims in read_claims(out).items():
             figures = score(read_truth(truth_path(path)), claims, same)
-            found.setdefault(name, {})[seed] = figures | {"about": json.loads(measured.read_text())}
+            took = json.loads(measured.read_text()) if name == "hpo" else {}
+            found.setdefault(name, {})[seed] = figures | took
         say(f"doctor, seed {seed}: done")
     keep(bench, "doctor", found)
 

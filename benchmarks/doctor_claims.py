@@ -72,6 +72,17 @@ def claims_of_findings(
     )
 
 
+def read_claims(out: Path) -> dict[str, Claims]:
+    """Read what the data doctor said, see `benchmarks.doctor_examined`, and its PCA + DBSCAN as a method of its own."""
+    with np.load(out) as kept:
+        arrays = {name: kept[name] for name in kept.files}
+    files = tuple(arrays["files"].tolist())
+    claims = {"hpo": claims_of_findings(files, read_findings_csv(out.with_suffix(".csv")), arrays.get("labels"))}
+    if "dbscan" in arrays:
+        claims["hpo: PCA + DBSCAN"] = Claims(files, all_pairs([]), arrays["dbscan"].astype(np.int64))
+    return claims
+
+
 def as_rows(numbers: Iterable[int]) -> Rows:
     """Return sorted row numbers."""
     return np.asarray(sorted(numbers), dtype=np.int64)
