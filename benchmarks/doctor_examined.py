@@ -2,9 +2,9 @@
 
     python -m benchmarks.doctor_examined DATA OUT.npz [--only checks] [--weights FILE]
 
-`--only checks` stops before the embeddings: reading, signatures, copies, conflicts, odd images and leaks. Writes OUT.csv
-(the findings), OUT.npz (what they do not hold: a score for every label, DBSCAN's noise) and OUT.embeddings.npy (features
-in the order of sorted names). The cache is new, so images are decoded and features made in the time that is measured.
+`--only checks` stops before the embeddings: reading, signatures, copies, conflicts, odd images and leaks. Writes
+OUT.csv (the findings), OUT.npz (what they do not hold: a score for every label, DBSCAN's noise) and OUT.embeddings.npy
+(features in the order of sorted names). The cache is new, so the time includes decoding and making the features.
 """
 
 from __future__ import annotations
