@@ -29,7 +29,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ class Bench:
     hpo: Path
     worth: Search
     methods: tuple[str, ...]
+    faults: PlantOptions
 
     def plant(self, seed: int) -> Path:
         """Return the planted set of a seed, made on the first call."""
@@ -75,7 +76,7 @@ class Bench:
 
     def options(self, seed: int) -> PlantOptions:
         """Return the faults that are planted for a seed."""
-        return PlantOptions(self.data, self.junk, seed)
+        return replace(self.faults, seed=seed)
 
     def many(self, count: int) -> Path:
         """Return a set of `count` different images, made on the first call."""
@@ -254,6 +255,9 @@ def parse() -> tuple[list[str], Bench]:
     parser.add_argument("--fresh", nargs="*", choices=list(KEPT), default=[], help="forget what these parts kept")
     parser.add_argument("--timeout", default="4m", help="of each search of the part worth")
     parser.add_argument("--trials", type=int, default=8, help="of each search of the part worth")
+    parser.add_argument(
+        "--plant", nargs="*", default=[], metavar="NAME=JSON", help="other faults: copies=100 grey=true"
+    )
     given = parser.parse_args()
     unknown = set(given.parts) - set(PARTS)
     if unknown:
@@ -274,7 +278,21 @@ def parse() -> tuple[list[str], Bench]:
         hpo=program,
         worth=Search(program, given.weights, given.timeout, given.trials),
         methods=tuple(given.methods),
+        faults=faults(given.data, given.junk, given.plant),
     )
+
+
+def faults(data: Path, junk: Path, changes: list[str]) -> PlantOptions:
+    """Return what is planted: the defaults of `PlantOptions` with the changes NAME=JSON."""
+    names = {field.name for field in fields(PlantOptions)}
+    values: dict[str, Any] = {}
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name not in names:
+            raise SystemExit(f"--plant {change}: the names are {', '.join(sorted(names))}")
+        value = json.loads(text)
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return PlantOptions(data, junk, **values)
 
 
 def main() -> None:

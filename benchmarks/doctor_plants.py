@@ -56,6 +56,7 @@ class PlantOptions:
     rare: int = 0
     parts: bool = False
     brightness: float = 0.1
+    one_label: bool = False
 
     def to_dict(self) -> dict[str, object]:
         """Return the options as JSON has them; paths by their name."""
@@ -215,9 +216,10 @@ def _add_junk(made: _Plant, labels: Sequence[str], rng: Rng) -> None:
     size = min(next(iter(_sizes(made))))
     pictures = junk_pictures(options, len(options.clusters) + options.scattered, size, rng)
     for cluster, (count, (pixels, origin)) in enumerate(zip(options.clusters, pictures, strict=False)):
+        given = [str(rng.choice(list(labels)))] if options.one_label else labels
         for _ in range(count):
             factor = 1 + float(rng.uniform(-options.brightness, options.brightness))
-            _add_picture(made, brighten(pixels, factor), f"cluster {cluster}", f"{origin} x {factor:.2f}", labels, rng)
+            _add_picture(made, brighten(pixels, factor), f"cluster {cluster}", f"{origin} x {factor:.2f}", given, rng)
     for pixels, origin in pictures:
         _add_picture(made, pixels, "", origin, labels, rng)
 
@@ -300,6 +302,7 @@ def parse() -> tuple[PlantOptions, Path]:
     parser.add_argument("--rare", type=int, default=0, help="keep so many images of the first class")
     parser.add_argument("--parts", action="store_true", help="add a clean val/ (10 %% of train); DATA's val is test/")
     parser.add_argument("--brightness", type=float, default=0.1, help="largest change of a junk picture's brightness")
+    parser.add_argument("--one-label", action="store_true", help="all copies of a junk picture get one class")
     given = vars(parser.parse_args())
     out = given.pop("out")
     chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}

@@ -58,7 +58,7 @@ def score(truth: Sequence[Truth], claims: Claims, same: SamePicture | None = Non
     if claims.labels is not None:
         found["labels"] = score_labels(rows, claims.labels)
     if claims.dropped is not None:
-        found["cleaning"] = score_cleaning(rows, claims.dropped)
+        found["cleaning"] = score_cleaning(rows, claims)
     if claims.conflicts is not None:
         found["conflicts"] = score_conflicts(rows, claims.conflicts)
     return found
@@ -159,11 +159,17 @@ def average_precision(right: npt.NDArray[np.bool_]) -> float | None:
     return float((hits / np.arange(1, len(right) + 1))[right].mean())
 
 
-def score_cleaning(rows: Sequence[Truth], dropped: Rows) -> dict[str, Any]:
-    """Return how much junk is left, and how many right pictures are lost with all their copies."""
-    gone = set(dropped.tolist())
+def score_cleaning(rows: Sequence[Truth], claims: Claims) -> dict[str, Any]:
+    """Return how much junk is left, and how many right pictures are lost with all their copies.
+
+    A picture is not lost while a file that was found to be its copy is kept, planted or not.
+    """
+    gone = set(claims.dropped.tolist()) if claims.dropped is not None else set()
     picture = pictures(rows)
     kept = {int(picture[number]) for number in range(len(rows)) if number not in gone}
+    for one, other in claims.pairs.tolist():
+        if one not in gone or other not in gone:
+            kept.update((int(picture[one]), int(picture[other])))
     right = {
         int(picture[number]): row.file
         for number, row in enumerate(rows)
