@@ -12,13 +12,13 @@ from hpo.evaluation.metrics_table import accuracy_line
 if TYPE_CHECKING:
     from hpo.bundle.bundle import Bundle
     from hpo.bundle.evaluate import Selection
-    from hpo.bundle.manifest import Calibration, Manifest
+    from hpo.bundle.manifest import Calibration, Manifest, Scores
     from hpo.bundle.measurement import AveragedViews, ModelMeasurement
     from hpo.bundle.predict import Counts
     from hpo.delivery.ensemble import JointModel
     from hpo.delivery.retrain import Retrained
     from hpo.delivery.selection import JointComparison
-    from hpo.evaluation.calibration import Abstention
+    from hpo.evaluation.calibration import Abstention, Reliability
     from hpo.evaluation.metrics import Report
     from hpo.training import EpochResult
 
@@ -60,8 +60,8 @@ def calibration_line(manifest: Manifest) -> str:
         return f"not calibrated: {reason}"
     before, after, apart = found.before, found.after, found.held_out
     line = (
-        f"calibration: temperature {found.temperature:.3f}{_shrunk(found)}; ECE {before.ece:.4f} -> {after.ece:.4f}, "
-        f"NLL {before.nll:.4f} -> {after.nll:.4f} on the {found.n:,} images it was fitted on"
+        f"calibration: temperature {found.temperature:.3f}{_shrunk(found)}; {_change(before, after)} "
+        f"on the {found.n:,} images it was fitted on"
     )
     if apart is None:
         return line
@@ -116,10 +116,17 @@ def _temperature_line(before: Manifest, result: Retrained) -> str:
     return f"{line}; on the test part {_calibration_change(result.test)}" if result.test else line
 
 
+def _change(before: Scores | Reliability, after: Scores | Reliability) -> str:
+    """Return `ECE 0.0412 -> 0.0187, NLL 0.21 -> 0.19`, or the plain values where a temperature of 1 changes nothing."""
+    if (before.ece, before.nll) == (after.ece, after.nll):
+        return f"ECE {before.ece:.4f}, NLL {before.nll:.4f}"
+    return f"ECE {before.ece:.4f} -> {after.ece:.4f}, NLL {before.nll:.4f} -> {after.nll:.4f}"
+
+
 def _calibration_change(measured: ModelMeasurement) -> str:
     before, after = measured.before, measured.after
     worse = "; the probabilities of this model are better without it" if after.nll > before.nll else ""
-    return f"ECE {before.ece:.4f} -> {after.ece:.4f}, NLL {before.nll:.4f} -> {after.nll:.4f}{worse}"
+    return f"{_change(before, after)}{worse}"
 
 
 def tta_line(averaged: AveragedViews, plain: Report) -> str:
@@ -134,7 +141,8 @@ def tta_line(averaged: AveragedViews, plain: Report) -> str:
 
 def gain(before: float, after: float, gained: int, lost: int) -> str:
     """Return a text such as `+0.41 points (12 images gained, 5 lost)`."""
-    return f"{100 * (after - before):+.2f} points ({gained:,} images gained, {lost:,} lost)"
+    images = "1 image" if gained == 1 else f"{gained:,} images"
+    return f"{100 * (after - before):+.2f} points ({images} gained, {lost:,} lost)"
 
 
 def abstention_line(found: Abstention, manifest: Manifest, tta: str) -> str:
@@ -170,10 +178,10 @@ def joined_lines(out: Path | str, joined: JointModel) -> list[str]:
     manifest, held_out = joined.manifest, joined.held_out
     lines = [
         f"{out}: {_composition(manifest)}",
-        _comparison_line("validation part, by which it was chosen", joined.validation),
+        _comparison_line("validation part, on which it was chosen", joined.validation),
     ]
     if held_out is not None:
-        lines.append(_comparison_line("each half of it, chosen by the other", held_out))
+        lines.append(_comparison_line("each half of it, chosen on the other half", held_out))
     return lines
 
 

@@ -59,7 +59,7 @@ def explain_command(
     names, pixels = _read_images(images, model, limit)
     found = explain(model, names, pixels, target=target, method=method)
     write_png(out, draw_cards(found.cards, f"{public_path(bundle)}: {found.method}"), optimize=True)
-    _print_summary(out, found)
+    _print_summary(out, found, limit)
 
 
 def _read_images(paths: tuple[Path, ...], model: Model, limit: int) -> tuple[list[str], npt.NDArray[np.uint8]]:
@@ -77,9 +77,11 @@ def _read_images(paths: tuple[Path, ...], model: Model, limit: int) -> tuple[lis
     return names, pixels
 
 
-def _print_summary(out: Path, found: Explanation) -> None:
+def _print_summary(out: Path, found: Explanation, limit: int) -> None:
     empty = [card.title for card in found.cards if card.empty]
     if empty:
         more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
         click.echo(f"no heat: there is no evidence for the class in {empty[0]}{more}", err=True)
-    click.echo(f"{out}: {len(found.cards)} images, {found.method}")
+    count = len(found.cards)
+    shown = f"the first {count} images (--limit)" if count == limit > 1 else f"{count} image{'s' if count > 1 else ''}"
+    click.echo(f"{out}: {shown}, {found.method}")

@@ -119,12 +119,12 @@ def prepare_study(db: Database, plan: Plan, home: Path, cleaning: Cleaning) -> t
     from hpo.search.data_dimensions import data_dimension_lines
     from hpo.search.plan import check_models, create_or_open_study, open_data, with_earlier_space
 
+    classes = count_classes(plan.data)  # before the weights, which may have to be downloaded
     plan, note = with_earlier_space(db, plan)
     if note:
         click.echo(note, err=True)
     if (symmetry := plan.space.fixed.get("symmetry")) is not None:
         click.echo(f"symmetry {symmetry}: {SYMMETRIES[str(symmetry)]}", err=True)
-    classes = count_classes(plan.data)  # before the weights, which may have to be downloaded
     for name, check in check_models(plan.space, classes).items():
         start = check.weights or ("weights of timm" if plan.space.fixed.get("pretrained", True) else "random weights")
         click.echo(f"{name}: {check.parameters:,} parameters with {classes} classes; {start}", err=True)

@@ -189,7 +189,7 @@ def delete_command(name: str, yes: bool, storage: str | None, home: Path, artifa
         noted = refuse_foreign_files(db, root, identity)
         trials = len(found.get_trials(deepcopy=False))
         if not yes:
-            _confirm(f"delete study {name} with its {trials} trials, checkpoints and logs in {db.where}?")
+            _confirm(f"study {name} with its {trials} trials, checkpoints and logs in {db.where}")
             _refuse_alive(db, found)
         shared = [other.study_name for other in studies_with_same_id(found)]
         delete_study(db, name)
@@ -216,8 +216,9 @@ def _refuse_alive(db: Database, study: optuna.Study) -> None:
         )
 
 
-def _confirm(question: str) -> None:
+def _confirm(what: str) -> None:
+    """Ask whether `what` may be deleted; UsageError where it may not, or where there is no terminal to ask on."""
     if not sys.stdin.isatty():
-        raise UsageError(f"{question} stdin is not a terminal, so it cannot be confirmed: give --yes")
-    if not click.confirm(question, err=True):
+        raise UsageError(f"deleting {what} must be confirmed, but stdin is not a terminal: give --yes")
+    if not click.confirm(f"delete {what}?", err=True):
         raise UsageError("nothing was deleted")

@@ -36,6 +36,9 @@ Levels = tuple[str, ...]
 _NAMED = 3
 """The number of left-out files of a kind, and of folders in a message, that are named."""
 
+_KINDS = ", ".join(name for name in ("jpg", "png", "tif", "webp", "bmp", "gif") if name in SUFFIXES)
+"""The usual kinds of images, for a message; docs/data.md has all."""
+
 _WAY_OUT = "rename to train/, val/, test/"
 
 
@@ -88,7 +91,7 @@ def arrange(files: Sequence[str], folders: Iterable[str], where: str) -> Listing
     left_out = left_out_files(file for file in files if not is_image(file))
     if not images:
         others = f"; {left_out_line(left_out)}" if left_out else ""
-        raise DataError(f"{where} has no images: put {', '.join(SUFFIXES)} files into one folder per class{others}")
+        raise DataError(f"{where} has no images: put {_KINDS} files into one folder per class{others}")
     tree = _strip_enclosing_folders(
         _Tree(where, [_levels(name) for name in images], [_levels(name) for name in folders])
     )

@@ -86,10 +86,10 @@ def ensemble_candidates(study: Study, store: CheckpointStore, top: int) -> Ensem
             found.append(candidate)
     left_out = tuple(f"{trials_named(numbers)}: {reason}" for reason, numbers in reasons.items())
     if len(found) < 2:
-        trials = f"{len(best)} complete trial{'' if len(best) == 1 else 's'}"
+        trials = "1 complete trial" if len(best) == 1 else f"the {len(best)} best complete trials"
         why = "; ".join(left_out) or "let workers finish more"
         raise BundleError(
-            f"study {study.study_name!r}: {len(found)} of the best {trials} can be joined, but two are needed; {why}"
+            f"study {study.study_name!r}: {len(found)} of {trials} can be joined, but two are needed; {why}"
         )
     return EnsembleCandidates(study, spec, store, tuple(found), left_out)
 

@@ -45,7 +45,7 @@ def print_reliability(
         table.add_column(f"temperature {temperature:.3g}", justify="right")
     for heading, name in (
         ("ECE", "ece"),
-        ("  ECE of a perfectly calibrated model, about", "chance_ece"),
+        ("  if perfectly calibrated, about", "chance_ece"),
         ("Brier", "brier"),
         ("NLL", "nll"),
     ):

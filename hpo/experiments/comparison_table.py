@@ -97,7 +97,7 @@ def notes(rows: Sequence[ComparisonRow], about: Provenance) -> list[str]:
     lines = [f"{row.label}: {note}" for row in rows for note in row.notes]
     lines += [*_access_notes(rows), *_training_notes(rows)]
     if about.busy:
-        lines.append(f"the machine was busy (load {about.load:.1f} a core): the speeds are lower than they could be")
+        lines.append(f"the machine was busy (load {about.load:.1f} per core), so the speeds are lower than possible")
     seeds = max((row.seeds for row in rows), default=1)
     spread = f"; ± is the standard deviation over {seeds} seeds" if seeds > 1 else ""
     lines.append(f"accuracy in % with its 95 % interval{spread}; memory is the peak in training")

@@ -36,7 +36,7 @@ def test_from_a_study_to_an_ensemble_that_is_a_bundle_like_any_other(
     assert [r.exit_code for r in results] == [0] * 4, [r.stderr for r in results]
     for result in results[:2]:
         assert "checkpoint not kept; give `hpo run` a larger --keep" in result.stderr
-        assert "each half of it, chosen by the other" in result.stdout
+        assert "each half of it, chosen on the other half" in result.stdout
         assert "calibration: temperature" in result.stdout
     measured, stored = json.loads(results[2].stdout), read_bundle(joined).metrics["validation"]
     assert measured["accuracy"] == pytest.approx(stored["accuracy"], abs=1 / stored["n"])
@@ -47,7 +47,7 @@ def test_from_a_study_to_an_ensemble_that_is_a_bundle_like_any_other(
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ((), "'bare': 0 of the best 0 complete trials can be joined, but two are needed; let workers finish more"),
+        ((), "'bare': 0 of the 0 best complete trials can be joined, but two are needed; let workers finish more"),
         (("--soup",), "--soup needs --data"),
         (("--data", "images"), "--data is for --soup alone"),
         (("--top", "1"), "1 is not in the range"),

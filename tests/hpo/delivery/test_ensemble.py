@@ -89,7 +89,7 @@ def test_the_result_is_never_worse_than_the_best_trial_and_is_cross_checked(stud
     assert result.validation.joined >= result.validation.best
     assert result.held_out.n == result.validation.n
     lines = [*joined_lines("out", result), calibration_line(result.manifest)]
-    assert "each half of it, chosen by the other" in lines[2]
+    assert "each half of it, chosen on the other half" in lines[2]
     assert lines[3].startswith("calibration: temperature ")
 
 
@@ -145,7 +145,7 @@ def test_trials_of_another_split_cannot_join(study, store, trained, dataset):
 
 
 def test_fewer_than_two_candidates_are_one_line_with_the_way_out(study, store):
-    with pytest.raises(BundleError, match=r"1 of the best 1 complete trial can be joined, but two are needed"):
+    with pytest.raises(BundleError, match=r"1 of 1 complete trial can be joined, but two are needed"):
         ensemble_candidates(study, store, 1)
     store.drop([0, 1])
     with pytest.raises(BundleError, match=r"trials 0, 1: checkpoint not kept.*--keep") as caught:

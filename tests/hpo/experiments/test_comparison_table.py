@@ -55,7 +55,7 @@ def test_csv_holds_the_figures_in_full() -> None:
 
 
 def test_speeds_on_a_busy_machine_have_a_note() -> None:
-    assert any("busy (load 2.6 a core)" in line for line in notes(ROWS, replace(ABOUT, load=2.61)))
+    assert any("busy (load 2.6 per core)" in line for line in notes(ROWS, replace(ABOUT, load=2.61)))
     assert not any("busy" in line for line in notes(ROWS, replace(ABOUT, load=1.0)))
     assert not replace(ABOUT, device=None, load=2.6).busy, "nothing was measured here"
 
