@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from hpo.data.changes import FindingKind
 from hpo.data.findings import Finding
@@ -17,14 +13,10 @@ from hpo.data.summary import left_out_line
 from hpo.data.symmetries import symmetry_in_words
 from hpo.hints import hint
 from hpo.inspection.copies import Copies
-from hpo.inspection.embedding_map import EmbeddingMap
-from hpo.inspection.imbalance import Imbalance
 from hpo.inspection.inspected_data import InspectedData
-from hpo.inspection.leaks import Leaks
-from hpo.inspection.odd_images import OddImages
 from hpo.report import data_figures, wording
+from hpo.report.data_evidence import DataEvidence
 from hpo.report.data_finding_sections import (
-    Neighbours,
     conflicts_section,
     copies_section,
     labels_section,
@@ -50,51 +42,6 @@ ANCHORS = {
     "unreadable": "odd", "copy": "copies", "conflict": "conflicts", "outlier": "outliers", "label": "labels",
     "leak": "leaks", "odd": "odd",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TargetFigures:
-    """How well the classes can be told apart on the embeddings."""
-
-    probe: float
-    """Accuracy of a linear probe on images that it has not seen."""
-    bound: float | None
-    """The highest accuracy that any classifier on these embeddings can have, by Cover and Hart; None if unknown."""
-    shares: Sequence[float]
-    """Shares of the images that the probe was trained on, rising."""
-    accuracies: Sequence[float]
-    facts: Sequence[tuple[str, str]] = ()
-    note: str = ""
-    """One sentence on whether more images would help."""
-
-
-@dataclass(frozen=True)
-class DataEvidence:
-    """The content of the page. A part that was not computed is None, and `skipped` says why."""
-
-    data: InspectedData
-    findings: Sequence[Finding]
-    odd: OddImages
-    imbalance: Imbalance
-    copies: Copies | None = None
-    leaks: Leaks | None = None
-    backbone: str = ""
-    """The backbone of the embeddings and the source of its weights, in words; "" where there are no embeddings."""
-    neighbours: Neighbours | None = None
-    """Finds the pictures that lie nearest to some images."""
-    map: EmbeddingMap | None = None
-    outlier_scores: npt.NDArray[np.floating[Any]] | None = None
-    """The score of each picture, copies counted once."""
-    outlier_threshold: float | None = None
-    outlier_facts: Sequence[tuple[str, str]] = ()
-    label_facts: Sequence[tuple[str, str]] = ()
-    target: TargetFigures | None = None
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    """A step that was not made (copies, embeddings, outliers, labels, target, map) -> why."""
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    """Step -> seconds."""
-    table: str = ""
-    """The file that the findings were written to; "" if they were not."""
 
 
 def render_data_page(evidence: DataEvidence) -> str:

@@ -1,0 +1,141 @@
+"""What the page of a data set shows: the results of all checks as plain values, and why one was not made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hpo.data.findings import Finding
+from hpo.inspection.copies import Copies
+from hpo.inspection.embedding_map import EmbeddingMap
+from hpo.inspection.embeddings import Embeddings, nearest
+from hpo.inspection.imbalance import Imbalance
+from hpo.inspection.inspect_data import DataInspection
+from hpo.inspection.inspected_data import InspectedData
+from hpo.inspection.label_errors import LabelErrors
+from hpo.inspection.leaks import Leaks
+from hpo.inspection.odd_images import OddImages
+from hpo.inspection.outliers import Outliers
+from hpo.inspection.target import Target
+from hpo.report import wording
+from hpo.report.data_finding_sections import Neighbours
+
+
+@dataclass(frozen=True)
+class TargetFigures:
+    """How well the classes can be told apart on the embeddings."""
+
+    probe: float
+    """Accuracy of a linear probe on images that it has not seen."""
+    bound: float | None
+    """The highest accuracy that any classifier on these embeddings can have, by Cover and Hart; None if unknown."""
+    shares: Sequence[float]
+    """Shares of the images that the probe was trained on, rising."""
+    accuracies: Sequence[float]
+    facts: Sequence[tuple[str, str]] = ()
+    note: str = ""
+    """One sentence on whether more images would help."""
+
+
+@dataclass(frozen=True)
+class DataEvidence:
+    """The content of the page. A part that was not computed is None, and `skipped` says why."""
+
+    data: InspectedData
+    findings: Sequence[Finding]
+    odd: OddImages
+    imbalance: Imbalance
+    copies: Copies | None = None
+    leaks: Leaks | None = None
+    backbone: str = ""
+    """The backbone of the embeddings and the source of its weights, in words; "" where there are no embeddings."""
+    neighbours: Neighbours | None = None
+    """Finds the pictures that lie nearest to some images."""
+    map: EmbeddingMap | None = None
+    outlier_scores: npt.NDArray[np.floating[Any]] | None = None
+    """The score of each picture, copies counted once."""
+    outlier_threshold: float | None = None
+    outlier_facts: Sequence[tuple[str, str]] = ()
+    label_facts: Sequence[tuple[str, str]] = ()
+    target: TargetFigures | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """A step that was not made (copies, embeddings, outliers, labels, target, map) -> why."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Step -> seconds."""
+    table: str = ""
+    """The file that the findings were written to; "" if they were not."""
+
+
+def evidence_of(found: DataInspection, table: str = "") -> DataEvidence:
+    """Return what the page shows of an inspection; `table` names the file that its findings were written to."""
+    embeddings, outliers = found.embeddings, found.outliers
+    return DataEvidence(
+        found.data, found.findings.rows, found.odd, found.imbalance, copies=found.copies, leaks=found.leaks,
+        backbone=embeddings.origin if embeddings else "",
+        neighbours=_neighbours(embeddings) if embeddings else None,
+        map=found.map,
+        outlier_scores=outliers.scores.probability if outliers else None,
+        outlier_threshold=outliers.threshold if outliers else None,
+        outlier_facts=_outlier_facts(outliers, found.data) if outliers else (),
+        label_facts=_label_facts(found.labels) if found.labels else (),
+        target=_target_figures(found.target) if found.target else None,
+        skipped=found.skipped, seconds=found.seconds, table=table,
+    )  # fmt: skip
+
+
+def _neighbours(embeddings: Embeddings) -> Neighbours:
+    """Return a function that finds the first images of the groups of copies nearest to the group of an image."""
+    groups = embeddings.groups
+
+    def find(rows: Sequence[int], count: int) -> dict[int, list[int]]:
+        own = groups.group_of[np.array(rows, dtype=np.int64)]
+        _, near = nearest(embeddings.points[own], count + 1, embeddings.points)
+        return {
+            row: [int(groups.first[other]) for other in others if other != group][:count]
+            for row, group, others in zip(rows, own.tolist(), near.tolist(), strict=True)
+        }
+
+    return find
+
+
+def _outlier_facts(outliers: Outliers, data: InspectedData) -> list[tuple[str, str]]:
+    """Return the images that are left out and those that are only named, beside PCA + DBSCAN."""
+    row_of = {name: row for row, name in enumerate(data.names)}
+    shown = {row_of[finding.file] for finding in outliers.findings if finding.file in row_of}
+    dropped, noise = set(outliers.dropped.tolist()), set(outliers.dbscan.rows.tolist())
+    return [
+        ("left out", f"{wording.counted(len(dropped), 'image')}, from a probability of {outliers.threshold:.2f} on"),
+        ("only named", f"{wording.counted(len(shown - dropped), 'image')}, less sure: look at them"),
+        (
+            outliers.dbscan.method,
+            f"calls {wording.counted(len(noise), 'image')} noise, {len(noise & dropped):,} of the {len(dropped):,} "
+            "among them: it sees single images, and no picture that lies there many times",
+        ),
+    ]
+
+
+def _label_facts(labels: LabelErrors) -> list[tuple[str, str]]:
+    return [
+        ("found by", f"a linear probe that has not seen the image, confident learning ({labels.method}), neighbours"),
+        ("named", f"{wording.counted(len(labels.findings), 'image')}; none is changed or left out by itself"),
+    ]
+
+
+def _target_figures(target: Target) -> TargetFigures:
+    facts = [
+        ("linear probe", f"accuracy {target.accuracy:.3f} on pictures it has not seen (95 % interval "
+                         f"{target.interval[0]:.3f} to {target.interval[1]:.3f}, n {target.images:,})"),
+        ("largest class", f"accuracy {target.majority:.3f} by always naming it"),
+        ("nearest neighbour", f"accuracy {1 - target.neighbour_error:.3f}"),
+        ("bound", f"no classifier of these features is expected above {1 - target.least_error:.3f} (Cover and Hart "
+                  "1967); a fine-tuned network has other features and may be"),
+    ]  # fmt: skip
+    curve = sorted(target.curve, key=lambda point: point.share)
+    return TargetFigures(
+        target.accuracy, 1 - target.least_error, [point.share for point in curve],
+        [point.accuracy for point in curve], facts, target.more_images(),
+    )  # fmt: skip
