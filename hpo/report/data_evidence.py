@@ -40,6 +40,11 @@ class TargetFigures:
     note: str = ""
     """One sentence on whether more images would help."""
 
+    @property
+    def drawn_bound(self) -> float | None:
+        """The bound, or None where the probe is better: with so few images it is too low to be one."""
+        return self.bound if self.bound is not None and self.bound > self.probe else None
+
 
 @dataclass(frozen=True)
 class DataEvidence:
@@ -131,11 +136,24 @@ def _target_figures(target: Target) -> TargetFigures:
                          f"{target.interval[0]:.3f} to {target.interval[1]:.3f}, n {target.images:,})"),
         ("largest class", f"accuracy {target.majority:.3f} by always naming it"),
         ("nearest neighbour", f"accuracy {1 - target.neighbour_error:.3f}"),
-        ("bound", f"no classifier of these features is expected above {1 - target.least_error:.3f} (Cover and Hart "
-                  "1967); a fine-tuned network has other features and may be"),
+        ("bound", _bound(target)),
     ]  # fmt: skip
     curve = sorted(target.curve, key=lambda point: point.share)
     return TargetFigures(
         target.accuracy, 1 - target.least_error, [point.share for point in curve],
         [point.accuracy for point in curve], facts, target.more_images(),
     )  # fmt: skip
+
+
+def _bound(target: Target) -> str:
+    """Return the bound of Cover and Hart in words, and whether the probe disproves it."""
+    bound = 1 - target.least_error
+    if bound <= target.accuracy:
+        return (
+            f"accuracy {bound:.3f} by nearest neighbours (Cover and Hart 1967), which the probe exceeds: it holds for "
+            "many images, and these are too few"
+        )
+    return (
+        f"no classifier of these features is expected above {bound:.3f} (Cover and Hart 1967); a fine-tuned network "
+        "has other features and may be"
+    )

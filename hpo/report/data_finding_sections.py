@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -125,18 +125,23 @@ def _varied(groups: Groups, kinds: Callable[[Sequence[Finding]], set[str]], most
     return chosen
 
 
-def conflicts_section(rows: Sequence[Finding], pictures: Thumbnails) -> Section:
-    """Return the section about copies of one picture under several labels."""
+def conflicts_section(rows: Sequence[Finding], foreign: Collection[str], pictures: Thumbnails) -> Section:
+    """Return the section about copies of one picture under several labels.
+
+    Groups of the files `foreign` do not belong at all, and are shown as such; here they are only counted.
+    """
     title = "One picture under several labels"
     if not rows:
         return Section("conflicts", title, missing="None: all copies of a picture carry one label.")
     groups = by_group(rows)
-    shown = list(groups)[:MOST_GROUPS]
+    own = [name for name, group in groups.items() if not all(row.file in foreign for row in group)]
+    shown = own[:MOST_GROUPS]
     return Section(
         "conflicts", title,
         {
-            "groups": [_labelled_group(groups[name], pictures) for name in shown],
-            "more": len(groups) - len(shown),
+            "groups": [replace(_labelled_group(groups[name], pictures), labels=()) for name in shown],
+            "more": len(own) - len(shown),
+            "foreign": len(groups) - len(own),
             "images": len(rows),
         },
     )  # fmt: skip

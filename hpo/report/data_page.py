@@ -78,18 +78,17 @@ def _finding_sections(evidence: DataEvidence, pictures: Thumbnails) -> list[Sect
     of: dict[str, list[Finding]] = {}
     for row in evidence.findings:
         of.setdefault(row.finding, []).append(row)
-    copies = evidence.copies
+    copies, outliers = evidence.copies, of.get("outlier", [])
     sections = []
     if copies is None:
         sections = [_absent(evidence, "copies", "Copies", "copies")]
     else:
         sections = [
-            conflicts_section(of.get("conflict", []), pictures),
+            conflicts_section(of.get("conflict", []), {row.file for row in outliers}, pictures),
             copies_section(of.get("copy", []), _turns(copies, evidence.data), _copy_facts(copies), pictures),
         ]
     leaks = evidence.leaks
     how = hint("run", str(evidence.data.path), clean=True, fix_leaks=True)
-    outliers = of.get("outlier", [])
     if evidence.outlier_scores is None and not outliers:
         first = _absent(evidence, "outliers", "Pictures that do not belong", "outliers", "embeddings")
     else:
@@ -175,9 +174,7 @@ def _tiles(evidence: DataEvidence) -> list[Tile]:
     if "label" in counts:
         tiles.append(Tile("Doubtful labels", f"{counts['label']:,}", "to be looked at"))
     if evidence.target is not None:
-        found = evidence.target
-        bound = f"at most {found.bound:.3f} by nearest neighbours" if found.bound is not None else "on new images"
-        tiles.append(Tile("Frozen probe", f"{found.probe:.3f}", bound))
+        tiles.append(Tile("Frozen probe", f"{evidence.target.probe:.3f}", "accuracy without training a network"))
     return tiles
 
 
@@ -235,7 +232,9 @@ def _target(evidence: DataEvidence) -> Section:
         return Section("target", title, missing=_why(evidence, "target", "embeddings"))
     svg = ""
     if len(found.shares) > 1:
-        svg = data_figures.image_curve(found.shares, found.accuracies, found.bound, "linear probe on frozen embeddings")
+        svg = data_figures.image_curve(
+            found.shares, found.accuracies, found.drawn_bound, "linear probe on frozen embeddings"
+        )
     return Section("target", title, {"facts": found.facts, "svg": svg, "note": found.note})
 
 
