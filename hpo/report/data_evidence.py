@@ -1,4 +1,4 @@
-"""What the page of a data set shows: the results of all checks as plain values, and why one was not made."""
+"""The content of the page of a data set: the results of all checks as plain values, and why one was not made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from hpo.inspection.copies import Copies
 from hpo.inspection.embedding_map import EmbeddingMap
 from hpo.inspection.embeddings import Embeddings, nearest
 from hpo.inspection.imbalance import Imbalance
-from hpo.inspection.inspect_data import DataInspection
 from hpo.inspection.inspected_data import InspectedData
 from hpo.inspection.label_errors import LabelErrors
 from hpo.inspection.leaks import Leaks
@@ -75,24 +74,7 @@ class DataEvidence:
     """The file that the findings were written to; "" if they were not."""
 
 
-def evidence_of(found: DataInspection, table: str = "") -> DataEvidence:
-    """Return what the page shows of an inspection; `table` names the file that its findings were written to."""
-    embeddings, outliers = found.embeddings, found.outliers
-    return DataEvidence(
-        found.data, found.findings.rows, found.odd, found.imbalance, copies=found.copies, leaks=found.leaks,
-        backbone=embeddings.origin if embeddings else "",
-        neighbours=_neighbours(embeddings) if embeddings else None,
-        map=found.map,
-        outlier_scores=outliers.scores.probability if outliers else None,
-        outlier_threshold=outliers.threshold if outliers else None,
-        outlier_facts=_outlier_facts(outliers, found.data) if outliers else (),
-        label_facts=_label_facts(found.labels) if found.labels else (),
-        target=_target_figures(found.target) if found.target else None,
-        skipped=found.skipped, seconds=found.seconds, table=table,
-    )  # fmt: skip
-
-
-def _neighbours(embeddings: Embeddings) -> Neighbours:
+def neighbours_of(embeddings: Embeddings) -> Neighbours:
     """Return a function that finds the first images of the groups of copies nearest to the group of an image."""
     groups = embeddings.groups
 
@@ -107,7 +89,7 @@ def _neighbours(embeddings: Embeddings) -> Neighbours:
     return find
 
 
-def _outlier_facts(outliers: Outliers, data: InspectedData) -> list[tuple[str, str]]:
+def outlier_facts(outliers: Outliers, data: InspectedData) -> list[tuple[str, str]]:
     """Return the images that are left out and those that are only named, beside PCA + DBSCAN."""
     row_of = {name: row for row, name in enumerate(data.names)}
     shown = {row_of[finding.file] for finding in outliers.findings if finding.file in row_of}
@@ -123,14 +105,16 @@ def _outlier_facts(outliers: Outliers, data: InspectedData) -> list[tuple[str, s
     ]
 
 
-def _label_facts(labels: LabelErrors) -> list[tuple[str, str]]:
+def label_facts(labels: LabelErrors) -> list[tuple[str, str]]:
+    """Return the method, and what is done about its findings."""
     return [
         ("found by", f"a linear probe that has not seen the image, confident learning ({labels.method}), neighbours"),
         ("named", f"{wording.counted(len(labels.findings), 'image')}; none is changed or left out by itself"),
     ]
 
 
-def _target_figures(target: Target) -> TargetFigures:
+def target_figures(target: Target) -> TargetFigures:
+    """Return the figures of the measured target, with facts in words."""
     facts = [
         ("linear probe", f"accuracy {target.accuracy:.3f} on pictures it has not seen (95 % interval "
                          f"{target.interval[0]:.3f} to {target.interval[1]:.3f}, n {target.images:,})"),

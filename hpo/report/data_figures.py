@@ -229,7 +229,7 @@ def image_curve(shares: Sequence[float], accuracies: Sequence[float], bound: flo
 
 def class_bars(names: Sequence[str], parts: Mapping[str, Sequence[int]]) -> str:
     """Draw the images of each class as a bar, one piece for each part."""
-    shades = dict(zip(parts, (RAMP[3], ORANGE, GREEN), strict=False))
+    shades = dict(zip(parts, (RAMP[3], GREEN, PURPLE, ORANGE), strict=False))
 
     def paint(figure: Figure) -> None:
         axes = plain_axes(figure)

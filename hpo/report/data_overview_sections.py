@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,16 +42,35 @@ def classes_section(data: InspectedData, left_out: Iterable[str], pictures: Thum
     refused[pictures.rows(left_out)] = True
     each = int(np.clip(MOST_EXAMPLES // max(1, len(shown)), 1, MOST_OF_CLASS))
     rows = [_class_row(data, label, each, refused, pictures) for label in shown]
+    scale = _scaled([row["brightness"] for row in rows])
     parts = {part: [int(counts[label]) for label in shown] for part, counts in _by_part(data).items()}
     return Section(
         "looks", "The classes",
         {
             "facts": _size_facts(data),
             "svg": data_figures.class_bars([data.classes[label] for label in shown], parts),
-            "rows": rows,
+            "rows": [{**row, "drawn": drawn} for row, drawn in zip(rows, scale.drawn, strict=True)],
+            "low": scale.low,
+            "high": scale.high,
             "hidden": len(counts) - len(shown),
         },
     )  # fmt: skip
+
+
+class _Scaled(NamedTuple):
+    """Ranges on a common axis from `low` to `high`."""
+
+    low: float
+    high: float
+    drawn: list[tuple[float, ...]]
+    """Left end, right end and mark, each from 0 to 1."""
+
+
+def _scaled(ranges: Sequence[tuple[float, float, float]]) -> _Scaled:
+    """Return ranges (left end, right end, mark) on the axis that just holds all of them."""
+    low, high = min(one[0] for one in ranges), max(one[1] for one in ranges)
+    room = max(high - low, 1e-9)
+    return _Scaled(low, high, [tuple((value - low) / room for value in one) for one in ranges])
 
 
 def _shown_classes(counts: npt.NDArray[np.int64]) -> list[int]:
@@ -84,7 +103,7 @@ def _class_row(
     usable = rows[~refused[rows]] if (~refused[rows]).any() else rows
     generator = np.random.default_rng(label)
     chosen = np.sort(generator.permutation(usable)[:each])
-    brightness = signatures["brightness"].astype(np.float64) / 255
+    brightness = signatures["brightness"].astype(np.float64)
     low, middle, high = np.quantile(brightness, [0.05, 0.5, 0.95]).tolist() if len(rows) else (0.0, 0.0, 0.0)
     # The mean of thumbnails is the mean colour of the images, each counting as much as another.
     colour = signatures["thumb"].mean(axis=(0, 1, 2)) if len(rows) else np.full(3, 128)
