@@ -60,6 +60,10 @@ SMALLEST, LARGEST = 0.004, 0.85
 MOST_SHARED = 0.5
 """Largest overlap of the colour distributions of object and background: 0 for no common colour, 1 for the same."""
 
+CORE, LEAST_OF_CORE = 0.12, 0.5
+"""Radius of a disc about the centre, in sides of the image, and the least share of it that the object covers. Less is
+the rim of an object whose colours the border has too, as where a second cell of the kind lies there."""
+
 MOST_BORDER = 0.5
 """Largest share of the outermost points that an object covers; beyond, the image has no background."""
 
@@ -75,6 +79,7 @@ class Grid(NamedTuple):
     """(m,) positions in the image, symmetric about its middle."""
     points: npt.NDArray[np.int64]
     """(S,) the point for each position, symmetric too."""
+    core: Bools
     centre: Bools
     border: Bools
     edge: Bools
@@ -177,7 +182,7 @@ def grid_of(size: int) -> Grid:
     reach = np.maximum(abs(offset)[:, None], abs(offset)[None, :])
     width = max(1, round(BORDER * count))
     return Grid(
-        rows, points, radius <= (2 * CENTRE * count) ** 2, reach > count - 1 - 2 * width, reach >= count - 1
+        rows, points, radius <= (2 * CORE * count) ** 2, radius <= (2 * CENTRE * count) ** 2, reach > count - 1 - 2 * width, reach >= count - 1
     )  # fmt: skip
 
 
@@ -290,9 +295,9 @@ def _without_neighbours(mask: Mask, grid: Grid) -> Mask | None:
 
 
 def _is_apart(codes: Codes, mask: Mask, grid: Grid) -> bool:
-    """Return whether object and background differ in their colours, and the image has a background at its border."""
+    """Return whether the object covers the centre, leaves a background at the border, and differs from it in colour."""
     inside = mask > 0
-    if inside[grid.edge].mean() > MOST_BORDER:
+    if inside[grid.core].mean() < LEAST_OF_CORE or inside[grid.edge].mean() > MOST_BORDER:
         return False
     within, without = _frequencies(codes, inside, ~inside)
     return float(np.minimum(within, without).sum()) <= MOST_SHARED

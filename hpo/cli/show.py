@@ -102,6 +102,31 @@ def corruptions_command(data: Path | None, image_size: int, samples: int, seed: 
     click.echo(str(out))
 
 
+ROWS = 8
+"""Rows of a sheet of backgrounds; the classes take turns."""
+
+
+@show_command.command("background", short_help="What `background: mask` leaves of images.")
+@sheet_options
+@click.option(
+    "--out", type=UserPath(), default=Path("background.png"), show_default=True, help="The sheet, a PNG."
+)  # fmt: skip
+def background_command(data: Path | None, image_size: int, samples: int, seed: int, out: Path) -> None:
+    """Draw images of DATA, IMAGE, or drawn cells, beside the same with their background in its mean colour.
+
+    Look whether the objects are whole and nothing else is left, before `--set background=mask`.
+    """
+    from hpo.figures.choice_sheets import background_sheet, sample_images
+    from hpo.figures.contact_sheet import write_png
+
+    _refuse_huge(samples, image_size)
+    sheet, kept = background_sheet(sample_images(data, ROWS * samples, image_size, seed), draws=samples)
+    write_png(out, sheet)
+    click.echo(str(out))
+    if kept:
+        click.echo(f"images in which no object can be told from the background, and that stay as they are: {kept}")
+
+
 def _refuse_huge(samples: int, image_size: int) -> None:
     """Raise UsageError for a sheet that viewers cannot open."""
     # At the limit a sheet is some ten thousand pixels wide.

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from hpo.augmentation.augmenter import build_augmenter
+from hpo.augmentation.background import object_mask, without_background
 from hpo.augmentation.families import EXTRAS, FAMILIES
 from hpo.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from hpo.data.dataset import Images, Labels
@@ -99,6 +100,18 @@ def _corrupted(images: Images, name: str, severity: int, seed: int) -> Images:
     return np.stack(
         [corrupt(image, name, severity, np.random.default_rng([seed, i])) for i, image in enumerate(images)]
     )
+
+
+def background_sheet(images: Images, *, draws: int) -> tuple[Image.Image, int]:
+    """Return the sheet of images (k, S, S, 3) uint8 beside what `background: mask` makes of them, `draws` in a cell.
+
+    Also return in how many of them no object can be told from the background; these stay as they are.
+    """
+    groups = np.array_split(images, max(1, len(images) // draws))
+    rows = [SheetRow(str(number), "", [group, without_background(group)]) for number, group in enumerate(groups, 1)]
+    kept = sum(object_mask(image) is None for image in images)
+    title = f"Background: in {len(images) - kept} of {len(images)} images an object can be told from it"
+    return contact_sheet(title, ["keep", "mask"], rows), kept
 
 
 def sample_images(path: Path | None, count: int, size: int, seed: int) -> Images:
