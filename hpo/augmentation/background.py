@@ -182,7 +182,8 @@ def grid_of(size: int) -> Grid:
     reach = np.maximum(abs(offset)[:, None], abs(offset)[None, :])
     width = max(1, round(BORDER * count))
     return Grid(
-        rows, points, radius <= (2 * CORE * count) ** 2, radius <= (2 * CENTRE * count) ** 2, reach > count - 1 - 2 * width, reach >= count - 1
+        rows, points, radius <= (2 * CORE * count) ** 2, radius <= (2 * CENTRE * count) ** 2,
+        reach > count - 1 - 2 * width, reach >= count - 1
     )  # fmt: skip
 
 

@@ -73,6 +73,16 @@ def test_an_image_without_an_object_stays_as_it_is(image: Images) -> None:
     assert np.array_equal(without_background(image[None])[0], image)
 
 
+def test_where_only_a_rim_is_found_the_image_stays_as_it_is() -> None:
+    """A second cell at the border has the colours of the first one's nucleus; the rest would be a crescent."""
+    image = np.full((96, 96, 3), (250, 230, 210), np.uint8)
+    for place in ((48, 48), (12, 84), (84, 10)):
+        cv2.circle(image, place, 20, (150, 130, 200) if place == (48, 48) else (60, 40, 120), -1)
+    cv2.circle(image, (48, 48), 16, (60, 40, 120), -1)
+    mask = object_mask(image)
+    assert mask is None or mask[40:57, 40:57].mean() > 0.5
+
+
 def test_the_background_takes_its_mean_colour_and_the_object_keeps_its_pixels() -> None:
     image, _ = scene(96, 0)
     mask = object_mask(image)

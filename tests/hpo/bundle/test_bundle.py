@@ -250,3 +250,13 @@ def test_no_opening_is_lost_when_many_record_at_once(bundle):
     for thread in threads:
         thread.join()
     assert len(read_bundle(bundle).metrics["test_openings"]) == 20
+
+
+def test_a_bundle_from_before_backgrounds_were_masked_keeps_them(bundle):
+    manifest = read_bundle(bundle).manifest
+    values = manifest.to_dict()
+    del values["preprocessing"]["background"], values["config"]["background"], values["config"]["oversample_to"]
+    assert Manifest.from_dict(values, source="config.json") == manifest
+    values["preprocessing"]["background"] = "mask"
+    with pytest.raises(BundleError, match=r"preprocessing\.background must be that of the configuration"):
+        Manifest.from_dict(values, source="config.json")

@@ -59,7 +59,9 @@ def test_the_table_equals_the_output_of_the_script() -> None:
     assert [row for row in rows if row not in DOCUMENT] == []
 
 
-@pytest.mark.parametrize("setting", ["normalisation", "balanced_sampling", "l2", "precision"])
+@pytest.mark.parametrize(
+    "setting", ["normalisation", "balanced_sampling", "oversample_to", "background", "l2", "precision"]
+)
 def test_every_setting_is_a_field(setting: str) -> None:
     assert f"`{setting}" in DOCUMENT or f"{setting}=" in DOCUMENT
     assert setting in TrialConfig.model_fields
