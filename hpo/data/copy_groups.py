@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from hpo.data.alignment import Resemblance, best_view, resemblance
 from hpo.data.copy_candidates import Candidates, find_candidates
-from hpo.data.dataset import Images, Labels
+from hpo.data.dataset import Images, Labels, RecordedGroups
 from hpo.data.picture_hash import PictureHash
 from hpo.data.signatures import Signatures
 
@@ -36,6 +36,9 @@ _LEAST_COVER = 0.12
 
 _LARGEST_TINT = 40.0
 """The largest difference of the means of a colour channel, in grey levels, at equal brightness."""
+
+_RECORDED = 16
+"""The number of hex digits by which an image is recorded."""
 
 _ROUNDS = 12
 
@@ -77,6 +80,22 @@ def find_copy_groups(signatures: Signatures, digests: Sequence[tuple[str, str]])
     centre = rows[among.centre[inverse]]
     # Equal images have one centre among them: the row that stands for all of them.
     return CopyGroups(_numbered(centre), centre, among.symmetry[inverse], among.similarity[inverse])
+
+
+def record(groups: CopyGroups, digests: Sequence[tuple[str, str]]) -> RecordedGroups:
+    """Return the groups that hold different images, in a form that a study keeps and that depends on content alone."""
+    stored: dict[int, set[str]] = defaultdict(set)
+    pixels: dict[int, set[str]] = defaultdict(set)
+    for group, (one, other) in zip(groups.group_of.tolist(), digests, strict=True):
+        stored[group].add(one[:_RECORDED])
+        pixels[group].add(other)
+    return tuple(sorted(tuple(sorted(stored[group])) for group, found in pixels.items() if len(found) > 1))
+
+
+def recorded_keys(groups: RecordedGroups, stored: Sequence[str]) -> list[str | None]:
+    """Return a key for each image (n digests of stored bytes), equal in a recorded group; None for one in no group."""
+    key = {digest: group[0] for group in groups for digest in group}
+    return [key.get(digest[:_RECORDED]) for digest in stored]
 
 
 def _different_images(digests: Sequence[tuple[str, str]]) -> tuple[Labels, Labels]:

@@ -31,6 +31,9 @@ Progress = Callable[[int, int], None]
 
 PartName = Literal["train", "val", "test"]
 
+RecordedGroups = tuple[tuple[str, ...], ...]
+"""Groups of images, each named by the first 16 hex digits of the digest of its stored bytes."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -139,6 +142,8 @@ class Dataset:
     """The value of 16-bit images that became 255; None where no image needs one."""
     earlier_fingerprint: str = ""
     """The fingerprint over the class names as earlier versions of hpo wrote them; "" where none differs."""
+    copies: RecordedGroups = ()
+    """Groups of different images that show one picture, which a split made by hpo keeps in one part."""
     folds: tuple[Part, ...] = ()
     """The images that validate in each fold; all together are train and val. Empty without folds; the first is val."""
     changes: DataChanges = field(default_factory=DataChanges)

@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from hpo.data.archives import ZipSource
 from hpo.data.arrays import ArraySource
-from hpo.data.changed_pack import change_pack, groups_of
+from hpo.data.changed_pack import change_pack, groups_of, joined_groups
 from hpo.data.changes import DataChanges
-from hpo.data.dataset import Dataset, LeftOut, Part, PartName, Progress, Unreadable, WholeData
+from hpo.data.copy_groups import find_copy_groups, record, recorded_keys
+from hpo.data.dataset import Dataset, LeftOut, Part, PartName, Progress, RecordedGroups, Unreadable, WholeData
 from hpo.data.decode import silence_pillow
 from hpo.data.folders import FolderSource
 from hpo.data.grouped_split import ImageRows, assign_parts
@@ -68,7 +69,9 @@ def open_dataset(
     pack = open_pack(source, image_size, cache, white=white_level, check=_check_listing, progress=progress)
     unchanged, pack = pack.manifest.fingerprint, change_pack(pack, changes, str(path))
     _refuse_unreadable(manifest := pack.manifest, split.max_unreadable)
-    assignment, grouping = _assign(source, manifest, groups_of(manifest, changes), split)
+    copies = find_recorded_groups(pack) if split.copies is None else split.copies
+    groups = joined_groups(groups_of(manifest, changes), recorded_keys(copies, manifest.stored))
+    assignment, grouping = _assign(source, manifest, groups, split)
     return Dataset(
         train=pack.part(assignment.rows("train")),
         val=pack.part(assignment.rows("val")),
@@ -83,11 +86,20 @@ def open_dataset(
         notes=(*_notes(manifest), *assignment.notes),
         white_level=manifest.white_level,
         earlier_fingerprint=manifest.earlier_fingerprint,
+        copies=copies,
         folds=tuple(pack.part(rows) for rows in assignment.fold_rows()),
         changes=DataChanges() if changes is None else changes,
         unchanged_fingerprint=unchanged if changes else "",
         _test=pack.part(assignment.rows("test")),
     )
+
+
+def find_recorded_groups(pack: Pack) -> RecordedGroups:
+    """Return the groups of different images of a pack that show one picture."""
+    manifest = pack.manifest
+    signatures = pack.signatures if pack.rows is None else pack.signatures[pack.rows]
+    digests = list(zip(manifest.stored, manifest.pixels, strict=True))
+    return record(find_copy_groups(signatures, digests), digests)
 
 
 def _assign(

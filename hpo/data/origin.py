@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from hpo.data.changes import DataChanges
-from hpo.data.dataset import Dataset, Progress, WholeData
+from hpo.data.dataset import Dataset, Progress, RecordedGroups, WholeData
 from hpo.data.depth import FULL
 from hpo.data.digests import split_digest
 from hpo.data.names import plain, shortened
@@ -52,6 +52,9 @@ class DataOrigin(BaseModel):
     """The column or expression by which images stay together, as in `SplitOptions`."""
     folds: int | None = None
     """The number of folds, as in `SplitOptions`."""
+    copies: RecordedGroups | None = None
+    """The groups of copies that stay in one part, as in `Dataset`; None in records of earlier versions of hpo, which
+    kept equal pixels together and no other copies."""
     findings: dict[str, Any] | None = None
     """The decisions on single images, as `DataChanges.to_json` gives them; None without any."""
     unchanged_fingerprint: str | None = None
@@ -67,7 +70,7 @@ class DataOrigin(BaseModel):
     @model_serializer(mode="wrap")
     def _without_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out the options that are not used, so that other records stay as earlier versions write them."""
-        optional = ("group_by", "folds", "findings", "unchanged_fingerprint")
+        optional = ("group_by", "folds", "copies", "findings", "unchanged_fingerprint")
         return {key: value for key, value in serialise(self).items() if key not in optional or value is not None}
 
     @classmethod
@@ -86,6 +89,7 @@ class DataOrigin(BaseModel):
             white_level=dataset.white_level,
             group_by=split.group_by,
             folds=split.folds,
+            copies=dataset.copies,
             findings=dataset.changes.to_json() or None,
             unchanged_fingerprint=dataset.unchanged_fingerprint or None,
         )
@@ -103,8 +107,9 @@ class DataOrigin(BaseModel):
     def options(self) -> SplitOptions:
         """The settings for parts that the data set does not bring."""
         return SplitOptions(
-            self.seed, self.val_fraction, self.test_fraction, self.max_unreadable, self.group_by, self.folds
-        )
+            self.seed, self.val_fraction, self.test_fraction, self.max_unreadable, self.group_by, self.folds,
+            self.copies or (),
+        )  # fmt: skip
 
     @property
     def changes(self) -> DataChanges:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from hpo.data.dataset import PartName
+from hpo.data.dataset import PartName, RecordedGroups
 from hpo.data.names import shortened
 from hpo.data.records import PARTS
 from hpo.errors import DataError, UsageError
@@ -43,6 +43,9 @@ class SplitOptions:
     """A column of the table, or a regular expression on the paths: images of one value stay in one part."""
     folds: int | None = None
     """Number of folds into which train and val together are dealt; None makes none."""
+    # What a study keeps of its copies says how its data look, not how a person wants them split.
+    copies: RecordedGroups | None = field(default=None, compare=False)
+    """Groups of images that show one picture, as `copy_groups.record` gives them; None looks for them."""
 
     def __post_init__(self) -> None:
         if not 0 < self.val_fraction < 1:

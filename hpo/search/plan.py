@@ -221,14 +221,16 @@ def open_data(plan: Plan, cache: Path, progress: Progress | None = None, *, db: 
     """
     origin = stored_origin(db, plan) if db else None
     changes = origin.changes if origin and plan.changes is None else plan.changes
+    split = replace(plan.split, copies=origin.options.copies) if origin else plan.split
     sizes: list[Any] = plan.space.values("image_size")
     if len(sizes) > 16:
         raise SpaceError(f"image_size can take {len(sizes)} values, but each is packed on disk; give at most 16")
     for size in sizes:
         dataset = open_dataset(
-            plan.data, image_size=size, cache=cache, split=plan.split,
+            plan.data, image_size=size, cache=cache, split=split,
             white_level=origin.white if origin else None, changes=changes, progress=progress,
         )  # fmt: skip
+        split = replace(split, copies=dataset.copies)
     return dataset
 
 
