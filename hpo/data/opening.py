@@ -69,9 +69,8 @@ def open_dataset(
     pack = open_pack(source, image_size, cache, white=white_level, check=_check_listing, progress=progress)
     unchanged, pack = pack.manifest.fingerprint, change_pack(pack, changes, str(path))
     _refuse_unreadable(manifest := pack.manifest, split.max_unreadable)
-    copies = find_recorded_groups(pack) if split.copies is None else split.copies
-    groups = joined_groups(groups_of(manifest, changes), recorded_keys(copies, manifest.stored))
-    assignment, grouping = _assign(source, manifest, groups, split)
+    copies = find_recorded_groups(pack, split)
+    assignment, grouping = _assign(source, manifest, _groups(manifest, changes, copies), split)
     return Dataset(
         train=pack.part(assignment.rows("train")),
         val=pack.part(assignment.rows("val")),
@@ -94,12 +93,21 @@ def open_dataset(
     )
 
 
-def find_recorded_groups(pack: Pack) -> RecordedGroups:
-    """Return the groups of different images of a pack that show one picture."""
+def find_recorded_groups(pack: Pack, split: SplitOptions) -> RecordedGroups:
+    """Return the groups of different images of a pack that show one picture; () where nothing is to be split."""
     manifest = pack.manifest
+    if split.copies is not None:
+        return split.copies
+    if split.folds is None and {"val", "test"} <= set(manifest.given):
+        return ()
     signatures = pack.signatures if pack.rows is None else pack.signatures[pack.rows]
     digests = list(zip(manifest.stored, manifest.pixels, strict=True))
     return record(find_copy_groups(signatures, digests), digests)
+
+
+def _groups(manifest: PackManifest, changes: DataChanges | None, copies: RecordedGroups) -> list[str]:
+    """Return the name of each image's group: duplicates, copies, and images that the changes put into one part."""
+    return joined_groups(groups_of(manifest, changes), recorded_keys(copies, manifest.stored))
 
 
 def _assign(
