@@ -61,16 +61,14 @@ def open_dataset(
 ) -> Dataset:
     """Open labelled images as train, val and a locked test part; pack them into the folder `cache` if needed.
 
-    `image_size` is the side of the images in pixels; `white_level` the value of 16-bit images that becomes 255, None
-    for the data set's own (`depth`). `changes` are decisions on single images, applied before the split. Raise
-    DataError for everything that is wrong with the data, UsageError for fractions out of range.
+    `image_size` is a side in pixels; `white_level` the value of 16-bit images that becomes 255, None for the data set's
+    own (`depth`); `changes` are decisions on single images. Raise DataError where the data are wrong, or an option.
     """
     source, cache, split = open_source(path), Path(cache), split or SplitOptions()
     pack = open_pack(source, image_size, cache, white=white_level, check=_check_listing, progress=progress)
     unchanged, pack = pack.manifest.fingerprint, change_pack(pack, changes, str(path))
     _refuse_unreadable(manifest := pack.manifest, split.max_unreadable)
-    copies = find_recorded_groups(pack, split)
-    assignment, grouping = _assign(source, manifest, _groups(manifest, changes, copies), split)
+    assignment, grouping = _assign(source, pack, changes, split := replace(split, copies=find_groups(pack, split)))
     return Dataset(
         train=pack.part(assignment.rows("train")),
         val=pack.part(assignment.rows("val")),
@@ -85,7 +83,7 @@ def open_dataset(
         notes=(*_notes(manifest), *assignment.notes),
         white_level=manifest.white_level,
         earlier_fingerprint=manifest.earlier_fingerprint,
-        copies=copies,
+        copies=split.copies or (),
         folds=tuple(pack.part(rows) for rows in assignment.fold_rows()),
         changes=DataChanges() if changes is None else changes,
         unchanged_fingerprint=unchanged if changes else "",
@@ -93,7 +91,7 @@ def open_dataset(
     )
 
 
-def find_recorded_groups(pack: Pack, split: SplitOptions) -> RecordedGroups:
+def find_groups(pack: Pack, split: SplitOptions) -> RecordedGroups:
     """Return the groups of different images of a pack that show one picture; () where nothing is to be split."""
     manifest = pack.manifest
     if split.copies is not None:
@@ -105,15 +103,12 @@ def find_recorded_groups(pack: Pack, split: SplitOptions) -> RecordedGroups:
     return record(find_copy_groups(signatures, digests), digests)
 
 
-def _groups(manifest: PackManifest, changes: DataChanges | None, copies: RecordedGroups) -> list[str]:
-    """Return the name of each image's group: duplicates, copies, and images that the changes put into one part."""
-    return joined_groups(groups_of(manifest, changes), recorded_keys(copies, manifest.stored))
-
-
 def _assign(
-    source: Source, manifest: PackManifest, groups: Sequence[str], split: SplitOptions
+    source: Source, pack: Pack, changes: DataChanges | None, split: SplitOptions
 ) -> tuple[Assignment, Grouping | None]:
-    """Return the part of every image of a pack, and what the images are grouped by beside `groups`."""
+    """Return the part of every image of a pack, and what they are grouped by beside copies and `changes`."""
+    manifest = pack.manifest
+    groups = joined_groups(groups_of(manifest, changes), recorded_keys(split.copies or (), manifest.stored))
     grouping = group_images(source, manifest.names, split.group_by) if split.group_by is not None else None
     rows = ImageRows(manifest.label_array, manifest.given, groups, manifest.names, manifest.classes)
     return assign_parts(rows, split, grouping), grouping
