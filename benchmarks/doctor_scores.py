@@ -138,9 +138,13 @@ def score_junk(rows: Sequence[Truth], flagged: Rows) -> dict[str, Any]:
 
 
 def score_labels(rows: Sequence[Truth], scores: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """Return average precision and precision at k, the number of wrong labels, over all files but junk."""
-    judged = np.array([row.role != "junk" for row in rows])
-    wrong = np.array([row.role == "wrong" or (row.role == "copy" and row.label != row.true_label) for row in rows])
+    """Return average precision and precision at k, the number of wrong labels, over all files but junk.
+
+    Copies under several classes are left out too: they are a finding of their own.
+    """
+    conflicts = planted_conflicts(rows)
+    judged = np.array([row.role != "junk" and number not in conflicts for number, row in enumerate(rows)])
+    wrong = np.array([row.role == "wrong" for row in rows])
     wrong, scores = wrong[judged], scores[judged]
     order = np.argsort(-scores, kind="stable")
     planted = int(wrong.sum())
@@ -180,14 +184,18 @@ def score_cleaning(rows: Sequence[Truth], claims: Claims) -> dict[str, Any]:
     return {"dropped": len(gone), "junk_left": left, "pictures_lost": len(lost), "lost": lost[:EXAMPLES]}
 
 
-def score_conflicts(rows: Sequence[Truth], named: Rows) -> dict[str, Any]:
-    """Return recall and precision of copies under several classes, by the copies planted under another class."""
-    chosen = set(named.tolist())
+def planted_conflicts(rows: Sequence[Truth]) -> set[int]:
+    """Return the rows of planted copies under several classes, junk aside."""
     labels: dict[str, set[str]] = {}
     for row in rows:
         if row.group and row.role != "junk":
             labels.setdefault(row.group, set()).add(row.label)
-    planted = {number for number, row in enumerate(rows) if row.role != "junk" and len(labels.get(row.group, ())) > 1}
+    return {number for number, row in enumerate(rows) if row.role != "junk" and len(labels.get(row.group, ())) > 1}
+
+
+def score_conflicts(rows: Sequence[Truth], named: Rows) -> dict[str, Any]:
+    """Return recall and precision of copies under several classes, by the copies planted under another class."""
+    chosen, planted = set(named.tolist()), planted_conflicts(rows)
     judged = {number for number in chosen if rows[number].role != "junk"}
     return {
         "planted": len(planted),
