@@ -60,7 +60,7 @@ def score(truth: Sequence[Truth], claims: Claims, same: SamePicture | None = Non
     if claims.dropped is not None:
         found["cleaning"] = score_cleaning(rows, claims)
     if claims.conflicts is not None:
-        found["conflicts"] = score_conflicts(rows, claims.conflicts)
+        found["conflicts"] = score_conflicts(rows, claims, same)
     return found
 
 
@@ -193,13 +193,23 @@ def planted_conflicts(rows: Sequence[Truth]) -> set[int]:
     return {number for number, row in enumerate(rows) if row.role != "junk" and len(labels.get(row.group, ())) > 1}
 
 
-def score_conflicts(rows: Sequence[Truth], named: Rows) -> dict[str, Any]:
-    """Return recall and precision of copies under several classes, by the copies planted under another class."""
-    chosen, planted = set(named.tolist()), planted_conflicts(rows)
+def score_conflicts(rows: Sequence[Truth], claims: Claims, same: SamePicture | None = None) -> dict[str, Any]:
+    """Return recall and precision of copies under several classes.
+
+    Right are planted ones, and real copies, as `same` sees them, of which one got a wrong class or always had it.
+    """
+    chosen = set(claims.conflicts.tolist()) if claims.conflicts is not None else set()
+    planted = planted_conflicts(rows)
     judged = {number for number in chosen if rows[number].role != "junk"}
+    right = planted & judged
+    for one, other in claims.pairs.tolist():
+        unplanned = {one, other} <= judged and not {one, other} <= right and rows[one].label != rows[other].label
+        if unplanned and same is not None and same(rows[one].file, rows[other].file):
+            right |= {one, other}
     return {
         "planted": len(planted),
         "recall": share(len(planted & judged), len(planted)),
-        "precision": share(len(planted & judged), len(judged)),
-        "wrong": [rows[number].file for number in sorted(judged - planted)][:EXAMPLES],
+        "found": len(judged),
+        "precision": share(len(right), len(judged)),
+        "wrong": [rows[number].file for number in sorted(judged - right)][:EXAMPLES],
     }

@@ -111,12 +111,17 @@ def labels_table(methods: Mapping[str, Any]) -> Iterator[str]:
 def cleaning_table(methods: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a cleaning by the method's own choices leaves and loses."""
     yield "\nWhat `--clean` would do\n"
-    yield "| method | dropped | junk left | right pictures lost |"
-    yield "|---|---:|---:|---:|"
+    yield "| method | dropped | junk left | right pictures lost | conflicts found | precision of conflicts |"
+    yield "|---|---:|---:|---:|---:|---:|"
     for name, seeds in methods.items():
         if any(column(seeds, "cleaning", "dropped")):
             keys = ("dropped", "junk_left", "pictures_lost")
-            yield f"| {name} | {' | '.join(figure(column(seeds, 'cleaning', key), '.0f') for key in keys)} |"
+            cells = [figure(column(seeds, "cleaning", key), ".0f") for key in keys]
+            cells += [
+                figure(column(seeds, "conflicts", "found"), ".0f"),
+                figure(column(seeds, "conflicts", "precision")),
+            ]
+            yield f"| {name} | {' | '.join(cells)} |"
 
 
 def time_table(methods: Mapping[str, Any]) -> Iterator[str]:
