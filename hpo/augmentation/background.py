@@ -145,7 +145,7 @@ def fill_background(image: Images, mask: Mask | None) -> None:
         return
     outside = 1 - mask
     mean = cv2.mean(image, outside)[:3]
-    np.copyto(image, np.rint(mean).astype(np.uint8), where=outside[..., None].astype(bool))
+    cv2.copyTo(np.full_like(image, np.rint(mean).astype(np.uint8)), outside, image)
 
 
 def object_mask(image: Images) -> Mask | None:
@@ -222,25 +222,21 @@ def _counted(mask: Mask | None, wider: int, grid: Grid) -> tuple[Bools, Bools]:
     return near, far
 
 
-def _frequencies(codes: Codes, inside: Bools, outside: Bools) -> tuple[npt.NDArray[np.float64], ...]:
-    """Return the smoothed frequency of each colour inside and outside; each sums up to about 1."""
+def _frequencies(codes: Codes, inside: Bools, outside: Bools) -> npt.NDArray[np.float64]:
+    """Return the smoothed frequency of each colour inside and outside (2, colours); each row sums up to about 1."""
     size = LEVELS * TINTS * TINTS
-    counts = np.stack([np.bincount(codes[where], minlength=size) for where in (inside, outside)])
-    smooth = counts.astype(np.int32).reshape(2, LEVELS, TINTS, TINTS)
-    for axis in (1, 1, 2, 3):  # lightness twice: light falls unevenly on a background
-        smooth = _smoothed(smooth, axis)
-    flat = smooth.reshape(2, size)
-    return tuple(row / max(1, int(row.sum())) for row in flat)
+    place = np.where(outside, codes + size, np.where(inside, codes, 2 * size))
+    counts = np.bincount(place.ravel(), minlength=2 * size + 1)[: 2 * size].astype(np.float64)
+    light = _NEIGHBOURS[LEVELS] @ _NEIGHBOURS[LEVELS]  # twice: light falls unevenly on a background
+    smooth = light @ counts.reshape(2, LEVELS, TINTS * TINTS)
+    smooth = _NEIGHBOURS[TINTS] @ smooth.reshape(2 * LEVELS, TINTS, TINTS) @ _NEIGHBOURS[TINTS]
+    rows: npt.NDArray[np.float64] = smooth.reshape(2, size)
+    frequencies: npt.NDArray[np.float64] = rows / np.maximum(1, rows.sum(axis=1, keepdims=True))
+    return frequencies
 
 
-def _smoothed(counts: Codes, axis: int) -> Codes:
-    """Return counts with weights 1, 2, 1 along an axis."""
-    result = 2 * counts
-    lower = (slice(None),) * axis + (slice(None, -1),)
-    upper = (slice(None),) * axis + (slice(1, None),)
-    result[upper] += counts[lower]
-    result[lower] += counts[upper]
-    return result
+_NEIGHBOURS = {size: 2 * np.eye(size) + np.eye(size, k=1) + np.eye(size, k=-1) for size in (LEVELS, TINTS)}
+"""Weights 1, 2, 1 of a bin and its neighbours, as a matrix. Sums of whole numbers are exact in any order."""
 
 
 def _more_frequent(codes: Codes, inside: Bools, outside: Bools, times: float) -> Mask:
@@ -248,7 +244,8 @@ def _more_frequent(codes: Codes, inside: Bools, outside: Bools, times: float) ->
     within, without = _frequencies(codes, inside, outside)
     odds = (within + 3e-5) / (within + times * without + 1e-4)
     levels = np.rint(255 * odds).astype(np.uint8)[codes]
-    return (cv2.GaussianBlur(levels, (3, 3), 0) > 127).astype(np.uint8)
+    frequent: Mask = (cv2.GaussianBlur(levels, (3, 3), 0) > 127).astype(np.uint8)
+    return frequent
 
 
 def _central(mask: Mask, grid: Grid) -> Mask | None:
