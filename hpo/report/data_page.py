@@ -197,12 +197,12 @@ def _summary(evidence: DataEvidence) -> Section:
     data = str(evidence.data.path)
     table = evidence.table or "findings.csv"
     commands = [
-        ("run with the doctor's own choices, at its safe thresholds", hint("run", data, clean=True)),
+        ("run with the doctor's own choices, at its safe thresholds", [hint("run", data, clean=True)]),
         ("look at each finding, change what you see otherwise, and run with that",
-         f"{hint('data', data, out=table)}\n{hint('run', data, findings=table)}"),
+         [hint("data", data, out=table), hint("run", data, findings=table)]),
     ]  # fmt: skip
     if evidence.leaks is not None and evidence.leaks.groups:
-        commands.append(("end the leaks between the parts too", hint("run", data, clean=True, fix_leaks=True)))
+        commands.append(("end the leaks between the parts too", [hint("run", data, clean=True, fix_leaks=True)]))
     return Section(
         "found", "What was found",
         {
