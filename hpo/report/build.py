@@ -125,6 +125,7 @@ def bundle_page(model: ModelData, with_data: ModelWithData | None) -> Page:
     manifest = model.manifest
     origin = {
         "classes": list(manifest.classes), "counts": manifest.data.counts, "split": manifest.data.split,
+        "findings": manifest.data.findings,
     }  # fmt: skip
     backbones = sorted({member.config.backbone for member in manifest.members}) or [manifest.config.backbone]
     how = hint("report", model.place, data="DATA", out="report.html")

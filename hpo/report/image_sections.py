@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from hpo.data import Dataset, Part
+from hpo.data.changes import DataChanges
+from hpo.data.names import shortened
 from hpo.errors import HpoError
 from hpo.evaluation.corrupted_copy import Condition, CorruptedCopy, corrupted_copy
 from hpo.report import model_figures, pictures, wording
@@ -15,6 +17,9 @@ from hpo.report.model_data import ModelWithData
 from hpo.report.page import Section
 
 MOST_UNREADABLE = 10
+
+MOST_NAMED = 5
+"""Files that are named of those that were left out for one finding."""
 
 MOST_IMAGES = 2_000
 """Validation images that are corrupted; of more, a fixed random sample is taken."""
@@ -37,6 +42,7 @@ def data_section(
     what only the images show. `openings` is the number of times that the model was measured on the test part.
     """
     classes: Sequence[str] = origin.get("classes", ())
+    changes = DataChanges.from_json(origin.get("findings") or {})
     return Section(
         "data", "The data",
         {
@@ -45,8 +51,18 @@ def data_section(
             "unreadable": list(dataset.unreadable[:MOST_UNREADABLE]) if dataset else [],
             "more_unreadable": max(0, len(dataset.unreadable) - MOST_UNREADABLE) if dataset else 0,
             "with_images": dataset is not None,
+            "changes": changes.line() if changes else "",
+            "dropped": _dropped(changes),
         },
     )  # fmt: skip
+
+
+def _dropped(changes: DataChanges) -> list[tuple[str, int, str]]:
+    """Return finding, number of files that were left out for it, and the first of them."""
+    files: dict[str, list[str]] = {}
+    for file, kind in sorted(changes.drops.items()):
+        files.setdefault(kind, []).append(file)
+    return [(kind, len(files[kind]), shortened(files[kind], MOST_NAMED)) for kind in changes.drop_counts()]
 
 
 def _data_rows(origin: Mapping[str, Any], dataset: Dataset | None, openings: int) -> list[tuple[str, str]]:

@@ -158,6 +158,24 @@ def test_a_study_without_a_trial_gives_a_page():
     assert "no complete trial yet" in page[: page.index("<main>")]
 
 
+def test_a_study_made_with_findings_shows_what_was_left_out():
+    study = make_study(3)
+    findings = {
+        "drops": {"outlier": [f"a/{i}.png" for i in range(9)], "copy": ["<b>b</b>.png"]}, "source": "found.csv",
+        "parts": {"val": ["c.png"]},
+    }  # fmt: skip
+    spec = replace(study.spec, data={**study.spec.data, "findings": findings})
+    section = section_of(render(study_page(replace(study, spec=spec), None, None, "none")), "data")
+    for words in (
+        "Left out by found.csv: 10 images: 9 outlier, 1 copy; 1 moved to another part",
+        "a/0.png",
+        "and 4 more",
+    ):
+        assert words in section
+    assert "&lt;b&gt;b&lt;/b&gt;.png" in section
+    assert "Decided by findings" not in section_of(page_of(3), "data")
+
+
 def test_a_study_over_a_trial_list_has_no_importance():
     facts = make_study(4)
     runs = [replace(trial, params={"run": f"run {trial.number}"}) for trial in facts.trials]
