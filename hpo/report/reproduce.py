@@ -89,8 +89,10 @@ def _search_words(study: StudyData) -> tuple[list[str], str]:
         f"--val-fraction {data['val_fraction']:g} --test-fraction {data['test_fraction']:g}",
         f"--max-unreadable {data['max_unreadable']:g}",
     ]
-    words += [f"--group-by {shlex.quote(data['group_by'])}"] * ("group_by" in data)
-    words += [f"--folds {data['folds']}"] * ("folds" in data)
+    # Studies without groups or folds do not have these keys.
+    words += [
+        f"--{name.replace('_', '-')} {shlex.quote(str(data[name]))}" for name in ("group_by", "folds") if data.get(name)
+    ]
     return [*words, *([f"--trials {study.limit}"] if study.limit else [])], file
 
 

@@ -164,7 +164,7 @@ def test_a_study_made_with_findings_shows_what_was_left_out():
         "drops": {"outlier": [f"a/{i}.png" for i in range(9)], "copy": ["<b>b</b>.png"]}, "source": "found.csv",
         "parts": {"val": ["c.png"]},
     }  # fmt: skip
-    spec = replace(study.spec, data={**study.spec.data, "findings": findings})
+    spec = study.spec.model_copy(update={"data": {**study.spec.data, "findings": findings}})
     section = section_of(render(study_page(replace(study, spec=spec), None, None, "none")), "data")
     for words in (
         "Left out by found.csv: 10 images: 9 outlier, 1 copy; 1 moved to another part",
