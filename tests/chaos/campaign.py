@@ -21,7 +21,16 @@ from tests.chaos.proxy import Proxy
 from tests.chaos.redone import Redone, redone
 from tests.chaos.reference import fault_free
 from tests.chaos.scene import Progress, Scene
-from tests.chaos.schedule import NEEDS_TRAINING, OF_FOLDERS, OF_ISOLATED, OF_S3, Fault, Kind, Schedule
+from tests.chaos.schedule import (
+    NEEDS_TRAINING,
+    OF_FOLDERS,
+    OF_ISOLATED,
+    OF_S3,
+    TAKES_LONG,
+    Fault,
+    Kind,
+    Schedule,
+)
 from tests.chaos.second_home import SecondHome, containers_allowed
 from tests.chaos.server import Server, running_server
 from tests.chaos.stalls import StallWatch
@@ -239,6 +248,8 @@ class Attack:
             return
         if fault.kind in NEEDS_TRAINING:
             self._hold.unlink(missing_ok=True)
+        elif fault.kind in TAKES_LONG:
+            self._hold.touch()
         struck = self._strikes[fault.kind](fault)
         self.missed += not struck
         self._chronicle(f"{fault}{'' if struck else '  (no target)'}")

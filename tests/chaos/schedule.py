@@ -63,6 +63,8 @@ OF_S3 = frozenset({Kind.STORE_REFUSED, Kind.STORE_SILENT, Kind.STORE_CUT})
 """Kinds that need checkpoints in S3."""
 NEEDS_TRAINING = frozenset({Kind.BEFORE_WRITE, Kind.STORE_CUT})
 """Kinds that wait for a statement or an upload of a worker that trains."""
+TAKES_LONG = frozenset({Kind.COPY, Kind.READ_ELSEWHERE, Kind.HOME_COPIED, Kind.HOME_MOVED})
+"""Kinds whose injection takes seconds and hits no training worker; on a busy machine the study would end meanwhile."""
 _LAST = 0.8
 """Share of all epochs by which the last fault is due."""
 
