@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hpo.bundle.model import load as load
+    from hpo.inspection.inspect_data import inspect as inspect
 
-__all__ = ["load"]
+__all__ = ["inspect", "load"]
 __version__ = "0.1.0"
 
 
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> object:
         from hpo.bundle.model import load
 
         return load
+    if name == "inspect":
+        from hpo.inspection.inspect_data import inspect
+
+        return inspect
     raise AttributeError(f"module 'hpo' has no attribute {name!r}")

@@ -33,6 +33,7 @@ COMMANDS = {
     "reap": ("hpo.cli.control:reap_command", "Requeue the trials of workers that are gone."),
     "gc": ("hpo.cli.gc:gc_command", "Free the checkpoints that no kept trial needs."),
     "delete": ("hpo.cli.studies:delete_command", "Delete a study with its trials, checkpoints and logs."),
+    "data": ("hpo.cli.data:data_command", "Look for junk, copies, wrong labels and leaks in DATA."),
     "doctor": ("hpo.cli.doctor:doctor_command", "Check database, disk, device and libraries; say the fix."),
     "dashboard": ("hpo.cli.dashboard:dashboard_command", "Serve optuna-dashboard on 127.0.0.1."),
     "spaces": ("hpo.cli.spaces:spaces_command", "List and explain the search spaces."),

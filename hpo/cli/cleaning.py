@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpo.cli.connect import cache_folder
 from hpo.cli.options import UserPath, together
 from hpo.errors import UsageError
+from hpo.hints import hint
 
 if TYPE_CHECKING:
+    from hpo.data import Dataset
     from hpo.data.changes import DataChanges
     from hpo.data.findings import Findings
+    from hpo.inspection.inspect_data import InspectionOptions
     from hpo.search.plan import Plan
     from storage import Database
 
@@ -25,8 +29,16 @@ cleaning_options = together(
         "--findings", envvar="HPO_FINDINGS", type=UserPath(), default=None, metavar="FILE",
         help="Apply the actions of a table that `hpo data --out FILE` wrote, edited or not.",
     ),
+    click.option(
+        "--clean", envvar="HPO_CLEAN", is_flag=True,
+        help="Leave out what the data doctor is sure of: `hpo data` shows it.",
+    ),
+    click.option(
+        "--fix-leaks", envvar="HPO_FIX_LEAKS", is_flag=True,
+        help="Put all copies of a picture into one of the parts that DATA brings.",
+    ),
 )  # fmt: skip
-"""Decisions on single images: `findings`."""
+"""Decisions on single images: `findings`, `clean`, `fix_leaks`."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +57,10 @@ class Cleaning:
         Raise UsageError for options that contradict each other, DataError for a table with a fault, or of other data.
         """
         path: Path | None = options["findings"]
-        if path is not None and options.get("clean", False):
+        if path is not None and options["clean"]:
             raise UsageError(f"--findings {path} and --clean contradict each other: give one of them")
         table = None if path is None else _read_table(path, data)
-        return cls(table, options.get("clean", False), options.get("fix_leaks", False))
+        return cls(table, options["clean"], options["fix_leaks"])
 
     def __bool__(self) -> bool:
         return self.findings is not None or self.clean or self.fix_leaks
@@ -90,6 +102,20 @@ def with_changes(db: Database, plan: Plan, cleaning: Cleaning, home: Path) -> Pl
     return replace(plan, changes=origin.changes)
 
 
+def cheap_findings(plan: Plan, dataset: Dataset, cache: Path) -> list[str]:
+    """Return a line on what the checks that need no embeddings find, with the command to see it; none if nothing.
+
+    Nothing is looked for where decisions on single images are applied: a person, or the doctor, has looked.
+    """
+    if dataset.changes.source:
+        return []
+    from hpo.inspection.inspect_data import cheap_line, check_cheaply
+
+    line = cheap_line(check_cheaply(plan.data, image_size=dataset.image_size, cache=cache))
+    see = hint("data", plan.data)
+    return [f"the data doctor's quick checks: {line}; to see them: {see}; --clean leaves out what is sure"] * bool(line)
+
+
 def _read_table(path: Path, data: Path) -> Findings:
     """Return the table, with files and classes as the data write them; its notes are printed."""
     from hpo.data.findings import read_findings
@@ -105,7 +131,40 @@ def _read_table(path: Path, data: Path) -> Findings:
 
 
 def _decide(plan: Plan, cleaning: Cleaning, home: Path) -> DataChanges:
-    """Return the decisions on single images of a study that is made now."""
+    """Return the decisions on single images of a study that is made now; the data are inspected where that is needed.
+
+    What the inspection could not look for is printed.
+    """
     if cleaning.findings is not None and not cleaning.fix_leaks:
         return cleaning.findings.changes()
-    raise UsageError("--clean and --fix-leaks are not there yet")
+    from hpo.cli.data import steps
+    from hpo.data.findings import Findings
+    from hpo.inspection.inspect_data import inspect_images
+
+    options = _inspection_options(plan, embeddings=cleaning.clean)
+    with steps() as progress:
+        found = inspect_images(plan.data, options, cache=cache_folder(home), progress=progress)
+    if cleaning.clean:
+        for step, reason in found.skipped.items():
+            click.echo(f"{CLEAN} without {step}: {reason}", err=True)
+    table = cleaning.findings or (found.findings if cleaning.clean else Findings())
+    changes = table.changes(parts=found.leaks.moves if cleaning.fix_leaks else None)
+    return replace(changes, source=cleaning.source)
+
+
+def _inspection_options(plan: Plan, *, embeddings: bool) -> InspectionOptions:
+    """Return the settings of an inspection: with the backbone and weights of the study, where it has but one."""
+    from hpo.inspection.inspect_data import IMAGE_SIZE, InspectionOptions
+    from hpo.models.baselines import is_baseline
+
+    sizes: list[Any] = plan.space.values("image_size")
+    fixed, backbones = plan.space.fixed, plan.space.values("backbone")
+    usable = len(backbones) == 1 and fixed.get("pretrained", True) is True and not is_baseline(str(backbones[0]))
+    weights = fixed.get("weights") if usable else None
+    return InspectionOptions(
+        image_size=min(sizes, key=lambda size: abs(size - IMAGE_SIZE)),
+        backbone=str(backbones[0]) if usable else None,
+        weights=Path(str(weights)) if weights else None,
+        embeddings=embeddings,
+        map=False,
+    )

@@ -71,14 +71,14 @@ def report_command(
     click.echo(f"{out}: {format_size(len(text.encode(errors='replace')))}, opens in any browser")
 
 
-def check_out(out: Path) -> None:
-    """Raise UsageError unless a page can be written to `out`; called before the work."""
+def check_out(out: Path, option: str = "--out") -> None:
+    """Raise UsageError unless a page can be written to `out`, which `option` names; called before the work."""
     if out.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"--out is {out}, but must end in .html")
+        raise UsageError(f"{option} is {out}, but must end in .html")
     if out.is_dir():
-        raise UsageError(f"--out is {out}, but that is a folder; name a file in it")
+        raise UsageError(f"{option} is {out}, but that is a folder; name a file in it")
     if not out.parent.is_dir():
-        raise UsageError(f"--out is {out}, but there is no folder {out.parent}; make it first")
+        raise UsageError(f"{option} is {out}, but there is no folder {out.parent}; make it first")
 
 
 def is_bundle(subject: Path | str) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.cli.cleaning import Cleaning, cleaning_options, with_changes
+from hpo.cli.cleaning import Cleaning, cheap_findings, cleaning_options, with_changes
 from hpo.cli.connect import STARTING, cache_folder, connected
 from hpo.cli.options import (
     budget_options,
@@ -131,7 +131,7 @@ def prepare_study(db: Database, plan: Plan, home: Path, cleaning: Cleaning) -> t
     plan = with_changes(db, plan, cleaning, home)
     with counting("decoding images") as progress:
         dataset = open_data(plan, cache_folder(home), progress, db=db)
-    for line in data_lines(plan.data, dataset):
+    for line in [*data_lines(plan.data, dataset), *cheap_findings(plan, dataset, cache_folder(home))]:
         click.echo(line, err=True)
     for line in data_dimension_lines(plan.space, dataset):
         click.echo(line, err=True)
