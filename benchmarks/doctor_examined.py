@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from hpo.inspection.inspect_data import DataInspection, InspectionOptions, inspect_images
 
 BACKBONE = "mobilenetv2_035"
