@@ -25,7 +25,7 @@ from hpo.errors import UsageError
 
 if TYPE_CHECKING:
     from hpo.inspection.inspect_data import DataInspection, StepProgress
-    from hpo.report.data_page import DataEvidence, TargetFigures
+    from hpo.report.data_evidence import DataEvidence
 
 STEPS = {
     "images": "decoding images", "copies": "looking for copies", "embeddings": "embedding images",
@@ -135,10 +135,10 @@ def write_results(found: DataInspection, out: Path | None, report: Path) -> None
 
 
 def evidence_of(found: DataInspection, table: str) -> DataEvidence:
-    """Return what the page shows; `table` is the file of the findings, "" without one."""
-    from hpo.report.data_page import DataEvidence
+    """Return the content of the page; `table` is the file of the findings, "" without one."""
+    from hpo.report.data_evidence import DataEvidence, label_facts, neighbours_of, outlier_facts, target_figures
 
-    outliers, labels = found.outliers, found.labels
+    embeddings, outliers, labels = found.embeddings, found.outliers, found.labels
     return DataEvidence(
         data=found.data,
         findings=found.findings.rows,
@@ -146,34 +146,15 @@ def evidence_of(found: DataInspection, table: str) -> DataEvidence:
         imbalance=found.imbalance,
         copies=found.copies,
         leaks=found.leaks,
-        backbone=found.embeddings.origin if found.embeddings else "",
-        neighbours=found.neighbours if found.embeddings else None,
+        backbone=embeddings.origin if embeddings else "",
+        neighbours=neighbours_of(embeddings) if embeddings else None,
         map=found.map,
         outlier_scores=outliers.scores.probability if outliers else None,
         outlier_threshold=outliers.threshold if outliers else None,
-        outlier_facts=(
-            [("by PCA + DBSCAN, for comparison", f"{len(outliers.dbscan.rows):,} images")] if outliers else ()
-        ),
-        label_facts=[("confident learning by", labels.method)] if labels else (),
-        target=_target(found),
+        outlier_facts=outlier_facts(outliers, found.data) if outliers else (),
+        label_facts=label_facts(labels) if labels else (),
+        target=target_figures(found.target) if found.target else None,
         skipped=found.skipped,
         seconds=found.seconds,
         table=table,
-    )
-
-
-def _target(found: DataInspection) -> TargetFigures | None:
-    """Return the figures of the target as the page draws them."""
-    from hpo.report.data_page import TargetFigures
-
-    if (target := found.target) is None:
-        return None
-    probe, neighbours, more = target.lines()
-    return TargetFigures(
-        probe=target.accuracy,
-        bound=1 - target.least_error,
-        shares=[point.share for point in target.curve],
-        accuracies=[point.accuracy for point in target.curve],
-        facts=[("linear probe", probe), ("neighbours", neighbours)],
-        note=more,
     )

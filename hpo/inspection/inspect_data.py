@@ -17,7 +17,7 @@ from hpo.data.names import shortened
 from hpo.errors import HubError, UsageError
 from hpo.inspection.copies import Copies, copy_findings, find_copies
 from hpo.inspection.embedding_map import EmbeddingMap, map_embeddings
-from hpo.inspection.embeddings import Embeddings, embed, nearest
+from hpo.inspection.embeddings import Embeddings, embed
 from hpo.inspection.imbalance import Imbalance, measure_imbalance
 from hpo.inspection.inspected_data import InspectedData, open_inspected
 from hpo.inspection.label_errors import LabelErrors, find_label_errors
@@ -74,17 +74,6 @@ class DataInspection:
     """Check (embeddings, map) -> why it was not made, and how to get it."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Step -> seconds of wall-clock time."""
-
-    def neighbours(self, rows: Sequence[int], count: int) -> dict[int, list[int]]:
-        """Return row -> the rows of its `count` nearest other pictures by their embeddings, copies counted once."""
-        assert self.embeddings is not None
-        groups, points = self.embeddings.groups, self.embeddings.points
-        own = groups.group_of[np.asarray(rows, dtype=np.int64)]
-        _, found = nearest(points[own], count + 1, points)
-        return {
-            row: groups.first[near[near != group][:count]].tolist()
-            for row, group, near in zip(rows, own, found, strict=True)
-        }
 
     @cached_property
     def findings(self) -> Findings:

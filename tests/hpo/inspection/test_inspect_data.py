@@ -75,8 +75,6 @@ def test_all_checks_with_random_weights(folder, tmp_path, monkeypatch):
     assert found.embeddings is not None
     assert found.outliers is not None
     assert found.labels is not None
-    near = found.neighbours([0, 1], 2)
-    assert all(len(rows) == 2 and row not in rows for row, rows in near.items())
 
 
 def test_weights_that_cannot_be_fetched_are_said(folder, tmp_path, monkeypatch):

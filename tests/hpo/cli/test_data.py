@@ -1,0 +1,99 @@
+"""`hpo data`: a page, a table and a summary; and `hpo run --clean`, which keeps its decisions."""
+
+import json
+import shutil
+
+import pytest
+
+from hpo.cli.data import steps
+from hpo.data.findings import read_findings
+from tests.hpo.cli.conftest import TINY
+
+
+@pytest.fixture
+def faulty(cells, tmp_path):
+    """Return cells with a copy, and with a picture under two classes."""
+    folder = tmp_path / "cells"
+    shutil.copytree(cells, folder)
+    first, second = sorted(path for path in folder.iterdir() if path.is_dir())[:2]
+    images = sorted(first.iterdir())
+    shutil.copy(images[0], first / "copy.png")
+    shutil.copy(images[1], second / "conflict.png")
+    return folder
+
+
+def test_a_page_a_table_and_a_summary(here, faulty, tmp_path):
+    table, page = tmp_path / "found.csv", tmp_path / "page.html"
+    printed = here("data", str(faulty), "--no-embeddings", "--out", str(table), "--report", str(page))
+    assert printed.exit_code == 0, printed.output
+    assert "copy " in printed.output
+    assert "left out: embeddings: they were not asked for" in printed.output
+    assert f"--findings {table}" in printed.output
+    assert page.read_text().startswith("<!")
+    counts = read_findings(table).counts()
+    assert counts["conflict"]["drop"] == 2
+    document = json.loads(here("data", str(faulty), "--no-embeddings", "--json", "--report", str(page)).stdout)
+    assert document["counts"] == json.loads(json.dumps(counts))
+    assert {"file", "finding", "group", "score", "action", "reason"} == set(document["findings"][0])
+    assert document["target"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "found.txt"], "--out is found.txt, but must end in .csv"),
+        (["--report", "page.txt"], "--report is page.txt, but must end in .html"),
+        (["--out", "nowhere/found.csv"], "in none"),
+    ],
+)
+def test_wrong_files_are_refused_before_the_work(here, faulty, arguments, message):
+    printed = here("data", str(faulty), "--no-embeddings", *arguments)
+    assert printed.exit_code == 2
+    assert message in printed.output
+
+
+def test_missing_data_are_one_line(here, tmp_path):
+    printed = here("data", str(tmp_path / "nothing"))
+    assert printed.exit_code == 2
+    assert "does not exist" in printed.output
+
+
+def test_steps_are_shown_one_after_the_other(capsys, monkeypatch):
+    monkeypatch.setattr("hpo.cli.progress.LINE_INTERVAL", 0)
+    with steps() as progress:
+        for step in ("images", "copies", "judging"):
+            progress(step, 1, 2)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["decoding images: 1 of 2", "looking for copies: 1 of 2", "judging the embeddings: 1 of 2"]
+
+
+@pytest.mark.parametrize("option", ["--findings", "--clean"])
+def test_a_study_keeps_its_decisions(here, faulty, tmp_path, monkeypatch, option):
+    table = tmp_path / "found.csv"
+    monkeypatch.setattr("hpo.inspection.inspect_data._backbone", lambda _: (None, {"embeddings": "no network"}))
+    assert here("data", str(faulty), "--out", str(table)).exit_code == 0
+    make = ["init", str(faulty), "--study", "s", *TINY]
+    plain = here("init", str(faulty), "--study", "plain", *TINY)
+    assert "the data doctor's quick checks: " in plain.output
+    assert "2 copies of one picture under several classes" in plain.output
+    chosen = [option, str(table)] if option == "--findings" else [option]
+    made = here(*make, *chosen)
+    assert made.exit_code == 0, made.output
+    assert f"left out by {'found.csv' if option == '--findings' else '--clean'}: " in made.output
+    assert "2 conflict" in made.output
+    assert ("--clean without embeddings: no network" in made.output) == (option == "--clean")
+    assert "quick checks" not in made.output
+
+    def inspected(*_, **__):
+        raise AssertionError("the data are inspected again")
+
+    monkeypatch.setattr("hpo.inspection.inspect_data.inspect_images", inspected)
+    for again in (make, [*make, *chosen]):
+        printed = here(*again)
+        assert printed.exit_code == 0, printed.output
+        assert "2 conflict" in printed.output
+    other = here(*make, "--fix-leaks")
+    assert other.exit_code == 2
+    assert "study 's' was made with" in other.output
+    refused = here("init", str(faulty), "--study", "plain", *TINY, *chosen)
+    assert "study 'plain' was made without --findings, --clean and --fix-leaks" in refused.output
