@@ -132,6 +132,7 @@ def embed(
         part,
         backbone,
         fingerprint=data.fingerprint,
+        white_level=data.white_level,
         progress=progress,
         should_stop=should_stop,
     )

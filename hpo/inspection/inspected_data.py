@@ -46,6 +46,8 @@ class InspectedData:
     """Hex digest of the content, as in `hpo.data.Dataset`."""
     image_size: int
     """Side S of the packed images, in pixels."""
+    white_level: int | None = None
+    """The value of 16-bit images that became 255, as in `hpo.data.Dataset`; None where no image has 16 bits."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -80,4 +82,5 @@ def open_inspected(
         summary=summarise_pack(manifest),
         fingerprint=manifest.fingerprint,
         image_size=image_size,
+        white_level=manifest.white_level,
     )

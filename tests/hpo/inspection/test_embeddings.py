@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from hpo.data import digests
 from hpo.inspection import embeddings
 from hpo.inspection.embeddings import GroupLabels, embed, nearest, principal_components
+from hpo.inspection.inspected_data import open_inspected
 from hpo.inspection.probe import fit_probe, fold_rows, folds, out_of_fold
 from hpo.models.feature_store import FeatureStore, ImageFeatures
 from hpo.models.frozen_backbone import FrozenBackbone
@@ -102,7 +104,7 @@ def test_embeddings_of_a_data_set_come_from_the_store(tmp_path: Path) -> None:
     pairs = [(digests.of_pixels(image), digests.of_pixels(image)) for image in images]
     data: Any = Images(
         images=images, labels=labels, names=[f"{row}.png" for row in range(30)], digests=pairs,
-        classes=("a", "b", "c"), fingerprint="f",
+        classes=("a", "b", "c"), fingerprint="f", white_level=None,
     )  # fmt: skip
     copies = SimpleNamespace(group_of=np.array([0, 0, *range(2, 30)]))
     config = TrialConfig.from_dict({"backbone": "test_resnet", "pretrained": False, "image_size": SIZE})
@@ -111,3 +113,21 @@ def test_embeddings_of_a_data_set_come_from_the_store(tmp_path: Path) -> None:
     assert embedded.origin == "test_resnet (random)"
     assert embedded.features is not None
     assert len(embedded.features) == 30
+
+
+def test_a_set_of_16_bits_has_features_at_each_white_level(tmp_path: Path) -> None:
+    for number in range(4):
+        values = np.random.default_rng(number).integers(0, 4096, (SIZE, SIZE)).astype(np.uint16)
+        path = tmp_path / "data" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(path)
+    config = TrialConfig.from_dict({"backbone": "test_resnet", "pretrained": False, "image_size": SIZE})
+    backbone, store = FrozenBackbone(config), FeatureStore(tmp_path / "features")
+    stored = []
+    for level in (4095, 65535, None):
+        data = open_inspected(tmp_path / "data", image_size=SIZE, cache=tmp_path / "cache", white_level=level)
+        features = embed(data, SimpleNamespace(group_of=np.arange(4)), backbone, store=store).features
+        assert features is not None
+        stored.append(features.batch(np.arange(4)))
+    assert not np.allclose(stored[0], stored[1])
+    np.testing.assert_array_equal(stored[0], stored[2])
