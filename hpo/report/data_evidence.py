@@ -94,14 +94,16 @@ def outlier_facts(outliers: Outliers, data: InspectedData) -> list[tuple[str, st
     row_of = {name: row for row, name in enumerate(data.names)}
     shown = {row_of[finding.file] for finding in outliers.findings if finding.file in row_of}
     dropped, noise = set(outliers.dropped.tolist()), set(outliers.dbscan.rows.tolist())
+    both = (
+        f"{len(noise & dropped):,} of the {len(dropped):,} left out are among them. It judges single images, so "
+        "a picture that lies there many times is none of its noise"
+        if dropped
+        else f"{len(noise & shown):,} of the {len(shown):,} named are among them"
+    )
     return [
         ("left out", f"{wording.counted(len(dropped), 'image')}, from a probability of {outliers.threshold:.2f} on"),
         ("only named", f"{wording.counted(len(shown - dropped), 'image')}, less sure: look at them"),
-        (
-            outliers.dbscan.method,
-            f"calls {wording.counted(len(noise), 'image')} noise, {len(noise & dropped):,} of the {len(dropped):,} "
-            "among them: it sees single images, and no picture that lies there many times",
-        ),
+        (outliers.dbscan.method, f"calls {wording.counted(len(noise), 'image')} noise; {both}"),
     ]
 
 

@@ -85,7 +85,7 @@ def _copy_group(group: Sequence[Finding], turns: Mapping[str, str], pictures: Th
     images = [picture for row in shown for picture in _copy_pictures(row, turns, pictures)]
     labels = _labels(group, pictures)
     return ShownGroup(
-        wording.counted(len(group), "image"), max(row.score for row in group),
+        wording.counted(len(group), "image"), _score(group),
         next((row.reason for row in group if row.action == "drop"), group[0].reason),
         tuple(images), len(group) - len(images), labels if len(labels) > 1 else (),
     )  # fmt: skip
@@ -110,7 +110,7 @@ def _sizes(groups: Groups) -> list[tuple[str, int]]:
 
 
 def _varied(groups: Groups, kinds: Callable[[Sequence[Finding]], set[str]], most: int) -> list[str]:
-    """Return at most `most` groups: the largest half, and then those whose kinds were seen least."""
+    """Return at most `most` groups: the largest half, and then the least sure of the kinds that were seen least."""
     names = list(groups)
     if len(names) <= most:
         return names
@@ -119,10 +119,14 @@ def _varied(groups: Groups, kinds: Callable[[Sequence[Finding]], set[str]], most
     rest = names[most // 2 :]
     of = {name: kinds(groups[name]) for name in rest[:2_000]}
     while len(chosen) < most and of:
-        best = min(of, key=lambda name: min((seen[kind] for kind in of[name]), default=0))
+        best = min(of, key=lambda name: (min((seen[kind] for kind in of[name]), default=0), _score(groups[name])))
         seen.update(of.pop(best))
         chosen.append(best)
     return chosen
+
+
+def _score(group: Sequence[Finding]) -> float:
+    return min(row.score for row in group)
 
 
 def conflicts_section(rows: Sequence[Finding], foreign: Collection[str], pictures: Thumbnails) -> Section:

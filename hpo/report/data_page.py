@@ -29,11 +29,11 @@ from hpo.report.page import Page, Section, Tile, render
 
 NAMES: dict[FindingKind, tuple[str, str]] = {
     "unreadable": ("unreadable files", "certain"),
-    "copy": ("copies of a picture", "confirmed on the aligned pixels"),
+    "copy": ("copies of a picture", "the aligned pixels agree; look at those of a similarity near the threshold"),
     "conflict": ("copies under several labels", "the copies are confirmed; which label is right is not known"),
     "outlier": ("pictures that do not belong", "far from all others; a rare but right picture may be among them"),
     "label": ("labels that may be wrong", "ranked by likelihood: look at them, none is dropped by itself"),
-    "leak": ("images in two parts", "confirmed on the aligned pixels"),
+    "leak": ("images in two parts", "as sure as their copies"),
     "odd": ("broken or odd images", "unlike the others; only blank ones are surely useless"),
 }
 """Kind of finding -> what it is and how sure it is, in words."""
@@ -138,7 +138,7 @@ def _copy_facts(copies: Copies) -> list[tuple[str, str]]:
     return [
         ("found", f"{copies.extra:,} copies of {wording.counted(len(copies.groups), 'picture')}: {named}"),
         ("threshold", f"two pictures count as copies from a similarity of {copies.threshold:.2f} on, once aligned"),
-        ("how sure", copies.agreement.line()),
+        ("how sure", f"{copies.agreement.line()}. Pictures of one class that look alike pass this test"),
     ]
 
 
