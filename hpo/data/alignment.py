@@ -56,6 +56,8 @@ class Resemblance:
     """(m,) the largest difference of a channel's mean after the brightness is made equal, in grey levels."""
     cover: Singles
     """(m,) the share of the picture that was compared."""
+    place: npt.NDArray[np.float64]
+    """(m, 4) where a pixel of the second lies in the turned first: scale and shift of its row, and of its column."""
 
 
 def resemblance(thumbs: Images, first: Labels, second: Labels, view: Labels) -> Resemblance:
@@ -64,6 +66,8 @@ def resemblance(thumbs: Images, first: Labels, second: Labels, view: Labels) -> 
     `view` are positions in `picture_hash.VIEWS`: the view of the first that resembles the centre of the second, where
     the search begins.
     """
+    if not len(first):
+        return Resemblance(first.copy(), *(np.zeros(0, np.float32) for _ in range(5)), np.zeros((0, 4)))
     parts = [
         _resemblance(thumbs[first[rows]], thumbs[second[rows]], view[rows])
         for rows in np.array_split(np.arange(len(first)), max(1, -(-len(first) // _PAIRS)))
@@ -179,7 +183,7 @@ class _Template:
         normal = (design @ design.swapaxes(1, 2)).astype(np.float64)
         weights = np.array([1, 1, 1, 1, 0, 0]) * np.einsum("mii->mi", normal)[:, :4].mean(axis=1)[:, None]
         normal += _RIDGE * np.einsum("mi,ij->mij", weights + 1, np.eye(6))
-        self._solution = np.linalg.solve(normal, design.astype(np.float64)).astype(np.float32)
+        self._solution = np.linalg.inv(normal).astype(np.float32) @ design
         self._base = self._target - self._target.mean(axis=(1, 2), keepdims=True)
 
     def fit(self, pictures: Singles, place: npt.NDArray[np.float64], steps: int) -> npt.NDArray[np.float64]:
@@ -219,12 +223,20 @@ def _interpolation(
     """
     place = scale[:, None] * grid + shift[:, None]
     pixel = np.clip((place + 0.5) * side - 0.5, 0, side - 1).astype(np.float32)
-    away = np.abs(pixel[:, :, None] - np.arange(side, dtype=np.float32))
-    near = (1.5 * away - 2.5) * away * away + 1
-    far = ((-0.5 * away + 2.5) * away - 4) * away + 2
-    weights = np.where(away < 1, near, np.where(away < 2, far, np.float32(0)))
-    weights /= weights.sum(axis=2, keepdims=True)
-    return weights, np.abs(place) <= 0.5 - _EDGE
+    before = pixel.astype(np.int64)
+    part = pixel - before
+    rest = 1 - part
+    # The four nearest pixels; one pixel of margin before the first and two after the last, which are cut off again.
+    taps = [
+        (-0.5 * part * rest * rest),
+        (1.5 * part - 2.5) * part * part + 1,
+        (1.5 * rest - 2.5) * rest * rest + 1,
+        (-0.5 * rest * part * part),
+    ]
+    wide = np.zeros((*pixel.shape, side + 3), dtype=np.float32)
+    np.put_along_axis(wide, before[:, :, None] + np.arange(4), np.stack(taps, axis=2), axis=2)
+    weights = wide[:, :, 1:-2]
+    return weights / weights.sum(axis=2, keepdims=True), np.abs(place) <= 0.5 - _EDGE
 
 
 def _compare(one: Singles, two: Singles, place: npt.NDArray[np.float64], symmetry: Labels) -> Resemblance:
@@ -243,7 +255,7 @@ def _compare(one: Singles, two: Singles, place: npt.NDArray[np.float64], symmetr
     fine = [_detail(_luma(pictures)[:, None]) for pictures in (warped, two)]
     detail, deviations, _ = _correlation(fine[0], fine[1], weight)
     cover = weight.mean(axis=(1, 2, 3))
-    return Resemblance(symmetry, structure, detail, np.minimum(*deviations), colour, cover)
+    return Resemblance(symmetry, structure, detail, np.minimum(*deviations), colour, cover, place)
 
 
 def _correlation(one: Singles, two: Singles, weight: Singles) -> tuple[Singles, tuple[Singles, Singles], Singles]:

@@ -20,6 +20,7 @@ from hpo.data.copy_candidates import Candidates, find_candidates
 from hpo.data.dataset import Images, Labels, RecordedGroups
 from hpo.data.picture_hash import PictureHash
 from hpo.data.signatures import Signatures
+from hpo.data.symmetries import inverse
 
 SIMILARITY = 0.93
 """The similarity from which two pictures are copies.
@@ -42,8 +43,8 @@ _RECORDED = 16
 
 _ROUNDS = 12
 
-_FAILURES = 3
-"""The number of candidates of one image that may fail before it is taken for one without a copy."""
+_TRIED = 3
+"""The number of candidates of one image that are tried, the most alike first."""
 
 
 @dataclass(frozen=True)
@@ -129,35 +130,48 @@ class _Links:
 
     first: Labels
     second: Labels
+    symmetry: Labels
+    """The second is the first turned so."""
+    similarity: npt.NDArray[np.float64]
+
+    def between(self, pairs: Labels) -> tuple[Labels, npt.NDArray[np.float64]]:
+        """Return symmetry and similarity (m,) of pairs (m, 2); a similarity of 0 where a pair is not linked."""
+        symmetry, similarity = np.zeros(len(pairs), dtype=np.int64), np.zeros(len(pairs))
+        known = zip(self.first.tolist(), self.second.tolist(), strict=True)
+        number = {pair: place for place, pair in enumerate(known)}
+        for place, (one, two) in enumerate(pairs.tolist()):
+            if (link := number.get((one, two))) is not None:
+                symmetry[place], similarity[place] = self.symmetry[link], self.similarity[link]
+            elif (link := number.get((two, one))) is not None:
+                symmetry[place], similarity[place] = inverse(int(self.symmetry[link])), self.similarity[link]
+        return symmetry, similarity
 
 
 def _confirmed(thumbs: Images) -> _Links:
     """Return the candidates that are copies; not those whose ends are joined by others already."""
     joined = _Joined(len(thumbs))
-    failures = np.zeros(len(thumbs), dtype=np.int64)
-    links: list[npt.NDArray[np.int64]] = [np.zeros((2, 0), dtype=np.int64)]
-    for candidates in _in_rounds(thumbs, joined, failures):
+    links: list[_Links] = [_Links(*(np.zeros(0, dtype=np.int64) for _ in range(3)), np.zeros(0))]
+    for candidates in _in_rounds(thumbs, joined):
         found = resemblance(thumbs, candidates.first, candidates.second, candidates.view)
-        same = similarity_of(found) >= SIMILARITY
-        links.append(np.stack([candidates.first[same], candidates.second[same]]))
-        for first, second in links[-1].T.tolist():
+        similarity = similarity_of(found)
+        same = similarity >= SIMILARITY
+        links.append(_Links(candidates.first[same], candidates.second[same], found.symmetry[same], similarity[same]))
+        for first, second in zip(links[-1].first.tolist(), links[-1].second.tolist(), strict=True):
             joined.join(first, second)
-        np.add.at(failures, candidates.first[~same], 1)
-        np.add.at(failures, candidates.second[~same], 1)
-    return _Links(*np.concatenate(links, axis=1))
+    return _Links(*(np.concatenate(column) for column in zip(*(vars(some).values() for some in links), strict=True)))
 
 
-def _in_rounds(thumbs: Images, joined: _Joined, failures: Labels) -> Iterator[Candidates]:
+def _in_rounds(thumbs: Images, joined: _Joined) -> Iterator[Candidates]:
     """Yield the candidates to be tried next: of each image the nearest that is not in its group yet."""
     if len(thumbs) < 2:
         return
     pictures = PictureHash.learn(thumbs)
     left = find_candidates(pictures, pictures.describe(thumbs))
+    left = left[_rank(left, len(thumbs)) < _TRIED]
     for _ in range(_ROUNDS):
         roots = joined.roots()
         apart = roots[left.first] != roots[left.second]
-        tired = np.minimum(failures[left.first], failures[left.second]) >= _FAILURES
-        left = left[apart & ~tired]
+        left = left[apart]
         if not len(left):
             return
         nearest = _first_of_each(left)
@@ -165,6 +179,15 @@ def _in_rounds(thumbs: Images, joined: _Joined, failures: Labels) -> Iterator[Ca
         rest = np.ones(len(left), dtype=np.bool_)
         rest[nearest] = False
         left = left[rest]
+
+
+def _rank(candidates: Candidates, count: int) -> Labels:
+    """Return how many candidates of the one image, or of the other, come before a pair: the smaller number."""
+    ends = np.stack([candidates.first, candidates.second], axis=1).reshape(-1)
+    order = np.argsort(ends, kind="stable")
+    rank = np.empty(len(ends), dtype=np.int64)
+    rank[order] = np.arange(len(ends)) - np.searchsorted(ends[order], np.arange(count))[ends[order]]
+    return np.asarray(rank.reshape(-1, 2).min(axis=1))
 
 
 def _first_of_each(candidates: Candidates) -> Labels:
@@ -214,7 +237,7 @@ def _grouped(thumbs: Images, links: _Links, area: Labels) -> CopyGroups:
     while waiting:
         # Each round settles one centre in every set that is left, so all sets are compared at once.
         pairs = [(members[0], row) for members in waiting for row in members[1:]]
-        settled = _settle(groups, thumbs, np.array(pairs, dtype=np.int64))
+        settled = _settle(groups, thumbs, links, np.array(pairs, dtype=np.int64))
         left = ([row for row in members[1:] if row not in settled] for members in waiting)
         waiting = [members for members in left if len(members) > 1]
     return replace(groups, group_of=_numbered(groups.centre))
@@ -228,14 +251,20 @@ def _members(roots: Labels, rows: Labels) -> list[list[int]]:
     return list(members.values())
 
 
-def _settle(groups: CopyGroups, thumbs: Images, pairs: Labels) -> set[int]:
+def _settle(groups: CopyGroups, thumbs: Images, links: _Links, pairs: Labels) -> set[int]:
     """Confirm pairs (m, 2) of a centre and another image; enter the copies into `groups` and return them."""
-    view = best_view(thumbs, pairs[:, 0], pairs[:, 1])
-    found = resemblance(thumbs, pairs[:, 0], pairs[:, 1], view)
-    similarity = similarity_of(found)
+    symmetry, similarity = links.between(pairs)
+    for swapped in (False, True):
+        # An alignment may end in a wrong place from one side and not from the other.
+        left = np.flatnonzero(similarity < SIMILARITY)
+        one, two = pairs[left].T[::-1] if swapped else pairs[left].T
+        found = resemblance(thumbs, one, two, best_view(thumbs, one, two))
+        turns = np.array([inverse(turn) for turn in found.symmetry.tolist()], dtype=np.int64)
+        symmetry[left] = turns if swapped else found.symmetry
+        similarity[left] = similarity_of(found)
     same = similarity >= SIMILARITY
     rows = pairs[same, 1]
     groups.centre[rows] = pairs[same, 0]
-    groups.symmetry[rows] = found.symmetry[same]
+    groups.symmetry[rows] = symmetry[same]
     groups.similarity[rows] = similarity[same]
     return set(rows.tolist())
