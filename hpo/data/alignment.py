@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo.data.dataset import Images, Labels
-from hpo.data.picture_hash import CENTRE, VIEWS, View, low_frequencies, luma_thousandths
+from hpo.data.picture_hash import CENTRE, VIEWS, PictureRows, View, low_frequencies, luma_thousandths
 from hpo.data.symmetries import SYMMETRIES, turned, turned_coefficients, turned_offset
 
 Singles = npt.NDArray[np.float32]
@@ -59,27 +59,69 @@ class Resemblance:
     place: npt.NDArray[np.float64]
     """(m, 4) where a pixel of the second lies in the turned first: scale and shift of its row, and of its column."""
 
+    def at(self, rows: Labels) -> Resemblance:
+        """Return the pairs at some places."""
+        return Resemblance(**{name: column[rows] for name, column in vars(self).items()})
 
-def resemblance(thumbs: Images, first: Labels, second: Labels, view: Labels) -> Resemblance:
+
+def resemblance(thumbs: PictureRows, first: Labels, second: Labels, view: Labels) -> Resemblance:
     """Align pairs (m,) of RGB thumbs (n, 32, 32, 3) and compare them.
 
     `view` are positions in `picture_hash.VIEWS`: the view of the first that resembles the centre of the second, where
     the search begins.
     """
     if not len(first):
-        return Resemblance(first.copy(), *(np.zeros(0, np.float32) for _ in range(5)), np.zeros((0, 4)))
+        none = np.zeros(0, dtype=np.float32)
+        return Resemblance(first.copy(), none, none, none, none, none, np.zeros((0, 4)))
     parts = [
         _resemblance(thumbs[first[rows]], thumbs[second[rows]], view[rows])
         for rows in np.array_split(np.arange(len(first)), max(1, -(-len(first) // _PAIRS)))
     ]
-    columns = zip(*(vars(part).values() for part in parts), strict=True)
-    return Resemblance(*(np.concatenate(column) for column in columns))
+    return Resemblance(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
 
-def best_view(thumbs: Images, first: Labels, second: Labels) -> Labels:
+def fine_detail(greys: PictureRows, first: Labels, second: Labels, found: Resemblance) -> tuple[Singles, Singles]:
+    """Compare aligned pairs (m,) once more, by luma (n, 64, 64) uint8.
+
+    Return the correlation of details of 2 to 6 pixels (m,) and the smaller of their standard deviations, in grey
+    levels. Single pixels do not count: JPEG changes them.
+    """
+    parts = [
+        _fine_detail(greys[first[rows]], greys[second[rows]], found.symmetry[rows], found.place[rows])
+        for rows in np.array_split(np.arange(len(first)), max(1, -(-len(first) // _PAIRS)))
+    ]
+    detail, deviation = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return detail, deviation
+
+
+def _fine_detail(one: Images, two: Images, symmetry: Labels, place: npt.NDArray[np.float64]) -> tuple[Singles, Singles]:
+    first = _turned_pictures(one.astype(np.float32), symmetry)[:, None]
+    second = two.astype(np.float32)[:, None]
+    warped, weight = _overlaid(first, second, place)
+    detail, deviations, _ = _correlation(_middle_detail(warped), _middle_detail(second), weight)
+    return detail, np.minimum(*deviations)
+
+
+def _turned_pictures(pictures: Singles, symmetry: Labels) -> Singles:
+    """Return pictures (m, …, S, S), each turned by its own symmetry."""
+    for number in range(1, SYMMETRIES):
+        rows = symmetry == number
+        pictures[rows] = turned(pictures[rows], number)
+    return pictures
+
+
+def best_view(thumbs: PictureRows, first: Labels, second: Labels) -> Labels:
     """Return for pairs (m,) the view of the first that resembles the centre of the second most."""
-    best, found = np.full(len(first), -np.inf), np.zeros(len(first), dtype=np.int64)
-    luma, target = luma_thousandths(thumbs[first]), low_frequencies(luma_thousandths(thumbs[second]))
+    parts = [
+        _best_view(thumbs[first[rows]], thumbs[second[rows]])
+        for rows in np.array_split(np.arange(len(first)), max(1, -(-len(first) // _PAIRS)))
+    ]
+    return np.concatenate(parts)
+
+
+def _best_view(one: Images, two: Images) -> Labels:
+    best, found = np.full(len(one), -np.inf), np.zeros(len(one), dtype=np.int64)
+    luma, target = luma_thousandths(one), low_frequencies(luma_thousandths(two))
     for number, view in enumerate(VIEWS):
         if view.gain == 1:
             _, agreement = _orientation(low_frequencies(luma, view), target)
@@ -94,9 +136,7 @@ def _resemblance(one: Images, two: Images, view: Labels) -> Resemblance:
     seen = _seen_through(luma[0], view)
     symmetry, _ = _orientation(seen, low_frequencies(luma[1]))
     colours = [np.ascontiguousarray(np.moveaxis(pair, -1, 1), dtype=np.float32) for pair in (one, two)]
-    for number in range(1, SYMMETRIES):
-        rows = symmetry == number
-        colours[0][rows] = turned(colours[0][rows], number)
+    _turned_pictures(colours[0], symmetry)
     grey = [_luma(pictures) for pictures in colours]
     begin = np.array([_begin(VIEWS[v], s) for v, s in zip(view.tolist(), symmetry.tolist(), strict=True)]).reshape(
         -1, 4
@@ -241,6 +281,17 @@ def _interpolation(
 
 def _compare(one: Singles, two: Singles, place: npt.NDArray[np.float64], symmetry: Labels) -> Resemblance:
     """Compare colours (m, 3, S, S) at the places found."""
+    warped, weight = _overlaid(one, two, place)
+    structure, _, colour = _correlation(warped, two, weight)
+    # Of the luma alone: JPEG stores colours at half the resolution.
+    fine = [_detail(_luma(pictures)[:, None]) for pictures in (warped, two)]
+    detail, deviations, _ = _correlation(fine[0], fine[1], weight)
+    cover = weight.mean(axis=(1, 2, 3))
+    return Resemblance(symmetry, structure, detail, np.minimum(*deviations), colour, cover, place)
+
+
+def _overlaid(one: Singles, two: Singles, place: npt.NDArray[np.float64]) -> tuple[Singles, Singles]:
+    """Return the first pictures (m, C, S, S) laid on the second, and the weights (m, 1, S, S) of pixels to compare."""
     side = one.shape[2]
     grid = (np.arange(side) + 0.5) / side - 0.5
     rows, rows_inside = _interpolation(grid, place[:, 0], place[:, 1], side)
@@ -249,13 +300,7 @@ def _compare(one: Singles, two: Singles, place: npt.NDArray[np.float64], symmetr
     inside = np.abs(grid) <= 0.5 - _EDGE
     both = (rows_inside & inside)[:, :, None] & (columns_inside & inside)[:, None, :]
     clipped = (warped >= _CLIPPED).any(axis=1) != (two >= _CLIPPED).any(axis=1)
-    weight = (both & ~clipped)[:, None].astype(np.float32)
-    structure, _, colour = _correlation(warped, two, weight)
-    # Of the luma alone: JPEG stores colours at half the resolution.
-    fine = [_detail(_luma(pictures)[:, None]) for pictures in (warped, two)]
-    detail, deviations, _ = _correlation(fine[0], fine[1], weight)
-    cover = weight.mean(axis=(1, 2, 3))
-    return Resemblance(symmetry, structure, detail, np.minimum(*deviations), colour, cover, place)
+    return warped, (both & ~clipped)[:, None].astype(np.float32)
 
 
 def _correlation(one: Singles, two: Singles, weight: Singles) -> tuple[Singles, tuple[Singles, Singles], Singles]:
@@ -279,11 +324,17 @@ def _correlation(one: Singles, two: Singles, weight: Singles) -> tuple[Singles, 
 
 def _detail(pictures: Singles) -> Singles:
     """Return pictures (m, C, S, S) less themselves after a binomial filter of 5 x 5."""
-    padded = np.pad(pictures, ((0, 0), (0, 0), (2, 2), (2, 2)), mode="edge")
-    down = _binomial(padded.swapaxes(2, 3)).swapaxes(2, 3)
-    return np.asarray(pictures - _binomial(down))
+    return np.asarray(pictures - _blurred(_blurred(pictures)))
 
 
-def _binomial(padded: Singles) -> Singles:
-    ends = padded[..., :-4] + padded[..., 4:] + 4 * (padded[..., 1:-3] + padded[..., 3:-1])
-    return np.asarray((ends + 6 * padded[..., 2:-2]) / 16)
+def _middle_detail(pictures: Singles) -> Singles:
+    """Return pictures (m, C, S, S) after a binomial filter of 3 x 3, less themselves after one of 9 x 9."""
+    once = _blurred(pictures)
+    return np.asarray(once - _blurred(_blurred(_blurred(once))))
+
+
+def _blurred(pictures: Singles) -> Singles:
+    """Return pictures (m, C, S, S) after a binomial filter of 3 x 3."""
+    padded = np.pad(pictures, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+    rows = padded[:, :, :-2] + 2 * padded[:, :, 1:-1] + padded[:, :, 2:]
+    return np.asarray((rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]) / 16)

@@ -21,7 +21,7 @@ TABLES = 12
 PLACES = 8
 """The number of places of a table to which a hash is compared."""
 
-FARTHEST = 10
+FARTHEST = 12
 """The largest Hamming distance of a pair, of BITS bits."""
 
 FARTHEST_VALUES = 60.0
@@ -30,7 +30,7 @@ FARTHEST_VALUES = 60.0
 In planted sets 99.7 % of the copies lie below it, and three of four other pairs of near hashes above.
 """
 
-MOST_PER_IMAGE = 12
+MOST_PER_IMAGE = 20
 """The number of candidates of an image that are kept, the nearest first."""
 
 _LOOKED_UP = 16_384

@@ -11,26 +11,32 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hpo.data.alignment import Resemblance, best_view, resemblance
+from hpo.data.alignment import best_view, fine_detail, resemblance
 from hpo.data.copy_candidates import Candidates, find_candidates
 from hpo.data.dataset import Images, Labels, RecordedGroups
-from hpo.data.picture_hash import PictureHash
+from hpo.data.picture_hash import PictureHash, PictureRows
 from hpo.data.signatures import Signatures
 from hpo.data.symmetries import inverse
 
-SIMILARITY = 0.93
-"""The similarity from which two pictures are copies.
+SIMILARITY = 0.88
+"""The similarity from which two pictures are copies: the correlation of their details after alignment.
 
 Planted copies (encoded anew, brightened, shifted, cropped, turned, and two of these together) of blood cells, hand
-signs and grey images lie above it in 99 of 100 cases; 999 of 1,000 pairs of other pictures that are alike at first
-sight stay below 0.92.
+signs and grey images lie above 0.90 in 997 of 1,000 cases. The most alike of other pictures reach 0.86.
 """
 
+_ALIKE = 0.91
+"""The value that pairs must reach in 32 x 32 pixels to be compared in 64 x 64 (`_Pictures.compare`)."""
+
 _DETAIL_WEIGHT = 0.2
+
+_FAINT = 2.0
+"""Standard deviation of the finest details, in grey levels, below which coarser ones count as much: JPEG hides them."""
 
 _LEAST_COVER = 0.12
 """The share of a picture that must be compared: less is left where a copy is cut off by its brightness."""
@@ -43,7 +49,7 @@ _RECORDED = 16
 
 _ROUNDS = 12
 
-_TRIED = 3
+_TRIED = 2
 """The number of candidates of one image that are tried, the most alike first."""
 
 
@@ -74,10 +80,10 @@ def find_copy_groups(signatures: Signatures, digests: Sequence[tuple[str, str]])
     The order of the images plays no role.
     """
     rows, inverse = _different_images(digests)
-    thumbs = np.ascontiguousarray(signatures["thumb"][rows])
-    links = _confirmed(thumbs)
+    pictures = _Pictures(_FieldRows(signatures["thumb"], rows), _FieldRows(signatures["grey"], rows))
+    links = _confirmed(pictures)
     area = signatures["width"][rows].astype(np.int64) * signatures["height"][rows]
-    among = _grouped(thumbs, links, area)
+    among = _grouped(pictures, links, area)
     centre = rows[among.centre[inverse]]
     # Equal images have one centre among them: the row that stands for all of them.
     return CopyGroups(_numbered(centre), centre, among.symmetry[inverse], among.similarity[inverse])
@@ -117,11 +123,44 @@ def _numbered(centre: Labels) -> Labels:
     return rank[inverse]
 
 
-def similarity_of(found: Resemblance) -> npt.NDArray[np.float64]:
-    """Return the similarity (m,) of aligned pairs in [0, 1]; 0 where too little can be compared."""
-    value = found.structure - _DETAIL_WEIGHT * (1 - found.detail)
-    usable = (found.cover >= _LEAST_COVER) & (found.colour <= _LARGEST_TINT)
-    return np.where(usable, np.clip(value, 0, 1), 0).astype(np.float64)
+@dataclass(frozen=True)
+class _FieldRows:
+    """Some rows of one field of the signatures, read from the disk when they are asked for."""
+
+    field: Images
+    rows: Labels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Any, /) -> Images:
+        return np.asarray(self.field[self.rows[rows]])
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """The small pictures of different images, each from its signature."""
+
+    thumbs: PictureRows
+    """(n, 32, 32, 3)"""
+    greys: PictureRows
+    """(n, 64, 64)"""
+
+    def __len__(self) -> int:
+        return len(self.thumbs)
+
+    def compare(self, first: Labels, second: Labels, view: Labels) -> tuple[Labels, npt.NDArray[np.float64]]:
+        """Return symmetry and similarity (m,) of pairs; the similarity is 0 where the pictures are not alike at all."""
+        found = resemblance(self.thumbs, first, second, view)
+        alike = found.structure - _DETAIL_WEIGHT * (1 - found.detail) >= _ALIKE
+        alike &= (found.cover >= _LEAST_COVER) & (found.colour <= _LARGEST_TINT)
+        rows = np.flatnonzero(alike)
+        similarity = np.zeros(len(first))
+        if len(rows):
+            detail, deviation = fine_detail(self.greys, first[rows], second[rows], found.at(rows))
+            share = deviation**2 / (deviation**2 + _FAINT**2)
+            similarity[rows] = np.clip(share * detail + (1 - share) * found.detail[rows], 0, 1)
+        return found.symmetry, similarity
 
 
 @dataclass(frozen=True)
@@ -147,38 +186,40 @@ class _Links:
         return symmetry, similarity
 
 
-def _confirmed(thumbs: Images) -> _Links:
+def _confirmed(pictures: _Pictures) -> _Links:
     """Return the candidates that are copies; not those whose ends are joined by others already."""
-    joined = _Joined(len(thumbs))
-    links: list[_Links] = [_Links(*(np.zeros(0, dtype=np.int64) for _ in range(3)), np.zeros(0))]
-    for candidates in _in_rounds(thumbs, joined):
-        found = resemblance(thumbs, candidates.first, candidates.second, candidates.view)
-        similarity = similarity_of(found)
+    joined = _Joined(len(pictures))
+    none = np.zeros(0, dtype=np.int64)
+    links = [_Links(none, none, none, np.zeros(0))]
+    for candidates in _in_rounds(pictures.thumbs, joined):
+        symmetry, similarity = pictures.compare(candidates.first, candidates.second, candidates.view)
         same = similarity >= SIMILARITY
-        links.append(_Links(candidates.first[same], candidates.second[same], found.symmetry[same], similarity[same]))
+        links.append(_Links(candidates.first[same], candidates.second[same], symmetry[same], similarity[same]))
         for first, second in zip(links[-1].first.tolist(), links[-1].second.tolist(), strict=True):
             joined.join(first, second)
-    return _Links(*(np.concatenate(column) for column in zip(*(vars(some).values() for some in links), strict=True)))
+    return _Links(**{name: np.concatenate([getattr(some, name) for some in links]) for name in vars(links[0])})
 
 
-def _in_rounds(thumbs: Images, joined: _Joined) -> Iterator[Candidates]:
+def _in_rounds(thumbs: PictureRows, joined: _Joined) -> Iterator[Candidates]:
     """Yield the candidates to be tried next: of each image the nearest that is not in its group yet."""
     if len(thumbs) < 2:
         return
-    pictures = PictureHash.learn(thumbs)
-    left = find_candidates(pictures, pictures.describe(thumbs))
-    left = left[_rank(left, len(thumbs)) < _TRIED]
+    hashes = PictureHash.learn(thumbs)
+    left = find_candidates(hashes, hashes.describe(thumbs))
+    near = _rank(left, len(thumbs)) < _TRIED
     for _ in range(_ROUNDS):
         roots = joined.roots()
-        apart = roots[left.first] != roots[left.second]
-        left = left[apart]
-        if not len(left):
+        grouped = np.bincount(roots, minlength=len(thumbs))[roots] > 1
+        # Where there are very many copies of one picture, the nearest of an image lie in a part of its group only.
+        wanted = near | (grouped[left.first] & grouped[left.second])
+        places = np.flatnonzero(wanted & (roots[left.first] != roots[left.second]))
+        if not len(places):
             return
-        nearest = _first_of_each(left)
-        yield left[nearest]
+        tried = places[_first_of_each(left[places])]
+        yield left[tried]
         rest = np.ones(len(left), dtype=np.bool_)
-        rest[nearest] = False
-        left = left[rest]
+        rest[tried] = False
+        left, near = left[rest], near[rest]
 
 
 def _rank(candidates: Candidates, count: int) -> Labels:
@@ -224,9 +265,9 @@ class _Joined:
         return roots
 
 
-def _grouped(thumbs: Images, links: _Links, area: Labels) -> CopyGroups:
+def _grouped(pictures: _Pictures, links: _Links, area: Labels) -> CopyGroups:
     """Return groups around centres, from links between different images."""
-    count = len(thumbs)
+    count = len(pictures)
     groups = CopyGroups(np.arange(count), np.arange(count), np.zeros(count, dtype=np.int64), np.ones(count))
     joined = _Joined(count)
     for first, second in zip(links.first.tolist(), links.second.tolist(), strict=True):
@@ -237,7 +278,7 @@ def _grouped(thumbs: Images, links: _Links, area: Labels) -> CopyGroups:
     while waiting:
         # Each round settles one centre in every set that is left, so all sets are compared at once.
         pairs = [(members[0], row) for members in waiting for row in members[1:]]
-        settled = _settle(groups, thumbs, links, np.array(pairs, dtype=np.int64))
+        settled = _settle(groups, pictures, links, np.array(pairs, dtype=np.int64))
         left = ([row for row in members[1:] if row not in settled] for members in waiting)
         waiting = [members for members in left if len(members) > 1]
     return replace(groups, group_of=_numbered(groups.centre))
@@ -251,17 +292,15 @@ def _members(roots: Labels, rows: Labels) -> list[list[int]]:
     return list(members.values())
 
 
-def _settle(groups: CopyGroups, thumbs: Images, links: _Links, pairs: Labels) -> set[int]:
+def _settle(groups: CopyGroups, pictures: _Pictures, links: _Links, pairs: Labels) -> set[int]:
     """Confirm pairs (m, 2) of a centre and another image; enter the copies into `groups` and return them."""
     symmetry, similarity = links.between(pairs)
     for swapped in (False, True):
         # An alignment may end in a wrong place from one side and not from the other.
         left = np.flatnonzero(similarity < SIMILARITY)
         one, two = pairs[left].T[::-1] if swapped else pairs[left].T
-        found = resemblance(thumbs, one, two, best_view(thumbs, one, two))
-        turns = np.array([inverse(turn) for turn in found.symmetry.tolist()], dtype=np.int64)
-        symmetry[left] = turns if swapped else found.symmetry
-        similarity[left] = similarity_of(found)
+        turns, similarity[left] = pictures.compare(one, two, best_view(pictures.thumbs, one, two))
+        symmetry[left] = [inverse(turn) if swapped else turn for turn in turns.tolist()]
     same = similarity >= SIMILARITY
     rows = pairs[same, 1]
     groups.centre[rows] = pairs[same, 0]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,16 @@ BITS = 48
 
 VALUES = 24
 """The number of directions of which the value is kept, beside the bit."""
+
+
+class PictureRows(Protocol):
+    """Pictures (n, S, S, …) uint8 of which only those asked for need be in memory; an array is one."""
+
+    def __len__(self) -> int:
+        """Return n."""
+
+    def __getitem__(self, rows: Any, /) -> Images:
+        """Return some pictures, by a slice or by rows (m,)."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +205,7 @@ class PictureHash:
     """(BITS,) how much a bit tells: the variance between images over that between the windows of an image."""
 
     @classmethod
-    def learn(cls, thumbs: Images) -> PictureHash:
+    def learn(cls, thumbs: PictureRows) -> PictureHash:
         """Learn the directions from RGB thumbs (n, 32, 32, 3), n >= 2. Their order should not depend on chance."""
         rows = np.unique(np.linspace(0, len(thumbs) - 1, min(len(thumbs), _LEARNED)).astype(np.int64))
         luma = luma_thousandths(thumbs[rows])
@@ -212,13 +223,14 @@ class PictureHash:
         thresholds[ratios[best] < _TELLING] = np.inf
         return cls(mean, directions, thresholds, ratios[best])
 
-    def describe(self, thumbs: Images, views: tuple[View, ...] = VIEWS) -> Descriptions:
+    def describe(self, thumbs: PictureRows, views: tuple[View, ...] = VIEWS) -> Descriptions:
         """Return the bits and values of views of RGB thumbs (n, 32, 32, 3)."""
         bits = np.empty((len(views), len(thumbs), BITS), dtype=np.bool_)
         values = np.empty((len(views), len(thumbs), VALUES), dtype=np.float16)
         for begin in range(0, len(thumbs), _CHUNK):
             some = slice(begin, begin + _CHUNK)
-            luma = {gain: luma_thousandths(thumbs[some], gain) for gain in {view.gain for view in views}}
+            pictures = thumbs[some]
+            luma = {gain: luma_thousandths(pictures, gain) for gain in {view.gain for view in views}}
             for number, view in enumerate(views):
                 features = symmetric_features(low_frequencies(luma[view.gain], view))
                 projected = _on_grid((features - self.mean) @ self.directions)

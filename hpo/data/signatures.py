@@ -45,6 +45,7 @@ SIGNATURE: np.dtype[Any] = np.dtype(
         ("bright", "<f4"),  # share of bright pixels, 0 to 1
         ("saturation", "<f4"),  # mean of the largest less the smallest channel, 0 to 255
         ("thumb", "u1", (THUMB, THUMB, 3)),  # the centre square, RGB
+        ("grey", "u1", (MEASURED, MEASURED)),  # the luma of the centre square
     ]
 )
 """One row of `signatures.npy`."""
@@ -85,6 +86,7 @@ def measure_signatures(taken: Sequence[UnmeasuredSignature]) -> Signatures:
     made["bright"] = (luma > BRIGHT).mean(axis=(1, 2))
     made["saturation"] = (squares.max(axis=3) - squares.min(axis=3)).mean(axis=(1, 2))
     made["thumb"] = _halve(squares)
+    made["grey"] = np.rint(luma)
     return made
 
 
