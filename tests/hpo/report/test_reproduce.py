@@ -95,3 +95,13 @@ def test_fixed_values_of_the_space_are_not_repeated():
     assert SearchSpace.from_dict(make_study(4).spec.space).fixed["image_size"] == 32
     options, _ = search_of(make_study(4))
     assert set(options["fixed"]) <= {"image_size=32", "epochs=6"}
+
+
+@pytest.mark.parametrize(
+    "held_out", [{}, {"group_by": r"patient (\d+)"}, {"folds": 3}, {"group_by": "dish", "folds": 3}]
+)
+def test_the_search_is_split_as_it_was(held_out):
+    study = make_study(4)
+    spec = study.spec.model_copy(update={"data": {**study.spec.data, **held_out}})
+    options = options_of(study_recipe(replace(study, spec=spec), None).commands[0].text)
+    assert {key: options.get(key) for key in ("group_by", "folds")} == {"group_by": None, "folds": None, **held_out}
