@@ -50,7 +50,7 @@ WRONG_LABEL = 0.05
 """The probability that a copy of a real picture has another label than its picture."""
 
 ONE_CLASS = 0.2
-"""The share of foreign pictures whose copies all lie in the class where somebody put them."""
+"""The share of foreign pictures whose copies all lie in the class under which they were filed."""
 
 MANY_COPIES = 10
 """More copies than this are more often those of a foreign picture than of a real one."""
