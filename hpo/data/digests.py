@@ -182,3 +182,10 @@ def digest_of_part(part: Part) -> str:
 def split_digest(dataset: Dataset) -> str:
     """Return 32 hex digits of which images validate and which test; the rest of the same data set trains."""
     return _digest_of_lines(f"{name} {stored}" for name in PARTS[1:] for stored, _ in dataset.digests(name))
+
+
+def folds_digest(dataset: Dataset) -> str | None:
+    """Return 32 hex digits of which images validate in which fold; None without folds."""
+    if not dataset.folds:
+        return None
+    return _digest_of_lines(f"{fold} {stored}" for fold, part in enumerate(dataset.folds) for stored, _ in part.digests)

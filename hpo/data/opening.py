@@ -28,7 +28,7 @@ from hpo.data.names import class_name, shortened
 from hpo.data.pack import Pack, PackManifest, PackManifestDraft, open_pack
 from hpo.data.pipeline import decode_all
 from hpo.data.records import PARTS, Listing, Source
-from hpo.data.split import Assignment, SplitOptions, assign_splits, check_classes, count_leaking, label_conflicts
+from hpo.data.split import Assignment, SplitOptions, check_classes, count_leaking, label_conflicts
 from hpo.data.summary import DataSummary, left_out_line
 from hpo.data.tables import TableSource
 from hpo.errors import DataError
@@ -202,11 +202,12 @@ def inspect_data(path: StrPath, *, split: SplitOptions | None = None) -> Inspect
         labels, given = listing.labels, tuple(record.given for record in listing.records)
         names = tuple(record.name for record in listing.records)
         groups = [str(row) for row in range(len(labels))]
-    assignment = assign_splits(labels, given, groups, classes=listing.classes, options=options, names=names)
+    grouping = group_images(source, names, options.group_by) if options.group_by is not None else None
+    assignment = assign_parts(ImageRows(labels, given, groups, names, listing.classes), options, grouping)
     summary = DataSummary(
         classes=listing.classes,
         counts=_given_counts(listing),
-        left_out=listing.left_out,
+        left_out=_without_used(listing.left_out, grouping),
         notes=(*(_notes(tried) if whole else _sample_notes(tried, listing)), *assignment.notes),
         unreadable=tried.unreadable,
         duplicates=_duplicates(groups) if whole else None,

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, field
 from hpo.data.changes import DataChanges
 from hpo.data.dataset import Dataset, Progress, RecordedGroups, WholeData
 from hpo.data.depth import FULL
-from hpo.data.digests import split_digest
+from hpo.data.digests import folds_digest, split_digest
 from hpo.data.names import plain, shortened
 from hpo.data.opening import open_dataset
 from hpo.data.split import SplitOptions
@@ -52,6 +52,9 @@ class DataOrigin(BaseModel):
     """The column or expression by which images stay together, as in `SplitOptions`."""
     folds: int | None = None
     """The number of folds, as in `SplitOptions`."""
+    folds_digest: str | None = None
+    """The digest of which images validate in which fold; None without folds, in a bundle, which holds the model of the
+    first fold alone, and in records of earlier versions of hpo."""
     copies: RecordedGroups | None = None
     """The groups of copies that stay in one part, as in `Dataset`; None in records of earlier versions of hpo, which
     kept equal pixels together and no other copies."""
@@ -70,7 +73,7 @@ class DataOrigin(BaseModel):
     @model_serializer(mode="wrap")
     def _without_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out the options that are not used, so that other records stay as earlier versions write them."""
-        optional = ("group_by", "folds", "copies", "findings", "unchanged_fingerprint")
+        optional = ("group_by", "folds", "folds_digest", "copies", "findings", "unchanged_fingerprint")
         return {key: value for key, value in serialise(self).items() if key not in optional or value is not None}
 
     @classmethod
@@ -89,6 +92,7 @@ class DataOrigin(BaseModel):
             white_level=dataset.white_level,
             group_by=split.group_by,
             folds=split.folds,
+            folds_digest=folds_digest(dataset),
             copies=dataset.copies,
             findings=dataset.changes.to_json() or None,
             unchanged_fingerprint=dataset.unchanged_fingerprint or None,
@@ -178,7 +182,7 @@ class DataOrigin(BaseModel):
         if self.split_digest is None:
             differs = self.split != dataset.split and self.options != options
         else:
-            differs = self.split_digest != split_digest(dataset)
+            differs = self.split_digest != split_digest(dataset) or self._deals_other_folds(dataset)
         if not differs:
             return
         difference = f"but here it is «{dataset.split}»"
@@ -190,6 +194,9 @@ class DataOrigin(BaseModel):
             f"{maker} was made with the split «{self.split}», {difference}: images of {path} that it trained on would "
             f"measure it; {way_out}"
         )
+
+    def _deals_other_folds(self, dataset: Dataset) -> bool:
+        return self.folds_digest is not None and self.folds_digest != folds_digest(dataset)
 
     @property
     def split_is_known(self) -> bool:

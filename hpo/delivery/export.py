@@ -204,7 +204,7 @@ def trial_manifest(study: str, spec: StudySpec, trial: FrozenTrial, *, compared:
         "curve": _curve(trial, record),
         "folds": _fold_values(record),
         "seed": record.seed,
-        "data": origin_of(spec).model_copy(update={"split_digest": record.split_digest or None}),
+        "data": origin_of(spec).model_copy(update={"split_digest": record.split_digest or None, "folds_digest": None}),
         "weights": _weights(facts["weights"]),
         "versions": record.versions,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import optuna
     from sqlalchemy import Connection
 
+    from hpo.data import SplitOptions
     from storage import Database, LeaseInfo
 
 
@@ -192,13 +194,10 @@ def check_leases(name: str, leases: Sequence[LeaseInfo], running: set[int]) -> C
 
 def check_data(data: Path, db: Database | None, study: str | None, cache: Path) -> Check:
     """Check that DATA has a supported layout, readable images of each class, and the images of the study if given."""
-    from hpo.data import SplitOptions
     from hpo.data.opening import inspect_data
 
     try:
-        # With a study, its own limit of unreadable images counts, when its data are opened below.
-        split = SplitOptions() if db is None or study is None else SplitOptions(max_unreadable=1)
-        seen = inspect_data(data, split=split)
+        seen = inspect_data(data, split=_split_of(db, study))
         tried = "all decoded" if seen.decoded == seen.images else f"{seen.decoded:,} of them decoded"
         found = f"{data}: {seen.images:,} images of {len(seen.summary.classes)} classes, {tried}"
         if db is not None and study is not None:
@@ -209,6 +208,20 @@ def check_data(data: Path, db: Database | None, study: str | None, cache: Path) 
     except StorageError:
         return passed("data", f"{found}; whether they are the study's is not known", seen.summary)
     return passed("data", found, seen.summary)
+
+
+def _split_of(db: Database | None, study: str | None) -> SplitOptions:
+    """Return how DATA are to be split: as the study's, or by default."""
+    from hpo.data import SplitOptions
+    from hpo.search.plan import origin_of
+
+    if db is None or study is None:
+        return SplitOptions()
+    # With a study, its own limit of unreadable images counts, when its data are opened.
+    try:
+        return replace(origin_of(read_spec(open_study(db, study))).options, max_unreadable=1)
+    except StorageError:
+        return SplitOptions(max_unreadable=1)
 
 
 def _same_images(data: Path, study: optuna.Study, cache: Path) -> None:

@@ -6,12 +6,14 @@ import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import optuna
 
 from hpo.bundle.bundle import read_bundle
 from hpo.bundle.calibrate import altered_validation
+from hpo.bundle.manifest import Manifest
 from hpo.data import Dataset
 from hpo.delivery.export import choose_trial, export_trial
 from hpo.errors import BundleError
@@ -130,7 +132,8 @@ def bundle_page(model: ModelData, with_data: ModelWithData | None) -> Page:
     backbones = sorted({member.config.backbone for member in manifest.members}) or [manifest.config.backbone]
     how = hint("report", model.place, data="DATA", out="report.html")
     return Page(
-        title=Path(model.place).resolve().name, kind="bundle", made=_now(), tiles=model_tiles(model),
+        title=Path(model.place).resolve().name, kind="bundle", made=_now(),
+        tiles=[*_fold_tile(manifest), *model_tiles(model)],
         subtitle=f"{', '.join(backbones)} at {manifest.preprocessing.image_size} pixels, "
         f"{manifest.stage} from study {manifest.study}.",
         sections=[_data(origin, model, with_data), origin_section(model), *model_sections(model, with_data, how)],
@@ -162,7 +165,8 @@ def _now() -> datetime:
 
 def study_tiles(study: StudyData, model: ModelData | None) -> list[Tile]:
     """Return the key figures of a study: the best value, the number of trials, the training time."""
-    tiles = model_tiles(model) if model else _value_tile(study)
+    # The figures of a model that was trained in one fold are not the value by which its trial was chosen.
+    tiles = [*_value_tile(study, of_folds=model is not None), *(model_tiles(model) if model else [])]
     counts = study.counts
     finished = sum(counts.get(state, 0) for state in ("complete", "pruned", "failed"))
     states = ", ".join(f"{count:,} {state}" for state, count in counts.items())
@@ -175,12 +179,34 @@ def study_tiles(study: StudyData, model: ModelData | None) -> list[Tile]:
     ]
 
 
-def _value_tile(study: StudyData) -> list[Tile]:
-    """Return the value that the best trial recorded, for a study whose best model is not available."""
+def _value_tile(study: StudyData, *, of_folds: bool) -> list[Tile]:
+    """Return the value that the best trial recorded; with `of_folds` only where it is one of folds."""
     best = study.best_trial
     if best is None or best.value is None:
         return []
+    folds = best.record.folds.get("values", [])
+    if folds:
+        return [_mean_tile(study.spec.metric, best.value, best.noise, len(folds), f"trial {best.number}, ")]
+    if of_folds:
+        return []
     return [Tile(f"Validation {_words(study.spec.metric)}", f"{best.value:.4f}", f"trial {best.number}")]
+
+
+def _fold_tile(manifest: Manifest) -> list[Tile]:
+    """Return the mean over the folds of a model's one trial; nothing without folds."""
+    folds = manifest.folds
+    if folds is None or manifest.members or manifest.ingredients:
+        return []
+    value = fmean(folds.values)
+    return [_mean_tile(manifest.metric, value, folds.standard_error, len(folds.values), f"trial {manifest.trial}, ")]
+
+
+def _mean_tile(metric: str, value: float, noise: float | None, folds: int, of: str) -> Tile:
+    """Return the mean over folds with its standard error; `of` says whose it is."""
+    error = "" if noise is None else " ± its standard error"
+    return Tile(
+        f"Mean {_words(metric)}", wording.measured(value, noise), f"{of}{wording.counted(folds, 'fold')}{error}"
+    )
 
 
 def model_tiles(model: ModelData) -> list[Tile]:

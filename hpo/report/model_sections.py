@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from hpo.bundle.calibrate import altered_validation
-from hpo.bundle.manifest import Manifest
+from hpo.bundle.manifest import FoldValues, Manifest
 from hpo.evaluation.calibration import probabilities
 from hpo.evaluation.metrics import wilson
 from hpo.report import model_figures, pictures, wording
@@ -54,6 +55,7 @@ def _origin_facts(manifest: Manifest) -> list[tuple[str, str]]:
     rows = [
         ("stage", STAGES[manifest.stage]),
         ("from", f"{trials} of study {manifest.study}"),
+        ("folds", "" if joined else _folds(manifest.folds)),
         ("trained for", "" if joined else wording.counted(manifest.epochs, "epoch")),
         ("input", f"{manifest.preprocessing.image_size} pixels; {manifest.preprocessing.resize}"),
         ("data", f"fingerprint {manifest.data.fingerprint[:12]}"),
@@ -62,6 +64,14 @@ def _origin_facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def _folds(folds: FoldValues | None) -> str:
+    """Return the values of the trial over folds; "" without folds."""
+    if folds is None:
+        return ""
+    mean = wording.measured(fmean(folds.values), folds.standard_error)
+    return f"mean {mean} over {len(folds.values)}: {', '.join(f'{value:.4f}' for value in folds.values)}"
 
 
 def _weights(manifest: Manifest) -> str:

@@ -41,6 +41,7 @@ def history(study: StudyData) -> Section:
             "metric": study.spec.metric,
             "best": [_row(trial) for trial in _best(study.trials)],
             "failures": _failures(study.trials),
+            "folds": study.folds,
         },
     )  # fmt: skip
 
@@ -66,7 +67,7 @@ def _failures(trials: Sequence[TrialData]) -> list[tuple[int, str]]:
 def _row(trial: TrialData) -> dict[str, Any]:
     return {
         "number": trial.number,
-        "value": trial.value,
+        "value": wording.measured(trial.value or 0.0, trial.noise),
         "epochs": len(trial.curve),
         "time": wording.span(trial.seconds),
         "params": ", ".join(f"{name} {wording.value(value)}" for name, value in trial.params.items()),
@@ -143,6 +144,7 @@ def curves(study: StudyData) -> Section:
     values = {
         "svg": search_figures.learning_curves(study.trials, study.best, study.spec.metric),
         "thinned": _thinned(len(curved), search_figures.MOST_LINES),
+        "folds": study.folds,
     }
     return Section("curves", "Learning curves", values)
 

@@ -80,7 +80,7 @@ class TrialData:
     value: float | None
     """Best reported value; None before the first epoch."""
     curve: Sequence[float] = ()
-    """The metric after each epoch."""
+    """The metric after each epoch; with folds, the mean of the best so far, over the epochs of all folds."""
     epochs: int = 0
     """Epochs of a full run."""
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -93,9 +93,16 @@ class TrialData:
     """The attributes that the trial recorded."""
 
     @property
+    def noise(self) -> float | None:
+        """The standard error of the value over the folds; None where it is not known, and without folds."""
+        error: float | None = self.record.folds.get("standard_error")
+        return error
+
+    @property
     def saved(self) -> int:
-        """Epochs saved by pruning."""
-        return max(0, self.epochs - len(self.curve)) if self.state == "pruned" else 0
+        """Epochs saved by pruning, those of all folds."""
+        full = self.epochs * int(self.record.folds.get("count", 1))
+        return max(0, full - len(self.curve)) if self.state == "pruned" else 0
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,11 @@ class StudyData:
     def best_trial(self) -> TrialData | None:
         """The best complete trial; None before there is one."""
         return next((trial for trial in self.trials if trial.number == self.best), None)
+
+    @property
+    def folds(self) -> int:
+        """The number of folds on which each trial trains; 0 without folds."""
+        return max((int(trial.record.folds.get("count", 0)) for trial in self.trials), default=0)
 
     @property
     def searches(self) -> bool:

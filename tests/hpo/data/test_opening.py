@@ -335,3 +335,16 @@ def test_real_images(file, counts, classes, cache):
     assert (len(dataset.train), len(dataset.val), len(dataset.open_test())) == counts
     assert len(dataset.classes) == classes
     assert dataset.unreadable == ()
+
+
+def test_an_inspection_deals_groups_and_folds_as_a_search(write_classes, monkeypatch):
+    folder = write_classes({"a": 12, "b": 12})
+    with pytest.raises(DataError, match=r"24 of 24 images have a path that does not match"):
+        inspect_data(folder, split=SplitOptions(group_by=r"patient (\d+)"))
+    whole = inspect_data(folder, split=SplitOptions(group_by=r"/0*(\d+)\.png")).summary
+    assert not any("leak" in note for note in whole.notes)
+    with pytest.raises(DataError, match="10 folds need as many groups"):
+        inspect_data(folder, split=SplitOptions(group_by=r"(\d)\.png", folds=10))
+    monkeypatch.setattr("hpo.data.opening._FEW_IMAGES", 10)
+    notes = inspect_data(folder, split=SplitOptions(group_by=r"([ab]/\d+)\.png", folds=3)).summary.notes
+    assert any("each image is a group of its own" in note for note in notes)

@@ -196,3 +196,21 @@ def test_names_that_come_in_another_order_in_their_one_form_are_refused_and_the_
 def test_two_spellings_that_were_two_classes_are_refused(write_classes, cache):
     data = write_classes({"caf\u00e9": 10, "cafe\u0301": 10, "dog": 10})
     assert open_dataset(data, image_size=16, cache=cache, split=SPLIT).earlier_fingerprint == ""
+
+
+def test_other_folds_of_the_same_images_are_refused(folder, cache):
+    options = dataclasses.replace(SPLIT, folds=3)
+    dataset = open_dataset(folder, image_size=16, cache=cache, split=options)
+    origin = DataOrigin.of(dataset, options)
+    assert origin.folds_digest
+    assert DataOrigin.from_spec(origin.to_spec(dataset.classes), origin.fingerprint) == origin
+    refuse(origin, folder, cache, options)
+    swapped = dataclasses.replace(dataset, folds=(dataset.folds[0], dataset.folds[2], dataset.folds[1]))
+    with pytest.raises(DataError, match="but here other images validate or test"):
+        origin.refuse_other_split(swapped, folder, options=options, maker="study 's'", way_out="split it so")
+    earlier = origin.model_copy(update={"folds_digest": None})
+    earlier.refuse_other_split(swapped, folder, options=options, maker="study 's'", way_out="split it so")
+
+
+def test_the_record_of_one_split_has_no_folds(origin):
+    assert "folds_digest" not in origin.to_spec(("cat", "dog"))
