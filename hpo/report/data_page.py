@@ -88,7 +88,7 @@ def _finding_sections(evidence: DataEvidence, pictures: Thumbnails) -> list[Sect
             copies_section(of.get("copy", []), _turns(copies, evidence.data), _copy_facts(copies), pictures),
         ]
     leaks = evidence.leaks
-    how = hint("run", str(evidence.data.path), clean=True, fix_leaks=True)
+    how = hint("run", str(evidence.data.path), study=evidence.data.path.stem or "NAME", clean=True, fix_leaks=True)
     if evidence.outlier_scores is None and not outliers:
         first = _absent(evidence, "outliers", "Pictures that do not belong", "outliers", "embeddings")
     else:
@@ -194,15 +194,17 @@ def _summary(evidence: DataEvidence) -> Section:
         for kind, (what, sure) in NAMES.items()
         if counts[kind]
     ]
-    data = str(evidence.data.path)
+    data, study = str(evidence.data.path), evidence.data.path.stem or "NAME"
     table = evidence.table or "findings.csv"
     commands = [
-        ("run with the doctor's own choices, at its safe thresholds", [hint("run", data, clean=True)]),
+        ("run with the doctor's own choices, at its safe thresholds", [hint("run", data, study=study, clean=True)]),
         ("look at each finding, change what you see otherwise, and run with that",
-         [hint("data", data, out=table), hint("run", data, findings=table)]),
+         [hint("data", data, out=table), hint("run", data, study=study, findings=table)]),
     ]  # fmt: skip
     if evidence.leaks is not None and evidence.leaks.groups:
-        commands.append(("end the leaks between the parts too", [hint("run", data, clean=True, fix_leaks=True)]))
+        commands.append(
+            ("end the leaks between the parts too", [hint("run", data, study=study, clean=True, fix_leaks=True)])
+        )
     return Section(
         "found", "What was found",
         {

@@ -103,13 +103,13 @@ def test_the_page_is_well_formed_and_loads_nothing(page):
 
 
 @pytest.mark.parametrize(("key", "words"), [
-    ("found", ("unreadable files", "pictures that do not belong", "certain", "hpo run cells --clean",
+    ("found", ("unreadable files", "pictures that do not belong", "certain", "hpo run cells --study cells --clean",
                "--findings found.csv", "--fix-leaks", "before and after")),
     ("outliers", ("3 images", "far from all others", "may not belong", "PCA + DBSCAN", "limit 0.9")),
     ("conflicts", ("under several labels", "green", "red")),
     ("copies", ("kept", "left out", "same bytes", "almost the same", "mirrored and turned by 90°", "100.0%")),
     ("labels", ("green", "score 0.80", "neighbours with their labels")),
-    ("leaks", ("val", "train", "What an honest figure would lose", "goes to val", "hpo run cells --clean --fix-leaks")),
+    ("leaks", ("val", "train", "What an honest figure would lose", "goes to val", "--study cells --clean --fix-leaks")),
     ("odd", ("blank: one colour", "darker than the others", "broken.jpg", "limit", "left out", "kept")),
     ("looks", ("120 in 3 classes", "24 × 24", "blue")),
     ("balance", ("Cui et al.", "oversample_to=30", "no remedy is needed")),
