@@ -21,7 +21,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 
 from hpo.data.dataset import Images
 from hpo.data.signatures import THUMB
@@ -215,7 +214,9 @@ class PictureHash:
         mean = features.mean(axis=0)
         between = (features - mean).T @ (features - mean) / len(features)
         ridge = _RIDGE * np.eye(len(mean))
-        ratios, vectors = scipy.linalg.eigh(between + ridge, within + ridge)
+        from scipy.linalg import eigh  # late: reading metrics or packs does not need it
+
+        ratios, vectors = eigh(between + ridge, within + ridge)
         best = np.argsort(-ratios, kind="stable")[:BITS]
         directions = vectors[:, best]
         thresholds = np.median(_on_grid((features - mean) @ directions), axis=0)
