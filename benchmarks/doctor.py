@@ -36,7 +36,6 @@ from typing import Any
 
 from benchmarks.doctor_claims import read_claims, read_rival
 from benchmarks.doctor_many import write_many
-from benchmarks.doctor_pictures import read_images
 from benchmarks.doctor_plants import PlantOptions, plant, read_truth, summary, truth_path
 from benchmarks.doctor_rivals import METHODS
 from benchmarks.doctor_same import SamePicture
@@ -205,7 +204,7 @@ def run_real(bench: Bench) -> None:
         out = bench.work / "real" / f"{path.stem}.npz"
         out.parent.mkdir(parents=True, exist_ok=True)
         measured = bench.examine(path, out)
-        sheets = draw_sheets(out.with_suffix(".csv"), read_images(path), path, bench.work / "real")
+        sheets = draw_sheets(out.with_suffix(".csv"), path, bench.work / "real")
         found[path.name] = measured | {"sheets": [str(sheet) for sheet in sheets]}
         say(f"real, {path.name}: {measured['counts']}")
     keep(bench, "real", found)

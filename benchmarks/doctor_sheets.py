@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from benchmarks.doctor_claims import read_findings_csv
-from benchmarks.doctor_pictures import Pixels, Stored
+from benchmarks.doctor_pictures import PARTS, Pixels, Stored, read_images
 
 TILE = 96
 LINE = 12
@@ -19,30 +19,30 @@ MOST = 120
 """Files on a sheet: the surest ones of a kind; whole groups."""
 
 
-def draw_sheets(findings: Path, images: Sequence[Stored], data: Path, out: Path) -> list[Path]:
-    """Draw a sheet for each kind of finding in a CSV; return the files written to the folder `out`."""
-    by_file = {image.file: image for image in images}
+def draw_sheets(findings: Path, data: Path, out: Path) -> list[Path]:
+    """Draw a sheet for each kind of finding on `data` in a CSV; return the files written to the folder `out`."""
+    by_file = stored_images(data)
     rows = read_findings_csv(findings)
-    for row in rows:
-        # Findings name files below DATA, so with the folder of their part; rows of an .npz by number.
-        row["image"] = next((name for name in names_of(row["file"]) if name in by_file), "")
     kinds: dict[str, list[dict[str, str]]] = defaultdict(list)
     for row in rows:
-        if row["image"]:
+        if row["file"] in by_file:
             kinds[row["finding"]].append(row)
     written = []
     for kind, found in kinds.items():
-        tiles = [(by_file[row["image"]].pixels(), caption(row)) for row in ordered(found)[:MOST]]
+        tiles = [(by_file[row["file"]].pixels(), caption(row)) for row in ordered(found)[:MOST]]
         path = out / f"{data.stem}-{kind}.png"
         sheet(tiles).save(path)
         written.append(path)
     return written
 
 
-def names_of(file: str) -> list[str]:
-    """Return the names under which an image of a finding may be known here."""
-    without = file.partition("/")[2]
-    return [file, without]
+def stored_images(data: Path) -> dict[str, Stored]:
+    """Return the images of all parts by their names in findings: paths below DATA, or array[row] of an .npz."""
+    if data.suffix == ".npz":
+        return {f"images[{row}]": image for row, image in enumerate(read_images(data))}
+    whole = {image.file: image for image in read_images(data)}
+    parts = {f"{part}/{image.file}": image for part in PARTS for image in read_images(data, part)}
+    return parts | whole
 
 
 def ordered(rows: list[dict[str, str]]) -> list[dict[str, str]]:

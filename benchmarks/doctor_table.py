@@ -133,7 +133,7 @@ def time_table(methods: Mapping[str, Any]) -> Iterator[str]:
         about = next(iter(seeds.values()))
         version = " ".join(part for part in (about.get("version", ""), about.get("note", "")) if part)
         if any(column(seeds, "seconds")):
-            cells = [figure(column(seeds, key), ".1f") for key in ("seconds", "processor")]
+            cells = [f"{mean(value for value in column(seeds, key) if value):.1f}" for key in ("seconds", "processor")]
             yield f"| {name} | {' | '.join(cells)} | {version} |"
 
 
