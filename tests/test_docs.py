@@ -154,7 +154,11 @@ def test_python_in_the_documents_can_be_compiled_and_imports_what_is_there(docum
         if language == "python":
             tree = ast.parse(content)
             imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-            exec(compile(ast.Module(imports, []), document.name, "exec"), {})
+            names: dict[str, object] = {}
+            exec(compile(ast.Module(imports, []), document.name, "exec"), names)
+            assert {
+                alias.asname or alias.name.split(".")[0] for node in imports for alias in node.names
+            } <= names.keys()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

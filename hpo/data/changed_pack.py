@@ -32,7 +32,7 @@ def change_pack(pack: Pack, changes: DataChanges | None, where: str) -> Pack:
     rows = np.array([row for row, name in enumerate(manifest.names) if name not in changes.drops], dtype=np.int64)
     changed = _changed_manifest(manifest, changes, rows)
     _refuse_emptied(manifest, changed, changes)
-    return replace(pack, manifest=changed, rows=rows if pack.rows is None else pack.rows[rows])
+    return replace(pack, manifest=changed, rows=rows if pack.rows is None else pack.rows[rows], folder=None)
 
 
 def groups_of(manifest: PackManifest, changes: DataChanges | None) -> list[str]:

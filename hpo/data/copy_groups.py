@@ -8,9 +8,13 @@ copies of copies, or one wrong link between two groups, does not join them.
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +26,14 @@ from hpo.data.dataset import Images, Labels, RecordedGroups
 from hpo.data.picture_hash import PictureHash, PictureRows
 from hpo.data.signatures import Signatures
 from hpo.data.symmetries import inverse
+from hpo.files import write_file
+
+VERSION = 1
+"""The version of kept groups. It goes up when the search changes, so that older groups are looked for anew."""
+
+_FILE = "copies.npz"
+
+_COLUMNS = ("group_of", "centre", "symmetry", "similarity")
 
 SIMILARITY = 0.88
 """The similarity from which two pictures are copies: the correlation of their details after alignment.
@@ -74,11 +86,42 @@ class CopyGroups:
         return [first[group] for group in self.group_of.tolist()]
 
 
-def find_copy_groups(signatures: Signatures, digests: Sequence[tuple[str, str]]) -> CopyGroups:
+def find_copy_groups(
+    signatures: Signatures, digests: Sequence[tuple[str, str]], cache: Path | None = None
+) -> CopyGroups:
     """Return the groups of copies among n images, from their signatures and their digests (stored, pixels).
 
-    The order of the images plays no role.
+    The order of the images plays no role. The groups are kept in the folder `cache` of the pack, where later calls find
+    them.
     """
+    known = None if cache is None else _read_groups(cache / _FILE, len(digests))
+    if known is not None:
+        return known
+    found = _find_groups(signatures, digests)
+    if cache is not None:
+        _keep_groups(found, cache / _FILE)
+    return found
+
+
+def _read_groups(path: Path, count: int) -> CopyGroups | None:
+    """Return the kept groups of `count` images; None where there are none, or those of another version."""
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            groups = CopyGroups(*(kept[name] for name in _COLUMNS))
+            whole = int(kept["version"]) == VERSION
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+    return groups if whole and all(column.shape == (count,) for column in vars(groups).values()) else None
+
+
+def _keep_groups(groups: CopyGroups, path: Path) -> None:
+    content = io.BytesIO()
+    np.savez(content, version=np.int64(VERSION), **vars(groups))
+    with suppress(OSError):  # a full or read-only disk: they are looked for again
+        write_file(path, content.getvalue())
+
+
+def _find_groups(signatures: Signatures, digests: Sequence[tuple[str, str]]) -> CopyGroups:
     rows, inverse = _different_images(digests)
     pictures = _Pictures(_FieldRows(signatures["thumb"], rows), _FieldRows(signatures["grey"], rows))
     links = _confirmed(pictures)

@@ -100,7 +100,7 @@ def find_groups(pack: Pack, split: SplitOptions) -> RecordedGroups:
         return ()
     signatures = pack.signatures if pack.rows is None else pack.signatures[pack.rows]
     digests = list(zip(manifest.stored, manifest.pixels, strict=True))
-    return record(find_copy_groups(signatures, digests), digests)
+    return record(find_copy_groups(signatures, digests, cache=pack.folder), digests)
 
 
 def _assign(

@@ -3,6 +3,7 @@
     <cache>/<name>-<size>px-<key>/images.u8        (M, S, S, 3) uint8, raw
     <cache>/<name>-<size>px-<key>/signatures.npy   (M,) of `signatures.SIGNATURE`, the same for every S
     <cache>/<name>-<size>px-<key>/manifest.json    everything else: names, labels, digests, skipped images
+    <cache>/<name>-<size>px-<key>/copies.npz       the groups of copies, once they were looked for (`copy_groups`)
 
 The key is made of the names, sizes, times and inodes of the files, so a later run or another worker opens the pack
 without reading an image, and a file that was exchanged for another is noticed.
@@ -193,6 +194,8 @@ class Pack:
     """(M,) of SIGNATURE, a read-only view of the file."""
     rows: Labels | None = None
     """(m,) rows of `images`, one per entry of the manifest; None where the manifest has all M."""
+    folder: Path | None = None
+    """The folder that holds the files of all M images; None where the manifest has others (`changed_pack`)."""
 
     def part(self, rows: Labels) -> Part:
         """Return the entries (n,) int64 of the manifest as a part."""
@@ -256,12 +259,12 @@ def _read_pack(folder: Path, size: int) -> Pack | None:
             return None
         signatures = open_signatures(folder / "signatures.npy", len(manifest))
         if not len(manifest):
-            return Pack(np.zeros(shape, np.uint8), manifest, signatures)
+            return Pack(np.zeros(shape, np.uint8), manifest, signatures, folder=folder)
         images = np.memmap(folder / "images.u8", np.uint8, mode="r", shape=shape)
     except (OSError, ValueError, TypeError, KeyError):
         return None
     # A plain view: rows taken from np.memmap itself cost a Python call each.
-    return Pack(np.asarray(images), manifest, signatures)
+    return Pack(np.asarray(images), manifest, signatures, folder=folder)
 
 
 @dataclass(frozen=True)

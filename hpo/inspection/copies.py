@@ -93,7 +93,7 @@ class Copies:
 
 def find_copies(data: InspectedData) -> Copies:
     """Find the copies among the images of a data set: equal, encoded anew, brightened, shifted, cropped or turned."""
-    found = find_copy_groups(data.signatures, data.digests)
+    found = find_copy_groups(data.signatures, data.digests, cache=data.folder)
     order = np.argsort(found.group_of, kind="stable")
     begins = np.flatnonzero(np.diff(found.group_of[order], prepend=-1))
     members = [rows for rows in np.split(order, begins[1:]) if len(rows) > 1]
@@ -103,12 +103,12 @@ def find_copies(data: InspectedData) -> Copies:
 
 def _group(data: InspectedData, found: CopyGroups, rows: Rows) -> CopyGroup:
     """Return a group with the image to keep first: of the earliest part, the largest, the most alike, by name."""
-    given = data.given or [None] * len(data)
-    area = data.signatures["width"].astype(np.int64) * data.signatures["height"]
+    sides = data.signatures[rows]  # of these rows alone: all of them would be read from the disk for each group
+    area = dict(zip(rows.tolist(), (sides["width"].astype(np.int64) * sides["height"]).tolist(), strict=True))
 
     def preference(row: int) -> tuple[int, int, float, str]:
-        part = given[row]
-        return (PARTS.index(part) if part else 0, -int(area[row]), -round(found.similarity[row], 2), data.names[row])
+        part = data.given[row] if data.given else None
+        return (PARTS.index(part) if part else 0, -area[row], -round(found.similarity[row], 2), data.names[row])
 
     ordered = np.array(sorted(rows.tolist(), key=preference), dtype=np.int64)
     back = inverse(int(found.symmetry[ordered[0]]))

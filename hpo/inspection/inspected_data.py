@@ -48,6 +48,8 @@ class InspectedData:
     """Side S of the packed images, in pixels."""
     white_level: int | None = None
     """The value of 16-bit images that became 255, as in `hpo.data.Dataset`; None where no image has 16 bits."""
+    folder: Path | None = None
+    """The folder of the pack, where the groups of copies are kept once they are found; None keeps them nowhere."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -83,4 +85,5 @@ def open_inspected(
         fingerprint=manifest.fingerprint,
         image_size=image_size,
         white_level=manifest.white_level,
+        folder=pack.folder,
     )

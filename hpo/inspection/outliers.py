@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +57,9 @@ class Outliers:
 def find_outliers(data: InspectedData, features: Embeddings) -> Outliers:
     """Return the pictures that probably do not belong, with the action drop only for those that are sure.
 
-    The rule for sure: of the pictures that are dropped at most one in ten of the least sure ones should be real.
+    The rule for sure: of the pictures that are dropped at most one in ten of the least sure ones should be real. Those
+    of a test part that the data bring are kept all the same: it measures models, and is not to become easier by a
+    score.
     """
     scores = score_outliers(features) if len(features) >= FEWEST else _unscored(len(features))
     order = np.argsort(-scores.probability, kind="stable")
@@ -66,9 +68,10 @@ def find_outliers(data: InspectedData, features: Embeddings) -> Outliers:
     findings = [
         found
         for number, (group, rows) in enumerate(zip(shown, rows_of, strict=True), start=1)
-        for found in _findings([data.names[row] for row in rows], features, scores, int(group), number)
+        for found in _findings(data, rows, features, scores, int(group), number)
     ]
-    dropped = np.flatnonzero(scores.probability[features.groups.group_of] >= SURE)
+    sure = scores.probability[features.groups.group_of] >= SURE
+    dropped = np.array([row for row in np.flatnonzero(sure).tolist() if not _tests(data, row)], dtype=np.int64)
     return Outliers(scores, SURE, tuple(findings), dropped, dbscan_noise(features))
 
 
@@ -77,14 +80,21 @@ def _unscored(count: int) -> OutlierScores:
 
 
 def _findings(
-    names: Sequence[str], features: Embeddings, scores: OutlierScores, group: int, number: int
+    data: InspectedData, rows: Labels, features: Embeddings, scores: OutlierScores, group: int, number: int
 ) -> Iterator[Finding]:
     probability = float(scores.probability[group])
-    action = "drop" if probability >= SURE else "keep"
     reason = outlier_reason(features, scores, group)
-    name = f"outlier-{number}" if len(names) > 1 else ""
-    for file in names:
-        yield Finding(file, "outlier", name, round(probability, 4), action, reason)
+    name = f"outlier-{number}" if len(rows) > 1 else ""
+    for row in rows.tolist():
+        action, why = "drop" if probability >= SURE else "keep", reason
+        if action == "drop" and _tests(data, row):
+            action, why = "keep", f"{reason}; kept, as it lies in the given test part"
+        yield Finding(data.names[row], "outlier", name, round(probability, 4), action, why)
+
+
+def _tests(data: InspectedData, row: int) -> bool:
+    """Return whether an image lies in a test part that the data set brings."""
+    return data.given is not None and data.given[row] == "test"
 
 
 def outlier_reason(features: Embeddings, scores: OutlierScores, group: int) -> str:

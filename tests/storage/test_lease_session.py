@@ -92,6 +92,7 @@ def test_the_control_of_the_study_is_read_with_the_next_renewal(database: Databa
     with LeaseSession(database.storage, claimed(database, study, seconds=0.6).lease) as session:
         set_control(database, study, Control.PAUSE)
         eventually(lambda: session.control is Control.PAUSE)
+        assert not session.over
 
 
 def test_reports_are_written_in_order_and_the_question_is_asked_after_the_last(

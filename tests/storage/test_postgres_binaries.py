@@ -157,6 +157,7 @@ def test_incomplete_data_are_refused(home: Path, missing: str) -> None:
 def test_an_empty_folder_is_filled(empty_home: Path) -> None:
     (empty_home / "postgres").mkdir(parents=True)
     EmbeddedServer.join(empty_home).leave()
+    assert (empty_home / "postgres" / "PG_VERSION").is_file()
 
 
 def test_a_path_that_is_not_valid_for_a_socket_is_refused_without_a_temporary_folder(

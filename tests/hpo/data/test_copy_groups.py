@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from hpo.data import digests
+from hpo.data import copy_groups, digests
 from hpo.data.copy_groups import SIMILARITY, find_copy_groups
 from hpo.data.decode import plain_image
 from hpo.data.signatures import measure_signatures
@@ -185,3 +185,33 @@ def test_many_copies_of_one_picture_are_one_group():
 def test_no_images_and_one_image():
     assert len(find_copy_groups(measure_signatures([]), []).group_of) == 0
     assert find_copy_groups(*described([picture(0)])).group_of.tolist() == [0]
+
+
+def searched_once(tmp_path, monkeypatch):
+    """Keep the groups of two copies and one other picture in `tmp_path`, and let no search be made after that."""
+    payloads = [encoded(picture(0)), encoded(picture(0), 50), encoded(picture(1))]
+    signatures, names = described(payloads)
+    first = find_copy_groups(signatures, names, cache=tmp_path)
+    monkeypatch.setattr(copy_groups, "_find_groups", lambda *_: pytest.fail("the groups are kept"))
+    return signatures, names, first
+
+
+def test_groups_are_looked_for_once_for_a_pack(tmp_path, monkeypatch):
+    signatures, names, first = searched_once(tmp_path, monkeypatch)
+    again = find_copy_groups(signatures, names, cache=tmp_path)
+    for column, value in vars(first).items():
+        np.testing.assert_array_equal(getattr(again, column), value)
+    assert len(np.unique(first.group_of)) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 damaged", b"\x93NUMPY"])
+def test_damaged_kept_groups_are_looked_for_again(tmp_path, content):
+    (tmp_path / "copies.npz").write_bytes(content)
+    signatures, names = described([encoded(picture(0)), encoded(picture(0), 50)])
+    assert len(np.unique(find_copy_groups(signatures, names, cache=tmp_path).group_of)) == 1
+
+
+def test_kept_groups_of_other_images_are_not_taken(tmp_path, monkeypatch):
+    signatures, names, _ = searched_once(tmp_path, monkeypatch)
+    monkeypatch.undo()
+    assert len(find_copy_groups(signatures[:2], names[:2], cache=tmp_path).group_of) == 2

@@ -28,9 +28,9 @@ def embeddings_of(points: np.ndarray, labels: np.ndarray, group_of: np.ndarray |
     return Embeddings(grouped, principal_components(features, grouped.first), features.origin, features)
 
 
-def data_of(labels: np.ndarray) -> Any:
-    """Return names and classes, all that the finding functions read of a data set."""
+def data_of(labels: np.ndarray, given: list[str] | None = None) -> Any:
+    """Return names, classes and given parts, all that the finding functions read of a data set."""
     names = [f"{label}/{row}.png" for row, label in enumerate(labels)]
     return SimpleNamespace(
-        names=names, classes=tuple(f"class {one}" for one in range(int(labels.max()) + 1)), labels=labels
+        names=names, classes=tuple(f"class {one}" for one in range(int(labels.max()) + 1)), labels=labels, given=given
     )

@@ -40,6 +40,17 @@ def test_scattered_pictures_and_copies_under_many_labels_are_dropped(seed: int) 
     assert len([row for row in found.findings if row.group == copied[0].group]) == 80
 
 
+def test_no_picture_of_a_given_test_part_is_dropped() -> None:
+    points, labels, groups = planted(0)
+    data = data_of(labels, given=["test" if row % 2 else "train" for row in range(len(labels))])
+    found = find_outliers(data, embeddings_of(points, labels, groups))
+    assert len(found.dropped)
+    assert not (found.dropped % 2).any()
+    in_test = [row for row in found.findings if "given test part" in row.reason]
+    assert in_test
+    assert {row.action for row in in_test} == {"keep"}
+
+
 def test_without_foreign_pictures_nothing_is_dropped() -> None:
     for seed in range(3):
         points, labels = cloud(np.random.default_rng(seed), 6, 100)
