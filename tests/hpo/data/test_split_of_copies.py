@@ -6,23 +6,14 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from hpo.data import DataOrigin, SplitOptions, open_dataset, split_digest
 from hpo.data.copy_groups import CopyGroups, record, recorded_keys
+from tests.hpo.pictures import blobs
 
 
 def picture(seed, size=64):
-    """Blobs on smooth colours."""
-    rng = np.random.default_rng([seed, 7])
-    image = Image.fromarray(rng.integers(60, 200, (5, 5, 3), dtype=np.uint8)).resize((size, size), Image.BICUBIC)
-    pixels = np.asarray(image)
-    rows, columns = np.mgrid[0:size, 0:size] / size
-    for _ in range(9):
-        down, right, radius = rng.uniform(0.1, 0.9), rng.uniform(0.1, 0.9), rng.uniform(0.04, 0.2)
-        inside = ((rows - down) ** 2 + (columns - right) ** 2 < radius**2)[..., None]
-        pixels = np.where(inside, rng.integers(0, 256, 3), pixels).astype(np.uint8)
-    return Image.fromarray(pixels)
+    return blobs(seed, 7, size=size)
 
 
 def jpeg(image, quality=70):
