@@ -44,7 +44,7 @@ coverage: install ## the same tests, and which lines they reach; half as long ag
 	$(PYTEST) -n $(JOBS) --cov
 
 test-slow: install ## the tests that take longer than ten seconds each: whole searches, chaos, interleavings
-	$(PYTEST) -n $(JOBS) -m 'slow and not gpu and not data and not compose'
+	$(PYTEST) -n $(JOBS) --dist worksteal -m 'slow and not gpu and not data and not compose'
 
 check: install ## lint, format and types
 	$(BIN)/ruff check .
