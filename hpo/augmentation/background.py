@@ -68,6 +68,9 @@ MOST_BORDER = 0.5
 """Largest share of the outermost points that an object covers; beyond, the image has no background."""
 
 
+VERSION = 1
+"""The version of masks. It goes up when an image may get another one."""
+
 MOST_STORED = 256 << 20
 """Bytes that stored masks may take: 230,000 images of 96 pixels."""
 
@@ -109,6 +112,8 @@ def prepared(part: Part, background: Background) -> Part:
 
 class StoredMasks:
     """`without_background` for the rows of a packed set, several threads at once; masks are stored, a bit a pixel."""
+
+    identity = f"background mask {VERSION}"
 
     def __init__(self, images: Images) -> None:
         """Store nothing where the masks of all images (M, S, S, 3) would take more than MOST_STORED bytes."""

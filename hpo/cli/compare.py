@@ -73,6 +73,10 @@ splitting_options = together(
         "--max-unreadable", type=click.FloatRange(0, 1), default=None,
         help="Share of images that may be unreadable.  [default: as the bundles, else 0.05]",
     ),
+    click.option(
+        "--group-by", default=None, metavar="REGEX|COLUMN",
+        help="Images of one group stay in one part, as for `hpo run`.  [default: as the bundles, else not]",
+    ),
 )  # fmt: skip
 
 
@@ -156,7 +160,7 @@ def _open_benchmark(
     from hpo.experiments.benchmark import Benchmark, common_changes, common_split
 
     manifests = {label: read_bundle(model.folders[0]).manifest for label, model in known.items()}
-    given = {key: options[key] for key in ("seed", "val_fraction", "test_fraction", "max_unreadable")}
+    given = {key: options[key] for key in ("seed", "val_fraction", "test_fraction", "max_unreadable", "group_by")}
     origins = [manifest.data for manifest in manifests.values()]
     accesses = DatabaseAccesses(lambda: nullcontext(db), warn=partial(click.echo, err=True))
     benchmark = Benchmark(

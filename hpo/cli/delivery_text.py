@@ -12,7 +12,7 @@ from hpo.evaluation.metrics_table import accuracy_line
 if TYPE_CHECKING:
     from hpo.bundle.bundle import Bundle
     from hpo.bundle.evaluate import Selection
-    from hpo.bundle.manifest import Calibration, Manifest, Scores
+    from hpo.bundle.manifest import Calibration, FoldValues, Manifest, Scores
     from hpo.bundle.measurement import AveragedViews, ModelMeasurement
     from hpo.bundle.predict import Counts
     from hpo.delivery.ensemble import JointModel
@@ -31,15 +31,23 @@ def augmented_note(manifest: Manifest) -> str:
 
 def fold_lines(manifest: Manifest) -> list[str]:
     """Return what a bundle of a trial over folds holds; nothing for others."""
-    folds = manifest.folds
-    if folds is None:
+    if manifest.data.folds is None:
         return []
-    noise = "" if folds.standard_error is None else f" ± {folds.standard_error:.4f} (standard error)"
+    if manifest.folds is None:
+        return [f"of {manifest.data.folds} folds this trial trained the first alone, so its value is no mean"]
     return [
-        f"mean {manifest.metric} over {len(folds.values)} folds {fmean(folds.values):.4f}{noise}",
+        mean_line(manifest.folds, manifest.metric),
         "the model is that of the first fold, and all above but the mean is measured on the images that it left out; "
         f"`hpo retrain` trains on all of them for {_epochs(manifest.epochs_to_retrain)}",
     ]
+
+
+def mean_line(folds: FoldValues, metric: str) -> str:
+    """Return the value of a trial over folds, with its noise."""
+    count = len(folds.values)
+    noise = "" if folds.standard_error is None else f" ± {folds.standard_error:.4f} (standard error)"
+    of = "in 1 fold" if count == 1 else f"over {count} folds"
+    return f"mean {metric} {of} {fmean(folds.values):.4f}{noise}: {', '.join(f'{v:.4f}' for v in folds.values)}"
 
 
 def epoch_line(result: EpochResult, epochs: int) -> str:
@@ -87,6 +95,8 @@ def retrain_lines(out: Path | str, before: Bundle, result: Retrained) -> list[st
     if validation:
         accuracy = accuracy_line(validation["accuracy"], validation["interval"], validation["n"])
         lines.append(f"validation accuracy of the trial  {accuracy}{augmented_note(before.manifest)}")
+    if (folds := before.manifest.folds) is not None:
+        lines.append(f"that is of its first fold; {mean_line(folds, before.manifest.metric)}")
     if result.test is None:
         why = "the data has no test part"
         if result.left_out:
@@ -182,6 +192,8 @@ def joined_lines(out: Path | str, joined: JointModel) -> list[str]:
     ]
     if held_out is not None:
         lines.append(_comparison_line("each half of it, chosen on the other half", held_out))
+    if manifest.data.folds is not None:
+        lines.append(f"of {manifest.data.folds} folds the validation part is the first, and the models are those of it")
     return lines
 
 

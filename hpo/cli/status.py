@@ -52,6 +52,7 @@ def draw(status: StudyStatus, shown: int = SHOWN) -> RenderableType:
     return Group(
         _head(status),
         *_control_lines(status),
+        *_split_line(status),
         Text(),
         trials,
         Text(),
@@ -114,6 +115,12 @@ def _control_lines(status: StudyStatus) -> list[Text]:
     idle = not status.leases and any(line.state == "waiting" and line.epoch for line in status.trials)
     way = "`hpo run` with another --timeout, or with none," if status.out_of_time else "`hpo run` or `hpo worker`"
     return [Text(f"no worker trains: {way} goes on", style="yellow")] if idle else []
+
+
+def _split_line(status: StudyStatus) -> list[Text]:
+    """Return how the images are split where they are grouped or dealt into folds."""
+    data = status.data
+    return [Text(f"split: {data['split']}", style="dim")] if data.get("group_by") or data.get("folds") else []
 
 
 def _repeated_line(status: StudyStatus) -> list[Text]:
@@ -229,7 +236,8 @@ def best_line(status: StudyStatus) -> Text:
     higher = [line for line in status.trials if line.state == "pruned" and (line.value or 0.0) > best.value]
     if higher:
         top = max(higher, key=lambda line: line.value or 0.0)
-        text.append(f"\ntrial {top.number} had {top.value:.4f} when it was pruned; only complete trials are ranked")
+        when = f"pruned in {fold_of(top).removesuffix(', ')}" if top.folds else "pruned"
+        text.append(f"\ntrial {top.number} had {top.value:.4f} when it was {when}; only complete trials are ranked")
     return text
 
 

@@ -19,12 +19,15 @@ from hpo.strict_json import strict_json
 if TYPE_CHECKING:
     import optuna
 
-    from hpo.search.status import StudyStatus
+    from hpo.search.status import StudyStatus, TrialStatus
     from storage import Database
 
 
 COLUMNS = ("number", "state", "value", "epoch", "epochs", "start", "end", "seconds", "reason", "worker")
 """The columns of `hpo trials --csv`, before the parameters."""
+
+FOLD_COLUMNS = ("fold", "of", "values", "standard_error")
+"""The columns after these in a study over folds, as `folds` in the JSON has them; the values are divided by blanks."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
@@ -71,7 +74,7 @@ def trials_command(study: str, storage: str | None, home: Path, as_json: bool, a
     elif as_csv:
         _print_csv(rows)
     else:
-        _print_trials(status.metric, rows)
+        _print_trials(status)
 
 
 def _trials(status: StudyStatus, study: optuna.Study) -> list[dict[str, Any]]:
@@ -94,28 +97,36 @@ def _print_csv(rows: list[dict[str, Any]]) -> None:
     from hpo.spreadsheet import CsvRows
 
     names = list(dict.fromkeys(name for row in rows for name in row["params"]))
+    of_folds = FOLD_COLUMNS if any("folds" in row for row in rows) else ()
     table = CsvRows(sys.stdout)
-    table.write([*COLUMNS, *(f"param_{name}" for name in names)])
+    table.write([*COLUMNS, *of_folds, *(f"param_{name}" for name in names)])
     for row in rows:
-        table.write([*(row[column] for column in COLUMNS), *(row["params"].get(name) for name in names)])
+        folds = {**row.get("folds", {}), "values": " ".join(map(str, row.get("folds", {}).get("values", ())))}
+        table.write(
+            [
+                *(row[column] for column in COLUMNS),
+                *(folds.get(column) for column in of_folds),
+                *(row["params"].get(name) for name in names),
+            ]
+        )
 
 
-def _print_trials(metric: str, rows: list[dict[str, Any]]) -> None:
+def _print_trials(status: StudyStatus) -> None:
     """Print a table with a row for each trial; the column of reasons only where a trial has one."""
-    titles = ["trial", "state", metric, "epochs", "time", "parameters", "reason"]
-    cells = [_cells(row) for row in rows]
+    titles = ["trial", "state", status.metric, "epochs", "time", "parameters", "reason"]
+    cells = [_cells(trial) for trial in status.trials]
     if not any(line[-1] for line in cells):
         titles, cells = titles[:-1], [line[:-1] for line in cells]
     _print_table(titles, cells)
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    from hpo.cli.status import duration, epochs_of, parameters
+def _cells(trial: TrialStatus) -> list[str]:
+    from hpo.cli.status import duration, epochs_of, fold_of, parameters, value_of
 
-    value = "" if row["value"] is None else f"{row['value']:.4f}"
-    time = duration(row["seconds"]) if row["seconds"] else ""
-    epochs = epochs_of(row["epoch"], row["epochs"])
-    return [str(row["number"]), row["state"], value, epochs, time, parameters(row["params"]), row["reason"] or ""]
+    value = "" if trial.value is None else value_of(trial)
+    time = duration(trial.seconds) if trial.seconds else ""
+    epochs = fold_of(trial) + epochs_of(trial.epoch, trial.epochs)
+    return [str(trial.number), trial.state, value, epochs, time, parameters(trial.params), trial.reason or ""]
 
 
 def _print_table(titles: list[str], rows: list[list[str]]) -> None:

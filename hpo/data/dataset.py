@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,6 @@ Labels = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int64]
 """Positions in a part."""
 
-Prepare = Callable[[Images, Rows], Images]
-"""(images (b, S, S, 3) uint8, which may be changed in place; their rows (b,) in the packed set) -> the same shape."""
-
 Progress = Callable[[int, int], None]
 """A callback that takes the number done and the total."""
 
@@ -33,6 +30,16 @@ PartName = Literal["train", "val", "test"]
 
 RecordedGroups = tuple[tuple[str, ...], ...]
 """Groups of images, each named by the first 16 hex digits of the digest of its stored bytes."""
+
+
+class Prepare(Protocol):
+    """The preprocessing of a network: what it makes of the pixels that are packed."""
+
+    identity: str
+    """Names the preprocessing and its version: features of prepared images are stored under it."""
+
+    def __call__(self, images: Images, rows: Rows, /) -> Images:
+        """Return `images` (b, S, S, 3) uint8, which may be changed in place; `rows` (b,) are theirs in the set."""
 
 
 @dataclass(frozen=True)

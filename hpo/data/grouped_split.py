@@ -15,7 +15,14 @@ from hpo.data.dataset import PartName
 from hpo.data.grouping import Grouping, grouping_notes, unite
 from hpo.data.names import shortened
 from hpo.data.records import PARTS
-from hpo.data.split import Assignment, SplitOptions, assign_splits, check_classes
+from hpo.data.split import (
+    Assignment,
+    SplitOptions,
+    assign_splits,
+    check_classes,
+    missing_classes,
+    missing_note,
+)
 from hpo.errors import DataError
 
 _NAMED = 5
@@ -63,6 +70,7 @@ def assign_parts(rows: ImageRows, options: SplitOptions, grouping: Grouping | No
         notes += _fold_notes(units, folds)
         codes[folds == 0] = _VAL
     _check_held_out(rows, codes, wanted)
+    notes += _part_notes(rows, codes, folds is not None)
     by = f"grouped by {grouping.word}: {grouping.count:,} groups" if grouping else ""
     return Assignment(codes, _describe(rows.given, codes, options, by), tuple(notes), folds)
 
@@ -207,6 +215,17 @@ def _fold_notes(units: _Units, folds_of: npt.NDArray[np.int8]) -> list[str]:
     return [f"not in every fold to validate on: {shortened(short, _NAMED)}; these classes have few groups"] * bool(
         short
     )
+
+
+def _part_notes(rows: ImageRows, codes: npt.NDArray[np.int8], has_folds: bool) -> list[str]:
+    """Return a line for each of val and test that lacks images of some classes; val with folds is `_fold_notes`'."""
+    notes = []
+    for part in PARTS[1:]:
+        missing = missing_classes(part, codes, rows.labels, rows.classes)
+        if missing and (codes == PARTS.index(part)).any() and not (has_folds and part == "val"):
+            few = f"too few groups of images for the share; add some, or hold out a larger one (--{part}-fraction)"
+            notes.append(missing_note(part, missing, "the given part has none" if part in rows.given else few))
+    return notes
 
 
 def _check_held_out(rows: ImageRows, codes: npt.NDArray[np.int8], wanted: dict[int, float]) -> None:

@@ -17,7 +17,7 @@ from hpo.data.digests import folds_digest, split_digest
 from hpo.data.names import plain, shortened
 from hpo.data.opening import open_dataset
 from hpo.data.split import SplitOptions
-from hpo.errors import DataError
+from hpo.errors import DataError, UsageError
 
 _NAMED = 6
 """The number of classes that a message names."""
@@ -138,10 +138,13 @@ class DataOrigin(BaseModel):
 
         The caller checks whether they are the same data.
         """
-        return open_dataset(
-            path, image_size=image_size, cache=cache, split=self.options, white_level=self.white,
-            changes=self.changes if changed else None, progress=progress,
-        )  # fmt: skip
+        try:
+            return open_dataset(
+                path, image_size=image_size, cache=cache, split=self.options, white_level=self.white,
+                changes=self.changes if changed else None, progress=progress,
+            )  # fmt: skip
+        except UsageError as error:  # the option was given then, not now
+            raise DataError(f"the split was made with --group-by {self.group_by!r}, but here {error}") from None
 
     def is_base_of(self, data: Dataset | WholeData) -> bool:
         """Return whether `data`, with no decisions applied, hold the images that the recorded data came from."""

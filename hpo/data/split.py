@@ -111,7 +111,7 @@ def assign_splits(
     if not (codes == _CODE["val"]).any():
         raise DataError(_no_validation_message(labels, groups, names, bool(known)))
     parts = [name for name in PARTS[1:] if name in known or name in fractions]
-    missing = {part: _missing_classes(part, codes, labels, classes) for part in parts}
+    missing = {part: missing_classes(part, codes, labels, classes) for part in parts}
     text = _describe(bool(known), fractions, options.seed, codes, missing)
     return Assignment(codes, text, _missing_notes(missing, known))
 
@@ -242,7 +242,7 @@ def _row_of_other_label(rows: Sequence[int], labels: npt.NDArray[np.int64]) -> i
     return next(row for row in rows if labels[row] != labels[rows[0]])
 
 
-def _missing_classes(
+def missing_classes(
     part: PartName, codes: npt.NDArray[np.int8], labels: npt.NDArray[np.int64], classes: Sequence[str]
 ) -> list[str]:
     """Return the classes without an image in the part."""
@@ -256,10 +256,13 @@ def _missing_notes(missing: dict[PartName, list[str]], given: Collection[PartNam
 
 def _missing_note(part: PartName, classes: Sequence[str], given: bool) -> str:
     """Return the line on classes without an image in a part."""
+    why = f"too few different images for the share; add some, or hold out a larger one (--{part}-fraction)"
+    return missing_note(part, classes, "the given part has none" if given else why)
+
+
+def missing_note(part: PartName, classes: Sequence[str], why: str) -> str:
+    """Return the line on classes without an image in a part, with the reason."""
     kind = "class" if len(classes) == 1 else "classes"
-    why = "the given part has none"
-    if not given:
-        why = f"too few different images for the share; add some, or hold out a larger one (--{part}-fraction)"
     return f"no {'validation' if part == 'val' else part} image of {kind} {_listed(classes)}: {why}"
 
 

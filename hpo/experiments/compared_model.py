@@ -34,6 +34,8 @@ JOINED = (
     "its members were picked on the validation part, so its accuracy there and on the corrupted copy is biased upwards"
 )
 
+FIRST_FOLD = "its trial trained one model for each fold; this is the one of the first, on whose images all are measured"
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -122,6 +124,8 @@ def compared_bundle(db: Database | None, label: str, folder: Path) -> ComparedMo
     manifest = read_bundle(folder).manifest
     cost = _cost_of_bundle(db, manifest) if db is not None else None
     notes = (JOINED,) if manifest.stage in ("ensemble", "soup") else ()
+    if manifest.folds is not None and manifest.stage == "exported":
+        notes = (FIRST_FOLD,)
     return ComparedModel(label, "bundle", (folder,), (cost,) if cost else (), notes)
 
 
@@ -130,7 +134,8 @@ def _compared_trial(bundles: BundleCache, ref: TrialRef) -> ComparedModel:
     study = open_study(bundles.db, ref.study)
     trial = choose_trial(study, ref.number)
     cost = cost_of(trial, study.get_trials(deepcopy=False))
-    return ComparedModel(ref.label, "trial", (bundles.put(study, trial),), (cost,) if cost else ())
+    notes = (FIRST_FOLD,) if len(TrialRecord.of(trial).folds.get("values", ())) > 1 else ()
+    return ComparedModel(ref.label, "trial", (bundles.put(study, trial),), (cost,) if cost else (), notes)
 
 
 def trained_presets(

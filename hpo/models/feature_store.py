@@ -4,10 +4,11 @@
     <folder>/<backbone>-<S>px-<key>/images.digests  (M, 16) bytes: the digest of the stored image of each row
     <folder>/<backbone>-<S>px-<key>/manifest.json   what the key is made of, M and F
 
-The key is made of the backbone with its weights and normalisation, the image size, and the fingerprint of the data set.
-Rows are found by the digest of the stored image, so any part of the data set can be looked up, in any order, and
-an image that lies there twice is computed once. The least recently used entries are removed when all together are
-larger than the limit; a process that has one of them open keeps it until it ends.
+The key is made of the backbone with its weights and normalisation, the image size, the fingerprint of the data set, and
+the preprocessing that a part applies to its images (`Part.prepare`, such as the background mask). Rows are found by the
+digest of the stored image, so any part of the data set can be looked up, in any order, and an image that lies there
+twice is computed once. The least recently used entries are removed when all together are larger than the limit; a
+process that has one of them open keeps it until it ends.
 """
 
 from __future__ import annotations
@@ -106,6 +107,8 @@ class FeatureStore:
         """
         wanted = _digests(part)
         identity = {**backbone.identity, "version": VERSION, "fingerprint": fingerprint, "white_level": white_level}
+        if part.prepare is not None:  # the digests below are those of the images before it
+            identity["prepared"] = part.prepare.identity
         folder = self._folder / _entry_name(backbone, identity)
         entry = _read(folder, identity)
         if entry is None or not entry.has(wanted):

@@ -65,7 +65,8 @@ class FoldedProgress(TrialProgress):
     def reached(self) -> str:
         """How far the trial came, in words."""
         if self.finished:
-            return f"in fold {min(self.fold + 1, self.folds)} of {self.folds}: the value is that of {self.finished}"
+            ended = "the first fold" if self.finished == 1 else f"the first {self.finished} folds"
+            return f"in fold {min(self.finished + 1, self.folds)} of {self.folds}: the value is that of {ended}"
         return f"in fold 1 of {self.folds}, after epoch {self.epochs}: the value is that epoch's or an earlier one's"
 
     def add(self, result: EpochResult) -> bool:

@@ -6,8 +6,10 @@ Also what all readers of trials share: which trial is best, and times as aware d
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from statistics import fmean, stdev
 from typing import Any
 
 import optuna
@@ -34,7 +36,7 @@ class TrialStatus:
     number: int
     state: str
     value: float | None
-    """Best reported value so far; None before the first report."""
+    """Best reported value so far; with folds the mean over the finished ones; None before the first report."""
     epoch: int
     epochs: int
     curve: Sequence[float]
@@ -45,8 +47,8 @@ class TrialStatus:
     violated: Sequence[str] = ()
     """Constraints that the trial broke: diverged, memory."""
     folds: Mapping[str, Any] | None = None
-    """Folds of the trial: `fold` in training from 1, `of` so many, `values` and `standard_error` once it has ended;
-    `epoch` is then that of the fold. None without folds."""
+    """Folds of the trial: `fold` in training from 1, `of` so many, the `values` of the finished ones, and from two on
+    the `standard_error` of their mean; `epoch` is then that of the fold. None without folds."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields, JSON-ready; `folds` only where there are any."""
@@ -78,6 +80,8 @@ class StudyStatus:
     """Epochs that were trained again after interruptions, all trials together."""
     control: Control = Control.RUN
     """The command that the study's workers follow."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """How the images are split: `split` in words, and `group_by` and `folds`, None where they are not given."""
 
     @property
     def out_of_time(self) -> bool:
@@ -111,6 +115,7 @@ class StudyStatus:
             "leases": [_lease_to_dict(lease) for lease in self.leases],
             "redone": self.redone,
             "control": self.control.value,
+            "data": dict(self.data),
         }
 
 
@@ -143,6 +148,7 @@ class StudyReader:
             leases=[lease for lease in leases if lease.state == "held"],
             redone=sum(lease.redone for lease in leases),
             control=get_control(self._db, self._study),
+            data={key: self._spec.data.get(key) for key in ("split", "group_by", "folds")},
         )
 
     def _trial_status(self, trial: FrozenTrial, until: datetime) -> TrialStatus:
@@ -169,12 +175,14 @@ def _lease_to_dict(lease: LeaseInfo) -> dict[str, Any]:
 
 def _trial_status(trial: FrozenTrial, space: Space, until: datetime) -> TrialStatus:
     record = TrialRecord.of(trial)
+    finished = _finished_folds(record.folds, trial.intermediate_values)
     curve = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
-    epoch, folds = _fold_reached(record.folds, max(trial.intermediate_values, default=0))
+    epoch, folds = _fold_reached(record.folds, max(trial.intermediate_values, default=0), finished)
+    so_far = fmean(finished) if finished else max(curve, default=None)
     return TrialStatus(
         number=trial.number,
         state=STATES[trial.state],
-        value=trial.value if trial.state == TrialState.COMPLETE else max(curve, default=None),
+        value=trial.value if trial.state == TrialState.COMPLETE else so_far,
         epoch=epoch,
         epochs=int(record.config.get("epochs", space.fixed.get("epochs", 0))),
         curve=curve,
@@ -187,14 +195,30 @@ def _trial_status(trial: FrozenTrial, space: Space, until: datetime) -> TrialSta
     )
 
 
-def _fold_reached(recorded: Mapping[str, Any], step: int) -> tuple[int, dict[str, Any] | None]:
+def _finished_folds(recorded: Mapping[str, Any], reported: Mapping[int, float]) -> list[float]:
+    """Return the value of each finished fold: as recorded at the trial's end, else from what it has reported.
+
+    What is reported at the end of a fold is the mean over this and the folds before. Empty without folds.
+    """
+    if not recorded or recorded.get("values"):
+        return list(recorded.get("values") or ())
+    steps = int(recorded["steps"])
+    ends = {(step - 1) // steps: step for step in sorted(reported)}
+    means = [reported[step] for fold, step in ends.items() if fold < max(ends) or step == (fold + 1) * steps]
+    sums = [0.0, *(count * mean for count, mean in enumerate(means, start=1))]
+    return [round(after - before, 9) for before, after in pairwise(sums)]  # differences of sums are not exact
+
+
+def _fold_reached(
+    recorded: Mapping[str, Any], step: int, finished: Sequence[float]
+) -> tuple[int, dict[str, Any] | None]:
     """Return the epoch, and what is shown of the folds, at the last reported step; None without folds."""
     if not recorded:
         return step, None
     before = max(0, step - 1) // recorded["steps"]
-    shown = {"fold": before + 1, "of": recorded["count"]}
-    ended = {key: recorded.get(key) for key in ("values", "standard_error")}
-    return step - before * recorded["steps"], {**shown, **ended}
+    error = stdev(finished) / len(finished) ** 0.5 if len(finished) > 1 else None
+    shown = {"fold": before + 1, "of": recorded["count"], "values": list(finished), "standard_error": error}
+    return step - before * recorded["steps"], shown
 
 
 def _seconds(trial: FrozenTrial, until: datetime) -> float:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from copy import copy
 
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial
 
 from hpo.errors import UsageError
 from hpo.seeds import derive_seed
@@ -47,7 +49,28 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
 
 def pruner_for_space(name: str, space: Space, folds: int = 1) -> BasePruner:
     """Return the pruner `name` for the runs of `space`, each on so many folds one after another."""
-    return make_pruner(name, folds * max(space.values("epochs")), first_judged(space))
+    pruner = make_pruner(name, folds * max(space.values("epochs")), first_judged(space))
+    return LatestValuePruner(pruner) if name == "median" and folds > 1 else pruner
+
+
+class LatestValuePruner(BasePruner):
+    """Judges a trial by the value that it reported last, where `pruner` would take the best so far.
+
+    The value of a trial over folds falls where a fold is harder than those before. Its best so far, often that of the
+    first fold, is then no mean of as many folds as the values of other trials at this step.
+    """
+
+    def __init__(self, pruner: BasePruner) -> None:
+        self._pruner = pruner
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Return whether `pruner` ends a trial that has reported nothing but its last value."""
+        step = trial.last_step
+        if step is None:
+            return False
+        latest = copy(trial)
+        latest.intermediate_values = {step: trial.intermediate_values[step]}
+        return self._pruner.prune(study, latest)
 
 
 def first_judged(space: Space) -> int:

@@ -94,6 +94,21 @@ def test_every_trial_is_listed(here: Here, bare_study: optuna.Study) -> None:
     assert here("trials", "bare", "--csv", "--json").exit_code == 2
 
 
+def test_the_value_of_a_trial_over_folds_has_its_noise_beside_it(here: Here, bare_study: optuna.Study) -> None:
+    trial = bare_study.ask()
+    trial.suggest_float("learning_rate", 1e-3, 1e-2)
+    trial.set_user_attr("folds", {"count": 2, "steps": 1, "values": [0.5, 0.7], "standard_error": 0.1})
+    for step, value in enumerate((0.5, 0.6), start=1):
+        trial.report(value, step)
+    bare_study.tell(trial, 0.6)
+    assert "0.6000 ± 0.1000  fold 2/2, 1" in here("trials", "bare").stdout
+    (row,) = csv.DictReader(io.StringIO(here("trials", "bare", "--csv").stdout))
+    found = [row[name] for name in ("value", "fold", "of", "values", "standard_error")]
+    assert found == ["0.6", "2", "2", "0.5 0.7", "0.1"]
+    (document,) = json.loads(here("trials", "bare", "--json").stdout)
+    assert document["folds"]["values"] == [0.5, 0.7]
+
+
 def test_values_are_enqueued_and_what_is_left_out_is_sampled(here: Here, rich_study: optuna.Study) -> None:
     result = here("enqueue", "--study", "rich", "optimiser=adamw", "weight_decay=0.05", "learning_rate=2e-3")
     assert result.exit_code == 0, result.stderr

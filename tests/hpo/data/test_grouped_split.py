@@ -136,6 +136,16 @@ def test_more_folds_than_groups_are_refused():
 def test_a_class_in_one_group_trains_and_never_validates():
     found = split([0, 1] * 9 + [2, 2], [*np.repeat(range(9), 2), 50, 50])
     assert (found.codes[-2:] == 0).all()
+    few = "too few groups of images for the share; add some, or hold out a larger one"
+    assert found.notes == (
+        f"no validation image of class 'c2': {few} (--val-fraction)",
+        f"no test image of class 'c2': {few} (--test-fraction)",
+    )
+
+
+def test_a_given_part_without_a_class_is_noted_with_folds_and_groups():
+    found = split([0, 1, 2] * 8, range(24), parts=["test"] * 2 + ["train"] * 22, folds=3)
+    assert "no test image of class 'c2': the given part has none" in found.notes
 
 
 def test_a_test_part_that_no_group_can_be_spared_for_is_refused():

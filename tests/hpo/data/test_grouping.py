@@ -66,6 +66,18 @@ def test_another_grouping_is_another_split(table):
         origin.refuse_other_split(other, table, options=SplitOptions(), maker="study 's'", way_out="-")
 
 
+def test_the_same_images_without_the_column_cannot_be_split_as_they_were(table):
+    dataset = opened(table, "patient")
+    origin = DataOrigin.of(dataset, SplitOptions(group_by="patient"))
+    rows = [",".join(line.split(",")[:2]) for line in table.read_text().splitlines()]
+    plain = table.with_name("plain.csv")
+    plain.write_text("\n".join(rows))
+    with pytest.raises(
+        DataError, match=r"the split was made with --group-by 'patient', but here .*plain.csv has no column"
+    ):
+        origin.reopen(plain, image_size=8, cache=table.parent / "cache")
+
+
 def test_the_folds_of_a_dataset_hold_each_image_once(table):
     dataset = opened(table, "patient", folds=3, test_fraction=0.0)
     seen = [name for number in range(3) for name in dataset.fold(number)[1].names]

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hpo.augmentation.background import prepared
 from hpo.data import digests
 from hpo.data.dataset import Part
 from hpo.errors import DataError, ModelError
@@ -87,6 +88,25 @@ def test_weights_size_data_and_white_level_are_entries_of_their_own(tmp_path: Pa
     store.features(part, backbone, fingerprint="f", white_level=4095)
     store.features(part, make_backbone(normalisation="group"), fingerprint="f")
     assert len([folder for folder in tmp_path.iterdir() if folder.is_dir()]) == 4
+
+
+def test_features_of_masked_images_are_never_those_of_whole_ones(tmp_path: Path, backbone: FrozenBackbone) -> None:
+    """The rows are found by the images as they are packed, which are the same with and without a mask."""
+    store, masked = FeatureStore(tmp_path), prepared(bright_discs(4), "mask")
+    plain = store.features(replace(masked, prepare=None), backbone, fingerprint="f").batch(np.arange(4))
+    found = store.features(masked, backbone, fingerprint="f").batch(np.arange(4))
+    np.testing.assert_allclose(found, backbone.features(masked.batch(np.arange(4))), rtol=1e-3)
+    assert not np.allclose(found, plain, rtol=1e-3)
+    again = store.features(masked, backbone, fingerprint="f", progress=pytest.fail).batch(np.arange(4))
+    np.testing.assert_array_equal(again, found)
+
+
+def bright_discs(count: int) -> Part:
+    """Return images of a bright disc on noise, which a mask changes."""
+    away = np.hypot(*(np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2))
+    images = np.random.default_rng(0).integers(0, 60, (count, SIZE, SIZE, 3), dtype=np.uint8)
+    images[:, away < SIZE / 4] = (200, 40, 160)
+    return Part(images, np.arange(count), np.zeros(count, np.int64), [f"{row}.png" for row in range(count)])
 
 
 def test_random_weights_are_the_same_in_each_process(backbone: FrozenBackbone) -> None:

@@ -6,7 +6,8 @@ from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveH
 from optuna.trial import TrialState
 
 from hpo.errors import UsageError
-from hpo.search.strategy import make_pruner, make_sampler, sampler_for_trial
+from hpo.search.strategy import make_pruner, make_sampler, pruner_for_space, sampler_for_trial
+from search_spaces import SearchSpace
 
 
 def test_samplers_of_one_study_draw_differently_for_every_trial() -> None:
@@ -67,6 +68,22 @@ def test_no_trial_is_pruned_before_the_first_epoch_of_the_last_phase(name: str) 
             trial.report(0.9 - number / 20, step=epoch)
             assert not trial.should_prune()
         study.tell(trial, 0.9 - number / 20)
+
+
+def test_the_median_of_later_folds_is_of_means_of_as_many_folds(tiny_space: SearchSpace) -> None:
+    """A trial that is good in an easy first fold and poor in the second is pruned there."""
+    study = optuna.create_study(direction="maximize", pruner=pruner_for_space("median", tiny_space, folds=3))
+    for _ in range(6):
+        trial = study.ask()
+        for step, value in enumerate((0.80, 0.85, 0.72, 0.74), start=1):
+            trial.report(value, step)
+        study.tell(trial, 0.74)
+    trial = study.ask()
+    answers = []
+    for step, value in enumerate((0.81, 0.86, 0.70, 0.71), start=1):
+        trial.report(value, step)
+        answers.append(trial.should_prune())
+    assert answers == [False, False, True, True]
 
 
 @pytest.mark.parametrize(("make", "name"), [(make_sampler, "grid"), (make_pruner, "wilcoxon")])
