@@ -267,7 +267,7 @@ def _best_value(metric: str, line: TrialStatus) -> str:
     if line.value is None:
         return f"no {metric}"
     if line.folds:
-        return f"mean {metric} {value_of(line)}"
+        return f"{'mean' if len(line.folds['values'] or ()) > 1 else 'best'} {metric} {value_of(line)}"
     where = f" in epoch {line.curve.index(line.value) + 1}" if line.value in line.curve else ""
     return f"best {metric} {line.value:.4f}{where}"
 

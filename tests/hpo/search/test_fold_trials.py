@@ -14,6 +14,7 @@ from optuna.pruners import BasePruner
 
 import hpo.search.fold_progress as fold_module
 import hpo.search.trial_reporter as reporter_module
+from hpo.cli.delivery_text import fold_lines
 from hpo.data import SplitOptions, open_dataset
 from hpo.delivery.export import export_trial
 from hpo.search.fold_progress import FoldedProgress
@@ -80,6 +81,14 @@ def test_the_bundle_is_the_model_of_the_first_fold_with_the_value_of_all(
     assert manifest.folds.values == tuple(folds["values"])
     assert manifest.curve == tuple(folds["curves"][0])
     assert manifest.epochs_to_retrain == min(sorted(folds["best_epochs"])[FOLDS // 2], len(manifest.curve))
+    mean, model = fold_lines(manifest)
+    assert mean.startswith(
+        f"mean accuracy over 3 folds {trial.value:.4f} ± {folds['standard_error']:.4f} (standard error)"
+    )
+    assert model.startswith("the model is that of the first fold")
+    assert fold_lines(manifest.model_copy(update={"folds": None})) == [
+        "of 3 folds this trial trained the first alone, so its value is no mean"
+    ]
 
 
 # Asked before each step and each batch of validation: these fall into the first, second and last fold.
