@@ -216,7 +216,7 @@ def _fold_reached(
     if not recorded:
         return step, None
     before = max(0, step - 1) // recorded["steps"]
-    error = stdev(finished) / len(finished) ** 0.5 if len(finished) > 1 else None
+    error = recorded.get("standard_error") or (stdev(finished) / len(finished) ** 0.5 if len(finished) > 1 else None)
     shown = {"fold": before + 1, "of": recorded["count"], "values": list(finished), "standard_error": error}
     return step - before * recorded["steps"], shown
 
