@@ -49,7 +49,6 @@ SHORT_FILES = {
     "hpo.__main__": "`python -m hpo`; no file imports it",
     "hpo.cli.doctor": "a command is imported by its name",
     "hpo.search.data_dimensions": "plan.py knows the space alone; here it meets the images",
-    "hpo.search.strategy": "the only file that names samplers and pruners",
     "search_spaces.explain": "a space in words, for a terminal and as JSON; knows neither",
     "storage.test_accesses": "the one file that reads and writes this table",
 }
