@@ -53,6 +53,8 @@ class SearchSpace:
     dimensions: Dimensions = field(default_factory=dict)
     """Field -> its variants, of which at most one exists in a trial."""
     points: tuple[Values, ...] = ()
+    assumes_symmetry: bool = field(default=False, compare=False)
+    """Whether `symmetry` has its default because neither file nor user gave one, so that a measurement may decide."""
 
     def __post_init__(self) -> None:
         fitted = {name: _fitted(name, variants) for name, variants in self.dimensions.items()}
@@ -64,6 +66,7 @@ class SearchSpace:
             "fixed": MappingProxyType(fixed),
             "dimensions": MappingProxyType(dimensions),
             "points": tuple(MappingProxyType(point) for point in distinct(points)),
+            "assumes_symmetry": self.assumes_symmetry or "symmetry" not in self.fixed,
         }.items():
             object.__setattr__(self, name, value)
 
@@ -162,7 +165,8 @@ class SearchSpace:
         inherited = {n: v for n, v in self.dimensions.items() if n not in all_fixed and n not in own}
         possible = simplified({**inherited, **own}, all_fixed)
         merged = {**{n: possible[n] for n in inherited if n in possible}, **own}
-        space = replace(self, fixed=all_fixed, dimensions=merged, points=points or ())
+        assumed = self.assumes_symmetry and "symmetry" not in fixed
+        space = replace(self, fixed=all_fixed, dimensions=merged, points=points or (), assumes_symmetry=assumed)
         return space if points is not None else replace(space, points=self._points_for(space))
 
     def _fixed_with(self, fixed: Values, own: Dimensions) -> dict[str, Scalar]:

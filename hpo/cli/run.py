@@ -51,14 +51,6 @@ creation_options = together(
 )
 """All that a study is made from, as `make_plan` takes it."""
 
-SYMMETRIES = {
-    "none": "no image is mirrored or turned by quarters; where labels survive it, --set symmetry=mirror or dihedral",
-    "mirror": "augmentation mirrors images left to right",
-    "dihedral": "augmentation mirrors images and turns them by quarters",
-}
-"""The effect of each symmetry on the images."""
-
-
 @click.command("init")
 @data_argument
 @creation_options
@@ -118,13 +110,12 @@ def prepare_study(db: Database, plan: Plan, home: Path, cleaning: Cleaning) -> t
     from hpo.data.opening import count_classes
     from hpo.search.data_dimensions import data_dimension_lines
     from hpo.search.plan import check_models, create_or_open_study, open_data, with_earlier_space
+    from hpo.search.symmetry_choice import choose_symmetry, record_symmetry
 
     classes = count_classes(plan.data)  # before the weights, which may have to be downloaded
     plan, note = with_earlier_space(db, plan)
     if note:
         click.echo(note, err=True)
-    if (symmetry := plan.space.fixed.get("symmetry")) is not None:
-        click.echo(f"symmetry {symmetry}: {SYMMETRIES[str(symmetry)]}", err=True)
     for name, check in check_models(plan.space, classes).items():
         start = check.weights or ("weights of timm" if plan.space.fixed.get("pretrained", True) else "random weights")
         click.echo(f"{name}: {check.parameters:,} parameters with {classes} classes; {start}", err=True)
@@ -133,9 +124,12 @@ def prepare_study(db: Database, plan: Plan, home: Path, cleaning: Cleaning) -> t
         dataset = open_data(plan, cache_folder(home), progress, db=db)
     for line in [*data_lines(plan.data, dataset), *cheap_findings(plan, dataset, cache_folder(home))]:
         click.echo(line, err=True)
-    for line in data_dimension_lines(plan.space, dataset):
+    plan, symmetry = choose_symmetry(db, plan, dataset)
+    for line in [*([symmetry.line] if symmetry else []), *data_dimension_lines(plan.space, dataset)]:
         click.echo(line, err=True)
-    return create_or_open_study(db, plan, dataset), dataset
+    study = create_or_open_study(db, plan, dataset)
+    record_symmetry(study, symmetry)
+    return study, dataset
 
 
 def data_lines(path: Path, dataset: Dataset) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.search.symmetry_choice import symmetry_of
 from hpo.search.trial_record import TrialRecord
 from search_spaces import Space, read_space
 from storage import Control, Database, LeaseInfo, Limits, get_control, lease_infos, read_limits, read_spec
@@ -82,6 +83,8 @@ class StudyStatus:
     """The command that the study's workers follow."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """How the images are split: `split` in words, and `group_by` and `folds`, None where they are not given."""
+    symmetry: Mapping[str, Any] | None = None
+    """How the symmetry was chosen, as `SymmetryChoice.to_dict` gives it; None where that is not recorded."""
 
     @property
     def out_of_time(self) -> bool:
@@ -116,6 +119,7 @@ class StudyStatus:
             "redone": self.redone,
             "control": self.control.value,
             "data": dict(self.data),
+            **({"symmetry": dict(self.symmetry)} if self.symmetry else {}),
         }
 
 
@@ -149,6 +153,7 @@ class StudyReader:
             redone=sum(lease.redone for lease in leases),
             control=get_control(self._db, self._study),
             data={key: self._spec.data.get(key) for key in ("split", "group_by", "folds")},
+            symmetry=symmetry_of(self._study),
         )
 
     def _trial_status(self, trial: FrozenTrial, until: datetime) -> TrialStatus:
