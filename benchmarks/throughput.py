@@ -42,7 +42,7 @@ def engine(config: TrialConfig, part: Part, classes: int, cache: Path) -> Iterat
 def bare(config: TrialConfig, part: Part, classes: int) -> Iterator[float]:
     """Yield the images per second of each pass of a plain loop: forward, loss, backward, step."""
     built = build_model(config, classes)
-    freeze(built.model, config.unfreeze_depth)
+    freeze(built.model, config.unfreeze_depth, config.unfreeze_from)
     model = built.model.to(memory_format=torch.channels_last).train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=config.learning_rate, fused=True)

@@ -18,6 +18,7 @@ from search_spaces.config import (
     Schedule,
     Symmetry,
     TrialConfig,
+    UnfreezeFrom,
     Unfreezing,
 )
 from search_spaces.dimensions import Choice, Dimension, Float, Int, Trial, dimension_from_dict
@@ -54,6 +55,7 @@ __all__ = [
     "Trial",
     "TrialConfig",
     "TrialList",
+    "UnfreezeFrom",
     "Unfreezing",
     "catalog",
     "check_given",

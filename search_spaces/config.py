@@ -25,6 +25,8 @@ Schedule = Literal["constant", "cosine", "cosine-restarts", "plateau"]
 
 Unfreezing = Literal["at-once", "gradual"]
 
+UnfreezeFrom = Literal["head", "stem", "middle"]
+
 PHASE_KEY = re.compile(r"phase([1-9][0-9]?)\.(\w+)")
 """The flat name of a phase's field: `phase2.learning_rate`; phases count from 1, up to 99."""
 
@@ -130,7 +132,9 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 FORMER_DEFAULTS: Mapping[str, Any] = MappingProxyType({"symmetry": "dihedral"})
 """Fields added later -> the behaviour of runs from before: the value to assume for a stored form without the field."""
 
-ADDED_DEFAULTS: Mapping[str, Any] = MappingProxyType({"oversample_to": 0, "background": "keep"})
+ADDED_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {"oversample_to": 0, "background": "keep", "unfreeze_from": "head"}
+)
 """Fields added later whose default is that behaviour. Fingerprints leave these values out, so that earlier studies keep
 theirs."""
 
@@ -163,7 +167,12 @@ class TrialConfig(BaseModel):
         1.0,
         ge=0,
         le=1,
-        description="fraction of backbone blocks that train, counted from the head: 0 head only, 1 all",
+        description="fraction of backbone blocks that train, counted from `unfreeze_from`: 0 head only, 1 all",
+    )
+    unfreeze_from: UnfreezeFrom = Field(
+        "head",
+        description="which blocks train beside the head where not all do: the last, the first or the middle ones "
+        "(surgical fine-tuning, Lee et al. 2023: other images want the first, other classes the last)",
     )
     unfreezing: Unfreezing = Field(
         "at-once", description="gradual reaches unfreeze_depth block by block, evenly over the epochs"

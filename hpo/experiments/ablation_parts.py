@@ -105,6 +105,10 @@ def _one_phase(config: TrialConfig) -> TrialConfig:
     return config.phase_configs()[-1].replace(epochs=config.epochs)
 
 
+def _chosen_blocks(config: TrialConfig) -> bool:
+    return config.unfreeze_from != "head" and 0 < config.unfreeze_depth < 1
+
+
 def _augmented(config: TrialConfig) -> bool:
     return config.augmentation != "none" and config.augmentation_strength > 0
 
@@ -117,6 +121,7 @@ PARTS: tuple[AblationPart, ...] = (
     ),
     _other("normalisation", "normalisation", "the backbone's own", "native"),
     _numeric("fine-tuning", "unfreeze_depth", "only the head is trained"),
+    _part("blocks-that-train", "the last blocks, as many", _chosen_blocks, _fields(unfreeze_from="head")),
     _part("freezing", "everything is trained", lambda c: c.unfreeze_depth < 1, _fields(unfreeze_depth=1.0)),
     _other("gradual-unfreezing", "unfreezing", "all at once", "at-once"),
     AblationPart("phases", "the last phase throughout", lambda config: len(config.phases) > 1, _one_phase),

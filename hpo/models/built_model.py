@@ -59,7 +59,7 @@ def build_model(config: TrialConfig, classes: int, *, initialise: bool = True) -
         exchange_normalisation(backbone, config.normalisation)
     features = feature_width(backbone)
     model = Classifier(backbone, build_head(config, features, classes))
-    freeze(model, config.deepest_phase().unfreeze_depth)
+    freeze(model, config.deepest_phase().unfreeze_depth, config.unfreeze_from)
     origin = "timm" if from_timm else str(from_file or "random")
     mean, std = _preprocessing(backbone, described, report)
     return BuiltModel(model, mean, std, report, features, origin)

@@ -2,7 +2,7 @@
 
 The blocks of a backbone are timm's own groups (`group_matcher`), from the stem to the last. A frozen block takes no
 gradient, has no optimiser state, and stays in evaluation mode: its BatchNorm statistics do not move and its dropout
-and drop path are off, so its output depends on the image alone.
+and drop path are off. Below every block that trains its output therefore depends on the image alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from search_spaces import TrialConfig
+from search_spaces import TrialConfig, UnfreezeFrom
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 
@@ -67,9 +67,12 @@ def build_head(config: TrialConfig, features: int, classes: int) -> nn.Sequentia
     return nn.Sequential(*layers, nn.Dropout(config.dropout), nn.Linear(features, classes))
 
 
-def freeze(model: Classifier, depth: float) -> None:
-    """Make the head and the upper `depth` (0..1) of the backbone's blocks trainable, and freeze the rest."""
-    train_upper(model, trainable_blocks(len(blocks(model.backbone)), depth))
+def freeze(model: Classifier, depth: float, start: UnfreezeFrom = "head") -> None:
+    """Make the head and a share `depth` (0..1) of the backbone's blocks trainable, and freeze the rest.
+
+    `start` says which blocks: those next to the head, the first ones, or those in the middle.
+    """
+    train_blocks(model, trainable_blocks(len(blocks(model.backbone)), depth), start)
 
 
 def trainable_blocks(count: int, depth: float) -> int:
@@ -77,17 +80,26 @@ def trainable_blocks(count: int, depth: float) -> int:
     return math.ceil(depth * count - 1e-9)
 
 
-def train_upper(model: Classifier, count: int) -> None:
-    """Make the head and the last `count` blocks of the backbone trainable, and freeze the rest.
+def train_blocks(model: Classifier, count: int, start: UnfreezeFrom = "head") -> None:
+    """Make the head and `count` blocks of the backbone trainable, counted from `start`, and freeze the rest.
 
     Parameters in `Classifier.fixed` stay frozen in any case.
     """
     groups = blocks(model.backbone)
-    frozen = {name for names in groups[: len(groups) - count] for name in names}
+    trained = {name for index in trained_indices(len(groups), count, start) for name in groups[index]}
     for name, parameter in model.backbone.named_parameters():
-        parameter.requires_grad_(name not in frozen and f"backbone.{name}" not in model.fixed)
+        parameter.requires_grad_(name in trained and f"backbone.{name}" not in model.fixed)
     model.frozen = tuple(_frozen_roots(model))
     model.train(model.training)
+
+
+def trained_indices(blocks: int, count: int, start: UnfreezeFrom) -> range:
+    """Return the positions, from the stem, of the `count` of `blocks` blocks that train.
+
+    The blocks for a smaller count are always among those for a larger one, so gradual unfreezing only adds blocks.
+    """
+    first = {"head": blocks - count, "stem": 0, "middle": (blocks - count) // 2}[start]
+    return range(first, first + count)
 
 
 def _frozen_roots(module: nn.Module) -> Iterator[nn.Module]:

@@ -13,7 +13,7 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from hpo.models.classifier import Classifier, blocks, train_upper
+from hpo.models.classifier import Classifier, blocks, train_blocks
 from hpo.models.compute_format import ComputeFormat
 from hpo.training.loss import Objective
 from hpo.training.micro_batch import workload
@@ -142,7 +142,7 @@ class Learner:
     def _new_optimisation(self) -> Optimisation:
         """Freeze the blocks that the current stage freezes, and return an optimisation of the others."""
         stage = self._stages[self._stage]
-        train_upper(self._model, stage.blocks)
+        train_blocks(self._model, stage.blocks, stage.settings.unfreeze_from)
         work = workload(stage.settings, self._model, self._format, on_features=self._on_features)
         return Optimisation(
             stage, self._model, self._objective, self._scaler, work, per_epoch=self._per_epoch, cache=self._cache

@@ -58,12 +58,15 @@ def workload(config: TrialConfig, model: Classifier, compute_format: ComputeForm
 
 
 def trained_part(model: Classifier) -> str:
-    """Return in words how many of the backbone's blocks train."""
-    # This, and not the unfreeze depth itself, decides which activations are kept.
+    """Return in words how many of the backbone's blocks train and, if they are not the last ones, how many keep all."""
+    # These, and not the unfreeze depth itself, decide which activations are kept: gradients go down to the lowest
+    # block that trains, through all above it.
     parameters = dict(model.backbone.named_parameters())
     groups = blocks(model.backbone)
-    trained = sum(any(parameters[name].requires_grad for name in names) for names in groups)
-    return f"{trained} of {len(groups)} blocks"
+    trained = [i for i, names in enumerate(groups) if any(parameters[name].requires_grad for name in names)]
+    text = f"{len(trained)} of {len(groups)} blocks"
+    reached = len(groups) - min(trained, default=len(groups))
+    return text if reached == len(trained) else f"{text}, gradients through {reached}"
 
 
 class MicroBatch:

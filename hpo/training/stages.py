@@ -17,7 +17,7 @@ class Stage:
     settings: TrialConfig
     """Settings of the phase."""
     blocks: int
-    """Blocks of the backbone that train, counted from the head."""
+    """Blocks of the backbone that train, counted from `settings.unfreeze_from`."""
     epochs: range
     """Epochs of the run, from 0."""
     phase: range

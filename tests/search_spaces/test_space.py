@@ -179,6 +179,8 @@ def test_the_fingerprint_follows_the_possible_trials(space: SearchSpace) -> None
     same = space.fingerprint
     assert changed(name="x", summary="y", seed="000", points=[]) == same
     assert changed(fixed={"epochs": 12, "symmetry": "none", "weights": "/a.safetensors"}) == same
+    assert changed(fixed={"epochs": 12, "symmetry": "none", "unfreeze_from": "head"}) == same, "as before the field"
+    assert changed(fixed={"epochs": 12, "symmetry": "none", "unfreeze_from": "stem"}) != same
     assert changed(fixed={"epochs": 13, "symmetry": "none"}) != same
     assert changed(fixed={"epochs": 12, "symmetry": "mirror"}) != same
     wider = {**space.to_dict()["dimensions"], "dropout": {"type": "float", "low": 0, "high": 0.6}}

@@ -5,11 +5,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from hpo.models import build_model
-from hpo.models.classifier import Classifier, blocks, freeze, layer_scales, train_upper
-from search_spaces import TrialConfig
+from hpo.models.classifier import Classifier, blocks, freeze, layer_scales, train_blocks, trained_indices
+from search_spaces import TrialConfig, UnfreezeFrom
 
 Make = Callable[..., TrialConfig]
 BACKBONES = ["mobilenetv2_035", "resnet18", "convnext_atto", "vit_tiny_patch16_224", "efficientnet_b0"]
@@ -80,6 +82,31 @@ def test_frozen_blocks_can_train_again(config: Make) -> None:
         assert modes[0] == modes[1]
 
 
+@pytest.mark.parametrize(("start", "expected"), [("stem", [0, 1, 2]), ("middle", [3, 4, 5]), ("head", [7, 8, 9])])
+def test_the_first_the_last_or_the_middle_blocks_train_beside_the_head(
+    config: Make, start: UnfreezeFrom, expected: list[int]
+) -> None:
+    model = classifier(config(backbone="resnet18", unfreeze_depth=0.3, unfreeze_from=start)).train()
+    found = blocks(model.backbone)
+    assert len(found) == 10
+    wanted = {f"backbone.{name}" for index in expected for name in found[index]}
+    assert {name for name in trains(model) if name.startswith("backbone.")} == wanted
+    before = {name: value.clone() for name, value in model.state_dict().items() if "running" in name}
+    model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    moved = {name for name, value in model.state_dict().items() if name in before and not value.equal(before[name])}
+    assert moved == {name for name in before if name.rpartition(".")[0] in {w.rpartition(".")[0] for w in wanted}}
+    graded = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert graded == trains(model), "gradients reach the first blocks through frozen ones, and stop at the lowest"
+
+
+@given(st.integers(0, 40), st.sampled_from(["head", "stem", "middle"]))
+def test_more_blocks_hold_those_that_trained_before(count: int, start: UnfreezeFrom) -> None:
+    grown = [set(trained_indices(count, some, start)) for some in range(count + 1)]
+    assert [len(some) for some in grown] == list(range(count + 1))
+    assert all(fewer < more for fewer, more in pairwise(grown))
+    assert grown[-1] == set(range(count))
+
+
 def test_parameters_fixed_by_the_backbone_stay_fixed_and_in_evaluation_mode(config: Make) -> None:
     backbone = classifier(config(backbone="resnet18")).backbone
     norms = {name for name, part in backbone.named_modules() if isinstance(part, nn.BatchNorm2d)}
@@ -87,7 +114,7 @@ def test_parameters_fixed_by_the_backbone_stay_fixed_and_in_evaluation_mode(conf
         backbone.get_submodule(name).requires_grad_(False)
     model = Classifier(backbone, nn.Linear(512, 3))
     for count in (0, 3, len(blocks(backbone))):
-        train_upper(model, count)
+        train_blocks(model, count)
         model.train()
         assert not any(model.backbone.get_submodule(name).training for name in norms)
         assert not {name.rpartition(".")[0].removeprefix("backbone.") for name in trains(model)} & norms

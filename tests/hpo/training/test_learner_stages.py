@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hpo.models import build_model
-from hpo.models.classifier import train_upper
+from hpo.models.classifier import train_blocks
 from hpo.models.compute_format import ComputeFormat
 from hpo.training.learner import Learner
 from hpo.training.loss import build_loss
@@ -126,7 +126,7 @@ def test_newly_unfrozen_parameters_step_as_in_a_new_run(config: Make, optimiser:
     course.epoch(0)
     anew = copy.deepcopy(course.model)
     course.epoch(1, steps=1)
-    train_upper(anew, 5)
+    train_blocks(anew, 5)
     fresh = build_optimiser(settings.phase_configs()[1], anew)
     for parameter, trained in zip(anew.parameters(), course.model.parameters(), strict=True):
         parameter.grad = trained.grad

@@ -42,6 +42,7 @@ FEATURES: list[dict[str, Any]] = [
     {"warmup": 0.3, "restarts": 2, "ema": 0.9, "dropout": 0.1},
     {"oversample_to": 12, "class_weights": "inverse", "augmentation_strength": 1.0},
     {"oversample_to": 12, "unfreeze_depth": 0.0, "loss": "balanced-softmax"},
+    {"unfreeze_from": "stem", "unfreeze_depth": 0.4, "unfreezing": "gradual", "layer_decay": 0.8, "ema": 0.9},
 ]  # fmt: skip
 
 PLATEAU = {"epochs": 2, "unfreeze_depth": 0.0, "schedule": "plateau", "learning_rate": 1e-3, "weight_decay": 0.0}

@@ -147,6 +147,20 @@ def test_trainable_blocks_are_counted(config: Make, depth: float, on_features: b
     assert work.key.startswith("micro-batch | test_resnet | 32 px | ")
 
 
+@pytest.mark.parametrize(
+    ("start", "trained"),
+    [
+        ("head", "2 of 5 blocks"),
+        ("middle", "2 of 5 blocks, gradients through 4"),
+        ("stem", "2 of 5 blocks, gradients through 5"),
+    ],
+)
+def test_first_blocks_take_more_memory_than_the_last_ones(config: Make, start: str, trained: str) -> None:
+    settings = config(unfreeze_depth=0.3, unfreeze_from=start)
+    work = workload(settings, build_model(settings, 3).model, ComputeFormat(), on_features=False)
+    assert work.trained == trained
+
+
 def test_views_of_an_image_are_another_workload(config: Make) -> None:
     plain, views = config(augmix=1.0), config(augmix=1.0, augmix_consistency=12.0)
     model = build_model(plain, 3).model
