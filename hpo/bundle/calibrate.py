@@ -93,6 +93,11 @@ def compared_with(manifest: Manifest) -> int:
 def _proof(bundle: Bundle) -> Validation:
     """Return the predictions that a threshold is proved on; BundleError where there are none."""
     manifest = bundle.manifest
+    if manifest.adapted is not None:
+        raise BundleError(
+            f"{bundle.path} is adapted to unlabelled images, so no predictions prove a threshold; leave --accuracy out, "
+            "or give the bundle that it was made from"
+        )
     if bundle.validation is None:
         raise BundleError(f"{bundle.path} holds no validation predictions to choose a threshold on; export it again")
     reason = altered_validation(manifest.config)

@@ -113,6 +113,21 @@ class FoldValues(_Section):
     """The standard error of the mean; None for one fold."""
 
 
+class Adaptation(_Section):
+    """Unlabelled images that the statistics of BatchNorm were adapted to (`hpo adapt`)."""
+
+    images: int = Field(ge=1)
+    """Images that were used."""
+    found: int = Field(ge=1)
+    """Images that they were drawn from."""
+    digest: str
+    """Digest of their pixels at the stored size, in any order."""
+    sources: tuple[str, ...]
+    """Names of the folders and files that held them, without their folders; - for a list of paths."""
+    prior: float = Field(ge=0)
+    """The number of images that the trained statistics counted as."""
+
+
 class Manifest(_Section):
     """The content of config.json but for the layout's version and the digests of the other files."""
 
@@ -148,6 +163,8 @@ class Manifest(_Section):
     """The trials whose weights were averaged into a soup."""
     folds: FoldValues | None = None
     """None for a trial of one split; for a joint model those of its best trial."""
+    adapted: Adaptation | None = None
+    """None where the statistics are those of the training. Else the calibration is that of the model before."""
 
     @property
     def epochs_to_retrain(self) -> int:
@@ -179,8 +196,8 @@ class Manifest(_Section):
         return classes
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values; `from_dict(to_dict(x)) == x`. `folds` are left out where there are none."""
-        return self.model_dump(mode="json", exclude={"folds"} if self.folds is None else None)
+        """Return JSON-ready values; `from_dict(to_dict(x)) == x`. `folds` and `adapted` are left out if there are none."""
+        return self.model_dump(mode="json", exclude={key for key in ("folds", "adapted") if getattr(self, key) is None})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, source: str, way_out: str = "export it again") -> Manifest:

@@ -219,7 +219,7 @@ def predict_command(
     from hpo.device import use_threads
 
     check_output(out)
-    sources = _sources(images)
+    sources = image_sources(images)
     use_threads(threads)
     with local_bundle(bundle, cache_folder(home)) as folder:
         model = load(folder, device)
@@ -237,7 +237,7 @@ def predict_command(
     click.echo(predicted_line(counts), err=True)
 
 
-def _sources(images: tuple[Path, ...]) -> list[Path | PathList]:
+def image_sources(images: tuple[Path, ...]) -> list[Path | PathList]:
     """Return the paths, with the lines of stdin in place of `-`; UsageError where it is named twice."""
     from hpo.data import PathList
 

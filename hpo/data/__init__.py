@@ -28,7 +28,7 @@ from hpo.data.folders import read_file
 from hpo.data.opening import open_dataset, open_whole
 from hpo.data.origin import DataOrigin
 from hpo.data.split import SplitOptions
-from hpo.data.stream import Batch, PathList, Skipped, iter_images
+from hpo.data.stream import Batch, PathList, SampledImages, Skipped, iter_images, sample_images
 from hpo.data.summary import DataSummary, summarise, summarise_part
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "PartName",
     "PathList",
     "Progress",
+    "SampledImages",
     "Skipped",
     "SplitOptions",
     "Unreadable",
@@ -56,6 +57,7 @@ __all__ = [
     "open_dataset",
     "open_whole",
     "read_file",
+    "sample_images",
     "split_digest",
     "summarise",
     "summarise_part",

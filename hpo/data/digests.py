@@ -102,6 +102,13 @@ class ImageDigests:
         )
         return cls(np.frombuffer(b"".join(packed), dtype=np.uint8).reshape(-1, _ROW_BYTES))
 
+    def with_train(self, digests: Iterable[tuple[str, str]]) -> ImageDigests:
+        """Return these digests and those of further images that a model was made with, as training images."""
+        train = bytes([PARTS.index("train")])
+        added = {train + bytes.fromhex(stored) + bytes.fromhex(pixels) for stored, pixels in digests}
+        packed = sorted({row.tobytes() for row in self.rows} | added)
+        return ImageDigests(np.frombuffer(b"".join(packed), dtype=np.uint8).reshape(-1, _ROW_BYTES))
+
     def to_bytes(self) -> bytes:
         """Return the rows as the bytes of an .npy file."""
         buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Unlabelled images in batches, in any supported form and any number, for `predict`.
+"""Unlabelled images in any supported form and any number: in batches for `predict`, or a sample of them for `adapt`.
 
 Every file is reported: one that is not an image, or cannot be read, is skipped in its place, with its name and the
 reason.
@@ -74,6 +74,57 @@ def iter_images(
     given = [paths] if isinstance(paths, str | os.PathLike) else paths
     decoding = partial(decode_all, size=size, white=white)
     return _batches([_resolve(path) for path in given], decoding, np.empty((batch, size, size, 3), np.uint8))
+
+
+@dataclass(frozen=True)
+class SampledImages:
+    """m images, drawn evenly from all that were found and could be read."""
+
+    names: list[str]
+    pixels: Images
+    """(m, S, S, 3) uint8, RGB."""
+    digests: list[tuple[str, str]]
+    """m pairs of hex digests, as in `Part`."""
+    found: int
+    """Images that could be read."""
+    unreadable: tuple[Unreadable, ...]
+
+
+def sample_images(
+    paths: Sequence[StrPath | PathList],
+    size: int,
+    most: int,
+    white: int | None = None,
+    on_image: Callable[[int], None] = lambda done: None,
+) -> SampledImages:
+    """Return at most `most` of the images that `iter_images` finds, the same for the same images in the same order.
+
+    All are read, `most` are kept in memory (reservoir sampling); `on_image` gets the number read. Raise DataError as
+    `iter_images` does, and where no image can be read.
+    """
+    generator = np.random.default_rng(0)
+    kept: list[tuple[str, Decoded]] = []
+    skipped: list[Unreadable] = []
+    found = 0
+    with closing(_decoded([_resolve(path) for path in paths], partial(decode_all, size=size, white=white))) as images:
+        for name, decoded in images:
+            if decoded.pixels is None:
+                skipped.append(Unreadable(name, decoded.reason))
+                continue
+            found += 1
+            place = len(kept) if len(kept) < most else int(generator.integers(found))
+            kept[place : place + 1] = [(name, decoded)] if place < most else kept[place : place + 1]
+            on_image(found)
+    if not kept:
+        why = f"none of {len(skipped)} files can be read ({skipped[0].reason})" if skipped else "there are no images"
+        raise DataError(f"{', '.join(map(str, paths))}: {why}; give a folder, a zip or an .npz that holds some")
+    return SampledImages(
+        names=[name for name, _ in kept],
+        pixels=np.stack([decoded.pixels for _, decoded in kept if decoded.pixels is not None]),
+        digests=[(decoded.stored, decoded.seen) for _, decoded in kept],
+        found=found,
+        unreadable=tuple(skipped),
+    )
 
 
 def _resolve(path: StrPath | PathList) -> Path | Files:
