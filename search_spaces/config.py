@@ -117,7 +117,9 @@ Loss = Literal["cross-entropy", "focal", "balanced-softmax"]
 
 ClassWeights = Literal["none", "inverse", "effective"]
 
-AugmentationFamily = Literal["none", "flips", "geometric", "colour", "geometric-colour", "randaugment", "corruption"]
+AugmentationFamily = Literal[
+    "none", "flips", "geometric", "colour", "geometric-colour", "randaugment", "corruption", "mixture"
+]
 
 Symmetry = Literal["none", "mirror", "dihedral"]
 

@@ -21,6 +21,7 @@ from hpo.augmentation.steps import (
     CutOut,
     Dihedral,
     GridMask,
+    Mixture,
     Step,
     Warp,
 )
@@ -59,6 +60,12 @@ def _corruption(config: TrialConfig) -> tuple[Step, ...]:
     return (_warp(config), per_image.corruption(config.augmentation_strength, config.image_size))
 
 
+def _mixture(config: TrialConfig) -> tuple[Step, ...]:
+    """Return a step that gives each image one of four families: the last is warped images under AugMix."""
+    strongest = (*_geometric(config), AugMix(config.augmentation_strength))
+    return (Mixture((_geometric_colour(config), _randaugment(config), _corruption(config), strongest)),)
+
+
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "none": _none,
@@ -68,6 +75,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "geometric-colour": _geometric_colour,
         "randaugment": _randaugment,
         "corruption": _corruption,
+        "mixture": _mixture,
     }
 )
 """All families by their names in `TrialConfig.augmentation`."""

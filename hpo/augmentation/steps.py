@@ -108,6 +108,25 @@ class ChannelShuffle:
         return out
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """Gives each image one of several families, drawn evenly."""
+
+    families: tuple[tuple[Step, ...], ...]
+
+    def __call__(self, images: Images, rng: np.random.Generator) -> Images:
+        """Return the images, each under the steps of the family drawn for it."""
+        drawn = rng.integers(0, len(self.families), len(images))
+        out = images.copy()
+        for number, steps in enumerate(self.families):
+            rows = np.flatnonzero(drawn == number)
+            batch = images[rows]
+            for step in steps if len(rows) else ():
+                batch = step(batch, rng)
+            out[rows] = batch
+        return out
+
+
 def draw_symmetries(rng: np.random.Generator, count: int, share: float, symmetry: Symmetry) -> npt.NDArray[np.int64]:
     """Draw (count,) numbers of symmetries: for a share of the images any that `symmetry` allows, 0 for the others."""
     allowed = SYMMETRIES[symmetry]

@@ -11,7 +11,7 @@ import pytest
 from hpo.augmentation.augmenter import NoAugmentation, PerThread, build_augmenter
 from hpo.augmentation.families import EXTRAS, FAMILIES
 from hpo.augmentation.per_image import PerImage
-from hpo.augmentation.steps import ChannelShuffle, Dihedral, Warp, draw_symmetries
+from hpo.augmentation.steps import ChannelShuffle, Dihedral, Mixture, Warp, draw_symmetries
 from hpo.data.synthetic import cells_arrays
 from search_spaces import AugmentationFamily, TrialConfig
 
@@ -264,6 +264,16 @@ def test_only_the_configured_symmetries_are_drawn(symmetry, step):
 
 
 @pytest.mark.parametrize("symmetry", ALLOWED)
+def test_a_mixture_gives_each_image_one_family(cells):
+    """Steps that add 1 and 2 stand for two families; the images of a batch get one or the other, evenly."""
+    one, two = (lambda images, rng, n=number: images + np.uint8(n) for number in (1, 2))
+    dark = cells // 2
+    mixed = Mixture(((one,), (two, two)))(dark, np.random.default_rng(0))
+    added = {tuple(np.unique(after - before)) for before, after in zip(dark, mixed, strict=True)}
+    assert added == {(1,), (4,)}
+    assert Mixture(((), ()))(dark, np.random.default_rng(0)) is not dark
+
+
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "none"])
 def test_every_family_keeps_to_the_symmetry_of_the_configuration(family, symmetry):
     if (family, symmetry) == ("flips", "none"):
