@@ -134,9 +134,7 @@ def _adapt_network(network: Network, images: Images, options: AdaptOptions) -> S
 def _provenance(sources: Sequence[Path | PathList], sample: SampledImages, options: AdaptOptions) -> Adaptation:
     names = tuple("-" if isinstance(source, PathList) else source.name for source in sources)
     digest = of_lines(sorted(seen for _, seen in sample.digests))
-    return Adaptation(
-        images=len(sample.names), found=sample.found, digest=digest, sources=names, prior=options.prior
-    )
+    return Adaptation(images=len(sample.names), found=sample.found, digest=digest, sources=names, prior=options.prior)
 
 
 def _weights(bundle: Bundle, networks: Sequence[Network]) -> bytes:

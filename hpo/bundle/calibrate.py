@@ -95,8 +95,8 @@ def _proof(bundle: Bundle) -> Validation:
     manifest = bundle.manifest
     if manifest.adapted is not None:
         raise BundleError(
-            f"{bundle.path} is adapted to unlabelled images, so no predictions prove a threshold; leave --accuracy out, "
-            "or give the bundle that it was made from"
+            f"{bundle.path} is adapted to unlabelled images, so no predictions prove a threshold; leave --accuracy "
+            "out, or give the bundle that it was made from"
         )
     if bundle.validation is None:
         raise BundleError(f"{bundle.path} holds no validation predictions to choose a threshold on; export it again")

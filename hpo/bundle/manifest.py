@@ -196,7 +196,7 @@ class Manifest(_Section):
         return classes
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values; `from_dict(to_dict(x)) == x`. `folds` and `adapted` are left out if there are none."""
+        """Return JSON-ready values; `from_dict(to_dict(x)) == x`. `folds` and `adapted` are left out if None."""
         return self.model_dump(mode="json", exclude={key for key in ("folds", "adapted") if getattr(self, key) is None})
 
     @classmethod

@@ -78,11 +78,11 @@ def adapted_lines(out: Path | str, found: Adapted) -> list[str]:
         f"{out}: BatchNorm statistics of {sum(change.layers for change in found.changes)} layers, "
         f"{found.changes[0].share:.0%} from {given.images:,} unlabelled images{drawn}, the rest as trained"
     ]
-    for change in found.changes:
-        lines.append(
-            f"the mean of a channel moved by {change.shift:.2f} of its standard deviation, which changed by a factor "
-            f"of {change.spread:.2f}"
-        )
+    lines += [
+        f"the mean of a channel moved by {change.shift:.2f} of its standard deviation, which changed by a factor "
+        f"of {change.spread:.2f}"
+        for change in found.changes
+    ]
     before, after = found.confidence
     return [
         *lines,

@@ -51,6 +51,7 @@ creation_options = together(
 )
 """All that a study is made from, as `make_plan` takes it."""
 
+
 @click.command("init")
 @data_argument
 @creation_options

@@ -3,7 +3,8 @@
 The probe is trained on embeddings of images as they are, and asked about others in several views. Where labels survive
 a view (a blood cell has no up and no side), the probe knows as many as before. Where they do not (a 6 becomes a 9, a
 left-hand arrow a right-hand one), or where such images do not occur among those at hand (a dog on its back), it knows
-fewer. A view counts as survived only if the images prove it, so few images, or a probe that knows little, prove nothing.
+fewer. A view counts as survived only if the images prove it: few images prove nothing, nor does a probe that knows
+little.
 """
 
 from __future__ import annotations
@@ -163,9 +164,7 @@ def decide(
     return MeasuredSymmetry(symmetry, len(labels), accuracy, tuple(found.values()), backbone)
 
 
-def _recognition(
-    labels: Labels, plain: Labels, seen: Labels, view: str, classes: tuple[str, ...]
-) -> ViewRecognition:
+def _recognition(labels: Labels, plain: Labels, seen: Labels, view: str, classes: tuple[str, ...]) -> ViewRecognition:
     before, after = plain == labels, seen == labels
     chance = float(np.bincount(labels).max()) / len(labels)
     at_most = _at_most_lost(before, after, chance)

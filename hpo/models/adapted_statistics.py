@@ -1,7 +1,7 @@
 """Statistics of BatchNorm re-estimated on other images than it was trained on, without labels.
 
-A BatchNorm expects the mean and variance of the images that it was trained on; under another light, stain or camera they
-are others. Mixing the trained statistics with those of a few new images mends much of that (Schneider et al. 2020,
+A BatchNorm expects the mean and variance of the images that it was trained on; under another light, stain or camera
+they are others. Mixing the trained statistics with those of a few new images mends much of that (Schneider et al. 2020,
 Improving robustness against common corruptions by covariate shift adaptation, arXiv 2006.16971, equation 1: with n
 images and the trained statistics counted as N images, mean = N/(N+n) trained + n/(N+n) new, and variances likewise).
 """

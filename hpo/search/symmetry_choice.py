@@ -1,7 +1,7 @@
 """The symmetry of a study: given, kept from when the study was made, or measured on the images before it is made.
 
-Which mirror images and turns leave labels true is a fact about the images. Where neither the space nor `--set symmetry=`
-says it, a probe on embeddings of the training images is asked (`hpo.inspection.symmetry_probe`), once: the choice is a
+Which mirror images and turns leave labels true is a fact about the images. Where neither the space nor `--set` says it,
+a probe on embeddings of the training images is asked (`hpo.inspection.symmetry_probe`), once: the choice is a
 fixed value of the study's space, and later runs go on with it. Without pretrained weights nothing is measured.
 """
 
@@ -37,7 +37,7 @@ class SymmetryChoice:
 
     symmetry: Symmetry
     source: Literal["given", "study", "measured", "assumed"]
-    """`given` by the space or `--set`; as the existing `study` has it; `measured`; `assumed`, as it was not measured."""
+    """`given` by the space or `--set`; as the existing `study` has it; `measured`; `assumed` without a measurement."""
     why: str = ""
     """The measurement in words, or why there is none."""
     measured: Mapping[str, Any] | None = None

@@ -32,7 +32,15 @@ def darker(tmp_path: Path) -> Path:
 @pytest.fixture
 def known_bundle(tmp_path: Path, manifest: Manifest, weights: bytes, dataset) -> Bundle:
     path = tmp_path / "known"
-    opening = {"date": "2026-01-01", "command": "evaluate", "data": "f", "test": "t", "model": "m", "n": 3, "accuracy": 1}
+    opening = {
+        "date": "2026-01-01",
+        "command": "evaluate",
+        "data": "f",
+        "test": "t",
+        "model": "m",
+        "n": 3,
+        "accuracy": 1,
+    }
     metrics = {"validation": None, "test": None, "test_openings": [opening]}
     write_bundle(path, manifest, weights, metrics, extras=Extras(known=ImageDigests.of(dataset)))
     return read_bundle(path)
@@ -78,9 +86,7 @@ def test_an_adapted_bundle_is_not_adapted_again_and_proves_no_threshold(
         load(out, "cpu").abstention(0.9)
 
 
-def test_a_backbone_without_batchnorm_is_refused_in_one_line(
-    manifest: Manifest, darker: Path, tmp_path: Path
-) -> None:
+def test_a_backbone_without_batchnorm_is_refused_in_one_line(manifest: Manifest, darker: Path, tmp_path: Path) -> None:
     config = manifest.config.replace(normalisation="group")
     model = safetensors.torch.save(build_model(config, len(CLASSES)).model.state_dict())
     write_bundle(tmp_path / "group", manifest.model_copy(update={"config": config}), model, {"test_openings": []})
@@ -97,9 +103,7 @@ def test_the_command_says_what_changed(bundle: Path, darker: Path, tmp_path: Pat
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     first, moved, labels, measure = result.stdout.splitlines()
-    assert first == (
-        f"{out}: BatchNorm statistics of 52 layers, 60% from 24 unlabelled images, the rest as trained"
-    )
+    assert first == (f"{out}: BatchNorm statistics of 52 layers, 60% from 24 unlabelled images, the rest as trained")
     assert moved.startswith("the mean of a channel moved by ")
     assert "of these 24 images get another label; the mean probability of the label was " in labels
     assert f"`hpo evaluate {out} --data LABELLED`" in measure

@@ -8,8 +8,8 @@ from hpo.experiments.ablation_parts import PARTS, AblationPart, parts_of
 from search_spaces import SpaceError, TrialConfig, catalog
 
 RICH = TrialConfig(
-    backbone="resnet18", normalisation="group", head_layers=2, dropout=0.2, drop_path=0.1, unfreeze_depth=0.5, unfreeze_from="stem",
-    unfreezing="gradual", optimiser="lion", learning_rate=1e-4, backbone_lr_ratio=0.1, layer_decay=0.8,
+    backbone="resnet18", normalisation="group", head_layers=2, dropout=0.2, drop_path=0.1, unfreeze_depth=0.5,
+    unfreeze_from="stem", unfreezing="gradual", optimiser="lion", learning_rate=1e-4, backbone_lr_ratio=0.1, layer_decay=0.8,
     weight_decay=0.1, l1=1e-4, l2=1e-4, gradient_clip=1, schedule="cosine-restarts", warmup=0.1, patience=3, ema=0.99,
     loss="focal", label_smoothing=0.1, class_weights="inverse", balanced_sampling=True, augmix=0.5,
     augmix_consistency=12, channel_shuffle=0.1, gridmask=0.1, cutout=0.1, masking=0.1,
@@ -38,7 +38,10 @@ def test_every_part_is_on_somewhere_and_none_is_on_in_a_bare_configuration() -> 
 
 @pytest.mark.parametrize("config", [RICH, MIXED], ids=["rich", "mixed"])
 def test_a_part_that_is_switched_off_is_off_and_the_others_stay(config: TrialConfig) -> None:
-    together = [{"pretrained-weights", "freezing", "fine-tuning", "blocks-that-train"}, {"augmix", "augmix-consistency"}]
+    together = [
+        {"pretrained-weights", "freezing", "fine-tuning", "blocks-that-train"},
+        {"augmix", "augmix-consistency"},
+    ]
     together += [{"schedule", "restarts"}, {"phases", "restarts", "gradual-unfreezing", "freezing", "schedule"}]
     before = {part.name for part in parts_of(config)}
     for one in parts_of(config):
