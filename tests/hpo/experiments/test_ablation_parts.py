@@ -9,8 +9,9 @@ from search_spaces import SpaceError, TrialConfig, catalog
 
 RICH = TrialConfig(
     backbone="resnet18", normalisation="group", head_layers=2, dropout=0.2, drop_path=0.1, unfreeze_depth=0.5,
-    unfreeze_from="stem", unfreezing="gradual", optimiser="lion", learning_rate=1e-4, backbone_lr_ratio=0.1, layer_decay=0.8,
-    weight_decay=0.1, l1=1e-4, l2=1e-4, gradient_clip=1, schedule="cosine-restarts", warmup=0.1, patience=3, ema=0.99,
+    unfreeze_from="stem", unfreezing="gradual", optimiser="lion", learning_rate=1e-4, backbone_lr_ratio=0.1,
+    layer_decay=0.8, weight_decay=0.1, l1=1e-4, l2=1e-4, gradient_clip=1, schedule="cosine-restarts", warmup=0.1,
+    patience=3, ema=0.99,
     loss="focal", label_smoothing=0.1, class_weights="inverse", balanced_sampling=True, augmix=0.5,
     augmix_consistency=12, channel_shuffle=0.1, gridmask=0.1, cutout=0.1, masking=0.1,
     phases=[
