@@ -57,6 +57,16 @@ def distance(family, before, after):
     return np.min([difference(reference, after) for reference in references], axis=0).mean()
 
 
+def test_a_mixture_gives_each_image_one_family(cells):
+    """Steps that add 1 and 2 stand for two families; the images of a batch get one or the other, evenly."""
+    one, two = (lambda images, rng, n=number: images + np.uint8(n) for number in (1, 2))
+    dark = cells // 2
+    mixed = Mixture(((one,), (two, two)))(dark, np.random.default_rng(0))
+    added = {tuple(np.unique(after - before)) for before, after in zip(dark, mixed, strict=True)}
+    assert added == {(1,), (4,)}
+    assert Mixture(((), ()))(dark, np.random.default_rng(0)) is not dark
+
+
 def test_every_family_of_the_configuration_is_built():
     assert set(FAMILIES) == set(get_args(AugmentationFamily))
 
@@ -264,16 +274,6 @@ def test_only_the_configured_symmetries_are_drawn(symmetry, step):
 
 
 @pytest.mark.parametrize("symmetry", ALLOWED)
-def test_a_mixture_gives_each_image_one_family(cells):
-    """Steps that add 1 and 2 stand for two families; the images of a batch get one or the other, evenly."""
-    one, two = (lambda images, rng, n=number: images + np.uint8(n) for number in (1, 2))
-    dark = cells // 2
-    mixed = Mixture(((one,), (two, two)))(dark, np.random.default_rng(0))
-    added = {tuple(np.unique(after - before)) for before, after in zip(dark, mixed, strict=True)}
-    assert added == {(1,), (4,)}
-    assert Mixture(((), ()))(dark, np.random.default_rng(0)) is not dark
-
-
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "none"])
 def test_every_family_keeps_to_the_symmetry_of_the_configuration(family, symmetry):
     if (family, symmetry) == ("flips", "none"):

@@ -99,7 +99,19 @@ def test_a_backbone_without_batchnorm_is_refused_in_one_line(manifest: Manifest,
 def test_the_command_says_what_changed(bundle: Path, darker: Path, tmp_path: Path) -> None:
     (darker / "note.png").write_text("no image")
     out = tmp_path / "adapted"
-    arguments = ["adapt", str(bundle), str(darker), "--out", str(out), "--home", str(tmp_path), "--device", "cpu"]
+    arguments = [
+        "adapt",
+        str(bundle),
+        str(darker),
+        "--out",
+        str(out),
+        "--home",
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+    ]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     first, moved, labels, measure = result.stdout.splitlines()
