@@ -38,7 +38,11 @@ class CsvRows:
 
     def __init__(self, file: IO[str]) -> None:
         self._writer = csv.writer(file, lineterminator="\n")
+        # A lone carriage return would end the row for a reader, and csv puts it in quotes only if asked.
+        self._quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
 
     def write(self, cells: Iterable[object]) -> None:
         """Write one row."""
-        self._writer.writerow(plain_row(cells))
+        row = plain_row(cells)
+        returns = any(isinstance(cell, str) and "\r" in cell for cell in row)
+        (self._quoting if returns else self._writer).writerow(row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,15 @@ from hpo.errors import UsageError
 from hpo.hints import hint
 
 if TYPE_CHECKING:
-    from hpo.data import Dataset
+    from hpo.data import Dataset, PartName
     from hpo.data.changes import DataChanges
     from hpo.data.findings import Findings
-    from hpo.inspection.inspect_data import InspectionOptions
+    from hpo.inspection.inspect_data import DataInspection, InspectionOptions
     from hpo.search.plan import Plan
     from storage import Database
 
 CLEAN, FIX_LEAKS = "--clean", "--fix-leaks"
+"""As `hpo.data.changes.OPTIONS`, which takes longer to import."""
 
 cleaning_options = together(
     click.option(
@@ -69,16 +70,17 @@ class Cleaning:
     def source(self) -> str:
         """The options in words, as `DataChanges` keeps them."""
         table = [Path(self.findings.source).name] if self.findings is not None else []
-        return " ".join([*table, *([CLEAN] if self.clean else []), *([FIX_LEAKS] if self.fix_leaks else [])])
+        return " ".join([*table, *self._options])
+
+    @property
+    def _options(self) -> tuple[str, ...]:
+        return tuple(option for option, given in ((CLEAN, self.clean), (FIX_LEAKS, self.fix_leaks)) if given)
 
     def is_of(self, stored: DataChanges) -> bool:
         """Return whether `stored` came from these options; a table may have another name than it had then."""
+        table, then = stored.table_and_options
         same_table = self.findings is None or self.findings.digest == stored.digest
-        options = {CLEAN, FIX_LEAKS} & {*stored.source.split()}
-        asked = {CLEAN} if self.clean else set()
-        table_then = bool({*stored.source.split()} - {CLEAN, FIX_LEAKS})
-        asked |= {FIX_LEAKS} if self.fix_leaks else set()
-        return same_table and options == asked and table_then == (self.findings is not None)
+        return same_table and then == self._options and bool(table) == (self.findings is not None)
 
 
 def with_changes(db: Database, plan: Plan, cleaning: Cleaning, home: Path) -> Plan:
@@ -109,10 +111,13 @@ def cheap_findings(plan: Plan, dataset: Dataset, cache: Path) -> list[str]:
     """
     if dataset.changes.source:
         return []
+    from hpo.cli.data import steps
     from hpo.inspection.inspect_data import cheap_line, check_cheaply
 
-    line = cheap_line(check_cheaply(plan.data, image_size=dataset.image_size, cache=cache))
-    see = hint("data", plan.data)
+    with steps() as progress:
+        found = check_cheaply(plan.data, image_size=dataset.image_size, cache=cache, progress=progress)
+    line = cheap_line(found)
+    see = hint("data", plan.data, group_by=plan.split.group_by)
     return [f"the data doctor's quick checks: {line}; to see them: {see}; --clean leaves out what is sure"] * bool(line)
 
 
@@ -133,12 +138,24 @@ def _read_table(path: Path, data: Path) -> Findings:
 def _decide(plan: Plan, cleaning: Cleaning, home: Path) -> DataChanges:
     """Return the decisions on single images of a study that is made now; the data are inspected where that is needed.
 
-    What the inspection could not look for is printed.
+    What the inspection could not look for, and what changes nothing, is printed.
     """
-    if cleaning.findings is not None and not cleaning.fix_leaks:
-        return cleaning.findings.changes()
-    from hpo.cli.data import steps
     from hpo.data.findings import Findings
+
+    table, found = cleaning.findings, None
+    if table is None or cleaning.fix_leaks:
+        found = _inspect(plan, cleaning, home)
+        table = table if table is not None else found.findings if cleaning.clean else Findings()
+    moves = moves_to_end_leaks(found, table) if found and cleaning.fix_leaks else None
+    changes = replace(table.changes(parts=moves), source=cleaning.source)
+    for line in _without_effect(cleaning, changes, found):
+        click.echo(line, err=True)
+    return changes
+
+
+def _inspect(plan: Plan, cleaning: Cleaning, home: Path) -> DataInspection:
+    """Inspect the data of a plan; the checks that `--clean` goes without are printed."""
+    from hpo.cli.data import steps
     from hpo.inspection.inspect_data import inspect_images
 
     options = _inspection_options(plan, embeddings=cleaning.clean)
@@ -147,9 +164,27 @@ def _decide(plan: Plan, cleaning: Cleaning, home: Path) -> DataChanges:
     if cleaning.clean:
         for step, reason in found.skipped.items():
             click.echo(f"{CLEAN} without {step}: {reason}", err=True)
-    table = cleaning.findings or (found.findings if cleaning.clean else Findings())
-    changes = table.changes(parts=found.leaks.moves if cleaning.fix_leaks else None)
-    return replace(changes, source=cleaning.source)
+    return found
+
+
+def moves_to_end_leaks(found: DataInspection, table: Findings) -> Mapping[str, PartName]:
+    """Return file -> part as `--fix-leaks` moves them; images that the table drops leak nothing."""
+    from hpo.inspection.leaks import find_leaks
+
+    dropped = {row.file for row in table.rows if row.action == "drop"}
+    return find_leaks(found.data, found.copies, without=dropped).moves if dropped else found.leaks.moves
+
+
+def _without_effect(cleaning: Cleaning, changes: DataChanges, found: DataInspection | None) -> Iterator[str]:
+    """Yield a line for each option that changes nothing."""
+    if cleaning.findings is not None and not (changes.drops or changes.relabels):
+        rows = "its row says" if len(cleaning.findings) == 1 else f"its {len(cleaning.findings):,} rows say"
+        yield f"{Path(cleaning.findings.source).name}: {rows} keep, so no image is left out and no label changed"
+    if cleaning.clean and not changes.drops:
+        yield f"{CLEAN}: nothing is left out, no finding is sure enough"
+    if cleaning.fix_leaks and not changes.parts and found is not None:
+        why = "no image that stays lies in two of the given parts" if found.leaks.given else "DATA brings no parts"
+        yield f"{FIX_LEAKS}: no image is moved, {why}"
 
 
 def _inspection_options(plan: Plan, *, embeddings: bool) -> InspectionOptions:
@@ -167,4 +202,5 @@ def _inspection_options(plan: Plan, *, embeddings: bool) -> InspectionOptions:
         weights=Path(str(weights)) if weights else None,
         embeddings=embeddings,
         map=False,
+        group_by=plan.split.group_by,
     )

@@ -15,6 +15,7 @@ from hpo.cli.options import (
     data_argument,
     debug_option,
     device_option,
+    group_by_option,
     home_option,
     threads_option,
     weights_option,
@@ -57,14 +58,15 @@ STEPS = {
     "--embeddings/--no-embeddings", default=True, show_default=True,
     help="Without: only what needs none, as copies, leaks and blank images; in seconds.",
 )  # fmt: skip
+@group_by_option
 @device_option
 @threads_option
 @home_option
 @debug_option
-@click.pass_context
 def data_command(
-    ctx: click.Context, data: Path, out: Path | None, report: Path, as_json: bool, backbone: str | None,
-    weights: Path | None, image_size: int, embeddings: bool, device: str, threads: int | None, home: Path,
+    data: Path, out: Path | None, report: Path, as_json: bool, backbone: str | None,
+    weights: Path | None, image_size: int, embeddings: bool, group_by: str | None,
+    device: str, threads: int | None, home: Path,
 ) -> None:  # fmt: skip
     """Look for what may be wrong with DATA before anything is trained: junk, copies, labels, leaks, broken images.
 
@@ -83,8 +85,9 @@ def data_command(
 
     use_threads(threads)
     options = InspectionOptions(
-        image_size=image_size, backbone=backbone, weights=weights, embeddings=embeddings, device=resolve_device(device)
-    )
+        image_size=image_size, backbone=backbone, weights=weights, embeddings=embeddings,
+        device=resolve_device(device), group_by=group_by,
+    )  # fmt: skip
     with steps() as progress:
         found = inspect_images(data, options, cache=cache_folder(home), progress=progress)
     write_results(found, out, report)

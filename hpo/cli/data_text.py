@@ -37,13 +37,18 @@ def inspection_lines(found: DataInspection, table: Path | None, page: Path) -> I
     summary = found.data.summary
     yield f"{found.data.path}: {len(found.data):,} images, {len(summary.classes)} classes"
     yield from summary.lines()
+    if found.groups:
+        yield from found.groups.lines()
     yield ""
     yield from _findings(found)
     yield from _groups(found)
+    yield from _moves(found)
     if found.copies.groups:
         yield f"copies: {found.copies.agreement.line()}"
     if found.target:
         yield from found.target.lines()
+        if found.groups:
+            yield f"grouped by {found.groups.word}: probe and nearest picture are of other groups than what is measured"
     for step, reason in found.skipped.items():
         yield f"left out: {step}: {reason}"
     spans = ", ".join(f"{step} {seconds:.1f}" for step, seconds in found.seconds.items())
@@ -60,6 +65,7 @@ def inspection_json(found: DataInspection, table: Path | None, page: Path) -> di
         "images": len(found.data),
         "fingerprint": found.data.fingerprint,
         "summary": found.data.summary.to_json(),
+        "groups": found.groups.to_json() if found.groups else None,
         "counts": found.findings.counts(),
         "findings": [asdict(row) for row in found.findings.rows],
         "copies": {
@@ -112,6 +118,13 @@ def _groups(found: DataInspection) -> Iterator[str]:
             shown.add(row.file)
 
 
+def _moves(found: DataInspection) -> Iterator[str]:
+    """Yield what `--fix-leaks` would do."""
+    if moves := Counter(found.leaks.moves.values()):
+        moved = ", ".join(f"{count:,} to {part}" for part, count in moves.most_common())
+        yield f"leaks: --fix-leaks moves images between the given parts: {moved}"
+
+
 def _shorten(file: str) -> str:
     file = file if file.isprintable() else repr(file)
     return file if len(file) <= _WIDEST else f"…{file[-_WIDEST:]}"
@@ -125,11 +138,15 @@ def _next(found: DataInspection, table: Path | None, page: Path) -> Iterator[str
         yield f"{table}: {len(found.findings):,} findings, to be edited"
     if not len(found.findings):
         return
-    name = path.stem or "NAME"
+    name, options = path.stem or "NAME", found.options
+    group_by = options.group_by
     yield "next:"
     if table is not None:
-        yield f"  {hint('run', path, study=name, findings=table)}"
+        yield f"  {hint('run', path, study=name, group_by=group_by, findings=table)}"
         return
-    yield f"  {hint('run', path, study=name, clean=True)}"
-    yield f"  {hint('data', path, out='findings.csv')}    # to look, edit, and then"
-    yield f"  {hint('run', path, study=name, findings='findings.csv')}"
+    again = hint(
+        "data", path, backbone=options.backbone, weights=options.weights, group_by=group_by, out="findings.csv"
+    )
+    yield f"  {hint('run', path, study=name, group_by=group_by, clean=True)}"
+    yield f"  {again}    # to look, edit, and then"
+    yield f"  {hint('run', path, study=name, group_by=group_by, findings='findings.csv')}"

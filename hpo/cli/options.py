@@ -209,12 +209,14 @@ study_creation_options = together(
 )  # fmt: skip
 """Settings that a study keeps: `metric`, `sampler`, `pruner`, `seed`, `val_fraction`, `test_fraction`."""
 
+group_by_option = click.option(
+    "--group-by", envvar="HPO_GROUP_BY", default=None, metavar="REGEX|COLUMN",
+    help="Images of one patient, slide or plate stay in one part: a column of the CSV, or a regular expression on "
+    r"the image's path whose group names it, as 'patient_(\d+)_'.",
+)  # fmt: skip
+
 grouping_options = together(
-    click.option(
-        "--group-by", envvar="HPO_GROUP_BY", default=None, metavar="REGEX|COLUMN",
-        help="Images of one patient, slide or plate stay in one part: a column of the CSV, or a regular expression on "
-        r"the image's path whose group names it, as 'patient_(\d+)_'.",
-    ),
+    group_by_option,
     click.option(
         "--folds", envvar="HPO_FOLDS", type=click.IntRange(2, 10), default=None,
         help="Train each trial on this many folds of train + val; its value is the mean. For small sets.",

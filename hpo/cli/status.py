@@ -53,6 +53,7 @@ def draw(status: StudyStatus, shown: int = SHOWN) -> RenderableType:
         _head(status),
         *_control_lines(status),
         *_split_line(status),
+        *([Text(status.changes.line(), style="dim")] if status.changes else []),
         Text(),
         trials,
         Text(),

@@ -16,7 +16,8 @@ split                      which images train, validate and test
 digests, origin            digests of images and data sets; the check that data are those of a study or a model
 changes, findings          what was decided about single images; the table of findings that people edit
 changed_pack               a pack as such decisions leave it
-opening, stream            the entry points: open_dataset, open_whole, inspect_data; iter_images
+opening, stream            the entry points: open_dataset, open_whole; iter_images
+sampled_images             a look at some images before anything is packed: inspect_data
 summary                    the description of a data set, in lines and as JSON
 synthetic, cell_drawing    synthetic blood cells
 """

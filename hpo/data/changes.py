@@ -20,6 +20,9 @@ KINDS: tuple[FindingKind, ...] = get_args(FindingKind)
 Moved = Literal["train", "val", "test"]
 """The parts, as `hpo.data.PartName`: the values of a data set hold changes, so this file imports none of them."""
 
+OPTIONS = ("--clean", "--fix-leaks")
+"""The options of `hpo run` that a source may name, after the name of a table of findings."""
+
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -47,6 +50,15 @@ class DataChanges:
     def files(self) -> set[str]:
         """The files that are named."""
         return {*self.drops, *self.relabels, *self.groups, *self.parts}
+
+    @property
+    def table_and_options(self) -> tuple[str, tuple[str, ...]]:
+        """The name of the table of findings, "" for none, and the options that `source` names."""
+        table, options = self.source, ()
+        for option in reversed(OPTIONS):  # from the end: the name of a table may hold such a word
+            if table == option or table.endswith(f" {option}"):
+                table, options = table[: -len(option)].rstrip(), (option, *options)
+        return table, options
 
     def drop_counts(self) -> dict[FindingKind, int]:
         """Return the number of images that are left out, for each kind of finding, the most frequent first."""

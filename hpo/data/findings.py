@@ -13,7 +13,7 @@ import difflib
 import io
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from hpo.data.names import plain, shortened
 from hpo.data.tables import decode_text, find_delimiter, is_blank, translate_faults
 from hpo.errors import DataError, UsageError
 from hpo.files import atomic_text_file
-from hpo.spreadsheet import QUOTE, plain_row
+from hpo.spreadsheet import QUOTE, CsvRows
 
 if TYPE_CHECKING:
     import pandas
@@ -39,6 +39,9 @@ _NEEDED = ("file", "finding", "action")
 
 _TOGETHER: tuple[FindingKind, ...] = ("copy", "conflict", "outlier", "leak")
 """The findings whose groups are pictures of one thing, so that they belong into one part."""
+
+_ZIP = b"PK\x03\x04"
+"""The first bytes of a zip, as workbooks of spreadsheets are."""
 
 _LARGEST = 256 * 2**20
 """The size in bytes of the largest table that is read."""
@@ -89,12 +92,10 @@ class Findings:
     def to_csv(self) -> str:
         """Return the text of the table, with cells that no spreadsheet reads as formulas."""
         text = io.StringIO()
-        write = csv.writer(text, lineterminator="\n")
-        write.writerow(COLUMNS)
-        write.writerows(
-            plain_row([row.file, row.finding, row.group, f"{row.score:.4f}", row.action, row.reason])
-            for row in self.rows
-        )
+        table = CsvRows(text)
+        table.write(COLUMNS)
+        for row in self.rows:
+            table.write([row.file, row.finding, row.group, f"{row.score:.4f}", row.action, row.reason])
         return text.getvalue()
 
     def write_csv(self, path: Path) -> None:
@@ -189,13 +190,16 @@ def read_findings(path: Path) -> Findings:
     with translate_faults(path):
         if path.stat().st_size > _LARGEST:
             raise DataError(f"{path} has {path.stat().st_size / 2**20:,.0f} MB, but a findings file at most 256 MB")
-        text = decode_text(path.read_bytes())
+        content = path.read_bytes()
+        if content.startswith(_ZIP):
+            raise DataError(f"{path} is a workbook or another zip, but must be a table as text: save it as CSV (UTF-8)")
+        text = decode_text(content)
         delimiter, text, skipped = find_delimiter(text, _NEEDED)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         header = [plain(cell).lower() for cell in next(reader, [])]
         _check_header(header, path)
         rows, lines = [], []
-        for cells in reader:
+        for cells in _unwrapped(reader, delimiter):
             if not is_blank(cells):
                 lines.append(reader.line_num + skipped)
                 where = f"{path}, line {lines[-1]}"
@@ -217,30 +221,38 @@ def _columns(names: Sequence[str]) -> str:
 def _check_header(header: Sequence[str], path: Path) -> None:
     """Raise DataError unless each of our columns is there at most once, and file, finding and action are."""
     if missing := [name for name in _NEEDED if name not in header]:
+        there = shortened([name[:40] for name in header], 8) or "none"
         raise DataError(
-            f"{path} has the columns {', '.join(header) or 'none'}, but a findings file has {', '.join(COLUMNS)}: "
-            f"add {' and '.join(missing)}, or write a new one with `hpo data DATA --out findings.csv`"
+            f"{path} has the columns {there}, but a findings file has {', '.join(COLUMNS)}: add "
+            f"{' and '.join(missing)}, or write a new one with `hpo data DATA --out findings.csv`"
         )
     if twice := [name for name in COLUMNS if header.count(name) > 1]:
         raise DataError(f"{path} has two columns {twice[0]}: remove or rename one")
 
 
+def _unwrapped(reader: Iterator[list[str]], delimiter: str) -> Iterator[list[str]]:
+    """Yield the rows; one that a spreadsheet took for a single cell, and put in quotes as that, is taken apart."""
+    for cells in reader:
+        alone = bool(cells) and delimiter in cells[0] and is_blank(cells[1:])
+        yield next(csv.reader([cells[0]], delimiter=delimiter)) if alone else cells
+
+
 def _unprotected(cell: str) -> str:
-    """Return the text of a cell without blanks around it and without the apostrophe that `plain_cell` puts there."""
-    cell = cell.strip()
+    """Return the text of a cell without the apostrophe that `plain_cell` puts there."""
     return cell[1:] if cell.startswith(QUOTE) else cell
 
 
-def _parse(cells: Mapping[str, str], where: str) -> Finding:
+def _parse(written: Mapping[str, str], where: str) -> Finding:
     """Return the finding in a row, with files and classes as they are written."""
-    if not cells.get("file"):
+    if not written.get("file", "").strip():
         raise DataError(f"{where}: file is empty, but every row needs one")
+    cells = {name: cell.strip() for name, cell in written.items()}
     kind = cells.get("finding", "").lower()
     if kind not in KINDS:
         raise DataError(f"{where}: finding is {cells.get('finding', '')!r}, but must be one of {', '.join(KINDS)}")
     action, reason = _action(cells.get("action", ""), where), cells.get("reason", "")
     group, score = cells.get("group", ""), _score(cells.get("score", ""), where)
-    return Finding(cells["file"], kind, group, score, action, reason)
+    return Finding(written["file"], kind, group, score, action, reason)  # the names of some files end in blanks
 
 
 def _action(text: str, where: str) -> str:
@@ -270,7 +282,14 @@ def _folded(file: str) -> str:
 
 def _spellings(file: str, alike: Mapping[str, str]) -> list[str]:
     """Return the files that a name in a table may mean: as written, behind an apostrophe, in another Unicode form."""
-    return [file, QUOTE + file, *(found for form in (_folded(file), file) if (found := alike.get(form)))]
+    alone = file.strip()
+    return [
+        file,
+        QUOTE + file,
+        alone,
+        QUOTE + alone,
+        *(found for form in (_folded(file), file) if (found := alike.get(form))),
+    ]
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:

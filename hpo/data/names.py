@@ -112,12 +112,18 @@ def unused_notes(kind: str, values: Mapping[str, Collection[object]], *, split_k
         "a split is read from a column split (train, val, test), from folders or arrays of these names"
         for name in splits
     ]
+    way_out = " or --group-by names it" if kind == "column" else ""
     notes += [
         f"{kind} {name} looks like a group, but is not read: images of one group may be on both sides of the split, "
-        "unless parts are given that keep them together"
+        f"unless parts are given that keep them together{way_out}"
         for name in groups
     ]
     return notes
+
+
+def without_note(notes: Sequence[str], column: str) -> tuple[str, ...]:
+    """Return the notes without those of `unused_notes` on a column that is read after all."""
+    return tuple(note for note in notes if not note.startswith(f"column {column} looks like "))
 
 
 def class_name(text: str, where: str) -> str:

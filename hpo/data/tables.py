@@ -184,6 +184,10 @@ def translate_faults(path: Path) -> Iterator[None]:
     """Turn the errors of reading a CSV into a DataError."""
     try:
         yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path} does not exist: give the path of a CSV") from None
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder, but must be a CSV") from None
     except OSError as error:
         raise DataError(f"{path} cannot be opened ({error.strerror}): mend its permissions") from None
     except UnicodeDecodeError as error:

@@ -194,7 +194,7 @@ def check_leases(name: str, leases: Sequence[LeaseInfo], running: set[int]) -> C
 
 def check_data(data: Path, db: Database | None, study: str | None, cache: Path) -> Check:
     """Check that DATA has a supported layout, readable images of each class, and the images of the study if given."""
-    from hpo.data.opening import inspect_data
+    from hpo.data.sampled_images import inspect_data
 
     try:
         seen = inspect_data(data, split=_split_of(db, study))

@@ -94,6 +94,8 @@ class Embeddings:
     """The backbone and the source of its weights, in words."""
     features: ImageFeatures | None = None
     """The features of each image, from which the points were made."""
+    together: Labels | None = None
+    """(G,) int64: equal numbers for pictures of one patient, slide or plate; None where the data are not grouped."""
 
     def __len__(self) -> int:
         return len(self.points)
@@ -110,7 +112,7 @@ class Embeddings:
     @cached_property
     def probabilities(self) -> Probabilities:
         """(G, C) float32 probabilities of the classes by probes that have not seen the group."""
-        return out_of_fold(self.points, self.groups.labels, self.classes)
+        return out_of_fold(self.points, self.groups.labels, self.classes, together=self.together)
 
 
 def embed(
@@ -137,7 +139,12 @@ def embed(
         should_stop=should_stop,
     )
     groups = GroupLabels.of(copies.group_of, data.labels, len(data.classes))
-    return Embeddings(groups, principal_components(features, groups.first), features.origin, features)
+    together = None
+    if data.grouping is not None:  # not united by copies: one picture of junk in all groups would leave nothing apart
+        values = [data.grouping.values[row] for row in groups.first.tolist()]
+        together = np.unique(values, return_inverse=True)[1].astype(np.int64)
+    points = principal_components(features, groups.first)
+    return Embeddings(groups, points, features.origin, features, together)
 
 
 def principal_components(features: ImageFeatures, rows: Labels, dimensions: int = DIMENSIONS) -> Points:
@@ -176,10 +183,13 @@ def _moments(features: ImageFeatures, rows: Labels) -> tuple[torch.Tensor, torch
     return (mean + centre).float(), scale.float(), covariance / torch.outer(scale, scale)
 
 
-def nearest(points: Points, count: int, among: Points | None = None) -> tuple[Points, Labels]:
+def nearest(
+    points: Points, count: int, among: Points | None = None, *, apart: Labels | None = None
+) -> tuple[Points, Labels]:
     """Return distances and rows (m, k) of the nearest others of each point, in blocks; k = `count` or all there are.
 
-    With `among` (b, D), these are the nearest of other points instead, the point itself not left out.
+    With `among` (b, D), these are the nearest of other points instead, the point itself not left out. With `apart` (m,)
+    points of one number are no neighbours; where none is left the distance is infinite.
     """
     queries = torch.from_numpy(points)
     others = queries if among is None else torch.from_numpy(among)
@@ -193,6 +203,9 @@ def nearest(points: Points, count: int, among: Points | None = None) -> tuple[Po
         between = torch.addmm(squares[None], block, others.T, alpha=-2)
         if among is None:
             between[torch.arange(len(block)), torch.arange(start, start + len(block))] = torch.inf
+        if apart is not None:
+            own = torch.from_numpy(apart)
+            between[own[start : start + len(block), None] == own[None]] = torch.inf
         found, at = between.topk(count, largest=False)
         found = (found + (block**2).sum(1, keepdim=True)).clamp(min=0).sqrt()
         distances[start : start + step], rows[start : start + step] = found.numpy(), at.numpy()

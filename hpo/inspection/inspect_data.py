@@ -18,10 +18,11 @@ from hpo.errors import HubError, UsageError
 from hpo.inspection.copies import Copies, copy_findings, find_copies
 from hpo.inspection.embedding_map import EmbeddingMap, map_embeddings
 from hpo.inspection.embeddings import Embeddings, embed
+from hpo.inspection.image_groups import ImageGroups, across_groups, measure_groups
 from hpo.inspection.imbalance import Imbalance, measure_imbalance
 from hpo.inspection.inspected_data import InspectedData, open_inspected
 from hpo.inspection.label_errors import LabelErrors, find_label_errors
-from hpo.inspection.leaks import Leaks, find_leaks
+from hpo.inspection.leaks import COPY_KINDS, Leaks, find_leaks
 from hpo.inspection.odd_images import OddImages, find_odd_images
 from hpo.inspection.outliers import Outliers, find_outliers
 from hpo.inspection.target import Target, measure_target
@@ -54,6 +55,8 @@ class InspectionOptions:
     map: bool = True
     """Whether the map of the embeddings is made."""
     device: str = "cpu"
+    group_by: str | None = None
+    """The column or expression by which images stay together, as in `hpo.data.SplitOptions`."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class DataInspection:
     odd: OddImages
     leaks: Leaks
     imbalance: Imbalance
+    groups: ImageGroups | None = None
+    """The groups that must stay together; None where the data are not grouped."""
     embeddings: Embeddings | None = None
     outliers: Outliers | None = None
     labels: LabelErrors | None = None
@@ -74,6 +79,7 @@ class DataInspection:
     """Check (embeddings, map) -> why it was not made, and how to get it."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Step -> seconds of wall-clock time."""
+    options: InspectionOptions = InspectionOptions()
 
     @cached_property
     def findings(self) -> Findings:
@@ -86,6 +92,13 @@ class DataInspection:
             *(self.labels.findings if self.labels else ()),
             *self.leaks.findings,
             *(row for row in odd if row.finding != "unreadable"),
+        ]
+        across = across_groups(self.data, self.copies)
+        rows = [
+            replace(row, reason=f"{row.reason}; {across[row.file]}")
+            if row.finding in ("copy", "conflict") and row.file in across
+            else row
+            for row in rows
         ]
         return Findings(_one_action_per_name(rows))
 
@@ -103,9 +116,10 @@ def inspect_images(
     backbone, skipped = _backbone(options)
     with _timed(seconds, "images"):
         data = open_inspected(
-            path, image_size=options.image_size, cache=cache, progress=lambda *done: report("images", *done)
-        )
-    found = _cheap_checks(data, seconds, report)
+            path, image_size=options.image_size, cache=cache, group_by=options.group_by,
+            progress=lambda *done: report("images", *done),
+        )  # fmt: skip
+    found = replace(_cheap_checks(data, seconds, report), options=options)
     if backbone is None or len(data.classes) < 2:
         return replace(found, skipped=skipped or {"embeddings": "there is one class only"})
     from hpo.models.feature_store import FeatureStore
@@ -118,50 +132,61 @@ def inspect_images(
     return _embedded_checks(replace(found, embeddings=embeddings), options, seconds, report)
 
 
-def inspect(
+def inspect(  # noqa: PLR0913 - all but the path by name
     data: Path | str,
     *,
     backbone: str | None = None,
     weights: Path | str | None = None,
     image_size: int = IMAGE_SIZE,
     embeddings: bool = True,
+    group_by: str | None = None,
     device: str = "cpu",
     cache: Path | str = ".hpo/cache",
 ) -> Findings:
     """Return what may be wrong with the images and labels of `data`: rows to read, to write, or as a data frame.
 
-    The options are those of `hpo data`; `.notes` says what was left out, as checks whose weights cannot be fetched.
+    The options are those of `hpo data`; `image_size` is in pixels, `cache` the folder of packed images. `.notes` tells
+    of the groups and of what was left out, as checks whose weights cannot be fetched. Raise DataError where the data
+    cannot be read as labelled images, ModelError or UsageError for options that cannot serve.
     """
     options = InspectionOptions(
-        image_size, backbone, Path(weights) if weights else None, embeddings, map=False, device=device
-    )
+        image_size, backbone, Path(weights) if weights else None, embeddings, map=False, device=device,
+        group_by=group_by,
+    )  # fmt: skip
     found = inspect_images(data, options, cache=Path(cache))
-    notes = tuple(f"left out: {step}: {reason}" for step, reason in found.skipped.items())
-    return replace(found.findings, notes=notes)
+    notes = [*(found.groups.lines() if found.groups else ())]
+    notes += [f"left out: {step}: {reason}" for step, reason in found.skipped.items()]
+    return replace(found.findings, notes=tuple(notes))
 
 
-def check_cheaply(path: Path | str, *, image_size: int, cache: Path) -> DataInspection:
+def check_cheaply(
+    path: Path | str, *, image_size: int, cache: Path, progress: StepProgress | None = None
+) -> DataInspection:
     """Make the checks that need no embeddings, on images that are packed at `image_size` already."""
     options = InspectionOptions(image_size=image_size, embeddings=False, map=False)
-    return inspect_images(path, options, cache=cache)
+    return inspect_images(path, options, cache=cache, progress=progress)
 
 
 def cheap_line(found: DataInspection) -> str:
     """Return `12 copies, 3 of them turned or mirrored; 2 blank images`, or "" where the cheap checks find nothing."""
     turned = sum(group.kinds.count("turned") for group in found.copies.groups)
     conflicts = len({row.file for row in found.findings.rows if row.finding == "conflict"})
-    leaking = sum(len(group.rows) for group in found.leaks.groups)
+    leaking = sum(kind in COPY_KINDS for group in found.leaks.groups for kind in group.kinds)
     also = f", {turned:,} of them turned or mirrored" if turned else ""
     counts = {
-        f"{found.copies.extra:,} copies{also}": found.copies.extra,
+        f"{_counted(found.copies.extra, 'copy', 'copies')}{also}": found.copies.extra,
         f"{conflicts:,} copies of one picture under several classes": conflicts,
         f"{leaking:,} images in two of the given parts": leaking,
-        f"{found.odd.blank:,} blank images": found.odd.blank,
+        f"{_counted(found.odd.blank, 'blank image')}": found.odd.blank,
     }
     lines = [line for line, count in counts.items() if count]
     if small := _small_classes(found.data):
         lines.append(f"fewer than {FEW_IMAGES} images of {shortened(small)}")
     return "; ".join(lines)
+
+
+def _counted(count: int, one: str, several: str | None = None) -> str:
+    return f"1 {one}" if count == 1 else f"{count:,} {several or f'{one}s'}"
 
 
 def _small_classes(data: InspectedData) -> list[str]:
@@ -177,8 +202,9 @@ def _cheap_checks(data: InspectedData, seconds: dict[str, float], report: StepPr
     report("copies", 1, 1)
     with _timed(seconds, "other checks"):
         return DataInspection(
-            data, copies, find_odd_images(data), find_leaks(data, copies), measure_imbalance(data), seconds=seconds
-        )
+            data, copies, find_odd_images(data), find_leaks(data, copies), measure_imbalance(data),
+            groups=measure_groups(data, copies), seconds=seconds,
+        )  # fmt: skip
 
 
 def _embedded_checks(

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from hpo.data import DataSummary
 from hpo.data.dataset import Images, Labels, PartName, Progress, Unreadable
-from hpo.data.opening import open_source, summarise_pack
+from hpo.data.grouping import Grouping, group_images
+from hpo.data.opening import notes_with, open_source, summarise_pack, without_used
 from hpo.data.pack import open_pack
 from hpo.data.signatures import Signatures
 
@@ -48,6 +49,10 @@ class InspectedData:
     """Side S of the packed images, in pixels."""
     white_level: int | None = None
     """The value of 16-bit images that became 255, as in `hpo.data.Dataset`; None where no image has 16 bits."""
+    grouping: Grouping | None = None
+    """The group of each image (patient, slide, plate) that must stay together; None where none was asked for."""
+    group_by: str | None = None
+    """The column or expression of `grouping`, as it was asked for."""
     folder: Path | None = None
     """The folder of the pack, where the groups of copies are kept once they are found; None keeps them nowhere."""
 
@@ -61,16 +66,20 @@ def open_inspected(
     image_size: int,
     cache: str | os.PathLike[str],
     white_level: int | None = None,
+    group_by: str | None = None,
     progress: Progress | None = None,
 ) -> InspectedData:
     """Open all readable images of a data set, packed at S = `image_size` in the folder `cache`.
 
-    `white_level` is as in `hpo.data.open_dataset`. Raise DataError where the data set cannot be read as labelled
-    images at all. A class of one image, or with none that can be read, is not an error here.
+    `white_level` is as in `hpo.data.open_dataset`, `group_by` as in its options of the split. Raise DataError where the
+    data set cannot be read as labelled images at all, UsageError or DataError for groups as `group_images` does. A
+    class of one image, or with none that can be read, is not an error here.
     """
     source = open_source(path)
     pack = open_pack(source, image_size, Path(cache), white=white_level, progress=progress)
     manifest = pack.manifest
+    grouping = group_images(source, manifest.names, group_by) if group_by is not None else None
+    summary = summarise_pack(manifest)
     return InspectedData(
         path=source.path,
         classes=manifest.classes,
@@ -81,9 +90,15 @@ def open_inspected(
         signatures=pack.signatures,
         digests=list(zip(manifest.stored, manifest.pixels, strict=True)),
         unreadable=manifest.unreadable,
-        summary=summarise_pack(manifest),
+        summary=replace(
+            summary,
+            notes=notes_with(grouping, summary.notes),
+            left_out=without_used(summary.left_out, grouping),
+        ),
         fingerprint=manifest.fingerprint,
         image_size=image_size,
         white_level=manifest.white_level,
+        grouping=grouping,
+        group_by=group_by,
         folder=pack.folder,
     )

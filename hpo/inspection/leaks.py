@@ -1,21 +1,25 @@
 """Leaks between the given parts: pictures that train a model and measure it too, and what an honest figure would be.
 
-Copies are those of `copies`: equal bytes, equal pixels, near ones and turned ones. A split that hpo makes itself never
+Copies are those of `copies`: equal bytes, equal pixels, near ones and turned ones. Where the images are grouped (by
+patient, slide, plate), two images of one group in two parts are a leak too. A split that hpo makes itself never
 separates them, so only parts that DATA brings are looked at.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from hpo.data import PartName
 from hpo.data.findings import Finding
-from hpo.inspection.copies import Copies, CopyGroup
+from hpo.data.records import PARTS
+from hpo.inspection.copies import Copies
+from hpo.inspection.image_groups import units_of
 from hpo.inspection.inspected_data import InspectedData
 
 Rows = npt.NDArray[np.int64]
@@ -27,8 +31,14 @@ PAIRS: tuple[tuple[PartName, PartName], ...] = (("test", "train"), ("test", "val
 MEASURED: tuple[PartName, ...] = ("test", "val", "train")
 """The parts in the order in which a leak is settled in favour of one: what is measured last comes first."""
 
-KINDS = ("exact-bytes", "exact-pixels", "near", "turned")
-"""How two copies differ, from the least to the most."""
+LeakKind = Literal["exact-bytes", "exact-pixels", "near", "turned", "same-group", "joined-group"]
+
+KINDS: tuple[LeakKind, ...] = get_args(LeakKind)
+"""How an image is related to one of another part, the surest first: as its copy, as an image of its group, or only
+because copies join its group to another one."""
+
+COPY_KINDS = KINDS[:4]
+"""The kinds of copies."""
 
 KEPT_SHARE = 0.5
 """A part that measures keeps at least this share of its images: beyond, leaks are settled in its favour."""
@@ -40,8 +50,8 @@ MOST_COMPARED = 2_000
 """Images of a part that are classified for the estimate; of more, a fixed random sample."""
 
 RULE = (
-    "A group of copies goes to the part that holds most of its images; for equal counts, to test before val before "
-    "train. "
+    "Copies of a picture go to the part that holds most of them, with --group-by together with all images of their "
+    "groups; for equal counts, to test before val before train. "
     "A test or validation part that would lose more than half of its images in this way keeps all its groups."
 )
 
@@ -59,22 +69,22 @@ class LeakEstimate:
 
 @dataclass(frozen=True)
 class LeakPair:
-    """The images of one part that have a copy in another part."""
+    """The images of one part that have a copy, or an image of their group, in another part."""
 
     part: PartName
     seen_in: PartName
     rows: Rows
-    """Rows of `part` that have a copy."""
+    """Rows of `part` that have one."""
     total: int
     """The number of images of `part`."""
-    kinds: Mapping[str, int]
-    """Kind of copy -> images whose nearest copy is of that kind."""
+    kinds: Mapping[LeakKind, int]
+    """Kind -> images whose nearest relation to an image of another part is of that kind."""
     other_label: int
     """Images whose copies all carry another label."""
 
     @property
     def share(self) -> float:
-        """The share of the images of `part` that have a copy."""
+        """The share of the images of `part` that have one."""
         return len(self.rows) / max(1, self.total)
 
     def least_accuracy(self, measured: float) -> float:
@@ -93,13 +103,13 @@ class LeakPair:
 
 @dataclass(frozen=True)
 class LeakGroup:
-    """Copies of one picture in two parts or more."""
+    """Copies of one picture in two parts or more; in grouped data all images that a split keeps together."""
 
     rows: Rows
     parts: tuple[PartName, ...]
     """The part of each row."""
-    kinds: tuple[str, ...]
-    """For each row, the kind of its nearest copy in another part."""
+    kinds: tuple[LeakKind, ...]
+    """For each row, how it is related to an image of another part."""
     goes_to: PartName
     """The part to which the rule moves all of them."""
 
@@ -120,18 +130,86 @@ class Leaks:
     """Part that measures -> accuracy of nearest neighbours in train, where embeddings are known."""
 
 
-def find_leaks(data: InspectedData, copies: Copies, points: Points | None = None) -> Leaks:
-    """Return the leaks between the given parts of `data`; embeddings `points` (n, d) add an estimate of their worth."""
+def find_leaks(
+    data: InspectedData, copies: Copies, points: Points | None = None, *, without: Collection[str] = ()
+) -> Leaks:
+    """Return the leaks between the given parts of `data`; embeddings `points` (n, d) add an estimate of their worth.
+
+    The files `without` are taken for left out: they leak nothing and keep nothing together.
+    """
     given = data.given
     if given is None or len(set(given) - {None}) < 2:
         return Leaks(given is not None and any(given))
-    parts = np.array([part or "" for part in given])
-    straddling = [group for group in copies.groups if len(set(parts[group.rows]) - {""}) > 1]
-    groups = _settled(data, straddling, parts)
-    pairs = _pairs(data, groups, parts)
-    findings = tuple(finding for group in groups for finding in _findings(data, group))
+    kept = np.array([name not in without for name in data.names])
+    parts = np.where(kept, np.array([part or "" for part in given]), "")
+    related = _Related.of(data, copies, parts)
+    groups = _settled(related, _straddling(units_of(data, copies.group_of, kept), parts))
+    pairs = _pairs(data, related, groups)
+    findings = tuple(finding for group in groups for finding in _findings(data, related, group))
     estimates = {} if points is None else dict(_estimates(data.labels, parts, pairs, points))
     return Leaks(True, groups, pairs, findings, _moves(data, groups), estimates)
+
+
+def _straddling(units: Rows, parts: npt.NDArray[np.str_]) -> list[Rows]:
+    """Return the rows of each unit that has images in several parts, in the order of their first rows."""
+    inside = np.flatnonzero(parts != "")
+    number = np.unique(parts[inside], return_inverse=True)[1]
+    least, most = np.full(units.max() + 1, len(PARTS)), np.full(units.max() + 1, -1)
+    np.minimum.at(least, units[inside], number)
+    np.maximum.at(most, units[inside], number)
+    rows = inside[(least < most)[units[inside]]]
+    ordered = rows[np.argsort(units[rows], kind="stable")]
+    sets = np.split(ordered, np.flatnonzero(np.diff(units[ordered])) + 1) if len(ordered) else []
+    return sorted(sets, key=lambda some: int(some[0]))
+
+
+@dataclass(frozen=True)
+class _Related:
+    """The images of other parts that are related to an image: equal, a copy, or of its group."""
+
+    parts: npt.NDArray[np.str_]
+    """(n,) "" for images without a part."""
+    keys: Mapping[int, tuple[object, ...]]
+    """Row -> what it shares with the images to which it is related, for each of KINDS but the last."""
+    first: Mapping[tuple[object, str], int]
+    """(key, part) -> the first row of that part with that key."""
+
+    @classmethod
+    def of(cls, data: InspectedData, copies: Copies, parts: npt.NDArray[np.str_]) -> _Related:
+        """Relate all images that are in a part."""
+        turns = {
+            row: turn
+            for group in copies.groups
+            for row, turn in zip(np.asarray(group.rows).tolist(), group.orientations, strict=True)
+        }
+        keys, first = {}, {}
+        pictures = copies.group_of.tolist()
+        for row in np.flatnonzero(parts != "").tolist():
+            stored, pixels = data.digests[row]
+            picture = pictures[row]
+            own = data.grouping.values[row] if data.grouping else row
+            keys[row] = (
+                ("stored", stored), ("pixels", pixels), ("turn", picture, turns.get(row, 0)), ("picture", picture),
+                ("group", own),
+            )  # fmt: skip
+            for key in keys[row]:
+                first.setdefault((key, str(parts[row])), row)
+        return cls(parts, keys, first)
+
+    def kind(self, row: int) -> LeakKind:
+        """Return the least difference to an image of another part."""
+        others = [part for part in MEASURED if part != self.parts[row]]
+        kinds = (kind for kind, key in zip(KINDS, self.keys[row], strict=False) if self._held(key, others))
+        return next(kinds, KINDS[-1])
+
+    def nearest(self, row: int, kind: LeakKind) -> dict[PartName, int]:
+        """Return other part -> its first image that is a copy of `row`, or of its group for that kind."""
+        key = self.keys[row][-1 if kind == "same-group" else -2]
+        found = {part: self.first.get((key, part)) for part in MEASURED if part != self.parts[row]}
+        return {part: other for part, other in found.items() if other is not None}
+
+    def _held(self, key: object, parts: Sequence[PartName]) -> bool:
+        return any((key, part) in self.first for part in parts)
 
 
 def _moves(data: InspectedData, groups: Sequence[LeakGroup]) -> dict[str, PartName]:
@@ -144,23 +222,24 @@ def _moves(data: InspectedData, groups: Sequence[LeakGroup]) -> dict[str, PartNa
     }
 
 
-def _pairs(data: InspectedData, groups: Sequence[LeakGroup], parts: npt.NDArray[np.str_]) -> tuple[LeakPair, ...]:
+def _pairs(data: InspectedData, related: _Related, groups: Sequence[LeakGroup]) -> tuple[LeakPair, ...]:
     """Return the pairs of parts that both have images."""
+    totals = Counter(related.parts.tolist())
     return tuple(
-        _pair(data, groups, part, seen_in, int((parts == part).sum()))
+        _pair(data, related, groups, (part, seen_in, totals[part]))
         for part, seen_in in PAIRS
-        if part in parts and seen_in in parts
+        if totals[part] and totals[seen_in]
     )
 
 
-def _settled(data: InspectedData, found: Sequence[CopyGroup], parts: npt.NDArray[np.str_]) -> tuple[LeakGroup, ...]:
-    """Return the groups that straddle parts, each with the part to which RULE moves it."""
-    inside = [np.asarray(group.rows)[parts[group.rows] != ""] for group in found]
-    counts = [Counter(parts[rows].tolist()) for rows in inside]
-    goes_to = _destinations(counts, {part: int((parts == part).sum()) for part in MEASURED})
+def _settled(related: _Related, straddling: Sequence[Rows]) -> tuple[LeakGroup, ...]:
+    """Return the sets of images that straddle parts, each with the part to which RULE moves it."""
+    totals = Counter(related.parts.tolist())
+    counts = [Counter(related.parts[rows].tolist()) for rows in straddling]
+    goes_to = _destinations(counts, {part: totals[part] for part in MEASURED})
     return tuple(
-        LeakGroup(rows, tuple(parts[rows].tolist()), tuple(_kinds(data, group, rows, parts)), to)
-        for group, rows, to in zip(found, inside, goes_to, strict=True)
+        LeakGroup(rows, tuple(related.parts[rows].tolist()), tuple(map(related.kind, rows.tolist())), to)
+        for rows, to in zip(straddling, goes_to, strict=True)
     )
 
 
@@ -177,35 +256,30 @@ def _destinations(counts: Sequence[Counter[str]], totals: Mapping[PartName, int]
     return goes_to
 
 
-def _kinds(data: InspectedData, group: CopyGroup, rows: Rows, parts: npt.NDArray[np.str_]) -> Iterator[str]:
-    """Yield, for each row, the least difference to a copy in another part."""
-    orientation = dict(zip(np.asarray(group.rows).tolist(), group.orientations, strict=True))
-    known = [(data.digests[row], orientation[row], parts[row]) for row in rows.tolist()]
-    by_part: list[dict[object, set[str]]] = [{}, {}, {}]
-    for (stored, pixels), turn, part in known:
-        for table, key in zip(by_part, (stored, pixels, turn), strict=True):
-            table.setdefault(key, set()).add(part)
-    for (stored, pixels), turn, part in known:
-        same = (table[key] - {part} for table, key in zip(by_part, (stored, pixels, turn), strict=True))
-        yield next((kind for kind, others in zip(KINDS, same, strict=False) if others), KINDS[-1])
-
-
-def _pair(data: InspectedData, groups: Sequence[LeakGroup], part: PartName, seen_in: PartName, total: int) -> LeakPair:
-    """Return the images of `part` that have a copy in `seen_in`."""
+def _pair(
+    data: InspectedData, related: _Related, groups: Sequence[LeakGroup], pair: tuple[PartName, PartName, int]
+) -> LeakPair:
+    """Return the leaked images of a part; `pair` is that part, the one that they were seen in, and its images."""
+    part, seen_in, total = pair
     rows: list[int] = []
-    kinds: Counter[str] = Counter()
+    kinds: Counter[LeakKind] = Counter()
     other_label = 0
     for group in groups:
-        labels = {int(data.labels[row]) for row, own in zip(group.rows, group.parts, strict=True) if own == seen_in}
+        labels: dict[object, set[int]] = defaultdict(set)
+        for row, own in zip(group.rows.tolist(), group.parts, strict=True):
+            if own == seen_in:
+                for key in related.keys[row][-2:]:
+                    labels[key].add(int(data.labels[row]))
         for row, own, kind in zip(group.rows.tolist(), group.parts, group.kinds, strict=True):
-            if own == part and labels:
+            picture, same = (labels.get(key) for key in related.keys[row][-2:])
+            if own == part and (picture or same):
                 rows.append(row)
                 kinds[kind] += 1
-                other_label += int(data.labels[row]) not in labels
+                other_label += picture is not None and int(data.labels[row]) not in picture
     return LeakPair(part, seen_in, np.array(rows, dtype=np.int64), total, dict(kinds), other_label)
 
 
-_WORDS = {
+_WORDS: dict[LeakKind, str] = {
     "exact-bytes": "byte for byte",
     "exact-pixels": "pixel for pixel",
     "near": "almost the same picture",
@@ -213,14 +287,23 @@ _WORDS = {
 }
 
 
-def _findings(data: InspectedData, group: LeakGroup) -> Iterator[Finding]:
-    """Yield one finding for each image of a group; nothing is dropped, since `--fix-leaks` moves images."""
-    first = {part: row for row, part in reversed(list(zip(group.rows.tolist(), group.parts, strict=True)))}
+def _findings(data: InspectedData, related: _Related, group: LeakGroup) -> Iterator[Finding]:
+    """Yield one finding for each image of a group that is seen in another part itself, by a copy or by its group.
+
+    Nothing is dropped, since `--fix-leaks` moves images.
+    """
     for row, part, kind in zip(group.rows.tolist(), group.parts, group.kinds, strict=True):
-        others = [f"{other} as {data.names[first[other]]}" for other in MEASURED if other in first and other != part]
+        if kind == "joined-group":
+            continue
+        others = [f"{other} as {data.names[first]}" for other, first in related.nearest(row, kind).items()]
         settled = f"stays in {part}" if part == group.goes_to else f"goes to {group.goes_to}"
-        reason = f"of {part}, and also in {' and in '.join(others)}, {_WORDS[kind]}; with --fix-leaks it {settled}"
+        if kind in _WORDS:
+            what = f"of {part}, and also in {' and in '.join(others)}, {_WORDS[kind]}"
+        else:
+            own = data.grouping.values[row] if data.grouping else ""
+            what = f"of {part}; its group {own!r} is also in {' and in '.join(others)}"
         score = 1.0 if kind.startswith("exact") else 0.95
+        reason = f"{what}; with --fix-leaks it {settled}"
         yield Finding(data.names[row], "leak", data.names[int(group.rows[0])], score, "keep", reason)
 
 

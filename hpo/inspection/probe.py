@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hpo.data.dataset import Labels
+from hpo.data.grouped_split import deal
 
 FOLDS = 5
 
@@ -82,8 +83,13 @@ def _inputs(points: Points, mean: Tensor, scale: Tensor) -> Tensor:
     return torch.cat([values, torch.ones(len(values), 1)], dim=1)
 
 
-def folds(labels: Labels, count: int = FOLDS, seed: int = 0) -> Labels:
-    """Return the fold (m,) of each point: each class is dealt out evenly, in random order."""
+def folds(labels: Labels, count: int = FOLDS, seed: int = 0, together: Labels | None = None) -> Labels:
+    """Return the fold (m,) of each point: each class is dealt out evenly, in random order.
+
+    Points of one number in `together` (m,) get one fold, so classes are dealt as evenly as these groups allow.
+    """
+    if together is not None:
+        return _grouped_folds(labels, together, count, seed)
     order = np.random.default_rng(seed).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
     fold = np.empty(len(labels), np.int64)
@@ -91,19 +97,33 @@ def folds(labels: Labels, count: int = FOLDS, seed: int = 0) -> Labels:
     return fold
 
 
-def out_of_fold(points: Points, labels: Labels, classes: int, *, seed: int = 0) -> Probabilities:
+def _grouped_folds(labels: Labels, together: Labels, count: int, seed: int) -> Labels:
+    units, of_point = np.unique(together, return_inverse=True)
+    counts = np.zeros((len(units), int(labels.max()) + 1), np.int64)
+    np.add.at(counts, (of_point, labels), 1)
+    shuffled = np.random.default_rng(seed).permutation(len(units))
+    largest_first = shuffled[np.argsort(-counts[shuffled].sum(axis=1), kind="stable")]
+    count = min(count, len(units))
+    return deal(counts, np.repeat(counts.sum(axis=0)[None] / count, count, axis=0), largest_first.tolist())[of_point]
+
+
+def out_of_fold(
+    points: Points, labels: Labels, classes: int, *, seed: int = 0, together: Labels | None = None
+) -> Probabilities:
     """Return for each point (m, D) the probabilities (m, C) by a probe that was trained on the other folds.
 
-    Points of one fold are predicted together; copies must have been made one point before.
+    Points of one fold are predicted together; copies must have been made one point before. Points of one number in
+    `together` (m,) are in one fold.
     """
     probabilities = np.full((len(points), classes), 1 / classes, np.float32)
-    for held, rest in fold_rows(labels, seed=seed):
+    for held, rest in fold_rows(labels, seed=seed, together=together):
         probabilities[held] = fit_probe(points[rest], labels[rest], classes).predict(points[held])
     return probabilities
 
 
-def fold_rows(labels: Labels, *, seed: int = 0) -> Iterator[tuple[Labels, Labels]]:
-    """Yield the rows of each fold and those of all others; nothing where there are fewer than two points."""
-    fold = folds(labels, seed=seed)
-    for number in np.unique(fold) if len(labels) > 1 else ():
+def fold_rows(labels: Labels, *, seed: int = 0, together: Labels | None = None) -> Iterator[tuple[Labels, Labels]]:
+    """Yield the rows of each fold and those of all others; nothing where there are fewer than two points or groups."""
+    fold = folds(labels, seed=seed, together=together) if len(labels) else labels
+    numbers = np.unique(fold)
+    for number in numbers if len(numbers) > 1 else ():
         yield np.flatnonzero(fold == number), np.flatnonzero(fold != number)

@@ -102,10 +102,11 @@ def measure_target(features: Embeddings, without: Labels | None = None) -> Targe
     if without is not None:
         kept[features.groups.group_of[without]] = False
     points, labels = features.points[kept], features.groups.labels[kept]
-    if len(points) < FEWEST or len(np.unique(labels)) < 2:
+    together = None if features.together is None else features.together[kept]
+    if len(points) < FEWEST or len(np.unique(labels)) < 2 or (together is not None and len(np.unique(together)) < 2):
         return None
-    right, curve = learning_curve(points, labels, features.classes)
-    error = neighbour_error(points[:, :COMPONENTS], labels)
+    right, curve = learning_curve(points, labels, features.classes, together)
+    error = neighbour_error(points[:, :COMPONENTS], labels, together)
     return Target(
         images=len(points),
         accuracy=right / len(points),
@@ -118,13 +119,16 @@ def measure_target(features: Embeddings, without: Labels | None = None) -> Targe
     )
 
 
-def learning_curve(points: Points, labels: Labels, classes: int) -> tuple[int, tuple[CurvePoint, ...]]:
+def learning_curve(
+    points: Points, labels: Labels, classes: int, together: Labels | None = None
+) -> tuple[int, tuple[CurvePoint, ...]]:
     """Return how many points all folds predict right with all of the others, and the curve over SHARES.
 
-    All probes of a fold are tested on the same points; smaller shares lie within larger ones.
+    All probes of a fold are tested on the same points; smaller shares lie within larger ones. Points of one number in
+    `together` (m,) are in one fold.
     """
     right, used = np.zeros(len(SHARES), np.int64), np.zeros(len(SHARES))
-    rounds = list(fold_rows(labels))
+    rounds = list(fold_rows(labels, together=together))
     for held, rest in rounds:
         shuffled = rest[np.random.default_rng(0).permutation(len(rest))]
         for number, share in enumerate(SHARES):
@@ -139,9 +143,9 @@ def learning_curve(points: Points, labels: Labels, classes: int) -> tuple[int, t
     return int(right[-1]), curve
 
 
-def neighbour_error(points: Points, labels: Labels) -> float:
-    """Return how often the nearest other point has another label."""
-    _, rows = nearest(np.ascontiguousarray(points), 1)
+def neighbour_error(points: Points, labels: Labels, together: Labels | None = None) -> float:
+    """Return how often the nearest other point, of another group where they are grouped, has another label."""
+    _, rows = nearest(np.ascontiguousarray(points), 1, apart=together)
     return float((labels[rows[:, 0]] != labels).mean())
 
 

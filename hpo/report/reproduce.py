@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from hpo.bundle.calibrate import joining_command
+from hpo.data.changes import DataChanges
 from hpo.hints import hint
 from hpo.private_paths import public_command, public_path
 from hpo.report.study_data import StudyData
@@ -93,7 +94,14 @@ def _search_words(study: StudyData) -> tuple[list[str], str]:
     words += [
         f"--{name.replace('_', '-')} {shlex.quote(str(data[name]))}" for name in ("group_by", "folds") if data.get(name)
     ]
+    words += _cleaning_words(data.get("findings") or {})
     return [*words, *([f"--trials {study.limit}"] if study.limit else [])], file
+
+
+def _cleaning_words(stored: Mapping[str, Any]) -> list[str]:
+    """Return the options for the decisions on single images; a table must be at hand."""
+    table, options = DataChanges.from_json(stored).table_and_options
+    return [*([f"--findings {shlex.quote(table)}"] if table else []), *options]
 
 
 def _space_words(spec: StudySpec) -> tuple[list[str], str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -18,7 +18,10 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.search.symmetry_choice import symmetry_of
 from hpo.search.trial_record import TrialRecord
 from search_spaces import Space, read_space
-from storage import Control, Database, LeaseInfo, Limits, get_control, lease_infos, read_limits, read_spec
+from storage import Control, Database, LeaseInfo, Limits, StudySpec, get_control, lease_infos, read_limits, read_spec
+
+if TYPE_CHECKING:
+    from hpo.data.changes import DataChanges
 
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -85,6 +88,8 @@ class StudyStatus:
     """How the images are split: `split` in words, and `group_by` and `folds`, None where they are not given."""
     symmetry: Mapping[str, Any] | None = None
     """How the symmetry was chosen, as `SymmetryChoice.to_dict` gives it; None where that is not recorded."""
+    changes: DataChanges | None = None
+    """The decisions on single images that the study's data follow; None without any."""
 
     @property
     def out_of_time(self) -> bool:
@@ -120,6 +125,7 @@ class StudyStatus:
             "control": self.control.value,
             "data": dict(self.data),
             **({"symmetry": dict(self.symmetry)} if self.symmetry else {}),
+            "changes": self.changes.counts() if self.changes else None,
         }
 
 
@@ -131,6 +137,7 @@ class StudyReader:
         self._db, self._study = db, study
         self._spec = read_spec(study)
         self._space = read_space(self._spec.space)
+        self._changes = _changes_of(self._spec)
         self._finished: dict[int, TrialStatus] = {}
 
     def __call__(self) -> StudyStatus:
@@ -154,6 +161,7 @@ class StudyReader:
             control=get_control(self._db, self._study),
             data={key: self._spec.data.get(key) for key in ("split", "group_by", "folds")},
             symmetry=symmetry_of(self._study),
+            changes=self._changes,
         )
 
     def _trial_status(self, trial: FrozenTrial, until: datetime) -> TrialStatus:
@@ -163,6 +171,14 @@ class StudyReader:
                 return status
             self._finished[trial.number] = status
         return self._finished[trial.number]
+
+
+def _changes_of(spec: StudySpec) -> DataChanges | None:
+    if not (stored := spec.data.get("findings")):
+        return None
+    from hpo.data.changes import DataChanges  # with hpo.data, which is slow to import
+
+    return DataChanges.from_json(stored) or None
 
 
 def _best_to_dict(best: TrialStatus) -> dict[str, Any]:

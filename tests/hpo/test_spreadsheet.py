@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.experiments.outputs import to_csv
-from hpo.spreadsheet import plain_cell, plain_row
+from hpo.spreadsheet import CsvRows, plain_cell, plain_row
 
 SIGNS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 
@@ -37,6 +40,16 @@ def test_the_text_can_be_had_back(text: str) -> None:
     written = str(plain_cell(text))
     assert written.removeprefix("'") == text
     assert plain_cell(text) == text or written[0] == "'"
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0")), min_size=2, max_size=4))
+def test_rows_are_read_as_they_were_written(cells: list[str]) -> None:
+    text = io.StringIO()
+    rows = CsvRows(text)
+    rows.write(cells)
+    rows.write(["next", "row"])
+    read = list(csv.reader(io.StringIO(text.getvalue(), newline="")))
+    assert read == [plain_row(cells), ["next", "row"]]
 
 
 def test_every_table_follows_the_rule() -> None:

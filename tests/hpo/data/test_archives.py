@@ -9,8 +9,8 @@ import pytest
 
 from hpo.data import decode
 from hpo.data.archives import ZipSource
-from hpo.data.opening import inspect_data
 from hpo.data.pipeline import decode_all
+from hpo.data.sampled_images import inspect_data
 from hpo.errors import DataError
 
 

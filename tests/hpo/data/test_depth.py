@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 from hpo.data import fit_array, open_dataset, open_whole
 from hpo.data.decode import decode, fit, plain_image
 from hpo.data.depth import WHITE_LEVELS, depth_note, reached_levels, white_level
-from hpo.data.opening import inspect_data
+from hpo.data.sampled_images import inspect_data
 from hpo.errors import DataError
 
 

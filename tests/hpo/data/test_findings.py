@@ -13,9 +13,12 @@ from hpo.errors import DataError, UsageError
 names = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=12).filter(
     lambda text: text == text.strip() and not text.startswith("\ufeff")
 )
+files = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0/"), min_size=1, max_size=12).filter(
+    lambda text: text.strip() and not text.startswith("\ufeff")
+)
 findings = st.builds(
     Finding,
-    file=names,
+    file=files,
     finding=st.sampled_from(KINDS),
     group=names | st.just(""),
     score=st.integers(0, 10_000).map(lambda score: score / 10_000),
@@ -39,6 +42,51 @@ def test_a_table_is_read_as_it_was_written(rows, tmp_path_factory):
     path = tmp_path_factory.mktemp("findings") / "findings.csv"
     Findings(tuple(rows)).write_csv(path)
     assert read_findings(path).rows == tuple(rows)
+
+
+@pytest.mark.parametrize(
+    "name", [" a.png", "a.png ", "a\rb.png", "a\nb.png", "a\tb.png", "a,b;c.png", 'a"b.png', "a\x0bb"]
+)
+def test_odd_names_of_files_are_read_back(tmp_path, name):
+    path = tmp_path / "findings.csv"
+    Findings((a_finding(name), a_finding("other.png"))).write_csv(path)
+    assert [row.file for row in read_findings(path).check(["a.png", name, "other.png"], []).rows] == [name, "other.png"]
+
+
+def test_a_row_that_a_spreadsheet_took_for_one_cell_is_taken_apart(tmp_path):
+    """A spreadsheet that expects semicolons shows a table with commas in one column, and saves it like this."""
+    Findings((a_finding(), Finding("a/2.png", "copy", "c", 0.5, "keep", 'like "1", but turned'))).write_csv(
+        tmp_path / "findings.csv"
+    )
+    plain = (tmp_path / "findings.csv").read_text().splitlines()
+    saved = [line if '"' not in line else '"' + line.replace('"', '""') + '"' for line in plain]
+    assert saved != plain
+    found = read_findings(table(tmp_path, "\r\n".join(saved), "utf-8-sig"))
+    assert found.rows[1].reason == 'like "1", but turned'
+    assert [row.file for row in found.rows] == ["a/1.png", "a/2.png"]
+
+
+def test_rows_that_say_the_same_twice_are_one(tmp_path):
+    found = read_findings(table(tmp_path, "file,finding,action\na,odd,drop\na,odd,drop\na,copy,keep\n"))
+    assert found.changes().drops == {"a": "odd"}
+    assert found.counts()["odd"]["drop"] == 1
+
+
+def test_what_is_no_table_is_one_line(tmp_path):
+    with pytest.raises(DataError, match=r"missing.csv does not exist: give the path of a CSV$"):
+        read_findings(tmp_path / "missing.csv")
+    with pytest.raises(DataError, match="is a folder, but must be a CSV"):
+        read_findings(tmp_path)
+    for content, message in (
+        (b"PK\x03\x04\x00", "is a workbook or another zip, .* save it as CSV"),
+        ("file,finding,action\nü.png,odd,drop".encode("cp1252"), "is not a CSV in UTF-8"),
+        (b"<!doctype html>" + b"<p>x" * 5000, "has the columns <!doctype html>.{0,60}, but a findings file has"),
+        (b"\xff\xfe\x00", "is not a CSV in UTF-8"),
+    ):
+        (tmp_path / "findings.csv").write_bytes(content)
+        with pytest.raises(DataError, match=message) as error:
+            read_findings(tmp_path / "findings.csv")
+        assert "\n" not in str(error.value)
 
 
 def test_columns_and_formulas(tmp_path):
@@ -153,6 +201,21 @@ def test_the_digest_depends_on_actions_alone():
     rows = (a_finding(), a_finding("b.png"))
     moved = Findings(tuple(reversed(rows)), source="other.csv")
     assert Findings(rows).digest == moved.digest != Findings((a_finding(action="keep"), rows[1])).digest
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("", ("", ())),
+        ("--clean", ("", ("--clean",))),
+        ("--clean --fix-leaks", ("", ("--clean", "--fix-leaks"))),
+        ("my table.csv --fix-leaks", ("my table.csv", ("--fix-leaks",))),
+        ("a --clean b.csv", ("a --clean b.csv", ())),
+        ("--clean.csv", ("--clean.csv", ())),
+    ],
+)
+def test_the_source_names_a_table_and_options(source, expected):
+    assert DataChanges(source=source).table_and_options == expected
 
 
 def test_the_line_for_people_counts_by_kind():

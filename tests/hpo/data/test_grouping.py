@@ -9,6 +9,7 @@ from hpo.data import SplitOptions, open_dataset
 from hpo.data.grouping import group_images, unite
 from hpo.data.opening import open_source
 from hpo.data.origin import DataOrigin
+from hpo.data.sampled_images import inspect_data
 from hpo.data.summary import summarise
 from hpo.errors import DataError, UsageError
 
@@ -38,6 +39,14 @@ def test_a_column_is_used_and_no_longer_left_out(table):
     assert "left out: column slide" in summarise(dataset).remarks()
     patients = [{name.split("_")[1] for name in part.names} for part in (dataset.train, dataset.val)]
     assert not patients[0] & patients[1]
+
+
+def test_the_column_that_is_used_is_not_said_to_be_unread(table):
+    unread = "column Patient looks like a group, but is not read"
+    assert any(unread in note and "--group-by names it" in note for note in opened(table, None).notes)
+    assert not any(unread in note for note in opened(table, "patient").notes)
+    assert any("column slide looks like a group" in note for note in opened(table, "patient").notes)
+    assert not any(unread in note for note in inspect_data(table, split=SplitOptions(group_by="patient")).summary.notes)
 
 
 @pytest.mark.parametrize("pattern", [r"patient_(\d+)_", r"(?P<who>patient_\d+)_", r"(?:x_(\d+)|patient_(\d+)_)"])

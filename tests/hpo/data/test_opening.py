@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from hpo.data import SplitOptions, fit_array, open_dataset, open_whole
-from hpo.data.opening import inspect_data
+from hpo.data.sampled_images import inspect_data
 from hpo.data.summary import summarise_part
 from hpo.errors import DataError
+from tests.hpo.pictures import blobs
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 
@@ -252,8 +253,19 @@ def test_an_inspection_decodes_all_of_a_small_data_set(write_classes):
     assert seen.summary.counts == {"train": [10, 9], "test": [2, 0]}
 
 
+def test_an_inspection_of_all_images_knows_turned_copies(tmp_path):
+    """They stay in one part of the split that a search makes, so a class of copies alone has none to spare."""
+    for number in range(12):
+        (tmp_path / "data" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        blobs(number).save(tmp_path / "data" / "ab"[number % 2] / f"{number}.png")
+    blobs(0).rotate(90).save(tmp_path / "data" / "a" / "turned.png")
+    summary = inspect_data(tmp_path / "data").summary
+    assert summary.duplicates == 0
+    assert summary.notes == ("1 more image is a copy, turned, encoded anew or cropped: `hpo data` shows them",)
+
+
 def test_an_inspection_decodes_some_images_of_each_class_of_a_large_one(write_classes, monkeypatch):
-    monkeypatch.setattr("hpo.data.opening._FEW_IMAGES", 10)
+    monkeypatch.setattr("hpo.data.sampled_images._FEW_IMAGES", 10)
     folder = write_classes({"a": 20, "b": 20})
     (folder / "a" / "019.png").write_bytes(b"")
     seen = inspect_data(folder)
@@ -263,7 +275,7 @@ def test_an_inspection_decodes_some_images_of_each_class_of_a_large_one(write_cl
 
 
 def test_an_inspection_of_a_sample_says_so_and_counts_no_duplicates(write_classes, monkeypatch):
-    monkeypatch.setattr("hpo.data.opening._FEW_IMAGES", 10)
+    monkeypatch.setattr("hpo.data.sampled_images._FEW_IMAGES", 10)
     folder = write_classes({"a": 20, "b": 20, "B": 20})
     shutil.copy(folder / "a" / "000.png", folder / "a" / "001.png")
     shutil.copy(folder / "a" / "000.png", folder / "b" / "000.png")
@@ -272,6 +284,9 @@ def test_an_inspection_of_a_sample_says_so_and_counts_no_duplicates(write_classe
     assert (summary.to_json()["duplicates"], summary.to_json()["leaking"]) == (None, None)
     assert not any("duplicates" in line for line in summary.remarks())
     assert any(note.startswith("of the 9 images tried: ") for note in summary.notes)
+    assert summary.notes[-1].startswith(
+        "9 of 60 images were decoded, so copies, leaks and blank images were not looked"
+    )
     assert any(note.startswith("classes 'B', 'b' differ in case") for note in summary.notes), "known of the whole"
 
 
@@ -287,7 +302,7 @@ def test_a_whole_data_set_counts_its_duplicates(write_classes, cache):
 
 @pytest.mark.parametrize("tried", [10, 500])
 def test_an_inspection_refuses_a_class_that_cannot_be_read(write_classes, monkeypatch, tried):
-    monkeypatch.setattr("hpo.data.opening._FEW_IMAGES", tried)
+    monkeypatch.setattr("hpo.data.sampled_images._FEW_IMAGES", tried)
     folder = write_classes({"a": 20, "b": 12})
     for file in (folder / "b").iterdir():
         file.write_bytes(b"no image")
@@ -345,6 +360,6 @@ def test_an_inspection_deals_groups_and_folds_as_a_search(write_classes, monkeyp
     assert not any("leak" in note for note in whole.notes)
     with pytest.raises(DataError, match="10 folds need as many groups"):
         inspect_data(folder, split=SplitOptions(group_by=r"(\d)\.png", folds=10))
-    monkeypatch.setattr("hpo.data.opening._FEW_IMAGES", 10)
+    monkeypatch.setattr("hpo.data.sampled_images._FEW_IMAGES", 10)
     notes = inspect_data(folder, split=SplitOptions(group_by=r"([ab]/\d+)\.png", folds=3)).summary.notes
     assert any("each image is a group of its own" in note for note in notes)

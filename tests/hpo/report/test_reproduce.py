@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -95,6 +96,22 @@ def test_fixed_values_of_the_space_are_not_repeated():
     assert SearchSpace.from_dict(make_study(4).spec.space).fixed["image_size"] == 32
     options, _ = search_of(make_study(4))
     assert set(options["fixed"]) <= {"image_size=32", "epochs=6"}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("my findings.csv --fix-leaks", {"findings": Path("my findings.csv"), "clean": False, "fix_leaks": True}),
+        ("--clean", {"findings": None, "clean": True, "fix_leaks": False}),
+        (None, {"findings": None, "clean": False, "fix_leaks": False}),
+    ],
+)
+def test_the_search_leaves_out_what_the_study_left_out(source, expected):
+    study = make_study(4)
+    found = {"findings": {"source": source, "drops": {"odd": ["a.png"]}}} if source else {}
+    spec = study.spec.model_copy(update={"data": {**study.spec.data, **found}})
+    options = options_of(study_recipe(replace(study, spec=spec), None).commands[0].text)
+    assert {key: options.get(key) for key in expected} == expected
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,18 @@ def test_a_pause_and_a_stop_are_drawn(control: Control, expected: str | None) ->
     assert "trained again" not in drawn(status(line(0)))
 
 
+def test_what_was_left_out_is_drawn_and_in_the_document(bench: Bench) -> None:
+    changes = DataChanges({"a.png": "odd", "b.png": "copy"}, source="--clean", digest="1")
+    seen = replace(status(line(0)), changes=changes)
+    assert "left out by --clean: 2 images: 1 odd, 1 copy" in drawn(seen)
+    assert seen.to_dict()["changes"]["left_out"] == {"odd": 1, "copy": 1}
+    assert status(line(0)).to_dict()["changes"] is None
+    study = bench.study
+    spec = read_spec(study)
+    write_spec(study, spec.model_copy(update={"data": {**spec.data, "findings": changes.to_json()}}))
+    assert StudyReader(bench.db, study)().changes == changes
+
+
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_a_narrow_terminal_loses_parameters_first(width: int) -> None:
     best = line(3, value=0.98765)
