@@ -92,7 +92,7 @@ def with_changes(db: Database, plan: Plan, cleaning: Cleaning, home: Path) -> Pl
 
     origin = stored_origin(db, plan)
     if origin is None:
-        return replace(plan, changes=_decide(plan, cleaning, home)) if cleaning else plan
+        return replace(plan, changes=decide(plan, cleaning, home)) if cleaning else plan
     if cleaning and not cleaning.is_of(origin.changes):
         then = origin.changes.source
         made = f"with {then}" if then else "without --findings, --clean and --fix-leaks"
@@ -135,7 +135,7 @@ def _read_table(path: Path, data: Path) -> Findings:
     return checked
 
 
-def _decide(plan: Plan, cleaning: Cleaning, home: Path) -> DataChanges:
+def decide(plan: Plan, cleaning: Cleaning, home: Path) -> DataChanges:
     """Return the decisions on single images of a study that is made now; the data are inspected where that is needed.
 
     What the inspection could not look for, and what changes nothing, is printed.

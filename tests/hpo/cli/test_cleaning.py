@@ -1,11 +1,15 @@
 """Decisions on single images for a study: which options agree with those that it was made with."""
 
+from dataclasses import replace
+
 import pytest
 
-from hpo.cli.cleaning import Cleaning
+from hpo.cli.cleaning import Cleaning, decide
+from hpo.cli.run import make_plan
 from hpo.data.changes import DataChanges
 from hpo.data.findings import Finding, Findings
 from hpo.errors import DataError, UsageError
+from tests.hpo.pictures import blobs
 
 
 @pytest.fixture
@@ -52,6 +56,42 @@ def test_a_fault_of_the_table_is_found_before_an_image_is_decoded(data, tmp_path
         Cleaning.from_options(data, options(table(tmp_path, text)))
 
 
+@pytest.fixture
+def plan(data, tmp_path):
+    """Return a plan whose data have pictures: those of the folder `data`, with a copy in val of one of train."""
+    folder = tmp_path / "parts"
+    for number in range(20):
+        path = folder / ("val" if number < 4 else "train") / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        blobs(number).save(path)
+    blobs(6).save(folder / "val/cat/copy.png")
+    return make_plan(
+        data=folder, study="s", space="quick", backbone="test_resnet", weights=None, fixed=("pretrained=false",),
+        seed=0, val_fraction=0.1, test_fraction=0.1, max_unreadable=0.05, group_by=None, folds=None,
+        metric="accuracy", sampler="random", pruner="none",
+    )  # fmt: skip
+
+
+def test_what_changes_nothing_is_said(plan, tmp_path, capsys):
+    keep = table(tmp_path, "train/cat/6.png,odd,keep,\n")
+    changes = decide(plan, Cleaning.from_options(plan.data, options(keep)), tmp_path)
+    assert not changes
+    assert "my table.csv: its row says keep, so no image is left out and no label changed" in capsys.readouterr().err
+
+
+def test_leaks_are_fixed_among_the_images_that_stay(plan, tmp_path, capsys):
+    assert decide(plan, Cleaning(fix_leaks=True), tmp_path).parts == {"train/cat/6.png": "val"}
+    drop = table(tmp_path, "val/cat/copy.png,copy,drop,\n")
+    changes = decide(plan, Cleaning.from_options(plan.data, options(drop, fix_leaks=True)), tmp_path)
+    assert (changes.drops, changes.parts) == ({"val/cat/copy.png": "copy"}, {})
+    assert (
+        "--fix-leaks: no image is moved, no image that stays lies in two of the given parts" in capsys.readouterr().err
+    )
+    cats = replace(plan, data=plan.data / "train")
+    assert not decide(cats, Cleaning(fix_leaks=True), tmp_path)
+    assert "--fix-leaks: no image is moved, DATA brings no parts" in capsys.readouterr().err
+
+
 def test_a_table_and_clean_contradict_each_other(data, tmp_path):
     with pytest.raises(UsageError, match=r"--findings .* and --clean contradict each other"):
         Cleaning.from_options(data, options(table(tmp_path, ""), clean=True))
@@ -71,3 +111,5 @@ def test_options_agree_with_those_that_a_study_was_made_with():
     assert not Cleaning(clean=True).is_of(DataChanges())
     assert not Cleaning(clean=True).is_of(DataChanges(source="--clean --fix-leaks"))
     assert Cleaning(fix_leaks=True).is_of(DataChanges(source="--fix-leaks"))
+    odd = Findings(findings.rows, source="a --clean b.csv")
+    assert Cleaning(odd).is_of(replace(stored, source=Cleaning(odd).source))

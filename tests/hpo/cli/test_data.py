@@ -38,6 +38,20 @@ def test_a_page_a_table_and_a_summary(here, faulty, tmp_path):
     assert document["target"] is None
 
 
+def test_groups_are_understood_as_by_a_search(here, faulty, tmp_path):
+    by = r"/([a-z0-9])[^/]*$"
+    command = ["data", str(faulty), "--no-embeddings", "--group-by", by]
+    printed = here(*command)
+    assert printed.exit_code == 0, printed.output
+    assert f"grouped by «{by}»: " in printed.output
+    assert f"--study cells --group-by '{by}' --clean" in printed.output
+    document = json.loads(here(*command, "--json").stdout)
+    assert document["groups"]["by"] == f"«{by}»"
+    refused = here("data", str(faulty), "--no-embeddings", "--group-by", "patient")
+    assert refused.exit_code == 2
+    assert "--group-by 'patient' has no group in parentheses" in refused.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

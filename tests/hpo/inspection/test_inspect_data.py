@@ -9,9 +9,10 @@ from PIL import Image
 
 import hpo
 from hpo.data.findings import Findings
-from hpo.errors import HubError, ModelError
+from hpo.errors import HubError, ModelError, UsageError
 from hpo.inspection import inspect_data
 from hpo.inspection.inspect_data import InspectionOptions, cheap_line, check_cheaply, inspect_images
+from tests.hpo.pictures import blobs
 
 CHEAP = InspectionOptions(image_size=32, embeddings=False, map=False)
 
@@ -55,8 +56,39 @@ def test_the_cheap_checks_find_what_was_planted(folder, tmp_path):
     assert set(found.seconds) == {"images", "copies", "other checks"}
     line = cheap_line(check_cheaply(folder, image_size=32, cache=tmp_path / "cache"))
     assert line == (
-        "3 copies, 1 of them turned or mirrored; 2 copies of one picture under several classes; 1 blank images"
+        "3 copies, 1 of them turned or mirrored; 2 copies of one picture under several classes; 1 blank image"
     )
+
+
+def turned(image):
+    return image.rotate(90)
+
+
+@pytest.mark.parametrize(
+    ("planted", "line"),
+    [
+        ({}, ""),
+        ({"train/a/copy.png": blobs(0)}, "1 copy"),
+        ({"train/a/copy.png": turned(blobs(0))}, "1 copy, 1 of them turned or mirrored"),
+        (
+            {"train/b/copy.png": turned(blobs(0))},
+            "1 copy, 1 of them turned or mirrored; 2 copies of one picture under several classes",
+        ),
+        ({"val/a/copy.png": blobs(0)}, "1 copy; 2 images in two of the given parts"),
+        ({"train/a/blank.png": Image.new("RGB", (64, 64), "grey")}, "1 blank image"),
+        ({"train/c/1.png": blobs(99), "train/c/2.png": blobs(98)}, "fewer than 10 images of c (2)"),
+    ],
+)
+def test_each_quick_check_says_what_it_found(tmp_path, planted, line):
+    for number in range(24):
+        path = tmp_path / "data" / ("val" if number < 4 else "train") / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        blobs(number if number >= 4 else 50 + number).save(path)
+    blobs(0).save(tmp_path / "data/train/a/one.png")
+    for name, image in planted.items():
+        (tmp_path / "data" / name).parent.mkdir(exist_ok=True)
+        image.save(tmp_path / "data" / name)
+    assert cheap_line(check_cheaply(tmp_path / "data", image_size=32, cache=tmp_path / "cache")) == line
 
 
 def test_all_checks_with_random_weights(folder, tmp_path, monkeypatch):
@@ -100,6 +132,27 @@ def test_the_python_call_returns_findings(folder, tmp_path):
     assert isinstance(found, Findings)
     assert found.changes().drop_counts()["copy"] == 2
     assert "--no-embeddings" in found.notes[0]
+
+
+def test_groups_are_in_notes_reasons_and_embeddings(folder, tmp_path, monkeypatch):
+    from hpo.models.frozen_backbone import FrozenBackbone
+    from search_spaces import TrialConfig
+
+    random = FrozenBackbone(TrialConfig.from_dict({"backbone": "test_resnet", "pretrained": False, "image_size": 32}))
+    monkeypatch.setattr(inspect_data, "_backbone", lambda options: (random, {}))
+    by = r"/([0-9]|copy|turned|conflict|blank)[^/]*$"
+    options = InspectionOptions(image_size=32, group_by=by, map=False)
+    found = inspect_images(folder, options, cache=tmp_path / "cache")
+    assert found.groups is not None
+    assert (found.groups.count, found.groups.across) == (6, 3)
+    assert found.embeddings is not None
+    assert found.embeddings.together is not None
+    reason = next(row.reason for row in found.findings.rows if row.file == "cat/copy.png")
+    assert reason.endswith("it lies in 2 groups by «" + by + "»: 0, copy")
+    notes = hpo.inspect(folder, embeddings=False, image_size=32, group_by=by, cache=tmp_path / "cache").notes
+    assert notes[0].startswith("grouped by «")
+    with pytest.raises(UsageError, match="has no group in parentheses"):
+        hpo.inspect(folder, embeddings=False, image_size=32, group_by="cat", cache=tmp_path / "cache")
 
 
 def test_a_file_that_a_table_lists_twice_stays(tmp_path):

@@ -12,9 +12,11 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from hpo.cli.status import draw, duration, lease_state, plain_line, sparkline
+from hpo.data.changes import DataChanges
 from hpo.report.study_data import read_study
 from hpo.search.status import StudyReader, StudyStatus, TrialStatus
-from storage import Control, LeaseInfo, Limits, Worker, expire_leases, open_study, reap, set_control
+from storage import Control, LeaseInfo, Limits, Worker, expire_leases, open_study, read_spec, reap, set_control
+from storage.spec import write_spec
 from tests.hpo.search.conftest import Bench
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -218,6 +220,7 @@ def test_a_pause_and_a_stop_are_drawn(control: Control, expected: str | None) ->
     assert "trained again" not in drawn(status(line(0)))
 
 
+@pytest.mark.postgres
 def test_what_was_left_out_is_drawn_and_in_the_document(bench: Bench) -> None:
     changes = DataChanges({"a.png": "odd", "b.png": "copy"}, source="--clean", digest="1")
     seen = replace(status(line(0)), changes=changes)
