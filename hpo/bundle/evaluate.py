@@ -28,6 +28,7 @@ from hpo.data import (
     summarise,
     summarise_part,
 )
+from hpo.data.changes import DataChanges
 from hpo.data.records import PARTS
 from hpo.errors import DataError
 from hpo.evaluation.metrics import Report
@@ -189,10 +190,21 @@ def select(
             f"has neither parts nor the very images of the model's data, so it has no {split} part; leave --split out "
             "to measure the other images, or give the data that the model was made with"
         )
+    summary = summarise_part(whole, rest, name or "all")
     return Selection(
-        rest, name, whole.fingerprint, own=False, summary=summarise_part(whole, rest, name or "all"), overlap=overlap,
-        tests=_opened_tests(bundle, rest, overlap, name),
+        rest, name, whole.fingerprint, own=False, overlap=overlap, tests=_opened_tests(bundle, rest, overlap, name),
+        summary=replace(summary, notes=(*summary.notes, *_unapplied(manifest.data.changes, rest))),
     )  # fmt: skip
+
+
+def _unapplied(changes: DataChanges, part: Part) -> list[str]:
+    """Return a line on the decisions on single images of the model's data, which other data do not follow."""
+    if not changes:
+        return []
+    decided = {*changes.drops, *changes.relabels}
+    named = sum(name in decided for name in part.names)
+    alike = f", though {named:,} of these images have names that it leaves out or relabels" if named else ""
+    return [f"these are other data than the model's, to which nothing of this is applied: {changes.line()}{alike}"]
 
 
 def _opened_tests(bundle: Bundle, rest: Part, overlap: Overlap, name: PartName | None) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from hpo.cli.options import (
     weights_option,
 )
 from hpo.cli.progress import counting
-from hpo.cli.report import check_out
+from hpo.cli.report import check_out, refuse_closed_folder
 from hpo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ STEPS = {
     "--out", type=UserPath(), default=None, metavar="FILE",
     help="Write the findings as a table (.csv), for people to edit and for `hpo run --findings FILE`.",
 )  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace the table of --out that is there, with all that was edited in it.")
 @click.option(
     "--report", type=UserPath(), default=Path("data.html"), show_default=True, metavar="FILE",
     help="The page to write; replaced.",
@@ -64,7 +65,7 @@ STEPS = {
 @home_option
 @debug_option
 def data_command(
-    data: Path, out: Path | None, report: Path, as_json: bool, backbone: str | None,
+    data: Path, out: Path | None, force: bool, report: Path, as_json: bool, backbone: str | None,
     weights: Path | None, image_size: int, embeddings: bool, group_by: str | None,
     device: str, threads: int | None, home: Path,
 ) -> None:  # fmt: skip
@@ -74,10 +75,10 @@ def data_command(
     those that are sure. DATA is what `hpo run` takes.
     """
     check_out(report, "--report")
-    check_table(out)
     from hpo.data.opening import require_path
 
     require_path(data)
+    check_table(out, data, force=force)
     from hpo.cli.data_text import inspection_json, inspection_lines
     from hpo.device import resolve_device, use_threads
     from hpo.inspection.inspect_data import InspectionOptions, inspect_images
@@ -115,14 +116,22 @@ def steps() -> Iterator[StepProgress]:
         yield progress
 
 
-def check_table(out: Path | None) -> None:
-    """Raise UsageError unless a table can be written to `out`; called before the work."""
+def check_table(out: Path | None, data: Path, *, force: bool) -> None:
+    """Raise UsageError unless a table can be written to `out`; called before the work.
+
+    One that is there may hold what a person has edited: it is replaced only with `force`, and the data never.
+    """
     if out is None:
         return
     if out.suffix.lower() != ".csv":
         raise UsageError(f"--out is {out}, but must end in .csv: it is a table of findings; --report names the page")
     if out.is_dir() or not out.parent.is_dir():
         raise UsageError(f"--out is {out}, but that is a folder or in none: name a file in a folder that is there")
+    if out.exists() and out.samefile(data):
+        raise UsageError(f"--out is {out}, but that is DATA itself: name another file")
+    if out.exists() and not force:
+        raise UsageError(f"--out is {out}, which is there and may hold what you edited: name another, or give --force")
+    refuse_closed_folder(out, "--out")
 
 
 def write_results(found: DataInspection, out: Path | None, report: Path) -> None:

@@ -37,8 +37,6 @@ def inspection_lines(found: DataInspection, table: Path | None, page: Path) -> I
     summary = found.data.summary
     yield f"{found.data.path}: {len(found.data):,} images, {len(summary.classes)} classes"
     yield from summary.lines()
-    if found.groups:
-        yield from found.groups.lines()
     yield ""
     yield from _findings(found)
     yield from _groups(found)

@@ -48,6 +48,10 @@ def mean_line(folds: FoldValues, metric: str) -> str:
     noise = "" if folds.standard_error is None else f" ± {folds.standard_error:.4f} (standard error)"
     of = "in 1 fold" if count == 1 else f"over {count} folds"
     return f"mean {metric} {of} {fmean(folds.values):.4f}{noise}: {', '.join(f'{v:.4f}' for v in folds.values)}"
+def changes_lines(manifest: Manifest) -> list[str]:
+    """Return the decisions on single images that the model's data follow; nothing where there are none."""
+    changes = manifest.data.changes
+    return [f"its data: {changes.line()}"] if changes else []
 
 
 def epoch_line(result: EpochResult, epochs: int) -> str:
@@ -90,7 +94,12 @@ def _shrunk(found: Calibration) -> str:
 
 def retrain_lines(out: Path | str, before: Bundle, result: Retrained) -> list[str]:
     """Return the result of a retraining beside that of its trial; `before` is the bundle that it started from."""
-    lines = [f"{out}: trained on {result.images:,} images for {_epochs(result.manifest.epochs)}"]
+    lines = [
+        f"{out}: trained on {result.images:,} images for {_epochs(result.manifest.epochs)}",
+        *changes_lines(result.manifest),
+    ]
+    if before.manifest.data.changes and not result.manifest.data.changes:
+        lines.append(f"its data are others, to which nothing of this is applied: {before.manifest.data.changes.line()}")
     validation = before.metrics.get("validation")
     if validation:
         accuracy = accuracy_line(validation["accuracy"], validation["interval"], validation["n"])
@@ -188,6 +197,7 @@ def joined_lines(out: Path | str, joined: JointModel) -> list[str]:
     manifest, held_out = joined.manifest, joined.held_out
     lines = [
         f"{out}: {_composition(manifest)}",
+        *changes_lines(manifest),
         _comparison_line("validation part, on which it was chosen", joined.validation),
     ]
     if held_out is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +80,14 @@ def check_out(out: Path, option: str = "--out") -> None:
         raise UsageError(f"{option} is {out}, but that is a folder; name a file in it")
     if not out.parent.is_dir():
         raise UsageError(f"{option} is {out}, but there is no folder {out.parent}; make it first")
+    refuse_closed_folder(out, option)
+
+
+def refuse_closed_folder(out: Path, option: str) -> None:
+    """Raise UsageError where no file can be made in the folder of `out`, which `option` names."""
+    folder = out.resolve().parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"{option} is {out}, but nothing may be written in {folder}: name another folder")
 
 
 def is_bundle(subject: Path | str) -> bool:

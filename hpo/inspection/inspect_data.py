@@ -201,9 +201,12 @@ def _cheap_checks(data: InspectedData, seconds: dict[str, float], report: StepPr
         copies = find_copies(data)
     report("copies", 1, 1)
     with _timed(seconds, "other checks"):
+        groups = measure_groups(data, copies)
+        if groups is not None:
+            data = replace(data, summary=replace(data.summary, notes=(*groups.lines(), *data.summary.notes)))
         return DataInspection(
-            data, copies, find_odd_images(data), find_leaks(data, copies), measure_imbalance(data),
-            groups=measure_groups(data, copies), seconds=seconds,
+            data, copies, find_odd_images(data), find_leaks(data, copies), measure_imbalance(data), groups,
+            seconds=seconds,
         )  # fmt: skip
 
 

@@ -88,7 +88,7 @@ def _finding_sections(evidence: DataEvidence, pictures: Thumbnails) -> list[Sect
             copies_section(of.get("copy", []), _turns(copies, evidence.data), _copy_facts(copies), pictures),
         ]
     leaks = evidence.leaks
-    how = hint("run", str(evidence.data.path), study=evidence.data.path.stem or "NAME", clean=True, fix_leaks=True)
+    how = _run(evidence, clean=True, fix_leaks=True)
     if evidence.outlier_scores is None and not outliers:
         first = _absent(evidence, "outliers", "Pictures that do not belong", "outliers", "embeddings")
     else:
@@ -194,17 +194,15 @@ def _summary(evidence: DataEvidence) -> Section:
         for kind, (what, sure) in NAMES.items()
         if counts[kind]
     ]
-    data, study = str(evidence.data.path), evidence.data.path.stem or "NAME"
-    table = evidence.table or "findings.csv"
+    table, data = evidence.table or "findings.csv", evidence.data
+    again = [] if evidence.table else [hint("data", data.path, group_by=data.group_by, out=table)]
     commands = [
-        ("run with the doctor's own choices, at its safe thresholds", [hint("run", data, study=study, clean=True)]),
+        ("run with the doctor's own choices, at its safe thresholds", [_run(evidence, clean=True)]),
         ("look at each finding, change what you see otherwise, and run with that",
-         [hint("data", data, out=table), hint("run", data, study=study, findings=table)]),
+         [*again, _run(evidence, findings=table)]),
     ]  # fmt: skip
     if evidence.leaks is not None and evidence.leaks.groups:
-        commands.append(
-            ("end the leaks between the parts too", [hint("run", data, study=study, clean=True, fix_leaks=True)])
-        )
+        commands.append(("end the leaks between the parts too", [_run(evidence, clean=True, fix_leaks=True)]))
     return Section(
         "found", "What was found",
         {
@@ -212,6 +210,12 @@ def _summary(evidence: DataEvidence) -> Section:
             "skipped": [f"{step}: {reason}" for step, reason in evidence.skipped.items()],
         },
     )  # fmt: skip
+
+
+def _run(evidence: DataEvidence, **options: object) -> str:
+    """Return the command that searches these data with some options."""
+    data = evidence.data
+    return hint("run", data.path, study=data.path.stem or "NAME", group_by=data.group_by, **options)
 
 
 def _before_after(evidence: DataEvidence) -> list[tuple[str, int, int]]:

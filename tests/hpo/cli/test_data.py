@@ -66,6 +66,30 @@ def test_wrong_files_are_refused_before_the_work(here, faulty, arguments, messag
     assert message in printed.output
 
 
+def test_a_table_that_may_be_edited_is_not_replaced(here, faulty, tmp_path):
+    table = tmp_path / "found.csv"
+    table.write_text("edited")
+    command = ["data", str(faulty), "--no-embeddings", "--out", str(table)]
+    printed = here(*command)
+    assert printed.exit_code == 2
+    assert "which is there and may hold what you edited: name another, or give --force" in printed.output
+    assert table.read_text() == "edited"
+    assert here(*command, "--force").exit_code == 0
+    assert read_findings(table).rows
+    listed = tmp_path / "cells.csv"
+    listed.write_text("path,label\n")
+    refused = here("data", str(listed), "--out", str(listed), "--force")
+    assert refused.exit_code == 2
+    assert "but that is DATA itself" in refused.output
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(here, faulty, tmp_path, monkeypatch):
+    monkeypatch.setattr("hpo.cli.report.os.access", lambda *_: False)
+    printed = here("data", str(faulty), "--no-embeddings", "--report", str(tmp_path / "page.html"))
+    assert printed.exit_code == 2
+    assert f"but nothing may be written in {tmp_path}: name another folder" in printed.output
+
+
 def test_missing_data_are_one_line(here, tmp_path):
     printed = here("data", str(tmp_path / "nothing"))
     assert printed.exit_code == 2
