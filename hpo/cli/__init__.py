@@ -141,7 +141,8 @@ def _one_line() -> Iterator[None]:
     except click.UsageError as error:
         text = re.sub(r"^Invalid value for '([^']+)'", r"\1", error.format_message().rstrip("."))
         command = error.ctx.command_path if error.ctx else "hpo"
-        raise WrongOptionError(f"{text[:1].lower()}{text[1:]} (see `{command} --help`)") from None
+        text = text if text[:2].isupper() else f"{text[:1].lower()}{text[1:]}"  # DATA stays as it is
+        raise WrongOptionError(f"{text} (see `{command} --help`)") from None
 
 
 _ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)  # the last two are Slurm's notices

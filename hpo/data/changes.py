@@ -54,7 +54,7 @@ class DataChanges:
     @property
     def table_and_options(self) -> tuple[str, tuple[str, ...]]:
         """The name of the table of findings, "" for none, and the options that `source` names."""
-        table, options = self.source, ()
+        table, options = self.source, tuple[str, ...]()
         for option in reversed(OPTIONS):  # from the end: the name of a table may hold such a word
             if table == option or table.endswith(f" {option}"):
                 table, options = table[: -len(option)].rstrip(), (option, *options)

@@ -25,7 +25,7 @@ class ImageGroups:
     """The groups of a data set as `hpo run --group-by` would keep them together."""
 
     word: str
-    """What the images are grouped by, as `Grouping.word`."""
+    """The column or expression, as `Grouping.word`."""
     count: int
     smallest: int
     """Images of the smallest group."""
@@ -37,7 +37,7 @@ class ImageGroups:
     linked: int
     """The number of groups that such copies join to another, for a split."""
     notes: tuple[str, ...]
-    """What there is to know, as a search says it."""
+    """The notes of a search on these groups."""
 
     def lines(self) -> list[str]:
         """Return the groups in words, what copies do to them, and what given parts do."""

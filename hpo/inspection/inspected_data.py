@@ -17,7 +17,7 @@ from hpo.data import DataSummary
 from hpo.data.dataset import Images, Labels, PartName, Progress, Unreadable
 from hpo.data.grouping import Grouping, group_images
 from hpo.data.opening import notes_with, open_source, summarise_pack, without_used
-from hpo.data.pack import open_pack
+from hpo.data.pack import PackManifest, open_pack
 from hpo.data.signatures import Signatures
 
 
@@ -79,7 +79,6 @@ def open_inspected(
     pack = open_pack(source, image_size, Path(cache), white=white_level, progress=progress)
     manifest = pack.manifest
     grouping = group_images(source, manifest.names, group_by) if group_by is not None else None
-    summary = summarise_pack(manifest)
     return InspectedData(
         path=source.path,
         classes=manifest.classes,
@@ -90,11 +89,7 @@ def open_inspected(
         signatures=pack.signatures,
         digests=list(zip(manifest.stored, manifest.pixels, strict=True)),
         unreadable=manifest.unreadable,
-        summary=replace(
-            summary,
-            notes=notes_with(grouping, summary.notes),
-            left_out=without_used(summary.left_out, grouping),
-        ),
+        summary=_summary(manifest, grouping),
         fingerprint=manifest.fingerprint,
         image_size=image_size,
         white_level=manifest.white_level,
@@ -102,3 +97,10 @@ def open_inspected(
         group_by=group_by,
         folder=pack.folder,
     )
+
+
+def _summary(manifest: PackManifest, grouping: Grouping | None) -> DataSummary:
+    """Describe the images; the column that they are grouped by is not left out."""
+    summary = summarise_pack(manifest)
+    notes, left_out = notes_with(grouping, summary.notes), without_used(summary.left_out, grouping)
+    return replace(summary, notes=notes, left_out=left_out)

@@ -182,7 +182,8 @@ class _Related:
             for group in copies.groups
             for row, turn in zip(np.asarray(group.rows).tolist(), group.orientations, strict=True)
         }
-        keys, first = {}, {}
+        keys: dict[int, tuple[object, ...]] = {}
+        first: dict[tuple[object, str], int] = {}
         pictures = copies.group_of.tolist()
         for row in np.flatnonzero(parts != "").tolist():
             stored, pixels = data.digests[row]

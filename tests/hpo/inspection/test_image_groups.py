@@ -112,6 +112,6 @@ def test_groups_that_carry_the_label_lower_the_target():
     alone, apart = measure_target(embedded), measure_target(replace(embedded, together=patient))
     assert alone is not None
     assert apart is not None
-    assert alone.accuracy > 0.95
+    assert alone.accuracy > 0.85
     assert apart.accuracy < 0.8
     assert measure_target(replace(embedded, together=np.zeros(len(labels), np.int64))) is None
