@@ -48,6 +48,8 @@ def mean_line(folds: FoldValues, metric: str) -> str:
     noise = "" if folds.standard_error is None else f" ± {folds.standard_error:.4f} (standard error)"
     of = "in 1 fold" if count == 1 else f"over {count} folds"
     return f"mean {metric} {of} {fmean(folds.values):.4f}{noise}: {', '.join(f'{v:.4f}' for v in folds.values)}"
+
+
 def changes_lines(manifest: Manifest) -> list[str]:
     """Return the decisions on single images that the model's data follow; nothing where there are none."""
     changes = manifest.data.changes
