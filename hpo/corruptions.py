@@ -2,6 +2,8 @@
 
 They follow ImageNet-C (Hendrycks and Dietterich 2019), with magnitudes for small images; lengths are fractions of the
 side. They measure models, so they are independent of the augmentations that train them (`hpo.augmentation.families`).
+They are the search corruptions: the altered part (`hpo.evaluation.altered_part`), by which a search with a robustness
+above 0 chooses, is made of them too. What such a search chose is then measured fairly by other corruptions alone.
 At every severity a person still recognises the class; masks leave at least half of a subject in the centre.
 """
 

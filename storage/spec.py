@@ -30,6 +30,7 @@ class StudySpec(BaseModel):
     data: dict[str, Any] = Field(description="classes, counts, split, seed and fractions of the data set")
     data_fingerprint: str = Field(description="digest of the images and labels")
     metric: str = Field(description="metric that is maximised")
+    robustness: float = Field(0.0, ge=0, le=1, description="weight of altered images in what is maximised")
     seed: int = Field(description="seed from which the seeds of all trials derive")
     weights_digest: str | None = Field(None, description="digest of the file of pretrained weights, if one was given")
     weights_normalisation: list[list[float]] | None = Field(
@@ -37,6 +38,11 @@ class StudySpec(BaseModel):
     )
     sampler: str = Field(description="name of the sampler")
     pruner: str = Field(description="name of the pruner")
+
+    @property
+    def value_name(self) -> str:
+        """The name of a trial's value: the metric, or `value` where it is made of that on two kinds of images."""
+        return "value" if self.robustness else self.metric
 
 
 def read_spec(study: optuna.Study) -> StudySpec:
@@ -73,7 +79,8 @@ def has_spec(study: optuna.Study) -> bool:
 
 def write_spec(study: optuna.Study, spec: StudySpec) -> None:
     """Write the spec: the last step of the creation of a study."""
-    study.set_user_attr(SPEC, spec.model_dump(mode="json"))
+    # Without the field where it is 0, so that earlier versions of hpo, which have no such field, can read the spec.
+    study.set_user_attr(SPEC, spec.model_dump(mode="json", exclude=None if spec.robustness else {"robustness"}))
 
 
 def make_id(name: str) -> str:
@@ -96,6 +103,7 @@ _IDENTITY = (
     ("space_fingerprint", "search space", "the space that it was made with (--space, --set, --backbone)"),
     ("data_fingerprint", "data set", "the DATA that it was made with"),
     ("metric", "metric", "that --metric"),
+    ("robustness", "robustness", "that --robustness"),
     ("weights_digest", "weights file", "the --weights that it was made with"),
     ("seed", "seed", "that --seed"),
     ("data.seed", "seed of the split", "that --seed"),

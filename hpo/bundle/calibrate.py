@@ -52,7 +52,7 @@ def calibration_of(validation: Validation, crossed: Logits | None = None) -> Cal
     )
 
 
-def altered_validation(config: TrialConfig) -> str | None:
+def augmented_validation(config: TrialConfig) -> str | None:
     """Return why a trial's validation predictions are not of plain images, in words; None where they are."""
     if not config.validation_augmented:
         return None
@@ -100,7 +100,7 @@ def _proof(bundle: Bundle) -> Validation:
         )
     if bundle.validation is None:
         raise BundleError(f"{bundle.path} holds no validation predictions to choose a threshold on; export it again")
-    reason = altered_validation(manifest.config)
+    reason = augmented_validation(manifest.config)
     if reason and manifest.calibration is None:
         raise BundleError(f"{bundle.path} has nothing to choose a threshold on: {reason}; leave --accuracy out")
     if manifest.stage not in ("ensemble", "soup"):

@@ -128,6 +128,22 @@ class Adaptation(_Section):
     """The number of images that the trained statistics counted as."""
 
 
+class RobustnessFigures(_Section):
+    """The figures that make a trial's value in a study with a robustness above 0; over folds each is the mean."""
+
+    weight: float = Field(gt=0, le=1)
+    """The robustness: the weight of the altered images."""
+    clean: float
+    """The metric on clean validation images."""
+    altered: float
+    """The metric on altered ones."""
+
+    @property
+    def value(self) -> float:
+        """The trial's value."""
+        return (1 - self.weight) * self.clean + self.weight * self.altered
+
+
 class Manifest(_Section):
     """The content of config.json but for the layout's version and the digests of the other files."""
 
@@ -136,7 +152,7 @@ class Manifest(_Section):
     study: str
     trial: int = Field(ge=0)
     metric: str
-    """The metric that selected the best epoch: accuracy, balanced_accuracy or macro_f1."""
+    """The metric that selected the best epoch: accuracy, balanced_accuracy or macro_f1; see `robustness`."""
     config: StoredConfig
     classes: tuple[str, ...] = Field(min_length=2)
     """Class names; a label is the position of its class."""
@@ -165,6 +181,9 @@ class Manifest(_Section):
     """None for a trial of one split; for a joint model those of its best trial."""
     adapted: Adaptation | None = None
     """None where the statistics are those of the training. Else the calibration is that of the model before."""
+    robustness: RobustnessFigures | None = None
+    """None where clean images alone counted in the search; for a joint model those of its best trial, for a retrained
+    one those of its trial."""
 
     @property
     def epochs_to_retrain(self) -> int:
@@ -172,6 +191,11 @@ class Manifest(_Section):
         if self.folds is None:
             return self.best_epoch
         return min(sorted(self.folds.best_epochs)[len(self.folds.best_epochs) // 2], len(self.curve))
+
+    @property
+    def value_name(self) -> str:
+        """The name of the trial's value: the metric, or `value` where it is made of that on two kinds of images."""
+        return self.metric if self.robustness is None else "value"
 
     @property
     def temperature(self) -> float:
@@ -196,8 +220,9 @@ class Manifest(_Section):
         return classes
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values; `from_dict(to_dict(x)) == x`. `folds` and `adapted` are left out if None."""
-        return self.model_dump(mode="json", exclude={key for key in ("folds", "adapted") if getattr(self, key) is None})
+        """Return JSON-ready values; `from_dict(to_dict(x)) == x`. Later fields that are None are left out."""
+        own = ("folds", "adapted", "robustness")
+        return self.model_dump(mode="json", exclude={key for key in own if getattr(self, key) is None})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, source: str, way_out: str = "export it again") -> Manifest:

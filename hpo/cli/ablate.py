@@ -53,9 +53,9 @@ def ablate_command(ctx: click.Context, /, bundle: Path | str, **options: Any) ->
     as they follow from the first.
     """
     from hpo.bundle.remote import local_bundle
+    from hpo.data.opening import check_path
     from hpo.device import resolve_device
     from hpo.experiments.outputs import check_outputs
-    from hpo.search.plan import check_path
 
     local = LocalWorkerOptions.from_options(options)
     check_outputs(options["out"])

@@ -98,10 +98,10 @@ def compare_command(ctx: click.Context, /, models: tuple[str, ...], **options: A
     trial (STUDY#NUMBER). Presets are trained by their first known-good point, in a study of their own, by any number
     of workers; the same command goes on where an earlier one stopped.
     """
+    from hpo.data.opening import check_path
     from hpo.device import resolve_device, use_threads
     from hpo.experiments.model_refs import read_model_refs
     from hpo.experiments.outputs import check_outputs
-    from hpo.search.plan import check_path
 
     _check_test(options)
     # Without a process for each trial, the peak memory of a run would include that of all trials before it.

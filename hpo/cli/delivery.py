@@ -78,7 +78,13 @@ def export_best_command(
     Its probabilities are calibrated: one temperature, fitted to the trial's predictions on the validation part.
     """
     from hpo.bundle.remote import upload_bundle
-    from hpo.cli.delivery_text import augmented_note, calibration_line, changes_lines, fold_lines
+    from hpo.cli.delivery_text import (
+        augmented_note,
+        calibration_line,
+        changes_lines,
+        fold_lines,
+        robustness_lines,
+    )
     from hpo.delivery.export import export_best
     from hpo.evaluation.metrics_table import accuracy_line
     from storage import open_store, open_study, read_spec
@@ -92,7 +98,7 @@ def export_best_command(
     accuracy = accuracy_line(found.accuracy, found.interval, found.n)
     click.echo(f"validation accuracy {accuracy}{augmented_note(manifest)}")
     click.echo(calibration_line(manifest))
-    for line in [*changes_lines(manifest), *fold_lines(manifest)]:
+    for line in [*changes_lines(manifest), *fold_lines(manifest), *robustness_lines(manifest)]:
         click.echo(line)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def augmented_note(manifest: Manifest) -> str:
     """Return the note on a trial's validation figure where its images were augmented; else an empty text."""
     share = manifest.config.validation_augmented
-    return f", on altered images (validation_augmented is {share:g}), so lower than on plain ones" if share else ""
+    return f", on augmented images (validation_augmented is {share:g}), so lower than on plain ones" if share else ""
 
 
 def fold_lines(manifest: Manifest) -> list[str]:
@@ -36,7 +36,7 @@ def fold_lines(manifest: Manifest) -> list[str]:
     if manifest.folds is None:
         return [f"of {manifest.data.folds} folds this trial trained the first alone, so its value is no mean"]
     return [
-        mean_line(manifest.folds, manifest.metric),
+        mean_line(manifest.folds, manifest.value_name),
         "the model is that of the first fold, and all above but the mean is measured on the images that it left out; "
         f"`hpo retrain` trains on all of them for {_epochs(manifest.epochs_to_retrain)}",
     ]
@@ -56,6 +56,17 @@ def changes_lines(manifest: Manifest) -> list[str]:
     return [f"its data: {changes.line()}"] if changes else []
 
 
+def robustness_lines(manifest: Manifest) -> list[str]:
+    """Return what the value of a trial is made of; nothing where clean images alone counted."""
+    found = manifest.robustness
+    if found is None:
+        return []
+    return [
+        f"value of the trial {found.value:.4f}: {manifest.metric} {found.clean:.4f} on clean and {found.altered:.4f} "
+        f"on altered validation images, at a robustness of {found.weight:g}"
+    ]
+
+
 def epoch_line(result: EpochResult, epochs: int) -> str:
     """Return the result of one epoch of a retraining."""
     return (
@@ -68,9 +79,9 @@ def calibration_line(manifest: Manifest) -> str:
     """Return the effect of the temperature on the images it was fitted on, and cross-validated."""
     found = manifest.calibration
     if found is None:
-        from hpo.bundle.calibrate import altered_validation
+        from hpo.bundle.calibrate import augmented_validation
 
-        reason = altered_validation(manifest.config) or "there are no predictions on validation images"
+        reason = augmented_validation(manifest.config) or "there are no predictions on validation images"
         return f"not calibrated: {reason}"
     before, after, apart = found.before, found.after, found.held_out
     line = (
@@ -106,8 +117,9 @@ def retrain_lines(out: Path | str, before: Bundle, result: Retrained) -> list[st
     if validation:
         accuracy = accuracy_line(validation["accuracy"], validation["interval"], validation["n"])
         lines.append(f"validation accuracy of the trial  {accuracy}{augmented_note(before.manifest)}")
+        lines += robustness_lines(before.manifest)
     if (folds := before.manifest.folds) is not None:
-        lines.append(f"that is of its first fold; {mean_line(folds, before.manifest.metric)}")
+        lines.append(f"that is of its first fold; {mean_line(folds, before.manifest.value_name)}")
     if result.test is None:
         why = "the data has no test part"
         if result.left_out:
@@ -202,6 +214,8 @@ def joined_lines(out: Path | str, joined: JointModel) -> list[str]:
         *changes_lines(manifest),
         _comparison_line("validation part, on which it was chosen", joined.validation),
     ]
+    if joined.altered is not None:
+        lines.append(_comparison_line("the same images, altered, on which it was chosen too", joined.altered))
     if held_out is not None:
         lines.append(_comparison_line("each half of it, chosen on the other half", held_out))
     if manifest.data.folds is not None:

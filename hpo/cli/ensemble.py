@@ -104,8 +104,9 @@ def _soup(found: EnsembleCandidates, data: Path, folder: Path, cache: Path, devi
     with counting("decoding images") as progress:
         dataset = open_images(kept, data, cache, progress)
     return soup(
-        kept, dataset, folder, device=resolve_device(device), force=force, on_line=partial(click.echo, err=True)
-    )
+        kept, dataset, folder, device=resolve_device(device), cache=cache, force=force,
+        on_line=partial(click.echo, err=True),
+    )  # fmt: skip
 
 
 def _print_left_out(found: EnsembleCandidates) -> None:

@@ -187,6 +187,10 @@ study_creation_options = together(
         help="What is maximised on the validation part.",
     ),
     click.option(
+        "--robustness", envvar="HPO_ROBUSTNESS", type=click.FloatRange(0, 1), default=None, metavar="W",
+        help="Weight, 0 to 1, of altered validation images in the value.  [default: what the study has, else 0]",
+    ),
+    click.option(
         "--sampler", envvar="HPO_SAMPLER", type=click.Choice(SAMPLERS), default="tpe", show_default=True,
         help="How configurations are proposed.",
     ),
@@ -207,7 +211,7 @@ study_creation_options = together(
         help="Share locked away for the test, where DATA brings no test part; 0 for none.",
     ),
 )  # fmt: skip
-"""Settings that a study keeps: `metric`, `sampler`, `pruner`, `seed`, `val_fraction`, `test_fraction`."""
+"""Settings that a study keeps: `metric`, `robustness`, `sampler`, `pruner`, `seed`, `val_fraction`, `test_fraction`."""
 
 group_by_option = click.option(
     "--group-by", envvar="HPO_GROUP_BY", default=None, metavar="REGEX|COLUMN",

@@ -80,7 +80,8 @@ def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weigh
               fixed: tuple[str, ...], **rest: Any) -> Plan:  # fmt: skip
     """Return the plan of the options; all that needs neither database nor images is checked."""
     from hpo.data import SplitOptions
-    from hpo.search.plan import Plan, check_path, earlier_space, resolve_space
+    from hpo.data.opening import check_path
+    from hpo.search.plan import Plan, earlier_space, resolve_space
     from storage import check_study_name
 
     check_path(data)
@@ -101,7 +102,7 @@ def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weigh
         )
     return Plan(
         data=data, study=study, space=resolved, weights_digest=digest, metric=rest["metric"],
-        sampler=rest["sampler"], pruner=rest["pruner"], split=split, earlier=earlier,
+        sampler=rest["sampler"], pruner=rest["pruner"], split=split, robustness=rest["robustness"], earlier=earlier,
     )  # fmt: skip
 
 
@@ -130,7 +131,28 @@ def prepare_study(db: Database, plan: Plan, home: Path, cleaning: Cleaning) -> t
         click.echo(line, err=True)
     study = create_or_open_study(db, plan, dataset)
     record_symmetry(study, symmetry)
+    for line in robustness_lines(study, dataset):
+        click.echo(line, err=True)
     return study, dataset
+
+
+def robustness_lines(study: optuna.Study, dataset: Dataset) -> list[str]:
+    """Return what a trial's value is made of, in a line; nothing where clean images alone count."""
+    from storage import read_spec
+
+    spec = read_spec(study)
+    if not spec.robustness:
+        return []
+    from hpo.evaluation.altered_part import DRAWS, altered_count
+
+    train, val = dataset.fold(0)
+    count = altered_count(val.labels, train=len(train))
+    where = " of each fold" if dataset.folds else ""
+    return [
+        f"robustness {spec.robustness:g}: a trial's value is {1 - spec.robustness:.4g} of its {spec.metric} on the "
+        f"validation images{where} and {spec.robustness:g} of that on {count:,} altered ones ({count // DRAWS:,} of "
+        f"them, {DRAWS} draws each)"
+    ]
 
 
 def data_lines(path: Path, dataset: Dataset) -> list[str]:

@@ -149,22 +149,23 @@ def _table(status: StudyStatus, shown: int) -> RenderableType:
 
 def _wide_table(status: StudyStatus, lines: Sequence[TrialStatus], *, tried: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("trial", "state", "epoch", status.metric, "curve", "time"):
-        right = title in ("trial", "epoch", status.metric, "time")
-        table.add_column(title, justify="right" if right else "left", no_wrap=True)
+    made_of = ("clean", "altered") if status.robustness else ()
+    for title in ("trial", "state", "epoch", status.value_name, *made_of, "curve", "time"):
+        table.add_column(title, justify="left" if title in ("state", "curve") else "right", no_wrap=True)
     if tried:
         table.add_column("what it tries", min_width=_LEAST_TRIED)
     for line in lines:
         number, state, epoch, value, time = _cells(status, line)
         # In a column that may wrap, so that a narrow terminal takes its width first; the text stays in one line.
         what = Text(line.reason or parameters(line.params), no_wrap=True, overflow="ellipsis")
-        table.add_row(number, state, epoch, value, sparkline(line.curve), time, *([what] if tried else []))
+        pair = [f"{figure:.4f}" for figure in line.pair] if line.pair else [""] * len(made_of)
+        table.add_row(number, state, epoch, value, *pair, sparkline(line.curve), time, *([what] if tried else []))
     return table
 
 
 def _narrow_table(status: StudyStatus, lines: Sequence[TrialStatus]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
-    for title in ("trial", "state", "epoch", status.metric, "time"):
+    for title in ("trial", "state", "epoch", status.value_name, "time"):
         table.add_column(title, justify="left" if title == "state" else "right", overflow="fold")
     for line in lines:
         table.add_row(*_cells(status, line))
@@ -188,6 +189,12 @@ def value_of(line: TrialStatus) -> str:
     """Return `0.9012`, or `0.9012 ± 0.0051` with the standard error of a mean over folds."""
     noise = "" if line.error is None else f" ± {line.error:.4f}"
     return f"{line.value:.4f}{noise}"
+
+
+def value_in_full(status: StudyStatus, line: TrialStatus) -> str:
+    """Return the value, with what it is made of: `0.9123 (accuracy 0.9812 clean, 0.8434 altered)`."""
+    pair = f" ({status.metric} {line.pair[0]:.4f} clean, {line.pair[1]:.4f} altered)" if line.pair else ""
+    return f"{value_of(line)}{pair}"
 
 
 def epochs_of(done: int, planned: int) -> str:
@@ -232,7 +239,9 @@ def best_line(status: StudyStatus) -> Text:
     best = status.best
     if best is None or best.value is None:
         return Text("no complete trial yet", style="dim")
-    text = Text.assemble(("best ", "bold"), f" trial {best.number}  ", (value_of(best), "bold green"), "  ")
+    text = Text.assemble(
+        ("best ", "bold"), f" trial {best.number}  ", (value_in_full(status, best), "bold green"), "  "
+    )
     text.append(parameters(best.params), style="dim")
     higher = [line for line in status.trials if line.state == "pruned" and (line.value or 0.0) > best.value]
     if higher:
@@ -252,25 +261,26 @@ def parameters(params: Mapping[str, Any]) -> str:
 def plain_line(status: StudyStatus, line: TrialStatus) -> str:
     """Return a finished trial as one line, for logs and pipes."""
     counts, best = status.counts, status.best
-    top = f"best complete trial {best.number}: {value_of(best)}" if best else "no complete trial yet"
+    top = f"best complete trial {best.number}: {value_in_full(status, best)}" if best else "no complete trial yet"
     run = f" ({line.params[RUN]})" if RUN in line.params else ""  # of a trial list
     epochs = f"{fold_of(line)}{line.epoch} epoch{'' if line.epoch == 1 else 's'}"
     return (
         f"trial {line.number}{run} {line.state} after {epochs}, "
-        f"{_best_value(status.metric, line)}, {duration(line.seconds)}; "
+        f"{_best_value(status, line)}, {duration(line.seconds)}; "
         f"{_finished(counts['finished'], status.limits.trials)} finished, {top}"
         + (f"; {line.reason}" if line.reason else "")
     )
 
 
-def _best_value(metric: str, line: TrialStatus) -> str:
+def _best_value(status: StudyStatus, line: TrialStatus) -> str:
     """Return `best accuracy 0.9000 in epoch 3`, or `no accuracy` for a trial that has reported none."""
     if line.value is None:
-        return f"no {metric}"
+        return f"no {status.metric}"
     if line.folds:
-        return f"{'mean' if len(line.folds['values'] or ()) > 1 else 'best'} {metric} {value_of(line)}"
+        found = "mean" if len(line.folds["values"] or ()) > 1 else "best"
+        return f"{found} {status.value_name} {value_in_full(status, line)}"
     where = f" in epoch {line.curve.index(line.value) + 1}" if line.value in line.curve else ""
-    return f"best {metric} {line.value:.4f}{where}"
+    return f"best {status.value_name} {value_in_full(status, line)}{where}"
 
 
 def sparkline(curve: Sequence[float]) -> str:

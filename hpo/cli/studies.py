@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,9 @@ COLUMNS = ("number", "state", "value", "epoch", "epochs", "start", "end", "secon
 
 FOLD_COLUMNS = ("fold", "of", "values", "standard_error")
 """The columns after these in a study over folds, as `folds` in the JSON has them; the values are divided by blanks."""
+
+FIGURES = ("clean", "altered")
+"""Columns with what a value is made of, in a study with a robustness above 0."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
@@ -72,7 +76,7 @@ def trials_command(study: str, storage: str | None, home: Path, as_json: bool, a
     if as_json:
         click.echo(strict_json(rows, indent=2))
     elif as_csv:
-        _print_csv(rows)
+        _print_csv(rows, FIGURES if status.robustness else ())
     else:
         _print_trials(status)
 
@@ -93,18 +97,19 @@ def _utc(local: datetime | None) -> str | None:
     return moment(local).isoformat(timespec="milliseconds") if local else None
 
 
-def _print_csv(rows: list[dict[str, Any]]) -> None:
+def _print_csv(rows: list[dict[str, Any]], figures: Sequence[str]) -> None:
     from hpo.spreadsheet import CsvRows
 
     names = list(dict.fromkeys(name for row in rows for name in row["params"]))
     of_folds = FOLD_COLUMNS if any("folds" in row for row in rows) else ()
     table = CsvRows(sys.stdout)
-    table.write([*COLUMNS, *of_folds, *(f"param_{name}" for name in names)])
+    table.write([*COLUMNS, *figures, *of_folds, *(f"param_{name}" for name in names)])
     for row in rows:
         folds = {**row.get("folds", {}), "values": " ".join(map(str, row.get("folds", {}).get("values", ())))}
         table.write(
             [
                 *(row[column] for column in COLUMNS),
+                *(row.get(figure) for figure in figures),
                 *(folds.get(column) for column in of_folds),
                 *(row["params"].get(name) for name in names),
             ]
@@ -113,20 +118,23 @@ def _print_csv(rows: list[dict[str, Any]]) -> None:
 
 def _print_trials(status: StudyStatus) -> None:
     """Print a table with a row for each trial; the column of reasons only where a trial has one."""
-    titles = ["trial", "state", status.metric, "epochs", "time", "parameters", "reason"]
-    cells = [_cells(trial) for trial in status.trials]
+    figures = FIGURES if status.robustness else ()
+    titles = ["trial", "state", status.value_name, *figures, "epochs", "time", "parameters", "reason"]
+    cells = [_cells(trial, len(figures)) for trial in status.trials]
     if not any(line[-1] for line in cells):
         titles, cells = titles[:-1], [line[:-1] for line in cells]
     _print_table(titles, cells)
 
 
-def _cells(trial: TrialStatus) -> list[str]:
+def _cells(trial: TrialStatus, figures: int) -> list[str]:
     from hpo.cli.status import duration, epochs_of, fold_of, parameters, value_of
 
     value = "" if trial.value is None else value_of(trial)
+    pair = [f"{figure:.4f}" for figure in trial.pair] if trial.pair else [""] * figures
     time = duration(trial.seconds) if trial.seconds else ""
     epochs = fold_of(trial) + epochs_of(trial.epoch, trial.epochs)
-    return [str(trial.number), trial.state, value, epochs, time, parameters(trial.params), trial.reason or ""]
+    rest = [epochs, time, parameters(trial.params), trial.reason or ""]
+    return [str(trial.number), trial.state, value, *pair, *rest]
 
 
 def _print_table(titles: list[str], rows: list[list[str]]) -> None:

@@ -76,9 +76,9 @@ def worker_command(
     DATA holds the images that the study was made with; it may lie elsewhere on another host.
     """
     log_to_stderr(verbosity())
+    from hpo.data.opening import check_path
     from hpo.device import on_gpu, resolve_device, use_threads
     from hpo.search.isolation import IsolatedWorkerOptions, work_isolated
-    from hpo.search.plan import check_path
     from hpo.search.worker import WorkerOptions, work
 
     check_path(data)

@@ -215,6 +215,17 @@ def require_path(path: str | os.PathLike[str], things: str = "folder, or of a .z
     return path
 
 
+def check_path(data: Path) -> None:
+    """Raise DataError where DATA does not exist or cannot be reached, before anything is imported or started."""
+    try:
+        data.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{data}: no such file or folder; DATA is a folder, a .zip, an .npz or a .csv") from None
+    except OSError:
+        pass  # `require_path` says what it is
+    require_path(data)
+
+
 def check_listing(listing: Listing) -> None:
     """Raise DataError where the classes of a listing cannot be searched; the message names what was left out."""
     try:

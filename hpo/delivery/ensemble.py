@@ -25,6 +25,7 @@ from hpo.delivery.selection import (
     CrossCheck,
     JointComparison,
     Rows,
+    WeightedMetric,
     compare,
     cross_checked,
     greedy_ensemble,
@@ -49,11 +50,15 @@ class JointModel:
     held_out: JointComparison | None
     """Each half of the validation part under the choice made by the other half; None for too few images. The trials to
     choose from and their best epochs were found on all of these images."""
+    altered: JointComparison | None = None
+    """On the altered images, by which the choice was made too; None where clean images alone count in the study."""
 
     def metrics(self, report: Report) -> dict[str, Any]:
         """Return metrics.json of the bundle; `report` is the joint model's on the validation part."""
         held_out = asdict(self.held_out) if self.held_out else None
         joined = {"best_trial": self.best, "validation": asdict(self.validation), "held_out": held_out}
+        if self.altered:
+            joined["altered"] = asdict(self.altered)
         return {"validation": report.to_dict(), "test": None, "test_openings": [], "joined": joined}
 
 
@@ -63,7 +68,7 @@ class EnsembleChoice:
 
     temperatures: list[float]
     members: Probabilities
-    """(k, n, C), each under its temperature."""
+    """(k, n + m, C) for the images of `EnsembleCandidates.rows`, each under its temperature."""
     best: int
     """The member that is best alone."""
     picks: tuple[int, ...]
@@ -71,7 +76,7 @@ class EnsembleChoice:
 
     @property
     def mean(self) -> Probabilities:
-        """(n, C) probabilities of the ensemble."""
+        """(n + m, C) probabilities of the ensemble."""
         return mean_of(self.members, self.picks)
 
 
@@ -86,21 +91,30 @@ def ensemble(candidates: EnsembleCandidates, out: Path, *, force: bool = False) 
 
 def choose(candidates: EnsembleCandidates, rows: Rows | None = None) -> EnsembleChoice:
     """Choose temperatures, best member and ensemble by the validation images `rows`, (n,) bool, or by all."""
-    labels, metric = candidates.labels, candidates.spec.metric
+    labels = candidates.labels
     by = np.ones(len(labels), dtype=np.bool_) if rows is None else rows
-    logits = [candidate.validation.logits for candidate in candidates.found]
-    temperatures = [fit_temperature(labels[by], member[by]) for member in logits]
+    temperatures = [fit_temperature(labels[by], one.validation.logits[by]) for one in candidates.found]
+    logits = [candidate.logits for candidate in candidates.found]
     members = np.stack([probabilities(*pair) for pair in zip(logits, temperatures, strict=True)])
-    picks = greedy_ensemble(labels[by], members[:, by], metric)
-    return EnsembleChoice(temperatures, members, ranked(labels[by], members[:, by], metric)[0], picks)
+    some, metric = chosen_by(candidates, by)
+    seen, found = labels[candidates.rows[some]], members[:, some]
+    picks = greedy_ensemble(seen, found, metric)
+    return EnsembleChoice(temperatures, members, ranked(seen, found, metric)[0], picks)
+
+
+def chosen_by(candidates: EnsembleCandidates, by: Rows) -> tuple[Rows, str | WeightedMetric]:
+    """Return the rows (n + m,) bool that show the validation images `by`, (n,) bool, and the metric over them."""
+    some: Rows = by[candidates.rows]
+    metric = candidates.metric
+    return some, metric if isinstance(metric, str) else metric.of(some)
 
 
 def cross_check(candidates: EnsembleCandidates) -> CrossCheck | None:
     """Measure ensembles on images that their members were not chosen by; None for fewer than two images."""
 
     def choose_by(rows: Rows) -> Chosen:
-        chosen = choose(candidates, rows)
-        return Chosen(chosen.members[chosen.best], chosen.mean)
+        chosen, n = choose(candidates, rows), len(rows)
+        return Chosen(chosen.members[chosen.best][:n], chosen.mean[:n])
 
     return cross_checked(candidates.labels, candidates.spec.metric, choose_by)
 
@@ -109,15 +123,17 @@ def write_ensemble(
     candidates: EnsembleCandidates, choice: EnsembleChoice, out: Path, *, force: bool = False
 ) -> JointModel:
     """Write the chosen ensemble to `out`, and measure it beside the best trial alone."""
-    labels, metric = candidates.labels, candidates.spec.metric
-    validation = Validation(labels, log_probabilities(choice.mean).astype(np.float32))
+    labels, n = candidates.labels, len(candidates.labels)
+    validation = Validation(labels, log_probabilities(choice.mean[:n]).astype(np.float32))
+    clean, altered = comparisons(candidates, choice.members[choice.best], choice.mean)
     checked = cross_check(candidates)
     crossed = checked.logits if checked else None
     result = JointModel(
         manifest=_manifest(candidates, choice, validation, crossed),
         best=candidates.found[choice.best].trial.number,
-        validation=compare(labels, choice.members[choice.best], choice.mean, metric),
+        validation=clean,
         held_out=checked.comparison if checked else None,
+        altered=altered,
     )
     if result.manifest.members:
         model = pack_members(candidates.weights(candidates.found[pick]) for pick in weights_of(choice.picks))
@@ -127,6 +143,16 @@ def write_ensemble(
     else:
         export_trial(candidates.study, candidates.found[choice.best].trial, candidates.store, out, force=force)
     return result
+
+
+def comparisons(
+    candidates: EnsembleCandidates, best: Probabilities, joined: Probabilities
+) -> tuple[JointComparison, JointComparison | None]:
+    """Compare (n + m, C) probabilities on the clean images, and on the altered ones where there are any."""
+    labels, n, metric = candidates.labels, len(candidates.labels), candidates.spec.metric
+    clean = compare(labels, best[:n], joined[:n], metric)
+    shown = labels[candidates.rows[n:]]
+    return clean, compare(shown, best[n:], joined[n:], metric) if len(shown) else None
 
 
 def _manifest(

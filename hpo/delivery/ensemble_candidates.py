@@ -9,14 +9,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpo.bundle.calibrate import altered_validation
+from hpo.bundle.calibrate import augmented_validation
 from hpo.bundle.manifest import Manifest
 from hpo.bundle.validation import Validation
 from hpo.data import ImageDigests
 from hpo.data.dataset import Labels
 from hpo.data.names import shortened
-from hpo.delivery.export import compared_trials, known_images, read_best, trial_manifest, validation_of
+from hpo.delivery.export import (
+    AlteredPredictions,
+    altered_of,
+    compared_trials,
+    known_images,
+    read_best,
+    trial_manifest,
+    validation_of,
+)
+from hpo.delivery.selection import WeightedMetric
 from hpo.errors import BundleError
+from hpo.evaluation.metrics import Logits
 from hpo.search.status import best_first
 from storage import CheckpointStore, StudySpec, read_spec
 
@@ -36,6 +46,14 @@ class EnsembleCandidate:
     trial: FrozenTrial
     manifest: Manifest
     validation: Validation
+    altered: AlteredPredictions | None = None
+    """Where altered images count in the study."""
+
+    @property
+    def logits(self) -> Logits:
+        """(n + m, C) float32: of the n validation images, then of the m altered ones."""
+        clean = self.validation.logits
+        return clean if self.altered is None else np.concatenate([clean, self.altered.logits])
 
 
 @dataclass(frozen=True)
@@ -54,6 +72,18 @@ class EnsembleCandidates:
     def labels(self) -> Labels:
         """(n,) int64 of the validation part."""
         return self.found[0].validation.labels
+
+    @property
+    def rows(self) -> Labels:
+        """(n + m,) the row of the validation part of each image by which models are chosen: itself, or altered."""
+        rows, altered = np.arange(len(self.labels)), self.found[0].altered
+        return rows if altered is None else np.concatenate([rows, altered.rows])
+
+    @property
+    def metric(self) -> str | WeightedMetric:
+        """The metric by which models are chosen, over the images of `rows`."""
+        altered = np.arange(len(self.rows)) >= len(self.labels)
+        return WeightedMetric(self.spec.metric, altered, self.spec.robustness) if altered.any() else self.spec.metric
 
     @property
     def known(self) -> ImageDigests | None:
@@ -99,10 +129,14 @@ def _read_candidate(study: Study, spec: StudySpec, store: CheckpointStore, trial
     if not store.has(trial.number, "best"):
         raise BundleError("checkpoint not kept; give `hpo run` a larger --keep")
     manifest = trial_manifest(study.study_name, spec, trial, compared=compared_trials(study))
-    reason = altered_validation(manifest.config)
+    reason = augmented_validation(manifest.config)
     if reason is not None:
         raise BundleError(f"{reason}, so its predictions compare with no other's")
-    return EnsembleCandidate(trial, manifest, validation_of(read_best(store, study, trial)))
+    checkpoint = read_best(store, study, trial)
+    altered = altered_of(checkpoint) if spec.robustness else None
+    if spec.robustness and altered is None:
+        raise BundleError("its predictions on altered images, which count in this study, were not stored")
+    return EnsembleCandidate(trial, manifest, validation_of(checkpoint), altered)
 
 
 def _refuse_misfit(candidate: EnsembleCandidate, found: list[EnsembleCandidate]) -> None:
@@ -117,6 +151,9 @@ def _refuse_misfit(candidate: EnsembleCandidate, found: list[EnsembleCandidate])
         raise BundleError("trained and validated on another split of the images than the best trial")
     if not np.array_equal(candidate.validation.labels, found[0].validation.labels):
         raise BundleError("validated on other images than the best trial")
+    theirs_altered, ours_altered = (one.altered for one in (candidate, found[0]))
+    if theirs_altered and ours_altered and not np.array_equal(theirs_altered.rows, ours_altered.rows):
+        raise BundleError("measured on other altered images than the best trial")
 
 
 def trials_named(numbers: Iterable[int]) -> str:

@@ -6,7 +6,7 @@ import io
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +15,14 @@ from optuna.trial import TrialState
 from safetensors import SafetensorError
 
 from hpo.bundle.bundle import MODEL, Extras, check_out, write_bundle
-from hpo.bundle.calibrate import altered_validation, calibration_of
+from hpo.bundle.calibrate import augmented_validation, calibration_of
 from hpo.bundle.manifest import RESIZE_RULE, Manifest, Preprocessing, Weights, shared
 from hpo.bundle.model import refuse_not_finite
 from hpo.bundle.validation import Validation
 from hpo.data import ImageDigests
 from hpo.delivery.original_weights import remember_weights
 from hpo.errors import BundleError
-from hpo.evaluation.metrics import Report, report
+from hpo.evaluation.metrics import Logits, Report, report, scores
 from hpo.search.plan import origin_of
 from hpo.search.status import best_first
 from hpo.search.trial_record import TrialRecord, mismatched_best
@@ -35,6 +35,15 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+
+
+class AlteredPredictions(NamedTuple):
+    """Predictions on the altered part."""
+
+    rows: npt.NDArray[np.int64]
+    """(m,) the row of the validation part that each altered image shows."""
+    logits: Logits
+    """(m, C) float32, before calibration."""
 
 
 def export_best(
@@ -92,10 +101,13 @@ def export_trial(
     manifest = trial_manifest(study.study_name, spec, trial, compared=compared_trials(study))
     _refuse_damaged_weights(checkpoint)
     validation = validation_of(checkpoint)
-    if not altered_validation(manifest.config):
+    if not augmented_validation(manifest.config):
         manifest = manifest.model_copy(update={"calibration": calibration_of(validation)})
     found = report(*validation, manifest.classes)
-    metrics: dict[str, Any] = {"validation": scores_of(found, manifest.config), "test": None, "test_openings": []}
+    metrics = {
+        "validation": scores_of(found, manifest.config), "test": None, "test_openings": [],
+        **altered_scores(checkpoint, validation),
+    }  # fmt: skip
     extras = Extras(known=known_images(store, trial))
     write_bundle(out, manifest, checkpoint.files[MODEL], metrics, validation=validation, extras=extras, force=force)
     return manifest, found
@@ -159,10 +171,29 @@ def validation_of(checkpoint: Checkpoint) -> Validation:
     return Validation(_array(checkpoint, "labels.npy"), _array(checkpoint, "logits.npy"))
 
 
+def altered_of(checkpoint: Checkpoint) -> AlteredPredictions | None:
+    """Return a checkpoint's predictions on the altered part; None where there are none."""
+    if "altered_logits.npy" not in checkpoint.files:
+        return None
+    return AlteredPredictions(_array(checkpoint, "altered_rows.npy"), _array(checkpoint, "altered_logits.npy"))
+
+
+def altered_scores(checkpoint: Checkpoint, validation: Validation) -> dict[str, Any]:
+    """Return the key `altered` of metrics.json: scores on the altered part; nothing where there is none.
+
+    There is no interval, since several altered images show one image.
+    """
+    found = altered_of(checkpoint)
+    if found is None:
+        return {}
+    images = {"n": len(found.rows), "images": len(np.unique(found.rows))}
+    return {"altered": {**scores(validation.labels[found.rows], found.logits), **images}}
+
+
 def scores_of(found: Report, config: TrialConfig) -> dict[str, Any]:
     """Return a trial's validation report for metrics.json, with `augmented` where the images were augmented."""
-    altered = {"augmented": config.validation_augmented} if altered_validation(config) else {}
-    return {**found.to_dict(), **altered}
+    share = {"augmented": config.validation_augmented} if augmented_validation(config) else {}
+    return {**found.to_dict(), **share}
 
 
 def compared_trials(study: Study) -> int:
@@ -203,6 +234,7 @@ def trial_manifest(study: str, spec: StudySpec, trial: FrozenTrial, *, compared:
         "compared": compared,
         "curve": _curve(trial, record),
         "folds": _fold_values(record),
+        "robustness": _robustness(spec, record),
         "seed": record.seed,
         "data": origin_of(spec).model_copy(update={"split_digest": record.split_digest or None, "folds_digest": None}),
         "weights": _weights(facts["weights"]),
@@ -223,6 +255,13 @@ def _fold_values(record: TrialRecord) -> dict[str, Any] | None:
     if not record.folds.get("values"):
         return None
     return {key: record.folds[key] for key in ("values", "best_epochs", "standard_error")}
+
+
+def _robustness(spec: StudySpec, record: TrialRecord) -> dict[str, Any] | None:
+    """Return the fields of `RobustnessFigures`; None where clean images alone count."""
+    if not spec.robustness or record.clean is None:
+        return None
+    return {"weight": spec.robustness, "clean": record.clean, "altered": record.altered}
 
 
 def is_of_trial(manifest: Manifest, trial: Manifest) -> bool:

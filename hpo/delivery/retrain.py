@@ -99,11 +99,7 @@ def retrain(
     same = bundle.manifest.data.is_of(dataset)
     manifest = _new_manifest(plan, trained, same_data=same)
     validation = bundle.validation if same else None
-    metrics = {
-        "validation": bundle.metrics.get("validation") if same else None,
-        "test": None,
-        "test_openings": bundle.metrics.get("test_openings", []),
-    }
+    metrics = _kept_metrics(bundle, same_data=same)
     known = ImageDigests.of(dataset)
     # Written before the test, so that a failure of the test does not lose the trained model.
     write_bundle(
@@ -116,6 +112,17 @@ def retrain(
     written = Bundle(out, manifest, metrics, trained.model, known=known)
     measured, accesses = _measure_test(written, bundle.path, test, options)
     return Retrained(manifest, measured, accesses, images, left_out.left_out)
+
+
+def _kept_metrics(bundle: Bundle, *, same_data: bool) -> dict[str, Any]:
+    """Return metrics.json of the new bundle: the figures of the trial, if the data are its own, and the openings."""
+    known = bundle.metrics if same_data else {}
+    return {
+        "validation": known.get("validation"),
+        "test": None,
+        "test_openings": bundle.metrics.get("test_openings", []),
+        **({"altered": known["altered"]} if "altered" in known else {}),
+    }
 
 
 def _refuse_joint_model(bundle: Bundle) -> None:

@@ -16,9 +16,7 @@ import numpy.typing as npt
 
 from hpo.data.dataset import Labels
 from hpo.evaluation.calibration import Probabilities, log_probabilities
-from hpo.evaluation.metrics import (
-    scores,
-)
+from hpo.evaluation.metrics import ALTERED, combined, scores
 
 ROUNDS = 30
 """Picks for an ensemble; the best of the ensembles along the way is taken."""
@@ -29,6 +27,21 @@ Merit = tuple[float, float]
 Rows = npt.NDArray[np.bool_]
 
 Picks = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class WeightedMetric:
+    """A metric on clean and on altered images, as the value of a trial weighs them."""
+
+    metric: str
+    altered: Rows
+    """(n,) bool: the rows that are altered images."""
+    weight: float
+    """Weight of these: the robustness of the study."""
+
+    def of(self, rows: Rows) -> WeightedMetric:
+        """Return the same for some of the rows, (n,) bool."""
+        return WeightedMetric(self.metric, self.altered[rows], self.weight)
 
 
 @dataclass(frozen=True)
@@ -69,19 +82,29 @@ class CrossCheck(NamedTuple):
         return log_probabilities(self.joined).astype(np.float32)
 
 
-def merit(labels: Labels, probabilities: Probabilities, metric: str) -> Merit:
-    """Return the merit of (n, C) probabilities."""
-    found = scores(labels, log_probabilities(probabilities))
-    return found[metric], -found["loss"]
+def merit(labels: Labels, probabilities: Probabilities, metric: str | WeightedMetric) -> Merit:
+    """Return the merit of (n, C) probabilities; rows that a WeightedMetric calls altered count with its weight."""
+    logits = log_probabilities(probabilities)
+    if isinstance(metric, str) or not metric.altered.any():
+        name, found = metric if isinstance(metric, str) else metric.metric, scores(labels, logits)
+        return found[name], -found["loss"]
+    found = {
+        f"{prefix}{key}": value
+        for prefix, rows in (("", ~metric.altered), (ALTERED, metric.altered))
+        for key, value in scores(labels[rows], logits[rows]).items()
+    }
+    return combined(found, metric.metric, metric.weight), -combined(found, "loss", metric.weight)
 
 
-def ranked(labels: Labels, members: Probabilities, metric: str) -> list[int]:
+def ranked(labels: Labels, members: Probabilities, metric: str | WeightedMetric) -> list[int]:
     """Return the members of (k, n, C) probabilities, best first; among equals the earliest first."""
     merits = [merit(labels, member, metric) for member in members]
     return sorted(range(len(members)), key=lambda k: (-merits[k][0], -merits[k][1], k))
 
 
-def greedy_ensemble(labels: Labels, members: Probabilities, metric: str, rounds: int = ROUNDS) -> Picks:
+def greedy_ensemble(
+    labels: Labels, members: Probabilities, metric: str | WeightedMetric, rounds: int = ROUNDS
+) -> Picks:
     """Return picks, with repetitions, from (k, n, C) probabilities; their mean is never worse than the best alone."""
     total = np.zeros(members.shape[1:])
     picks: list[int] = []

@@ -20,12 +20,14 @@ from hpo.bundle.manifest import Manifest
 from hpo.bundle.own_data import reopen_same
 from hpo.bundle.validation import Validation
 from hpo.data import Dataset, ImageDigests, Progress
-from hpo.delivery.ensemble import JointModel
+from hpo.data.dataset import Part
+from hpo.delivery.ensemble import JointModel, chosen_by, comparisons
 from hpo.delivery.ensemble_candidates import EnsembleCandidate, EnsembleCandidates, trials_named
 from hpo.delivery.export import export_trial
-from hpo.delivery.selection import Chosen, Merit, Rows, compare, cross_checked, greedy_soup, merit, ranked
+from hpo.delivery.selection import Chosen, Merit, Rows, cross_checked, greedy_soup, merit, ranked
 from hpo.delivery.weight_averages import Ingredients, WeightAverages
 from hpo.errors import BundleError
+from hpo.evaluation.altered_part import altered_part
 from hpo.evaluation.calibration import Probabilities, probabilities
 from hpo.evaluation.metrics import Logits, report
 
@@ -66,47 +68,69 @@ def soup(
     out: Path,
     *,
     device: str = "cpu",
+    cache: Path | None = None,
     force: bool = False,
     on_line: OnLine,
 ) -> JointModel:
     """Write the greedy soup of `soupable` candidates to `out`, or the best trial alone where no mean is better.
 
-    The result is a bundle of one model. `on_line` gets a line for each mean that is tried. Raises BundleError where a
-    checkpoint has gone meanwhile, or `out` may not be written.
+    The result is a bundle of one model. `on_line` gets a line for each mean that is tried. Where altered images count
+    in the study, they are in the folder `cache`. Raises BundleError where a checkpoint has gone meanwhile, or `out` may
+    not be written.
     """
     check_out(out, force=force)
-    search = SoupSearch(candidates, dataset, device, on_line)
+    search = SoupSearch(candidates, dataset, device, on_line, altered=_altered_images(candidates, dataset, cache))
     return write_soup(search, *search.choose(), out, force=force)
+
+
+def _altered_images(candidates: EnsembleCandidates, dataset: Dataset, cache: Path | None) -> Part | None:
+    """Return the altered part of the study; None where clean images alone count."""
+    if not candidates.spec.robustness:
+        return None
+    if cache is None:
+        raise ValueError("altered images count in the study, but there is no cache folder for them")
+    return altered_part(dataset.val, cache, train=len(dataset.train))
 
 
 class SoupSearch:
     """A choice of ingredients by any of the validation images; the logits of each mean are cached."""
 
-    def __init__(self, candidates: EnsembleCandidates, dataset: Dataset, device: str, on_line: OnLine) -> None:
+    def __init__(
+        self,
+        candidates: EnsembleCandidates,
+        dataset: Dataset,
+        device: str,
+        on_line: OnLine,
+        *,
+        altered: Part | None = None,
+    ) -> None:
         self.candidates, self.dataset = candidates, dataset
-        self._stored = [candidate.validation.logits for candidate in candidates.found]
+        self._stored = [candidate.logits for candidate in candidates.found]
         manifest = candidates.found[0].manifest
         report_mean = partial(self._report_mean, on_line)
-        self.averages = WeightAverages(manifest, self._weights, dataset, device, on_predicted=report_mean)
+        self.averages = WeightAverages(
+            manifest, self._weights, dataset, device, on_predicted=report_mean, altered=altered
+        )
 
     def choose(self, rows: Rows | None = None) -> tuple[int, Ingredients]:
         """Return the best single candidate and the soup, by the validation images `rows`, (n,) bool, or by all."""
-        labels, metric = self.candidates.labels, self.candidates.spec.metric
-        by = np.ones(len(labels), dtype=np.bool_) if rows is None else rows
+        labels = self.candidates.labels
+        some, metric = chosen_by(self.candidates, np.ones(len(labels), dtype=np.bool_) if rows is None else rows)
+        seen = labels[self.candidates.rows[some]]
         singles = np.stack([probabilities(logits) for logits in self._stored])
-        order = ranked(labels[by], singles[:, by], metric)
+        order = ranked(seen, singles[:, some], metric)
 
         def merit_of(ingredients: Ingredients) -> Merit:
-            return merit(labels[by], self.probabilities(ingredients)[by], metric)
+            return merit(seen, self.probabilities(ingredients)[some], metric)
 
         return order[0], greedy_soup(order, merit_of)
 
     def probabilities(self, ingredients: Ingredients) -> Probabilities:
-        """Return (n, C) probabilities on the validation part, not calibrated."""
+        """Return (n + m, C) probabilities of the images of `EnsembleCandidates.rows`, not calibrated."""
         return probabilities(self.logits(ingredients))
 
     def logits(self, ingredients: Ingredients) -> Logits:
-        """Return (n, C) float32 on the validation part; for a single trial those that the search has stored."""
+        """Return (n + m, C) float32 of the same images; for a single trial those that the search has stored."""
         return self._stored[ingredients[0]] if len(ingredients) == 1 else self.averages.logits(ingredients)
 
     def _weights(self, ingredient: int) -> bytes:
@@ -114,28 +138,31 @@ class SoupSearch:
 
     def _report_mean(self, on_line: OnLine, ingredients: Ingredients, logits: Logits) -> None:
         numbers = [self.candidates.found[ingredient].trial.number for ingredient in ingredients]
-        metric = self.candidates.spec.metric
-        value, _ = merit(self.candidates.labels, probabilities(logits), metric)
-        on_line(f"mean of {trials_named(numbers)}: validation {metric} {value:.4f}")
+        labels, metric = self.candidates.labels, self.candidates.metric
+        value, _ = merit(labels[self.candidates.rows], probabilities(logits), metric)
+        name = f"validation {metric}" if isinstance(metric, str) else f"value, of {metric.metric},"
+        on_line(f"mean of {trials_named(numbers)}: {name} {value:.4f}")
 
 
 def write_soup(search: SoupSearch, best: int, chosen: Ingredients, out: Path, *, force: bool = False) -> JointModel:
     """Write the soup of the `chosen` candidates to `out`, and measure it beside the candidate that is best alone."""
     candidates = search.candidates
-    labels, metric = candidates.labels, candidates.spec.metric
+    labels, metric, n = candidates.labels, candidates.spec.metric, len(candidates.labels)
 
     def choose_by(rows: Rows) -> Chosen:
         alone, together = search.choose(rows)
-        return Chosen(search.probabilities((alone,)), search.probabilities(together))
+        return Chosen(search.probabilities((alone,))[:n], search.probabilities(together)[:n])
 
-    validation = Validation(labels, search.logits(chosen))
+    validation = Validation(labels, search.logits(chosen)[:n])
+    clean, altered = comparisons(candidates, search.probabilities((best,)), search.probabilities(chosen))
     checked = cross_checked(labels, metric, choose_by)
     crossed = checked.logits if checked else None
     result = JointModel(
         manifest=_manifest(candidates, best, chosen, validation, crossed),
         best=candidates.found[best].trial.number,
-        validation=compare(labels, search.probabilities((best,)), search.probabilities(chosen), metric),
+        validation=clean,
         held_out=checked.comparison if checked else None,
+        altered=altered,
     )
     if len(chosen) == 1:
         export_trial(candidates.study, candidates.found[best].trial, candidates.store, out, force=force)

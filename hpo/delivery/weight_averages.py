@@ -15,6 +15,7 @@ from hpo.augmentation.background import with_background
 from hpo.bundle.manifest import Manifest
 from hpo.bundle.model import BATCH_SIZE
 from hpo.data import Dataset
+from hpo.data.dataset import Part
 from hpo.evaluation.metrics import Logits
 from hpo.models.built_model import build_model
 from hpo.models.compute_format import ComputeFormat, Normaliser
@@ -40,7 +41,7 @@ class WeightAverages:
     """Averages of models of the architecture that `manifest` names, with one model in memory at a time.
 
     `weights_of` gives the safetensors of an ingredient each time it is needed; `on_predicted` is called with each new
-    average and its logits on the validation part.
+    average and its logits on the validation part, which those on the `altered` part follow, where there is one.
     """
 
     def __init__(
@@ -50,16 +51,19 @@ class WeightAverages:
         dataset: Dataset,
         device: str,
         on_predicted: OnPredicted = lambda ingredients, logits: None,
+        *,
+        altered: Part | None = None,
     ) -> None:
         self._manifest = manifest
         self._weights_of = weights_of
         self._dataset = dataset
         self._device = device
+        self._parts = (dataset.val,) if altered is None else (dataset.val, altered)
         self._on_predicted = on_predicted
         self._logits: dict[Ingredients, Logits] = {}
 
     def logits(self, ingredients: Ingredients) -> Logits:
-        """Return (n, C) float32 on the validation part, computed once for each set of ingredients."""
+        """Return (n + m, C) float32 on the validation part and the altered one, once for each set of ingredients."""
         key = tuple(sorted(ingredients))
         if key not in self._logits:
             self._logits[key] = self._predict(self._network(key))
@@ -102,8 +106,8 @@ class WeightAverages:
         network.eval()
 
     def _predict(self, network: nn.Module) -> Logits:
-        steps, part = self._manifest.preprocessing, self._dataset.val
-        images = map(part.batch, epoch_batches(np.arange(len(part)), BATCH_SIZE))
+        steps = self._manifest.preprocessing
+        images = (part.batch(rows) for part in self._parts for rows in epoch_batches(np.arange(len(part)), BATCH_SIZE))
         predictor = Predictor(network, mean=steps.mean, std=steps.std, device=self._device, background=steps.background)
         return predictor.logits(images)
 

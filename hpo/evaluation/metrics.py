@@ -7,7 +7,7 @@ classes that occur as labels, macro F1 the mean F1 of those that occur as labels
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
@@ -27,6 +27,9 @@ Counts = npt.NDArray[np.int64]
 Ratios = npt.NDArray[np.float64]
 
 WORST_PAIRS = 5
+
+ALTERED = "altered_"
+"""Begins the key of a metric on the altered part."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,14 @@ def scores(labels: Labels, logits: AnyLogits) -> dict[str, float]:
         "macro_f1": _macro_f1(confusion),
         "loss": _negative_log_likelihood(labels, logits),
     }
+
+
+def combined(metrics: Mapping[str, float], metric: str, robustness: float) -> float:
+    """Return the value of an epoch: 1 - `robustness` parts of `metric` on clean images, the rest on altered ones."""
+    clean = metrics[metric]
+    if not robustness:
+        return clean
+    return (1 - robustness) * clean + robustness * metrics[f"{ALTERED}{metric}"]
 
 
 def report(labels: Labels, logits: AnyLogits, classes: Sequence[str]) -> Report:

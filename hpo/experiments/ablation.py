@@ -56,6 +56,17 @@ class Ablation:
     name: str | None
     """Name of the study; None to make it from the content."""
 
+    @property
+    def robustness(self) -> float:
+        """The weight of altered images in the value of a run: that of the study of the bundle."""
+        return self.manifest.robustness.weight if self.manifest.robustness else 0.0
+
+    @property
+    def metric(self) -> str:
+        """The name of the figure that the parts are judged by: what a trial of that study is worth."""
+        mixed = f"{1 - self.robustness:.4g} clean + {self.robustness:g} altered {self.manifest.metric}"
+        return mixed if self.robustness else self.manifest.metric
+
 
 def ablated_config(
     folder: Path, *, weights: Path | None, epochs: int | None, cache: Path
@@ -88,7 +99,7 @@ def run_ablation(
     The `pairs` pairs of the largest contributions are trained in a second study. With an `evaluator` the accuracy on
     corrupted images is a second metric.
     """
-    metric, seeds = ablation.manifest.metric, ablation.seeds
+    metric, seeds = ablation.metric, ablation.seeds
     studies = [_train_variations(ablation, single_variations(ablation.config, ablation.parts), train)]
     single = compute_outcome(metric, seeds, studies[0][1])
     joint = pair_variations(ablation.config, ablation.parts, single.contributions, pairs)
@@ -112,7 +123,7 @@ def _train_variations(
     plan = plan_trial_list(
         ablation.data, ablation.name and f"{ablation.name}{suffix}",
         ablation_trials(f"ablation{suffix}", variations, ablation.seeds),
-        metric=ablation.manifest.metric, split=origin.options, changes=origin.changes,
+        metric=ablation.manifest.metric, split=origin.options, changes=origin.changes, robustness=ablation.robustness,
     )  # fmt: skip
     study = train(plan)
     return study, read_results(study, variations, ablation.seeds)

@@ -33,6 +33,7 @@ def plan_trial_list(
     metric: str,
     split: SplitOptions,
     changes: DataChanges | None = None,
+    robustness: float = 0.0,
 ) -> Plan:
     """Return the plan of a study over `trials`; `named_plan` completes it if there is no name.
 
@@ -43,7 +44,7 @@ def plan_trial_list(
     path = trials.fixed.get("weights")
     return Plan(
         data=data, study=name or "", space=trials, weights_digest=weights_digest(Path(str(path))) if path else None,
-        metric=metric, sampler="random", pruner="none", split=split, changes=changes,
+        metric=metric, sampler="random", pruner="none", split=split, changes=changes, robustness=robustness,
     )  # fmt: skip
 
 
@@ -56,6 +57,8 @@ def named_plan(plan: Plan, dataset: Dataset) -> Plan:
         return plan
     values = [plan.space.fingerprint, plan.weights_digest, plan.metric, dataset.fingerprint, dataset.split]
     options = [plan.split.seed, plan.split.val_fraction, plan.split.test_fraction, plan.split.max_unreadable]
+    if plan.robustness:
+        options.append(plan.robustness)
     digest = hashlib.sha256(json.dumps([*values, *options]).encode()).hexdigest()[:8]
     return replace(plan, study=f"{plan.space.name}-{digest}")
 

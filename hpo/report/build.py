@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 
 from hpo.bundle.bundle import read_bundle
-from hpo.bundle.calibrate import altered_validation
+from hpo.bundle.calibrate import augmented_validation
 from hpo.bundle.manifest import Manifest
 from hpo.data import Dataset
 from hpo.delivery.export import choose_trial, export_trial
@@ -100,6 +100,8 @@ def study_page(study: StudyData, model: ModelData | None, with_data: ModelWithDa
 def _study_line(study: StudyData) -> str:
     best = study.best_trial
     searched = f"space {study.spec.space.get('name')}, {study.spec.metric} on the validation part"
+    if study.spec.robustness:
+        searched += f", robustness {study.spec.robustness:g}"
     if best is None:
         return f"Searched in {searched}; no complete trial yet."
     config = best.record.config
@@ -186,7 +188,11 @@ def _value_tile(study: StudyData, *, of_folds: bool) -> list[Tile]:
         return []
     folds = best.record.folds.get("values", [])
     if folds:
-        return [_mean_tile(study.spec.metric, best.value, best.noise, len(folds), f"trial {best.number}, ")]
+        return [_mean_tile(study.spec.value_name, best.value, best.noise, len(folds), f"trial {best.number}, ")]
+    clean, altered = best.record.clean, best.record.altered
+    if clean is not None and altered is not None:
+        detail = f"trial {best.number}: {_words(study.spec.metric)} {clean:.4f} clean, {altered:.4f} altered"
+        return [Tile("Value on validation images", f"{best.value:.4f}", detail)]
     if of_folds:
         return []
     return [Tile(f"Validation {_words(study.spec.metric)}", f"{best.value:.4f}", f"trial {best.number}")]
@@ -223,7 +229,7 @@ def model_tiles(model: ModelData) -> list[Tile]:
 
 def _figures(model: ModelData, shown: Figures) -> list[Tile]:
     of = " of the trial" if model.retrained and model.test is None else ""
-    where = f"{shown.part} part{_altered(model) if shown.part == 'validation' else ''}"
+    where = f"{shown.part} part{_augmented(model) if shown.part == 'validation' else ''}"
     tiles = [
         _accuracy(f"{shown.part.capitalize()} accuracy{of}", shown.scores),
         Tile(f"Macro F1{of}", f"{shown.scores['macro_f1']:.4f}", f"mean over the classes, {where}"),
@@ -235,8 +241,8 @@ def _figures(model: ModelData, shown: Figures) -> list[Tile]:
     return tiles
 
 
-def _altered(model: ModelData) -> str:
-    return ", altered images" if altered_validation(model.manifest.config) else ""
+def _augmented(model: ModelData) -> str:
+    return ", augmented images" if augmented_validation(model.manifest.config) else ""
 
 
 def _accuracy(name: str, scores: Mapping[str, Any]) -> Tile:

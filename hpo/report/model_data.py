@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo.bundle.bundle import Bundle
-from hpo.bundle.calibrate import altered_validation
+from hpo.bundle.calibrate import augmented_validation
 from hpo.bundle.manifest import Manifest, Scores
 from hpo.bundle.model import Model
 from hpo.bundle.own_data import reopen_same
@@ -128,12 +128,12 @@ class ModelData:
         scores = self._scores(stored, "validation") if stored else None
         if scores is None:
             return None
-        return Figures(scores, "validation", self._whose(altered_validation(self.manifest.config)))
+        return Figures(scores, "validation", self._whose(augmented_validation(self.manifest.config)))
 
-    def _whose(self, altered: str | None) -> str:
-        images = f" Its images were altered: {altered}." if altered else ""
+    def _whose(self, augmented: str | None) -> str:
+        images = f" Its images were augmented: {augmented}." if augmented else ""
         if not self.retrained:
-            return f"Not plain images: {altered}." if altered else ""
+            return f"Not plain images: {augmented}." if augmented else ""
         return (
             f"These figures are of {self.trial}, where this model has its recipe from, and not of this model: it has "
             f"trained on the validation part, and the bundle holds no figures of its own.{images}"
@@ -167,7 +167,7 @@ class ModelData:
         if self.test is not None:
             return _measured(self.test, str(self.bundle.path / METRICS))
         found, stored = self.bundle.validation, self.manifest.calibration
-        if found is None or not len(found.labels) or altered_validation(self.manifest.config):
+        if found is None or not len(found.labels) or augmented_validation(self.manifest.config):
             return None
         before = reliability(found.labels, probabilities(found.logits))
         return CalibrationData(

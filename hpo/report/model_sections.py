@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hpo.bundle.calibrate import altered_validation
+from hpo.bundle.calibrate import augmented_validation
 from hpo.bundle.manifest import FoldValues, Manifest
 from hpo.evaluation.calibration import probabilities
 from hpo.evaluation.metrics import wilson
@@ -32,14 +32,14 @@ STAGES = {
 def origin_section(model: ModelData) -> Section:
     """Return the section about the origin of a model, its test accesses, and the commands to reproduce it."""
     manifest = model.manifest
-    curve = manifest.curve
+    curve, name = manifest.curve, manifest.value_name
     return Section(
         "origin", "The model, and how to get it again",
         {
             "facts": _origin_facts(manifest),
             "trial": manifest.trial,
             "joint": manifest.stage in ("ensemble", "soup"),
-            "svg": model_figures.trial_curve(curve, manifest.best_epoch, manifest.metric) if len(curve) > 1 else "",
+            "svg": model_figures.trial_curve(curve, manifest.best_epoch, name) if len(curve) > 1 else "",
             "members": [_member(m) for m in manifest.members],
             "joined": model.bundle.metrics.get("joined"),
             "openings": [dict(opening) for opening in model.openings],
@@ -56,6 +56,7 @@ def _origin_facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("stage", STAGES[manifest.stage]),
         ("from", f"{trials} of study {manifest.study}"),
         ("folds", "" if joined else _folds(manifest.folds)),
+        ("value", "" if joined else _robustness(manifest)),
         ("trained for", "" if joined else wording.counted(manifest.epochs, "epoch")),
         ("input", f"{manifest.preprocessing.image_size} pixels; {manifest.preprocessing.resize}"),
         ("data", f"fingerprint {manifest.data.fingerprint[:12]}"),
@@ -72,6 +73,15 @@ def _folds(folds: FoldValues | None) -> str:
         return ""
     mean = wording.measured(fmean(folds.values), folds.standard_error)
     return f"mean {mean} over {len(folds.values)}: {', '.join(f'{value:.4f}' for value in folds.values)}"
+
+
+def _robustness(manifest: Manifest) -> str:
+    """Return what the value of the trial is made of; "" where clean images alone counted."""
+    found = manifest.robustness
+    if found is None:
+        return ""
+    pair = f"{manifest.metric} {found.clean:.4f} on clean and {found.altered:.4f} on altered validation images"
+    return f"{found.value:.4f}: {pair}, robustness {found.weight:g}"
 
 
 def _weights(manifest: Manifest) -> str:
@@ -198,7 +208,7 @@ def calibration_section(model: ModelData) -> Section:
 
 
 def _uncalibrated(model: ModelData) -> str:
-    if model.test is None and (reason := altered_validation(model.manifest.config)):
+    if model.test is None and (reason := augmented_validation(model.manifest.config)):
         return f"Nothing is known of plain images: {reason}."
     if model.test is not None:
         return "The bundle does not hold what the test part says of its probabilities; retrain it again to have that."

@@ -14,6 +14,7 @@ from hpo.data.changes import DataChanges
 from hpo.hints import hint
 from hpo.private_paths import public_command, public_path
 from hpo.report.study_data import StudyData
+from hpo.search.plan import DEFAULT_ROBUSTNESS
 from search_spaces import SearchSpace, SpaceError, load_space
 from storage import StudySpec
 
@@ -83,10 +84,11 @@ def _search_words(study: StudyData) -> tuple[list[str], str]:
     spec = study.spec
     space, file = _space_words(spec)
     data = spec.data
+    robustness = "" if spec.robustness == DEFAULT_ROBUSTNESS else f" --robustness {spec.robustness:g}"
     words = [
         f"--study {shlex.quote(study.name + '-again')}",
         *space,
-        f"--metric {spec.metric} --sampler {spec.sampler} --pruner {spec.pruner} --seed {spec.seed}",
+        f"--metric {spec.metric}{robustness} --sampler {spec.sampler} --pruner {spec.pruner} --seed {spec.seed}",
         f"--val-fraction {data['val_fraction']:g} --test-fraction {data['test_fraction']:g}",
         f"--max-unreadable {data['max_unreadable']:g}",
     ]

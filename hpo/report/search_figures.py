@@ -154,6 +154,10 @@ def _best_curve(axes: Axes, trial: TrialData | None) -> None:
         epochs, trial.curve, "o-", color=INK, linewidth=2.2, markersize=5, label=f"best (trial {trial.number})",
         clip_on=False, zorder=4,
     )  # fmt: skip
+    for curve, style, name in ((trial.record.clean_curve, "--", "clean"), (trial.record.altered_curve, ":", "altered")):
+        values = [curve[step] for step in sorted(curve, key=int)]
+        if len(values) == len(epochs):
+            axes.plot(epochs, values, style, color=INK, linewidth=1.4, label=f"its {name} images", zorder=4)
 
 
 def importance(shares: Mapping[str, float]) -> str:

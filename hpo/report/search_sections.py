@@ -34,11 +34,12 @@ def history(study: StudyData) -> Section:
     return Section(
         "history", title,
         {
-            "svg": search_figures.history(study.trials, study.spec.metric),
+            "svg": search_figures.history(study.trials, study.spec.value_name),
             "counts": study.counts,
             "thinned": _thinned(len(valued), search_figures.MOST_POINTS),
             "below": _below_axis([trial.value or 0.0 for trial in valued]),
-            "metric": study.spec.metric,
+            "metric": study.spec.value_name,
+            "made_of": value_sentence(study),
             "best": [_row(trial) for trial in _best(study.trials)],
             "failures": _failures(study.trials),
             "folds": study.folds,
@@ -71,7 +72,19 @@ def _row(trial: TrialData) -> dict[str, Any]:
         "epochs": len(trial.curve),
         "time": wording.span(trial.seconds),
         "params": ", ".join(f"{name} {wording.value(value)}" for name, value in trial.params.items()),
+        "figures": [f"{figure:.4f}" for figure in (trial.record.clean, trial.record.altered) if figure is not None],
     }
+
+
+def value_sentence(study: StudyData) -> str:
+    """Return what a trial's value is made of; "" where it is the metric on clean images."""
+    weight, metric = study.spec.robustness, study.spec.metric
+    if not weight:
+        return ""
+    return (
+        f"The value is {1 - weight:.4g} times the {metric} on clean validation images plus {weight:g} times that on "
+        "altered ones."
+    )
 
 
 def _thinned(count: int, most: int) -> str:
@@ -113,7 +126,7 @@ def coordinates(study: StudyData) -> Section:
     return Section(
         "parallel", title,
         {
-            "svg": parallel(shown, names, study.best, study.spec.metric),
+            "svg": parallel(shown, names, study.best, study.spec.value_name),
             "thinned": _thinned(len(finished), search_figures.MOST_LINES),
             "left_out": ", ".join(names[MOST_AXES:]),
             "pruned": any(t.state == "pruned" for t in finished),
@@ -142,9 +155,10 @@ def curves(study: StudyData) -> Section:
     if not curved:
         return Section("curves", "Learning curves", missing="No trial has finished an epoch yet.")
     values = {
-        "svg": search_figures.learning_curves(study.trials, study.best, study.spec.metric),
+        "svg": search_figures.learning_curves(study.trials, study.best, study.spec.value_name),
         "thinned": _thinned(len(curved), search_figures.MOST_LINES),
         "folds": study.folds,
+        "made_of": value_sentence(study),
     }
     return Section("curves", "Learning curves", values)
 
@@ -199,7 +213,7 @@ def cost(study: StudyData) -> Section:
     ended = any(t.state == "complete" and t.ended is not None and t.value is not None for t in study.trials)
     values = {
         "rows": _cost_rows(study, trained),
-        "svg": search_figures.progress(study.trials, study.spec.metric) if ended else "",
+        "svg": search_figures.progress(study.trials, study.spec.value_name) if ended else "",
     }
     return Section("cost", "Time and cost", values)
 

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hpo.data import Labels
 from hpo.search.trial_record import TrialProgress, foreign_checkpoint
-from hpo.training import SNAPSHOT_VERSION, EpochResult, Snapshot
+from hpo.training import SNAPSHOT_VERSION, EpochResult, FitData, Snapshot
 from storage import Checkpoint, CheckpointError, CheckpointStore, StoreUnavailableError
 
 log = logging.getLogger(__name__)
@@ -32,9 +31,9 @@ class TrialFiles:
     origin: Mapping[str, Any] = field(default_factory=dict)
     """The `checkpoint_origin` of the trial, once its configuration is known; it is stored in every checkpoint."""
 
-    def keep_best(self, result: EpochResult, weights: bytes, labels: Labels) -> None:
-        """Write the weights of the best epoch so far, with its predictions on the validation part."""
-        files = {"model.safetensors": weights, **_predictions(labels, result)}
+    def keep_best(self, result: EpochResult, weights: bytes, data: FitData) -> None:
+        """Write the weights of the best epoch so far, with its predictions on the validation and the altered part."""
+        files = {"model.safetensors": weights, **_predictions(data, result)}
         self._write("best", files, {"epoch": result.epoch, "metrics": dict(result.metrics)})
 
     def keep_latest(self, snapshot: Snapshot, progress: TrialProgress, position: float) -> None:
@@ -87,11 +86,17 @@ class TrialFiles:
         self.reference[kind] = self.store.write(self.number, kind, files, noted, token=self.token)
 
 
-def _predictions(labels: Labels, result: EpochResult) -> dict[str, bytes]:
-    """Return validation logits (N, classes) and labels (N,) as .npy: reports, calibration and ensembles read them."""
-    if result.logits is None:
-        return {}
-    return {"logits.npy": _npy(result.logits), "labels.npy": _npy(labels)}
+def _predictions(data: FitData, result: EpochResult) -> dict[str, bytes]:
+    """Return validation logits (N, classes) and labels (N,) as .npy: reports, calibration and ensembles read them.
+
+    Of the altered part logits (M, classes), and the row (M,) of the validation part that each altered image shows.
+    """
+    files: dict[str, bytes] = {}
+    if data.val is not None and result.logits is not None:
+        files |= {"logits.npy": _npy(result.logits), "labels.npy": _npy(data.val.labels)}
+    if data.altered is not None and result.altered_logits is not None:
+        files |= {"altered_logits.npy": _npy(result.altered_logits), "altered_rows.npy": _npy(data.altered.rows)}
+    return files
 
 
 def _npy(array: npt.NDArray[Any]) -> bytes:

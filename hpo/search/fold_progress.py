@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
-from hpo.data import Dataset
-from hpo.search.trial_record import FoldPlan, TrialProgress
+from hpo.search.trial_record import FoldPlan, TrialProgress, pair_of
 from hpo.seeds import derive_seed
 from hpo.training import EpochResult, FitData, Runtime, Snapshot, fit
 from hpo.training.loop import Epochs
@@ -37,7 +36,9 @@ class FoldedProgress(TrialProgress):
     finished: int = 0
     """Folds that are trained to their end."""
     curves: list[list[float]] = field(default_factory=list)
-    """The metric after each epoch of each fold begun."""
+    """The value after each epoch of each fold begun."""
+    best_pairs: list[list[float]] = field(default_factory=list)
+    """The metric on clean and on altered images at the best epoch of each fold begun; empty without robustness."""
 
     @property
     def values(self) -> list[float]:
@@ -48,6 +49,11 @@ class FoldedProgress(TrialProgress):
     def best_value(self) -> float:
         """The mean over the finished folds; before the first is finished, its best metric so far."""
         return fmean(self.values) if self.finished else max(self.curves[0], default=float("nan"))
+
+    @property
+    def best_figures(self) -> tuple[float, float]:
+        """The means of the metric on clean and on altered images over the folds of `best_value`."""
+        return _means(self.best_pairs[: max(1, self.finished)])
 
     @property
     def position(self) -> float:
@@ -71,24 +77,38 @@ class FoldedProgress(TrialProgress):
 
     def add(self, result: EpochResult) -> bool:
         """Count one more epoch of the current fold; return True when it is the best so far of the first fold."""
-        value, first = result.metrics[self.metric], self.fold == 0
+        value, first = self.value_of(result.metrics), self.fold == 0
         while len(self.curves) <= self.fold:
             self.curves.append([])
-        better = first and (not self.curves[0] or value > max(self.curves[0]))
-        self.curves[self.fold].append(value)
-        if better:
+        curve = self.curves[self.fold]
+        best_of_fold = not curve or value > max(curve)
+        curve.append(value)
+        if best_of_fold and self.robustness:
+            self.best_pairs[self.fold :] = [list(pair_of(result.metrics, self.metric))]
+        if better := first and best_of_fold:
             self.best_epoch, self.best_metrics = result.epoch, dict(result.metrics)
         self.finished = self.fold + bool(result.last)
         self.last = self.finished == self.folds
-        self.curve[str(self.fold * self.steps + result.epoch)] = fmean(max(curve) for curve in self.curves)
+        self._add_step(str(self.fold * self.steps + result.epoch))
         self._count(result)
         return better
 
+    def _add_step(self, step: str) -> None:
+        """Add a step to the curves: the means over the folds begun."""
+        self.curve[step] = fmean(max(curve) for curve in self.curves)
+        if self.robustness:
+            self.clean_curve[step], self.altered_curve[step] = _means(self.best_pairs)
+
     def recorded(self) -> dict[str, Any]:
         """Return what the trial records; the folds have one attribute."""
-        own = ("folds", "steps", "fold", "finished", "curves")
+        own = ("folds", "steps", "fold", "finished", "curves", "best_pairs")
         shared = {key: value for key, value in super().recorded().items() if key not in own}
         return {**shared, "folds": fold_summary(FoldPlan(self.folds, self.steps), self.curves, self.finished)}
+
+
+def _means(pairs: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Return the mean of the first values, and of the second ones."""
+    return fmean(first for first, _ in pairs), fmean(second for _, second in pairs)
 
 
 def fold_summary(plan: FoldPlan, curves: Sequence[Sequence[float]], finished: int) -> dict[str, Any]:
@@ -105,7 +125,7 @@ def fold_summary(plan: FoldPlan, curves: Sequence[Sequence[float]], finished: in
 
 def fit_folds(
     config: TrialConfig,
-    data: Dataset,
+    data_of: Callable[[int], FitData],
     runtime: Runtime,
     progress: FoldedProgress,
     begin: Callable[[int], None],
@@ -113,16 +133,15 @@ def fit_folds(
 ) -> Epochs:
     """Train on one fold after another, from that of `progress`; `resume` is a snapshot of it.
 
-    The results are those of `fit`; `begin` gets the number of a fold before it trains. Each fold has a seed of its own,
-    the first that of the trial.
+    The results are those of `fit`; `data_of` gives the data of a fold, and `begin` gets its number before it trains.
+    Each fold has a seed of its own, the first that of the trial.
     """
     for fold in range(progress.fold, progress.folds):
         begin(fold)
-        train, val = data.fold(fold)
         start = float(fold * progress.steps)
         seed = derive_seed(runtime.seed, "fold", fold) if fold else runtime.seed
         own = replace(runtime, seed=seed, on_step=_shifted(runtime.on_step, start))
-        with closing(fit(config, FitData(train, val, len(data.classes)), own, resume)) as epochs:
+        with closing(fit(config, data_of(fold), own, resume)) as epochs:
             yield from epochs
         resume = None
 

@@ -17,8 +17,7 @@ import optuna
 
 from hpo.data import DataOrigin, Dataset, Progress, SplitOptions, open_dataset
 from hpo.data.changes import DataChanges
-from hpo.data.opening import require_path
-from hpo.errors import DataError, HpoError, UsageError
+from hpo.errors import HpoError, UsageError
 from search_spaces import (
     SearchSpace,
     Space,
@@ -54,6 +53,9 @@ if TYPE_CHECKING:
 
 DEFAULT_TRIALS = 50
 
+DEFAULT_ROBUSTNESS = 0.0
+"""Robustness of a study that is made without --robustness. `hpo run --help` names it too."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -69,6 +71,8 @@ class Plan:
     split: SplitOptions
     changes: DataChanges | None = None
     """The decisions on single images; None for those of the study, where it exists."""
+    robustness: float | None = None
+    """Weight of altered images in a trial's value; None for that of the study, where it exists, else the default."""
     earlier: SearchSpace | None = None
     """The space as it was before `symmetry` was a field, or before it changed: a study from then goes on with it."""
 
@@ -270,6 +274,7 @@ def create_or_open_study(db: Database, plan: Plan, dataset: Dataset) -> optuna.S
         data=origin.to_spec(dataset.classes),
         data_fingerprint=fingerprint,
         metric=plan.metric,
+        robustness=_robustness(db, plan),
         seed=plan.split.seed,
         weights_digest=plan.weights_digest,
         weights_normalisation=_normalisation(plan.space.fixed["weights"]) if plan.weights_digest else None,
@@ -301,12 +306,26 @@ def _data_fingerprint(db: Database, plan: Plan, dataset: Dataset) -> str:
     return origin.fingerprint
 
 
+def _robustness(db: Database, plan: Plan) -> float:
+    """Return the robustness that the plan asks for; without one that of the existing study, else the default."""
+    if plan.robustness is not None:
+        return plan.robustness
+    stored = _stored_spec(db, plan)
+    return stored.robustness if stored else DEFAULT_ROBUSTNESS
+
+
 def stored_origin(db: Database, plan: Plan) -> DataOrigin | None:
     """Return the origin of the study's data; None where the study does not exist yet."""
+    spec = _stored_spec(db, plan)
+    return origin_of(spec) if spec else None
+
+
+def _stored_spec(db: Database, plan: Plan) -> StudySpec | None:
+    """Return the spec of the study; None where it does not exist yet."""
     if plan.study not in study_names(db):
         return None
     study = open_study(db, plan.study)
-    return origin_of(read_spec(study)) if has_spec(study) else None
+    return read_spec(study) if has_spec(study) else None
 
 
 def origin_of(spec: StudySpec) -> DataOrigin:
@@ -374,14 +393,3 @@ def _reason_to_keep(db: Database, study: optuna.Study, limits: Limits) -> str | 
     if any(lease.alive for lease in lease_infos(db, study)):
         return "an earlier --timeout, as other workers are at work"
     return None if limits.run.is_gone else f"the --timeout of the run {limits.run}, which may be at work still"
-
-
-def check_path(data: Path) -> None:
-    """Raise DataError where DATA does not exist or cannot be reached, before anything is imported or started."""
-    try:
-        data.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{data}: no such file or folder; DATA is a folder, a .zip, an .npz or a .csv") from None
-    except OSError:
-        pass  # `require_path` says what it is
-    require_path(data)

@@ -53,17 +53,28 @@ class TrialStatus:
     folds: Mapping[str, Any] | None = None
     """Folds of the trial: `fold` in training from 1, `of` so many, the `values` of the finished ones, and from two on
     the `standard_error` of their mean; `epoch` is then that of the fold. None without folds."""
+    figures: Mapping[str, Any] | None = None
+    """Figures that make the value in a study with a robustness above 0: `clean` and `altered`, and how both went from
+    epoch to epoch, `clean_curve` and `altered_curve`. None without robustness."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields, JSON-ready; `folds` only where there are any."""
+        """Return all fields, JSON-ready; `folds` and the single `figures` only where there are any."""
         lists = {"curve": list(self.curve), "params": dict(self.params), "violated": list(self.violated)}
-        return {key: value for key, value in {**vars(self), **lists}.items() if key != "folds" or value is not None}
+        values = {key: value for key, value in {**vars(self), **lists}.items() if key != "folds" or value is not None}
+        figures = values.pop("figures") or {}
+        return {**values, **figures}
 
     @property
     def error(self) -> float | None:
         """The standard error of the value over the folds; None where it is not known."""
         error: float | None = (self.folds or {}).get("standard_error")
         return error
+
+    @property
+    def pair(self) -> tuple[float, float] | None:
+        """The figures on clean and on altered images that the value is made of; None where it is one figure alone."""
+        found = self.figures or {}
+        return (found["clean"], found["altered"]) if found.get("clean") is not None else None
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,13 @@ class StudyStatus:
     """How the symmetry was chosen, as `SymmetryChoice.to_dict` gives it; None where that is not recorded."""
     changes: DataChanges | None = None
     """The decisions on single images that the study's data follow; None without any."""
+    robustness: float = 0.0
+    """Weight of altered images in the value of a trial."""
+
+    @property
+    def value_name(self) -> str:
+        """The name of a trial's value: the metric, or `value` where it is made of that on two kinds of images."""
+        return "value" if self.robustness else self.metric
 
     @property
     def out_of_time(self) -> bool:
@@ -111,6 +129,7 @@ class StudyStatus:
             "trials": self.counts,
             "best": best and _best_to_dict(best),
             "metric": self.metric,
+            "robustness": self.robustness,
             "space": self.space,
             "limit": {
                 "trials": self.limits.trials,
@@ -151,6 +170,7 @@ class StudyReader:
         return StudyStatus(
             study=self._study.study_name,
             metric=self._spec.metric,
+            robustness=self._spec.robustness,
             space=self._space.name,
             limits=read_limits(self._study),
             now=now,
@@ -183,7 +203,8 @@ def _changes_of(spec: StudySpec) -> DataChanges | None:
 
 def _best_to_dict(best: TrialStatus) -> dict[str, Any]:
     folds = {"folds": dict(best.folds)} if best.folds else {}
-    return {"trial": best.number, "value": best.value, "params": dict(best.params), **folds}
+    pair = dict(zip(("clean", "altered"), best.pair, strict=True)) if best.pair else {}
+    return {"trial": best.number, "value": best.value, **pair, "params": dict(best.params), **folds}
 
 
 def _lease_to_dict(lease: LeaseInfo) -> dict[str, Any]:
@@ -213,7 +234,26 @@ def _trial_status(trial: FrozenTrial, space: Space, until: datetime) -> TrialSta
         worker=record.worker,
         violated=sorted(name for name, value in trial.constraints.items() if value > 0),
         folds=folds,
+        figures=_figures(trial, record),
     )
+
+
+def _figures(trial: FrozenTrial, record: TrialRecord) -> dict[str, Any] | None:
+    """Return what the trial's value is made of; None without robustness, or before the first report."""
+    if record.clean is None:
+        return None
+    steps = sorted(record.clean_curve, key=int)
+    clean, altered = record.clean, record.altered
+    if trial.state != TrialState.COMPLETE and trial.intermediate_values:
+        # Over folds the mean may have been higher before, and that is the value then.
+        best = str(max(trial.intermediate_values, key=lambda step: trial.intermediate_values[step]))
+        clean, altered = record.clean_curve.get(best, clean), record.altered_curve.get(best, altered)
+    return {
+        "clean": clean,
+        "altered": altered,
+        "clean_curve": [record.clean_curve[step] for step in steps],
+        "altered_curve": [record.altered_curve[step] for step in steps],
+    }
 
 
 def _finished_folds(recorded: Mapping[str, Any], reported: Mapping[int, float]) -> list[float]:

@@ -12,17 +12,17 @@ import traceback
 from collections.abc import Callable
 from contextlib import closing
 from enum import Enum
+from functools import cache, partial
 from typing import TypeVar
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from hpo.data import Dataset
 from hpo.errors import DataError, HubError, TrialEnded
 from hpo.interruption import TrainingInterrupted
 from hpo.search.checkpointing import TrialFiles
 from hpo.search.fold_progress import FoldedProgress, fit_folds
-from hpo.search.trial_record import TrialProgress, checkpoint_origin
+from hpo.search.trial_record import TrialProgress, checkpoint_origin, pair_of
 from hpo.search.trial_reporter import TrialReporter
 from hpo.search.worker_context import WorkerContext, keep_best
 from hpo.training import EpochResult, FitData, Runtime, Snapshot, fit
@@ -78,9 +78,9 @@ class _TrialRun:
         self._files = TrialFiles(context.store, claim.number, claim.lease.token, dict(claim.lease.checkpoint or {}))
         plan = context.folds
         self._progress = (
-            FoldedProgress(context.metric, folds=plan.count, steps=plan.steps)
+            FoldedProgress(context.metric, folds=plan.count, steps=plan.steps, robustness=context.robustness)
             if plan
-            else TrialProgress(context.metric)
+            else TrialProgress(context.metric, robustness=context.robustness)
         )
 
     def train_and_tell(self) -> TrialOutcome:
@@ -112,29 +112,37 @@ class _TrialRun:
         self._retry_while_full(lambda: context.store.keep_images(context.known.split_digest, context.known.to_bytes()))
         runtime = Runtime(
             device=context.worker.device, seed=seed, cache=context.cache, metric=context.metric,
-            should_stop=self._should_stop, on_step=self._reporter.set_position,
+            robustness=context.robustness, should_stop=self._should_stop, on_step=self._reporter.set_position,
         )  # fmt: skip
+        data_of = cache(partial(context.fit_data, data))
         resume = self._restore()
         if resume is not None and self._report_and_ask_pruner(further=False):
             return self._tell(TrialState.PRUNED)
-        with closing(self._fit(config, data, runtime, resume)) as epochs:
+        with closing(self._fit(config, data_of, runtime, resume)) as epochs:
             for result in epochs:
-                self._write_checkpoints(result, data)
-                value = result.metrics[context.metric]
-                log.info(
-                    "trial %d%s: epoch %d/%d, %s %.4f (best %.4f), %.0f images/s",
-                    self._number, self._progress.place, result.epoch, config.epochs, context.metric, value,
-                    self._progress.best_value, result.images_per_second,
-                )  # fmt: skip
+                self._write_checkpoints(result, data_of(0))
+                self._log_epoch(result, config.epochs)
                 if self._report_and_ask_pruner():
                     return self._tell(TrialState.PRUNED)
         return self._tell(TrialState.COMPLETE)
 
-    def _fit(self, config: TrialConfig, data: Dataset, runtime: Runtime, resume: Snapshot | None) -> Epochs:
+    def _fit(
+        self, config: TrialConfig, data_of: Callable[[int], FitData], runtime: Runtime, resume: Snapshot | None
+    ) -> Epochs:
         """Return the epochs to train: of the one split, or of each fold."""
         if isinstance(self._progress, FoldedProgress):
-            return fit_folds(config, data, runtime, self._progress, self._begin_fold, resume)
-        return fit(config, FitData(data.train, data.val, len(data.classes)), runtime, resume)
+            return fit_folds(config, data_of, runtime, self._progress, self._begin_fold, resume)
+        return fit(config, data_of(0), runtime, resume)
+
+    def _log_epoch(self, result: EpochResult, epochs: int) -> None:
+        progress, metric = self._progress, self._context.metric
+        pair = pair_of(result.metrics, metric) if progress.robustness else ()
+        log.info(
+            "trial %d%s: epoch %d/%d, %s %.4f%s (best %.4f), %.0f images/s",
+            self._number, progress.place, result.epoch, epochs, metric, progress.value_of(result.metrics),
+            " (clean {:.4f}, altered {:.4f})".format(*pair) if pair else "",
+            progress.best_value, result.images_per_second,
+        )  # fmt: skip
 
     def _begin_fold(self, fold: int) -> None:
         assert isinstance(self._progress, FoldedProgress)
@@ -152,12 +160,15 @@ class _TrialRun:
         log.info("trial %d goes on after %.4g epochs", self._number, self._reporter.position)
         return snapshot
 
-    def _write_checkpoints(self, result: EpochResult, data: Dataset) -> None:
-        """Write the checkpoints of one epoch, `best` and `latest`; the epoch counts once they are written."""
+    def _write_checkpoints(self, result: EpochResult, data: FitData) -> None:
+        """Write the checkpoints of one epoch, `best` and `latest`; the epoch counts once they are written.
+
+        `data` are those of the first fold, whose best epoch is kept.
+        """
         progress = copy.deepcopy(self._progress)
         if progress.add(result):
             weights = result.weights()
-            self._retry_while_full(lambda: self._files.keep_best(result, weights, data.val.labels))
+            self._retry_while_full(lambda: self._files.keep_best(result, weights, data))
         snapshot = result.snapshot()
         self._retry_while_full(lambda: self._files.keep_latest(snapshot, progress, progress.position))
         self._progress = progress
@@ -184,7 +195,9 @@ class _TrialRun:
         progress = self._progress
         if not progress.epochs:
             return False
-        return self._reporter.report(progress.curve, self._files.reference, last=progress.last, further=further)
+        return self._reporter.report(
+            progress.curve, self._files.reference, last=progress.last, further=further, figures=progress.figures
+        )
 
     def _tell(self, state: TrialState, reason: str | None = None, violated: str | None = None) -> TrialOutcome:
         self._reporter.tell(self._progress, state, reason, violated)

@@ -5,11 +5,13 @@
     worker          that trains it: host:pid              device, precision, parameters, trainable_parameters
     facts           what training reported of the run     versions                   python, torch, timm, optuna, hpo
     folds           of a trial over folds: their values, best epochs, curves and the standard error of the mean
+    clean, altered  with a robustness above 0: the two figures that its value is made of, clean_curve, altered_curve
     reason          why it ended early or failed          split_digest               of the images it was validated on
 
 This is the one file that names these keys: `TrialRecord` reads them, the functions `*_attributes` give what is written.
 A trial costs the database a fixed number of statements: one for all attributes at its start, one at its end, and one
-transaction with the report of each epoch. A study over a trial list also stores the command that created it.
+transaction with the report of each epoch, which writes both figures too. A study over a trial list also stores the
+command that created it.
 """
 
 from __future__ import annotations
@@ -67,6 +69,14 @@ class TrialRecord:
     folds: Mapping[str, Any] = field(default_factory=dict)
     """The folds of a trial: from its start `count` of folds and `steps` of each; at its end: `values`, `best_epochs`,
     `standard_error` and `curves`, as `fold_progress.fold_summary` gives them. Empty without folds."""
+    clean: float | None = None
+    """The metric on clean images that enters the value; None where the value is that metric alone."""
+    altered: float | None = None
+    """The metric on altered images that enters the value; None where these do not count."""
+    clean_curve: Mapping[str, float] = field(default_factory=dict)
+    """The value of `clean` after each reported step, by the step as text; empty where `clean` is None."""
+    altered_curve: Mapping[str, float] = field(default_factory=dict)
+    """The value of `altered` after each reported step."""
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialRecord:
@@ -142,6 +152,12 @@ class TrialProgress:
     images_per_second: float = 0.0
     peak_memory: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
+    robustness: float = 0.0
+    """Weight of the altered part in the value of an epoch."""
+    clean_curve: dict[str, float] = field(default_factory=dict)
+    """The metric on clean images that entered each value of `curve`; empty without robustness."""
+    altered_curve: dict[str, float] = field(default_factory=dict)
+    """The metric on altered images that entered each value of `curve`; empty without robustness."""
 
     def restore(self, stored: Mapping[str, Any]) -> None:
         """Set the fields to what `to_dict` gave."""
@@ -149,13 +165,28 @@ class TrialProgress:
             setattr(self, key, value)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every field but the metric's name, JSON-ready."""
-        return {key: value for key, value in vars(self).items() if key != "metric"}
+        """Return every field but the metric's name and the robustness, JSON-ready."""
+        return {key: value for key, value in vars(self).items() if key not in ("metric", "robustness")}
 
     def recorded(self) -> dict[str, Any]:
         """Return what the trial records of itself at its end, JSON-ready."""
         # optuna stores the curve itself, and its end shows whether an epoch was the last.
-        return {key: value for key, value in self.to_dict().items() if key not in ("curve", "last")}
+        left_out = ("curve", "last", "clean_curve", "altered_curve")
+        return {key: value for key, value in self.to_dict().items() if key not in left_out} | self.figures
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The attributes with what the value is made of, JSON-ready; empty without robustness or before an epoch."""
+        if not self.clean_curve:
+            return {}
+        clean, altered = self.best_figures
+        curves = {"clean_curve": self.clean_curve, "altered_curve": self.altered_curve}
+        return {"clean": clean, "altered": altered, **curves}
+
+    @property
+    def best_figures(self) -> tuple[float, float]:
+        """The metric on clean and on altered images at the best epoch, which make `best_value`."""
+        return pair_of(self.best_metrics, self.metric)
 
     @property
     def position(self) -> float:
@@ -174,15 +205,25 @@ class TrialProgress:
 
     @property
     def best_value(self) -> float:
-        """The metric at the best epoch; NaN before the first."""
-        return self.best_metrics.get(self.metric, float("nan"))
+        """The value of the best epoch; NaN before the first."""
+        return self.value_of(self.best_metrics) if self.best_metrics else float("nan")
+
+    def value_of(self, metrics: Mapping[str, float]) -> float:
+        """Return the value of an epoch with these metrics."""
+        from hpo.evaluation.metrics import combined  # with hpo.data, which is slow to import
+
+        return combined(metrics, self.metric, self.robustness)
 
     def add(self, result: EpochResult) -> bool:
         """Count one more epoch; return True when it is the best so far (the first of equals stays the best)."""
         self.last = result.last
-        self.curve[str(result.epoch)] = result.metrics[self.metric]
+        value = self.value_of(result.metrics)
+        self.curve[str(result.epoch)] = value
+        if self.robustness:
+            clean, altered = pair_of(result.metrics, self.metric)
+            self.clean_curve[str(result.epoch)], self.altered_curve[str(result.epoch)] = clean, altered
         self._count(result)
-        better = not self.best_metrics or result.metrics[self.metric] > self.best_value
+        better = not self.best_metrics or value > self.best_value
         if better:
             self.best_epoch, self.best_metrics = result.epoch, dict(result.metrics)
         return better
@@ -195,6 +236,13 @@ class TrialProgress:
         self.images_per_second += (result.images_per_second - self.images_per_second) / self.epochs
         self.peak_memory = max(self.peak_memory, result.peak_memory)
         self.facts = dict(result.facts)
+
+
+def pair_of(metrics: Mapping[str, float], metric: str) -> tuple[float, float]:
+    """Return the metric on clean and on altered images."""
+    from hpo.evaluation.metrics import ALTERED
+
+    return metrics[metric], metrics[f"{ALTERED}{metric}"]
 
 
 def final_attributes(progress: TrialProgress, reason: str | None = None) -> dict[str, Any]:

@@ -127,21 +127,29 @@ class TrialReporter:
         return self.over or self._session.control is not Control.RUN or self._is_away
 
     def report(
-        self, curve: Mapping[str, float], reference: Mapping[str, Any], *, last: bool, further: bool = True
+        self,
+        curve: Mapping[str, float],
+        reference: Mapping[str, Any],
+        *,
+        last: bool,
+        further: bool = True,
+        figures: Mapping[str, Any] | None = None,
     ) -> bool:
         """Report the epochs of `curve` that are not yet reported, with their checkpoint; return the pruner's decision.
 
         An earlier attempt may have written checkpoints while the database was away and ended before it could report.
-        `further` is False where this attempt has trained no epoch yet. Without an answer of the pruner in time the
-        trial goes on, and a late answer is applied after the next epoch.
+        `further` is False where this attempt has trained no epoch yet. `figures` are attributes that show what the
+        value is made of, where that is more than the metric. Without an answer of the pruner in time the trial goes on,
+        and a late answer is applied after the next epoch.
         """
         missing = {int(epoch): value for epoch, value in curve.items() if int(epoch) not in self._reported}
         self._reported |= missing.keys()
-        done, reference = float(max(int(epoch) for epoch in curve)), dict(reference)
+        done, reference, shown = float(max(int(epoch) for epoch in curve)), dict(reference), dict(figures or {})
 
         def write(connection: Connection) -> Control:
             for epoch, value in sorted(missing.items()):
                 self._storage.set_trial_intermediate_value(self._trial_id, epoch, value)
+            write_attributes(connection, self._trial_id, shown)
             return advance(connection, self._session.lease, done, reference, further=further)
 
         before = self._question

@@ -209,6 +209,7 @@ def _prepare(db: Database, options: WorkerOptions, retry: RetryPolicy) -> Worker
         sampler=sampler_for_trial(spec.sampler, spec.seed),
         space=space,
         metric=spec.metric,
+        robustness=spec.robustness,
         seed=spec.seed,
         store=store,
         # A trial list is measured when all its trials have ended, so each of them keeps its checkpoint.

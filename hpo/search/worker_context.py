@@ -13,9 +13,11 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from hpo.data import Dataset, ImageDigests
+from hpo.evaluation.altered_part import altered_part
 from hpo.search.garbage import kept_by_copies
 from hpo.search.status import best_first
 from hpo.search.trial_record import FoldPlan
+from hpo.training import FitData
 from search_spaces import Space
 from storage import CheckpointStore, Database, DatabaseUnavailableError, RetryPolicy, Worker, read_limits
 
@@ -49,6 +51,14 @@ class WorkerContext:
     """The images by part: the digest of their split goes into each trial, so that only equal splits are compared."""
     folds: FoldPlan | None = None
     """The folds that each trial trains on; None without folds."""
+    robustness: float = 0.0
+    """Weight of the altered part in a trial's value."""
+
+    def fit_data(self, dataset: Dataset, fold: int = 0) -> FitData:
+        """Return the data of a fold, from 0, or of the one split; with the altered part where it has a weight."""
+        train, val = dataset.fold(fold)
+        altered = altered_part(val, self.cache, train=len(train)) if self.robustness else None
+        return FitData(train, val, len(dataset.classes), altered)
 
     def asked_to_stop(self) -> bool:
         """Return whether a signal asked this worker to stop."""

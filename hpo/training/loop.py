@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from hpo.errors import TrialEnded
-from hpo.evaluation.metrics import Logits, scores
+from hpo.evaluation.metrics import ALTERED, Logits, combined, scores
 from hpo.interruption import TrainingInterrupted, until_stopped
 from hpo.models.memory import infeasible_where_exhausted, peak_memory, reset_peak
 from hpo.seeds import derive_seed, generator_states, restore_generators, seeded
@@ -63,7 +63,8 @@ def _one_epoch(run: Run) -> EpochResult:
             train_loss = _train(run)
         with position.timed("validation"):
             logits = run.validation.logits(run.learner.evaluated) if run.validation else None
-            metrics = _compute_metrics(run, logits)
+            altered = run.altered.logits(run.learner.evaluated) if run.altered else None
+            metrics = _compute_metrics(run, logits) | _altered_metrics(run, altered)
     run.record_score(_score(run, metrics, train_loss))
     return EpochResult(
         epoch=run.position.epoch,
@@ -78,6 +79,7 @@ def _one_epoch(run: Run) -> EpochResult:
         facts={**run.facts, "micro_batch": run.learner.micro_batch},
         weights=_valid_until_next_step(run, run.weights),
         snapshot=_valid_until_next_step(run, run.snapshot),
+        altered_logits=altered,
     )
 
 
@@ -97,7 +99,7 @@ def _resumable(run: Run) -> Iterator[None]:
 def _score(run: Run, metrics: Mapping[str, float], train_loss: float) -> float:
     """Return the epoch's score for the schedule and early stopping; larger is better."""
     if metrics:
-        return metrics[run.runtime.metric]
+        return combined(metrics, run.runtime.metric, run.runtime.robustness)
     epoch, known = run.position.epoch, run.runtime.scores
     return known[epoch] if epoch < len(known) else -train_loss
 
@@ -138,15 +140,28 @@ def _compute_metrics(run: Run, logits: Logits | None) -> dict[str, float]:
     part, epoch = run.data.val, run.position.epoch + 1
     if logits is None or part is None:
         return {}
-    if not np.isfinite(logits).all():
-        raise TrialEnded(f"the validation logits of epoch {epoch} are not finite")
-    metrics = scores(part.labels, logits)
+    metrics = scores(part.labels, _finite(logits, "validation", epoch))
     run.guard = run.guard.after(metrics["accuracy"], predicted=len(np.unique(logits.argmax(axis=1))))
     majority = float(np.bincount(part.labels).max() / len(part))
     reason = collapse_reason(run.guard, Chance(majority, len(part)), metrics["accuracy"])
     if reason is not None:
         raise TrialEnded(f"{reason}, in epoch {epoch}")
     return metrics
+
+
+def _altered_metrics(run: Run, logits: Logits | None) -> dict[str, float]:
+    """Return the metrics on the altered part, each under its key; raise TrialEnded if the logits are not finite."""
+    part = run.data.altered
+    if logits is None or part is None:
+        return {}
+    found = scores(part.labels, _finite(logits, "altered", run.position.epoch + 1))
+    return {f"{ALTERED}{name}": value for name, value in found.items()}
+
+
+def _finite(logits: Logits, kind: str, epoch: int) -> Logits:
+    if not np.isfinite(logits).all():
+        raise TrialEnded(f"the {kind} logits of epoch {epoch} are not finite")
+    return logits
 
 
 def _valid_until_next_step(run: Run, get: Callable[[], T]) -> Callable[[], T]:

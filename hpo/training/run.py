@@ -53,6 +53,8 @@ class Run:
     learner: Learner | BaselineLearner
     loader: Loader
     validation: ImageValidation | FeatureValidation | None
+    altered: ImageValidation | FeatureValidation | None
+    """Gives the logits of the altered part, if there is one."""
     images: int
     """Images of an epoch: those of the training part, or more where rare classes are oversampled."""
     updates: int
@@ -128,7 +130,9 @@ def prepare(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapsh
 def _prepared(config: TrialConfig, data: FitData) -> FitData:
     """Return the data with the images as the network sees them; augmentation comes after that."""
     train = prepared(data.train, config.background)
-    return replace(data, train=train, val=data.val and replace(data.val, prepare=train.prepare))
+    val = data.val and replace(data.val, prepare=train.prepare)
+    altered = data.altered and replace(data.altered, prepare=prepared(data.altered, config.background).prepare)
+    return replace(data, train=train, val=val, altered=altered)
 
 
 def _compute_format(config: TrialConfig, model: Classifier, device: torch.device, runtime: Runtime) -> ComputeFormat:
@@ -156,6 +160,7 @@ def _new_run(
     else:
         feed = training_feed(config, data.train, device, runtime)
         loader = ImageLoader(order, feed, normalise, build_mixer(config, data.classes), runtime.seed)
+    measuring = (runtime, built, normalise, extract, compute_format)
     return Run(
         config=config,
         data=data,
@@ -164,7 +169,8 @@ def _new_run(
         compute_format=compute_format,
         learner=learner,
         loader=loader,
-        validation=_validation(config, data.val, runtime, built, normalise, extract, compute_format),
+        validation=_validation(config, data.val, *measuring),
+        altered=_validation(config.replace(validation_augmented=0.0), data.altered, *measuring),
         images=order.images,
         updates=order.updates,
         facts=facts,

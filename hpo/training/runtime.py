@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hpo.data.dataset import Part
 from hpo.device import cores
+from hpo.evaluation.altered_part import AlteredPart
 from hpo.interruption import ShouldStop, never
 
 
@@ -19,6 +20,8 @@ class FitData:
     val: Part | None
     """None for a retrain on all images, which has none left to validate on."""
     classes: int
+    altered: AlteredPart | None = None
+    """The altered part, where each epoch is measured on it too."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,10 @@ class Runtime:
     None nothing is measured or stored."""
     metric: str = "accuracy"
     """Key of `EpochResult.metrics` that the plateau schedule and early stopping watch."""
+    robustness: float = 0.0
+    """Weight of the altered part in what these watch: see `hpo.evaluation.metrics.combined`."""
     scores: Sequence[float] = ()
-    """Without a validation part: the metric of each epoch in an earlier run of the same configuration, so that the
+    """Without a validation part: that value of each epoch in an earlier run of the same configuration, so that the
     plateau schedule and early stopping act in the same epochs as there. Beyond its end the training loss is used."""
     should_stop: ShouldStop = never
     """Called between two steps, between two batches of validation or of feature extraction, and while the compute

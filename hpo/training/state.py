@@ -28,7 +28,8 @@ class EpochResult:
     """Whether no epoch follows: all are done, or early stopping ends the run."""
     train_loss: float
     metrics: Mapping[str, float]
-    """Metrics on the validation part: accuracy, balanced_accuracy, macro_f1, loss. Empty without such a part."""
+    """Metrics on the validation part: accuracy, balanced_accuracy, macro_f1, loss; on the altered part, where there is
+    one, `altered_accuracy` and so on. Empty without a validation part."""
     logits: npt.NDArray[np.float32] | None
     """(n_val, classes) float32 in the order of the validation part; None without such a part."""
     learning_rate: float
@@ -47,6 +48,8 @@ class EpochResult:
     after the generator has advanced."""
     snapshot: Callable[[], Snapshot]
     """Returns the state right after this epoch; raises RuntimeError after the generator has advanced."""
+    altered_logits: npt.NDArray[np.float32] | None = None
+    """(m, classes) float32 in the order of the altered part; None without such a part."""
 
 
 @dataclass(frozen=True)

@@ -212,5 +212,5 @@ def test_candidates_are_the_best_of_all_such_sets_of_trials(study, store, trials
 
 def known(labels, logits):
     """EnsembleCandidates with these predictions (k, n, C), as far as choosing needs them."""
-    found = tuple(SimpleNamespace(validation=Validation(labels, one)) for one in logits)
+    found = tuple(SimpleNamespace(validation=Validation(labels, one), logits=one, altered=None) for one in logits)
     return EnsembleCandidates(None, SimpleNamespace(metric="accuracy"), None, found, ())

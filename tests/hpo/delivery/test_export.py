@@ -130,7 +130,7 @@ def test_predictions_on_augmented_images_are_not_used_for_calibration(study, sto
     manifest, _ = export_trial(study, choose_trial(study), store, tmp_path / "best")
     assert manifest.calibration is None
     assert read_bundle(tmp_path / "best").metrics["validation"]["augmented"] == 0.3, "beside a test on plain images"
-    assert "on altered images (validation_augmented is 0.3)" in augmented_note(manifest)
+    assert "on augmented images (validation_augmented is 0.3)" in augmented_note(manifest)
     assert "not calibrated: its trial was validated on augmented images" in calibration_line(manifest)
     with pytest.raises(BundleError, match=r"augmented images \(validation_augmented is 0.3\)"):
         hpo.load(tmp_path / "best", device="cpu").abstention(0.9)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from hpo.evaluation.metrics import report, scores, wilson
+from hpo.evaluation.metrics import combined, report, scores, wilson
 
 
 def drawn(n: int, classes: int, seed: int, *, present: int | None = None):
@@ -133,3 +133,10 @@ def test_importing_needs_only_numpy():
     )
     result = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_the_combined_value_weighs_clean_and_altered_images():
+    metrics = {"accuracy": 0.9, "altered_accuracy": 0.5, "macro_f1": 0.8, "altered_macro_f1": 0.1}
+    assert combined(metrics, "accuracy", 0.25) == pytest.approx(0.8)
+    assert combined(metrics, "macro_f1", 1.0) == 0.1
+    assert combined({"accuracy": 0.9}, "accuracy", 0.0) == 0.9, "without an altered part"

@@ -332,10 +332,10 @@ def test_figures_that_chose_the_model_say_so(stage, words):
     assert OF_THE_TRIAL not in page
 
 
-def test_figures_on_altered_images_say_so():
+def test_figures_on_augmented_images_say_so():
     config = CONFIG.replace(augmentation="colour", validation_augmented=0.3)
     _, page = of_bundle("exported", test=False, config=config)
-    assert "mean over the classes, validation part, altered images" in page[: page.index("<main>")]
+    assert "mean over the classes, validation part, augmented images" in page[: page.index("<main>")]
     for key in ("classes", "confusion"):
         assert "Not plain images: its trial was validated on augmented images" in section_of(page, key)
     _, page = of_bundle("retrained", config=config)

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from types import SimpleNamespace
@@ -222,7 +223,8 @@ def test_each_fold_trains_on_all_images_but_its_own(
     monkeypatch.setattr(fold_module, "fit", fake)
     progress = FoldedProgress("accuracy", folds=FOLDS, steps=2)
     runtime = Runtime(seed=7)
-    list(fold_module.fit_folds(tiny_space.largest(), folded.dataset, runtime, progress, lambda fold: None, None))
+    data_of = partial(folded.context(tiny_space).fit_data, folded.dataset)
+    list(fold_module.fit_folds(tiny_space.largest(), data_of, runtime, progress, lambda fold: None, None))
     pool = {*folded.dataset.train.names, *folded.dataset.val.names}
     assert sorted(name for _, val, _ in seen for name in val) == sorted(pool)
     assert all(set(train) == pool - set(val) for train, val, _ in seen)
