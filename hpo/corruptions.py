@@ -3,13 +3,13 @@
 They follow ImageNet-C (Hendrycks and Dietterich 2019), with magnitudes for small images; lengths are fractions of the
 side. They measure models, so they are independent of the augmentations that train them (`hpo.augmentation.families`).
 They are the search corruptions: the altered part (`hpo.evaluation.altered_part`), by which a search with a robustness
-above 0 chooses, is made of them too. What such a search chose is then measured fairly by other corruptions alone.
+above 0 chooses, is made of them too. What such a search chose is measured fairly by `hpo.unseen_corruptions` alone.
 At every severity a person still recognises the class; masks leave at least half of a subject in the centre.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -17,23 +17,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from hpo.errors import UsageError
+from hpo.corruption_family import SEVERITIES, Corruption, CorruptionFamily, Image, rounded
 
-Image = npt.NDArray[np.uint8]
-
-Corruption = Callable[[Image, int, np.random.Generator], Image]
-"""Takes an image (S, S, 3) uint8, a step from 0 to 4 and a generator; returns a new image of that shape."""
+__all__ = ["CORRUPTIONS", "SEEN", "SEVERITIES", "VERSION", "corrupt"]
 
 VERSION = 2
 """The version of the corruptions. It goes up with any change of their results."""
-
-SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def _noise(image: Image, step: int, rng: np.random.Generator) -> Image:
     """Add independent normal noise to each value."""
     deviation = (10, 20, 30, 45, 65)[step]
-    return _rounded(image + deviation * rng.standard_normal(image.shape, np.float32))
+    return rounded(image + deviation * rng.standard_normal(image.shape, np.float32))
 
 
 def _blur(image: Image, step: int, rng: np.random.Generator) -> Image:
@@ -44,20 +39,20 @@ def _blur(image: Image, step: int, rng: np.random.Generator) -> Image:
 
 def _brightness(image: Image, step: int, rng: np.random.Generator) -> Image:
     """Make all pixels lighter or darker by one amount."""
-    return _rounded(image + np.float32(_sign(rng) * (20, 40, 60, 80, 100)[step]))
+    return rounded(image + np.float32(_sign(rng) * (20, 40, 60, 80, 100)[step]))
 
 
 def _contrast(image: Image, step: int, rng: np.random.Generator) -> Image:
     """Reduce the contrast about the image's mean."""
     mean = np.float32(image.mean())
-    return _rounded(mean + np.float32((0.75, 0.6, 0.45, 0.3, 0.2)[step]) * (image - mean))
+    return rounded(mean + np.float32((0.75, 0.6, 0.45, 0.3, 0.2)[step]) * (image - mean))
 
 
 def _hue(image: Image, step: int, rng: np.random.Generator) -> Image:
     """Rotate the hue, in either direction."""
     hsv = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
     hsv[..., 0] = (hsv[..., 0] + _sign(rng) * (15, 30, 45, 60, 80)[step]) % 360
-    return _rounded(255 * np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.float32))
+    return rounded(255 * np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.float32))
 
 
 def _rotation(image: Image, step: int, rng: np.random.Generator) -> Image:
@@ -95,7 +90,7 @@ def _channel_shuffle(image: Image, step: int, rng: np.random.Generator) -> Image
     """Mix the image with a copy of permuted channels; at severity 5 return the copy alone."""
     orders = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
     share = np.float32((step + 1) / len(SEVERITIES))
-    return _rounded((1 - share) * image + share * image[..., orders[rng.integers(len(orders))]])
+    return rounded((1 - share) * image + share * image[..., orders[rng.integers(len(orders))]])
 
 
 _FUNCTIONS: Mapping[str, Corruption] = MappingProxyType(
@@ -113,7 +108,9 @@ _FUNCTIONS: Mapping[str, Corruption] = MappingProxyType(
     }
 )
 
-CORRUPTIONS = tuple(_FUNCTIONS)
+SEEN = CorruptionFamily("seen", VERSION, _FUNCTIONS)
+
+CORRUPTIONS = SEEN.kinds
 """The names of the corruptions, in the order in which results are shown."""
 
 
@@ -122,11 +119,7 @@ def corrupt(image: Image, name: str, severity: int, rng: np.random.Generator) ->
 
     Raise UsageError for another name or severity.
     """
-    if name not in _FUNCTIONS:
-        raise UsageError(f"corruption is {name!r}, but must be one of {', '.join(CORRUPTIONS)}")
-    if severity not in SEVERITIES:
-        raise UsageError(f"severity is {severity}, but must be a whole number from 1 to {len(SEVERITIES)}")
-    return np.ascontiguousarray(_FUNCTIONS[name](image, severity - 1, rng))
+    return SEEN.corrupt(image, name, severity, rng)
 
 
 def _sign(rng: np.random.Generator) -> int:
@@ -142,10 +135,6 @@ def _within(size: int, start: float, length: float) -> npt.NDArray[np.bool_]:
 def _blackened(image: Image, rows: npt.NDArray[np.bool_], columns: npt.NDArray[np.bool_]) -> Image:
     """Return the image with black pixels where a hidden row (S,) meets a hidden column (S,)."""
     return image * ~(rows[:, None] & columns)[..., None]
-
-
-def _rounded(values: npt.NDArray[np.float32]) -> Image:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
 def _image(pixels: Any) -> Image:

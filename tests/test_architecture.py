@@ -29,8 +29,8 @@ MOST_LINES_OF_A_FUNCTION = 40
 MOST_COMPLEXITY = 12
 """As radon counts it: comprehensions and boolean operators are branches too."""
 ROOMS = (
-    ("errors", "files", "seeds", "device", "interruption", "corruptions", "hints", "logs", "private_paths",
-     "spreadsheet", "strict_json"),
+    ("errors", "files", "seeds", "device", "interruption", "corruption_family", "corruptions", "unseen_corruptions",
+     "hints", "logs", "private_paths", "spreadsheet", "strict_json"),
     ("data",),
     ("augmentation", "evaluation"),
     ("models",),
@@ -55,6 +55,8 @@ SHORT_FILES = {
 """Files under FEWEST_LINES_OF_A_FILE with at most one importer, each with its reason."""
 LIGHT = ("optuna", "sqlalchemy", "psycopg2", "hpo.search")
 """Packages that a bundle must not need."""
+CHOOSING = ("hpo.augmentation", "hpo.training", "hpo.search", "hpo.delivery", "hpo.models", "search_spaces", "storage")
+"""Packages that make a model, or choose one of several."""
 HELP_SECONDS = 0.5
 COINED = re.compile(
     r"roster|entrant|contestant|keeper|shelf|kitchen|workshop|surroundings|circumstances|standstill|alteration|taking|witness"
@@ -211,17 +213,32 @@ def test_the_drawing_in_the_documentation_is_this_order() -> None:
     assert [tuple(sorted(row)) for row in drawn] == [tuple(sorted(row)) for row in ROOMS]
 
 
-def test_a_bundle_needs_no_database() -> None:
+def reached_from(packages: tuple[str, ...]) -> set[str]:
+    """Return the modules that those below `packages` load, directly or not, and these themselves."""
     reached: set[str] = set()
-    waiting = [name for name in MODULES if name.startswith("hpo.bundle")]
+    waiting = [name for name in MODULES if name.startswith(packages)]
     while waiting:
         name = waiting.pop()
         if name not in reached:
             reached.add(name)
             waiting += IMPORTS[name]
+    return reached
+
+
+def test_nothing_that_makes_or_chooses_a_model_knows_the_unseen_corruptions() -> None:
+    assert "hpo.unseen_corruptions" not in reached_from(CHOOSING)
+    assert "hpo.unseen_corruptions" in reached_from(("hpo.report",)), "else this test looks for another name"
+
+
+def test_neither_family_of_corruptions_imports_the_other() -> None:
+    families = {"hpo.corruptions", "hpo.unseen_corruptions"}
+    assert not [name for name in families if (reached_from((name,)) - {name}) & families]
+
+
+def test_a_bundle_needs_no_database() -> None:
     assert not [
         f"{name} imports {found}"
-        for name in sorted(reached)
+        for name in sorted(reached_from(("hpo.bundle",)))
         for found, _ in MODULES[name].imports()
         if found.startswith(LIGHT) and MODULES[name].path.name != "__init__.py"
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -159,42 +160,63 @@ def evaluate_on(
 
 
 def select(
-    bundle: Bundle, data: Path, *, cache: Path, split: PartName | None, progress: Progress | None = None
+    bundle: Bundle,
+    data: Path,
+    *,
+    cache: Path,
+    split: PartName | None,
+    renamed: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
 ) -> Selection:
     """Select the images of `data` that a bundle is evaluated on.
 
     The bundle's own data: the same split is made again and `split` names its part, test by default. Other data with
     given parts: the same, of those. Other data without parts: all of it, whatever `split` says. Images that took part
-    in making the model are left out, unless a part of its own data that did so is named. Raises DataError for unusable
+    in making the model are left out, unless a part of its own data that did so is named. `renamed` gives classes of
+    other data the names that the model has for them, as in `open_whole`. Raises DataError for unusable
     data, a part that is not there, a class that the bundle does not know, where nothing is left, and for a `split` of
     data without parts that hold images which took part: no split of theirs is the one that made the model.
     """
     manifest = bundle.manifest
     open_images = partial(
         open_whole, data, image_size=manifest.preprocessing.image_size, cache=cache, classes=manifest.classes,
-        white_level=manifest.data.white,
+        renamed=renamed, white_level=manifest.data.white,
     )  # fmt: skip
     limit = manifest.data.max_unreadable
     # Unreadable images that the model's study left out do not count.
     whole = open_images(max_unreadable=1.0 if manifest.data.changes else limit, progress=progress)
     if manifest.data.is_base_of(whole):
+        _refuse_renaming(renamed, data)
         return _select_own(bundle, whole, data, cache, split or "test")
     if manifest.data.changes:
         whole = open_images(max_unreadable=limit)
     name = (split or "test") if whole.given_parts else None
     part = whole.part if name is None else open_images(part=name, max_unreadable=limit).part
     rest, overlap = without_known(part, bundle.known, data)
-    if name is None and split is not None and overlap.took_part:
-        raise DataError(
-            f"{overlap.took_part:,} of {overlap.images:,} images of {data} took part in making this model, and {data} "
-            f"has neither parts nor the very images of the model's data, so it has no {split} part; leave --split out "
-            "to measure the other images, or give the data that the model was made with"
-        )
+    if name is None:
+        _refuse_unknown_split(split, overlap, data)
     summary = summarise_part(whole, rest, name or "all")
     return Selection(
         rest, name, whole.fingerprint, own=False, overlap=overlap, tests=_opened_tests(bundle, rest, overlap, name),
         summary=replace(summary, notes=(*summary.notes, *_unapplied(manifest.data.changes, rest))),
     )  # fmt: skip
+
+
+def _refuse_renaming(renamed: Mapping[str, str] | None, data: Path) -> None:
+    if renamed:
+        raise DataError(
+            f"{data} is the data that the model was made with, so --map has nothing to rename: leave it out"
+        )
+
+
+def _refuse_unknown_split(split: PartName | None, overlap: Overlap, data: Path) -> None:
+    """Raise DataError where a `split` is asked of data without parts that hold images which took part."""
+    if split is not None and overlap.took_part:
+        raise DataError(
+            f"{overlap.took_part:,} of {overlap.images:,} images of {data} took part in making this model, and {data} "
+            f"has neither parts nor the very images of the model's data, so it has no {split} part; leave --split out "
+            "to measure the other images, or give the data that the model was made with"
+        )
 
 
 def _unapplied(changes: DataChanges, part: Part) -> list[str]:

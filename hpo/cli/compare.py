@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpo.cli.connect import STARTING, cache_folder, connected
-from hpo.cli.delivery import data_option
+from hpo.cli.delivery import data_option, map_option
 from hpo.cli.options import METRICS, UserPath, command_line, together, weights_option
 from hpo.cli.progress import counting
 from hpo.cli.trial_list import name_option, table_console, train_plan, write_figures
@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from hpo.experiments.compared_model import ComparedModel
     from hpo.experiments.comparison import ComparisonRow
     from hpo.experiments.model_refs import ModelRef
+    from hpo.experiments.other_data import OtherData
     from hpo.experiments.preset_configs import PresetConfig
     from storage import Database
 
 
 out_option = click.option(
     "--out", type=UserPath(), default=None, metavar="FOLDER",
-    help="Folder for table.md, table.csv, figure.svg, figure.png and results.json.",
+    help="Folder for table.md, table.csv, corruptions.csv, figure.svg, figure.png and results.json.",
 )  # fmt: skip
 
 training_options = together(
@@ -86,6 +87,15 @@ splitting_options = together(
 @training_options
 @splitting_options
 @name_option
+@click.option(
+    "--baseline", default=None, metavar="MODEL",
+    help="Whose errors under corruptions the others' are relative to (mCE).  [default: the first MODEL]",
+)  # fmt: skip
+@click.option(
+    "--other", type=UserPath(), default=None, metavar="DATA",
+    help="Images of another laboratory, on which every model is measured too.",
+)  # fmt: skip
+@map_option
 @click.option("--test", is_flag=True, help="Open the locked test part for each model.  [default: it stays locked]")
 @click.option("--no-test", is_flag=True, hidden=True, help="Has no effect any more; accepted until the next version.")
 @out_option
@@ -96,7 +106,8 @@ def compare_command(ctx: click.Context, /, models: tuple[str, ...], **options: A
 
     A MODEL is a preset or space (NAME, FILE.yaml, NAME:key=value,key=value), a bundle (folder or URL) or a complete
     trial (STUDY#NUMBER). Presets are trained by their first known-good point, in a study of their own, by any number
-    of workers; the same command goes on where an earlier one stopped.
+    of workers; the same command goes on where an earlier one stopped. Every model is measured on the validation part
+    as it is, under corruptions that a search may see, and under others that none sees.
     """
     from hpo.data.opening import check_path
     from hpo.device import resolve_device, use_threads
@@ -109,21 +120,25 @@ def compare_command(ctx: click.Context, /, models: tuple[str, ...], **options: A
     check_outputs(options["out"])
     check_path(options["data"])
     refs = read_model_refs(models)
+    baseline = _baseline(refs, options["baseline"])
+    other = _other_data(options["other"], options["renamed"])
     configs = _preset_configs(refs, options)
     device = resolve_device(local.device)
     with connected(local.storage, local.home, initialise=True, start_timeout=STARTING) as db, ExitStack() as stack:
         from hpo.experiments.compared_model import BundleCache, existing_models, trained_presets
-        from hpo.experiments.comparison import measure_models
+        from hpo.experiments.comparison import measure_models, with_relative_errors
 
         bundles = BundleCache(db, local.artifacts, local.home)
         known = existing_models(refs, bundles, cache_folder(local.home), stack)
-        benchmark = _open_benchmark(db, known, device, local.home, options)
+        benchmark = replace(_open_benchmark(db, known, device, local.home, options), other=other)
+        _check_other(benchmark, known)
         study = _train_presets(ctx, db, configs, benchmark, local) if configs else None
         if study is not None:
             known |= trained_presets(study, configs, options["seeds"], bundles)
         use_threads(local.threads)
         report = partial(click.echo, err=True)
         rows, missing = measure_models([known[ref.label] for ref in refs], benchmark, counting, report)
+        rows = with_relative_errors(rows, baseline)
     _print_and_write(ctx, rows, missing, benchmark, study.study_name if study is not None else None)
     ctx.exit(1 if missing else 0)
 
@@ -135,6 +150,42 @@ def _check_test(options: dict[str, Any]) -> None:
     if options["test"]:
         raise UsageError("--test opens the test part and --no-test leaves it locked; give one of them, or none")
     click.echo("hpo: --no-test is not needed any more: the test part stays locked without --test", err=True)
+
+
+def _baseline(refs: Sequence[ModelRef], given: str | None) -> str:
+    """Return the label of the model that errors are relative to; UsageError for one that is not compared."""
+    labels = [ref.label for ref in refs]
+    if given is None:
+        return labels[0]
+    for label in (given, Path(given).name):  # the label of a bundle is the name of its folder
+        if label in labels:
+            return label
+    raise UsageError(f"--baseline is {given!r}, but must be one of the compared models: {', '.join(labels)}")
+
+
+def _other_data(path: Path | None, renamed: tuple[str, ...]) -> OtherData | None:
+    """Return the images of another laboratory; UsageError for --map without them."""
+    from hpo.data.relabelling import read_renaming
+    from hpo.experiments.other_data import OtherData
+
+    names = read_renaming(renamed)
+    if path is None:
+        if names:
+            raise UsageError("--map names classes of other data: give these by --other")
+        return None
+    return OtherData(path, names)
+
+
+def _check_other(benchmark: Benchmark, known: Mapping[str, ComparedModel]) -> None:
+    """Raise DataError, before anything is trained, where the other images have classes that the models do not know."""
+    from hpo.bundle.bundle import read_bundle
+    from hpo.data.opening import open_source
+
+    if benchmark.other is None:
+        return
+    bundles = [model.folders[0] for model in known.values() if model.folders]
+    classes = read_bundle(bundles[0]).manifest.classes if bundles else open_source(benchmark.data).listing().classes
+    benchmark.other.check(classes)
 
 
 def _preset_configs(refs: Sequence[ModelRef], options: dict[str, Any]) -> list[PresetConfig]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hpo.bundle.access_ledger import AccessLedger
     from hpo.bundle.evaluate import Evaluation
     from hpo.bundle.model import Tta
+    from hpo.cli.robustness_text import RobustnessResult
     from hpo.data import PartName, PathList
 
 
@@ -58,6 +59,12 @@ batch_size_option = click.option(
 tta_option = click.option(
     "--tta", type=click.Choice(["none", "mirror", "flips", "dihedral"]), default="none", show_default=True,
     help="Average over views of an image: it and its mirror image, its 4 flips, or all 8 symmetries of a square.",
+)  # fmt: skip
+
+
+map_option = click.option(
+    "--map", "renamed", multiple=True, metavar="THEIRS=OURS",
+    help="A class of other data by the model's name for it; `THEIRS=` leaves its images out.  Repeatable.",
 )  # fmt: skip
 
 
@@ -152,6 +159,15 @@ def retrain_command(
     help="Part to evaluate on, where the data has parts.  [default: test]",
 )  # fmt: skip
 @tta_option
+@click.option(
+    "--corrupted", is_flag=True,
+    help="Measure under corruptions too: those that a search may see, and those that none sees; kept in BUNDLE.",
+)  # fmt: skip
+@click.option(
+    "--baseline", type=Location(), default=None, metavar="BUNDLE",
+    help="Whose errors those under corruptions are relative to (mCE).  [default: the errors on the images as they are]",
+)  # fmt: skip
+@map_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
 @batch_size_option
 @device_option
@@ -159,34 +175,42 @@ def retrain_command(
 @storage_options
 @debug_option
 def evaluate_command(
-    bundle: Path | str, data: Path, split: PartName | None, tta: Tta, as_json: bool, batch_size: int,
-    device: str, threads: int | None, storage: str | None, home: Path,
+    bundle: Path | str, data: Path, split: PartName | None, tta: Tta, corrupted: bool, baseline: Path | str | None,
+    renamed: tuple[str, ...], as_json: bool, batch_size: int, device: str, threads: int | None, storage: str | None,
+    home: Path,
 ) -> None:  # fmt: skip
     """Measure BUNDLE on labelled images: accuracy with its 95 % interval, scores per class, confusion, calibration.
 
     With --tta also by the mean over several views of each image, and what that gains. Data that the bundle was trained
-    on is split again as it was then. Other data is taken by its own parts or, having none, whole; images that took part
-    in making the model are left out. An access to a test part is recorded in the bundle, in HOME and, with
-    --storage, in the database.
+    on is split again as it was then. Other data, as of another laboratory, is taken by its own parts or, having none,
+    whole; it may lack classes, and images that took part in making the model are left out. An access to a test part is
+    recorded in the bundle, in HOME and, with --storage, in the database.
     """
     from hpo.bundle.evaluate import evaluate_on, select
     from hpo.bundle.model import load
     from hpo.bundle.remote import local_bundle
     from hpo.cli.delivery_text import selection_lines
+    from hpo.cli.robustness_text import measure_robustness, read_baseline
+    from hpo.data.relabelling import read_renaming
     from hpo.device import use_threads
 
+    if baseline is not None and not corrupted:
+        raise UsageError("--baseline is for errors under corruptions: give --corrupted too")
     use_threads(threads)
-    cache, ledger = cache_folder(home), ledger_of(storage, home)
+    cache, ledger, names = cache_folder(home), ledger_of(storage, home), read_renaming(renamed)
     with local_bundle(bundle, cache) as folder, counting("images") as progress:
         model = load(folder, device)
-        selection = select(model.bundle, data, cache=cache, split=split, progress=progress)
+        selection = select(model.bundle, data, cache=cache, split=split, renamed=names, progress=progress)
+        reference = read_baseline(baseline, selection, data, cache) if baseline is not None else None
         found = evaluate_on(model, selection, tta=tta, batch_size=batch_size, ledger=ledger, progress=progress)
-    for line in selection_lines(data, found.selection, split):
+        robustness = measure_robustness(model, selection, cache, reference, progress) if corrupted else None
+    for line in [*selection_lines(data, found.selection, split), *(robustness.lines(bundle) if robustness else ())]:
         click.echo(line, err=True)
     if as_json:
-        click.echo(strict_json(found.to_dict(), indent=2))
+        values = {**found.to_dict(), "robustness": robustness.to_dict() if robustness else None}
+        click.echo(strict_json(values, indent=2))
     else:
-        _print_evaluation(bundle, data, found)
+        _print_evaluation(bundle, data, found, robustness)
 
 
 @click.command("predict")
@@ -254,10 +278,11 @@ def image_sources(images: tuple[Path, ...]) -> list[Path | PathList]:
     return [listed if path == Path("-") else path for path in images]
 
 
-def _print_evaluation(bundle: Path | str, data: Path, found: Evaluation) -> None:
+def _print_evaluation(bundle: Path | str, data: Path, found: Evaluation, robustness: RobustnessResult | None) -> None:
     from rich.console import Console
 
     from hpo.cli.delivery_text import tta_line
+    from hpo.cli.robustness_text import print_robustness
     from hpo.evaluation.metrics_table import print_reliability, print_report
 
     whole = "the other images" if found.selection.overlap.left_out else "all"
@@ -271,6 +296,8 @@ def _print_evaluation(bundle: Path | str, data: Path, found: Evaluation) -> None
         print_reliability(Console(), measured.before, measured.after, measured.temperature)
     if measured.averaged:
         click.echo(f"\n{tta_line(measured.averaged, measured.report)}")
+    if robustness is not None:
+        print_robustness(Console(), robustness)
     if found.accesses is not None:
         click.echo(f"\n{found.accesses.line}")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from hpo.data.relabelling import missing_line
 from hpo.evaluation.metrics_table import accuracy_line
 
 if TYPE_CHECKING:
@@ -280,6 +281,10 @@ def selection_lines(data: Path, selection: Selection, split: str | None) -> list
         )
     if not selection.own or selection.name == "test":
         lines += overlap_lines(data, selection)
+    if not selection.own:
+        (counts,) = selection.summary.counts.values()
+        missing = missing_line(selection.summary.classes, counts)
+        lines += [missing] if missing else []
     return [*lines, *selection.summary.remarks()]
 
 

@@ -11,6 +11,7 @@ from hpo.cli.options import UserPath, debug_option, together
 from hpo.cli.progress import counting
 
 if TYPE_CHECKING:
+    from hpo.corruption_family import FamilyName
     from search_spaces import Symmetry
 
 
@@ -89,16 +90,28 @@ def augmentation_command(
 @show_command.command("corruptions", short_help="What robustness is measured with, by severity.")
 @sheet_options
 @click.option(
+    "--family",
+    type=click.Choice(["seen", "unseen"]),
+    default=None,
+    help="Only the corruptions that a search may see, or only those that none sees.  [default: both]",
+)
+@click.option(
     "--out", type=UserPath(), default=Path("corruptions.png"), show_default=True, help="The sheet, a PNG."
 )  # fmt: skip
-def corruptions_command(data: Path | None, image_size: int, samples: int, seed: int, out: Path) -> None:
-    """Draw what robustness is measured with, at severities 1 to 5, on images of DATA, on IMAGE, or on drawn cells."""
-    from hpo.figures.choice_sheets import corruption_sheet, sample_images
+def corruptions_command(
+    data: Path | None, image_size: int, samples: int, seed: int, family: FamilyName | None, out: Path
+) -> None:
+    """Draw what robustness is measured with, at severities 1 to 5, on images of DATA, on IMAGE, or on drawn cells.
+
+    Look whether you still recognise the class at severity 5: a model cannot be asked for more.
+    """
+    from hpo.figures.choice_sheets import CORRUPTION_FAMILIES, corruption_sheet, sample_images
     from hpo.figures.contact_sheet import write_png
 
     _refuse_huge(samples, image_size)
     images = sample_images(data, samples, image_size, seed)
-    write_png(out, corruption_sheet(images, draws=samples, seed=seed))
+    families = list(CORRUPTION_FAMILIES.values()) if family is None else [CORRUPTION_FAMILIES[family]]
+    write_png(out, corruption_sheet(images, draws=samples, families=families, seed=seed))
     click.echo(str(out))
 
 

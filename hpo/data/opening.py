@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+<<<<<<< HEAD
 from collections.abc import Sequence
 from dataclasses import replace
+=======
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+>>>>>>> 834b28a (Corruptions that no search sees: a second family of fifteen kinds that only measures models)
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +24,25 @@ from hpo.data.arrays import ArraySource
 from hpo.data.changed_pack import change_pack, groups_of, joined_groups
 from hpo.data.changes import DataChanges
 from hpo.data.copy_groups import find_copy_groups, record, recorded_keys
+<<<<<<< HEAD
 from hpo.data.dataset import Dataset, LeftOut, Part, PartName, Progress, RecordedGroups, WholeData
 from hpo.data.folders import FolderSource
 from hpo.data.grouped_split import ImageRows, assign_parts
 from hpo.data.grouping import Grouping, group_images
 from hpo.data.names import class_name, shortened, without_note
 from hpo.data.pack import Pack, PackManifest, open_pack
+=======
+from hpo.data.dataset import Dataset, LeftOut, PartName, Progress, RecordedGroups, Unreadable, WholeData
+from hpo.data.decode import silence_pillow
+from hpo.data.folders import FolderSource
+from hpo.data.grouped_split import ImageRows, assign_parts
+from hpo.data.grouping import Grouping, group_images
+from hpo.data.names import shortened
+from hpo.data.pack import Pack, PackManifest, PackManifestDraft, open_pack
+from hpo.data.pipeline import decode_all
+>>>>>>> 834b28a (Corruptions that no search sees: a second family of fifteen kinds that only measures models)
 from hpo.data.records import PARTS, Listing, Source
+from hpo.data.relabelling import relabel
 from hpo.data.split import Assignment, SplitOptions, check_classes, count_leaking, label_conflicts
 from hpo.data.summary import DataSummary, left_out_line
 from hpo.data.tables import TableSource
@@ -128,6 +148,7 @@ def open_whole(  # noqa: PLR0913 - all but the path by name
     image_size: int,
     cache: StrPath,
     classes: Sequence[str] | None = None,
+    renamed: Mapping[str, str] | None = None,
     part: PartName | None = None,
     max_unreadable: float = 0.05,
     white_level: int | None = None,
@@ -136,21 +157,27 @@ def open_whole(  # noqa: PLR0913 - all but the path by name
     """Open all labelled images, or those of one given `part`, unsplit, with labels as positions in `classes`.
 
     `classes` are those of a model: the data set may lack some, and an unknown one is a DataError. With None they are
-    those of the data set. `white_level` is as in `open_dataset`.
+    those of the data set. `renamed` maps classes of the data set to these, or to "" to leave their images out.
+    `white_level` is as in `open_dataset`.
     """
     pack = open_pack(open_source(path), image_size, Path(cache), white=white_level, progress=progress)
     refuse_unreadable(pack.manifest, max_unreadable)
     rows = _rows_of(pack.manifest, part, path)
     known = tuple(classes) if classes is not None else pack.manifest.classes
     groups = pack.manifest.groups
+    relabelled, renaming = relabel(pack.part(rows), pack.manifest.classes, known, renamed or {}, str(path))
     return WholeData(
-        part=_relabel(pack, rows, known, path),
+        part=relabelled,
         classes=known,
         fingerprint=pack.manifest.fingerprint,
         given_parts=frozenset(given for given in pack.manifest.given if given),
         unreadable=pack.manifest.unreadable,
         left_out=pack.manifest.left_out,
+<<<<<<< HEAD
         notes=pack_notes(pack.manifest),
+=======
+        notes=(*_notes(pack.manifest), *renaming),
+>>>>>>> 834b28a (Corruptions that no search sees: a second family of fifteen kinds that only measures models)
         earlier_fingerprint=pack.manifest.earlier_fingerprint,
         duplicates=count_duplicates(groups),
         leaking=count_leaking(pack.manifest.given, groups),
@@ -271,18 +298,3 @@ def _rows_of(manifest: PackManifest, part: PartName | None, path: StrPath) -> np
             f"{path} has no {part} part of its own, it has {there}: name one that is there, or take all images"
         )
     return rows
-
-
-def _relabel(pack: Pack, rows: npt.NDArray[np.int64], known: Sequence[str], path: StrPath) -> Part:
-    """Return the rows as a part whose labels are positions in `known`."""
-    part = pack.part(rows)
-    own = pack.manifest.classes
-    number = {class_name(name, str(path)): position for position, name in enumerate(known)}
-    used = [own[label] for label in np.unique(part.labels)]
-    if unknown := [name for name in used if name not in number]:
-        raise DataError(
-            f"class {unknown[0]!r} of {path} is unknown to the model, which knows {', '.join(known)}: "
-            "rename or remove it"
-        )
-    table = np.array([number.get(name, -1) for name in own], dtype=np.int64)
-    return replace(part, labels=table[part.labels])

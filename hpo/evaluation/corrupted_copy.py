@@ -1,4 +1,4 @@
-"""A corrupted copy of a part: every image once under each corruption, stored once and the same for every model.
+"""A corrupted copy of a part: every image once under each kind of a family, stored once and the same for every model.
 
     <cache>/corrupted/<key>-<digest>.npy     (m, S, S, 3) uint8; the digest is that of the whole file
 
@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hpo.corruptions import CORRUPTIONS, SEVERITIES, VERSION, corrupt
+from hpo.corruption_family import SEVERITIES, CorruptionFamily
+from hpo.corruptions import SEEN
 from hpo.data import digests
 from hpo.data.cache import lock_cache
 from hpo.data.dataset import Images, Labels, Part, Progress
@@ -48,16 +49,18 @@ class Condition:
 
 @dataclass(frozen=True)
 class CorruptedCopy:
-    """m = 10 n images of a part of n. Row a n + i is image i under corruption number a."""
+    """m = k n images of a part of n under k kinds of corruption. Row a n + i is image i under kind number a."""
 
     images: Images
     """(m, S, S, 3) uint8 memory map, RGB, read-only."""
     labels: Labels
     """(m,) int64 class numbers."""
     corruption: Labels
-    """(m,) int64 positions in CORRUPTIONS."""
+    """(m,) int64 positions in `kinds`."""
     severity: Labels
     """(m,) int64 from 1 to 5."""
+    kinds: tuple[str, ...] = SEEN.kinds
+    """The names of the corruptions."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,52 +73,64 @@ class CorruptedCopy:
         """Count `correct` (m,) bool for each corruption and severity, in this order, without those of no image."""
         return tuple(
             Condition(name, severity, int(rows.sum()), int(correct[rows].sum()))
-            for number, name in enumerate(CORRUPTIONS)
+            for number, name in enumerate(self.kinds)
             for severity in SEVERITIES
             if (rows := (self.corruption == number) & (self.severity == severity)).any()
         )
 
 
-def corrupted_copy(part: Part, cache: Path, *, seed: int = 0, progress: Progress | None = None) -> CorruptedCopy:
-    """Return the corrupted copy of `part`; its file below the folder `cache` is ten times as large as the part.
+def corrupted_copy(
+    part: Part, cache: Path, *, family: CorruptionFamily = SEEN, seed: int = 0, progress: Progress | None = None
+) -> CorruptedCopy:
+    """Return the corrupted copy of `part`; its file below the folder `cache` has the part once for each kind.
 
-    Severities are balanced within each corruption and class, and each image meets each severity twice. The random
+    Severities are balanced within each kind and class, and each image meets each severity equally often. The random
     draws for an image depend only on its pixels and `seed`. Raises OSError if the file cannot be written.
     """
-    count, size = len(part), part.images.shape[1]
+    count, size, kinds = len(part), part.images.shape[1], len(family.kinds)
     pixel_digests = [digests.of_pixels(image) for image in _each(part)]
-    key = digests.of_lines([str(VERSION), str(seed), str(size), *pixel_digests, *map(str, part.labels)])
-    severities = _severities(part.labels, seed)
-    rows = _corrupted(part, pixel_digests, severities, seed)
-    shape = (len(CORRUPTIONS) * count, size, size, 3)
+    about = [_version(family), str(seed), str(size)]
+    key = digests.of_lines([*about, *pixel_digests, *map(str, part.labels)])
+    severities = _severities(part.labels, seed, kinds)
+    rows = _corrupted(part, family, pixel_digests, severities, seed)
+    shape = (kinds * count, size, size, 3)
     return CorruptedCopy(
         images=open_stored(cache / "corrupted", key[:16], shape, _with_progress(rows, shape[0], progress)),
-        labels=np.tile(part.labels, len(CORRUPTIONS)),
-        corruption=np.repeat(np.arange(len(CORRUPTIONS)), count),
+        labels=np.tile(part.labels, kinds),
+        corruption=np.repeat(np.arange(kinds), count),
         severity=severities.ravel(),
+        kinds=family.kinds,
     )
+
+
+def _version(family: CorruptionFamily) -> str:
+    """Return the text that tells the files of families and their versions apart."""
+    # The files of the first family have had their version alone since there was no other.
+    return str(family.version) if family is SEEN else f"{family.name} {family.version}"
 
 
 def _each(part: Part) -> Iterator[Images]:
     return (part.images[row] for row in part.indices)
 
 
-def _severities(labels: Labels, seed: int) -> Labels:
-    """Return (10, n) int64: images, in random order within their class, cycle through the severities.
+def _severities(labels: Labels, seed: int, kinds: int) -> Labels:
+    """Return (kinds, n) int64: images, in random order within their class, cycle through the severities.
 
-    Each corruption shifts the cycle by one.
+    Each kind shifts the cycle by one.
     """
     shuffled = np.random.default_rng(seed).permutation(len(labels))
     turn = np.empty(len(labels), np.int64)
     turn[shuffled[np.argsort(labels[shuffled], kind="stable")]] = np.arange(len(labels))
-    return 1 + (turn + np.arange(len(CORRUPTIONS))[:, None]) % len(SEVERITIES)
+    return 1 + (turn + np.arange(kinds)[:, None]) % len(SEVERITIES)
 
 
-def _corrupted(part: Part, pixel_digests: list[str], severities: Labels, seed: int) -> Iterator[Images]:
+def _corrupted(
+    part: Part, family: CorruptionFamily, pixel_digests: list[str], severities: Labels, seed: int
+) -> Iterator[Images]:
     """Yield the images of the copy in order."""
-    for name, steps in zip(CORRUPTIONS, severities, strict=True):
+    for kind, steps in zip(family.kinds, severities, strict=True):
         for image, digest, severity in zip(_each(part), pixel_digests, steps, strict=True):
-            yield corrupt(image, name, int(severity), _generator(seed, name, digest))
+            yield family.corrupt(image, kind, int(severity), _generator(seed, kind, digest))
 
 
 def _generator(seed: int, name: str, digest: str) -> np.random.Generator:

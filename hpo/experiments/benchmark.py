@@ -14,16 +14,22 @@ import numpy.typing as npt
 
 from hpo.bundle.access_ledger import AccessCounts, AccessLedger
 from hpo.bundle.bundle import read_bundle
+from hpo.bundle.corrupted_measurement import FAMILIES
 from hpo.bundle.evaluate import without_known
 from hpo.bundle.manifest import Manifest
 from hpo.bundle.measurement import measure
 from hpo.bundle.model import BATCH_SIZE, Model
 from hpo.bundle.own_data import refuse_other_data
 from hpo.bundle.stored_metrics import new_opening, openings_of
+from hpo.corruption_family import CorruptionFamily, FamilyName
+from hpo.corruptions import SEEN
 from hpo.data import DataOrigin, Dataset, ImageDigests, Part, Progress, SplitOptions, open_dataset
 from hpo.data.changes import DataChanges
 from hpo.evaluation.corrupted_copy import CorruptedCopy, corrupted_copy
-from hpo.evaluation.intervals import Score, clustered
+from hpo.evaluation.intervals import Score
+from hpo.evaluation.metrics import Report
+from hpo.evaluation.robustness import FamilyScore, sample_of
+from hpo.experiments.other_data import OtherData
 
 BATCHES = (1, 64)
 """Images at a time when speed is measured: the latency of one image, and the throughput of many."""
@@ -62,11 +68,13 @@ class Measured:
     """The results of one model."""
 
     validation: Score | None
-    """None if the model has trained on these images; `macro_f1` and `corrupted` are None then, too."""
+    """None if the model has trained on these images; `macro_f1` is None and `families` is empty then, too."""
     macro_f1: float | None
-    corrupted: Score | None
-    conditions: Mapping[str, Mapping[int, float]]
-    """Accuracy on the corrupted copy by corruption and severity."""
+    families: Mapping[FamilyName, FamilyScore]
+    """The validation part under the corruptions that a search may see, and under those that none sees."""
+    other: Report | None
+    """On the images of another laboratory; None where none are given."""
+    other_notes: tuple[str, ...]
     test: Score | None
     accesses: AccessCounts | None
     """All accesses to this test part so far; None if it stays locked."""
@@ -91,10 +99,12 @@ class Benchmark:
     """Whether the test part is opened, once for every model, however often it is compared."""
     ledger: AccessLedger = field(default_factory=AccessLedger)
     """Where test accesses are recorded, beside the bundles."""
+    other: OtherData | None = None
+    """Images of another laboratory, on which every model is measured too."""
     timing: Timing = field(default_factory=Timing)
     progress: Progress | None = None
     _datasets: dict[tuple[int, int | None], Dataset] = field(default_factory=dict)
-    _copies: dict[tuple[int, int | None], CorruptedCopy] = field(default_factory=dict)
+    _copies: dict[tuple[FamilyName, int, int | None], CorruptedCopy] = field(default_factory=dict)
     _images: list[ImageDigests] = field(default_factory=list)
 
     def dataset(self, image_size: int, white: int | None = None) -> Dataset:
@@ -118,33 +128,30 @@ class Benchmark:
         dataset = self.dataset(model.image_size, model.white_level)
         unseen = model.bundle.manifest.stage != "retrained"
         report = measure(model, dataset.val, progress=self.progress).report if unseen else None
-        corrupted, conditions = self.measure_robustness(model) if unseen else (None, {})
+        families = {one.name: self.measure_robustness(model, one) for one in FAMILIES} if unseen else {}
+        other, other_notes = self.other.measure(model, self.cache, self.progress) if self.other else (None, ())
         test, accesses = self._measure_test(model, dataset)
         return Measured(
             validation=Score.of(report.accuracy, report.n) if report else None,
             macro_f1=report.macro_f1 if report else None,
-            corrupted=corrupted,
-            conditions=conditions,
+            families=families,
+            other=other,
+            other_notes=other_notes,
             test=test,
             accesses=accesses,
         )
 
-    def measure_robustness(self, model: Model) -> tuple[Score, dict[str, dict[int, float]]]:
-        """Measure the accuracy on the corrupted validation part: in all, and by corruption and severity."""
+    def measure_robustness(self, model: Model, family: CorruptionFamily = SEEN) -> FamilyScore:
+        """Measure the accuracy on the validation part under a family of corruptions; of unseen ones on a sample."""
         part = self.dataset(model.image_size, model.white_level).val
-        copy = self._copy(model, part)
-        correct = model.logits_of(copy.batches(BATCH_SIZE)).argmax(axis=1) == copy.labels
-        conditions: dict[str, dict[int, float]] = {}
-        for condition in copy.by_condition(correct):
-            conditions.setdefault(condition.corruption, {})[condition.severity] = condition.accuracy
-        originals = np.arange(len(copy)) % len(part)
-        return clustered(correct, originals), conditions
+        copy = self._copy(model, part if family is SEEN else sample_of(part), family)
+        return FamilyScore.of(family, copy, model.logits_of(copy.batches(BATCH_SIZE)).argmax(axis=1) == copy.labels)
 
-    def _copy(self, model: Model, part: Part) -> CorruptedCopy:
+    def _copy(self, model: Model, part: Part, family: CorruptionFamily) -> CorruptedCopy:
         """Return the corrupted copy of `part`, whose pixels depend on the model's image size and white level."""
-        key = (model.image_size, model.white_level)
+        key = (family.name, model.image_size, model.white_level)
         if key not in self._copies:
-            self._copies[key] = corrupted_copy(part, self.cache, progress=self.progress)
+            self._copies[key] = corrupted_copy(part, self.cache, family=family, progress=self.progress)
         return self._copies[key]
 
     def _measure_test(self, model: Model, dataset: Dataset) -> tuple[Score | None, AccessCounts | None]:

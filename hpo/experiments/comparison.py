@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -14,9 +14,12 @@ import torch
 from hpo.bundle.bundle import read_bundle
 from hpo.bundle.manifest import Manifest
 from hpo.bundle.model import networks_of
+from hpo.corruption_family import FamilyName
 from hpo.data import Progress
 from hpo.errors import HpoError
 from hpo.evaluation.intervals import Score
+from hpo.evaluation.metrics import Report
+from hpo.evaluation.robustness import Accuracies, RelativeErrors, mean_accuracies, relative_errors
 from hpo.experiments.benchmark import Benchmark, Measured
 from hpo.experiments.compared_model import ComparedModel, Cost
 from hpo.models.baselines import is_baseline
@@ -48,8 +51,8 @@ class ComparisonRow:
     """By the number of images at a time."""
     peak_memory: int | None
     """Bytes, in training: of the device on a GPU, of the process on a CPU."""
-    conditions: Mapping[str, Mapping[int, float]]
-    """Accuracy on the corrupted copy by corruption and severity."""
+    conditions: Accuracies
+    """Accuracy under the corruptions that a search may see."""
     config: Mapping[str, Any]
     openings: int
     folders: tuple[str, ...]
@@ -60,15 +63,46 @@ class ComparisonRow:
     """Different models that were measured on this test part so far; 0 if it stays locked."""
     trained_on: tuple[str, ...] = ()
     """The devices of training that differ from the one that measures."""
+    unseen: Score | None = None
+    """Under the corruptions that no search sees."""
+    unseen_conditions: Accuracies = field(default_factory=dict)
+    """Accuracy under them by kind and severity."""
+    other: Score | None = None
+    """On the images of another laboratory."""
+    other_balanced: float | None = None
+    """The balanced accuracy there, since such a set often has few images of some classes."""
+    errors: Mapping[FamilyName, RelativeErrors] = field(default_factory=dict)
+    """Errors under corruptions relative to those of the model `baseline`; empty where one of the two has none."""
+    baseline: str = ""
+
+    @property
+    def families(self) -> dict[FamilyName, Accuracies]:
+        """Accuracy by kind and severity of every family that was measured."""
+        known: dict[FamilyName, Accuracies] = {"seen": self.conditions, "unseen": self.unseen_conditions}
+        return {name: found for name, found in known.items() if found}
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
         scores = {
             name: score.to_dict() if (score := getattr(self, name)) else None
-            for name in ("validation", "corrupted", "test")
+            for name in ("validation", "corrupted", "unseen", "test", "other")
         }
         lists = {name: list(getattr(self, name)) for name in ("folders", "notes", "trained_on")}
-        return {**vars(self), **scores, **lists}
+        errors = {name: found.to_dict() for name, found in self.errors.items()}
+        return {**vars(self), **scores, **lists, "errors": errors}
+
+
+def with_relative_errors(rows: Sequence[ComparisonRow], baseline: str) -> list[ComparisonRow]:
+    """Return the rows with their errors under corruptions relative to those of the model with the label `baseline`."""
+    base = next((row.families for row in rows if row.label == baseline), {})
+    return [
+        replace(
+            row,
+            baseline=baseline,
+            errors={name: relative_errors(found, base[name]) for name, found in row.families.items() if name in base},
+        )
+        for row in rows
+    ]
 
 
 def measure_models(
@@ -124,7 +158,7 @@ def measure_row(model: ComparedModel, benchmark: Benchmark) -> ComparisonRow:
         peak_memory=max(cost.peak_memory for cost in costs) if costs else None,
         config=public_config(manifest.config.to_dict()),
         folders=tuple(map(public_path_from_here, model.folders)),
-        notes=model.notes,
+        notes=(*model.notes, *results[0].other_notes),
         memory_shared=any(cost.shared for cost in costs),
         trained_on=_other_devices(costs, benchmark.device),
     )
@@ -139,19 +173,27 @@ def _pooled(results: list[Measured]) -> dict[str, Any]:
     f1 = [one.macro_f1 for one in results if one.macro_f1 is not None]
     return {
         "validation": Score.pooled([one.validation for one in results]),
-        "corrupted": Score.pooled([one.corrupted for one in results]),
         "test": Score.pooled([one.test for one in results]),
         "macro_f1": mean(f1) if f1 else None,
-        "conditions": _mean_conditions([one.conditions for one in results]),
         "openings": max(one.openings for one in results),
         "test_models": max(one.accesses.models if one.accesses else 0 for one in results),
+        **_pooled_family("seen", "corrupted", "conditions", results),
+        **_pooled_family("unseen", "unseen", "unseen_conditions", results),
+        **_pooled_other([one.other for one in results if one.other is not None]),
     }
 
 
-def _mean_conditions(results: list[Mapping[str, Mapping[int, float]]]) -> dict[str, dict[int, float]]:
+def _pooled_family(name: FamilyName, score: str, conditions: str, results: list[Measured]) -> dict[str, Any]:
+    """Return the mean score and accuracies under a family, by the names of their fields."""
+    found = [one.families[name] for one in results if name in one.families]
+    accuracies = mean_accuracies([one.accuracies for one in found])
+    return {score: Score.pooled([one.accuracy for one in found]), conditions: accuracies}
+
+
+def _pooled_other(reports: list[Report]) -> dict[str, Any]:
     return {
-        name: {severity: mean(one[name][severity] for one in results) for severity in severities}
-        for name, severities in results[0].items()
+        "other": Score.pooled([Score.of(report.accuracy, report.n) for report in reports]),
+        "other_balanced": mean(report.balanced_accuracy for report in reports) if reports else None,
     }
 
 

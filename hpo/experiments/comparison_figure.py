@@ -16,13 +16,23 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from hpo.evaluation.intervals import Score
 from hpo.experiments.compared_model import ComparedModel
 from hpo.experiments.comparison import ComparisonRow
-from hpo.experiments.comparison_table import csv_table, markdown
+from hpo.experiments.comparison_table import SCORES, corruptions_csv, csv_table, markdown
 from hpo.experiments.outputs import to_json
 from hpo.experiments.provenance import Provenance
-from hpo.figures.charts import PRINT_BLUE, PRINT_GREEN, PRINT_ORANGE, add_grid, figure_files, file_style
+from hpo.figures.charts import (
+    PRINT_BLUE,
+    PRINT_GREEN,
+    PRINT_GREY,
+    PRINT_ORANGE,
+    PRINT_PURPLE,
+    add_grid,
+    figure_files,
+    file_style,
+)
 
 _SCORES = (
-    ("validation", "o", PRINT_BLUE, -0.18), ("corrupted", "s", PRINT_ORANGE, 0.0), ("test", "D", PRINT_GREEN, 0.18),
+    ("validation", "o", PRINT_BLUE, -0.24), ("corrupted", "s", PRINT_ORANGE, -0.08),
+    ("unseen", "^", PRINT_PURPLE, 0.08), ("test", "D", PRINT_GREEN, 0.24), ("other", "v", PRINT_GREY, 0.36),
 )  # fmt: skip
 """Name, marker, colour, and vertical distance from the middle of the model's line."""
 
@@ -32,7 +42,7 @@ _MARKS: dict[str, Any] = {"markersize": 4.5, "capsize": 2, "linewidth": 1}
 def comparison_files(
     rows: Sequence[ComparisonRow], missing: Sequence[ComparedModel], about: Provenance
 ) -> dict[str, bytes]:
-    """Return table.md, table.csv, figure.svg, figure.png, and results.json with everything."""
+    """Return table.md, table.csv, corruptions.csv, figure.svg, figure.png, and results.json with everything."""
     results = {
         **about.to_dict(),
         "models": [row.to_dict() for row in rows],
@@ -41,6 +51,7 @@ def comparison_files(
     return {
         "table.md": markdown(rows, about).encode(),
         "table.csv": csv_table(rows),
+        "corruptions.csv": corruptions_csv(rows),
         **figure_files(draw_comparison(rows)),
         "results.json": to_json(results),
     }
@@ -62,7 +73,7 @@ def _draw_scores(axes: Axes, rows: Sequence[ComparisonRow]) -> None:
         if known:
             places, scores = zip(*known, strict=True)
             values = [100 * score.value for score in scores]
-            axes.errorbar(values, places, xerr=_bars(scores), fmt=marker, color=colour, label=name, **_MARKS)
+            axes.errorbar(values, places, xerr=_bars(scores), fmt=marker, color=colour, label=SCORES[name], **_MARKS)
     axes.set_yticks(range(len(rows)), [f"{row.label}  {n}" for n, row in enumerate(rows, start=1)])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("accuracy in %, with its 95 % interval")

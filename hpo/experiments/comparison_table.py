@@ -14,17 +14,24 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo.bundle.access_ledger import AccessCounts
+from hpo.corruption_family import FamilyName
 from hpo.evaluation.intervals import Score
 from hpo.experiments.benchmark import BATCHES
 from hpo.experiments.comparison import ComparisonRow
 from hpo.experiments.outputs import NOTHING, to_csv, to_document, to_markdown
 from hpo.experiments.provenance import Provenance
 
-SCORES = ("validation", "corrupted", "test")
+SCORES = {"validation": "validation", "corrupted": "seen", "unseen": "unseen", "test": "test", "other": "other lab"}
+"""Score of a row -> its heading; a column without any score is left out where it is the last."""
 
+FAMILIES: Mapping[FamilyName, str] = {
+    "seen": "corruptions that a search may see",
+    "unseen": "corruptions that no search sees",
+}
 
 FIGURES: tuple[tuple[str, Callable[[ComparisonRow], str]], ...] = (
     ("macro F1", lambda row: percent(row.macro_f1)),
+    ("mCE", lambda row: percent(row.errors["unseen"].mean) if "unseen" in row.errors else NOTHING),
     ("parameters", lambda row: count(row.parameters)),
     ("trainable", lambda row: count(row.trainable_parameters)),
     ("s per epoch", lambda row: _seconds(row.seconds_per_epoch)),
@@ -35,15 +42,16 @@ FIGURES: tuple[tuple[str, Callable[[ComparisonRow], str]], ...] = (
 
 
 def markdown(rows: Sequence[ComparisonRow], about: Provenance) -> str:
-    """Return the table, the accuracy by corruption, and the notes."""
-    header = ["model", "network", *SCORES, *(heading for heading, _ in FIGURES)]
+    """Return the table, the accuracy and the relative errors by corruption, and the notes."""
+    scores = _scores(rows)
+    header = ["model", "network", *scores.values(), *(heading for heading, _ in FIGURES)]
     cells = (
-        [row.label, network(row), *(_one_line(getattr(row, s)) for s in SCORES), *(cell(row) for _, cell in FIGURES)]
+        [row.label, network(row), *(_one_line(getattr(row, s)) for s in scores), *(cell(row) for _, cell in FIGURES)]
         for row in rows
     )
     parts = [to_markdown(header, cells, left=2)]
-    if names := list(dict.fromkeys(name for row in rows for name in row.conditions)):
-        parts += ["## Accuracy by corruption, mean over the severities\n", _by_corruption(rows, names)]
+    for family, words in FAMILIES.items():
+        parts += _by_corruption(family, words, rows)
     return to_document("Comparison", parts, notes(rows, about))
 
 
@@ -51,10 +59,41 @@ def _one_line(score: Score | None) -> str:
     return NOTHING if score is None else f"{centre(score)} ({interval(score)})"
 
 
-def _by_corruption(rows: Sequence[ComparisonRow], names: Sequence[str]) -> str:
-    measured = [row for row in rows if row.conditions]
-    cells = ([row.label, *(percent(mean(row.conditions[name].values())) for name in names)] for row in measured)
-    return to_markdown(["model", *names], cells)
+def _scores(rows: Sequence[ComparisonRow]) -> dict[str, str]:
+    """Return the scores with a column, and their headings: `other lab` only where some model was measured there."""
+    return {name: heading for name, heading in SCORES.items() if name != "other" or any(row.other for row in rows)}
+
+
+def _by_corruption(family: FamilyName, words: str, rows: Sequence[ComparisonRow]) -> list[str]:
+    """Return the tables of a family: accuracy by kind, and errors relative to those of the baseline."""
+    found = {row.label: row.families[family] for row in rows if family in row.families}
+    if not found:
+        return []
+    kinds = list(dict.fromkeys(kind for accuracies in found.values() for kind in accuracies))
+    means = ([label, *(percent(mean(one[kind].values())) for kind in kinds)] for label, one in found.items())
+    parts = [f"## Accuracy under {words}, mean over the severities\n", to_markdown(["model", *kinds], means)]
+    return [*parts, *_relative_errors(family, words, rows, kinds)]
+
+
+def _relative_errors(family: FamilyName, words: str, rows: Sequence[ComparisonRow], kinds: Sequence[str]) -> list[str]:
+    """Return the table of errors relative to those of the baseline, by kind; nothing where there are none."""
+    errors = {row.label: row.errors[family] for row in rows if family in row.errors}
+    if not errors:
+        return []
+    cells = ([label, *map(percent, (one.mean, *map(one.kinds.get, kinds)))] for label, one in errors.items())
+    title = f"## Errors under {words}, in % of those of {rows[0].baseline}\n"
+    return [title, to_markdown(["model", "mCE", *kinds], cells)]
+
+
+def corruptions_csv(rows: Iterable[ComparisonRow]) -> bytes:
+    """Return a line for each model, family, kind and severity."""
+    return to_csv(
+        {"model": row.label, "family": family, "kind": kind, "severity": severity, "accuracy": accuracy}
+        for row in rows
+        for family, accuracies in row.families.items()
+        for kind, by_severity in accuracies.items()
+        for severity, accuracy in by_severity.items()
+    )
 
 
 def csv_table(rows: Iterable[ComparisonRow]) -> bytes:
@@ -70,7 +109,10 @@ def _csv_row(row: ComparisonRow) -> Mapping[str, Any]:
         "model": row.label,
         **{name: getattr(row, name) for name in ("kind", "backbone", "image_size", "epochs", "seeds")},
         **scores,
+        "other_balanced": row.other_balanced,
         "macro_f1": row.macro_f1,
+        "baseline": row.baseline,
+        **{f"mce_{family}": row.errors[family].mean if family in row.errors else None for family in FAMILIES},
         **{name: getattr(row, name) for name in plain},
         **speeds,
         "peak_memory": row.peak_memory,
@@ -95,13 +137,27 @@ def _parts(score: Score | None) -> dict[str, float | None]:
 def notes(rows: Sequence[ComparisonRow], about: Provenance) -> list[str]:
     """Return the lines that readers of the figures must see."""
     lines = [f"{row.label}: {note}" for row in rows for note in row.notes]
-    lines += [*_access_notes(rows), *_training_notes(rows)]
+    lines += [*_access_notes(rows), *_training_notes(rows), *_corruption_notes(rows)]
     if about.busy:
         lines.append(f"the machine was busy (load {about.load:.1f} per core), so the speeds are lower than possible")
     seeds = max((row.seeds for row in rows), default=1)
     spread = f"; ± is the standard deviation over {seeds} seeds" if seeds > 1 else ""
     lines.append(f"accuracy in % with its 95 % interval{spread}; memory is the peak in training")
     return [*lines, about.line]
+
+
+def _corruption_notes(rows: Sequence[ComparisonRow]) -> Iterator[str]:
+    """Yield what the columns on corruptions mean, and why there is no mCE where there is none."""
+    if any(row.families for row in rows):
+        yield "seen: under " + FAMILIES["seen"] + "; unseen: under " + FAMILIES["unseen"]
+    baseline = next((row.baseline for row in rows if row.baseline), "")
+    errors = [row.errors["unseen"] for row in rows if "unseen" in row.errors]
+    if errors:
+        missing = errors[0].undefined
+        without = f", without {', '.join(missing)}, where it makes no error" if missing else ""
+        yield f"mCE: errors under unseen corruptions in % of those of {baseline}, mean over the kinds{without}"
+    elif baseline and any(row.families for row in rows):
+        yield f"no mCE: {baseline} has no figures under corruptions; name another model by --baseline"
 
 
 def _access_notes(rows: Sequence[ComparisonRow]) -> Iterator[str]:
@@ -142,8 +198,11 @@ _LEAST_FIRST = {
     "trainable": {"trainable"},
     "parameters": {"parameters"},
     "macro F1": {"macro F1"},
+    "mCE": {"mCE"},
     _INTERVALS: {_INTERVALS},
-    "corrupted": {"corrupted"},
+    "seen": {"corrupted"},
+    "unseen": {"unseen"},
+    "other lab": {"other"},
     "test": {"test"},
 }
 """Columns that a narrow terminal leaves out, the least important first: the name in the note, and the headings."""
@@ -158,7 +217,7 @@ _WIDEST = 10_000
 
 
 def print_comparison(console: Console, rows: Sequence[ComparisonRow], about: Provenance) -> None:
-    """Print the table, the notes, and the origin of the data; all columns fit a width of 120.
+    """Print the table, the notes, and the origin of the data; all columns fit a width of 140.
 
     On a narrower terminal the least important columns are left out, and a line names them; no text is cut off.
     """
@@ -176,8 +235,9 @@ def print_comparison(console: Console, rows: Sequence[ComparisonRow], about: Pro
 def _choose_layout(console: Console, rows: Sequence[ComparisonRow]) -> tuple[list[str], int]:
     """Return the columns to leave out, and the width of the names: the least necessary, and what is left over."""
     names = _narrowest(rows)
-    for dropped in range(len(_LEAST_FIRST) + 1):
-        left_out = list(_LEAST_FIRST)[:dropped]
+    droppable = [name for name in _LEAST_FIRST if name != SCORES["other"] or "other" in _scores(rows)]
+    for dropped in range(len(droppable) + 1):
+        left_out = droppable[:dropped]
         spare = console.width - _width(console, _table(rows, _hidden(left_out), names))
         if spare >= 0:
             break
@@ -198,9 +258,9 @@ def _table(rows: Sequence[ComparisonRow], hidden: Collection[str], names: int) -
     """Return a table with intervals below the scores and names wrapped at `names` columns."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1))
     table.add_column("model", no_wrap=True)
-    scores = [name for name in SCORES if name not in hidden]
+    scores = {name: heading for name, heading in _scores(rows).items() if name not in hidden}
     figures = [(heading, cell) for heading, cell in FIGURES if heading not in hidden]
-    for heading in (*scores, *(heading for heading, _ in figures)):
+    for heading in (*scores.values(), *(heading for heading, _ in figures)):
         table.add_column(_HEADINGS.get(heading, heading), justify="right", no_wrap=True)
     for row in rows:
         label = Text.assemble(wrapped(row.label, names), ("\n" + wrapped(network(row), names), "dim"))

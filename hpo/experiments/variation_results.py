@@ -111,7 +111,7 @@ class CorruptionEvaluator:
         checkpoint = read_best(self.store, self.study, trial)
         manifest = trial_manifest(self.study.study_name, spec, trial)
         model = Model(Bundle(path, manifest, {}, checkpoint.files[MODEL]), self.benchmark.device)
-        score, _ = self.benchmark.measure_robustness(model)
+        score = self.benchmark.measure_robustness(model).accuracy
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, json.dumps({"version": VERSION, "accuracy": score.value}))
         return score.value

@@ -54,6 +54,8 @@ VARIABLES = {light: f"var(--{role})" for role, (light, _) in ROLES.items()}
 """Light value -> the CSS variable of its role."""
 
 PRINT_BLUE, PRINT_ORANGE, PRINT_GREEN, PRINT_GREY = "#0072B2", "#D55E00", "#009E73", "#888888"
+
+PRINT_PURPLE = "#CC79A7"
 """Colours of charts in files, which always have a white background."""
 
 WIDTH = 880

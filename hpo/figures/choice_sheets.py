@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from PIL import Image
 from hpo.augmentation.augmenter import build_augmenter
 from hpo.augmentation.background import object_mask, without_background
 from hpo.augmentation.families import EXTRAS, FAMILIES
-from hpo.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from hpo.corruption_family import SEVERITIES, CorruptionFamily
+from hpo.corruptions import SEEN
 from hpo.data.dataset import Images, Labels
 from hpo.data.decode import fit, silence_pillow
 from hpo.data.formats import is_image
@@ -20,6 +22,7 @@ from hpo.data.synthetic import CELL_CLASSES, draw_cell
 from hpo.errors import DataError
 from hpo.figures.contact_sheet import SheetRow, contact_sheet
 from hpo.training.loss import build_mixer
+from hpo.unseen_corruptions import UNSEEN
 from search_spaces import Symmetry, TrialConfig
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -83,22 +86,29 @@ def _mix(name: str, alpha: float, pair: tuple[Images, Images], seed: int) -> Ima
     return mixed[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
 
 
-def corruption_sheet(images: Images, *, draws: int, seed: int = 0) -> Image.Image:
-    """Return the sheet of every corruption at its five severities, beside the original.
+CORRUPTION_FAMILIES = {family.name: family for family in (SEEN, UNSEEN)}
+
+
+def corruption_sheet(
+    images: Images, *, draws: int, families: Sequence[CorruptionFamily] = (SEEN, UNSEEN), seed: int = 0
+) -> Image.Image:
+    """Return the sheet of every corruption of the families at its five severities, beside the original.
 
     Each cell shows `draws` of the images (k, S, S, 3) uint8, repeated if there are fewer.
     """
     shown = np.resize(images, (draws, *images.shape[1:]))
     rows = [
-        SheetRow(name, "", [shown, *(_corrupted(shown, name, s, seed) for s in SEVERITIES)]) for name in CORRUPTIONS
+        SheetRow(kind, family.name, [shown, *(_corrupted(shown, family, kind, step, seed) for step in SEVERITIES)])
+        for family in families
+        for kind in family.kinds
     ]
     return contact_sheet("Corruptions by severity", ["original", *map(str, SEVERITIES)], rows)
 
 
-def _corrupted(images: Images, name: str, severity: int, seed: int) -> Images:
+def _corrupted(images: Images, family: CorruptionFamily, kind: str, severity: int, seed: int) -> Images:
     # The random draws are the same for all severities, so that a row differs in severity alone.
     return np.stack(
-        [corrupt(image, name, severity, np.random.default_rng([seed, i])) for i, image in enumerate(images)]
+        [family.corrupt(image, kind, severity, np.random.default_rng([seed, i])) for i, image in enumerate(images)]
     )
 
 

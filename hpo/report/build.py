@@ -20,10 +20,11 @@ from hpo.errors import BundleError
 from hpo.hints import hint
 from hpo.private_paths import public_path
 from hpo.report import wording
-from hpo.report.image_sections import data_section, robustness_section, saliency_section
+from hpo.report.image_sections import data_section, saliency_section
 from hpo.report.model_data import Figures, ModelData, ModelWithData, ReportOptions
 from hpo.report.model_sections import calibration_section, class_section, confusion_section, origin_section
 from hpo.report.page import Page, Section, Tile, render
+from hpo.report.robustness_section import robustness_section, robustness_tiles
 from hpo.report.search_sections import best_configuration, cost, search_sections
 from hpo.report.study_data import StudyData, read_study
 from storage import CheckpointStore, Database
@@ -150,7 +151,7 @@ def model_sections(model: ModelData, with_data: ModelWithData | None, how: str) 
         confusion_section(model, with_data),
         calibration_section(model),
         saliency_section(with_data, how),
-        robustness_section(with_data, how),
+        robustness_section(model, with_data, how),
     ]
 
 
@@ -224,7 +225,7 @@ def model_tiles(model: ModelData) -> list[Tile]:
     tiles = [] if shown is None else _figures(model, shown)
     if model.test is not None and model.validation is not None:
         tiles.append(_accuracy("Validation accuracy of the trial", model.validation.scores))
-    return tiles
+    return [*tiles, *robustness_tiles(model)]
 
 
 def _figures(model: ModelData, shown: Figures) -> list[Tile]:

@@ -1,4 +1,4 @@
-"""Sections that are better with images, or need them: the data, saliency, robustness."""
+"""Sections that are better with images, or need them: the data, saliency."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from hpo.data import Dataset, Part
+from hpo.data import Dataset
 from hpo.data.changes import DataChanges
 from hpo.data.names import shortened
 from hpo.errors import HpoError
-from hpo.evaluation.corrupted_copy import Condition, CorruptedCopy, corrupted_copy
-from hpo.report import model_figures, pictures, wording
+from hpo.report import pictures, wording
 from hpo.report.model_data import ModelWithData
 from hpo.report.page import Section
 
@@ -20,9 +19,6 @@ MOST_UNREADABLE = 10
 
 MOST_NAMED = 5
 """Files that are named of those that were left out for one finding."""
-
-MOST_IMAGES = 2_000
-"""Validation images that are corrupted; of more, a fixed random sample is taken."""
 
 SEEN = (
     "This model has trained on these images, so it is better on them than on others. Its accuracy on new images is not "
@@ -112,50 +108,3 @@ def saliency_section(model: ModelWithData | None, how: str) -> Section:
     except HpoError as error:  # no saliency method supports this backbone
         return Section("saliency", title, missing=f"Not available for this model: {error}.")
     return Section("saliency", title, {"looks": found, "seen": SEEN if model.seen else ""})
-
-
-def robustness_section(model: ModelWithData | None, how: str) -> Section:
-    """Return the section with the accuracy by corruption and severity."""
-    title = "Robustness" + (TRAINED_ON if model is not None and model.seen else "")
-    if model is None:
-        return Section("robustness", title, missing=f"Needs the images: {how}")
-    part = _sample(model.part)
-    with model.options.counting("corrupting images") as progress:
-        copy = corrupted_copy(part, model.options.cache, progress=progress)
-    conditions = _measure_conditions(model, copy)
-    clean = float((model.predicted == model.part.labels).mean())
-    rows = [(name, points, _mean_accuracy(points)) for name, points in conditions.items()]
-    return Section(
-        "robustness", title,
-        {
-            "svg": model_figures.robustness(conditions, clean),
-            "rows": sorted(rows, key=lambda row: row[2]),
-            "clean": clean,
-            "overall": sum(point.correct for points in conditions.values() for point in points) / len(copy),
-            "n": len(part),
-            "of": len(model.part),
-            "seen": SEEN if model.seen else "",
-        },
-    )  # fmt: skip
-
-
-def _measure_conditions(model: ModelWithData, copy: CorruptedCopy) -> dict[str, list[Condition]]:
-    """Return the results on the images of the copy, by corruption."""
-    with model.options.counting("corrupted images") as progress:
-        logits = model.model.logits_of(copy.batches(model.options.batch_size, progress))
-    table: dict[str, list[Condition]] = {}
-    for condition in copy.by_condition(logits.argmax(axis=1) == copy.labels):
-        table.setdefault(condition.corruption, []).append(condition)
-    return table
-
-
-def _mean_accuracy(points: Sequence[Condition]) -> float:
-    return sum(point.accuracy * point.images for point in points) / sum(point.images for point in points)
-
-
-def _sample(part: Part) -> Part:
-    """Return the part, or MOST_IMAGES of it, always the same."""
-    if len(part) <= MOST_IMAGES:
-        return part
-    rows = np.sort(np.random.default_rng(0).permutation(len(part))[:MOST_IMAGES])
-    return Part(part.images, part.indices[rows], part.labels[rows], [part.names[row] for row in rows])

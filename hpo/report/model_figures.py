@@ -130,8 +130,11 @@ def _draw_histogram(axes: Axes, drawn: Sequence[tuple[Reliability, str, str, str
     axes.yaxis.set_minor_formatter(lambda value, _: "")
 
 
-def robustness(corruptions: Mapping[str, Sequence[Condition]], clean: float) -> str:
-    """Draw a small panel for each corruption: accuracy over severity with its interval, and the accuracy `clean`."""
+def robustness(corruptions: Mapping[str, Sequence[Condition]], clean: float, *, name: str = "robustness") -> str:
+    """Draw a small panel for each corruption: accuracy over severity with its interval, and the accuracy `clean`.
+
+    `name` tells the charts of a page apart.
+    """
     columns = min(5, max(1, len(corruptions)))
     rows = -(-len(corruptions) // columns)
 
@@ -139,13 +142,13 @@ def robustness(corruptions: Mapping[str, Sequence[Condition]], clean: float) -> 
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes in grid.flat[len(corruptions) :]:
             axes.set_visible(False)
-        for axes, (name, points) in zip(grid.flat, corruptions.items(), strict=False):
-            _draw_panel(axes, name, points, clean)
+        for axes, (kind, points) in zip(grid.flat, corruptions.items(), strict=False):
+            _draw_panel(axes, kind, points, clean)
         grid[0][0].set_ylim(0, 1.04)
         figure.supxlabel("severity", color=MUTED, fontsize=12)
         figure.supylabel("accuracy", color=MUTED, fontsize=12)
 
-    return draw_inline_svg("robustness", (WIDTH, 50 + 175 * rows), "accuracy by corruption and severity", paint)
+    return draw_inline_svg(name, (WIDTH, 50 + 175 * rows), "accuracy by corruption and severity", paint)
 
 
 def _draw_panel(axes: Axes, name: str, points: Sequence[Condition], clean: float) -> None:

@@ -94,6 +94,6 @@ def row(label: str, validation: float | None, **changes: object) -> ComparisonRo
         "parameters": 398_690, "trainable_parameters": 398_690, "seconds_per_epoch": 12.34,
         "images_per_second": {1: 101.0, 64: 1234.5}, "peak_memory": 1_300_000_000,
         "conditions": {"noise": {1: 0.9, 2: 0.7}, "blur": {1: 1.0}}, "config": {}, "openings": 1, "folders": ("a",),
-        "notes": (),
+        "notes": (), "unseen": Score.of(0.7, 5000), "unseen_conditions": {"motion": {1: 0.8, 5: 0.6}},
     }  # fmt: skip
     return ComparisonRow(label, **{**values, **changes})  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from hpo.experiments.compared_model import ComparedModel, Cost
 from hpo.experiments.comparison import measure_row, trainable_parameters
 from hpo.models.built_model import build_model, count_parameters
 from hpo.training.tuning import device_name
+from hpo.unseen_corruptions import UNSEEN
 
 from .conftest import CONFIG, SPLIT, bundled
 
@@ -42,11 +43,12 @@ def test_the_corrupted_copy_is_the_validation_part_under_every_corruption(
     found = benchmark.measure(bundle)
     copy = corrupted_copy(dataset.val, cache)
     right = load(bundle, "cpu").logits_of(copy.batches(64)).argmax(axis=1) == copy.labels
-    assert found.corrupted is not None
-    assert found.corrupted.value == pytest.approx(right.mean())
-    assert set(found.conditions) == set(CORRUPTIONS)
+    seen, unseen = found.families["seen"], found.families["unseen"]
+    assert seen.accuracy.value == pytest.approx(right.mean())
+    assert set(seen.accuracies) == set(CORRUPTIONS)
+    assert set(unseen.accuracies) == set(UNSEEN.kinds)
     low, high = wilson(int(right.sum()), len(right))
-    assert found.corrupted.interval[1] - found.corrupted.interval[0] >= high - low, "copies are no new images"
+    assert seen.accuracy.interval[1] - seen.accuracy.interval[0] >= high - low, "copies are no new images"
 
 
 def test_each_white_level_has_a_corrupted_copy_of_its_own(
@@ -129,7 +131,7 @@ def test_a_model_that_trained_on_the_validation_part_is_not_measured_on_it(
 ) -> None:
     retrained = bundled(tmp_path / "final", manifest.model_copy(update={"stage": "retrained"}), weights)
     found = benchmark.measure(retrained)
-    assert (found.validation, found.corrupted, found.macro_f1) == (None, None, None)
+    assert (found.validation, found.families, found.macro_f1) == (None, {}, None)
     assert found.test is not None
 
 

@@ -12,19 +12,23 @@ from typing import Any
 import pytest
 
 from hpo.errors import UsageError
+from hpo.evaluation.intervals import Score
 from hpo.experiments.compared_model import ComparedModel
-from hpo.experiments.comparison import ComparisonRow
+from hpo.experiments.comparison import ComparisonRow, with_relative_errors
 from hpo.experiments.comparison_figure import comparison_files
-from hpo.experiments.comparison_table import count, csv_table, markdown, memory, notes, speed
+from hpo.experiments.comparison_table import corruptions_csv, count, csv_table, markdown, memory, notes, speed
 from hpo.experiments.outputs import check_outputs, to_csv, to_markdown, write_outputs
 
 from .conftest import ABOUT, row
 
+LONG = "a-preset-with-quite-a-long-name:epochs=3,batch_size=64"
 ROWS = [
-    row("a-preset-with-quite-a-long-name:epochs=3,batch_size=64", 0.9812, seeds=3),
-    row("retrained", None, macro_f1=None, corrupted=None, conditions={}, seconds_per_epoch=None, peak_memory=None),
-    row("majority-class", 0.24, parameters=0, trainable_parameters=0, notes=("fell ill",), openings=2, epochs=None),
-]
+    row(LONG, 0.9812, seeds=3),
+    row("retrained", None, macro_f1=None, corrupted=None, conditions={}, unseen=None, unseen_conditions={},
+        seconds_per_epoch=None, peak_memory=None),
+    row("majority-class", 0.24, parameters=0, trainable_parameters=0, notes=("fell ill",), openings=2, epochs=None,
+        unseen_conditions={"motion": {1: 0.3, 5: 0.1}}),
+]  # fmt: skip
 
 
 def test_markdown_has_a_line_for_each_model_and_the_corruptions() -> None:
@@ -35,6 +39,48 @@ def test_markdown_has_a_line_for_each_model_and_the_corruptions() -> None:
     assert any("98.12 (97.4–98.7)" in line for line in lines)
     assert "| majority-class | 80.0 | 100.0 |" in lines, "means over severities"
     assert not any(line.startswith("| retrained |") and line.count("|") == 4 for line in lines)
+
+
+def test_errors_are_relative_to_the_baseline_where_both_have_some() -> None:
+    rows = with_relative_errors(ROWS, LONG)
+    text = markdown(rows, ABOUT)
+    assert f"## Errors under corruptions that no search sees, in % of those of {LONG}" in text
+    assert "| majority-class | 266.7 | 266.7 |" in text
+    assert f"mCE: errors under unseen corruptions in % of those of {LONG}, mean over the kinds" in text
+    found = {one["model"]: one for one in csv.DictReader(io.StringIO(csv_table(rows).decode()))}
+    assert float(found["majority-class"]["mce_unseen"]) == pytest.approx(1.6 / 0.6)
+    assert float(found[LONG]["mce_seen"]) == 1.0
+    assert found["retrained"]["mce_unseen"] == ""
+    assert rows[2].to_dict()["errors"]["unseen"] == {"mean": pytest.approx(1.6 / 0.6), "kinds": {
+        "motion": pytest.approx(1.6 / 0.6)}}  # fmt: skip
+    json.dumps([one.to_dict() for one in rows])
+
+
+def test_a_kind_without_an_error_of_the_baseline_is_named_and_left_out() -> None:
+    perfect = replace(ROWS[0], unseen_conditions={"motion": {1: 0.8, 5: 0.6}, "defocus": {1: 1.0}})
+    lines = notes(with_relative_errors([perfect], LONG), ABOUT)
+    assert any(line.endswith("mean over the kinds, without defocus, where it makes no error") for line in lines)
+
+
+def test_a_baseline_without_figures_is_named() -> None:
+    lines = notes(with_relative_errors(ROWS, "retrained"), ABOUT)
+    assert "no mCE: retrained has no figures under corruptions; name another model by --baseline" in lines
+
+
+def test_every_condition_has_a_line_of_its_own() -> None:
+    found = list(csv.DictReader(io.StringIO(corruptions_csv(ROWS).decode())))
+    assert {"model": LONG, "family": "unseen", "kind": "motion", "severity": "5", "accuracy": "0.6"} in found
+    assert len(found) == 2 * (3 + 2)
+    assert corruptions_csv([]) == b"\n" or corruptions_csv([]) == b""
+
+
+def test_another_laboratory_has_a_column_only_where_there_is_one() -> None:
+    assert "other lab" not in markdown(ROWS, ABOUT)
+    rows = [replace(ROWS[0], other=Score.of(0.5, 200), other_balanced=0.4), *ROWS[1:]]
+    (line,) = [line for line in markdown(rows, ABOUT).splitlines() if line.startswith(f"| {LONG} | mobile")]
+    assert "50.00 (43.1–56.9)" in line
+    (one, *_) = csv.DictReader(io.StringIO(csv_table(rows).decode()))
+    assert (one["other"], one["other_balanced"]) == ("0.5", "0.4")
 
 
 def test_a_baseline_has_no_epochs() -> None:

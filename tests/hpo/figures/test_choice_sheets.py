@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from hpo.augmentation.families import EXTRAS, FAMILIES
-from hpo.corruptions import CORRUPTIONS
+from hpo.corruptions import SEEN
 from hpo.data.synthetic import cells_arrays
 from hpo.figures import choice_sheets as augmentation
 from hpo.figures import choice_sheets as corruptions
 from hpo.figures.choice_sheets import augmentation_sheet, corruption_sheet
+from hpo.unseen_corruptions import UNSEEN
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,13 @@ def test_all_corruptions_are_shown_beside_the_original(images, drawn):
     corruption_sheet(images[:2], draws=2)
     columns, rows = drawn[0]
     assert columns == ["original", "1", "2", "3", "4", "5"]
-    assert [row.label for row in rows] == list(CORRUPTIONS)
+    assert [(row.label, row.note) for row in rows] == [
+        (kind, family.name) for family in (SEEN, UNSEEN) for kind in family.kinds
+    ]
     assert all(np.array_equal(row.cells[0], images[:2]) for row in rows)
     assert all(len({cell.tobytes() for cell in row.cells}) == 6 for row in rows)
+
+
+def test_one_family_alone(images, drawn):
+    corruption_sheet(images[:1], draws=1, families=[UNSEEN])
+    assert [row.label for row in drawn[0][1]] == list(UNSEEN.kinds)

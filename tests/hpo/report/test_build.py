@@ -1,6 +1,7 @@
 """From a bundle, a study and their images to the page."""
 
 import io
+import json
 import re
 
 import numpy as np
@@ -9,9 +10,13 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
 
 from hpo.bundle.bundle import read_bundle, write_bundle
+from hpo.bundle.corrupted_measurement import RobustnessRecord, keep_record
 from hpo.data.synthetic import write_cells
 from hpo.errors import BundleError, DataError
+from hpo.evaluation.corrupted_copy import Condition
+from hpo.evaluation.intervals import Score
 from hpo.evaluation.metrics import report
+from hpo.evaluation.robustness import FamilyScore, Robustness
 from hpo.report.build import report_bundle, report_study
 from search_spaces import load_space
 from storage import Limits, StudySpec, create_study, open_store, read_spec
@@ -25,8 +30,9 @@ def test_with_images_every_section_has_content(cells):
     for key in ("data", "confusion", "saliency"):
         assert "data:image/png;base64," in section_of(page, key)
     robustness = section_of(page, "robustness")
-    for name in ("noise", "grid-mask", "channel-shuffle"):
+    for name in ("noise", "grid-mask", "channel-shuffle", "stain-deposits", "light-and-focus"):
         assert name in robustness
+    assert robustness.count("<svg") == 2
     saliency = section_of(page, "saliency")
     assert saliency.count("<img") >= 4
     assert "Right: a typical image of each class" in saliency
@@ -69,6 +75,32 @@ def test_figures_of_a_retrained_model_on_its_training_images_say_so(cells, tmp_p
         assert "has trained on these images" in section_of(page, key)
     assert "The images of the test part are not shown" in section_of(page, "confusion")
     assert "<img" not in section_of(page, "confusion")
+
+
+def test_a_measurement_under_corruptions_that_the_bundle_keeps_needs_no_images(cells):
+    bundle = read_bundle(cells.bundle)
+    score, families = Score.of(0.5, 40), []
+    for name, kind in (("seen", "noise"), ("unseen", "motion")):
+        families.append(FamilyScore(name, 1, score, tuple(Condition(kind, s, 8, 8 - s) for s in range(1, 6))))
+    for part, count in (("test", 2), ("val", 1)):
+        result = Robustness(40, 90, Score.of(0.9, 40), tuple(families[:count]))
+        record = RobustnessRecord(f"2026-01-0{count}", part, part, bundle.manifest.data.fingerprint, result)
+        keep_record(cells.bundle, record)
+    page = report_bundle(cells.bundle, None, cells.options)
+    section = section_of(page, "robustness")
+    for words in ("motion", "0.5000", "40 test images (of 90, chosen at random)", "Errors are 6.0 times"):
+        assert words in section
+    assert "Under unseen corruptions" in page
+    write_json(cells.bundle / "metrics.json", lambda stored: stored["robustness"].pop(0))
+    section = section_of(report_bundle(cells.bundle, None, cells.options), "robustness")
+    assert "Not measured: corruptions that no search sees." in section
+    assert "40 validation images" in section
+
+
+def write_json(path, change):
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
 
 
 def test_other_images_are_refused(cells, tmp_path):

@@ -1,0 +1,182 @@
+"""`hpo evaluate --corrupted`: the measurement under corruptions, what it is relative to, and its table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo.errors import BundleError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hpo.bundle.bundle import Bundle
+    from hpo.bundle.corrupted_measurement import RobustnessRecord
+    from hpo.bundle.evaluate import Selection
+    from hpo.bundle.model import Model
+    from hpo.corruption_family import FamilyName
+    from hpo.data import Progress
+    from hpo.evaluation.robustness import FamilyScore, RelativeErrors, Robustness
+
+FAMILIES: Mapping[FamilyName, str] = {
+    "seen": "corruptions that a search may see",
+    "unseen": "corruptions that no search sees",
+}
+
+
+@dataclass(frozen=True)
+class RobustnessResult:
+    """A measurement under corruptions, and the one that its errors are relative to."""
+
+    record: RobustnessRecord
+    baseline: RobustnessRecord | None
+    """None where they are relative to the model's own error on the images as they are."""
+    baseline_name: str
+    not_kept: str
+    """Why the bundle does not keep the measurement; empty where it does."""
+
+    @property
+    def relative_to(self) -> str:
+        """Name what the errors are relative to."""
+        return f"those of {self.baseline_name}" if self.baseline else "its own on the images as they are"
+
+    def relative(self, found: FamilyScore) -> RelativeErrors:
+        """Return the relative errors under one family."""
+        from hpo.evaluation.robustness import relative_errors, relative_to_clean
+
+        if self.baseline is None:
+            return relative_to_clean(found, self.record.result.clean.value)
+        other = self.baseline.result.family(found.family)
+        return relative_errors(found.accuracies, other.accuracies if other else {})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return {
+            **self.record.result.to_dict(),
+            "relative_to": self.baseline_name if self.baseline else "clean",
+            "relative_errors": {one.family: self.relative(one).to_dict() for one in self.record.result.families},
+        }
+
+    def lines(self, bundle: Path | str) -> list[str]:
+        """Return the line on where the measurement is kept."""
+        if self.not_kept:
+            return [f"the measurement under corruptions is not kept in {bundle}: {self.not_kept}"]
+        return [f"the measurement under corruptions is kept in {bundle}, where `hpo report` shows it"]
+
+
+@dataclass(frozen=True)
+class MeasuredBaseline:
+    """The measurement that the errors of another model are relative to."""
+
+    name: str
+    record: RobustnessRecord
+
+
+def read_baseline(bundle: Path | str, selection: Selection, data: Path, cache: Path) -> MeasuredBaseline:
+    """Return what `bundle` keeps about the selected images; BundleError where it keeps nothing current.
+
+    The baseline is not measured here, so that no test part is opened for it unseen.
+    """
+    from hpo.bundle.bundle import read_bundle
+    from hpo.bundle.corrupted_measurement import FAMILIES as CURRENT
+    from hpo.bundle.corrupted_measurement import stored_records
+    from hpo.bundle.remote import local_bundle
+    from hpo.bundle.stored_metrics import METRICS
+    from hpo.data.digests import digest_of_part
+
+    with local_bundle(bundle, cache) as folder:
+        records = stored_records(read_bundle(folder).metrics, str(folder / METRICS))
+    images = digest_of_part(selection.part)
+    found = next((one for one in records if one.images == images), None)
+    split = f" --split {selection.name}" if selection.name else ""
+    way_out = f"run `hpo evaluate {bundle} --data {data}{split} --corrupted` first"
+    if found is None:
+        raise BundleError(f"{bundle} keeps no measurement under corruptions on these very images; {way_out}")
+    if [(one.family, one.version) for one in found.result.families] != [(one.name, one.version) for one in CURRENT]:
+        raise BundleError(f"{bundle} was measured under corruptions of another version of hpo; {way_out}")
+    return MeasuredBaseline(str(bundle), found)
+
+
+def measure_robustness(
+    model: Model, selection: Selection, cache: Path, baseline: MeasuredBaseline | None, progress: Progress | None
+) -> RobustnessResult:
+    """Measure a model on the selected images under both families, and keep the result in its bundle where it may."""
+    from hpo.bundle.corrupted_measurement import measure_corrupted, new_record
+
+    found = measure_corrupted(model, selection.part, cache, progress=progress)
+    record = new_record(found, selection.part, selection.name or "all", selection.fingerprint)
+    return RobustnessResult(
+        record=record,
+        baseline=baseline.record if baseline else None,
+        baseline_name=baseline.name if baseline else "",
+        not_kept=_keep(model.bundle, selection, record),
+    )
+
+
+def _keep(bundle: Bundle, selection: Selection, record: RobustnessRecord) -> str:
+    """Write the record into the bundle; return why not, or an empty text."""
+    from hpo.bundle.corrupted_measurement import keep_record
+
+    trained = ("train", "val") if bundle.manifest.stage == "retrained" else ("train",)
+    if selection.own and selection.name in trained:
+        return "the model has trained on these images"
+    try:
+        keep_record(bundle.path, record)
+    except OSError as error:
+        return f"its metrics.json cannot be written ({error.strerror})"
+    return ""
+
+
+def print_robustness(console: Console, found: RobustnessResult) -> None:
+    """Print accuracy on the images as they are and under both families, and a line for each kind."""
+    from rich.table import Table
+    from rich.text import Text
+
+    result = found.record.result
+    drawn = f" of {result.of:,}, drawn at random," if result.images < result.of else ""
+    console.print()
+    console.print(Text(f"under corruptions: {result.images:,} images{drawn} each once under each kind", style="bold"))
+    grid = Table.grid(padding=(0, 2))
+    clean = ("clean", result.clean, "the images as they are")
+    for name, score, what in (clean, *((one.family, one.accuracy, FAMILIES[one.family]) for one in result.families)):
+        low, high = score.interval
+        grid.add_row(name, f"{score.value:.4f} (95 % interval {low:.4f} to {high:.4f})", what)
+    console.print(grid)
+    for line in _relative_lines(found):
+        console.print(Text(line))
+    console.print(_kinds(result, found))
+
+
+def _relative_lines(found: RobustnessResult) -> list[str]:
+    """Return the mean relative errors, and the kinds that are not in them."""
+    ratios = {one.family: found.relative(one) for one in found.record.result.families}
+    known = {name: ratio.mean for name, ratio in ratios.items() if ratio.mean is not None}
+    if not known:
+        return [f"errors relative to {found.relative_to}: not defined, because there is none"]
+    name = "mCE, " if found.baseline else ""
+    values = ", ".join(f"{family} {value:.3f}" for family, value in known.items())
+    lines = [f"{name}errors relative to {found.relative_to}, mean over the kinds: {values}"]
+    if missing := [kind for ratio in ratios.values() for kind in ratio.undefined]:
+        lines.append(f"without {', '.join(missing)}, under which there is no error to divide by")
+    return lines
+
+
+def _kinds(result: Robustness, found: RobustnessResult) -> Any:
+    """Return the table of accuracy by kind and severity, with the mean and the relative error."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("accuracy by severity", no_wrap=True)
+    for heading in ("1", "2", "3", "4", "5", "mean", "errors ×"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for family in result.families:
+        ratios = found.relative(family).kinds
+        table.add_row(f"[bold]{family.family}[/bold]")
+        for kind, accuracies in family.accuracies.items():
+            cells = (f"{accuracies[step]:.3f}" if step in accuracies else "" for step in range(1, 6))
+            mean = sum(accuracies.values()) / len(accuracies)
+            ratio = ratios.get(kind)
+            table.add_row(kind, *cells, f"{mean:.3f}", "–" if ratio is None else f"{ratio:.2f}")
+    return table

@@ -1,0 +1,151 @@
+"""Accuracy under the families of corruptions, and errors relative to those of a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hpo.corruption_family import CorruptionFamily, FamilyName
+from hpo.data.dataset import Part
+from hpo.evaluation.corrupted_copy import Condition, CorruptedCopy
+from hpo.evaluation.intervals import Score, clustered
+
+MOST_IMAGES = 2_000
+"""Images of a part that are corrupted; of more, a fixed random sample is taken."""
+
+Accuracies = Mapping[str, Mapping[int, float]]
+"""Accuracy by kind of corruption and severity."""
+
+
+def sample_of(part: Part) -> Part:
+    """Return the part, or MOST_IMAGES of it, always the same."""
+    if len(part) <= MOST_IMAGES:
+        return part
+    return part.subset(np.sort(np.random.default_rng(0).permutation(len(part))[:MOST_IMAGES]))
+
+
+@dataclass(frozen=True)
+class FamilyScore:
+    """The result of a model under one family of corruptions."""
+
+    family: FamilyName
+    version: int
+    """The version of the family."""
+    accuracy: Score
+    """Over all images of the copy; `n` allows for each image being there once for each kind."""
+    conditions: tuple[Condition, ...]
+    """By kind, in the order of the family, and severity; without those that no image met."""
+
+    @classmethod
+    def of(cls, family: CorruptionFamily, copy: CorruptedCopy, correct: npt.NDArray[np.bool_]) -> FamilyScore:
+        """Count which images of the copy are `correct` (m,) bool."""
+        originals = np.arange(len(copy)) % (len(copy) // len(copy.kinds))
+        return cls(family.name, family.version, clustered(correct, originals), copy.by_condition(correct))
+
+    @property
+    def by_kind(self) -> dict[str, list[Condition]]:
+        """The conditions of each kind."""
+        table: dict[str, list[Condition]] = {}
+        for one in self.conditions:
+            table.setdefault(one.corruption, []).append(one)
+        return table
+
+    @property
+    def accuracies(self) -> dict[str, dict[int, float]]:
+        """Accuracy by kind and severity."""
+        return {kind: {one.severity: one.accuracy for one in found} for kind, found in self.by_kind.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return {
+            "family": self.family,
+            "version": self.version,
+            "accuracy": self.accuracy.to_dict(),
+            "conditions": [dict(vars(one)) for one in self.conditions],
+        }
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """The results of a model on the same images as they are, and under each family of corruptions."""
+
+    images: int
+    """Different images."""
+    of: int
+    """Images of the part that they were drawn from."""
+    clean: Score
+    families: tuple[FamilyScore, ...]
+
+    def family(self, name: FamilyName) -> FamilyScore | None:
+        """Return the result under one family; None where it was not measured."""
+        return next((one for one in self.families if one.family == name), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        families = [one.to_dict() for one in self.families]
+        return {"images": self.images, "of": self.of, "clean": self.clean.to_dict(), "families": families}
+
+
+@dataclass(frozen=True)
+class RelativeErrors:
+    """The errors of a model under corruptions, relative to those of a baseline.
+
+    This is the corruption error of Hendrycks and Dietterich (2019, arXiv 1903.12261): for each kind the error summed
+    over the severities, over the same sum of the baseline; and its mean over the kinds (mCE). 1 is as the baseline.
+    """
+
+    kinds: Mapping[str, float | None]
+    """None for a kind under which the baseline makes no error, so that there is nothing to divide by."""
+
+    @property
+    def mean(self) -> float | None:
+        """The mean over the kinds that have a value; None if none has."""
+        known = [value for value in self.kinds.values() if value is not None]
+        return fmean(known) if known else None
+
+    @property
+    def undefined(self) -> tuple[str, ...]:
+        """The kinds that are not in the mean."""
+        return tuple(kind for kind, value in self.kinds.items() if value is None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return {"mean": self.mean, "kinds": dict(self.kinds)}
+
+
+def relative_errors(found: Accuracies, baseline: Accuracies) -> RelativeErrors:
+    """Return the errors of `found` over those of `baseline`, by kind, over the severities that both have."""
+    return RelativeErrors(
+        {kind: _ratio(by_severity, baseline[kind]) for kind, by_severity in found.items() if kind in baseline}
+    )
+
+
+def _ratio(found: Mapping[int, float], baseline: Mapping[int, float]) -> float | None:
+    common = found.keys() & baseline.keys()
+    below = sum(1 - baseline[severity] for severity in common)
+    return sum(1 - found[severity] for severity in common) / below if below > 0 else None
+
+
+def relative_to_clean(found: FamilyScore, clean: float) -> RelativeErrors:
+    """Return the errors of a model under corruptions over its own error on the images as they are.
+
+    It takes the place of a baseline where there is none: it says how often a corruption multiplies the errors. A model
+    that is better on clean images has a higher value at equal errors under corruptions.
+    """
+    accuracies = found.accuracies
+    return relative_errors(accuracies, {kind: dict.fromkeys(steps, clean) for kind, steps in accuracies.items()})
+
+
+def mean_accuracies(results: Sequence[Accuracies]) -> dict[str, dict[int, float]]:
+    """Return the mean over several models that were measured on the same images; {} for none."""
+    if not results:
+        return {}
+    return {
+        kind: {severity: fmean(one[kind][severity] for one in results) for severity in severities}
+        for kind, severities in results[0].items()
+    }
