@@ -88,7 +88,7 @@ def test_a_measurement_under_corruptions_that_the_bundle_keeps_needs_no_images(c
         keep_record(cells.bundle, record)
     page = report_bundle(cells.bundle, None, cells.options)
     section = section_of(page, "robustness")
-    for words in ("motion", "0.5000", "40 test images (of 90, chosen at random)", "Errors are 6.0 times"):
+    for words in ("motion", "0.5000", "40 test images (of 90, chosen at random)", "Errors are 3.8 times"):
         assert words in section
     assert "Under unseen corruptions" in page
     write_json(cells.bundle / "metrics.json", lambda stored: stored["robustness"].pop(0))
