@@ -172,10 +172,10 @@ def select(
 
     The bundle's own data: the same split is made again and `split` names its part, test by default. Other data with
     given parts: the same, of those. Other data without parts: all of it, whatever `split` says. Images that took part
-    in making the model are left out, unless a part of its own data that did so is named. `renamed` gives classes of
-    other data the names that the model has for them, as in `open_whole`. Raises DataError for unusable
-    data, a part that is not there, a class that the bundle does not know, where nothing is left, and for a `split` of
-    data without parts that hold images which took part: no split of theirs is the one that made the model.
+    in making the model are left out, unless a part of its own data that did so is named. `renamed` is as in
+    `open_whole`. Raises DataError for unusable data, a part that is not there, a class that the bundle does not know,
+    where nothing is left, and for a `split` of data without parts that hold images which took part: no split of theirs
+    is the one that made the model.
     """
     manifest = bundle.manifest
     open_images = partial(
@@ -193,8 +193,7 @@ def select(
     name = (split or "test") if whole.given_parts else None
     part = whole.part if name is None else open_images(part=name, max_unreadable=limit).part
     rest, overlap = without_known(part, bundle.known, data)
-    if name is None:
-        _refuse_unknown_split(split, overlap, data)
+    _refuse_unknown_split(split if name is None else None, overlap, data)
     summary = summarise_part(whole, rest, name or "all")
     return Selection(
         rest, name, whole.fingerprint, own=False, overlap=overlap, tests=_opened_tests(bundle, rest, overlap, name),

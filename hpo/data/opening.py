@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-<<<<<<< HEAD
-from collections.abc import Sequence
-from dataclasses import replace
-=======
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
-from itertools import chain, islice
->>>>>>> 834b28a (Corruptions that no search sees: a second family of fifteen kinds that only measures models)
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,23 +16,12 @@ from hpo.data.arrays import ArraySource
 from hpo.data.changed_pack import change_pack, groups_of, joined_groups
 from hpo.data.changes import DataChanges
 from hpo.data.copy_groups import find_copy_groups, record, recorded_keys
-<<<<<<< HEAD
-from hpo.data.dataset import Dataset, LeftOut, Part, PartName, Progress, RecordedGroups, WholeData
+from hpo.data.dataset import Dataset, LeftOut, PartName, Progress, RecordedGroups, WholeData
 from hpo.data.folders import FolderSource
 from hpo.data.grouped_split import ImageRows, assign_parts
 from hpo.data.grouping import Grouping, group_images
-from hpo.data.names import class_name, shortened, without_note
+from hpo.data.names import shortened, without_note
 from hpo.data.pack import Pack, PackManifest, open_pack
-=======
-from hpo.data.dataset import Dataset, LeftOut, PartName, Progress, RecordedGroups, Unreadable, WholeData
-from hpo.data.decode import silence_pillow
-from hpo.data.folders import FolderSource
-from hpo.data.grouped_split import ImageRows, assign_parts
-from hpo.data.grouping import Grouping, group_images
-from hpo.data.names import shortened
-from hpo.data.pack import Pack, PackManifest, PackManifestDraft, open_pack
-from hpo.data.pipeline import decode_all
->>>>>>> 834b28a (Corruptions that no search sees: a second family of fifteen kinds that only measures models)
 from hpo.data.records import PARTS, Listing, Source
 from hpo.data.relabelling import relabel
 from hpo.data.split import Assignment, SplitOptions, check_classes, count_leaking, label_conflicts
@@ -173,11 +154,7 @@ def open_whole(  # noqa: PLR0913 - all but the path by name
         given_parts=frozenset(given for given in pack.manifest.given if given),
         unreadable=pack.manifest.unreadable,
         left_out=pack.manifest.left_out,
-<<<<<<< HEAD
-        notes=pack_notes(pack.manifest),
-=======
-        notes=(*_notes(pack.manifest), *renaming),
->>>>>>> 834b28a (Corruptions that no search sees: a second family of fifteen kinds that only measures models)
+        notes=(*pack_notes(pack.manifest), *renaming),
         earlier_fingerprint=pack.manifest.earlier_fingerprint,
         duplicates=count_duplicates(groups),
         leaking=count_leaking(pack.manifest.given, groups),
