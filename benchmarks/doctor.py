@@ -252,8 +252,8 @@ def parse() -> tuple[list[str], Bench]:
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="of the rivals")
     parser.add_argument("--rivals-python", type=Path, default=Path(".venv-rivals/bin/python"))
     parser.add_argument("--fresh", nargs="*", choices=list(KEPT), default=[], help="forget what these parts kept")
-    parser.add_argument("--timeout", default="4m", help="of each search of the part worth")
-    parser.add_argument("--trials", type=int, default=8, help="of each search of the part worth")
+    parser.add_argument("--trials", type=int, default=3, help="of each search of the part worth")
+    parser.add_argument("--share", type=float, default=0.25, help="of the images, for the part worth")
     parser.add_argument(
         "--plant", nargs="*", default=[], metavar="NAME=JSON", help="other faults: copies=100 grey=true"
     )
@@ -275,7 +275,7 @@ def parse() -> tuple[list[str], Bench]:
         seeds=tuple(given.seeds),
         rivals=given.rivals_python,
         hpo=program,
-        worth=Search(program, given.weights, given.timeout, given.trials),
+        worth=Search(program, given.weights, given.trials, given.share),
         methods=tuple(given.methods),
         faults=faults(given.data, given.junk, given.plant),
     )

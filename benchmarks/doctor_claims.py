@@ -28,6 +28,7 @@ def read_rival(path: Path) -> Claims:
         arrays["pairs"].astype(np.int64),
         arrays["flagged"].astype(np.int64) if "flagged" in arrays else None,
         None if labels is None else -labels.astype(np.float64),
+        suspects=arrays["suspects"].astype(np.int64) if "suspects" in arrays else None,
         about=about,
     )
 
@@ -48,7 +49,7 @@ def claims_of_findings(
     names = tuple(files)
     row_of = {name: row for row, name in enumerate(names)}
     groups: dict[str, set[int]] = defaultdict(set)
-    chosen: dict[str, set[int]] = {"outlier": set(), "conflict": set(), "drop": set()}
+    chosen: dict[str, set[int]] = {"outlier": set(), "conflict": set(), "drop": set(), "label": set()}
     found = np.zeros(len(names))
     for row in rows:
         number = row_of.get(row["file"])
@@ -69,6 +70,7 @@ def claims_of_findings(
         found if labels is None else labels,
         as_rows(chosen["drop"]),
         as_rows(chosen["conflict"]),
+        as_rows(chosen["label"]),
     )
 
 

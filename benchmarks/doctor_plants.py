@@ -17,6 +17,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,7 @@ class PlantOptions:
     rare: int = 0
     parts: bool = False
     brightness: float = 0.1
+    drawn: float = 0.5
     one_label: bool = False
 
     def to_dict(self) -> dict[str, object]:
@@ -200,11 +202,12 @@ def _add_copies(made: _Plant, sources: list[Stored], labels: Sequence[str], rng:
 
 
 def junk_pictures(options: PlantOptions, number: int, size: int, rng: Rng) -> Iterator[tuple[Pixels, str]]:
-    """Yield different pictures that do not belong, at `size` px, and where they are from: by turns read and drawn."""
+    """Yield different pictures that do not belong, at `size` px, and where they are from: read, a share drawn."""
     read = read_images(options.junk) if options.junk else []
     order = iter(rng.permutation(len(read)))
+    share = 1 - options.drawn
     for turn in range(number):
-        row = next(order, None) if turn % 2 == 0 else None
+        row = next(order, None) if ceil((turn + 1) * share) > ceil(turn * share) else None
         if row is None:
             yield draw_picture(rng, size), "drawn"
         else:
@@ -302,6 +305,7 @@ def parse() -> tuple[PlantOptions, Path]:
     parser.add_argument("--rare", type=int, default=0, help="keep so many images of the first class")
     parser.add_argument("--parts", action="store_true", help="add a clean val/ (10 %% of train); DATA's val is test/")
     parser.add_argument("--brightness", type=float, default=0.1, help="largest change of a junk picture's brightness")
+    parser.add_argument("--drawn", type=float, default=0.5, help="the share of junk pictures that are drawn")
     parser.add_argument("--one-label", action="store_true", help="all copies of a junk picture get one class")
     given = vars(parser.parse_args())
     out = given.pop("out")

@@ -9,6 +9,7 @@ them. Each method runs with its published defaults unless its name says otherwis
     pairs    (p, 2) rows that the method calls copies of each other
     flagged  (f,) rows that it calls odd or outliers, if it does such a thing
     labels   (n,) quality of the label in [0, 1] (low is bad), if it judges labels
+    suspects (s,) rows whose labels it calls wrong
     seconds, processor   wall and processor seconds, reading of the images included
     version, note
 
@@ -81,6 +82,7 @@ class Answer:
     pairs: list[tuple[int, int]] | npt.NDArray[np.integer[Any]] = field(default_factory=list)
     flagged: list[int] | None = None
     labels: Floats | None = None
+    suspects: list[int] | None = None
     package: str = ""
     note: str = ""
 
@@ -242,8 +244,10 @@ def cleanlab(folder: Folder) -> Answer:
     near = lab.get_info("near_duplicate")["near_duplicate_sets"]
     pairs = sorted({(min(row, int(o)), max(row, int(o))) for row, others in enumerate(near) for o in others})
     outlier = np.flatnonzero(lab.get_issues("outlier")["is_outlier_issue"]).tolist()
-    quality = lab.get_issues("label")["label_score"].to_numpy(dtype=np.float32)
-    return Answer(pairs, outlier, quality, "cleanlab", f"embeddings of {BACKBONE}, logistic regression, 5 folds")
+    issues = lab.get_issues("label")
+    quality, wrong = issues["label_score"].to_numpy(dtype=np.float32), np.flatnonzero(issues["is_label_issue"]).tolist()
+    note = f"embeddings of {BACKBONE}, logistic regression, 5 folds"
+    return Answer(pairs, outlier, quality, wrong, "cleanlab", note)
 
 
 def _dbscan(values: Floats, *, largest: bool = False) -> Answer:
@@ -324,6 +328,8 @@ def run(name: str, folder: Folder) -> None:
     }
     if answer.flagged is not None:
         arrays["flagged"] = np.asarray(answer.flagged, dtype=np.int32)
+    if answer.suspects is not None:
+        arrays["suspects"] = np.asarray(answer.suspects, dtype=np.int32)
     if answer.labels is not None:
         arrays["labels"] = answer.labels
     np.savez_compressed(folder.out / f"{name}.npz", **arrays)  # type: ignore[arg-type]

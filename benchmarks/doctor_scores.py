@@ -27,7 +27,8 @@ class Claims:
     """What a method says about n files.
 
     pairs: (p, 2) rows of copies. junk: rows that do not belong, or None if the method has no such check. labels: (n,)
-    scores, the higher the surer that the label is wrong, or None. dropped: rows that a cleaning would leave out.
+    scores, the higher the surer that the label is wrong, or None. suspects: rows whose label it calls wrong. dropped:
+    rows that a cleaning would leave out.
     """
 
     files: tuple[str, ...]
@@ -36,6 +37,7 @@ class Claims:
     labels: npt.NDArray[np.float64] | None = None
     dropped: Rows | None = None
     conflicts: Rows | None = None
+    suspects: Rows | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
 
@@ -57,6 +59,8 @@ def score(truth: Sequence[Truth], claims: Claims, same: SamePicture | None = Non
         found["junk"] = score_junk(rows, claims.junk)
     if claims.labels is not None:
         found["labels"] = score_labels(rows, claims.labels)
+        if claims.suspects is not None:
+            found["labels"] |= score_suspects(rows, claims.suspects, claims.labels)
     if claims.dropped is not None:
         found["cleaning"] = score_cleaning(rows, claims)
     if claims.conflicts is not None:
@@ -152,6 +156,24 @@ def score_labels(rows: Sequence[Truth], scores: npt.NDArray[np.float64]) -> dict
         "planted": planted,
         "average_precision": average_precision(wrong[order]),
         "precision_at_planted": share(int(wrong[order][:planted].sum()), planted),
+    }
+
+
+def score_suspects(rows: Sequence[Truth], suspects: Rows, scores: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """Return recall and precision of the labels that are called wrong, junk and conflicts aside.
+
+    `expected` is how many of them are wrong if the scores are probabilities, to be compared with `right`.
+    """
+    conflicts = planted_conflicts(rows)
+    named = [row for row in suspects.tolist() if rows[row].role != "junk" and row not in conflicts]
+    planted = sum(row.role == "wrong" for row in rows)
+    right = sum(rows[row].role == "wrong" for row in named)
+    return {
+        "named": len(named),
+        "right": right,
+        "recall": share(right, planted),
+        "precision": share(right, len(named)),
+        "expected": round(float(scores[named].sum()), 1) if len(scores) and scores.min() >= 0 else None,
     }
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
 from benchmarks.doctor_pictures import KINDS
 from benchmarks.doctor_worth import worth_table
 
-SIZE_AND_TIME = ("images", "seconds", "processor", "peak_mib", "threads", "load")
+TEXT = ("version", "stages, s")
+"""Columns of words."""
+
+Methods = Mapping[str, Mapping[str, Any]]
+"""Method -> seed -> its figures."""
 
 
 def figure(values: list[float | None], form: str = ".3f") -> str:
@@ -68,85 +72,122 @@ def run_line(part: str, run: Mapping[str, Any]) -> str:
     return f"{part}: {run['date']}, {run['machine']}, load {run['load']}, `{run['command']}`"
 
 
-def junk_table(methods: Mapping[str, Any]) -> Iterator[str]:
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yield a table in markdown; the first column is aligned to the left, and so is what is named TEXT."""
+    yield f"| {' | '.join(headings)} |"
+    yield "|---|" + "".join("---|" if heading in TEXT else "---:|" for heading in headings[1:])
+    for cells in rows:
+        yield f"| {' | '.join(cells)} |"
+
+
+def of_methods(
+    title: str, methods: Methods, needed: tuple[str, ...], columns: Mapping[str, Callable[[Any], str]]
+) -> Iterator[str]:
+    """Yield a table with a row for each method that has the figure `needed`; a column makes its cell of the seeds."""
+    yield f"\n{title}\n"
+    has = {name: seeds for name, seeds in methods.items() if any(column(seeds, *needed))}
+    rows = [[name, *(cell(seeds) for cell in columns.values())] for name, seeds in has.items()]
+    yield from table(["method", *columns], rows)
+
+
+def cell(*path: str, form: str = ".3f") -> Callable[[Any], str]:
+    """Return the function that makes a cell of the figure at `path` in each seed."""
+    return lambda seeds: figure(column(seeds, *path), form)
+
+
+def junk_table(methods: Methods) -> Iterator[str]:
     """Yield recall and precision of pictures that do not belong."""
-    yield "\nPictures that do not belong; mean of the seeds (lowest)\n"
-    yield "| method | recall | of clusters | of scattered | precision |"
-    yield "|---|---:|---:|---:|---:|"
-    for name, seeds in methods.items():
-        if any(column(seeds, "junk", "recall")):
-            groups = [result["junk"]["by_group"] for result in seeds.values()]
-            clusters = [share for group in groups for key, share in group.items() if key.startswith("cluster")]
-            scattered = [share for group in groups for key, share in group.items() if key.startswith("scattered")]
-            cells = (column(seeds, "junk", "recall"), clusters, scattered, column(seeds, "junk", "precision"))
-            yield f"| {name} | " + " | ".join(figure(values) for values in cells) + " |"
+
+    def of_groups(start: str) -> Callable[[Any], str]:
+        return lambda seeds: figure(
+            [
+                share
+                for result in seeds.values()
+                for name, share in result["junk"]["by_group"].items()
+                if name.startswith(start)
+            ]
+        )
+
+    columns = {
+        "recall": cell("junk", "recall"),
+        "of clusters": of_groups("cluster"),
+        "of scattered": of_groups("scattered"),
+        "precision": cell("junk", "precision"),
+    }
+    title = "Pictures that do not belong; mean of the seeds (lowest)"
+    yield from of_methods(title, methods, ("junk", "recall"), columns)
 
 
-def copies_table(methods: Mapping[str, Any]) -> Iterator[str]:
+def copies_table(methods: Methods) -> Iterator[str]:
     """Yield recall by kind and precision of copies."""
     kinds = [*KINDS, "combined"]
     found = [kind for kind in kinds if any(any(column(seeds, "copies", "by_kind", kind)) for seeds in methods.values())]
-    yield "\nCopies, by pairs; mean of the seeds (lowest)\n"
-    yield f"| method | recall | {' | '.join(found)} | precision | pairs | of them real |"
-    yield "|---|---:|" + "---:|" * (len(found) + 3)
-    for name, seeds in methods.items():
-        if any(column(seeds, "copies", "pairs")):
-            values = [column(seeds, "copies", "recall"), *(column(seeds, "copies", "by_kind", kind) for kind in found)]
-            cells = [*(figure(value) for value in values), figure(column(seeds, "copies", "precision"))]
-            cells += [figure(column(seeds, "copies", key), ".0f") for key in ("pairs", "natural")]
-            yield f"| {name} | {' | '.join(cells)} |"
+    columns = {
+        "recall": cell("copies", "recall"),
+        **{kind: cell("copies", "by_kind", kind) for kind in found},
+        "precision": cell("copies", "precision"),
+        "pairs": cell("copies", "pairs", form=".0f"),
+        "of them real": cell("copies", "natural", form=".0f"),
+    }
+    yield from of_methods("Copies, by pairs; mean of the seeds (lowest)", methods, ("copies", "pairs"), columns)
 
 
-def labels_table(methods: Mapping[str, Any]) -> Iterator[str]:
+def labels_table(methods: Methods) -> Iterator[str]:
     """Yield average precision of wrong labels."""
-    yield "\nWrong labels, over all files but junk; mean of the seeds (lowest)\n"
-    yield "| method | average precision | precision at the number planted |"
-    yield "|---|---:|---:|"
-    for name, seeds in methods.items():
-        if any(column(seeds, "labels", "average_precision")):
-            cells = [figure(column(seeds, "labels", key)) for key in ("average_precision", "precision_at_planted")]
-            yield f"| {name} | {' | '.join(cells)} |"
+    columns = {
+        "average precision": cell("labels", "average_precision"),
+        "precision at the number planted": cell("labels", "precision_at_planted"),
+        "named": cell("labels", "named", form=".0f"),
+        "of them wrong": cell("labels", "right", form=".0f"),
+        "expected by the scores": cell("labels", "expected", form=".0f"),
+    }
+    title = "Wrong labels, over all files but junk; mean of the seeds (lowest)"
+    yield from of_methods(title, methods, ("labels", "average_precision"), columns)
 
 
-def cleaning_table(methods: Mapping[str, Any]) -> Iterator[str]:
+def cleaning_table(methods: Methods) -> Iterator[str]:
     """Yield what a cleaning by the method's own choices leaves and loses."""
-    yield "\nWhat `--clean` would do\n"
-    yield "| method | dropped | junk left | right pictures lost | conflicts found | precision of conflicts |"
-    yield "|---|---:|---:|---:|---:|---:|"
-    for name, seeds in methods.items():
-        if any(column(seeds, "cleaning", "dropped")):
-            keys = ("dropped", "junk_left", "pictures_lost")
-            cells = [figure(column(seeds, "cleaning", key), ".0f") for key in keys]
-            cells += [
-                figure(column(seeds, "conflicts", "found"), ".0f"),
-                figure(column(seeds, "conflicts", "precision")),
-            ]
-            yield f"| {name} | {' | '.join(cells)} |"
+    columns = {
+        "dropped": cell("cleaning", "dropped", form=".0f"),
+        "junk left": cell("cleaning", "junk_left", form=".0f"),
+        "right pictures lost": cell("cleaning", "pictures_lost", form=".0f"),
+        "conflicts found": cell("conflicts", "found", form=".0f"),
+        "precision of conflicts": cell("conflicts", "precision"),
+    }
+    yield from of_methods("What `--clean` would do", methods, ("cleaning", "dropped"), columns)
 
 
-def time_table(methods: Mapping[str, Any]) -> Iterator[str]:
+def time_table(methods: Methods) -> Iterator[str]:
     """Yield the seconds of every method on the planted sets."""
-    yield "\nTime on a planted set\n"
-    yield "| method | seconds | processor seconds | version |"
-    yield "|---|---:|---:|---|"
-    for name, seeds in methods.items():
+
+    def version(seeds: Any) -> str:
         about = next(iter(seeds.values()))
-        version = " ".join(part for part in (about.get("version", ""), about.get("note", "")) if part)
-        if any(column(seeds, "seconds")):
-            cells = [f"{mean(value for value in column(seeds, key) if value):.1f}" for key in ("seconds", "processor")]
-            yield f"| {name} | {' | '.join(cells)} | {version} |"
+        return " ".join(part for part in (about.get("version", ""), about.get("note", "")) if part)
+
+    columns = {
+        "seconds": cell("seconds", form=".1f"),
+        "processor seconds": cell("processor", form=".1f"),
+        "version": version,
+    }
+    yield from of_methods("Time on a planted set", methods, ("seconds",), columns)
 
 
 def speed_table(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the stages of both runs."""
-    yield "| what | threads | images | seconds | processor | resident, MiB | stages, s |"
-    yield "|---|---:|---:|---:|---:|---:|---|"
-    for name, run in found.items():
-        stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in run["stages"].items())
-        yield (
-            f"| {name} | {run['threads']} | {run['images']} | {run['seconds']:.1f} | {run['processor']:.1f} | "
-            f"{run['peak_mib']:.0f} | {stages} |"
-        )
+    headings = ["what", "threads", "images", "seconds", "processor", "resident, MiB", "stages, s"]
+    yield from table(
+        headings,
+        (
+            [
+                name,
+                *(str(run[key]) for key in ("threads", "images")),
+                *(f"{run[key]:.1f}" for key in ("seconds", "processor")),
+                f"{run['peak_mib']:.0f}",
+                ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in run["stages"].items()),
+            ]
+            for name, run in found.items()
+        ),
+    )
 
 
 def memory_lines(found: Mapping[str, Any]) -> Iterator[str]:
@@ -156,16 +197,18 @@ def memory_lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 def growth_table(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield seconds by size and the exponent of the fitted power."""
-    yield "| images | " + " | ".join(str(row["images"]) for row in found["sizes"]) + " | exponent |"
-    yield "|---|" + "---:|" * (len(found["sizes"]) + 1)
-    seconds = " | ".join(f"{row['processor']:.2f}" for row in found["sizes"])
-    yield f"| processor seconds of the search for copies | {seconds} | {found['exponent']:.2f} |"
+    seconds = [f"{row['processor']:.2f}" for row in found["sizes"]]
+    headings = ["images", *(str(row["images"]) for row in found["sizes"]), "exponent"]
+    yield from table(headings, [["processor seconds of the search for copies", *seconds, f"{found['exponent']:.2f}"]])
 
 
 def real_table(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the counts of findings in untouched sets."""
     kinds = sorted({kind for run in found.values() for kind in run["counts"]})
-    yield f"| untouched set | images | {' | '.join(kinds)} |"
-    yield "|---|---:|" + "---:|" * len(kinds)
-    for name, run in found.items():
-        yield f"| {name} | {run['images']} | {' | '.join(str(run['counts'].get(kind, 0)) for kind in kinds)} |"
+    yield from table(
+        ["untouched set", "images", *kinds],
+        [
+            [name, str(run["images"]), *(str(run["counts"].get(kind, 0)) for kind in kinds)]
+            for name, run in found.items()
+        ],
+    )

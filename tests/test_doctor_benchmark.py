@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from benchmarks.doctor_claims import all_pairs, claims_of_findings
+from benchmarks.doctor_foreign import KINDS as FOREIGN
+from benchmarks.doctor_foreign import pictures
 from benchmarks.doctor_pictures import KINDS, draw_picture, encode, make_copy, read_images, turn
-from benchmarks.doctor_plants import PlantOptions, Truth, plant, read_truth, truth_path
+from benchmarks.doctor_plants import PlantOptions, Truth, junk_pictures, plant, read_truth, truth_path
 from benchmarks.doctor_same import CORRELATION, similarity
 from benchmarks.doctor_scores import Claims, average_precision, score
 from benchmarks.doctor_table import tables
+from benchmarks.doctor_worth import shrunk
 
 IMAGES = 60
 FAULTS = {"clusters": (8, 4), "scattered": 3, "copies": 12, "wrong": 0.05, "conflicts": 2}
@@ -89,6 +92,8 @@ def test_perfect_claims_score_one_and_none_score_nothing(planted: tuple[Path, li
     assert best["copies"]["recall"] == best["copies"]["precision"] == 1
     assert best["junk"]["recall"] == best["junk"]["precision"] == 1
     assert best["labels"]["average_precision"] == 1
+    named = score(rows, Claims(files, all_pairs([]), labels=wrong / 2, suspects=np.flatnonzero(wrong)))["labels"]
+    assert (named["named"], named["right"], named["recall"], named["expected"]) == (3, 3, 1, 1.5)
     assert best["cleaning"] == {"dropped": len(junk), "junk_left": 0, "pictures_lost": 0, "lost": []}
     none = score(rows, Claims(files, all_pairs([]), np.array([], dtype=np.int64)))
     assert none["copies"]["recall"] == none["junk"]["recall"] == 0
@@ -123,6 +128,8 @@ def test_findings_become_claims() -> None:
     assert claims.dropped.tolist() == [1, 3]
     assert claims.labels is not None
     assert claims.labels.tolist() == [0, 0, 0, 0, 0.8]
+    assert claims.suspects is not None
+    assert claims.suspects.tolist() == [4]
 
 
 def test_the_table_has_a_row_for_each_method(planted: tuple[Path, list[Truth]]) -> None:
@@ -132,3 +139,21 @@ def test_the_table_has_a_row_for_each_method(planted: tuple[Path, list[Truth]]) 
     found = {"method": {"0": score(rows, claims)}}
     text = "\n".join(tables({"rivals": {"run": run, "found": found}}))
     assert "| method | " in text
+
+
+def test_a_share_of_the_junk_is_drawn_and_the_rest_read(data: Path, tmp_path: Path) -> None:
+    for drawn, expected in ((0.0, [0, 0, 0, 0]), (0.5, [0, 1, 0, 1]), (1.0, [1, 1, 1, 1]), (0.25, [0, 0, 0, 1])):
+        options = PlantOptions(data, data, drawn=drawn)
+        origins = [origin for _, origin in junk_pictures(options, 4, 32, np.random.default_rng(0))]
+        assert [origin == "drawn" for origin in origins] == expected
+
+
+def test_foreign_pictures_are_all_different_and_the_same_again() -> None:
+    made = dict(pictures(list(FOREIGN), 4, 32, 0))
+    assert made == dict(pictures(list(FOREIGN), 4, 32, 0))
+    assert len(set(made.values())) == 12
+
+
+def test_the_faults_shrink_with_the_images(data: Path) -> None:
+    small = shrunk(PlantOptions(data, clusters=(8, 4), scattered=8, copies=20), 0.5)
+    assert (small.images, small.clusters, small.scattered, small.copies) == (30, (4, 2), 4, 10)
