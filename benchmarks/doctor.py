@@ -65,6 +65,7 @@ class Bench:
     worth: Search
     methods: tuple[str, ...]
     faults: PlantOptions
+    threads: int
 
     def plant(self, seed: int) -> Path:
         """Return the planted set of a seed, made on the first call."""
@@ -136,7 +137,7 @@ def run_doctor(bench: Bench) -> None:
         measured = out.with_suffix(".measured.json")
         if not (out.exists() and measured.exists()):
             out.parent.mkdir(parents=True, exist_ok=True)
-            measured.write_text(json.dumps(bench.examine(path, out)))
+            measured.write_text(json.dumps(bench.examine(path, out, threads=bench.threads)))
         same = SamePicture(stored(path))
         for name, claims in read_claims(out).items():
             figures = score(read_truth(truth_path(path)), claims, same)
@@ -162,7 +163,7 @@ def run_rivals(bench: Bench) -> None:
         command = [str(bench.rivals), "-m", "benchmarks.doctor_rivals", str(folder), str(out)]
         command += ["--weights", str(bench.weights), "--only", *bench.methods]
         with (out / "log.txt").open("w") as log:
-            subprocess.run(command, env=environment(cores()), stdout=log, stderr=log, check=True)
+            subprocess.run(command, env=environment(bench.threads), stdout=log, stderr=log, check=True)
         same, truth = SamePicture(stored(path)), read_truth(truth_path(path))
         for name in bench.methods:
             found.setdefault(name, {})[seed] = score(truth, read_rival(out / f"{name}.npz"), same)
@@ -203,7 +204,7 @@ def run_real(bench: Bench) -> None:
     for path in bench.real:
         out = bench.work / "real" / f"{path.stem}.npz"
         out.parent.mkdir(parents=True, exist_ok=True)
-        measured = bench.examine(path, out)
+        measured = bench.examine(path, out, threads=bench.threads)
         sheets = draw_sheets(out.with_suffix(".csv"), path, bench.work / "real")
         found[path.name] = measured | {"sheets": [str(sheet) for sheet in sheets]}
         say(f"real, {path.name}: {measured['counts']}")
@@ -252,6 +253,7 @@ def parse() -> tuple[list[str], Bench]:
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="of the rivals")
     parser.add_argument("--rivals-python", type=Path, default=Path(".venv-rivals/bin/python"))
     parser.add_argument("--fresh", nargs="*", choices=list(KEPT), default=[], help="forget what these parts kept")
+    parser.add_argument("--threads", type=int, default=cores(), help="of parts that measure no time; 1 if it is busy")
     parser.add_argument("--trials", type=int, default=3, help="of each search of the part worth")
     parser.add_argument("--share", type=float, default=0.25, help="of the images, for the part worth")
     parser.add_argument(
@@ -278,6 +280,7 @@ def parse() -> tuple[list[str], Bench]:
         worth=Search(program, given.weights, given.trials, given.share),
         methods=tuple(given.methods),
         faults=faults(given.data, given.junk, given.plant),
+        threads=given.threads,
     )
 
 

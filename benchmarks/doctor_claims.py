@@ -71,6 +71,7 @@ def claims_of_findings(
         as_rows(chosen["drop"]),
         as_rows(chosen["conflict"]),
         as_rows(chosen["label"]),
+        found,
     )
 
 

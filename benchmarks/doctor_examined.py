@@ -66,7 +66,7 @@ def keep(found: DataInspection, out: Path) -> None:
     arrays: dict[str, Any] = {"files": names}
     if found.embeddings is not None and found.outliers is not None and found.labels is not None:
         group_of = found.embeddings.groups.group_of
-        arrays["labels"] = np.asarray(found.labels.probability, dtype=np.float64)[group_of]
+        arrays["labels"] = np.asarray(found.labels.disagreement, dtype=np.float64)[group_of]
         arrays["outliers"] = np.asarray(found.outliers.scores.probability, dtype=np.float64)[group_of]
         arrays["dbscan"] = np.asarray(found.outliers.dbscan.rows, dtype=np.int64)
         features = found.embeddings.features

@@ -27,8 +27,8 @@ class Claims:
     """What a method says about n files.
 
     pairs: (p, 2) rows of copies. junk: rows that do not belong, or None if the method has no such check. labels: (n,)
-    scores, the higher the surer that the label is wrong, or None. suspects: rows whose label it calls wrong. dropped:
-    rows that a cleaning would leave out.
+    scores, the higher the surer that the label is wrong, or None. suspects: rows whose label it calls wrong, and
+    probabilities (n,) of that, if it gives any. dropped: rows that a cleaning would leave out.
     """
 
     files: tuple[str, ...]
@@ -38,6 +38,7 @@ class Claims:
     dropped: Rows | None = None
     conflicts: Rows | None = None
     suspects: Rows | None = None
+    probabilities: npt.NDArray[np.float64] | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
 
@@ -60,7 +61,7 @@ def score(truth: Sequence[Truth], claims: Claims, same: SamePicture | None = Non
     if claims.labels is not None:
         found["labels"] = score_labels(rows, claims.labels)
         if claims.suspects is not None:
-            found["labels"] |= score_suspects(rows, claims.suspects, claims.labels)
+            found["labels"] |= score_suspects(rows, claims.suspects, claims.probabilities)
     if claims.dropped is not None:
         found["cleaning"] = score_cleaning(rows, claims)
     if claims.conflicts is not None:
@@ -159,10 +160,12 @@ def score_labels(rows: Sequence[Truth], scores: npt.NDArray[np.float64]) -> dict
     }
 
 
-def score_suspects(rows: Sequence[Truth], suspects: Rows, scores: npt.NDArray[np.float64]) -> dict[str, Any]:
+def score_suspects(
+    rows: Sequence[Truth], suspects: Rows, probabilities: npt.NDArray[np.float64] | None
+) -> dict[str, Any]:
     """Return recall and precision of the labels that are called wrong, junk and conflicts aside.
 
-    `expected` is how many of them are wrong if the scores are probabilities, to be compared with `right`.
+    `expected` is how many of them are wrong by the method's own probabilities, to be compared with `right`.
     """
     conflicts = planted_conflicts(rows)
     named = [row for row in suspects.tolist() if rows[row].role != "junk" and row not in conflicts]
@@ -173,7 +176,7 @@ def score_suspects(rows: Sequence[Truth], suspects: Rows, scores: npt.NDArray[np
         "right": right,
         "recall": share(right, planted),
         "precision": share(right, len(named)),
-        "expected": round(float(scores[named].sum()), 1) if len(scores) and scores.min() >= 0 else None,
+        "expected": None if probabilities is None else round(float(probabilities[named].sum()), 1),
     }
 
 

@@ -92,7 +92,8 @@ def test_perfect_claims_score_one_and_none_score_nothing(planted: tuple[Path, li
     assert best["copies"]["recall"] == best["copies"]["precision"] == 1
     assert best["junk"]["recall"] == best["junk"]["precision"] == 1
     assert best["labels"]["average_precision"] == 1
-    named = score(rows, Claims(files, all_pairs([]), labels=wrong / 2, suspects=np.flatnonzero(wrong)))["labels"]
+    claims = Claims(files, all_pairs([]), labels=wrong, suspects=np.flatnonzero(wrong), probabilities=wrong / 2)
+    named = score(rows, claims)["labels"]
     assert (named["named"], named["right"], named["recall"], named["expected"]) == (3, 3, 1, 1.5)
     assert best["cleaning"] == {"dropped": len(junk), "junk_left": 0, "pictures_lost": 0, "lost": []}
     none = score(rows, Claims(files, all_pairs([]), np.array([], dtype=np.int64)))

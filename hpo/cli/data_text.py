@@ -20,7 +20,7 @@ SURE: dict[FindingKind, str] = {
     "outlier": "does not belong: dropped only where that is sure",
     "conflict": "one picture under several classes: confirmed on aligned pixels, no label is sure",
     "copy": "confirmed on aligned pixels; one of each group is kept",
-    "label": "may be wrong: look at them, none is changed by itself",
+    "label": "more likely wrong than right, by the score: look at them, none is changed by itself",
     "leak": "in two of the given parts: confirmed on aligned pixels",
     "odd": "unlike the others; only blank ones are dropped",
 }
@@ -43,6 +43,8 @@ def inspection_lines(found: DataInspection, table: Path | None, page: Path) -> I
     yield from _moves(found)
     if found.copies.groups:
         yield f"copies: {found.copies.agreement.line()}"
+    if found.labels and found.labels.doubted.any():
+        yield f"labels: {'; '.join(found.labels.lines())}"
     if found.target:
         yield from found.target.lines()
         if found.groups:

@@ -2,9 +2,12 @@
 
 Confident learning (Northcutt, Jiang and Chuang 2021, arXiv 1911.00068) finds images that another class claims at least
 as confidently as it claims its own images on average. `cleanlab` computes it where it is installed (the extra
-`doctor`), else the same lines of NumPy do; both find the same images. The rank comes from the probability of the given
-label by probe and neighbours together: it finds exchanged labels earlier than the probability of the probe alone, which
-takes foreign pictures for wrong labels.
+`doctor`), else the same lines of NumPy do; both find the same images. On a data set without wrong labels it finds the
+probe's own mistakes, hundreds among ten thousand images; so of what it finds, labels become findings that are more
+likely wrong than right by `hpo.inspection.label_noise`, which their score says.
+
+The rank of all labels comes from the probability of the given label by probe and neighbours together: it finds
+exchanged labels earlier than the probability of the probe alone, which takes foreign pictures for wrong labels.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from hpo.data.dataset import Labels
 from hpo.data.findings import RELABEL, Finding
 from hpo.inspection.embeddings import Embeddings, nearest
 from hpo.inspection.inspected_data import InspectedData
+from hpo.inspection.label_noise import estimate_label_noise
 from hpo.inspection.outliers import Outliers
 from hpo.inspection.probe import Probabilities
 
@@ -32,10 +36,13 @@ LEAST = 1e-4
 """The least probability that a probe is believed to give: it is never quite sure."""
 
 CLEAR = 0.99
-"""Labels that are wrong with this probability are suspected in any case.
+"""Labels that probe and neighbours disagree with so much are doubted in any case.
 
 Where classes are easy, confident learning asks for more than a wrong label's image can reach.
 """
+
+SHOWN = 0.5
+"""Labels that are wrong with this probability or more are findings."""
 
 FEWEST = 20
 """Below so many pictures a probe says nothing about single labels."""
@@ -46,49 +53,83 @@ class LabelErrors:
     """The labels that are probably wrong, and the scores of all groups of copies (G,)."""
 
     findings: tuple[Finding, ...]
-    """The surest first. Their action is keep: a label is changed by people."""
+    """The surest first. Their score is `probability`, their action is keep: a label is changed by people."""
+    disagreement: npt.NDArray[np.float64]
+    """1 less the probability of the group's label by probe and neighbours: a rank, as the probe is right too seldom."""
     probability: npt.NDArray[np.float64]
-    """The probability that the group's label is wrong, by probe and neighbours."""
+    """The probability that the group's label is wrong; 0 for groups that are not judged."""
     suggested: Labels
     """The class that probe and neighbours think most probable."""
+    doubted: npt.NDArray[np.bool_]
+    """The groups whose labels confident learning, or probe and neighbours together, and the neighbours doubt."""
     suspects: npt.NDArray[np.bool_]
-    """The groups of `findings`."""
+    """The groups of `findings`: those that are doubted, and more likely wrong than right."""
+    rate: float
+    """The share of labels that are wrong by the estimate, random ones: see `hpo.inspection.label_noise`."""
     method: str
     """`cleanlab` with its version, or `NumPy`."""
 
+    def lines(self) -> list[str]:
+        """Return in sentences how many labels are doubted, and why so few of them are findings."""
+        doubted, named = int(self.doubted.sum()), int(self.suspects.sum())
+        if not doubted:
+            return ["probe and neighbours doubt no label"]
+        expected = float(self.probability[self.doubted].sum())
+        return [
+            f"probe and neighbours doubt {doubted:,} labels; about {expected:,.0f} of them are wrong, by how often "
+            "the probe errs where it is as sure; the others are probably its own mistakes",
+            f"{named:,} are more likely wrong than right, and are named with that probability as their score",
+        ]
+
 
 def find_label_errors(data: InspectedData, features: Embeddings, outliers: Outliers | None = None) -> LabelErrors:
-    """Return the labels that are probably wrong, ranked.
+    """Return the labels that are probably wrong, the likeliest first.
 
-    A label is suspected where confident learning finds it, or probe and neighbours together are nearly sure, and the
-    neighbours agree on the other class. Pictures that
-    `outliers` drops are left out, and groups of copies under several labels, which are a finding of their own.
+    A label is doubted where confident learning finds it, or probe and neighbours together are nearly sure, and the
+    neighbours agree on the other class; it is a finding if it is more likely wrong than right. Pictures that
+    `outliers` names are not judged, nor groups of copies under several labels, which are a finding of their own.
     """
     groups, count = features.groups, len(features)
     if count < FEWEST or features.classes < 2:
         empty = np.zeros(count)
-        return LabelErrors((), empty, groups.labels, empty > 0, "none, too few images")
+        none = empty > 0
+        return LabelErrors((), empty, empty, groups.labels, none, none, 0.0, "none, too few images")
     votes, shares = neighbour_votes(features)
     joined = join_evidence(features.probabilities, votes)
-    probability = 1 - joined[np.arange(count), groups.labels]
+    disagreement = 1 - joined[np.arange(count), groups.labels]
     suggested = joined.argmax(axis=1)
-    found, method = confident_learning(features.probabilities, groups.labels)
-    suspects = (found | (probability >= CLEAR)) & (suggested != groups.labels) & (votes.argmax(axis=1) == suggested)
-    suspects &= (groups.counts > 0).sum(axis=1) == 1
+    judged = (groups.counts > 0).sum(axis=1) == 1
     if outliers is not None:
-        suspects &= outliers.scores.probability < outliers.threshold
+        judged &= outliers.scores.probability < outliers.shown
+    noise = estimate_label_noise(joined[judged], groups.labels[judged])
+    probability = np.zeros(count)
+    probability[judged] = noise.probability
+    found, method = confident_learning(features.probabilities, groups.labels)
+    doubted = (found | (disagreement >= CLEAR)) & (suggested != groups.labels) & (votes.argmax(axis=1) == suggested)
+    doubted &= judged
+    suspects = doubted & (probability >= SHOWN)
+    findings = _findings(data, features, suspects, probability, suggested, shares)
+    return LabelErrors(findings, disagreement, probability, suggested, doubted, suspects, noise.rate, method)
+
+
+def _findings(
+    data: InspectedData,
+    features: Embeddings,
+    suspects: npt.NDArray[np.bool_],
+    probability: npt.NDArray[np.float64],
+    suggested: Labels,
+    shares: npt.NDArray[np.float64],
+) -> tuple[Finding, ...]:
     order = np.flatnonzero(suspects)[np.argsort(-probability[suspects], kind="stable")]
-    rows = features.groups.rows_of(order)
-    findings = [
+    return tuple(
         Finding(data.names[row], "label", name, round(float(probability[group]), 4), "keep", reason)
-        for number, (group, some) in enumerate(zip(order, rows, strict=True), start=1)
+        for number, (group, some) in enumerate(zip(order, features.groups.rows_of(order), strict=True), start=1)
         for reason in [
             _reason(data, features, int(group), int(suggested[group]), float(shares[group, suggested[group]]))
         ]
         for name in [f"label-{number}" if len(some) > 1 else ""]
         for row in some
-    ]
-    return LabelErrors(tuple(findings), probability, suggested, suspects, method)
+    )
 
 
 def _reason(data: InspectedData, features: Embeddings, group: int, suggested: int, share: float) -> str:

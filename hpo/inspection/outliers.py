@@ -47,6 +47,8 @@ class Outliers:
     scores: OutlierScores
     threshold: float
     """Groups of this probability or more are dropped."""
+    shown: float
+    """Groups of this probability or more are findings."""
     findings: tuple[Finding, ...]
     """The surest first; images of one group beside each other."""
     dropped: Labels
@@ -72,7 +74,7 @@ def find_outliers(data: InspectedData, features: Embeddings) -> Outliers:
     ]
     sure = scores.probability[features.groups.group_of] >= SURE
     dropped = np.array([row for row in np.flatnonzero(sure).tolist() if not _tests(data, row)], dtype=np.int64)
-    return Outliers(scores, SURE, tuple(findings), dropped, dbscan_noise(features))
+    return Outliers(scores, SURE, SHOWN, tuple(findings), dropped, dbscan_noise(features))
 
 
 def _unscored(count: int) -> OutlierScores:

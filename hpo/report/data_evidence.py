@@ -111,8 +111,10 @@ def label_facts(labels: LabelErrors) -> list[tuple[str, str]]:
     """Return the method, and what is done about its findings."""
     return [
         ("found by", f"a linear probe that has not seen the image, confident learning ({labels.method}), neighbours"),
-        ("named", f"{wording.counted(len(labels.findings), 'image')}; none is changed or left out by itself"),
-    ]
+        *(("doubted", line) for line in labels.lines()[:1]),
+        ("named", f"{wording.counted(len(labels.findings), 'image')}: those whose label is more likely wrong than "
+                  "right; the score is that probability. None is changed or left out by itself"),
+    ]  # fmt: skip
 
 
 def target_figures(target: Target) -> TargetFigures:

@@ -32,7 +32,10 @@ NAMES: dict[FindingKind, tuple[str, str]] = {
     "copy": ("copies of a picture", "the aligned pixels agree; look at those of a similarity near the threshold"),
     "conflict": ("copies under several labels", "the copies are confirmed; which label is right is not known"),
     "outlier": ("pictures that do not belong", "far from all others; a rare but right picture may be among them"),
-    "label": ("labels that may be wrong", "ranked by likelihood: look at them, none is dropped by itself"),
+    "label": (
+        "labels that may be wrong",
+        "the score is how likely the label is wrong, an estimate: look at them, none is dropped by itself",
+    ),
     "leak": ("images in two parts", "as sure as their copies"),
     "odd": ("broken or odd images", "unlike the others; only blank ones are surely useless"),
 }

@@ -27,7 +27,7 @@ def exchanged(seed: int, each: int = 80) -> tuple[np.ndarray, np.ndarray, np.nda
 def test_exchanged_labels_come_first(seed: int) -> None:
     points, labels, wrong = exchanged(seed)
     found = find_label_errors(data_of(labels), embeddings_of(points, labels))
-    assert average_precision_score(wrong, found.probability) > 0.9
+    assert average_precision_score(wrong, found.disagreement) > 0.9
     assert found.suspects[wrong].mean() >= 0.8
     assert {row.action for row in found.findings} == {"keep"}
     assert [row.score for row in found.findings] == sorted((row.score for row in found.findings), reverse=True)
@@ -43,7 +43,7 @@ def test_probe_and_neighbours_together_rank_better_than_the_probe() -> None:
         points, labels, wrong = exchanged(seed)
         embedded = embeddings_of(points + np.random.default_rng(seed).normal(0, 1.5, points.shape), labels)
         alone = 1 - embedded.probabilities[np.arange(len(labels)), labels]
-        joined = find_label_errors(data_of(labels), embedded).probability
+        joined = find_label_errors(data_of(labels), embedded).disagreement
         gains.append(average_precision_score(wrong, joined) - average_precision_score(wrong, alone))
     assert np.mean(gains) >= 0
 
@@ -98,3 +98,14 @@ def test_evidence_joins_to_probabilities() -> None:
     np.testing.assert_allclose(joined.sum(axis=1), 1)
     np.testing.assert_allclose(joined[0], [0.9, 0.1])
     assert joined[1, 0] > 0.99
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hard_images_with_right_labels_are_doubted_and_not_named(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    points, labels = cloud(rng, 4, 120)
+    points += rng.normal(0, 5, points.shape)  # so that classes overlap, and the probe errs
+    found = find_label_errors(data_of(labels), embeddings_of(points, labels))
+    assert found.doubted.sum() >= 10
+    assert len(found.findings) <= 2
+    assert len(found.lines()) == 2
