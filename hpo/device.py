@@ -11,10 +11,17 @@ from __future__ import annotations
 import os
 import random
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from hpo.errors import UsageError
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 PROCESS = Path("/proc/self")
 
@@ -71,6 +78,61 @@ def limit_threads() -> None:
 
     if torch.get_num_threads() > cores():
         use_threads(None)
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let NumPy's products of matrices use one thread within the block.
+
+    In several, small products are slower, and on a machine where others compute far slower: threads wait for each
+    other, busily.
+    """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it
+
+    with threadpool_limits(1, user_api="blas"):
+        yield
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch, NumPy and scikit-learn compute in one thread within the block (see `one_blas_thread`)."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    with threadpool_limits(1):
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def side_by_side(work: Callable[[T], R], tasks: Iterable[T]) -> Generator[R, None, None]:
+    """Yield the results of `work` on the CPU for independent tasks, in their order.
+
+    As many are worked on at once as torch has threads, each in one thread: nothing waits for another, and the results
+    do not depend on the number of threads. Close the iterator if it is not used up.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    with one_thread():
+        if threads == 1:
+            yield from map(work, tasks)
+            return
+        with ThreadPoolExecutor(threads, thread_name_prefix="compute") as pool:
+            waiting: deque[Future[R]] = deque()
+            try:
+                for task in tasks:
+                    waiting.append(pool.submit(work, task))
+                    if len(waiting) > threads:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
 
 
 def on_gpu(name: str) -> bool:

@@ -13,9 +13,10 @@ is the mirrored or turned mask.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -29,8 +30,11 @@ Mask: TypeAlias = npt.NDArray[np.uint8]
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 
-Codes: TypeAlias = npt.NDArray[np.int32]
-"""(m, m) number of the colour of each point of the grid."""
+Masks: TypeAlias = npt.NDArray[np.uint8]
+"""(b, m, m) uint8: 1 on the objects, 0 on the background."""
+
+Codes: TypeAlias = npt.NDArray[np.int64]
+"""(b, m, m) number of the colour of each point of the grid."""
 
 GRID = 48
 """Points of the grid along a side, or one more, where the side of the image is odd."""
@@ -67,6 +71,8 @@ the rim of an object whose colours the border has too, as where a second cell of
 MOST_BORDER = 0.5
 """Largest share of the outermost points that an object covers; beyond, the image has no background."""
 
+TOGETHER = 6
+"""Images whose colours are counted together: few enough for arrays that need no new pages of memory."""
 
 VERSION = 1
 """The version of masks. It goes up when an image may get another one."""
@@ -78,15 +84,19 @@ MOST_STORED = 256 << 20
 class Grid(NamedTuple):
     """The grid of images of one size: positions of its points, and where its centre and border are."""
 
-    rows: npt.NDArray[np.int64]
-    """(m,) positions in the image, symmetric about its middle."""
-    points: npt.NDArray[np.int64]
-    """(S,) the point for each position, symmetric too."""
-    core: Bools
-    centre: Bools
-    border: Bools
-    edge: Bools
+    side: int
+    """m, the points of a side."""
+    pixels: npt.NDArray[np.int16]
+    """(m, m, 2) the pixel (x, y) of each point, symmetric about the middle of the image; for `cv2.remap`."""
+    points: npt.NDArray[np.int16]
+    """(S, S, 2) the point of each pixel, symmetric too."""
+    core: Mask
+    centre: Mask
+    border: Mask
+    edge: Mask
     """The outermost points."""
+    disc: npt.NDArray[np.int64]
+    """The numbers of the points of `centre`."""
 
 
 def without_background(images: Images) -> Images:
@@ -95,8 +105,8 @@ def without_background(images: Images) -> Images:
     An image in which no object can be told from the background is returned as it is.
     """
     found = images.copy()
-    for image in found:
-        fill_background(image, object_mask(image))
+    for image, mask in zip(found, object_masks(images), strict=True):
+        fill_background(image, mask)
     return found
 
 
@@ -126,19 +136,24 @@ class StoredMasks:
 
     def __call__(self, images: Images, rows: Rows) -> Images:
         """Return `images` (b, S, S, 3), changed in place, of these rows (b,) of the packed set."""
-        for image, row in zip(images, rows.tolist(), strict=True):
-            fill_background(image, self._mask(image, row))
+        if not len(self._known):
+            masks = object_masks(images)
+        else:
+            self._find(images, rows)
+            masks = [self._mask(row) for row in rows.tolist()]
+        for image, mask in zip(images, masks, strict=True):
+            fill_background(image, mask)
         return images
 
-    def _mask(self, image: Images, row: int) -> Mask | None:
-        if row >= len(self._known):
-            return object_mask(image)
-        if not self._known[row]:
-            mask = object_mask(image)
+    def _find(self, images: Images, rows: Rows) -> None:
+        """Store the masks of those images (b, S, S, 3) that have none yet."""
+        new = np.flatnonzero(self._known[rows] == 0)
+        for row, mask in zip(rows[new].tolist(), object_masks(images[new]), strict=True):
             if mask is not None:
                 self._bits[row] = np.packbits(mask)
             self._known[row] = 2 if mask is None else 1  # last: another thread may ask for this row
-            return mask
+
+    def _mask(self, row: int) -> Mask | None:
         if self._known[row] == 2:
             return None
         return np.unpackbits(self._bits[row], count=self._size**2).reshape(self._size, self._size)
@@ -155,25 +170,45 @@ def fill_background(image: Images, mask: Mask | None) -> None:
 
 def object_mask(image: Images) -> Mask | None:
     """Return the mask of the object in the centre of an image (S, S, 3) uint8; None where none can be told."""
-    size = len(image)
-    grid = grid_of(size)
-    codes = colour_codes(image, grid)
-    found = _found(codes, grid)
-    mask = None if found is None else _without_neighbours(_filled(_closed(found, 2)), grid)
-    if mask is None or not _is_apart(codes, mask, grid):
-        return None
-    return enlarged(mask, grid, size)
+    return object_masks(image[None])[0]
 
 
-def _found(codes: Codes, grid: Grid) -> Mask | None:
-    """Return the points of the object by their colours, counted a little wider each time; None where there is none."""
-    mask: Mask | None = None
+def object_masks(images: Images) -> list[Mask | None]:
+    """Return the masks of images (b, S, S, 3) uint8, each as `object_mask` gives it."""
+    grid = grid_of(images.shape[1])
+    return [
+        mask
+        for begin in range(0, len(images), TOGETHER)
+        for mask in _object_masks(images[begin : begin + TOGETHER], grid)
+    ]
+
+
+def _object_masks(images: Images, grid: Grid) -> Iterator[Mask | None]:
+    codes = colour_codes(images, grid)
+    masks: list[Mask | None] = [
+        None if found is None else _without_neighbours(_filled(_closed(found, 2)), grid)
+        for found in _found(codes, grid)
+    ]
+    for mask, apart in zip(masks, _are_apart(codes, masks, grid), strict=True):
+        yield enlarged(mask, grid, images.shape[1]) if mask is not None and apart else None
+
+
+def _found(codes: Codes, grid: Grid) -> list[Mask | None]:
+    """Return the points of each object by their colours, counted a little wider each time; None where there is none."""
+    masks: list[Mask | None] = [None] * len(codes)
+    left = np.arange(len(codes))
+    near = np.broadcast_to(grid.centre, codes.shape)
+    far = np.broadcast_to(grid.border, codes.shape)
     for times, wider in WIDENINGS:
-        inside, outside = _counted(mask, wider, grid)
-        mask = _central(_more_frequent(codes, inside, outside, times), grid)
-        if mask is None:
-            return None
-    return mask
+        before = [mask for mask in masks if mask is not None]
+        if before:
+            near, far = _counted(before, wider, grid)
+        for number, frequent in zip(left.tolist(), _more_frequent(codes[left], near, far, times), strict=True):
+            masks[number] = _central(frequent, grid)
+        left = np.array([number for number, mask in enumerate(masks) if mask is not None], dtype=np.int64)
+        if not len(left):
+            break
+    return masks
 
 
 @cache
@@ -186,10 +221,24 @@ def grid_of(size: int) -> Grid:
     radius = offset[:, None] ** 2 + offset[None, :] ** 2
     reach = np.maximum(abs(offset)[:, None], abs(offset)[None, :])
     width = max(1, round(BORDER * count))
-    return Grid(
-        rows, points, radius <= (2 * CORE * count) ** 2, radius <= (2 * CENTRE * count) ** 2,
-        reach > count - 1 - 2 * width, reach >= count - 1
+    core, centre, border, edge = (
+        place.astype(np.uint8) for place in (
+            radius <= (2 * CORE * count) ** 2, radius <= (2 * CENTRE * count) ** 2, reach > count - 1 - 2 * width,
+            reach >= count - 1,
+        )
     )  # fmt: skip
+    return Grid(count, _pairs(rows), _pairs(points), core, centre, border, edge, np.flatnonzero(centre))
+
+
+def _pairs(places: npt.NDArray[np.int64]) -> npt.NDArray[np.int16]:
+    """Return all pairs of places (n,) as (n, n, 2), the column first."""
+    rows, columns = np.meshgrid(places, places, indexing="ij")
+    return np.stack([columns, rows], axis=2).astype(np.int16)
+
+
+def _taken(image: Images, places: npt.NDArray[np.int16]) -> Images:
+    """Return the pixels of an image that lie at some places (h, w, 2)."""
+    return cv2.remap(image, places, np.empty(0, np.uint16), cv2.INTER_NEAREST).astype(np.uint8, copy=False)
 
 
 def _mirrored(half: list[int], count: int, size: int) -> npt.NDArray[np.int64]:
@@ -198,79 +247,96 @@ def _mirrored(half: list[int], count: int, size: int) -> npt.NDArray[np.int64]:
     return np.concatenate([first, (size - 1 - first)[::-1][count % 2 :]])
 
 
-def colour_codes(image: Images, grid: Grid) -> Codes:
-    """Return the number of the colour of each point, averaged over the pixels about it."""
-    width = (len(image) // len(grid.rows)) | 1
-    small = cv2.blur(image, (width, width))[grid.rows][:, grid.rows]
-    lab: Images = cv2.cvtColor(cv2.GaussianBlur(small, (3, 3), 0), cv2.COLOR_RGB2LAB).astype(np.uint8)
-    bins = [
-        _binned(lab[..., axis], count, least)
-        for axis, count, least in zip(range(3), (LEVELS, TINTS, TINTS), (NARROWEST[0], *NARROWEST[1:] * 2), strict=True)
-    ]
-    codes: Codes = (bins[0] * TINTS + bins[1]) * TINTS + bins[2]
-    return codes
+def colour_codes(images: Images, grid: Grid) -> Codes:
+    """Return the number of the colour of each point of images (b, S, S, 3), averaged over the pixels about it."""
+    width = (images.shape[1] // grid.side) | 1
+    lab = np.empty((3, len(images), grid.side, grid.side), np.uint8)
+    for number, image in enumerate(images):
+        small = _taken(cv2.blur(image, (width, width)), grid.pixels)
+        lab[:, number] = cv2.split(cv2.cvtColor(cv2.GaussianBlur(small, (3, 3), 0), cv2.COLOR_RGB2LAB))
+    light, green, blue = (
+        _binned(values, count, least)
+        for values, count, least in zip(lab, (LEVELS, TINTS, TINTS), (NARROWEST[0], *NARROWEST[1:] * 2), strict=True)
+    )
+    return ((light * TINTS + green) * TINTS + blue).astype(np.int64)
 
 
-def _binned(values: npt.NDArray[np.uint8], count: int, least: int) -> Codes:
-    """Divide the range of the values, or `least` where that is wider, into `count` bins."""
-    lowest = int(values.min())
-    width = max(int(values.max()) - lowest + 1, least)
-    return (values.astype(np.int32) - lowest) * count // width
+def _binned(values: Masks, count: int, least: int) -> npt.NDArray[np.float32]:
+    """Divide the range of the values (b, m, m) of each image, or `least` where that is wider, into `count` bins."""
+    lowest = values.min(axis=(1, 2), keepdims=True)
+    width = np.maximum(values.max(axis=(1, 2), keepdims=True).astype(np.float32) - lowest + 1, least)
+    # Whole numbers below 2^12: the quotient, cut off, is exact.
+    return np.asarray(np.floor((values - lowest) * np.float32(count) / width.astype(np.float32)))
 
 
-def _counted(mask: Mask | None, wider: int, grid: Grid) -> tuple[Bools, Bools]:
-    """Return where the colours of the object and of the background are counted."""
-    if mask is None:
-        return grid.centre, grid.border
-    near = cv2.dilate(mask, _disc(wider)) > 0
-    far = (cv2.dilate(mask, _disc(APART)) == 0) | (grid.border & (mask == 0))
-    return near, far
+def _counted(masks: list[Mask], wider: int, grid: Grid) -> tuple[Masks, Masks]:
+    """Return where (b, m, m) the colours of objects found before, and of their backgrounds, are counted."""
+    near = np.stack([cv2.dilate(mask, _disc(wider)) for mask in masks])
+    far = np.stack([cv2.dilate(mask, _disc(APART)) for mask in masks])
+    return near.astype(np.uint8, copy=False), (far == 0) | (grid.border & (1 - np.stack(masks)))
 
 
-def _frequencies(codes: Codes, inside: Bools, outside: Bools) -> npt.NDArray[np.float64]:
-    """Return the smoothed frequency of each colour inside and outside (2, colours); each row sums up to about 1."""
+def _frequencies(codes: Codes, inside: Masks, outside: Masks) -> npt.NDArray[np.float64]:
+    """Return the smoothed frequency of each colour inside and outside (b, 2, colours); each row sums up to about 1."""
     size = LEVELS * TINTS * TINTS
     place = np.where(outside, codes + size, np.where(inside, codes, 2 * size))
-    counts = np.bincount(place.ravel(), minlength=2 * size + 1)[: 2 * size].astype(np.float64)
+    place += (2 * size + 1) * np.arange(len(codes))[:, None, None]
+    counts = np.bincount(place.ravel(), minlength=(2 * size + 1) * len(codes)).reshape(len(codes), -1)[:, :-1]
+    # Sums of whole numbers below 2^24 are exact.
+    bins = counts.reshape(-1, LEVELS, TINTS * TINTS).astype(np.float32)
     light = _NEIGHBOURS[LEVELS] @ _NEIGHBOURS[LEVELS]  # twice: light falls unevenly on a background
-    smooth = light @ counts.reshape(2, LEVELS, TINTS * TINTS)
-    smooth = _NEIGHBOURS[TINTS] @ smooth.reshape(2 * LEVELS, TINTS, TINTS) @ _NEIGHBOURS[TINTS]
-    rows: npt.NDArray[np.float64] = smooth.reshape(2, size)
-    frequencies: npt.NDArray[np.float64] = rows / np.maximum(1, rows.sum(axis=1, keepdims=True))
+    smooth = (light @ bins).reshape(-1, TINTS, TINTS)
+    smooth = _NEIGHBOURS[TINTS] @ smooth @ _NEIGHBOURS[TINTS]
+    rows = smooth.reshape(len(codes), 2, size).astype(np.float64)
+    frequencies: npt.NDArray[np.float64] = rows / np.maximum(1, rows.sum(axis=2, keepdims=True))
     return frequencies
 
 
-_NEIGHBOURS = {size: 2 * np.eye(size) + np.eye(size, k=1) + np.eye(size, k=-1) for size in (LEVELS, TINTS)}
+_NEIGHBOURS = {
+    size: (2 * np.eye(size) + np.eye(size, k=1) + np.eye(size, k=-1)).astype(np.float32) for size in (LEVELS, TINTS)
+}
 """Weights 1, 2, 1 of a bin and its neighbours, as a matrix. Sums of whole numbers are exact in any order."""
 
 
-def _more_frequent(codes: Codes, inside: Bools, outside: Bools, times: float) -> Mask:
+def _more_frequent(codes: Codes, inside: Masks, outside: Masks, times: float) -> Masks:
     """Return the points whose colour is `times` more frequent inside than outside, smoothed over neighbours."""
-    within, without = _frequencies(codes, inside, outside)
+    within, without = _frequencies(codes, inside, outside).swapaxes(0, 1)
     odds = (within + 3e-5) / (within + times * without + 1e-4)
-    levels = np.rint(255 * odds).astype(np.uint8)[codes]
-    frequent: Mask = (cv2.GaussianBlur(levels, (3, 3), 0) > 127).astype(np.uint8)
-    return frequent
+    levels = np.rint(255 * odds).astype(np.uint8)
+    levels = np.take_along_axis(levels, codes.reshape(len(codes), -1), axis=1).reshape(codes.shape)
+    smooth = np.stack([cv2.GaussianBlur(one, (3, 3), 0) for one in levels])
+    return (smooth > 127).view(np.uint8)
 
 
 def _central(mask: Mask, grid: Grid) -> Mask | None:
     """Return the parts that overlap the centre most, without specks, holes filled; None where nothing is left."""
     opened = cv2.morphologyEx(mask, cv2.MORPH_OPEN, _disc(1))
     count, labels = cv2.connectedComponents(opened, connectivity=4)
-    overlap = np.bincount(labels[grid.centre], minlength=count)
-    overlap[0] = 0
-    if not overlap.any():
+    overlap = _overlap(labels, count, grid)
+    most = max(overlap)
+    if not most:
         return None
-    kept = _filled((overlap >= max(1, 0.3 * overlap.max()))[labels].astype(np.uint8))
-    return kept if SMALLEST * kept.size <= kept.sum() <= LARGEST * kept.size else None
+    # Of one part alone there is nothing to choose.
+    kept: Mask = (
+        opened.astype(np.uint8, copy=False)
+        if count == 2
+        else np.array([part >= max(1, 0.3 * most) for part in overlap], np.uint8)[labels]
+    )
+    kept = _filled(kept)
+    return kept if SMALLEST * kept.size <= cv2.countNonZero(kept) <= LARGEST * kept.size else None
+
+
+def _overlap(labels: npt.NDArray[Any], count: int, grid: Grid) -> list[int]:
+    """Return how many points of the centre each of `count` parts has; 0 for the first, which is the background."""
+    overlap: list[int] = np.bincount(labels.ravel()[grid.disc], minlength=count).tolist()
+    return [0, *overlap[1:]]
 
 
 def _filled(mask: Mask) -> Mask:
     """Return the mask with its holes filled."""
     outside = cv2.copyMakeBorder(1 - mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
-    _, labels = cv2.connectedComponents(outside, connectivity=4)
-    filled: Mask = (labels[1:-1, 1:-1] != labels[0, 0]).astype(np.uint8)
-    return filled
+    count, labels = cv2.connectedComponents(outside, connectivity=4)
+    return mask if count == 2 else (labels[1:-1, 1:-1] != labels[0, 0]).view(np.uint8)
 
 
 def _closed(mask: Mask, radius: int) -> Mask:
@@ -284,26 +350,36 @@ def _without_neighbours(mask: Mask, grid: Grid) -> Mask | None:
     """Cut off neighbours that reach the border and hang on the object by a narrow neck; None where nothing is left."""
     wide = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     depth = cv2.distanceTransform(wide, cv2.DIST_L2, 3)[1:-1, 1:-1]
-    neck = NECK * float(depth[grid.centre].max())
-    count, labels = cv2.connectedComponents((depth > neck).astype(np.uint8), connectivity=8)
-    overlap = np.bincount(labels[grid.centre], minlength=count)
-    overlap[0] = 0
+    neck = NECK * float(depth.ravel()[grid.disc].max())
+    count, labels = cv2.connectedComponents((depth > neck).view(np.uint8), connectivity=8)
+    overlap = _overlap(labels, count, grid)
     rest = mask.copy()
-    for label in np.flatnonzero((overlap < overlap.max()) & (np.arange(count) > 0)):
-        wider: Mask = cv2.dilate((labels == label).astype(np.uint8), _disc(int(neck) + 1)).astype(np.uint8)
-        neighbour = wider & mask
-        if neighbour[grid.border].any():
-            rest &= 1 - neighbour
+    for label in range(1, count):
+        if overlap[label] < max(overlap):
+            wider: Mask = cv2.dilate((labels == label).view(np.uint8), _disc(int(neck) + 1)).astype(np.uint8)
+            neighbour = wider & mask
+            if (neighbour & grid.border).any():
+                rest &= 1 - neighbour
     return _central(rest, grid)
 
 
-def _is_apart(codes: Codes, mask: Mask, grid: Grid) -> bool:
-    """Return whether the object covers the centre, leaves a background at the border, and differs from it in colour."""
-    inside = mask > 0
-    if inside[grid.core].mean() < LEAST_OF_CORE or inside[grid.edge].mean() > MOST_BORDER:
-        return False
-    within, without = _frequencies(codes, inside, ~inside)
-    return float(np.minimum(within, without).sum()) <= MOST_SHARED
+def _are_apart(codes: Codes, masks: list[Mask | None], grid: Grid) -> list[bool]:
+    """Return whether each object covers the centre, leaves a background at the border, and differs in colour."""
+    apart = [mask is not None and _is_placed(mask, grid) for mask in masks]
+    inside = [mask for mask, placed in zip(masks, apart, strict=True) if mask is not None and placed]
+    if inside:
+        objects = np.stack(inside)
+        rows = np.flatnonzero(apart)
+        shared = np.minimum(*_frequencies(codes[rows], objects, 1 - objects).swapaxes(0, 1)).sum(axis=1)
+        for row, share in zip(rows.tolist(), shared.tolist(), strict=True):
+            apart[row] = share <= MOST_SHARED
+    return apart
+
+
+def _is_placed(mask: Mask, grid: Grid) -> bool:
+    """Return whether the object covers the centre, and leaves a background at the border."""
+    core, edge = (cv2.countNonZero(mask & part) / cv2.countNonZero(part) for part in (grid.core, grid.edge))
+    return core >= LEAST_OF_CORE and edge <= MOST_BORDER
 
 
 def enlarged(mask: Mask, grid: Grid, size: int) -> Mask:
@@ -311,8 +387,8 @@ def enlarged(mask: Mask, grid: Grid, size: int) -> Mask:
     if len(mask) == size:
         return mask
     width = 2 * (size // len(mask)) + 1
-    wide = (255 * mask)[grid.points][:, grid.points]
-    return (cv2.blur(wide, (width, width)) > 127).astype(np.uint8)
+    wide = _taken(255 * mask, grid.points)
+    return (cv2.blur(wide, (width, width)) > 127).view(np.uint8)
 
 
 @cache

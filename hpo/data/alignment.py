@@ -9,12 +9,13 @@ on"), where the Jacobian of the second picture is inverted once. What is compare
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
 from hpo.data.dataset import Images, Labels
-from hpo.data.picture_hash import CENTRE, VIEWS, PictureRows, View, low_frequencies, luma_thousandths
+from hpo.data.picture_hash import CENTRE, VIEWS, PictureRows, low_frequencies, luma_thousandths
 from hpo.data.symmetries import SYMMETRIES, turned, turned_coefficients, turned_offset
 
 Singles = npt.NDArray[np.float32]
@@ -36,13 +37,24 @@ _EDGE = 0.045
 _CLIPPED = 250
 """Values from here on may be cut off; a pixel that is so in one picture only is not compared."""
 
-_PAIRS = 512
-"""Pairs that are aligned at once; bounds the memory."""
+_PAIRS = 128
+"""Pairs that are aligned at once: few, so that NumPy takes no new pages of memory for each array."""
+
+LEAST_STRUCTURE = 0.91
+"""The structure of two copies is at least this; where it is less, details are not compared."""
+
+_MOST_MISFIT = 0.3
+"""The misfit of pictures of 16 x 16 pixels, aligned, above which a pair is not looked at more closely: twice what any
+of 6,000 planted copies has.
+"""
 
 
 @dataclass(frozen=True)
 class Resemblance:
-    """How alike the pictures of m pairs are after alignment."""
+    """How alike the pictures of m pairs are after alignment.
+
+    The columns are 0 where a pair was told apart before they were computed.
+    """
 
     symmetry: Labels
     """(m,) int64: the second is the first, turned so (`symmetries`)."""
@@ -59,6 +71,12 @@ class Resemblance:
     place: npt.NDArray[np.float64]
     """(m, 4) where a pixel of the second lies in the turned first: scale and shift of its row, and of its column."""
 
+    @classmethod
+    def none(cls, symmetry: Labels, place: npt.NDArray[np.float64]) -> Resemblance:
+        """Return pairs of which only symmetry and place are known yet."""
+        structure, detail, contrast, colour, cover = np.zeros((5, len(symmetry)), dtype=np.float32)
+        return cls(symmetry, structure, detail, contrast, colour, cover, place)
+
     def at(self, rows: Labels) -> Resemblance:
         """Return the pairs at some places."""
         return Resemblance(**{name: column[rows] for name, column in vars(self).items()})
@@ -70,9 +88,6 @@ def resemblance(thumbs: PictureRows, first: Labels, second: Labels, view: Labels
     `view` are positions in `picture_hash.VIEWS`: the view of the first that resembles the centre of the second, where
     the search begins.
     """
-    if not len(first):
-        none = np.zeros(0, dtype=np.float32)
-        return Resemblance(first.copy(), none, none, none, none, none, np.zeros((0, 4)))
     parts = [
         _resemblance(thumbs[first[rows]], thumbs[second[rows]], view[rows])
         for rows in np.array_split(np.arange(len(first)), max(1, -(-len(first) // _PAIRS)))
@@ -132,17 +147,15 @@ def _best_view(one: Images, two: Images) -> Labels:
 
 def _resemblance(one: Images, two: Images, view: Labels) -> Resemblance:
     """Compare pairs of RGB thumbs (m, 32, 32, 3)."""
-    luma = [luma_thousandths(one), luma_thousandths(two)]
-    seen = _seen_through(luma[0], view)
-    symmetry, _ = _orientation(seen, low_frequencies(luma[1]))
-    colours = [np.ascontiguousarray(np.moveaxis(pair, -1, 1), dtype=np.float32) for pair in (one, two)]
-    _turned_pictures(colours[0], symmetry)
-    grey = [_luma(pictures) for pictures in colours]
-    begin = np.array([_begin(VIEWS[v], s) for v, s in zip(view.tolist(), symmetry.tolist(), strict=True)]).reshape(
-        -1, 4
-    )
-    place = _align(grey[0], grey[1], begin)
-    return _compare(colours[0], colours[1], place, symmetry)
+    seen = _seen_through(luma_thousandths(one), view)
+    symmetry, _ = _orientation(seen, low_frequencies(luma_thousandths(two)))
+    first, second = (np.ascontiguousarray(np.moveaxis(pair, -1, 1), dtype=np.float32) for pair in (one, two))
+    _turned_pictures(first, symmetry)
+    grey, target = _luma(first), _luma(second)
+    place, misfit = _align_coarsely(_halved(grey), _halved(target), _begins(view, symmetry))
+    rows = np.flatnonzero(misfit <= _MOST_MISFIT)
+    place[rows] = _align_finely(grey[rows], target[rows], place[rows])
+    return _compare(first[rows], second[rows], rows, Resemblance.none(symmetry, place))
 
 
 def _seen_through(luma: npt.NDArray[np.float64], view: Labels) -> npt.NDArray[np.float64]:
@@ -166,33 +179,41 @@ def _orientation(one: npt.NDArray[np.float64], two: npt.NDArray[np.float64]) -> 
     return symmetry, agreement[symmetry, np.arange(len(one))]
 
 
-def _begin(view: View, symmetry: int) -> tuple[float, float, float, float]:
+def _begins(view: Labels, symmetry: Labels) -> npt.NDArray[np.float64]:
+    """Return (m, 4) scale and shift of rows and of columns that bring the centre of the second onto its view."""
+    return np.stack([_begin(*pair) for pair in zip(view.tolist(), symmetry.tolist(), strict=True)] or [np.zeros(4)])
+
+
+@cache
+def _begin(view: int, symmetry: int) -> npt.NDArray[np.float64]:
     """Return scale and shift of rows and of columns that bring the centre of the second onto a view of the first."""
-    down, right = turned_offset(view.down, view.right, symmetry)
-    scale = view.side / CENTRE.side
-    return scale, down, scale, right
+    seen = VIEWS[view]
+    down, right = turned_offset(seen.down, seen.right, symmetry)
+    scale = seen.side / CENTRE.side
+    return np.array([scale, down, scale, right])
 
 
-def _align(one: Singles, two: Singles, begin: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the places (m, 4) in the first picture of the pixels of the second: scale and shift of rows and columns.
+_SAME = np.array([1.0, 0.0, 1.0, 0.0])
+"""The place of a picture in itself."""
+
+
+def _align_coarsely(
+    one: Singles, two: Singles, begin: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the places (m, 4) in the first picture of the pixels of the second, and the misfits (m,) there.
 
     The search begins at `begin` and at no change at all, whichever fits better.
     """
-    small = [_halved(one), _halved(two)]
-    same = np.tile([1.0, 0.0, 1.0, 0.0], (len(one), 1))
-    coarse = _Template(small[1])
-    place = _better(coarse, small[0], begin, same)
-    place = _better(coarse, small[0], coarse.fit(small[0], place, _COARSE_STEPS), place)
-    fine = _Template(two)
-    return _better(fine, one, fine.fit(one, place, _FINE_STEPS), same)
+    template = _Template(two)
+    place, misfit = template.better(one, begin, np.tile(_SAME, (len(one), 1)))
+    return template.better(one, template.fit(one, place, _COARSE_STEPS), place, misfit)
 
 
-def _better(
-    template: _Template, pictures: Singles, one: npt.NDArray[np.float64], two: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Return for each picture the one of two places at which it fits better."""
-    better = template.misfit(pictures, one) <= template.misfit(pictures, two)
-    return np.where(better[:, None], one, two)
+def _align_finely(one: Singles, two: Singles, place: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return better places (m, 4), or those of no change at all where these fit better."""
+    template = _Template(two)
+    same = np.tile(_SAME, (len(one), 1))
+    return template.better(one, template.fit(one, place, _FINE_STEPS), same)[0]
 
 
 def _luma(pictures: Singles) -> Singles:
@@ -211,27 +232,32 @@ class _Template:
     def __init__(self, pictures: Singles) -> None:
         side = pictures.shape[1]
         margin = side // 8
-        self._inner = slice(margin, side - margin)
-        self._grid = ((np.arange(side) + 0.5) / side - 0.5)[self._inner]
+        inner = slice(margin, side - margin)
+        self._grid = ((np.arange(side) + 0.5) / side - 0.5)[inner]
         grid = self._grid.astype(np.float32)
-        down, right = (
-            np.asarray(np.gradient(pictures, 1 / side, axis=axis))[:, self._inner, self._inner] for axis in (1, 2)
-        )
-        self._target = pictures[:, self._inner, self._inner]
-        columns = [down * grid[:, None], down, right * grid, right, self._target, np.ones_like(self._target)]
-        design = np.stack(columns, axis=1).reshape(len(pictures), 6, -1)
+        target = pictures[:, inner, inner]
+        columns = np.empty((len(pictures), 6, len(grid), len(grid)), dtype=np.float32)
+        after, before = slice(margin + 1, side - margin + 1), slice(margin - 1, side - margin - 1)
+        columns[:, 1] = (pictures[:, after, inner] - pictures[:, before, inner]) * (side / 2)
+        columns[:, 3] = (pictures[:, inner, after] - pictures[:, inner, before]) * (side / 2)
+        columns[:, 0], columns[:, 2] = columns[:, 1] * grid[:, None], columns[:, 3] * grid
+        columns[:, 4], columns[:, 5] = target, 1
+        design = columns.reshape(len(pictures), 6, len(grid) ** 2)
         normal = (design @ design.swapaxes(1, 2)).astype(np.float64)
         weights = np.array([1, 1, 1, 1, 0, 0]) * np.einsum("mii->mi", normal)[:, :4].mean(axis=1)[:, None]
         normal += _RIDGE * np.einsum("mi,ij->mij", weights + 1, np.eye(6))
         self._solution = np.linalg.inv(normal).astype(np.float32) @ design
-        self._base = self._target - self._target.mean(axis=(1, 2), keepdims=True)
+        self._base = target - target.mean(axis=(1, 2), keepdims=True)
+        self._norm = np.square(self._base).sum(axis=(1, 2))
 
     def fit(self, pictures: Singles, place: npt.NDArray[np.float64], steps: int) -> npt.NDArray[np.float64]:
         """Return improved places of these pixels in other pictures."""
         place = place.copy()
         for _ in range(steps):
             warped = self._warped(pictures, place)
-            solved = (self._solution @ warped.reshape(len(pictures), -1, 1))[:, :, 0].astype(np.float64)
+            solved = (self._solution @ warped.reshape(len(pictures), len(self._grid) ** 2, 1))[:, :, 0].astype(
+                np.float64
+            )
             # warped = gain * target + offset + gain * (the gradients times the change): the change is undone.
             gain = np.where(np.abs(solved[:, 4]) < 0.2, 0.2, solved[:, 4])
             change = np.clip(solved[:, :4] / gain[:, None], -_LARGEST_STEP, _LARGEST_STEP)
@@ -240,62 +266,76 @@ class _Template:
                 place[:, scale] = np.clip(place[:, scale] * (1 - change[:, scale]), *_SCALES)
         return place
 
+    def better(
+        self, pictures: Singles, one: npt.NDArray[np.float64], two: npt.NDArray[np.float64],
+        misfit: npt.NDArray[np.float64] | None = None,
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:  # fmt: skip
+        """Return for each picture the one of two places at which it fits better, and its misfit there.
+
+        `misfit` is that at the second, where it is known.
+        """
+        first = self.misfit(pictures, one)
+        second = self.misfit(pictures, two) if misfit is None else misfit
+        return np.where((first <= second)[:, None], one, two), np.minimum(first, second)
+
     def misfit(self, pictures: Singles, place: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return 1 less the correlation with other pictures at these places."""
         warped = self._warped(pictures, place)
         warped = warped - warped.mean(axis=(1, 2), keepdims=True)
-        norm = np.sqrt((warped**2).sum(axis=(1, 2)) * (self._base**2).sum(axis=(1, 2)))
+        norm = np.sqrt((warped**2).sum(axis=(1, 2)) * self._norm)
         return np.asarray(1 - (warped * self._base).sum(axis=(1, 2)) / (norm + 1e-6), dtype=np.float64)
 
     def _warped(self, pictures: Singles, place: npt.NDArray[np.float64]) -> Singles:
-        side = pictures.shape[1]
-        rows, _ = _interpolation(self._grid, place[:, 0], place[:, 1], side)
-        columns, _ = _interpolation(self._grid, place[:, 2], place[:, 3], side)
+        rows, columns = _interpolation(_along_axes(self._grid, place), pictures.shape[1])
         return np.asarray(rows @ pictures @ columns.swapaxes(1, 2))
 
 
-def _interpolation(
-    grid: npt.NDArray[np.float64], scale: npt.NDArray[np.float64], shift: npt.NDArray[np.float64], side: int
-) -> tuple[Singles, npt.NDArray[np.bool_]]:
-    """Return the weights (m, g, S) of cubic interpolation (Keys 1981) at scale * grid + shift, and which are inside.
+def _along_axes(grid: npt.NDArray[np.float64], place: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return where the points of a grid (g,) lie in the first pictures, along both axes: (2, m, g).
 
-    Places are measured from the centre of the image, as shares of it.
+    They are measured from the centre of the image, as shares of it.
     """
-    place = scale[:, None] * grid + shift[:, None]
+    return np.stack([place[:, axis, None] * grid + place[:, axis + 1, None] for axis in (0, 2)])
+
+
+def _interpolation(place: npt.NDArray[np.float64], side: int) -> Singles:
+    """Return the weights (2, m, g, S) of cubic interpolation (Keys 1981) at some places (2, m, g) of S pixels."""
     pixel = np.clip((place + 0.5) * side - 0.5, 0, side - 1).astype(np.float32)
     before = pixel.astype(np.int64)
     part = pixel - before
     rest = 1 - part
     # The four nearest pixels; one pixel of margin before the first and two after the last, which are cut off again.
-    taps = [
-        (-0.5 * part * rest * rest),
-        (1.5 * part - 2.5) * part * part + 1,
-        (1.5 * rest - 2.5) * rest * rest + 1,
-        (-0.5 * rest * part * part),
-    ]
     wide = np.zeros((*pixel.shape, side + 3), dtype=np.float32)
-    np.put_along_axis(wide, before[:, :, None] + np.arange(4), np.stack(taps, axis=2), axis=2)
-    weights = wide[:, :, 1:-2]
-    return weights / weights.sum(axis=2, keepdims=True), np.abs(place) <= 0.5 - _EDGE
+    at = before + (side + 3) * np.arange(pixel.size).reshape(pixel.shape)
+    flat = wide.reshape(-1)
+    flat[at] = -0.5 * part * rest * rest
+    flat[at + 1] = (1.5 * part - 2.5) * part * part + 1
+    flat[at + 2] = (1.5 * rest - 2.5) * rest * rest + 1
+    flat[at + 3] = -0.5 * rest * part * part
+    weights = wide[..., 1:-2]
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
-def _compare(one: Singles, two: Singles, place: npt.NDArray[np.float64], symmetry: Labels) -> Resemblance:
-    """Compare colours (m, 3, S, S) at the places found."""
-    warped, weight = _overlaid(one, two, place)
-    structure, _, colour = _correlation(warped, two, weight)
+def _compare(one: Singles, two: Singles, rows: Labels, found: Resemblance) -> Resemblance:
+    """Compare colours (k, 3, S, S) of the pairs `rows` (k,) at the places found, and enter the results."""
+    warped, weight = _overlaid(one, two, found.place[rows])
+    found.structure[rows], _, found.colour[rows] = _correlation(warped, two, weight)
+    found.cover[rows] = weight.mean(axis=(1, 2, 3))
+    some = np.flatnonzero(found.structure[rows] >= LEAST_STRUCTURE)
     # Of the luma alone: JPEG stores colours at half the resolution.
-    fine = [_detail(_luma(pictures)[:, None]) for pictures in (warped, two)]
-    detail, deviations, _ = _correlation(fine[0], fine[1], weight)
-    cover = weight.mean(axis=(1, 2, 3))
-    return Resemblance(symmetry, structure, detail, np.minimum(*deviations), colour, cover, place)
+    fine = [_detail(_luma(pictures[some])[:, None]) for pictures in (warped, two)]
+    found.detail[rows[some]], deviations, _ = _correlation(fine[0], fine[1], weight[some])
+    found.contrast[rows[some]] = np.minimum(*deviations)
+    return found
 
 
 def _overlaid(one: Singles, two: Singles, place: npt.NDArray[np.float64]) -> tuple[Singles, Singles]:
     """Return the first pictures (m, C, S, S) laid on the second, and the weights (m, 1, S, S) of pixels to compare."""
     side = one.shape[2]
     grid = (np.arange(side) + 0.5) / side - 0.5
-    rows, rows_inside = _interpolation(grid, place[:, 0], place[:, 1], side)
-    columns, columns_inside = _interpolation(grid, place[:, 2], place[:, 3], side)
+    along = _along_axes(grid, place)
+    rows, columns = _interpolation(along, side)
+    rows_inside, columns_inside = np.abs(along) <= 0.5 - _EDGE
     warped = np.asarray(rows[:, None] @ one @ columns.swapaxes(1, 2)[:, None], dtype=np.float32)
     inside = np.abs(grid) <= 0.5 - _EDGE
     both = (rows_inside & inside)[:, :, None] & (columns_inside & inside)[:, None, :]

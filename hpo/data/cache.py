@@ -1,11 +1,19 @@
-"""A cache folder of packs or features: one process makes one at a time, and a full disk is reported in one line."""
+"""A cache folder of packs or features: one process makes one at a time, and a full disk is reported in one line.
+
+Its large files are memory maps. What is read of one counts as memory of the process until it is forgotten.
+"""
 
 from __future__ import annotations
 
+import mmap
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from hpo.errors import DataError
 from hpo.files import atomic_folder, exclusive_lock
@@ -57,3 +65,17 @@ def _free(folder: Path) -> int:
 
 def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"
+
+
+def forget_pages(array: npt.NDArray[Any]) -> None:
+    """Give back the memory that was taken by what was read of a read-only memory map; do nothing for other arrays.
+
+    The values are read from the file again when they are next asked for, mostly from the system's own cache of it.
+    """
+    base: object = array
+    while isinstance(base, np.ndarray):
+        if base.flags.writeable:
+            return
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo.data.dataset import Labels
-from hpo.data.picture_hash import BITS, CENTRE, VIEWS, Bits, Descriptions, PictureHash
+from hpo.data.picture_hash import BITS, CENTRE, VIEWS, Descriptions, Keys, PictureHash
 
 TABLES = 12
 
@@ -33,13 +33,20 @@ In planted sets 99.7 % of the copies lie below it, and three of four other pairs
 MOST_PER_IMAGE = 20
 """The number of candidates of an image that are kept, the nearest first."""
 
-_LOOKED_UP = 16_384
-"""Hashes that are looked up at once; bounds the memory."""
+_LOOKED_UP = 1024
+"""Images that are looked up at once; bounds the memory. Times the views it must stay below 2^16 (`_Table.near`)."""
 
-_KEPT_BETWEEN = 4_000_000
-"""Found pairs that are held before those of each image are reduced to the nearest."""
+_COMPARED = 512
+"""Pairs of which the values are compared at once."""
 
-Keys = npt.NDArray[np.uint64]
+_FREE = np.uint64((1 << 16) - 1)
+"""The bits of a key that a hash leaves free."""
+
+_DISTANCES = 16
+"""More than the largest Hamming distance of a pair."""
+
+_ROUNDING = 1e-4
+"""More than the rounding error of a distance in single precision, as a share of the largest squared length."""
 
 
 @dataclass(frozen=True)
@@ -63,45 +70,125 @@ def find_candidates(pictures: PictureHash, described: Descriptions) -> Candidate
 
     The order of the images plays no role as long as it is theirs by content.
     """
-    centre = described.bits[_CENTRE]
-    plain = _packed(centre)
-    found = _Found(len(centre))
-    for order in _orders(pictures.weights):
-        keys = _packed(centre[:, order])
-        places = np.argsort(keys, kind="stable")
-        keys = keys[places]
-        for view in range(len(VIEWS)):
-            for begin in range(0, len(centre), _LOOKED_UP):
-                looked_up = described.bits[view, begin : begin + _LOOKED_UP]
-                at = np.searchsorted(keys, _packed(looked_up[:, order]))
-                near = places[_window_of_places(at, len(places))]
-                distance = _differing(_packed(looked_up)[:, None] ^ plain[near])
-                found.add(begin, near, distance)
-    return _nearest_views(*found.pairs(), described.values)
+    count = described.keys.shape[1]
+    tables = [_Table.of(described.keys[_CENTRE], order) for order in _orders(pictures.weights)]
+    found = [_nearest(tables, described.keys, begin) for begin in range(0, count, _LOOKED_UP)]
+    first, second = np.concatenate(found, axis=1)
+    pair = np.sort(np.minimum(first, second) * count + np.maximum(first, second))
+    pair = pair[np.diff(pair, prepend=-1) > 0]
+    return _nearest_views(pair // max(1, count), pair % max(1, count), described.values)
+
+
+def _nearest(tables: list[_Table], hashes: Keys, begin: int) -> Labels:
+    """Return pairs (2, m) of the images from row `begin` on with the nearest of those that a table finds."""
+    some, count = hashes[:, begin : begin + _LOOKED_UP], hashes.shape[1]
+    rows = np.tile(np.arange(begin, begin + some.shape[1]), len(some))
+    # A pair and its distance in one number, because NumPy sorts numbers far faster than rows.
+    found = np.sort(np.concatenate([table.near(some.reshape(-1), rows) for table in tables]))
+    pair = found // _DISTANCES
+    found = found[np.diff(pair, prepend=-1) > 0]
+    pair, distance = found // _DISTANCES, found % _DISTANCES
+    first, second = pair // count, pair % count
+    ranked = np.sort((first * _DISTANCES + distance) * count + second)
+    first, second = ranked // (count * _DISTANCES), ranked % count
+    rank = np.arange(len(first)) - np.searchsorted(first, first)
+    return np.stack([first, second])[:, rank < MOST_PER_IMAGE]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The hashes of n images, sorted by their bits in an order of the table's own."""
+
+    keys: Keys
+    """(n,) sorted."""
+    images: Labels
+    """(n,) the image of each key."""
+    moved: Keys
+    """(BITS / 8, 256) for each byte of a hash and its value, the bits of the key that it sets."""
+
+    @classmethod
+    def of(cls, hashes: Keys, order: Labels) -> _Table:
+        """Sort hashes (n,); bit k of a key is bit `order[k]` of a hash, counted from the highest."""
+        place = np.empty(BITS, dtype=np.int64)
+        place[order] = np.arange(BITS)
+        ones = np.uint64(1) << (63 - place).astype(np.uint64)
+        bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.uint64)
+        moved = np.bitwise_or.reduce(bits[None] * ones.reshape(-1, 1, 8), axis=2)
+        keys = _moved(hashes, moved)
+        images = np.argsort(keys, kind="stable")
+        return cls(keys[images], images, moved)
+
+    def near(self, hashes: Keys, rows: Labels) -> Labels:
+        """Return which images lie near hashes (m,) of the images `rows` (m,), m < 2^16.
+
+        Each is (row * n + image) * 16 + Hamming distance; a hash is not near the image that it is of.
+        """
+        # Looked up in the order of the keys, which is several times as fast: the free bits hold the place of a hash.
+        ordered = np.sort(_moved(hashes, self.moved) | np.arange(len(hashes), dtype=np.uint64))
+        rows, keys = rows[(ordered & _FREE).astype(np.int64)], ordered & ~_FREE
+        places = min(PLACES, len(self.keys))
+        begin = np.clip(np.searchsorted(self.keys, keys) - places // 2, 0, len(self.keys) - places)
+        windows = np.lib.stride_tricks.sliding_window_view(self.keys, places)[begin]
+        distance = _differing(windows ^ keys[:, None])
+        hash_, place = np.nonzero(distance <= FARTHEST)
+        rows, images = rows[hash_], self.images[begin[hash_] + place]
+        found = (rows * len(self.keys) + images) * _DISTANCES + distance[hash_, place]
+        return np.asarray(found[rows != images])
+
+
+def _moved(hashes: Keys, moved: Keys) -> Keys:
+    """Return hashes (m,) with their bits in another order (`_Table.moved`)."""
+    octets = hashes.astype(">u8").view(np.uint8).reshape(-1, 8)
+    keys: Keys = moved[0][octets[:, 0]]
+    for number in range(1, len(moved)):
+        keys |= moved[number][octets[:, number]]
+    return keys
 
 
 def _nearest_views(first: Labels, second: Labels, values: npt.NDArray[np.float16]) -> Candidates:
     """Return the pairs that are near under some view, in the order of their distance under the best one."""
-    best = np.full(len(first), np.inf, dtype=np.float32)
-    view = np.zeros(len(first), dtype=np.int64)
-    swapped = np.zeros(len(first), dtype=np.bool_)
-    for begin in range(0, len(first), _LOOKED_UP):
-        some = slice(begin, begin + _LOOKED_UP)
-        one, two = first[some], second[some]
-        for number in range(len(VIEWS)):
-            for turned, (seen, whole) in enumerate(((one, two), (two, one))):
-                distance = np.square(values[number, seen].astype(np.float32) - values[_CENTRE, whole]).sum(axis=1)
-                nearer = distance < best[some]
-                best[some] = np.where(nearer, distance, best[some])
-                view[some] = np.where(nearer, number, view[some])
-                swapped[some] = np.where(nearer, bool(turned), swapped[some])
-    seen, whole = np.where(swapped, second, first), np.where(swapped, first, second)
-    order = np.lexsort((second, first, best))
-    order = order[best[order] <= FARTHEST_VALUES]
-    return Candidates(seen[order], whole[order], view[order])
+    # Image by image, so that all views of one are read at once.
+    views = np.ascontiguousarray(values.swapaxes(0, 1), dtype=np.float32)
+    squares = np.square(views).sum(axis=2)
+    best = np.empty(len(first), dtype=np.float32)
+    way = np.empty(len(first), dtype=np.int64)
+    for begin in range(0, len(first), _COMPARED):
+        some = slice(begin, begin + _COMPARED)
+        best[some], way[some] = _best_ways(np.stack([first[some], second[some]]), views, squares)
+    near = np.flatnonzero(best <= FARTHEST_VALUES)
+    order = near[np.lexsort((second[near], first[near], best[near]))]
+    seen, whole = np.where(way % 2, second, first), np.where(way % 2, first, second)
+    return Candidates(seen[order], whole[order], way[order] // 2)
+
+
+def _best_ways(
+    pairs: Labels, views: npt.NDArray[np.float32], squares: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float32], Labels]:
+    """Return the least squared distance of pairs (2, m) over all views, and the way to it; infinite where it is far.
+
+    Way 2 v compares view v of the first with the centre of the second, way 2 v + 1 the other way round. `squares`
+    (n, views) are those of the lengths of the values (n, views, VALUES).
+    """
+    # By |a|^2 + |b|^2 - 2 a b first, which is quick, and exactly for those that are the nearest by that.
+    about = np.stack(
+        [
+            squares[seen] + squares[whole, None, _CENTRE] - 2 * (views[seen] @ views[whole, _CENTRE, :, None])[..., 0]
+            for seen, whole in (pairs, pairs[::-1])
+        ],
+        axis=2,
+    ).reshape(pairs.shape[1], -1)
+    limit = np.minimum(about.min(axis=1), FARTHEST_VALUES) + _ROUNDING * max(1.0, float(squares.max()))
+    place, way = np.nonzero(about <= limit[:, None])
+    seen, whole = pairs[way % 2, place], pairs[1 - way % 2, place]
+    distances = np.full(about.shape, np.inf, dtype=np.float32)
+    distances[place, way] = np.square(views[seen, way // 2] - views[whole, _CENTRE]).sum(axis=1)
+    best = distances.argmin(axis=1)
+    return distances[np.arange(len(best)), best], best
 
 
 _CENTRE = VIEWS.index(CENTRE)
+
+assert len(VIEWS) * _LOOKED_UP <= _FREE
 
 
 def _orders(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
@@ -112,70 +199,13 @@ def _orders(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     return np.argsort(draws, axis=1)
 
 
-def _packed(bits: Bits) -> Keys:
-    """Return bits (n, BITS) as numbers (n,) whose order is that of the bits, the first bit first."""
-    padded = np.zeros((len(bits), 64), dtype=np.bool_)
-    padded[:, :BITS] = bits
-    return np.packbits(padded, axis=1).view(">u8")[:, 0].astype(np.uint64)
-
-
-def _window_of_places(at: Labels, count: int) -> Labels:
-    """Return (m, PLACES) places around m positions in a table of `count` rows."""
-    places = min(PLACES, count)
-    begin = np.clip(at - places // 2, 0, count - places)
-    return np.asarray(begin[:, None] + np.arange(places))
-
-
 _ONES = np.array([number.bit_count() for number in range(1 << 16)], dtype=np.uint8)
 
 
 def _differing(difference: Keys) -> npt.NDArray[np.uint8]:
     """Return the number of bits that are set, (…) uint8."""
+    if hasattr(np, "bitwise_count"):  # NumPy 2
+        return np.bitwise_count(difference)
     halves = np.ascontiguousarray(difference).view(np.uint16).reshape(*difference.shape, 4)
     counts: npt.NDArray[np.uint8] = _ONES[halves].sum(axis=-1, dtype=np.uint8)
     return counts
-
-
-class _Found:
-    """The pairs that were found, reduced from time to time to the nearest of each image."""
-
-    def __init__(self, images: int) -> None:
-        self._images = images
-        self._found: list[npt.NDArray[np.int64]] = []
-        self._held = 0
-
-    def add(self, begin: int, near: Labels, distance: npt.NDArray[np.uint8]) -> None:
-        """Add for each looked-up image, from row `begin` on, its near images (m, PLACES)."""
-        first = np.broadcast_to(np.arange(begin, begin + len(near))[:, None], near.shape)
-        kept = (distance <= FARTHEST) & (first != near)
-        self._found.append(np.stack([first[kept], near[kept], distance[kept]]))
-        self._held += self._found[-1].shape[1]
-        if self._held > _KEPT_BETWEEN:
-            self._reduce()
-
-    def _reduce(self) -> None:
-        """Keep each pair once, and the nearest of each image."""
-        first, second, distance = np.concatenate(self._found, axis=1)
-        order = np.lexsort((distance, second, first))
-        first, second, distance = first[order], second[order], distance[order]
-        new = _begins(first, second)
-        first, second, distance = first[new], second[new], distance[new]
-        order = np.lexsort((second, distance, first))
-        first, second, distance = first[order], second[order], distance[order]
-        near = np.arange(len(first)) - np.searchsorted(first, np.arange(self._images))[first] < MOST_PER_IMAGE
-        self._found = [np.stack([first[near], second[near], distance[near]])]
-        self._held = int(near.sum())
-
-    def pairs(self) -> tuple[Labels, Labels]:
-        """Return the pairs, each once."""
-        self._reduce()
-        one, two, _ = self._found[0]
-        pair = np.unique(np.minimum(one, two) * self._images + np.maximum(one, two))
-        return pair // max(1, self._images), pair % max(1, self._images)
-
-
-def _begins(first: Labels, second: Labels) -> npt.NDArray[np.bool_]:
-    """Return where a pair differs from the one before it."""
-    new = np.ones(len(first), dtype=np.bool_)
-    new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
-    return new

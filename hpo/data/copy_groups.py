@@ -20,12 +20,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hpo.data.alignment import best_view, fine_detail, resemblance
+from hpo.data.alignment import LEAST_STRUCTURE, best_view, fine_detail, resemblance
+from hpo.data.cache import forget_pages
 from hpo.data.copy_candidates import Candidates, find_candidates
 from hpo.data.dataset import Images, Labels, RecordedGroups
 from hpo.data.picture_hash import PictureHash, PictureRows
 from hpo.data.signatures import Signatures
 from hpo.data.symmetries import inverse
+from hpo.device import one_blas_thread
 from hpo.files import write_file
 
 VERSION = 1
@@ -42,7 +44,7 @@ Planted copies (encoded anew, brightened, shifted, cropped, turned, and two of t
 signs and grey images lie above 0.90 in 997 of 1,000 cases. The most alike of other pictures reach 0.86.
 """
 
-_ALIKE = 0.91
+_ALIKE = LEAST_STRUCTURE
 """The value that pairs must reach in 32 x 32 pixels to be compared in 64 x 64 (`_Pictures.compare`)."""
 
 _DETAIL_WEIGHT = 0.2
@@ -58,6 +60,9 @@ _LARGEST_TINT = 40.0
 
 _RECORDED = 16
 """The number of hex digits by which an image is recorded."""
+
+_READ = 1024
+"""Signatures that are read before their memory is given back; the system reads some more about each."""
 
 _ROUNDS = 12
 
@@ -97,7 +102,8 @@ def find_copy_groups(
     known = None if cache is None else _read_groups(cache / _FILE, len(digests))
     if known is not None:
         return known
-    found = _find_groups(signatures, digests)
+    with one_blas_thread():
+        found = _find_groups(signatures, digests)
     if cache is not None:
         _keep_groups(found, cache / _FILE)
     return found
@@ -166,18 +172,24 @@ def _numbered(centre: Labels) -> Labels:
     return rank[inverse]
 
 
-@dataclass(frozen=True)
 class _FieldRows:
     """Some rows of one field of the signatures, read from the disk when they are asked for."""
 
-    field: Images
-    rows: Labels
+    def __init__(self, field: Images, rows: Labels) -> None:
+        self._field = field
+        self._rows = rows
+        self._read = 0
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._rows)
 
     def __getitem__(self, rows: Any, /) -> Images:
-        return np.asarray(self.field[self.rows[rows]])
+        found = np.asarray(self._field[self._rows[rows]])
+        self._read += len(found)
+        if self._read >= _READ:
+            forget_pages(self._field)
+            self._read = 0
+        return found
 
 
 @dataclass(frozen=True)

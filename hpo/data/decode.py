@@ -109,9 +109,14 @@ class PlainImage:
         """The largest 16-bit value of an image that does not state its white level; else None."""
         return self.picture.largest if isinstance(self.picture, DeepImage) else None
 
-    def digest(self) -> str:
-        """Return 32 hex digits, equal for duplicates. The white level plays no role."""
+    def digest(self, square: Images | None = None) -> str:
+        """Return 32 hex digits, equal for duplicates. The white level plays no role.
+
+        `square` is what `centre_square` has given: it may spare reading the picture once more.
+        """
         plain = self.picture.plain() if isinstance(self.picture, DeepImage) else self.picture
+        if square is not None and isinstance(plain, Image.Image) and plain.size == square.shape[1::-1]:
+            return digests.of_rgb(square)
         if isinstance(plain, Image.Image):
             return digests.of_image(plain)
         return digests.of_image(_rgb(Image.fromarray(plain))) if plain.dtype == np.uint8 else digests.of_payload(plain)

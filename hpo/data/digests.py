@@ -53,6 +53,13 @@ def of_image(image: Image.Image) -> str:
     return state.hexdigest()
 
 
+def of_rgb(pixels: Images) -> str:
+    """Return `of_image` of the image with these pixels (H, W, 3) uint8."""
+    state = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=_BYTES)
+    state.update(f"{pixels.shape[1]}x{pixels.shape[0]}".encode())
+    return state.hexdigest()
+
+
 def of_pixels(pixels: Images) -> str:
     """Return 32 hex digits of packed pixels (S, S, 3) uint8."""
     return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=_BYTES).hexdigest()

@@ -32,6 +32,7 @@ from hpo.data.names import shortened
 from hpo.data.pipeline import Decoded, decode_all
 from hpo.data.records import Listing, Record, Source
 from hpo.data.signatures import SIGNATURE, SignatureFile, Signatures, open_signatures, signature_file
+from hpo.device import one_blas_thread
 from hpo.files import write_new_file
 
 VERSION = 5
@@ -304,7 +305,7 @@ def _write_images(
 ) -> PackManifestDraft:
     """Write pixels and signatures into a folder, and return the manifest of the written images."""
     draft = PackManifestDraft(how.size, listing.classes, listing.left_out, listing.notes, how.white, listing.written)
-    with signature_file(folder / "signatures.npy", len(listing.records)) as signatures:
+    with one_blas_thread(), signature_file(folder / "signatures.npy", len(listing.records)) as signatures:
         decoded = _decoded_images(source, listing, how, draft, progress)
         with closing(_pixels(decoded, signatures)) as pixels, closing(decoded):
             write_new_file(folder / "images.u8", pixels)

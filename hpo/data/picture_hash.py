@@ -27,6 +27,7 @@ from hpo.data.signatures import THUMB
 
 Floats = npt.NDArray[np.float64]
 Bits = npt.NDArray[np.bool_]
+Keys = npt.NDArray[np.uint64]
 
 FREQUENCIES = 7
 """The number of frequencies of each axis, from 0 on."""
@@ -89,7 +90,8 @@ _RIDGE = 1e-4
 _TELLING = 1.5
 """The least ratio of the variance between images to that within an image, for a bit to be used."""
 
-_CHUNK = 2048
+_CHUNK = 512
+"""Images that are described at once; what is computed of them should stay in the cache."""
 
 _LEARNED = 4000
 """The most images from which the directions are learned."""
@@ -100,14 +102,28 @@ def luma_thousandths(thumbs: Images, gain: float = 1.0) -> Floats:
 
     The values are first multiplied by `gain`, and cut off at 255.
     """
-    values = np.minimum(np.rint(np.arange(256) * gain), 255.0)[thumbs] if gain != 1 else thumbs.astype(np.float64)
-    luma: Floats = values @ np.array([299.0, 587.0, 114.0])
-    return luma
+    values = np.minimum(np.rint(np.arange(256) * gain), 255.0).astype(np.uint8)[thumbs] if gain != 1 else thumbs
+    luma = values.reshape(-1, 3) @ np.array([299, 587, 114], dtype=np.float32)  # below 2^24, so exact
+    return luma.reshape(thumbs.shape[:-1]).astype(np.float64)
 
 
 def low_frequencies(luma: Floats, view: View = CENTRE) -> Floats:
     """Return the DCT coefficients (n, 7, 7) of the window of a view, from luma (n, 32, 32); exact whole numbers."""
     return np.asarray(_cosines(view.side, view.down) @ luma @ _cosines(view.side, view.right).T)
+
+
+def _frequencies_of_views(thumbs: Images, views: tuple[View, ...]) -> list[Floats]:
+    """Return the coefficients (n, 7, 7) of each view of RGB thumbs, equal to those of `low_frequencies`."""
+    found: dict[View, Floats] = {}
+    for gain in {view.gain for view in views}:
+        some = [view for view in views if view.gain == gain]
+        # All windows along both axes in one product: many small ones take longer.
+        axes = sorted({(view.side, offset) for view in some for offset in (view.down, view.right)})
+        cosines = np.concatenate([_cosines(*axis) for axis in axes])
+        product = cosines @ (luma_thousandths(thumbs, gain) @ cosines.T)
+        place = {axis: slice(number * FREQUENCIES, (number + 1) * FREQUENCIES) for number, axis in enumerate(axes)}
+        found |= {view: product[:, place[view.side, view.down], place[view.side, view.right]] for view in some}
+    return [found[view] for view in views]
 
 
 @cache
@@ -146,48 +162,52 @@ def symmetric_features(coefficients: Floats) -> Floats:
     # swap in a transposition.
     sums, differences = _sums(c, _BOTH_EVEN), _differences(c, _BOTH_EVEN)
     odd_sums, odd_differences = _sums(c, _BOTH_ODD), _differences(c, _BOTH_ODD)
-    x, y = [c[:, u, v] for u, v in _MIXED], [c[:, v, u] for u, v in _MIXED]
-    pairs = [
-        *_products(differences),
-        *_products(odd_sums),
-        *_products(odd_differences),
-        *(x[i] * x[j] + y[i] * y[j] for i, j in _neighbours(len(_MIXED), 4)),
-    ]
-    triples = [
-        *(odd_sums[0] * (x[i] * y[j] + y[i] * x[j]) for i, j in _neighbours(4, 4)),
-        *(differences[0] * (x[i] * x[j] - y[i] * y[j]) for i, j in _neighbours(4, 4)),
-    ]
+    x, y = c[*_axes(_MIXED)], c[*_axes(_MIXED)[::-1]]
+    i, j = _neighbours(len(_MIXED), 4)
+    pairs = [_products(differences), _products(odd_sums), _products(odd_differences), x[i] * x[j] + y[i] * y[j]]
+    i, j = _neighbours(4, 4)
+    triples = [odd_sums[0] * (x[i] * y[j] + y[i] * x[j]), differences[0] * (x[i] * x[j] - y[i] * y[j])]
     # Roots bring all to the scale of a coefficient.
-    roots = [np.sign(product) * np.sqrt(np.abs(product)) for product in pairs]
-    return np.stack([*sums, *roots, *map(np.cbrt, triples)], axis=1)
+    products = np.concatenate(pairs)
+    roots = np.copysign(np.sqrt(np.abs(products)), products)
+    return np.concatenate([sums, roots, np.cbrt(np.concatenate(triples))]).T
 
 
-def _sums(c: Floats, places: list[tuple[int, int]]) -> list[Floats]:
-    return [c[:, u, v] + c[:, v, u] for u, v in places]
+def _axes(places: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    return [u for u, _ in places], [v for _, v in places]
 
 
-def _differences(c: Floats, places: list[tuple[int, int]]) -> list[Floats]:
-    return [c[:, u, v] - c[:, v, u] for u, v in places if u < v]
+def _sums(c: Floats, places: list[tuple[int, int]]) -> Floats:
+    u, v = _axes(places)
+    return np.asarray(c[u, v] + c[v, u])
+
+
+def _differences(c: Floats, places: list[tuple[int, int]]) -> Floats:
+    u, v = _axes([(u, v) for u, v in places if u < v])
+    return np.asarray(c[u, v] - c[v, u])
 
 
 def _normalised(coefficients: Floats) -> Floats:
-    """Return the coefficients without the mean, divided by their norm; smaller where an image is almost flat."""
-    c = coefficients / (1000.0 * _SCALE**2 * THUMB**2)
-    c[:, 0, 0] = 0
+    """Return coefficients (7, 7, n) without the mean, divided by their norm; smaller where an image is almost flat."""
+    # The images last: what is computed of a coefficient lies side by side then.
+    c = np.ascontiguousarray(np.moveaxis(coefficients, 0, -1)) / (1000.0 * _SCALE**2 * THUMB**2)
+    c[0, 0] = 0
     # Summed in pairs, so that swapped axes give the same sum to the last bit.
     squares = c**2
-    pairs = squares + squares.swapaxes(1, 2)
-    norm = np.sqrt(sum(pairs[:, u, v] / (2 if u == v else 1) for u in range(FREQUENCIES) for v in range(u + 1)))
-    return np.asarray(c / (norm + _FLAT / 2)[:, None, None])
+    pairs = squares + squares.swapaxes(0, 1)
+    norm = np.sqrt(sum(pairs[u, v] / (2 if u == v else 1) for u in range(FREQUENCIES) for v in range(u + 1)))
+    return np.asarray(c / (norm + _FLAT / 2))
 
 
-def _neighbours(count: int, reach: int) -> list[tuple[int, int]]:
+@cache
+def _neighbours(count: int, reach: int) -> tuple[list[int], list[int]]:
     """Return all pairs of places i <= j < `count` that are less than `reach` apart."""
-    return [(i, j) for i in range(count) for j in range(i, min(i + reach, count))]
+    return _axes([(i, j) for i in range(count) for j in range(i, min(i + reach, count))])
 
 
-def _products(values: list[Floats]) -> list[Floats]:
-    return [values[i] * values[j] for i, j in _neighbours(len(values), 3)]
+def _products(values: Floats) -> Floats:
+    i, j = _neighbours(len(values), 3)
+    return np.asarray(values[i] * values[j])
 
 
 @dataclass(frozen=True)
@@ -226,28 +246,32 @@ class PictureHash:
 
     def describe(self, thumbs: PictureRows, views: tuple[View, ...] = VIEWS) -> Descriptions:
         """Return the bits and values of views of RGB thumbs (n, 32, 32, 3)."""
-        bits = np.empty((len(views), len(thumbs), BITS), dtype=np.bool_)
+        keys = np.empty((len(views), len(thumbs)), dtype=np.uint64)
         values = np.empty((len(views), len(thumbs), VALUES), dtype=np.float16)
         for begin in range(0, len(thumbs), _CHUNK):
             some = slice(begin, begin + _CHUNK)
-            pictures = thumbs[some]
-            luma = {gain: luma_thousandths(pictures, gain) for gain in {view.gain for view in views}}
-            for number, view in enumerate(views):
-                features = symmetric_features(low_frequencies(luma[view.gain], view))
-                projected = _on_grid((features - self.mean) @ self.directions)
-                bits[number, some] = projected > self.thresholds
+            for number, coefficients in enumerate(_frequencies_of_views(thumbs[some], views)):
+                projected = _on_grid((symmetric_features(coefficients) - self.mean) @ self.directions)
+                keys[number, some] = _keys(projected > self.thresholds)
                 values[number, some] = projected[:, :VALUES] / _GRID
-        return Descriptions(bits, values)
+        return Descriptions(keys, values)
 
 
 @dataclass(frozen=True)
 class Descriptions:
     """The hashes of n images, under each of some views."""
 
-    bits: Bits
-    """(views, n, BITS)"""
+    keys: Keys
+    """(views, n), the BITS bits of each, the first bit highest; the other bits are 0."""
     values: npt.NDArray[np.float16]
     """(views, n, VALUES) positions along the first directions, in standard deviations within an image."""
+
+
+def _keys(bits: Bits) -> Keys:
+    """Return bits (n, BITS) as numbers (n,)."""
+    packed = np.zeros((len(bits), 8), dtype=np.uint8)
+    packed[:, : BITS // 8] = np.packbits(bits, axis=1)
+    return packed.view(">u8")[:, 0].astype(np.uint64)
 
 
 def _on_grid(values: Floats) -> Floats:

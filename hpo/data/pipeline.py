@@ -91,7 +91,7 @@ def _decode_one(read: Read, size: int, white: int | None, taken: list[Unmeasured
         stored = digests.of_payload(payload)
         with plain_image(payload) as image:
             pixels = image.centre_square(size, white)
-            decoded = Decoded(pixels, "", stored, image.digest(), image.pages, image.largest)
+            decoded = Decoded(pixels, "", stored, image.digest(pixels), image.pages, image.largest)
             if taken is not None:
                 taken.append(image.signature(white))
             return decoded

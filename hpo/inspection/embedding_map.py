@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hpo.device import one_thread
+
 MOST_POINTS = 1_600
 """Images on the map: more could not be told apart, and the time grows with them."""
 
@@ -47,25 +49,31 @@ def map_embeddings(
     rows = _sample(len(features), found, seed)
     if len(rows) < FEWEST:
         return None
+    with one_thread():  # a map is small; on a machine where others compute, several threads take many times as long
+        return EmbeddingMap(rows, _places(features[rows], seed))
+
+
+def _places(features: npt.NDArray[np.floating[Any]], seed: int) -> npt.NDArray[np.float32]:
+    """Return the coordinates (m, 2) of features (m, d) on the map."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
-    taken = np.asarray(features[rows], dtype=np.float32)
+    taken = np.asarray(features, dtype=np.float32)
     taken /= np.maximum(np.linalg.norm(taken, axis=1, keepdims=True), 1e-12)
-    components = min(COMPONENTS, len(rows) - 1, taken.shape[1])
+    components = min(COMPONENTS, len(taken) - 1, taken.shape[1])
     reduced = PCA(components, svd_solver="randomized", random_state=seed).fit_transform(taken)
     # Copies fall on one point; a little noise keeps their distances above zero.
     noise = np.random.default_rng(seed).normal(0, 1e-4 * max(float(reduced.std()), 1e-6), reduced.shape)
     start = (reduced + noise)[:, :2]
     start = start / max(float(start[:, 0].std()), 1e-12) * 1e-4
-    perplexity = float(np.clip((len(rows) - 1) / 3, 2, 30))
+    perplexity = float(np.clip((len(taken) - 1) / 3, 2, 30))
     made = TSNE(
         init=np.ascontiguousarray(start, dtype=np.float32) if components >= 2 else "random",
         perplexity=perplexity, max_iter=STEPS, random_state=seed, n_jobs=1, learning_rate="auto",
     )  # fmt: skip
     places = np.asarray(made.fit_transform((reduced + noise).astype(np.float32)), dtype=np.float32)
     low, high = places.min(axis=0), places.max(axis=0)
-    return EmbeddingMap(rows, (places - low) / np.maximum(high - low, 1e-12))
+    return np.asarray((places - low) / np.maximum(high - low, 1e-12))
 
 
 def _sample(count: int, found: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:

@@ -14,7 +14,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from hpo.data.cache import forget_pages
 from hpo.data.dataset import Labels, Part, Progress
+from hpo.device import side_by_side
 from hpo.inspection.inspected_data import InspectedData
 from hpo.inspection.probe import Points, Probabilities, out_of_fold
 from hpo.interruption import ShouldStop, never
@@ -25,7 +27,10 @@ DIMENSIONS = 256
 """Most principal components that are kept."""
 
 MEMORY = 64 << 20
-"""Bytes of the largest block of distances."""
+"""Bytes of the blocks of distances that are looked at at once."""
+
+_DEPTH = 64
+"""Values of a column when the smallest of many values are looked for."""
 
 
 class Grouped(Protocol):
@@ -161,10 +166,18 @@ def principal_components(features: ImageFeatures, rows: Labels, dimensions: int 
     signs = torch.sign(directions.gather(0, directions.abs().argmax(0, keepdim=True)))
     projection = (directions * signs).float()
     points = np.empty((len(rows), kept), np.float32)
-    for start in range(0, len(rows), 4096):
-        block = torch.from_numpy(features.batch(rows[start : start + 4096]))
-        points[start : start + 4096] = (((block - mean) / scale) @ projection).numpy()
+    done = 0
+    for block in _blocks(features, rows):
+        points[done : done + len(block)] = (((block - mean) / scale) @ projection).numpy()
+        done += len(block)
     return points
+
+
+def _blocks(features: ImageFeatures, rows: Labels) -> Iterator[torch.Tensor]:
+    """Yield the features of some rows, 4096 at a time."""
+    for start in range(0, len(rows), 4096):
+        yield torch.from_numpy(features.batch(rows[start : start + 4096]))
+        forget_pages(features.stored)
 
 
 def _moments(features: ImageFeatures, rows: Labels) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -172,8 +185,8 @@ def _moments(features: ImageFeatures, rows: Labels) -> tuple[torch.Tensor, torch
     width = features.width
     total, squares = torch.zeros(width, dtype=torch.float64), torch.zeros((width, width), dtype=torch.float64)
     centre = torch.from_numpy(features.batch(rows[:4096])).mean(0)
-    for start in range(0, len(rows), 4096):
-        block = torch.from_numpy(features.batch(rows[start : start + 4096])) - centre
+    for features_of_some in _blocks(features, rows):
+        block = features_of_some - centre
         total += block.sum(0)
         squares += block.T @ block
     mean = total / len(rows)
@@ -193,20 +206,38 @@ def nearest(
     """
     queries = torch.from_numpy(points)
     others = queries if among is None else torch.from_numpy(among)
-    most = len(others) - (among is None)
-    count = min(count, most)
-    squares = (others**2).sum(1)
+    count = min(count, len(others) - (among is None))
+    # Points infinitely far away fill up the last column of `_smallest`.
+    missing, last = -len(others) % _DEPTH, len(others) - 1
+    squares = torch.nn.functional.pad((others**2).sum(1), (0, missing), value=torch.inf)
+    others = torch.nn.functional.pad(others, (0, 0, 0, missing))
     distances, rows = np.empty((len(points), count), np.float32), np.empty((len(points), count), np.int64)
-    step = max(1, MEMORY // (4 * max(1, len(others))))
-    for start in range(0, len(points), step):
+    step = max(1, MEMORY // (4 * max(1, len(others)) * torch.get_num_threads()))
+
+    def find(start: int) -> None:
         block = queries[start : start + step]
         between = torch.addmm(squares[None], block, others.T, alpha=-2)
         if among is None:
             between[torch.arange(len(block)), torch.arange(start, start + len(block))] = torch.inf
         if apart is not None:
             own = torch.from_numpy(apart)
-            between[own[start : start + len(block), None] == own[None]] = torch.inf
-        found, at = between.topk(count, largest=False)
+            between[:, : len(own)].masked_fill_(own[start : start + len(block), None] == own[None], torch.inf)
+        found, at = _smallest(between, count)
         found = (found + (block**2).sum(1, keepdim=True)).clamp(min=0).sqrt()
-        distances[start : start + step], rows[start : start + step] = found.numpy(), at.numpy()
+        distances[start : start + step], rows[start : start + step] = found.numpy(), at.clamp(max=last).numpy()
+
+    for _ in side_by_side(find, range(0, len(points), step)):
+        pass
     return distances, rows
+
+
+def _smallest(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the `count` smallest values of each row (b, n) in their order, and their places; n is k * _DEPTH."""
+    # Only the `count` columns of (_DEPTH, k) with the smallest minima can hold them: most values are looked at once.
+    width = values.shape[1] // _DEPTH
+    if width <= count:
+        return values.topk(count, largest=False)
+    columns = values.view(-1, _DEPTH, width).amin(1).topk(count, largest=False, sorted=False).indices
+    places = (columns[:, None] + width * torch.arange(_DEPTH)[None, :, None]).flatten(1)
+    found, at = values.gather(1, places).topk(count, largest=False)
+    return found, places.gather(1, at)

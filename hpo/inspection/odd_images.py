@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hpo.data.dataset import Images
 from hpo.data.findings import Finding
-from hpo.data.signatures import ALPHA, CMYK, GREY, SIXTEEN_BIT
+from hpo.data.signatures import ALPHA, CMYK, GREY, SIXTEEN_BIT, without_pictures
 from hpo.inspection.inspected_data import InspectedData
 
 Values = npt.NDArray[np.float64]
@@ -140,8 +141,8 @@ def find_odd_images(data: InspectedData) -> OddImages:
 
     Blank and unreadable images get the action `drop`, others `keep`: being unlike the others is no fault in itself.
     """
-    signatures = data.signatures
-    blank = _blank(signatures)
+    signatures = without_pictures(data.signatures)
+    blank = _blank(signatures, data.signatures["thumb"])
     measures: list[OddMeasure] = []
     oddities = [_blank_oddity(blank, signatures)]
     shown = np.setdiff1d(np.arange(len(signatures)), blank)
@@ -172,7 +173,7 @@ def _quantities(signatures: npt.NDArray[Any]) -> Iterator[tuple[_Rule, Values]]:
     yield _ASPECT, np.maximum(width, height) / np.maximum(np.minimum(width, height), 1)
 
 
-def _blank(signatures: npt.NDArray[Any]) -> Rows:
+def _blank(signatures: npt.NDArray[Any], thumbs: Images) -> Rows:
     """Return the rows of images with one colour: no contrast, of itself and beside the others, and no colours."""
     if not len(signatures):
         return np.zeros(0, dtype=np.int64)
@@ -181,7 +182,7 @@ def _blank(signatures: npt.NDArray[Any]) -> Rows:
     rows = np.flatnonzero((contrast < limit) | (contrast < 1e-3))
     if len(rows):
         # Noise and a speck move single pixels: 2 % of them at each end do not count.
-        pixels = signatures["thumb"][rows].reshape(len(rows), -1, 3)
+        pixels = thumbs[rows].reshape(len(rows), -1, 3)
         low, high = np.quantile(pixels, [0.02, 0.98], axis=1)
         rows = rows[(high - low).max(axis=1) <= BLANK_COLOUR]
     return rows.astype(np.int64)

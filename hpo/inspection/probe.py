@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hpo.data.dataset import Labels
 from hpo.data.grouped_split import deal
+from hpo.device import side_by_side
 
 FOLDS = 5
 
@@ -79,8 +80,11 @@ def fit_probe(points: Points, labels: Labels, classes: int) -> Probe:
 
 
 def _inputs(points: Points, mean: Tensor, scale: Tensor) -> Tensor:
-    values = (torch.from_numpy(points) - mean) / scale
-    return torch.cat([values, torch.ones(len(values), 1)], dim=1)
+    """Return the standardised points with a column of ones, (m, D + 1); nothing else as large is made."""
+    inputs = torch.ones(len(points), points.shape[1] + 1)
+    torch.sub(torch.from_numpy(points), mean, out=inputs[:, :-1])
+    inputs[:, :-1].div_(scale)
+    return inputs
 
 
 def folds(labels: Labels, count: int = FOLDS, seed: int = 0, together: Labels | None = None) -> Labels:
@@ -116,8 +120,14 @@ def out_of_fold(
     `together` (m,) are in one fold.
     """
     probabilities = np.full((len(points), classes), 1 / classes, np.float32)
-    for held, rest in fold_rows(labels, seed=seed, together=together):
-        probabilities[held] = fit_probe(points[rest], labels[rest], classes).predict(points[held])
+    rows = list(fold_rows(labels, seed=seed, together=together))
+
+    def predict(fold: tuple[Labels, Labels]) -> Probabilities:
+        held, rest = fold
+        return fit_probe(points[rest], labels[rest], classes).predict(points[held])
+
+    for (held, _), found in zip(rows, side_by_side(predict, rows), strict=True):
+        probabilities[held] = found
     return probabilities
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo.data.dataset import Labels
+from hpo.device import side_by_side
 from hpo.evaluation.metrics import wilson
 from hpo.inspection.embeddings import Embeddings, nearest
 from hpo.inspection.probe import Points, fit_probe, fold_rows
@@ -129,18 +130,27 @@ def learning_curve(
     """
     right, used = np.zeros(len(SHARES), np.int64), np.zeros(len(SHARES))
     rounds = list(fold_rows(labels, together=together))
-    for held, rest in rounds:
-        shuffled = rest[np.random.default_rng(0).permutation(len(rest))]
-        for number, share in enumerate(SHARES):
-            some = shuffled[: max(classes, round(share * len(rest)))]
-            probe = fit_probe(points[some], labels[some], classes)
-            right[number] += int((probe.predict(points[held]).argmax(axis=1) == labels[held]).sum())
-            used[number] += len(some) / len(rounds)
+    tasks = [(number, held, some) for held, rest in rounds for number, some in enumerate(_shares(rest, classes))]
+
+    def count_right(task: tuple[int, Labels, Labels]) -> int:
+        _, held, some = task
+        probe = fit_probe(points[some], labels[some], classes)
+        return int((probe.predict(points[held]).argmax(axis=1) == labels[held]).sum())
+
+    for (number, _, some), count in zip(tasks, side_by_side(count_right, tasks), strict=True):
+        right[number] += count
+        used[number] += len(some) / len(rounds)
     curve = tuple(
         CurvePoint(share, round(images), float(count) / len(points))
         for share, images, count in zip(SHARES, used, right, strict=True)
     )
     return int(right[-1]), curve
+
+
+def _shares(rows: Labels, classes: int) -> list[Labels]:
+    """Return SHARES of some rows, drawn at random, the smaller ones within the larger."""
+    shuffled = rows[np.random.default_rng(0).permutation(len(rows))]
+    return [shuffled[: max(classes, round(share * len(rows)))] for share in SHARES]
 
 
 def neighbour_error(points: Points, labels: Labels, together: Labels | None = None) -> float:

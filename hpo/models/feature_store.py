@@ -17,7 +17,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo.data import digests
-from hpo.data.cache import atomic_cache_folder, lock_cache, refuse_too_little_space
+from hpo.data.cache import atomic_cache_folder, forget_pages, lock_cache, refuse_too_little_space
 from hpo.data.dataset import Labels, Part, Progress, Rows, rows_in_order
+from hpo.device import side_by_side
 from hpo.files import write_new_file
 from hpo.interruption import ShouldStop, never, until_stopped
 from hpo.models.frozen_backbone import Features, FrozenBackbone
@@ -186,11 +187,24 @@ class _Making:
         """Yield the bytes of the features of the rows (m,) of the part, in order."""
         batches: Sequence[Rows] = np.split(rows, range(BATCH, len(rows), BATCH)) if len(rows) else []
         done = 0
-        for batch in until_stopped(batches, self.should_stop):
-            yield self.backbone.features(self.part.batch(batch)).data.cast("B")
-            done += len(batch)
-            if self.progress:
-                self.progress(done, len(rows))
+        with closing(self._computed(until_stopped(batches, self.should_stop))) as computed:
+            for features in computed:
+                yield features.data.cast("B")
+                forget_pages(self.part.images)
+                done += len(features)
+                if self.progress:
+                    self.progress(done, len(rows))
+
+    def _computed(self, batches: Iterable[Rows]) -> Generator[Features, None, None]:
+        """Yield the features of batches, on a CPU of several at once."""
+
+        def compute(batch: Rows) -> Features:
+            return self.backbone.features(self.part.batch(batch))
+
+        if self.backbone.on_cpu:
+            yield from side_by_side(compute, batches)
+        else:
+            yield from map(compute, batches)
 
 
 def _digests(part: Part) -> Digests:

@@ -51,6 +51,7 @@ class FrozenBackbone:
         self.width = built.features
         """F, the length of the features."""
         self.image_size = config.image_size
+        self.on_cpu = torch.device(device).type == "cpu"
         self.identity: Mapping[str, Any] = {
             "backbone": network_name(config),
             "weights": tensors_digest(built.model.backbone),

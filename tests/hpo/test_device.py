@@ -1,4 +1,4 @@
-"""Cores of a process: control groups of both versions, simulated in folders."""
+"""Cores of a process: control groups of both versions, simulated in folders. Tasks that are computed side by side."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import torch
 
-from hpo.device import cores, quotas
+from hpo.device import cores, quotas, side_by_side
 
 ALLOWED = len(os.sched_getaffinity(0))
 Make = Callable[..., Path]
@@ -142,3 +144,27 @@ def test_a_process_in_a_real_group_counts_its_cores(group: Path) -> None:
         [sys.executable, "-c", code, str(group / "cgroup.procs")], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "1"
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_tasks_side_by_side_each_in_one_thread_and_in_their_order(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        begun: list[int] = []
+
+        def work(task: int) -> tuple[int, int]:
+            begun.append(task)
+            return task, torch.get_num_threads()
+
+        assert list(side_by_side(work, range(20))) == [(task, 1) for task in range(20)]
+        assert torch.get_num_threads() == threads
+        begun.clear()
+        with closing(side_by_side(work, range(1000))) as results:
+            assert next(results) == (0, 1)
+        assert len(begun) <= 2 * threads + 1, "a caller that stops does not wait for all tasks"
+        with pytest.raises(ZeroDivisionError):
+            list(side_by_side(lambda task: 1 // (task - 3), range(9)))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

@@ -197,7 +197,15 @@ def test_a_picture_gives_the_same_pixels_and_digest_in_every_form(height, width,
     for form, copy in (copies | {"as it is": stored(picture)}).items():
         with plain_image(copy) as image:
             assert np.array_equal(image.centre_square(size), expected), form
-            assert image.digest() == digest, form
+            assert image.digest() == image.digest(expected) == digest, form
+
+
+@pytest.mark.parametrize("size", [16, 24, 32])
+def test_the_digest_is_the_same_with_the_packed_pixels_at_hand(noise, size):
+    for array in (noise(0, (24, 24, 3)), noise(0, (24, 32, 3)), noise(0, (24, 24)), noise(0, (24, 24, 4))):
+        for payload in (array, array.astype(np.uint16) * 257):
+            with plain_image(payload) as image:
+                assert image.digest(image.centre_square(size)) == image.digest()
 
 
 def test_the_digest_tells_shapes_and_late_rows_apart(noise):

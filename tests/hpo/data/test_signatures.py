@@ -52,6 +52,15 @@ def test_a_pack_with_a_damaged_signature_file_is_remade(write_classes, cache):
         assert open_pack(source, 16, cache).signatures.tobytes() == before
 
 
+def test_the_fields_without_the_pictures_and_what_was_read_is_forgotten(write_classes, cache, monkeypatch):
+    monkeypatch.setattr(signatures, "_BLOCK", 3)
+    pack = open_pack(FolderSource(write_classes({"a": 4, "b": 4})), 16, cache)
+    found = signatures.without_pictures(pack.signatures)
+    assert set(found.dtype.names) == set(SIGNATURE.names) - {"thumb", "grey"}
+    assert all(np.array_equal(found[name], pack.signatures[name]) for name in found.dtype.names)
+    assert found.itemsize * 50 < SIGNATURE.itemsize
+
+
 def test_black_white_and_coloured_images():
     black, white = np.zeros((8, 8), np.uint8), np.full((200, 100, 3), 255, np.uint8)
     red = np.zeros((70, 70, 3), np.uint8)

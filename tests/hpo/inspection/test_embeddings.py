@@ -71,6 +71,22 @@ def test_neighbours_in_blocks_are_the_nearest(monkeypatch: pytest.MonkeyPatch) -
     assert nearest(points[:2], 9)[1].tolist() == [[1], [0]]
 
 
+@pytest.mark.parametrize("count", [1, 5, 40])
+def test_the_nearest_of_many_are_those_of_a_full_sort(count: int) -> None:
+    points = np.random.default_rng(2).normal(0, 1, (700, 5)).astype(np.float32)
+    between = np.square(points[:, None] - points[None]).sum(axis=2)
+    np.fill_diagonal(between, np.inf)
+    distances, rows = nearest(points, count)
+    expected = np.sort(between, axis=1)[:, :count]
+    np.testing.assert_allclose(np.take_along_axis(between, rows, axis=1), expected, atol=1e-4)
+    np.testing.assert_allclose(distances, np.sqrt(expected), atol=1e-3)
+    assert all(len(set(row)) == count for row in rows.tolist())
+    alone = np.zeros(700, np.int64)
+    distances, rows = nearest(points, count, apart=alone)
+    assert np.isinf(distances).all(), "all of them are of one group"
+    assert rows.max() < 700
+
+
 def test_folds_hold_every_class_evenly() -> None:
     labels = np.repeat([0, 1, 2], [50, 10, 5])
     fold = folds(labels)
