@@ -34,7 +34,7 @@ MOST_PER_IMAGE = 20
 """The number of candidates of an image that are kept, the nearest first."""
 
 _LOOKED_UP = 1024
-"""Images that are looked up at once; bounds the memory. Times the views it must stay below 2^16 (`_Table.near`)."""
+"""Images that are looked up at once; bounds the memory. Times the views it must stay below 2^16 (`_HashTable.near`)."""
 
 _COMPARED = 512
 """Pairs of which the values are compared at once."""
@@ -71,7 +71,7 @@ def find_candidates(pictures: PictureHash, described: Descriptions) -> Candidate
     The order of the images plays no role as long as it is theirs by content.
     """
     count = described.keys.shape[1]
-    tables = [_Table.of(described.keys[_CENTRE], order) for order in _orders(pictures.weights)]
+    tables = [_HashTable.of(described.keys[_CENTRE], order) for order in _orders(pictures.weights)]
     found = [_nearest(tables, described.keys, begin) for begin in range(0, count, _LOOKED_UP)]
     first, second = np.concatenate(found, axis=1)
     pair = np.sort(np.minimum(first, second) * count + np.maximum(first, second))
@@ -79,7 +79,7 @@ def find_candidates(pictures: PictureHash, described: Descriptions) -> Candidate
     return _nearest_views(pair // max(1, count), pair % max(1, count), described.values)
 
 
-def _nearest(tables: list[_Table], hashes: Keys, begin: int) -> Labels:
+def _nearest(tables: list[_HashTable], hashes: Keys, begin: int) -> Labels:
     """Return pairs (2, m) of the images from row `begin` on with the nearest of those that a table finds."""
     some, count = hashes[:, begin : begin + _LOOKED_UP], hashes.shape[1]
     rows = np.tile(np.arange(begin, begin + some.shape[1]), len(some))
@@ -96,7 +96,7 @@ def _nearest(tables: list[_Table], hashes: Keys, begin: int) -> Labels:
 
 
 @dataclass(frozen=True)
-class _Table:
+class _HashTable:
     """The hashes of n images, sorted by their bits in an order of the table's own."""
 
     keys: Keys
@@ -107,7 +107,7 @@ class _Table:
     """(BITS / 8, 256) for each byte of a hash and its value, the bits of the key that it sets."""
 
     @classmethod
-    def of(cls, hashes: Keys, order: Labels) -> _Table:
+    def of(cls, hashes: Keys, order: Labels) -> _HashTable:
         """Sort hashes (n,); bit k of a key is bit `order[k]` of a hash, counted from the highest."""
         place = np.empty(BITS, dtype=np.int64)
         place[order] = np.arange(BITS)
@@ -137,7 +137,7 @@ class _Table:
 
 
 def _moved(hashes: Keys, moved: Keys) -> Keys:
-    """Return hashes (m,) with their bits in another order (`_Table.moved`)."""
+    """Return hashes (m,) with their bits in another order (`_HashTable.moved`)."""
     octets = hashes.astype(">u8").view(np.uint8).reshape(-1, 8)
     keys: Keys = moved[0][octets[:, 0]]
     for number in range(1, len(moved)):

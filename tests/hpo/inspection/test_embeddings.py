@@ -120,7 +120,7 @@ def test_embeddings_of_a_data_set_come_from_the_store(tmp_path: Path) -> None:
     pairs = [(digests.of_pixels(image), digests.of_pixels(image)) for image in images]
     data: Any = Images(
         images=images, labels=labels, names=[f"{row}.png" for row in range(30)], digests=pairs,
-        classes=("a", "b", "c"), fingerprint="f", white_level=None,
+        classes=("a", "b", "c"), fingerprint="f", white_level=None, grouping=None,
     )  # fmt: skip
     copies = SimpleNamespace(group_of=np.array([0, 0, *range(2, 30)]))
     config = TrialConfig.from_dict({"backbone": "test_resnet", "pretrained": False, "image_size": SIZE})
