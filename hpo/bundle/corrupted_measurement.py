@@ -1,6 +1,6 @@
 """Measure a model under corruptions, seen and unseen, and keep the result with its bundle.
 
-metrics.json keeps a list under `robustness`, one record for each set of images: {date, part, images, data, result},
+metrics.json keeps a list under `corrupted`, one record for each set of images: {date, part, images, data, result},
 where `images` is the digest of the images and `data` the fingerprint of their data set. Bundles of earlier versions
 have no such list. It may have been written by hand, so it is checked when read.
 """
@@ -31,7 +31,7 @@ from hpo.unseen_corruptions import UNSEEN
 
 FAMILIES = (SEEN, UNSEEN)
 
-KEY = "robustness"
+KEY = "corrupted"
 """The key in metrics.json."""
 
 

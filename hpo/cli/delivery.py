@@ -207,7 +207,7 @@ def evaluate_command(
     for line in [*selection_lines(data, found.selection, split), *(robustness.lines(bundle) if robustness else ())]:
         click.echo(line, err=True)
     if as_json:
-        values = {**found.to_dict(), "robustness": robustness.to_dict() if robustness else None}
+        values = {**found.to_dict(), "corrupted": robustness.to_dict() if robustness else None}
         click.echo(strict_json(values, indent=2))
     else:
         _print_evaluation(bundle, data, found, robustness)

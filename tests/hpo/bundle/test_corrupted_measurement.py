@@ -74,8 +74,8 @@ def test_the_record_of_a_test_part_is_preferred_and_other_data_are_none_of_it(me
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"result": None}, "robustness.0.result"),
-        ({"images": 3}, "robustness.0.images"),
+        ({"result": None}, "corrupted.0.result"),
+        ({"images": 3}, "corrupted.0.images"),
         ("correct", "counts or shares are out of range"),
     ],
 )
@@ -86,7 +86,7 @@ def test_a_record_that_was_changed_by_hand_is_refused(measured, dataset, change,
     else:
         record |= change
     with pytest.raises(BundleError, match=f"metrics.json: .*{message}.*copy or export the bundle again"):
-        stored_records({"robustness": [record]}, "metrics.json")
+        stored_records({"corrupted": [record]}, "metrics.json")
 
 
 def test_a_bundle_of_an_earlier_version_has_no_record(bundle):
@@ -102,7 +102,7 @@ def test_the_measurement_is_printed_and_kept(evaluate, bundle):
     assert f"is kept in {bundle}" in result.stderr
     (record,) = records(bundle)
     assert record.part == "val"
-    again = json.loads(evaluate("--split", "val", "--corrupted", "--baseline", bundle, "--json").stdout)["robustness"]
+    again = json.loads(evaluate("--split", "val", "--corrupted", "--baseline", bundle, "--json").stdout)["corrupted"]
     assert (again["images"], again["relative_to"]) == (6, str(bundle))
     means = [again["relative_errors"][family.name]["mean"] for family in (SEEN, UNSEEN)]
     assert all(mean is None or mean == pytest.approx(1) for mean in means)
@@ -111,15 +111,15 @@ def test_the_measurement_is_printed_and_kept(evaluate, bundle):
 
 def test_without_the_option_nothing_is_measured_or_kept(evaluate, bundle):
     found = json.loads(evaluate("--split", "val", "--json").stdout)
-    assert found["robustness"] is None
-    assert "robustness" not in read_bundle(bundle).metrics
+    assert found["corrupted"] is None
+    assert "corrupted" not in read_bundle(bundle).metrics
 
 
 def test_training_images_are_measured_but_not_kept(evaluate, bundle):
     result = evaluate("--split", "train", "--corrupted", "--json")
     assert "is not kept" in result.stderr
     assert "the model has trained on these images" in result.stderr
-    assert json.loads(result.stdout)["robustness"]["images"] > 6
+    assert json.loads(result.stdout)["corrupted"]["images"] > 6
     assert records(bundle) == []
 
 

@@ -91,7 +91,7 @@ def test_a_measurement_under_corruptions_that_the_bundle_keeps_needs_no_images(c
     for words in ("motion", "0.5000", "40 test images (of 90, chosen at random)", "Errors are 3.8 times"):
         assert words in section
     assert "Under unseen corruptions" in page
-    write_json(cells.bundle / "metrics.json", lambda stored: stored["robustness"].pop(0))
+    write_json(cells.bundle / "metrics.json", lambda stored: stored["corrupted"].pop(0))
     section = section_of(report_bundle(cells.bundle, None, cells.options), "robustness")
     assert "Not measured: corruptions that no search sees." in section
     assert "40 validation images" in section
