@@ -123,13 +123,15 @@ def _stain_deposits(image: Image, step: int, rng: np.random.Generator) -> Image:
     """
     number, greatest = (1, 2, 3, 3, 3)[step], (0.04, 0.04, 0.04, 0.05, 0.06)[step]
     places, sizes, turns = rng.uniform(0.08, 0.92, (2, 3)), rng.uniform(0.6, 1, 3), rng.uniform(0, 2 * np.pi, (2, 3))
-    row, column = _offsets(len(image), places)
-    angle, distance = np.arctan2(row, column), np.hypot(row, column)
-    three, five = turns[..., None, None]
-    outline = 1 + 0.25 * np.sin(3 * angle + three) + 0.15 * np.sin(5 * angle + five)
-    radius = (greatest * sizes)[:, None, None] * outline
-    density = np.clip(0.5 + (radius - distance) / (0.35 * greatest), 0, 1)[:number].max(axis=0)
-    return rounded((1 - 0.9 * density[..., None]).astype(np.float32) * image)
+    row, column = _offsets(len(image), places[:, :number])
+    ray = column + 1j * row  # complex, so that powers give multiples of the angle
+    distance = np.abs(ray)
+    ray /= np.maximum(distance, np.float32(1e-6))
+    three, five = np.exp(1j * turns[:, :number]).astype(np.complex64)[..., None, None]
+    outline = 1 + 0.25 * (ray**3 * three).imag + 0.15 * (ray**5 * five).imag
+    radius = (greatest * sizes[:number]).astype(np.float32)[:, None, None] * outline
+    density = np.clip(0.5 + (radius - distance) / (0.35 * greatest), 0, 1).max(axis=0)
+    return rounded((1 - np.float32(0.9) * density[..., None]) * image)
 
 
 def _bubbles(image: Image, step: int, rng: np.random.Generator) -> Image:
@@ -138,17 +140,20 @@ def _bubbles(image: Image, step: int, rng: np.random.Generator) -> Image:
     number = 7 + int(rng.uniform() * (most - 6))
     radii = (3 + rng.uniform(size=12) * (largest - 3)) / _SIDE
     places = radii + rng.uniform(size=(2, 12)) * (1 - 2 * radii)
-    pixel, rim = 1 / len(image), 2 / _SIDE
-    outside = np.hypot(*_offsets(len(image), places)) - radii[:, None, None]
-    inner, outer = (np.clip(0.5 + (width - outside) / pixel, 0, 1) for width in (0.0, rim))
-    opacity = ((100 * inner + 130 * (outer - inner)) / 255)[:number].max(axis=0)
-    return rounded((image + opacity[..., None] * (255.0 - image)).astype(np.float32))
+    row, column = _offsets(len(image), places[:, :number])
+    outside = np.sqrt(row**2 + column**2) - radii[:number].astype(np.float32)[:, None, None]
+    # In pixels, so that an edge is one pixel wide. A bubble has an opacity of 100 of 255, its rim of 130.
+    inner = np.clip(0.5 - outside * len(image), 0, 1)
+    outer = np.clip(0.5 - (outside - np.float32(2 / _SIDE)) * len(image), 0, 1)
+    opacity = ((130 * outer - 30 * inner) / 255).max(axis=0)[..., None]
+    return rounded(image + opacity * (np.float32(255) - image))
 
 
-def _offsets(size: int, places: Places) -> tuple[Places, Places]:
+def _offsets(size: int, places: Places) -> tuple[Floats, Floats]:
     """Return (k, S, 1) and (k, 1, S): rows and columns less those of the `places` (2, k), in fractions of the side."""
-    middles = (np.arange(size) + 0.5) / size
-    return middles[None, :, None] - places[0][:, None, None], middles[None, None, :] - places[1][:, None, None]
+    middles = (np.arange(size, dtype=np.float32) + 0.5) / size
+    down, across = places.astype(np.float32)
+    return middles[None, :, None] - down[:, None, None], middles[None, None, :] - across[:, None, None]
 
 
 _OBJECTS: Mapping[str, Corruption] = {"stain-deposits": _stain_deposits, "bubbles": _bubbles}

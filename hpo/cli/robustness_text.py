@@ -142,7 +142,7 @@ def print_robustness(console: Console, found: RobustnessResult) -> None:
     clean = ("clean", result.clean, "the images as they are")
     for name, score, what in (clean, *((one.family, one.accuracy, FAMILIES[one.family]) for one in result.families)):
         low, high = score.interval
-        grid.add_row(name, f"{score.value:.4f} (95 % interval {low:.4f} to {high:.4f})", what)
+        grid.add_row(name, f"{score.value:.4f} ({low:.4f} to {high:.4f})", what)
     console.print(grid)
     for line in _relative_lines(found):
         console.print(Text(line))

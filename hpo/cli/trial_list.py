@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from storage import Database
 
 
-WIDTH = 120
+WIDTH = 140
 """Columns of a table if stdout is not a terminal."""
 
 name_option = click.option(
@@ -93,4 +93,4 @@ def write_figures(out: Path | None, files: Mapping[str, bytes]) -> None:
 
     if out is not None:
         write_outputs(out, files)
-        click.echo(f"\n{out}: table.md, table.csv, figure.svg, figure.png, results.json")
+        click.echo(f"\n{out}: {', '.join(files)}")

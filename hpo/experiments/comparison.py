@@ -71,6 +71,8 @@ class ComparisonRow:
     """On the images of another laboratory."""
     other_balanced: float | None = None
     """The balanced accuracy there, since such a set often has few images of some classes."""
+    other_notes: tuple[str, ...] = ()
+    """Lines on those images: which classes are missing or renamed, what was left out."""
     errors: Mapping[FamilyName, RelativeErrors] = field(default_factory=dict)
     """Errors under corruptions relative to those of the model `baseline`; empty where one of the two has none."""
     baseline: str = ""
@@ -87,7 +89,7 @@ class ComparisonRow:
             name: score.to_dict() if (score := getattr(self, name)) else None
             for name in ("validation", "corrupted", "unseen", "test", "other")
         }
-        lists = {name: list(getattr(self, name)) for name in ("folders", "notes", "trained_on")}
+        lists = {name: list(getattr(self, name)) for name in ("folders", "notes", "other_notes", "trained_on")}
         errors = {name: found.to_dict() for name, found in self.errors.items()}
         return {**vars(self), **scores, **lists, "errors": errors}
 
@@ -158,7 +160,8 @@ def measure_row(model: ComparedModel, benchmark: Benchmark) -> ComparisonRow:
         peak_memory=max(cost.peak_memory for cost in costs) if costs else None,
         config=public_config(manifest.config.to_dict()),
         folders=tuple(map(public_path_from_here, model.folders)),
-        notes=(*model.notes, *results[0].other_notes),
+        notes=model.notes,
+        other_notes=results[0].other_notes,
         memory_shared=any(cost.shared for cost in costs),
         trained_on=_other_devices(costs, benchmark.device),
     )

@@ -31,8 +31,8 @@ from hpo.figures.charts import (
 )
 
 _SCORES = (
-    ("validation", "o", PRINT_BLUE, -0.24), ("corrupted", "s", PRINT_ORANGE, -0.08),
-    ("unseen", "^", PRINT_PURPLE, 0.08), ("test", "D", PRINT_GREEN, 0.24), ("other", "v", PRINT_GREY, 0.36),
+    ("validation", "o", PRINT_BLUE, -0.28), ("corrupted", "s", PRINT_ORANGE, -0.14),
+    ("unseen", "^", PRINT_PURPLE, 0.0), ("test", "D", PRINT_GREEN, 0.14), ("other", "v", PRINT_GREY, 0.28),
 )  # fmt: skip
 """Name, marker, colour, and vertical distance from the middle of the model's line."""
 
@@ -60,7 +60,7 @@ def comparison_files(
 def draw_comparison(rows: Sequence[ComparisonRow]) -> Figure:
     """Return the figure, with the first model on top; models without parameters are left out on the right."""
     with file_style():
-        figure = Figure(figsize=(11, 1.6 + 0.42 * max(4, len(rows))), layout="constrained")
+        figure = Figure(figsize=(11, 1.6 + 0.5 * max(4, len(rows))), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[3, 2])
         _draw_scores(left, rows)
         _draw_against_parameters(right, rows)

@@ -137,6 +137,7 @@ def _parts(score: Score | None) -> dict[str, float | None]:
 def notes(rows: Sequence[ComparisonRow], about: Provenance) -> list[str]:
     """Return the lines that readers of the figures must see."""
     lines = [f"{row.label}: {note}" for row in rows for note in row.notes]
+    lines += dict.fromkeys(note for row in rows for note in row.other_notes)
     lines += [*_access_notes(rows), *_training_notes(rows), *_corruption_notes(rows)]
     if about.busy:
         lines.append(f"the machine was busy (load {about.load:.1f} per core), so the speeds are lower than possible")

@@ -46,8 +46,8 @@ def test_a_row_has_the_figures_of_the_other_laboratory(benchmark: Benchmark, bun
     assert row.other is not None
     assert row.other_balanced is not None
     assert row.other.n == 6
-    assert any("no image is of class" in note and "of the other 2" in note for note in row.notes)
-    assert any("'theirs' is taken as" in note for note in row.notes)
+    assert any("no image is of class" in note and "of the other 2" in note for note in row.other_notes)
+    assert any("'theirs' is taken as" in note for note in row.other_notes)
 
 
 def test_the_locked_test_part_is_not_another_laboratory(
