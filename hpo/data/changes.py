@@ -62,7 +62,8 @@ class DataChanges:
 
     def drop_counts(self) -> dict[FindingKind, int]:
         """Return the number of images that are left out, for each kind of finding, the most frequent first."""
-        return dict(Counter(self.drops.values()).most_common())
+        counts = Counter(self.drops.values())
+        return {kind: counts[kind] for kind in sorted(counts, key=lambda kind: (-counts[kind], KINDS.index(kind)))}
 
     def action(self, file: str) -> str:
         """Return what happens to the content of a file: `drop`, `relabel:CLASS`, `part:PART`, or "" for nothing."""

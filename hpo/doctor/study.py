@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import optuna
     from sqlalchemy import Connection
 
-    from hpo.data import SplitOptions
+    from hpo.data import Dataset, SplitOptions
     from storage import Database, LeaseInfo
 
 
@@ -193,16 +193,21 @@ def check_leases(name: str, leases: Sequence[LeaseInfo], running: set[int]) -> C
 
 
 def check_data(data: Path, db: Database | None, study: str | None, cache: Path) -> Check:
-    """Check that DATA has a supported layout, readable images of each class, and the images of the study if given."""
+    """Check that DATA has a supported layout, readable images of each class, and the images of the study if given.
+
+    The summary is then that of the study's own data, all of which are read: with its split, and without what it leaves
+    out.
+    """
     from hpo.data.sampled_images import inspect_data
+    from hpo.data.summary import summarise
 
     try:
         seen = inspect_data(data, split=_split_of(db, study))
         tried = "all decoded" if seen.decoded == seen.images else f"{seen.decoded:,} of them decoded"
         found = f"{data}: {seen.images:,} images of {len(seen.summary.classes)} classes, {tried}"
         if db is not None and study is not None:
-            _same_images(data, open_study(db, study), cache)
-            found += f", those that {study} was made with"
+            dataset = _study_data(data, open_study(db, study), cache)
+            return passed("data", f"{found}, those that {study} was made with", summarise(dataset))
     except (HpoError, SpaceError, OSError) as error:
         return failed("data", error)
     except StorageError:
@@ -224,13 +229,13 @@ def _split_of(db: Database | None, study: str | None) -> SplitOptions:
         return SplitOptions(max_unreadable=1)
 
 
-def _same_images(data: Path, study: optuna.Study, cache: Path) -> None:
-    """Raise DataError for other images than the study's. Images that this host has no pack of are decoded now."""
+def _study_data(data: Path, study: optuna.Study, cache: Path) -> Dataset:
+    """Return the study's data; DataError for others. Images that this host has no pack of are decoded now."""
     from hpo.search.plan import open_study_data
 
     spec = read_spec(study)
     sizes: list[Any] = read_space(spec.space).values("image_size")
-    open_study_data(data, spec, min(sizes), cache, name=study.study_name)
+    return open_study_data(data, spec, min(sizes), cache, name=study.study_name)
 
 
 def _running(study: optuna.Study) -> set[int]:

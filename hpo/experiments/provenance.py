@@ -30,7 +30,7 @@ class Provenance:
     seed: int
     study: str | None
     data: Mapping[str, Any]
-    """path, fingerprint, split, counts, classes."""
+    """path, fingerprint, split, counts, classes; where findings were applied, `changes`: counts, and `line` in words."""
     versions: Mapping[str, str]
     load: float | None = None
     """Processes that were ready to run in the last minute, divided by the cores; includes those of this program."""
@@ -46,7 +46,8 @@ class Provenance:
         counts = ", ".join(f"{count:,} {name}" for name, count in self.data["counts"].items())
         threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
         measured = f"; {self.device}, {threads}" if self.device else ""
-        return f"{self.data['path']}: {counts} ({self.data['split']}){measured}; {self.date[:10]}"
+        changes = f"; {self.data['changes']['line']}" if self.data.get("changes") else ""
+        return f"{self.data['path']}: {counts} ({self.data['split']}){changes}{measured}; {self.date[:10]}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -83,6 +84,7 @@ def _describe_data(path: Path, dataset: Dataset) -> dict[str, Any]:
         "split": dataset.split,
         "counts": counts,
         "classes": list(dataset.classes),
+        **({"changes": {**changes.counts(), "line": changes.line()}} if (changes := dataset.changes) else {}),
     }
 
 

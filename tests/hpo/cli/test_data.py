@@ -131,6 +131,10 @@ def test_a_study_keeps_its_decisions(here, faulty, tmp_path, monkeypatch, option
         printed = here(*again)
         assert printed.exit_code == 0, printed.output
         assert "2 conflict" in printed.output
+    doctor = json.loads(here("doctor", str(faulty), "--study", "s", "--device", "cpu", "--json").stdout)
+    summary = next(check["data"] for check in doctor["checks"] if check["what"] == "data")
+    assert summary["changes"]["left_out"]["conflict"] == 2
+    assert set(summary["classes"][0]) == {"name", "train", "val", "test"}
     other = here(*make, "--fix-leaks")
     assert other.exit_code == 2
     assert "study 's' was made with" in other.output

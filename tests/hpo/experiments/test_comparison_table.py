@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hpo.data.changes import DataChanges
 from hpo.errors import UsageError
 from hpo.evaluation.intervals import Score
 from hpo.experiments.compared_model import ComparedModel
@@ -191,3 +192,12 @@ def test_a_file_in_place_of_the_folder_is_refused_before_the_work(tmp_path: Path
 def test_markdown_and_csv_of_awkward_cells() -> None:
     assert to_markdown(["a", "b"], [["x|y", "1"]]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 |\n"
     assert to_csv([{"a": 'x,"y"', "b": None}]) == b'a,b\n"x,""y""",\n'
+
+
+def test_what_findings_left_out_stands_under_the_table() -> None:
+    changes = DataChanges({"a.png": "odd"}, {"b.png": "cat"}, source="--clean")
+    said = {**changes.counts(), "line": changes.line()}
+    about = replace(ABOUT, data={**ABOUT.data, "changes": said})
+    assert "; left out by --clean: 1 image: 1 odd; 1 relabelled; " in about.line
+    assert about.to_dict()["data"]["changes"]["left_out"] == {"odd": 1}
+    assert "left out" not in ABOUT.line
