@@ -30,7 +30,7 @@ class Provenance:
     seed: int
     study: str | None
     data: Mapping[str, Any]
-    """path, fingerprint, split, counts, classes; where findings were applied, `changes`: counts, and `line` in words."""
+    """path, fingerprint, split, counts, classes; where findings were applied, `changes` with counts and a `line`."""
     versions: Mapping[str, str]
     load: float | None = None
     """Processes that were ready to run in the last minute, divided by the cores; includes those of this program."""
