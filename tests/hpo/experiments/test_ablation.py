@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
 
 import optuna
 import pytest
@@ -13,13 +14,16 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
+from hpo.bundle.manifest import Manifest, RobustnessFigures
+from hpo.data import Dataset, SplitOptions
 from hpo.errors import HpoError
-from hpo.experiments.ablation import AblationOutcome, compute_outcome
+from hpo.experiments.ablation import Ablation, AblationOutcome, compute_outcome
 from hpo.experiments.ablation_parts import Variation
 from hpo.experiments.ablation_table import ablation_files, csv_table, markdown, notes, print_outcomes
 from hpo.experiments.provenance import Provenance
+from hpo.experiments.trial_list_study import named_plan, plan_trial_list
 from hpo.experiments.variation_results import VariationResult, read_results
-from search_spaces import TrialConfig
+from search_spaces import PlannedTrial, TrialConfig, TrialList
 
 CONFIG = TrialConfig()
 ABOUT = Provenance(
@@ -148,3 +152,20 @@ def test_files_hold_everything(found: AblationOutcome) -> None:
     assert results["config"] == CONFIG.to_dict()
     assert results["outcomes"][0]["everything"]["values"] == [0.90, 0.92, 0.91]
     assert len(results["outcomes"][1]["parts"]) == 4
+
+
+def test_parts_are_judged_by_the_value_that_chose_the_trial(manifest: Manifest, dataset: Dataset) -> None:
+    figures = RobustnessFigures(weight=0.25, clean=0.9, altered=0.8)
+    robust = manifest.model_copy(update={"robustness": figures})
+    plain, weighed = (Ablation(Path("cells"), dataset, one, CONFIG, (), 1, None) for one in (manifest, robust))
+    assert (plain.metric, plain.robustness) == ("accuracy", 0.0)
+    assert (weighed.metric, weighed.robustness) == ("0.75 clean + 0.25 altered accuracy", 0.25)
+    trials = TrialList("ablation", "", (PlannedTrial("one", CONFIG),))
+    names = [
+        named_plan(
+            plan_trial_list(Path("cells"), None, trials, metric="accuracy", split=SplitOptions(), robustness=weight),
+            dataset,
+        ).study
+        for weight in (0.0, 0.25, 0.5)
+    ]
+    assert len(set(names)) == 3, "each weight has a study of its own"
