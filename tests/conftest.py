@@ -23,12 +23,10 @@ from typing import Any
 import psycopg2
 import pytest
 import sqlalchemy
-from sqlalchemy import URL, make_url
 
 from storage import Database, EmbeddedServer, open_database
 from storage.postgres_binaries import ServerAccount, run_program
-
-_TEMPLATE = "with_tables"
+from tests.reused_databases import ReusedDatabases
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -46,24 +44,39 @@ def postgres_url() -> Iterator[str]:
     server = EmbeddedServer.join(folder)
     url = server.url.render_as_string(hide_password=False)
     # The data live as long as the tests: nothing needs to survive a loss of power.
-    _administer(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()", f"CREATE DATABASE {_TEMPLATE}")
-    with Database(server.url.set(database=_TEMPLATE)) as template:
-        template.initialise()
+    off = [f"ALTER SYSTEM SET {name} = off" for name in ("fsync", "full_page_writes")]
+    _administer(url, *off, "SELECT pg_reload_conf()")
     yield url
     server.leave()
     shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="session")
+def databases_of_tests(postgres_url: str) -> Iterator[ReusedDatabases]:
+    databases = ReusedDatabases(postgres_url)
+    yield databases
+    databases.close()
+
+
 @pytest.fixture
-def empty_url(postgres_url: str) -> Iterator[str]:
+def empty_url(databases_of_tests: ReusedDatabases) -> Iterator[str]:
     """Yield the URL of a database without a single table."""
-    yield from _fresh(postgres_url, "template0")
+    with databases_of_tests.without_tables() as url:
+        yield url
 
 
 @pytest.fixture
-def database_url(postgres_url: str) -> Iterator[str]:
+def database_url(databases_of_tests: ReusedDatabases) -> Iterator[str]:
     """Yield the URL of a database with optuna's tables and nothing in them."""
-    yield from _fresh(postgres_url, _TEMPLATE)
+    with databases_of_tests.one() as url:
+        yield url
+
+
+@pytest.fixture
+def other_database_url(databases_of_tests: ReusedDatabases) -> Iterator[str]:
+    """Yield the URL of another such database on the same server."""
+    with databases_of_tests.one() as url:
+        yield url
 
 
 @pytest.fixture
@@ -71,17 +84,6 @@ def database(database_url: str, tmp_path: Path) -> Iterator[Database]:
     """Yield an open database with optuna's tables and nothing in them."""
     with open_database(database_url, home=tmp_path / "unused") as database:
         yield database
-
-
-def _fresh(server: str, template: str) -> Iterator[str]:
-    name = f"test_{uuid.uuid4().hex}"
-    _administer(server, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield _named(server, name).render_as_string(hide_password=False)
-    _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def _named(server: str, name: str) -> URL:
-    return make_url(server).set(database=name)
 
 
 def _administer(url: str, *statements: str) -> None:

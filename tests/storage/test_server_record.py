@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ class Process:
 
     def __init__(self, home: Path, *before: str) -> None:
         self._process = subprocess.Popen(
-            script(home, *before, start_timeout=1), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            script(home, *before, start_timeout=30), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self._process.stdout is not None
         self.said = self._process.stdout.readline().strip()
@@ -80,6 +81,14 @@ class Process:
     def kill(self) -> None:
         self._process.kill()
         self._process.communicate(timeout=30)
+
+    def kill_container(self, home: Path) -> None:
+        """Kill it with its container, and wait until the kernel has ended the container's PostgreSQL as well."""
+        self.kill()
+        end = time.monotonic() + 30
+        while server_record.is_locked(home / "postgres"):
+            assert time.monotonic() < end, "the PostgreSQL of a killed container goes on"
+            time.sleep(0.01)
 
 
 class Run:
@@ -202,7 +211,7 @@ def test_the_data_of_a_killed_container_open_in_another_without_an_option(home: 
     container = Process(Path("/mnt/.hpo"), *at_another_path(home.parent))
     assert container.said == "rows 1"
     assert "in use by another container" in write_row(home, *CONTAINER)
-    container.kill()  # and with it, by the kernel, its PostgreSQL
+    container.kill_container(home)
     assert (home / "postgres" / "postmaster.pid").exists()
     assert write_here(home) == "rows 2"
 
@@ -211,7 +220,7 @@ def test_the_data_of_a_killed_container_open_in_another_without_an_option(home: 
 def test_processes_that_used_the_server_of_a_killed_container_restart_it(home: Path) -> None:
     container, *others = Process(home, *CONTAINER), Process(home), Process(home)
     assert [container.said, *(other.said for other in others)] == ["rows 1", "rows 2", "rows 3"]
-    container.kill()
+    container.kill_container(home)
     assert [other.goes_on() for other in others] == ["rows 4", "rows 5"]
     assert write_row(home, *CONTAINER) == "rows 6"
     for other in others:

@@ -19,7 +19,7 @@ from storage import (
     remove_stray_study,
     stray_studies,
 )
-from tests.conftest import TcpServer, _fresh
+from tests.conftest import TcpServer
 
 pytestmark = pytest.mark.postgres
 STUDY = "cells-0123abcd"
@@ -31,11 +31,10 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
 
 
 @pytest.fixture
-def restored(postgres_url: str) -> Iterator[Database]:
+def restored(other_database_url: str) -> Iterator[Database]:
     """Another database of the same server, such as a dump restored beside its original."""
-    for url in _fresh(postgres_url, "with_tables"):
-        with open_database(url, home=Path("unused")) as database:
-            yield database
+    with open_database(other_database_url, home=Path("unused")) as database:
+        yield database
 
 
 def test_the_first_database_keeps_the_folder_and_another_is_refused_with_the_way_out(

@@ -15,7 +15,6 @@ from hpo.search.strategy import make_pruner, sampler_for_trial
 from hpo.search.worker_context import Deadline, EvictionOrder, WorkerContext
 from search_spaces import SearchSpace
 from storage import Claim, Database, RetryPolicy, Worker, claim_trial, open_database, open_store, open_study, read_spec
-from tests.conftest import _fresh
 
 SPACE = {
     "name": "tiny",
@@ -113,9 +112,8 @@ def bench(database: Database, cells: Path, tiny_space: SearchSpace, tmp_path: Pa
 
 
 @pytest.fixture
-def restored(bench: Bench, postgres_url: str) -> Iterator[Bench]:
+def restored(bench: Bench, other_database_url: str) -> Iterator[Bench]:
     """Yield the same study in another database of the server, as a restored dump has it."""
-    for url in _fresh(postgres_url, "with_tables"):
-        with open_database(url, home=bench.folder / "unused") as database:
-            optuna.copy_study(from_study_name="tiny", from_storage=bench.db.storage, to_storage=database.storage)
-            yield Bench(database, open_study(database, "tiny"), bench.dataset, bench.folder, bench.cells)
+    with open_database(other_database_url, home=bench.folder / "unused") as database:
+        optuna.copy_study(from_study_name="tiny", from_storage=bench.db.storage, to_storage=database.storage)
+        yield Bench(database, open_study(database, "tiny"), bench.dataset, bench.folder, bench.cells)
