@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from hpo.bundle.json_files import json_text, read_json
 from hpo.bundle.model import BATCH_SIZE, Model
-from hpo.bundle.stored_metrics import METRICS, WAY_OUT
+from hpo.bundle.stored_metrics import CORRUPTED, METRICS, WAY_OUT
 from hpo.corruption_family import SEVERITIES, CorruptionFamily
 from hpo.corruptions import SEEN
 from hpo.data import Part, Progress
@@ -30,9 +30,6 @@ from hpo.files import exclusive_lock, write_file
 from hpo.unseen_corruptions import UNSEEN
 
 FAMILIES = (SEEN, UNSEEN)
-
-KEY = "corrupted"
-"""The key in metrics.json."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ def keep_record(bundle: Path, record: RobustnessRecord) -> None:
     with exclusive_lock(bundle):
         metrics = read_json(bundle / METRICS)
         others = [one for one in stored_records(metrics, str(bundle / METRICS)) if one.images != record.images]
-        write_file(bundle / METRICS, json_text({**metrics, KEY: [one.to_dict() for one in (*others, record)]}))
+        write_file(bundle / METRICS, json_text({**metrics, CORRUPTED: [one.to_dict() for one in (*others, record)]}))
 
 
 def stored_records(metrics: Mapping[str, Any], source: str) -> list[RobustnessRecord]:
@@ -104,13 +101,13 @@ def stored_records(metrics: Mapping[str, Any], source: str) -> list[RobustnessRe
     Raise BundleError where the list holds something else.
     """
     try:
-        found = TypeAdapter(list[RobustnessRecord]).validate_python(metrics.get(KEY) or [])
+        found = TypeAdapter(list[RobustnessRecord]).validate_python(metrics.get(CORRUPTED) or [])
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, (KEY, *first["loc"])))
+        key = ".".join(map(str, (CORRUPTED, *first["loc"])))
         raise BundleError(f"{source}: {key}: {first['msg']}; {WAY_OUT}") from None
     if not all(_is_consistent(one.result) for one in found):
-        raise BundleError(f"{source}: {KEY}: counts or shares are out of range; {WAY_OUT}")
+        raise BundleError(f"{source}: {CORRUPTED}: counts or shares are out of range; {WAY_OUT}")
     return found
 
 

@@ -10,7 +10,7 @@ measurement has ended. The file grows, so no digest of it is kept, and it may ha
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -26,6 +26,9 @@ from hpo.evaluation.metrics import Report
 from hpo.files import exclusive_lock, write_file
 
 METRICS = "metrics.json"
+
+CORRUPTED = "corrupted"
+"""Key of the measurements under corruptions, which `hpo.bundle.corrupted_measurement` reads and writes."""
 
 WAY_OUT = "copy or export the bundle again"
 
@@ -58,10 +61,18 @@ class _StoredOpening(_StoredValues):
     accuracy: float | None
 
 
+class _StoredMeasurement(_StoredValues):
+    """A measurement under corruptions, as far as two lists of them need it to be merged."""
+
+    date: str
+    images: str
+
+
 class _StoredMetrics(_StoredValues):
     validation: _StoredScores | None = None
     test: dict[str, Any] | None = None
     test_openings: list[_StoredOpening] = []
+    corrupted: list[_StoredMeasurement] = []
 
 
 class StoredCalibration(_StoredValues):
@@ -181,7 +192,16 @@ def merge_metrics(bundle: Path, other: bytes) -> None:
     with exclusive_lock(bundle):
         ours = read_json(bundle / METRICS)
         openings = merged_openings(theirs.get("test_openings", []), ours.get("test_openings", []))
-        write_file(bundle / METRICS, json_text({**ours, **theirs, "test_openings": openings}))
+        merged = {**ours, **theirs, "test_openings": openings}
+        if CORRUPTED in merged:
+            merged[CORRUPTED] = _latest([*theirs.get(CORRUPTED, []), *ours.get(CORRUPTED, [])])
+        write_file(bundle / METRICS, json_text(merged))
+
+
+def _latest(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the latest measurement under corruptions of each set of images."""
+    by_date = sorted(records, key=lambda one: one["date"])
+    return list({one["images"]: one for one in by_date}.values())
 
 
 def with_openings_of(metrics: Mapping[str, Any], replaced: bytes) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner, Result
@@ -11,6 +12,8 @@ from click.testing import CliRunner, Result
 import hpo
 from hpo.bundle.bundle import read_bundle, write_bundle
 from hpo.bundle.corrupted_measurement import best_record, keep_record, measure_corrupted, new_record, stored_records
+from hpo.bundle.json_files import json_text
+from hpo.bundle.stored_metrics import METRICS, merge_metrics
 from hpo.cli import main
 from hpo.corruptions import SEEN
 from hpo.errors import BundleError
@@ -87,6 +90,25 @@ def test_a_record_that_was_changed_by_hand_is_refused(measured, dataset, change,
         record |= change
     with pytest.raises(BundleError, match=f"metrics.json: .*{message}.*copy or export the bundle again"):
         stored_records({"corrupted": [record]}, "metrics.json")
+
+
+def test_the_records_of_two_copies_are_merged_and_the_later_one_of_the_same_images_stays(bundle, measured, dataset):
+    old, new = (new_record(measured, dataset.val, name, "own") for name in ("val", "test"))
+    other = new_record(measured, dataset.train, "train", "own")
+    records_of = {
+        bundle: (replace(new, date="2026-02-01"), replace(other, date="2026-01-01")),
+        "copy": (replace(old, date="2026-01-01"),),
+    }
+    for first, second in ((bundle, "copy"), ("copy", bundle)):
+        here, there = (
+            json_text({"test_openings": [], "corrupted": [one.to_dict() for one in records_of[place]]})
+            for place in (first, second)
+        )
+        (bundle / METRICS).write_text(here)
+        merge_metrics(bundle, there.encode())
+        assert {one.part for one in records(bundle)} == {"train", "test"}
+    merge_metrics(bundle, json_text({"test_openings": []}).encode())
+    assert len(records(bundle)) == 2
 
 
 def test_a_bundle_of_an_earlier_version_has_no_record(bundle):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from PIL import Image
 
 from hpo.bundle.bundle import read_bundle
 from hpo.data.synthetic import write_cells
@@ -133,3 +134,27 @@ def test_a_failed_run_is_reported_and_the_other_models_are_compared(
     results = json.loads((command.home / "out/results.json").read_text())
     assert [one["label"] for one in results["models"]] == ["majority-class"]
     assert results["missing"][0]["label"].startswith(tiny)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--baseline", "cnn"), "--baseline is 'cnn', but must be one of the compared models: random-guess, maj"),
+        (("--map", "a=b"), "--map names classes of other data: give these by --other"),
+        (("--map", "a"), "--map is 'a', but must be THEIRS=OURS"),
+        (("--other", "nowhere"), "nowhere does not exist: give the path of"),
+        (("--other", "lab"), "class 'theirs' of lab is unknown to the model"),
+    ],
+)  # fmt: skip
+def test_mistakes_about_corruptions_and_other_data_are_found_before_a_study_exists(
+    here: Callable[..., Result], command: Command, database: Database, cells: Path, options: tuple[str, ...],
+    expected: str,
+) -> None:  # fmt: skip
+    for name in (sorted(entry.name for entry in cells.iterdir())[0], "theirs"):
+        folder = command.home / "lab" / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8), "red").save(folder / "1.png")
+    result = here("compare", "random-guess", "majority-class", "--data", str(cells), *WORKER, *options)
+    assert result.exit_code == 2, result.output
+    assert expected in result.stderr
+    assert study_names(database) == []
