@@ -95,9 +95,12 @@ def load_space(name_or_path: str | Path) -> SearchSpace:
     return _load(_find(str(name_or_path), Path()), ())
 
 
-def earlier_edition(name: str) -> SearchSpace | None:
-    """Return the shipped space as it was before it changed, for studies from then; None if it never changed."""
-    path = _CATALOG / "earlier" / f"{name}.yaml"
+def earlier_edition(name: str, since: str = "") -> SearchSpace | None:
+    """Return the shipped space as it was before it changed, for studies from then; None if it did not change.
+
+    `since` names a later edition, as `symmetry`: the one from when that became a field until the next change.
+    """
+    path = _CATALOG / "earlier" / since / f"{name}.yaml"
     return _load(path, ()) if path.is_file() else None
 
 

@@ -81,13 +81,14 @@ def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weigh
     """Return the plan of the options; all that needs neither database nor images is checked."""
     from hpo.data import SplitOptions
     from hpo.data.opening import check_path
-    from hpo.search.plan import Plan, earlier_space, resolve_space
+    from hpo.search.earlier_spaces import earlier_spaces
+    from hpo.search.plan import Plan, resolve_space
     from storage import check_study_name
 
     check_path(data)
     check_study_name(study)
     resolved = resolve_space(space, backbone=backbone, weights=weights, fixed=fixed)
-    earlier = earlier_space(space, backbone=backbone, weights=weights, fixed=fixed)
+    earlier = earlier_spaces(space, backbone=backbone, weights=weights, fixed=fixed)
     digest = None
     if path := resolved.fixed.get("weights"):
         from hpo.models import weights_digest
@@ -111,7 +112,8 @@ def prepare_study(db: Database, plan: Plan, home: Path, cleaning: Cleaning) -> t
     from hpo.cli.progress import counting
     from hpo.data.opening import count_classes
     from hpo.search.data_dimensions import data_dimension_lines
-    from hpo.search.plan import check_models, create_or_open_study, open_data, with_earlier_space
+    from hpo.search.earlier_spaces import with_earlier_space
+    from hpo.search.plan import check_models, create_or_open_study, open_data
     from hpo.search.symmetry_choice import choose_symmetry, record_symmetry
 
     classes = count_classes(plan.data)  # before the weights, which may have to be downloaded

@@ -25,7 +25,6 @@ from search_spaces import (
     TrialConfig,
     TrialList,
     check_given,
-    earlier_edition,
     load_space,
     parse_value,
 )
@@ -73,46 +72,8 @@ class Plan:
     """The decisions on single images; None for those of the study, where it exists."""
     robustness: float | None = None
     """Weight of altered images in a trial's value; None for that of the study, where it exists, else the default."""
-    earlier: SearchSpace | None = None
-    """The space as it was before `symmetry` was a field, or before it changed: a study from then goes on with it."""
-
-
-def with_earlier_space(db: Database, plan: Plan) -> tuple[Plan, str | None]:
-    """Return the plan with the space that the study was made with, and a line that tells the user so, or None.
-
-    Before `symmetry` was a field, all spaces mirrored and turned images, and shipped spaces have changed since. The
-    command that made a study then still continues it that way.
-    """
-    earlier = plan.earlier
-    if earlier is None or earlier.fingerprint == plan.space.fingerprint or plan.study not in study_names(db):
-        return plan, None
-    study = open_study(db, plan.study)
-    if not has_spec(study) or read_spec(study).space_fingerprint != earlier.fingerprint:
-        return plan, None
-    own = {name: value for name, value in earlier.fixed.items() if plan.space.fixed.get(name) != value}
-    values = ", ".join(f"{name}={value}" for name, value in own.items())
-    when = "when all images were mirrored and turned" if "symmetry" in own else f"with an earlier {earlier.name}"
-    note = f"study {plan.study} was made {when}, and goes on so: {values}"
-    return replace(plan, space=earlier), note
-
-
-def earlier_space(
-    name: str, *, backbone: str | None = None, weights: Path | None = None, fixed: tuple[str, ...] = ()
-) -> SearchSpace | None:
-    """Return what `resolve_space` gave before `symmetry` was a field, or before the space changed.
-
-    None where the arguments could not make a study then. Of a space that was not always dihedral that is so where they
-    name `symmetry`.
-    """
-    edition = earlier_edition(name)
-    if "symmetry" not in assignments(fixed):
-        fixed = (*fixed, "symmetry=dihedral")
-    elif edition is None or load_space(name).fixed["symmetry"] != "dihedral":
-        return None
-    try:
-        return resolve_space(name, backbone=backbone, weights=weights, fixed=fixed, edition=edition)
-    except SpaceError:
-        return None  # the command could not make a study then
+    earlier: tuple[SearchSpace, ...] = ()
+    """The space as it was before `symmetry` was a field, and before it changed: a study from then goes on with it."""
 
 
 def resolve_space(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from search_spaces import SearchSpace, TrialConfig, catalog, describe, earlier_edition, load_space
 from tests.search_spaces.strategies import DrawnTrial, trials
 
-GENERAL = {"quick", "standard", "thorough"}
+GENERAL = {"quick", "robust", "standard", "thorough"}
 BASELINES = {"random-guess", "majority-class"}
 SEEDS = {
     "000": {"convnext-xlarge-augmix", "random-guess"},
@@ -104,7 +104,7 @@ def test_every_optimiser_has_a_learning_rate_and_a_weight_decay(name: str, trial
 def test_the_first_point_of_quick_is_the_known_good_one() -> None:
     config = TrialConfig.from_dict({**load_space("quick").fixed, **load_space("quick").points[0]})
     assert (config.optimiser, config.learning_rate, config.epochs) == ("adamw", 4e-3, 6)
-    assert (config.label_smoothing, config.augmentation, config.batch_size) == (0.1, "geometric", 64)
+    assert (config.label_smoothing, config.augmentation, config.batch_size) == (0.1, "mixture", 64)
 
 
 def test_a_description_is_json(space: SearchSpace) -> None:
@@ -205,6 +205,14 @@ def test_a_study_from_before_symmetry_finds_the_space_that_it_was_made_with(name
     assert (earlier.name, earlier.fingerprint) == (name, BEFORE_SYMMETRY[name])
     unchanged = earlier_edition(name) is None and load_space(name).fixed["symmetry"] == "dihedral"
     assert (load_space(name).fingerprint == BEFORE_SYMMETRY[name]) is unchanged
+
+
+def test_a_study_from_before_mixtures_finds_the_quick_that_it_was_made_with() -> None:
+    earlier = earlier_edition("quick", since="symmetry")
+    assert earlier is not None
+    assert earlier.fingerprint == "cd780877b32432bad9741f1818a7ac3f120ea48d90f2ef2103632fb5daf2ce9a"
+    assert load_space("quick").fingerprint != earlier.fingerprint
+    assert earlier_edition("standard", since="symmetry") is None
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=NAMES)

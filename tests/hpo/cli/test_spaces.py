@@ -40,7 +40,7 @@ def printed(*arguments: str) -> list[str]:
 def test_the_list_has_a_row_for_each_space() -> None:
     lines = printed()
     assert lines[0] == "space recipe open what it is"
-    assert any(line.startswith("quick 7 6 epochs at 96 px") for line in lines), "of no published recipe"
+    assert any(line.startswith("quick 8 6 epochs at 96 px") for line in lines), "of no published recipe"
 
 
 def test_a_space_of_a_published_recipe_says_so_in_one_line(phased: str) -> None:

@@ -17,7 +17,7 @@ from search_spaces import TrialConfig, catalog
 ROOT = Path(__file__).parents[3]
 DOCUMENT = (ROOT / "docs" / "seeds.md").read_text(encoding="utf-8")
 SPACES = {space.name: space for space in catalog()}
-GENERAL = {"quick", "standard", "thorough"}
+GENERAL = {"quick", "robust", "standard", "thorough"}
 
 
 def calls() -> list[list[str]]:

@@ -19,11 +19,11 @@ from PIL import Image
 from hpo.data import SplitOptions
 from hpo.device import device_count, resolve_device
 from hpo.errors import DataError, HpoError, ModelError, UsageError
+from hpo.search.earlier_spaces import earlier_space, earlier_spaces, with_earlier_space
 from hpo.search.plan import (
     Plan,
     check_models,
     create_or_open_study,
-    earlier_space,
     keep_or_lift_deadline,
     open_data,
     open_study_data,
@@ -31,7 +31,6 @@ from hpo.search.plan import (
     refuse_other_normalisation,
     resolve_space,
     set_budget,
-    with_earlier_space,
 )
 from hpo.search.strategy import first_judged
 from hpo.search.worker import WorkerOptions, failures_at_the_end, work
@@ -310,6 +309,16 @@ def test_the_earlier_form_of_a_space_is_what_the_command_gave_then(name: str) ->
     assert earlier_space(name, fixed=("augmentation=flips",)) is not None  # refused today
 
 
+def test_every_earlier_form_of_a_space_is_known() -> None:
+    """Before `symmetry` `quick` had flips, then slight warps, now mixtures too."""
+    forms = earlier_spaces("quick", fixed=("epochs=3",))
+    assert [form.fixed["augmentation"] for form in forms] == ["flips", "geometric"]
+    assert [form.fixed["symmetry"] for form in forms] == ["dihedral", "none"]
+    (named,) = earlier_spaces("quick", fixed=("symmetry=mirror",))
+    assert (named.fixed["symmetry"], named.fixed["augmentation"]) == ("mirror", "geometric")
+    assert earlier_spaces("quick", fixed=("augmentation=mixture",))[-1].fixed["augmentation"] == "mixture"
+
+
 def test_the_earlier_form_of_a_preset_is_found_whether_or_not_symmetry_is_named() -> None:
     """Presets of seeds 000 and 003 had balanced sampling before oversampling to a count was a field."""
     for name in ("convnext-xlarge-augmix", "convnext-large-last-layers"):
@@ -331,13 +340,13 @@ def test_a_study_from_before_symmetry_goes_on_as_it_was_made_by_the_same_command
     earlier = SearchSpace.from_dict(stored)
     asked = earlier.with_fixed({"symmetry": "none", "augmentation": "geometric"})
     split = SplitOptions(seed=0, val_fraction=0.2, test_fraction=0.1)
-    plan = Plan(bench.cells, "tiny", asked, None, "accuracy", "tpe", "none", split, earlier=earlier)
+    plan = Plan(bench.cells, "tiny", asked, None, "accuracy", "tpe", "none", split, earlier=(earlier,))
     made, note = with_earlier_space(bench.db, plan)
     assert made.space == earlier
     assert note is not None
     assert note.endswith("goes on so: symmetry=dihedral, augmentation=flips")
     assert create_or_open_study(bench.db, made, bench.dataset)._study_id == bench.study._study_id
-    named = replace(plan, earlier=None)
+    named = replace(plan, earlier=())
     assert with_earlier_space(bench.db, named) == (named, None)
     with pytest.raises(StudyError, match="another search space"):
         create_or_open_study(bench.db, named, bench.dataset)
