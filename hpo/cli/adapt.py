@@ -70,7 +70,7 @@ def adapt_command(
 
 
 def adapted_lines(out: Path | str, found: Adapted) -> list[str]:
-    """Return what was adapted to what, how far the statistics moved, and what that changes on these images."""
+    """Return what was adapted to what, what moved most, and what that changes on these images."""
     given = found.manifest.adapted
     assert given is not None
     drawn = "" if given.images == given.found else f" of {given.found:,}, drawn evenly"
@@ -79,8 +79,8 @@ def adapted_lines(out: Path | str, found: Adapted) -> list[str]:
         f"{found.changes[0].share:.0%} from {given.images:,} unlabelled images{drawn}, the rest as trained"
     ]
     lines += [
-        f"the mean of a channel moved by {change.shift:.2f} of its standard deviation, which changed by a factor "
-        f"of {change.spread:.2f}"
+        f"{change.layer} changed most: the mean of a channel moved by {change.shift:.2f} of its standard deviation, "
+        f"which changed by a factor of {change.spread:.2f}"
         for change in found.changes
     ]
     before, after = found.confidence

@@ -30,16 +30,19 @@ class StatisticsChange:
     layers: int
     share: float
     """Share of the new statistics in the mixture, n / (N + n)."""
+    layer: str
+    """The layer that moved most. Those above it see what it has normalised already, so few others move."""
     shift: float
-    """Mean over all channels of the distance between new and trained mean, in trained standard deviations."""
+    """Mean over its channels of the distance between new and trained mean, in trained standard deviations."""
     spread: float
-    """Geometric mean over all channels of the ratio of new and trained standard deviation, whichever is larger."""
+    """Geometric mean over its channels of the larger over the smaller of new and trained standard deviation."""
 
 
 @dataclass
 class _Layer:
     """A normalisation with fixed statistics, and the sums of what it has seen."""
 
+    name: str
     norm: _BatchNorm | FrozenBatchNorm
     mean: Tensor
     var: Tensor
@@ -69,21 +72,22 @@ class _Layer:
             assert buffer is not None
             buffer.copy_((1 - share) * trained + share * new)
 
-    def moved(self) -> tuple[Tensor, Tensor]:
-        """Return shift and logarithm of the ratio of standard deviations of each channel, (C,) each."""
+    def moved(self) -> tuple[float, float]:
+        """Return the mean over the channels of the shift, and of the logarithm of the ratio of standard deviations."""
         assert self.norm.running_mean is not None
         assert self.norm.running_var is not None
         before, after = (self.var + self.norm.eps).sqrt(), (self.norm.running_var.double() + self.norm.eps).sqrt()
-        return (self.norm.running_mean.double() - self.mean).abs() / before, (after / before).log().abs()
+        shift = (self.norm.running_mean.double() - self.mean).abs() / before
+        return float(shift.mean()), float((after / before).log().abs().mean())
 
 
-def normalised_by_statistics(network: nn.Module) -> list[_BatchNorm | FrozenBatchNorm]:
-    """Return the modules of `network` that normalise by statistics of the images of the training."""
-    return [
-        module
-        for module in network.modules()
+def normalised_by_statistics(network: nn.Module) -> dict[str, _BatchNorm | FrozenBatchNorm]:
+    """Return the modules of `network` that normalise by statistics of the images of the training, by name."""
+    return {
+        name: module
+        for name, module in network.named_modules()
         if isinstance(module, _BatchNorm | FrozenBatchNorm) and module.running_var is not None
-    ]
+    }
 
 
 @torch.no_grad()
@@ -98,7 +102,7 @@ def adapt_statistics(
     """
     network.eval()
     share = images / (prior + images)
-    layers = [_layer(norm) for norm in normalised_by_statistics(network)]
+    layers = [_layer(*named) for named in normalised_by_statistics(network).items()]
     handles = [_watch(layer, share) for layer in layers]
     try:
         for batch in batches:
@@ -109,19 +113,15 @@ def adapt_statistics(
     seen = [layer for layer in layers if layer.images]
     for layer in seen:
         layer.finish(share)
-    shifts, ratios = zip(*(layer.moved() for layer in seen), strict=True)
-    return StatisticsChange(
-        layers=len(seen),
-        share=share,
-        shift=float(torch.cat(shifts).mean()),
-        spread=math.exp(float(torch.cat(ratios).mean())),
-    )
+    most = max(seen, key=lambda layer: sum(layer.moved()))
+    shift, ratio = most.moved()
+    return StatisticsChange(len(seen), share, most.name, shift, math.exp(ratio))
 
 
-def _layer(norm: _BatchNorm | FrozenBatchNorm) -> _Layer:
+def _layer(name: str, norm: _BatchNorm | FrozenBatchNorm) -> _Layer:
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    return _Layer(norm, norm.running_mean.double().clone(), norm.running_var.double().clone())
+    return _Layer(name, norm, norm.running_mean.double().clone(), norm.running_var.double().clone())
 
 
 def _watch(layer: _Layer, share: float) -> RemovableHandle:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +117,9 @@ def test_the_command_says_what_changed(bundle: Path, darker: Path, tmp_path: Pat
     assert result.exit_code == 0, result.output
     first, moved, labels, measure = result.stdout.splitlines()
     assert first == (f"{out}: BatchNorm statistics of 52 layers, 60% from 24 unlabelled images, the rest as trained")
-    assert moved.startswith("the mean of a channel moved by ")
+    assert re.fullmatch(
+        r"backbone\.\S+ changed most: the mean of a channel moved by \d.* by a factor of \d+\.\d\d", moved
+    )
     assert "of these 24 images get another label; the mean probability of the label was " in labels
     assert f"`hpo evaluate {out} --data LABELLED`" in measure
     assert "unreadable: " in result.stderr

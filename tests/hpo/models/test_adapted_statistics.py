@@ -28,7 +28,7 @@ def test_the_first_layer_has_the_mixture_of_the_paper(frozen: bool) -> None:
     before = {name: value.clone() for name, value in made.state_dict().items()}
     seen = made[0](images).detach()
     change = adapt_statistics(made, [images], 8, prior=24)
-    assert (change.layers, change.share) == (2, 0.25)
+    assert (change.layers, change.share, change.layer) == (2, 0.25, "1")
     mean, var = seen.mean((0, 2, 3)), seen.var((0, 2, 3), unbiased=False)
     after = made.state_dict()
     torch.testing.assert_close(after["1.running_mean"], 0.75 * before["1.running_mean"] + 0.25 * mean)
@@ -66,6 +66,6 @@ def test_no_hook_stays_and_a_second_pass_changes_nothing() -> None:
 
 
 def test_layers_without_statistics_are_not_counted() -> None:
-    assert normalised_by_statistics(nn.Sequential(nn.GroupNorm(1, 3), nn.LayerNorm(3))) == []
-    assert normalised_by_statistics(nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False))) == []
-    assert len(normalised_by_statistics(network())) == 2
+    assert normalised_by_statistics(nn.Sequential(nn.GroupNorm(1, 3), nn.LayerNorm(3))) == {}
+    assert normalised_by_statistics(nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False))) == {}
+    assert list(normalised_by_statistics(network())) == ["1", "4"]
