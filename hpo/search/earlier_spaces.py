@@ -23,8 +23,7 @@ def with_earlier_space(db: Database, plan: Plan) -> tuple[Plan, str | None]:
     Before `symmetry` was a field, all spaces mirrored and turned images, and shipped spaces have changed since. The
     command that made a study then still continues it that way.
     """
-    study = open_study(db, plan.study) if plan.earlier and plan.study in study_names(db) else None
-    made_with = read_spec(study).space_fingerprint if study is not None and has_spec(study) else None
+    made_with = _fingerprint(db, plan.study) if plan.earlier else None
     earlier = next((one for one in plan.earlier if one.fingerprint == made_with), None)
     if earlier is None or made_with == plan.space.fingerprint:
         return plan, None
@@ -33,6 +32,12 @@ def with_earlier_space(db: Database, plan: Plan) -> tuple[Plan, str | None]:
     when = "when all images were mirrored and turned" if "symmetry" in own else f"with an earlier {earlier.name}"
     note = f"study {plan.study} was made {when}, and goes on so: {values}"
     return replace(plan, space=earlier), note
+
+
+def _fingerprint(db: Database, study: str) -> str | None:
+    """Return the fingerprint of the space that the study was made with; None where there is no such study."""
+    found = open_study(db, study) if study in study_names(db) else None
+    return read_spec(found).space_fingerprint if found is not None and has_spec(found) else None
 
 
 def earlier_spaces(name: str, **options: Any) -> tuple[SearchSpace, ...]:
