@@ -89,7 +89,7 @@ class Bench:
     def examine(self, path: Path, out: Path, *, threads: int = 2, only: str = "all") -> dict[str, Any]:
         """Run the data doctor in a process of its own, in a new cache; return what it measured of itself."""
         command = [sys.executable, "-m", "benchmarks.doctor_examined", str(path), str(out)]
-        command += ["--weights", str(self.weights), "--only", only]
+        command += ["--weights", str(self.weights), "--only", only, "--cores", str(threads)]
         ended = subprocess.run(command, env=environment(threads), capture_output=True, text=True, check=False)
         if ended.returncode:
             raise SystemExit(f"{' '.join(command)} ended with {ended.returncode}: {ended.stderr[-3000:]}")
@@ -190,8 +190,8 @@ def run_memory(bench: Bench) -> None:
 
 
 def run_growth(bench: Bench) -> None:
-    """Measure the search for copies at growing sizes."""
-    command = [sys.executable, "-m", "benchmarks.doctor_growth", str(bench.many(max(GROWTH))), *map(str, GROWTH)]
+    """Measure the search for copies at growing sizes, among the images of the part memory."""
+    command = [sys.executable, "-m", "benchmarks.doctor_growth", str(bench.many(MEMORY)), *map(str, GROWTH)]
     ended = subprocess.run(command, env=environment(1), stdout=subprocess.PIPE, text=True, check=True)
     keep(bench, "growth", json.loads(ended.stdout.splitlines()[-1]))
 

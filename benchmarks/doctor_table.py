@@ -174,20 +174,15 @@ def time_table(methods: Methods) -> Iterator[str]:
 
 def speed_table(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the stages of both runs."""
-    headings = ["what", "threads", "images", "seconds", "processor", "resident, MiB", "stages, s"]
-    yield from table(
-        headings,
-        (
-            [
-                name,
-                *(str(run[key]) for key in ("threads", "images")),
-                *(f"{run[key]:.1f}" for key in ("seconds", "processor")),
-                f"{run['peak_mib']:.0f}",
-                ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in run["stages"].items()),
-            ]
-            for name, run in found.items()
-        ),
-    )
+    yield "| what | threads | images | seconds | processor | of it, reading and decoding | resident, MiB | stages, s |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---|"
+    for name, run in found.items():
+        stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in run["stages"].items())
+        decoding = f"{run['decoding']:.1f}" if "decoding" in run else "–"
+        yield (
+            f"| {name} | {run['threads']} | {run['images']:,} | {run['seconds']:.1f} | {run['processor']:.1f} | "
+            f"{decoding} | {run['peak_mib']:,.0f} | {stages} |"
+        )
 
 
 def memory_lines(found: Mapping[str, Any]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from hpo.data.dataset import Labels
 from hpo.device import side_by_side
 from hpo.evaluation.metrics import wilson
 from hpo.inspection.embeddings import Embeddings, nearest
-from hpo.inspection.probe import Points, fit_probe, fold_rows
+from hpo.inspection.probe import Points, Probabilities, fit_probe, fold_rows
 
 SHARES = (0.10, 0.25, 0.50, 1.0)
 
@@ -106,7 +106,8 @@ def measure_target(features: Embeddings, without: Labels | None = None) -> Targe
     together = None if features.together is None else features.together[kept]
     if len(points) < FEWEST or len(np.unique(labels)) < 2 or (together is not None and len(np.unique(together)) < 2):
         return None
-    right, curve = learning_curve(points, labels, features.classes, together)
+    known = features.probabilities if kept.all() else None
+    right, curve = learning_curve(points, labels, features.classes, together, known)
     error = neighbour_error(points[:, :COMPONENTS], labels, together)
     return Target(
         images=len(points),
@@ -121,21 +122,25 @@ def measure_target(features: Embeddings, without: Labels | None = None) -> Targe
 
 
 def learning_curve(
-    points: Points, labels: Labels, classes: int, together: Labels | None = None
+    points: Points, labels: Labels, classes: int, together: Labels | None = None, known: Probabilities | None = None
 ) -> tuple[int, tuple[CurvePoint, ...]]:
     """Return how many points all folds predict right with all of the others, and the curve over SHARES.
 
     All probes of a fold are tested on the same points; smaller shares lie within larger ones. Points of one number in
-    `together` (m,) are in one fold.
+    `together` (m,) are in one fold. `known` (m, C) are the probabilities by probes with all other points, where
+    `out_of_fold` has made them of the same points and folds.
     """
     right, used = np.zeros(len(SHARES), np.int64), np.zeros(len(SHARES))
     rounds = list(fold_rows(labels, together=together))
     tasks = [(number, held, some) for held, rest in rounds for number, some in enumerate(_shares(rest, classes))]
 
     def count_right(task: tuple[int, Labels, Labels]) -> int:
-        _, held, some = task
-        probe = fit_probe(points[some], labels[some], classes)
-        return int((probe.predict(points[held]).argmax(axis=1) == labels[held]).sum())
+        number, held, some = task
+        if known is not None and SHARES[number] == 1:
+            probabilities = known[held]
+        else:
+            probabilities = fit_probe(points[some], labels[some], classes).predict(points[held])
+        return int((probabilities.argmax(axis=1) == labels[held]).sum())
 
     for (number, _, some), count in zip(tasks, side_by_side(count_right, tasks), strict=True):
         right[number] += count

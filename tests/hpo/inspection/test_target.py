@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.inspection.target import CurvePoint, cover_hart, fit_power_law, measure_target
+from hpo.inspection.probe import out_of_fold
+from hpo.inspection.target import CurvePoint, cover_hart, fit_power_law, learning_curve, measure_target
 from tests.hpo.inspection.made_embeddings import cloud, embeddings_of
 
 
@@ -23,6 +24,16 @@ def test_the_probe_is_measured_with_interval_and_curve() -> None:
     assert 0 <= target.least_error <= target.neighbour_error
     assert len(target.lines()) == 3
     assert "an extrapolation beyond the data" in target.lines()[2]
+
+
+def test_known_predictions_of_the_whole_take_the_place_of_the_longest_fits() -> None:
+    points, labels = cloud(np.random.default_rng(0), 4, 60)
+    points = (points + np.random.default_rng(1).normal(0, 3, points.shape)).astype(np.float32)
+    known = out_of_fold(points, labels, 4)
+    assert learning_curve(points, labels, 4, known=known) == learning_curve(points, labels, 4)
+    right, curve = learning_curve(points, labels, 4, known=np.eye(4, dtype=np.float32)[labels])
+    assert right == len(points), "only these are asked for all points"
+    assert curve[:-1] == learning_curve(points, labels, 4)[1][:-1]
 
 
 def test_copies_count_once_and_left_out_groups_not() -> None:
