@@ -8,13 +8,16 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
+import numpy as np
 import optuna
 import pytest
 from click.testing import Result
 from rich.console import Console
 
 from hpo.cli.options import study_creation_options
+from hpo.cli.run import robustness_lines
 from hpo.cli.status import draw, plain_line
 from hpo.search.plan import DEFAULT_ROBUSTNESS
 from hpo.search.status import StudyStatus, TrialStatus
@@ -73,6 +76,18 @@ def test_trials_are_listed_with_both_figures(here: Callable[..., Result], bare_s
     document = json.loads(here("status", "--study", "bare", "--json").stdout)
     assert document["robustness"] == 0.25
     assert (document["best"]["clean"], document["best"]["altered"]) == (0.98, 0.84)
+
+
+def test_the_search_says_what_a_value_is_made_of_before_it_begins(bare_study: optuna.Study) -> None:
+    val = SimpleNamespace(labels=np.repeat(np.arange(4), 50))
+    dataset = SimpleNamespace(fold=lambda number: (range(800), val), folds=())
+    assert robustness_lines(bare_study, dataset) == []  # type: ignore[arg-type]
+    write_spec(bare_study, read_spec(bare_study).model_copy(update={"robustness": 0.25}))
+    (line,) = robustness_lines(bare_study, dataset)  # type: ignore[arg-type]
+    assert line == (
+        "robustness 0.25: a trial's value is 0.75 of its accuracy on the validation images and 0.25 of that on "
+        "256 altered ones (128 of them, 2 draws each)"
+    )
 
 
 def test_the_help_names_the_default() -> None:
