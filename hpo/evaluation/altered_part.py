@@ -29,8 +29,8 @@ DRAWS = 2
 """Draws of each image."""
 
 SHARE = 1 / 8
-"""Altered images over training images, at most. Where the whole backbone is frozen, a training image costs a forward
-pass too: the altered images then take an eighth of the time of an epoch, and far less where blocks train."""
+"""Altered images over training images, at most. Each costs a forward pass, in every epoch or, where the backbone is
+frozen, once in a trial: an eighth of what the training images cost at most, and far less where blocks train."""
 
 LEAST = 256
 """Altered images that are allowed in any case: fewer would give a noisy figure, and these take part of a second."""
