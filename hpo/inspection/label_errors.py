@@ -74,12 +74,14 @@ class LabelErrors:
         doubted, named = int(self.doubted.sum()), int(self.suspects.sum())
         if not doubted:
             return ["probe and neighbours doubt no label"]
-        expected = float(self.probability[self.doubted].sum())
-        return [
-            f"probe and neighbours doubt {doubted:,} labels; about {expected:,.0f} of them are wrong, by how often "
-            "the probe errs where it is as sure; the others are probably its own mistakes",
-            f"{named:,} are more likely wrong than right, and are named with that probability as their score",
-        ]
+        expected = round(float(self.probability[self.doubted].sum()))
+        labels = "1 label" if doubted == 1 else f"{doubted:,} labels"
+        first = f"probe and neighbours doubt {labels}, as many as the probe's own mistakes explain"
+        if expected:
+            first = f"probe and neighbours doubt {labels}; about {expected:,} are wrong, the others its own mistakes"
+        if not named:
+            return [first, "none is more likely wrong than right, so none is named"]
+        return [first, f"{named:,} more likely wrong than right are named; their score is that probability"]
 
 
 def find_label_errors(data: InspectedData, features: Embeddings, outliers: Outliers | None = None) -> LabelErrors:

@@ -58,6 +58,9 @@ MANY_COPIES = 10
 FEW_TO_JUDGE = 100
 """Among fewer pictures labels of single ones prove nothing; those that are far are shown, and never dropped for it."""
 
+MOST_ALONE = 0.8
+"""The most that is said of such a picture that is there once."""
+
 FAR = 4.0
 """The logarithm of the distance from which they are shown: the tenth neighbour seven times as far as usual."""
 
@@ -92,7 +95,9 @@ def score_outliers(embeddings: Embeddings) -> OutlierScores:
     odds = odds * np.exp(label_evidence(groups.counts, shares))
     probability = odds / (1 + odds)
     if len(groups) < FEW_TO_JUDGE:
+        alone = groups.sizes == 1
         probability = np.where(logs > FAR, np.maximum(probability, 0.5), probability)
+        probability = np.where(alone, np.minimum(probability, MOST_ALONE), probability)
     return OutlierScores(np.exp(logs), expected, probability)
 
 

@@ -215,7 +215,8 @@ def labels_section(
     """Return the section about labels that are probably wrong, the surest first, with their nearest neighbours."""
     title = "Labels that may be wrong"
     if not rows:
-        return Section("labels", title, missing="None: no label disagrees clearly with what the images look like.")
+        doubted = "".join(f" Doubted: {text}." for name, text in facts if name == "doubted")
+        return Section("labels", title, missing=f"None: no label is more likely wrong than right.{doubted}")
     ranked = sorted(rows, key=lambda row: -row.score)
     shown = [(row, at) for row in ranked[: 2 * MOST_LABELS] for at in pictures.rows([row.file])][:MOST_LABELS]
     near = dict(neighbours([at for _, at in shown], NEIGHBOURS)) if neighbours is not None and shown else {}

@@ -89,6 +89,16 @@ def test_in_a_very_small_set_a_far_picture_is_shown_and_kept() -> None:
     assert [(row.file, row.action) for row in found.findings] == [("0/5.png", "keep")]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_in_a_very_small_set_no_picture_that_is_there_once_is_dropped(seed: int) -> None:
+    points, labels = cloud(np.random.default_rng(seed), 2, 30)
+    points[:3, 20:] += 40
+    labels[:3] = 1
+    found = find_outliers(data_of(labels), embeddings_of(points, labels))
+    assert {row.action for row in found.findings} <= {"keep"}
+    assert not len(found.dropped)
+
+
 def test_dbscan_takes_many_copies_for_a_cluster() -> None:
     points, labels, groups = planted(1)
     noise = dbscan_noise(embeddings_of(points, labels, groups)).rows
