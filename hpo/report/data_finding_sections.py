@@ -215,8 +215,7 @@ def labels_section(
     """Return the section about labels that are probably wrong, the surest first, with their nearest neighbours."""
     title = "Labels that may be wrong"
     if not rows:
-        doubted = "".join(f" Doubted: {text}." for name, text in facts if name == "doubted")
-        return Section("labels", title, missing=f"None: no label is more likely wrong than right.{doubted}")
+        return Section("labels", title, missing=_no_labels(facts))
     ranked = sorted(rows, key=lambda row: -row.score)
     shown = [(row, at) for row in ranked[: 2 * MOST_LABELS] for at in pictures.rows([row.file])][:MOST_LABELS]
     near = dict(neighbours([at for _, at in shown], NEIGHBOURS)) if neighbours is not None and shown else {}
@@ -232,6 +231,11 @@ def labels_section(
             "with_neighbours": bool(near),
         },
     )  # fmt: skip
+
+
+def _no_labels(facts: Sequence[tuple[str, str]]) -> str:
+    doubted = "".join(f" Doubted: {text}." for name, text in facts if name == "doubted")
+    return f"None: no label is more likely wrong than right.{doubted}"
 
 
 def _pair(row: Finding, pictures: Thumbnails) -> tuple[str, str]:
