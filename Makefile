@@ -16,7 +16,7 @@ CHAOS_ARGS ?=
 BENCH_ARGS ?=
 # The other tools that the data doctor is compared with, beside the libraries of .venv; nothing else uses them.
 RIVALS := .venv-rivals
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PYTEST := OMP_NUM_THREADS=1 scripts/with_memory_tmp.sh $(BIN)/python -m pytest
 
 .PHONY: help install demo test coverage test-slow check chaos bench-doctor test-compose test-all format lock clean
 
@@ -44,7 +44,7 @@ coverage: install ## the same tests, and which lines they reach; half as long ag
 	$(PYTEST) -n $(JOBS) --cov
 
 test-slow: install ## the tests that take longer than ten seconds each: whole searches, chaos, interleavings
-	$(PYTEST) -n $(JOBS) --dist worksteal -m 'slow and not gpu and not data and not compose'
+	$(PYTEST) -n $(JOBS) --maxschedchunk 1 -m 'slow and not gpu and not data and not compose'
 
 check: install ## lint, format and types
 	$(BIN)/ruff check .
@@ -66,7 +66,7 @@ $(RIVALS)/.installed: $(STAMP)
 	@touch $@
 
 test-compose: install ## the image and docker-compose.yml in a real container engine
-	$(PYTEST) -m compose -rs tests/test_compose.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m compose -rs tests/test_compose.py
 
 test-all: install ## every test that this machine can run, each skipped one with its reason
 	$(PYTEST) -m '' -rs

@@ -28,12 +28,26 @@ from storage import Database, EmbeddedServer, open_database
 from storage.postgres_binaries import ServerAccount, run_program
 from tests.reused_databases import ReusedDatabases
 
+_LEAST_OF_SLOW = 10.0  # seconds
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Mark the tests that use PostgreSQL; once others have chosen and shuffled the tests, let the longest begin first.
+
+    Else a test process may begin with the longest one when the other has nothing left to do.
+    """
     for item in items:
         if "postgres_url" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.postgres)
+    yield
+    items.sort(key=_seconds, reverse=True)
+
+
+def _seconds(item: pytest.Item) -> float:
+    """Return about how long the test takes as its mark `slow(seconds)` says; 0 without the mark."""
+    marks = item.iter_markers("slow")
+    return max((float(mark.args[0]) if mark.args else _LEAST_OF_SLOW for mark in marks), default=0.0)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -104,3 +105,15 @@ def test_readme_names_only_targets_that_exist() -> None:
     named = set(re.findall(r"(?:^\s*|`)make ([a-z][a-z-]*)", readme, re.MULTILINE))
     assert named
     assert named <= targets()
+
+
+def test_the_temporary_files_of_the_tests_are_removed_whatever_their_end() -> None:
+    """They are in memory where there is room, and would stay there."""
+    script = ROOT / "scripts/with_memory_tmp.sh"
+    done = subprocess.run(
+        [script, "bash", "-c", "touch ${TMPDIR:-/tmp}/x; echo ${TMPDIR:-/tmp}; stat -c %a ${TMPDIR:-/tmp}; exit 3"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    folder, mode = done.stdout.split()
+    assert done.returncode == 3, done.stderr
+    assert folder == os.environ.get("TMPDIR", "/tmp") or (mode == "755" and not Path(folder).exists())

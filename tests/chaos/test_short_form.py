@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.postgres, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.postgres, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,6 +22,7 @@ def _run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow(70)
 @pytest.mark.parametrize("store", ["folder", "s3"])
 def test_a_small_campaign_with_every_kind_of_fault_loses_nothing(tmp_path: Path, store: str) -> None:
     file = tmp_path / "table.json"
@@ -35,6 +36,7 @@ def test_a_small_campaign_with_every_kind_of_fault_loses_nothing(tmp_path: Path,
     assert table["epochs_redone"]["most"] <= 1
 
 
+@pytest.mark.slow(80)
 def test_nothing_is_lost_at_any_statement_at_which_a_worker_dies() -> None:
     done = _run("tests.chaos.statement_kills")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -375,10 +375,10 @@ def shown(database_url: str) -> Iterator[Callable[[int], list[Any]]]:
 
 def _many(part: str) -> Any:
     """Return one of two halves, for two test processes: every run of hypothesis draws its own examples."""
-    return pytest.param(500, 60, marks=pytest.mark.timeout(1800), id=f"many, {part} half")
+    return pytest.param(500, 60, marks=[pytest.mark.slow(90), pytest.mark.timeout(1800)], id=f"many, {part} half")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 @pytest.mark.parametrize(("examples", "steps"), [pytest.param(60, 40, id="few"), _many("one"), _many("other")])
 def test_every_interleaving_agrees_with_the_model(
     databases: list[Database], shown: Callable[[int], list[Any]], caplog: pytest.LogCaptureFixture,

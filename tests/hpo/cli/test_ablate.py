@@ -36,7 +36,7 @@ def bundled(here: Callable[..., Result], home: Path, cells: Path, preset: str) -
     return str(json.loads((home / "made/results.json").read_text())["models"][0]["folders"][0])
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
 def test_an_ablation_is_stopped_resumed_and_reported(
     here: Callable[..., Result], command: Command, database: Database, cells: Path
 ) -> None:

@@ -37,7 +37,7 @@ def models_by_name(out: Path) -> dict[str, dict[str, str]]:
     return {line["model"]: line for line in csv.DictReader(io.StringIO((out / "table.csv").read_text()))}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(35)
 def test_presets_are_trained_once_and_compared_with_bundles_and_trials(
     here: Callable[..., Result], command: Command, database: Database, cells: Path, tiny: str
 ) -> None:

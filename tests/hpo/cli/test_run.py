@@ -21,7 +21,7 @@ from tests.hpo.cli.conftest import TINY, Command
 pytestmark = pytest.mark.postgres
 
 
-@pytest.mark.slow
+@pytest.mark.slow(45)
 def test_from_images_to_predictions(command: Command, cells: Path, tmp_path: Path) -> None:
     ran = command(
         "run", str(cells), "--study", "e2e", "--space", "quick", *TINY, "--trials", "4", "--workers", "2",
@@ -48,7 +48,7 @@ def test_from_images_to_predictions(command: Command, cells: Path, tmp_path: Pat
     assert len(json.loads(out.read_text())) == 120
 
 
-@pytest.mark.slow
+@pytest.mark.slow(30)
 def test_ctrl_c_requeues_the_trial_and_the_same_command_resumes(command: Command, cells: Path) -> None:
     arguments = (
         "run", str(cells), "--study", "stopped", "--space", "quick", *TINY, "--trials", "6",
