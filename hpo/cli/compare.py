@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 out_option = click.option(
     "--out", type=UserPath(), default=None, metavar="FOLDER",
-    help="Folder for table.md, table.csv, corruptions.csv, figure.svg, figure.png and results.json.",
+    help="Folder for table.md, table.csv, figure.svg, results.json and, by corruption, corruptions.csv and .svg.",
 )  # fmt: skip
 
 training_options = together(

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from hpo.corruption_family import FamilyName
 from hpo.evaluation.intervals import Score
 from hpo.experiments.compared_model import ComparedModel
 from hpo.experiments.comparison import ComparisonRow
-from hpo.experiments.comparison_table import SCORES, corruptions_csv, csv_table, markdown
+from hpo.experiments.comparison_table import FAMILIES, SCORES, corruptions_csv, csv_table, markdown
 from hpo.experiments.outputs import to_json
 from hpo.experiments.provenance import Provenance
 from hpo.figures.charts import (
@@ -42,7 +44,10 @@ _MARKS: dict[str, Any] = {"markersize": 4.5, "capsize": 2, "linewidth": 1}
 def comparison_files(
     rows: Sequence[ComparisonRow], missing: Sequence[ComparedModel], about: Provenance
 ) -> dict[str, bytes]:
-    """Return table.md, table.csv, corruptions.csv, figure.svg, figure.png, and results.json with everything."""
+    """Return the tables, the figures as SVG and PNG, and results.json with everything.
+
+    Those by corruption are left out where no model was measured under any.
+    """
     results = {
         **about.to_dict(),
         "models": [row.to_dict() for row in rows],
@@ -51,10 +56,50 @@ def comparison_files(
     return {
         "table.md": markdown(rows, about).encode(),
         "table.csv": csv_table(rows),
-        "corruptions.csv": corruptions_csv(rows),
         **figure_files(draw_comparison(rows)),
+        **_corruption_files(rows),
         "results.json": to_json(results),
     }
+
+
+def _corruption_files(rows: Sequence[ComparisonRow]) -> dict[str, bytes]:
+    if not any(row.families for row in rows):
+        return {}
+    drawn = figure_files(draw_corruptions(rows))
+    return {"corruptions.csv": corruptions_csv(rows), **{_renamed(name): content for name, content in drawn.items()}}
+
+
+def _renamed(name: str) -> str:
+    return name.replace("figure", "corruptions")
+
+
+def draw_corruptions(rows: Sequence[ComparisonRow]) -> Figure:
+    """Return the accuracy of each model under each kind of corruption, as a shaded table for each family."""
+    families = {name: words for name, words in FAMILIES.items() if any(name in row.families for row in rows)}
+    measured = {name: [row for row in rows if name in row.families] for name in families}
+    lines = sum(map(len, measured.values()))
+    with file_style():
+        figure = Figure(figsize=(11, 1.7 * len(families) + 0.34 * lines), layout="constrained")
+        grid = figure.subplots(len(families), 1, squeeze=False, height_ratios=[2 + len(measured[n]) for n in families])
+        for axes, (name, words) in zip(grid[:, 0], families.items(), strict=True):
+            _draw_shades(axes, measured[name], name)
+            axes.set_title(f"accuracy in % under {words}, mean over the severities", loc="left", fontsize=9)
+    return figure
+
+
+def _draw_shades(axes: Axes, rows: Sequence[ComparisonRow], family: FamilyName) -> None:
+    """Draw a cell for each model and kind, darker where the accuracy is lower."""
+    kinds = list(rows[0].families[family])
+    values = [[100 * fmean(row.families[family][kind].values()) for kind in kinds] for row in rows]
+    axes.imshow(values, cmap="Blues_r", vmin=0, vmax=130, aspect="auto")
+    for place, line in enumerate(values):
+        for column, value in enumerate(line):
+            colour = "white" if value < 45 else "black"
+            axes.text(column, place, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    axes.set_xticks(range(len(kinds)), kinds, rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(rows)), [row.label for row in rows])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
 
 
 def draw_comparison(rows: Sequence[ComparisonRow]) -> Figure:

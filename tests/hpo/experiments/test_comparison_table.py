@@ -155,6 +155,13 @@ def test_the_figure_is_the_same_for_the_same_figures(written: dict[str, bytes]) 
     assert b"<text" not in written["figure.svg"], "no font is needed to show it"
 
 
+def test_the_figure_by_corruption_is_there_where_something_was_measured(written: dict[str, bytes]) -> None:
+    assert written["corruptions.png"].startswith(b"\x89PNG")
+    assert written["corruptions.svg"] == comparison_files(ROWS, [], ABOUT)["corruptions.svg"]
+    without = comparison_files([ROWS[1]], [], ABOUT)
+    assert set(written) - set(without) == {"corruptions.csv", "corruptions.svg", "corruptions.png"}
+
+
 def test_results_hold_everything(written: dict[str, bytes]) -> None:
     results = json.loads(written["results.json"])
     assert results["command"] == ABOUT.command
