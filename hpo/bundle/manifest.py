@@ -144,6 +144,15 @@ class RobustnessFigures(_Section):
         return (1 - self.weight) * self.clean + self.weight * self.altered
 
 
+class Interpolation(_Section):
+    """A point between the original weights of the backbone and those of the trial (`hpo interpolate`)."""
+
+    share: float = Field(ge=0, lt=1)
+    """Share of the trial's weights."""
+    tried: tuple[float, ...]
+    """Shares that it was chosen among, by validation images as they are and altered."""
+
+
 class Manifest(_Section):
     """The content of config.json but for the layout's version and the digests of the other files."""
 
@@ -181,6 +190,8 @@ class Manifest(_Section):
     """None for a trial of one split; for a joint model those of its best trial."""
     adapted: Adaptation | None = None
     """None where the statistics are those of the training. Else the calibration is that of the model before."""
+    interpolated: Interpolation | None = None
+    """None for the weights of the trial themselves."""
     robustness: RobustnessFigures | None = None
     """None where clean images alone counted in the search; for a joint model those of its best trial, for a retrained
     one those of its trial."""
@@ -221,7 +232,7 @@ class Manifest(_Section):
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values; `from_dict(to_dict(x)) == x`. Later fields that are None are left out."""
-        own = ("folds", "adapted", "robustness")
+        own = ("folds", "adapted", "interpolated", "robustness")
         return self.model_dump(mode="json", exclude={key for key in own if getattr(self, key) is None})
 
     @classmethod

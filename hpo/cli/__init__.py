@@ -42,6 +42,7 @@ COMMANDS = {
     "retrain": ("hpo.cli.delivery:retrain_command", "Train a bundle on train + val; prove it on test."),
     "evaluate": ("hpo.cli.delivery:evaluate_command", "Measure a bundle on labelled images."),
     "predict": ("hpo.cli.delivery:predict_command", "Classify images with a bundle."),
+    "interpolate": ("hpo.cli.interpolate:interpolate_command", "A bundle between its original and its tuned weights."),
     "adapt": ("hpo.cli.adapt:adapt_command", "Adapt a bundle to unlabelled images of another look."),
     "ensemble": ("hpo.cli.ensemble:ensemble_command", "Join a study's best trials into one bundle."),
     "compare": ("hpo.cli.compare:compare_command", "Presets, bundles and trials in one table."),

@@ -268,7 +268,16 @@ def is_of_trial(manifest: Manifest, trial: Manifest) -> bool:
     """Whether an exported bundle is of the trial with the manifest `trial`; the study's name does not matter."""
 
     def identity(one: Manifest) -> tuple[object, ...]:
-        return one.stage, one.adapted, one.trial, one.seed, one.best_epoch, one.curve, one.config.replace(weights=None)
+        return (
+            one.stage,
+            one.adapted,
+            one.interpolated,
+            one.trial,
+            one.seed,
+            one.best_epoch,
+            one.curve,
+            one.config.replace(weights=None),
+        )
 
     return identity(manifest) == identity(trial)
 

@@ -241,6 +241,7 @@ def _new_manifest(manifest: Manifest, trained: _TrainedWeights, *, same_data: bo
         update={
             "stage": "retrained",
             "adapted": None,
+            "interpolated": None,
             "config": shared(manifest.config),
             "calibration": kept.model_copy(update={"fitted_on": "trial"}) if kept else None,
             "epochs": manifest.epochs_to_retrain,
