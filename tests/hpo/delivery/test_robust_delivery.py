@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from hpo.bundle.bundle import read_bundle
-from hpo.bundle.manifest import Manifest
+from hpo.bundle.manifest import Manifest, RobustnessFigures
 from hpo.cli.delivery_text import joined_lines, robustness_lines
 from hpo.delivery.ensemble import choose, ensemble
 from hpo.delivery.ensemble_candidates import ensemble_candidates
 from hpo.delivery.export import export_trial
+from hpo.delivery.retrain import RetrainOptions, retrain
 from hpo.delivery.selection import WeightedMetric, greedy_ensemble, merit, ranked
 from hpo.delivery.soup import soup, soupable
 from hpo.errors import BundleError
@@ -68,6 +70,17 @@ def test_a_bundle_says_what_the_value_of_its_trial_is_made_of(robust, store, tra
     logits = np.load(io.BytesIO(files["altered_logits.npy"]))
     assert stored == {**scores(altered.labels, logits), "n": len(altered), "images": found.n}
     assert "accuracy 0.8000 on clean and 0.6000 on altered" in robustness_lines(manifest)[0]
+
+
+def test_a_retraining_keeps_the_figures_of_its_trial(bundle, images, cache, tmp_path):
+    before = read_bundle(bundle)
+    figures = RobustnessFigures(weight=WEIGHT, clean=0.8, altered=0.6)
+    metrics = {**before.metrics, "altered": {"accuracy": 0.6, "n": 12, "images": 6}}
+    robust = replace(before, manifest=before.manifest.model_copy(update={"robustness": figures}), metrics=metrics)
+    result = retrain(robust, images, tmp_path / "final", RetrainOptions(cache=cache))
+    assert result.manifest.robustness == figures
+    written = read_bundle(tmp_path / "final")
+    assert (written.manifest.robustness, written.metrics["altered"]) == (figures, metrics["altered"])
 
 
 def test_a_bundle_without_robustness_is_as_before(study, store, tmp_path):
