@@ -21,7 +21,7 @@ SURE: dict[FindingKind, str] = {
     "conflict": "one picture under several classes: confirmed on aligned pixels, no label is sure",
     "copy": "confirmed on aligned pixels; one of each group is kept",
     "label": "more likely wrong than right, by the score: look at them, none is changed by itself",
-    "leak": "in two of the given parts: confirmed on aligned pixels",
+    "leak": "in two of the given parts: as a copy that is confirmed on aligned pixels, or by its group",
     "odd": "unlike the others; only blank ones are dropped",
 }
 """Kind of finding -> how sure it is, in words, in the order in which they are shown."""

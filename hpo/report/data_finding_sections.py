@@ -277,6 +277,7 @@ def leaks_section(leaks: Leaks, how: str, pictures: Thumbnails) -> Section:
     if not leaks.groups:
         return Section("leaks", title, missing="None: no picture lies in two of the given parts.")
     shown = evenly(range(len(leaks.groups)), MOST_GROUPS // 2)
+    grouped = any("same-group" in pair.kinds for pair in leaks.pairs)
     return Section(
         "leaks", title,
         {
@@ -291,6 +292,7 @@ def leaks_section(leaks: Leaks, how: str, pictures: Thumbnails) -> Section:
             "total": len(leaks.groups),
             "moves": _moves(leaks),
             "rule": RULE,
+            "seen": "a copy, or an image of its group," if grouped else "a copy",
             "how": how,
         },
     )  # fmt: skip
