@@ -135,7 +135,8 @@ def _next(found: DataInspection, table: Path | None, page: Path) -> Iterator[str
     path = found.data.path
     yield f"{page}: opens in any browser"
     if table is not None:
-        yield f"{table}: {len(found.findings):,} findings, to be edited"
+        count = len(found.findings)
+        yield f"{table}: {count:,} {'finding' if count == 1 else 'findings'}, to be edited"
     if not len(found.findings):
         return
     name, options = path.stem or "NAME", found.options

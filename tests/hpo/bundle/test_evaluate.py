@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from hpo.bundle.access_ledger import AccessCounts, AccessLedger
 from hpo.bundle.bundle import Extras, read_bundle, write_bundle
 from hpo.bundle.evaluate import evaluate, evaluate_on, select
 from hpo.bundle.manifest import Calibration, Scores
-from hpo.cli.delivery_text import selection_lines
+from hpo.cli.delivery_text import retrain_lines, selection_lines
 from hpo.data import DataOrigin, ImageDigests, open_dataset
+from hpo.data.changes import DataChanges
+from hpo.delivery.retrain import RetrainOptions, retrain
 from hpo.errors import DataError
 from hpo.evaluation.calibration import probabilities, reliability
 from hpo.evaluation.metrics import report
@@ -301,3 +304,68 @@ def test_another_split_of_own_data_is_refused(knowing, manifest, weights, images
     write_bundle(tmp_path / "torn", manifest.model_copy(update={"data": origin}), weights, {})
     with pytest.raises(DataError, match="but here other images validate or test"):
         evaluate(hpo.load(tmp_path / "torn", device="cpu"), images, cache=cache)
+
+
+@pytest.fixture
+def decided(tmp_path, manifest, weights, images, cache):
+    """Return a bundle whose data leave out an image of each part and have another with a new label, and these data."""
+    plain = open_dataset(images, image_size=SIZE, cache=cache, split=SPLIT)
+    parts = (plain.train, plain.val, plain.open_test())
+    changes = DataChanges(
+        {part.names[0]: "outlier" for part in parts}, {plain.open_test().names[-1]: "green"}, source="findings.csv"
+    )
+    dataset = open_dataset(images, image_size=SIZE, cache=cache, split=SPLIT, changes=changes)
+    origin = DataOrigin.of(dataset, SPLIT)
+    write_bundle(
+        tmp_path / "decided", manifest.model_copy(update={"data": origin}), weights, {"test_openings": []},
+        extras=Extras(known=ImageDigests.of(dataset)),
+    )  # fmt: skip
+    return hpo.load(tmp_path / "decided", device="cpu"), dataset
+
+
+def test_own_data_are_measured_as_findings_left_them(decided, images, cache):
+    model, dataset = decided
+    for name in ("val", "test"):
+        found = evaluate(model, images, cache=cache, split=name)
+        part = dataset.open_test() if name == "test" else dataset.val
+        assert found.selection.own
+        assert list(found.selection.part.names) == list(part.names)
+        assert not set(part.names) & set(dataset.changes.drops)
+        assert found.report.confusion == by_hand(model, part).confusion
+        assert found.to_dict()["data"]["changes"]["left_out"] == {"outlier": 3}
+    relabelled = [*dataset.train.names, *dataset.val.names, *dataset.open_test().names]
+    assert set(dataset.changes.relabels) <= set(relabelled)
+    assert any("left out by findings.csv: 3 images" in line for line in selection_lines(images, found.selection, None))
+
+
+def test_other_data_do_not_follow_the_findings_and_it_is_said(decided, images, cache, tmp_path):
+    model, _ = decided
+    shutil.copytree(images, tmp_path / "grown")
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "grown" / "red" / "new.png")
+    found = evaluate(model, tmp_path / "grown", cache=cache)
+    assert not found.selection.own
+    note = next(
+        line for line in selection_lines(tmp_path, found.selection, None) if "nothing of this is applied" in line
+    )
+    assert "left out by findings.csv: 3 images" in note
+    assert note.endswith("though 4 of these images have names that it leaves out or relabels")
+    assert note in found.to_dict()["data"]["notes"]
+    assert found.to_dict()["data"]["changes"] is None
+
+
+def test_a_retraining_says_whose_findings_it_follows(decided, images, cache, tmp_path):
+    model, dataset = decided
+    options = RetrainOptions(cache=cache)
+    again = retrain(model.bundle, images, tmp_path / "again", options)
+    assert again.images == len(dataset.train) + len(dataset.val)
+    assert "its data: left out by findings.csv: 3 images: 3 outlier; 1 relabelled" in retrain_lines(
+        "x", model.bundle, again
+    )
+    assert read_bundle(tmp_path / "again").manifest.data.changes == dataset.changes
+    shutil.copytree(images, tmp_path / "grown")
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "grown" / "red" / "new.png")
+    other = retrain(model.bundle, tmp_path / "grown", tmp_path / "other", replace(options, other_data=True))
+    lines = retrain_lines("x", model.bundle, other)
+    assert any(
+        line.startswith("its data are others, to which nothing of this is applied: left out by") for line in lines
+    )
