@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from hpo.cli.cleaning import Cleaning, decide
-from hpo.cli.run import make_plan
+from hpo.cli.run import init_command, make_plan
 from hpo.data.changes import DataChanges
 from hpo.data.findings import Finding, Findings
 from hpo.errors import DataError, UsageError
@@ -65,11 +65,9 @@ def plan(data, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         blobs(number).save(path)
     blobs(6).save(folder / "val/cat/copy.png")
-    return make_plan(
-        data=folder, study="s", space="quick", backbone="test_resnet", weights=None, fixed=("pretrained=false",),
-        seed=0, val_fraction=0.1, test_fraction=0.1, max_unreadable=0.05, group_by=None, folds=None,
-        metric="accuracy", sampler="random", pruner="none",
-    )  # fmt: skip
+    words = [str(folder), "--study", "s", "--space", "quick", "--backbone", "test_resnet", "--set", "pretrained=false"]
+    given = init_command.make_context("init", words).params
+    return make_plan(**{name: value for name, value in given.items() if name not in ("trials", "timeout")})
 
 
 def test_what_changes_nothing_is_said(plan, tmp_path, capsys):
