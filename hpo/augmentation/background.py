@@ -164,8 +164,9 @@ def fill_background(image: Images, mask: Mask | None) -> None:
     if mask is None:
         return
     outside = 1 - mask
-    mean = cv2.mean(image, outside)[:3]
-    cv2.copyTo(np.full_like(image, np.rint(mean).astype(np.uint8)), outside, image)
+    colour = np.empty_like(image)
+    colour[:] = np.tile(np.rint(cv2.mean(image, outside)[:3]).astype(np.uint8), (len(image), 1))  # by rows: quick
+    cv2.copyTo(colour, outside, image)
 
 
 def object_mask(image: Images) -> Mask | None:
@@ -263,10 +264,11 @@ def colour_codes(images: Images, grid: Grid) -> Codes:
 
 def _binned(values: Masks, count: int, least: int) -> npt.NDArray[np.float32]:
     """Divide the range of the values (b, m, m) of each image, or `least` where that is wider, into `count` bins."""
-    lowest = values.min(axis=(1, 2), keepdims=True)
-    width = np.maximum(values.max(axis=(1, 2), keepdims=True).astype(np.float32) - lowest + 1, least)
+    flat = values.reshape(len(values), -1)
+    lowest = flat.min(axis=1)[:, None, None]
+    width = np.maximum(flat.max(axis=1)[:, None, None] - lowest + np.float32(1), np.float32(least))
     # Whole numbers below 2^12: the quotient, cut off, is exact.
-    return np.asarray(np.floor((values - lowest) * np.float32(count) / width.astype(np.float32)))
+    return np.asarray(np.floor((values - lowest) * np.float32(count) / width))
 
 
 def _counted(masks: list[Mask], wider: int, grid: Grid) -> tuple[Masks, Masks]:
@@ -303,7 +305,7 @@ def _more_frequent(codes: Codes, inside: Masks, outside: Masks, times: float) ->
     within, without = _frequencies(codes, inside, outside).swapaxes(0, 1)
     odds = (within + 3e-5) / (within + times * without + 1e-4)
     levels = np.rint(255 * odds).astype(np.uint8)
-    levels = np.take_along_axis(levels, codes.reshape(len(codes), -1), axis=1).reshape(codes.shape)
+    levels = levels.ravel().take(codes + levels.shape[1] * np.arange(len(codes))[:, None, None])
     smooth = np.stack([cv2.GaussianBlur(one, (3, 3), 0) for one in levels])
     return (smooth > 127).view(np.uint8)
 
@@ -311,7 +313,7 @@ def _more_frequent(codes: Codes, inside: Masks, outside: Masks, times: float) ->
 def _central(mask: Mask, grid: Grid) -> Mask | None:
     """Return the parts that overlap the centre most, without specks, holes filled; None where nothing is left."""
     opened = cv2.morphologyEx(mask, cv2.MORPH_OPEN, _disc(1))
-    count, labels = cv2.connectedComponents(opened, connectivity=4)
+    count, labels = cv2.connectedComponents(opened, connectivity=4, ltype=cv2.CV_16U)
     overlap = _overlap(labels, count, grid)
     most = max(overlap)
     if not most:
@@ -335,7 +337,7 @@ def _overlap(labels: npt.NDArray[Any], count: int, grid: Grid) -> list[int]:
 def _filled(mask: Mask) -> Mask:
     """Return the mask with its holes filled."""
     outside = cv2.copyMakeBorder(1 - mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
-    count, labels = cv2.connectedComponents(outside, connectivity=4)
+    count, labels = cv2.connectedComponents(outside, connectivity=4, ltype=cv2.CV_16U)
     return mask if count == 2 else (labels[1:-1, 1:-1] != labels[0, 0]).view(np.uint8)
 
 
@@ -351,7 +353,7 @@ def _without_neighbours(mask: Mask, grid: Grid) -> Mask | None:
     wide = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     depth = cv2.distanceTransform(wide, cv2.DIST_L2, 3)[1:-1, 1:-1]
     neck = NECK * float(depth.ravel()[grid.disc].max())
-    count, labels = cv2.connectedComponents((depth > neck).view(np.uint8), connectivity=8)
+    count, labels = cv2.connectedComponents((depth > neck).view(np.uint8), connectivity=8, ltype=cv2.CV_16U)
     overlap = _overlap(labels, count, grid)
     rest = mask.copy()
     for label in range(1, count):
