@@ -104,7 +104,7 @@ def worker_command(
         use_threads(threads)
         with connected(storage, home, start_timeout=STARTING) as db:
             finished = work(db, WorkerOptions(**options, device=device)).finished
-    click.echo(f"{finished} trials finished by this worker", err=True)
+    click.echo(f"{finished} trial{'' if finished == 1 else 's'} finished by this worker", err=True)
 
 
 def working_arguments(working: Mapping[str, Any]) -> list[str]:

@@ -118,8 +118,9 @@ def _refuse_without_group(grouping: Grouping, names: Sequence[str]) -> None:
     missing = [name for name, value in zip(names, grouping.values, strict=True) if not value]
     if missing:
         what = f"an empty {grouping.column}" if grouping.column else f"a path that does not match {grouping.word}"
+        have = "image has" if len(missing) == 1 else "images have"
         raise DataError(
-            f"{len(missing):,} of {len(names):,} images have {what}: {shortened(missing, _NAMED)}; --group-by needs a "
+            f"{len(missing):,} of {len(names):,} {have} {what}: {shortened(missing, _NAMED)}; --group-by needs a "
             "group for every image: fill it in, change the expression, or leave these images out"
         )
     if grouping.count == 1:

@@ -68,6 +68,13 @@ class FoldedProgress(TrialProgress):
         return f", fold {self.fold + 1}/{self.folds}"
 
     @property
+    def best_so_far(self) -> str:
+        """The value that the trial would have now, for the log."""
+        if not self.finished:
+            return super().best_so_far
+        return f"{f'mean of {self.finished} folds' if self.finished > 1 else 'fold 1'} {self.best_value:.4f}"
+
+    @property
     def reached(self) -> str:
         """How far the trial came, in words."""
         if self.finished:

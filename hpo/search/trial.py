@@ -138,10 +138,10 @@ class _TrialRun:
         progress, metric = self._progress, self._context.metric
         pair = pair_of(result.metrics, metric) if progress.robustness else ()
         log.info(
-            "trial %d%s: epoch %d/%d, %s %.4f%s (best %.4f), %.0f images/s",
+            "trial %d%s: epoch %d/%d, %s %.4f%s (%s), %.0f images/s",
             self._number, progress.place, result.epoch, epochs, metric, progress.value_of(result.metrics),
             " (clean {:.4f}, altered {:.4f})".format(*pair) if pair else "",
-            progress.best_value, result.images_per_second,
+            progress.best_so_far, result.images_per_second,
         )  # fmt: skip
 
     def _begin_fold(self, fold: int) -> None:

@@ -199,6 +199,11 @@ class TrialProgress:
         return ""
 
     @property
+    def best_so_far(self) -> str:
+        """The value that the trial would have now, for the log."""
+        return f"best {self.best_value:.4f}"
+
+    @property
     def reached(self) -> str:
         """How far the trial came, in words."""
         return f"after epoch {self.epochs}"

@@ -201,9 +201,11 @@ def test_steps_are_those_of_the_longest_run_and_a_short_fold_leaves_a_gap() -> N
     assert not add(1, 0.9)
     assert progress.position == 11
     assert progress.best_value == 0.5
+    assert progress.best_so_far == "fold 1 0.5000"
     assert not add(2, 0.7, last=True)
     assert progress.last
     assert progress.curve == {"1": 0.5, "2": 0.5, "11": 0.7, "12": 0.7}
+    assert progress.best_so_far == "mean of 2 folds 0.7000"
     assert progress.best_value == 0.7
     assert progress.best_epoch == 1
     again = FoldedProgress("accuracy")
