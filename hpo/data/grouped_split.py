@@ -194,9 +194,10 @@ def _deal_folds(units: _Units, codes: npt.NDArray[np.int8], folds: int) -> npt.N
 
 def _refuse_few_units(units: _Units, counts: Counts, order: Sequence[int], folds: int) -> None:
     if len(order) < folds:
+        there = "is 1" if len(order) == 1 else f"are {len(order)}"
         raise DataError(
-            f"{folds} folds need as many groups of images, but there {'is' if len(order) == 1 else 'are'} {len(order)} beside the test part: give a "
-            "smaller --folds"
+            f"{folds} folds need as many groups of images, but there {there} beside the test part: give a smaller "
+            "--folds"
         )
     for label, having in enumerate(np.count_nonzero(counts, axis=0).tolist()):
         if having < 2:

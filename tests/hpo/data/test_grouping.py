@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 import hpo.data.grouping as grouping_module
-from hpo.data import SplitOptions, inspect_data, open_dataset
+from hpo.data import SplitOptions, open_dataset
 from hpo.data.grouping import group_images, unite
-from hpo.data.opening import open_source
+from hpo.data.opening import inspect_data, open_source
 from hpo.data.origin import DataOrigin
 from hpo.data.sampled_images import inspect_data
 from hpo.data.summary import summarise
