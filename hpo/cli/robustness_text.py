@@ -145,7 +145,7 @@ def print_robustness(console: Console, found: RobustnessResult) -> None:
         grid.add_row(name, f"{score.value:.4f} ({low:.4f} to {high:.4f})", what)
     console.print(grid)
     for line in _relative_lines(found):
-        console.print(Text(line))
+        console.print(Text(line), soft_wrap=True)
     console.print(_kinds(result, found))
 
 
