@@ -119,6 +119,8 @@ def is_starting(error: psycopg2.Error) -> bool:
 def translate(context: ExceptionContext, url: URL) -> None:
     """Raise our error for a fault of the database; an error of the statement itself is not changed."""
     error = context.original_exception
+    if not isinstance(error, Exception):
+        return  # Ctrl-C or SIGTERM within a statement, which SQLAlchemy takes for a lost connection
     # libpq's own faults in the middle of a statement come as the base class, without a code.
     # A failed ping of the pool is not translated: the pool then opens another connection.
     fault = isinstance(error, _FAULTS) or type(error) is psycopg2.DatabaseError or context.is_disconnect

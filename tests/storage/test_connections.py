@@ -12,9 +12,9 @@ from typing import Any
 import psycopg2
 import pytest
 from psycopg2 import errors
-from sqlalchemy import make_url
+from sqlalchemy import event, make_url
 
-from storage import DatabaseUnavailableError, open_database
+from storage import Database, DatabaseUnavailableError, open_database
 from storage.connections import unavailable
 
 pytestmark = pytest.mark.postgres
@@ -208,3 +208,15 @@ def test_a_full_disk_of_the_server_is_translated() -> None:
     assert issubclass(errors.DiskFull, psycopg2.OperationalError)
     assert issubclass(errors.QueryCanceled, psycopg2.OperationalError)
     assert issubclass(errors.LockNotAvailable, psycopg2.OperationalError)
+
+
+@pytest.mark.parametrize("signal", [KeyboardInterrupt(), SystemExit(143)], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_within_a_statement_is_no_fault_of_the_database(database: Database, signal: BaseException) -> None:
+    """SQLAlchemy takes it for a lost connection, and a command would end with 2 and advice on --storage."""
+
+    def interrupt(*_: object) -> None:
+        raise signal
+
+    event.listen(database.engine, "do_execute", interrupt)
+    with pytest.raises(type(signal)), database.engine.connect() as connection:
+        connection.exec_driver_sql("SELECT 1")
