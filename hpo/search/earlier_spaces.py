@@ -1,7 +1,6 @@
 """Shipped spaces as they were in earlier versions: the command that made a study then still continues it.
 
-Before `symmetry` was a field, all spaces mirrored and turned images; `quick` had no mixture of families before it was
-found to cost nothing on clean images. A study holds the fingerprint of its space, by which the edition that it was made
+Before `symmetry` was a field, all spaces mirrored and turned images; `quick` had no mixture of families at first. A study holds the fingerprint of its space, by which the edition that it was made
 with is found.
 """
 
