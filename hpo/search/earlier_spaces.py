@@ -1,7 +1,7 @@
 """Shipped spaces as they were in earlier versions: the command that made a study then still continues it.
 
-Before `symmetry` was a field, all spaces mirrored and turned images; `quick` had no mixture of families at first. A study holds the fingerprint of its space, by which the edition that it was made
-with is found.
+Before `symmetry` was a field, all spaces mirrored and turned images; `quick` had no mixture of families at first. A
+study holds the fingerprint of its space, by which the edition that it was made with is found.
 """
 
 from __future__ import annotations
