@@ -184,11 +184,15 @@ class _FieldRows:
         return len(self._rows)
 
     def __getitem__(self, rows: Any, /) -> Images:
-        found = np.asarray(self._field[self._rows[rows]])
-        self._read += len(found)
-        if self._read >= _READ:
-            forget_pages(self._field)
-            self._read = 0
+        chosen = self._rows[rows]
+        found = np.empty((len(chosen), *self._field.shape[1:]), dtype=self._field.dtype)
+        for begin in range(0, len(chosen), _READ):
+            some = slice(begin, begin + _READ)
+            found[some] = self._field[chosen[some]]
+            self._read += len(chosen[some])
+            if self._read >= _READ:
+                forget_pages(self._field)
+                self._read = 0
         return found
 
 
