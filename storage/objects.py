@@ -18,6 +18,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -255,6 +256,23 @@ def _is_missing(response: dict[str, Any]) -> bool:
 def _client() -> Any:
     import boto3
     from botocore.config import Config
+    from botocore.session import Session
 
+    core = Session()
+    loader = _loader(core.get_config_variable("data_path"))
+    core.register_component("data_loader", loader)
+    session = boto3.session.Session(botocore_session=core)
+    loader.search_paths[:] = dict.fromkeys(loader.search_paths)  # every session of boto3 appends its own folder
     config = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard"})  # seconds
-    return boto3.session.Session().client("s3", config=config)
+    return session.client("s3", config=config)
+
+
+@cache
+def _loader(data_path: str | None) -> Any:
+    """Return botocore's reader of its descriptions of services: it keeps what it has read, which takes 0.2 s to read.
+
+    Credentials, region and endpoint are still those of the moment in which a client is made.
+    """
+    from botocore.loaders import create_loader
+
+    return create_loader(data_path)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from storage import CheckpointError, DiskFullError, StorageError, StoreUnavailableError, open_objects, open_store
-from storage.objects import split_location
+from storage.objects import S3Objects, split_location
 
 from ..conftest import free_port
 
@@ -58,6 +58,25 @@ def test_without_boto3_one_line_says_what_to_install() -> None:
     root = Path(__file__).parents[2]
     result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert result.stdout == "s3://bucket/cells needs boto3, which is not installed; pip install 'hpo[s3]'\n"
+
+
+def test_each_client_reads_the_settings_of_its_moment_and_the_descriptions_of_services_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def client(key: str, region: str) -> Any:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "Secret-1")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://{region}.test:1")
+        return S3Objects("s3://bucket/cells")._client
+
+    pytest.importorskip("boto3")
+    clients = [client("one", "eu-west-1"), client("other", "us-east-2")]
+    assert [one._get_credentials().access_key for one in clients] == ["one", "other"]
+    assert [one.meta.region_name for one in clients] == ["eu-west-1", "us-east-2"]
+    assert [one.meta.endpoint_url for one in clients] == ["http://eu-west-1.test:1", "http://us-east-2.test:1"]
+    monkeypatch.setattr("botocore.loaders.JSONFileLoader.load_file", lambda *_: pytest.fail("read again"))
+    client("third", "eu-west-1")
 
 
 def test_two_studies_and_other_objects_in_the_bucket_stay_apart(s3_root: str) -> None:
