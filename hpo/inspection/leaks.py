@@ -142,8 +142,9 @@ def find_leaks(
         return Leaks(given is not None and any(given))
     kept = np.array([name not in without for name in data.names])
     parts = np.where(kept, np.array([part or "" for part in given]), "")
-    related = _Related.of(data, copies, parts)
-    groups = _settled(related, _straddling(units_of(data, copies.group_of, kept), parts))
+    straddling = _straddling(units_of(data, copies.group_of, kept), parts)
+    related = _Related.of(data, copies, parts, [row for rows in straddling for row in rows.tolist()])
+    groups = _settled(related, straddling)
     pairs = _pairs(data, related, groups)
     findings = tuple(finding for group in groups for finding in _findings(data, related, group))
     estimates = {} if points is None else dict(_estimates(data.labels, parts, pairs, points))
@@ -175,8 +176,8 @@ class _Related:
     """(key, part) -> the first row of that part with that key."""
 
     @classmethod
-    def of(cls, data: InspectedData, copies: Copies, parts: npt.NDArray[np.str_]) -> _Related:
-        """Relate all images that are in a part."""
+    def of(cls, data: InspectedData, copies: Copies, parts: npt.NDArray[np.str_], rows: Sequence[int]) -> _Related:
+        """Relate the images `rows`, all of which are in a part."""
         turns = {
             row: turn
             for group in copies.groups
@@ -185,7 +186,7 @@ class _Related:
         keys: dict[int, tuple[object, ...]] = {}
         first: dict[tuple[object, str], int] = {}
         pictures = copies.group_of.tolist()
-        for row in np.flatnonzero(parts != "").tolist():
+        for row in rows:
             stored, pixels = data.digests[row]
             picture = pictures[row]
             own = data.grouping.values[row] if data.grouping else row
