@@ -119,8 +119,8 @@ def _all_groups(tried: PackManifest, signatures: Signatures, options: SplitOptio
 def _copies_note(tried: PackManifest, groups: Sequence[str]) -> tuple[str, ...]:
     """Return a line on the copies that are no exact duplicates."""
     near = count_duplicates(groups) - count_duplicates(tried.groups)
-    images = "1 more image is a copy" if near == 1 else f"{near:,} more images are copies"
-    return (f"{images}, turned, encoded anew or cropped: `hpo data` shows them",) if near else ()
+    images = "1 image is a copy" if near == 1 else f"{near:,} images are copies"
+    return (f"{images} without being equal: turned, encoded anew or cropped; `hpo data` shows them",) if near else ()
 
 
 def _refuse_unreadable_class(tried: PackManifest, listing: Listing) -> None:

@@ -261,7 +261,9 @@ def test_an_inspection_of_all_images_knows_turned_copies(tmp_path):
     blobs(0).rotate(90).save(tmp_path / "data" / "a" / "turned.png")
     summary = inspect_data(tmp_path / "data").summary
     assert summary.duplicates == 0
-    assert summary.notes == ("1 more image is a copy, turned, encoded anew or cropped: `hpo data` shows them",)
+    assert summary.notes == (
+        "1 image is a copy without being equal: turned, encoded anew or cropped; `hpo data` shows them",
+    )
 
 
 def test_an_inspection_decodes_some_images_of_each_class_of_a_large_one(write_classes, monkeypatch):
