@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hpo.data.findings import Finding
+from hpo.data.findings import RELABEL, Finding
 from hpo.inspection.leaks import EXAMPLES, RULE, LeakPair, Leaks
 from hpo.report import data_figures, wording
 from hpo.report.data_pictures import Thumbnail, Thumbnails, evenly
@@ -242,8 +242,9 @@ def _pair(row: Finding, pictures: Thumbnails) -> tuple[str, str]:
     """Return the label that an image has, and the one that it seems to be: of the action, or quoted in the reason."""
     at = pictures.row_of.get(row.file)
     given = pictures.label(at) if at is not None else ""
-    if row.action.startswith("relabel:"):
-        return given, row.action.removeprefix("relabel:")
+    for text in (row.action, row.reason):
+        if RELABEL in text:
+            return given, text.rpartition(RELABEL)[2]
     named = [name for name in pictures.data.classes if name != given and name and name in row.reason]
     return given, max(named, key=len, default="")
 

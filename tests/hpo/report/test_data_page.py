@@ -204,3 +204,11 @@ def test_the_page_is_visible_in_both_themes_and_prints(page, tmp_path):
         assert 0.01 < drawn.mean() < 0.5, "neither blank nor filled"
     browse(tmp_path, "--no-pdf-header-footer", f"--print-to-pdf={tmp_path / 'page.pdf'}")
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_suggested_class_is_that_of_the_reason_even_where_names_are_digits():
+    evidence = evidence_of(classes=("0", "1", "2"))
+    reason = "labelled 0, but the probe says 2 (1.00) and so do 10 % of its neighbours; if they are right: relabel:2"
+    row = Finding(evidence.data.names[42], "label", "", 0.8, "keep", reason)
+    page = render_data_page(replace(evidence, findings=[row]))
+    assert re.search(r">0</span> <span class=\"faint\">or</span> 2\?", section_of(page, "labels"))
