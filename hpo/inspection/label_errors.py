@@ -76,9 +76,10 @@ class LabelErrors:
             return ["probe and neighbours doubt no label"]
         expected = round(float(self.probability[self.doubted].sum()))
         labels = "1 label" if doubted == 1 else f"{doubted:,} labels"
-        first = f"probe and neighbours doubt {labels}, as many as the probe's own mistakes explain"
+        why = ", as many as the probe's own mistakes explain"
         if expected:
-            first = f"probe and neighbours doubt {labels}; about {expected:,} are wrong, the others its own mistakes"
+            why = f"; about {expected:,} of them are wrong, by estimate, the others mistakes of the probe"
+        first = f"probe and neighbours doubt {labels}{why}"
         if not named:
             return [first, "none is more likely wrong than right, so none is named"]
         return [first, f"{named:,} more likely wrong than right are named; their score is that probability"]
