@@ -15,7 +15,7 @@ from click.testing import Result
 
 from hpo.cli.run import untried, without_a_model
 from hpo.search.status import StudyReader, StudyStatus, TrialStatus
-from storage import Database, Limits, open_study, study_names
+from storage import Database, Limits, has_spec, open_study, study_names
 from tests.hpo.cli.conftest import TINY, Command
 
 pytestmark = pytest.mark.postgres
@@ -74,7 +74,7 @@ def test_ctrl_c_requeues_the_trial_and_the_same_command_resumes(command: Command
     assert (after["asked"], after["complete"], after["running"], after["failed"]) == (6, 6, 0, 0)
 
 
-FOLDED = tuple("epochs=4" if value == "epochs=2" else value for value in TINY)
+FOLDED = tuple("epochs=3" if value == "epochs=2" else value for value in TINY)
 
 
 @pytest.mark.slow
@@ -82,7 +82,7 @@ def test_a_search_over_folds_that_is_stopped_in_one_equals_one_that_is_not(
     command: Command, database: Database, cells: Path, here: Callable[..., Result]
 ) -> None:
     def arguments(study: str) -> list[str]:
-        options = ("--folds", "3", "--trials", "2", "--workers", "1", "--threads", "1", "--pruner", "none")
+        options = ("--folds", "3", "--trials", "1", "--workers", "1", "--threads", "1", "--pruner", "none")
         return ["run", str(cells), "--study", study, "--space", "quick", *FOLDED, *options, "--sampler", "random"]
 
     whole = command(*arguments("whole"))
@@ -95,30 +95,26 @@ def test_a_search_over_folds_that_is_stopped_in_one_equals_one_that_is_not(
         process.communicate(timeout=120)
     halted = command.status("halted")["trials"]
     assert (halted["running"], halted["failed"]) == (0, 0)
-    assert halted["finished"] < 2
+    assert halted["finished"] == 0
     again = command(*arguments("halted"))
     assert again.returncode == 0, again.stderr
 
     status = command.status("halted")
-    assert {status["trials"][state] for state in ("asked", "finished", "complete")} == {2}
+    assert {status["trials"][state] for state in ("asked", "finished", "complete")} == {1}
     assert status["redone"] < 1
     assert status["data"]["folds"] == 3
-    both = [open_study(database, name).get_trials() for name in ("whole", "halted")]
-    for one, other in zip(*both, strict=True):
-        assert (one.value, one.params, one.intermediate_values) == (
-            other.value,
-            other.params,
-            other.intermediate_values,
-        )
-        assert one.user_attrs["folds"] == other.user_attrs["folds"]
-        assert list(other.intermediate_values) == list(range(1, 13)), "no epoch is missing"
+    one, other = (open_study(database, name).get_trials()[0] for name in ("whole", "halted"))
+    assert (one.value, one.params) == (other.value, other.params)
+    assert one.user_attrs["folds"] == other.user_attrs["folds"]
+    assert one.intermediate_values == other.intermediate_values
+    assert list(other.intermediate_values) == list(range(1, 10)), "no epoch is missing"
 
 
 def fold_of_the_first(database: Database, study: str) -> int:
     """Return the fold, from 1, in which the first trial of a study trains; 0 before it has one."""
-    if study not in study_names(database):
+    if study not in study_names(database) or not has_spec(found := open_study(database, study)):
         return 0
-    trials = StudyReader(database, open_study(database, study))().trials
+    trials = StudyReader(database, found)().trials
     return trials[0].folds["fold"] if trials and trials[0].folds else 0
 
 
