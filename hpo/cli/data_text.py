@@ -35,7 +35,8 @@ _WIDEST = 60
 def inspection_lines(found: DataInspection, table: Path | None, page: Path) -> Iterator[str]:
     """Yield the summary: the data, the findings by kind, the largest groups, how sure, the time, the next commands."""
     summary = found.data.summary
-    yield f"{found.data.path}: {len(found.data):,} images, {len(summary.classes)} classes"
+    classes = "1 class" if len(summary.classes) == 1 else f"{len(summary.classes):,} classes"
+    yield f"{found.data.path}: {len(found.data):,} images, {classes}"
     yield from summary.lines()
     yield ""
     yield from _findings(found)

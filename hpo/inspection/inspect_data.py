@@ -263,8 +263,9 @@ def _backbone(options: InspectionOptions) -> tuple[Any, dict[str, str]]:
     except HubError as error:
         if options.backbone is not None:
             raise
+        why = str(error).partition(": give ")[0]  # its way out is of other commands
         return None, {
-            "embeddings": f"the weights of {BACKBONE} cannot be fetched ({error}); give --weights FILE for pictures "
+            "embeddings": f"the weights of {BACKBONE} cannot be fetched ({why}); give --weights FILE for pictures "
             "that do not belong, labels that may be wrong and what accuracy is in reach"
         }
 

@@ -111,11 +111,12 @@ def test_all_checks_with_random_weights(folder, tmp_path, monkeypatch):
 
 def test_weights_that_cannot_be_fetched_are_said(folder, tmp_path, monkeypatch):
     def unreachable(*_, **__):
-        raise HubError("no network")
+        raise HubError("no network: give --set pretrained=false")
 
     monkeypatch.setattr("hpo.models.frozen_backbone.FrozenBackbone.__init__", unreachable)
     found = inspect_images(folder, InspectionOptions(image_size=32), cache=tmp_path / "cache")
-    assert "give --weights FILE" in found.skipped["embeddings"]
+    assert "cannot be fetched (no network); give --weights FILE" in found.skipped["embeddings"]
+    assert "--set" not in found.skipped["embeddings"]
     with pytest.raises(HubError):
         inspect_images(folder, InspectionOptions(image_size=32, backbone="resnet18"), cache=tmp_path / "cache")
 
