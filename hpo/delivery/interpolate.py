@@ -26,6 +26,7 @@ from hpo.bundle.manifest import Interpolation, Manifest
 from hpo.bundle.own_data import reopen_same
 from hpo.bundle.validation import Validation
 from hpo.data import Dataset, Part, Progress
+from hpo.data.dataset import Rows
 from hpo.delivery.retrain import with_weights
 from hpo.errors import BundleError
 from hpo.evaluation.altered_part import altered_part
@@ -66,7 +67,7 @@ class Tried:
     gain: float
     """Gain of the weighted accuracy over the tuned weights, in shares of 1."""
     error: float
-    """Standard error of the gain, from the images on which both differ."""
+    """Standard error of the gain, from the images on which both differ; all forms of one image count together."""
 
     @property
     def helps(self) -> bool:
@@ -129,13 +130,19 @@ def between(original: Tensors, tuned: Tensors, share: float) -> dict[str, torch.
     }
 
 
-def tried_point(share: float, weight: float, tuned: tuple[Correct, Correct], found: tuple[Correct, Correct]) -> Tried:
-    """Compare the images that a point has right with those of the tuned weights: clean (n,) and altered (m,) each."""
-    weights = (1 - weight, weight)
-    changes = [after.astype(float) - before for before, after in zip(tuned, found, strict=True)]
-    gain = sum(w * float(change.mean()) for w, change in zip(weights, changes, strict=True))
-    variance = sum(w**2 * float(change.var()) / len(change) for w, change in zip(weights, changes, strict=True))
-    return Tried(share, float(found[0].mean()), float(found[1].mean()), gain, math.sqrt(variance))
+def tried_point(
+    share: float, weight: float, rows: Rows, tuned: tuple[Correct, Correct], found: tuple[Correct, Correct]
+) -> Tried:
+    """Compare the images that a point has right with those of the tuned weights: clean (n,) and altered (m,) each.
+
+    `rows` (m,) are the positions in the clean images of those that the altered ones show.
+    """
+    clean, altered = (after.astype(float) - before for before, after in zip(tuned, found, strict=True))
+    gain = (1 - weight) * float(clean.mean()) + weight * float(altered.mean())
+    # The draws of one image are alike, and like it, so what is independent is the sum over all forms of an image.
+    shares = (1 - weight) * (clean - clean.mean()) / len(clean)
+    np.add.at(shares, rows, weight * (altered - altered.mean()) / len(altered))
+    return Tried(share, float(found[0].mean()), float(found[1].mean()), gain, math.sqrt(float(np.square(shares).sum())))
 
 
 class _Line:
@@ -146,7 +153,8 @@ class _Line:
         built = build_model(manifest.config, len(manifest.classes))
         self._network, self._tuned, self._device = built.model, tuned, options.device
         self._original = {name: tensor.clone() for name, tensor in built.model.state_dict().items()}
-        self._parts = (dataset.val, altered_part(dataset.val, options.cache, train=len(dataset.train)))
+        altered = altered_part(dataset.val, options.cache, train=len(dataset.train))
+        self._parts, self._rows = (dataset.val, altered), altered.rows
 
     def weights(self, share: float) -> dict[str, torch.Tensor]:
         return between(self._original, self._tuned, share)
@@ -165,7 +173,8 @@ class _Line:
         tuned = self._correct(1.0)
         tried = []
         for share in SHARES:
-            tried.append(tried_point(share, weight, tuned, tuned if share == 1 else self._correct(share)))
+            found = tuned if share == 1 else self._correct(share)
+            tried.append(tried_point(share, weight, self._rows, tuned, found))
             on_tried(tried[-1])
         return tried
 

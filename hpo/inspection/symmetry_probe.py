@@ -25,7 +25,10 @@ from hpo.models.frozen_backbone import Features
 from search_spaces import Symmetry
 
 IMAGES = 800
-"""Most images that are looked at, of all classes evenly."""
+"""Most images that are looked at, of all classes evenly; more where that is fewer than LEAST_OF_A_CLASS of each."""
+
+LEAST_OF_A_CLASS = 2
+"""Images of a class on average, below which nothing is measured."""
 
 SECONDS = 30.0
 """Time after which no further images are embedded; a large backbone on a CPU gets fewer."""
@@ -104,10 +107,11 @@ def measure_symmetry(
 
     `features_of` maps images (b, S, S, 3) uint8 to features (b, F); `backbone` names it in words.
     """
-    rows = sample_rows(part.labels, IMAGES)
+    least = LEAST_OF_A_CLASS * len(classes)
+    rows = sample_rows(part.labels, max(IMAGES, least))
     embedded = _embed(part, rows, features_of, time.monotonic() + seconds)
     labels = part.labels[rows[: len(embedded[0])]]
-    if len(labels) < 2 * len(classes) or len(np.unique(labels)) < 2:
+    if len(labels) < least or len(np.unique(labels)) < 2:
         return None
     return decide(labels, _predicted(embedded, labels, len(classes)), classes, backbone=backbone)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.search.plan import Plan, assignments, resolve_space
+from hpo.search.symmetry_choice import symmetry_of
 from search_spaces import SearchSpace, SpaceError, earlier_edition, load_space
 from storage import Database, has_spec, open_study, read_spec, study_names
 
@@ -34,9 +35,14 @@ def with_earlier_space(db: Database, plan: Plan) -> tuple[Plan, str | None]:
 
 
 def _fingerprint(db: Database, study: str) -> str | None:
-    """Return the fingerprint of the space that the study was made with; None where there is no such study."""
+    """Return the fingerprint of the space that the study was made with.
+
+    None where there is no such study, or where it measured its symmetry: it is then of this version.
+    """
     found = open_study(db, study) if study in study_names(db) else None
-    return read_spec(found).space_fingerprint if found is not None and has_spec(found) else None
+    if found is None or not has_spec(found) or (symmetry_of(found) or {}).get("source") in ("measured", "assumed"):
+        return None
+    return read_spec(found).space_fingerprint
 
 
 def earlier_spaces(name: str, **options: Any) -> tuple[SearchSpace, ...]:

@@ -234,23 +234,18 @@ def _trial_status(trial: FrozenTrial, space: Space, until: datetime) -> TrialSta
         worker=record.worker,
         violated=sorted(name for name, value in trial.constraints.items() if value > 0),
         folds=folds,
-        figures=_figures(trial, record),
+        figures=_figures(record),
     )
 
 
-def _figures(trial: FrozenTrial, record: TrialRecord) -> dict[str, Any] | None:
+def _figures(record: TrialRecord) -> dict[str, Any] | None:
     """Return what the trial's value is made of; None without robustness, or before the first report."""
     if record.clean is None:
         return None
     steps = sorted(record.clean_curve, key=int)
-    clean, altered = record.clean, record.altered
-    if trial.state != TrialState.COMPLETE and trial.intermediate_values:
-        # Over folds the mean may have been higher before, and that is the value then.
-        best = str(max(trial.intermediate_values, key=lambda step: trial.intermediate_values[step]))
-        clean, altered = record.clean_curve.get(best, clean), record.altered_curve.get(best, altered)
     return {
-        "clean": clean,
-        "altered": altered,
+        "clean": record.clean,
+        "altered": record.altered,
         "clean_curve": [record.clean_curve[step] for step in steps],
         "altered_curve": [record.altered_curve[step] for step in steps],
     }

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.data.dataset import Images, Part
+from hpo.inspection import symmetry_probe
 from hpo.inspection.symmetry_probe import HALF, MIRROR, QUARTER, VIEWS, decide, measure_symmetry, sample_rows, seen_from
 from hpo.models.frozen_backbone import Features
 
@@ -62,6 +63,14 @@ def test_too_little_time_or_too_few_images_measure_nothing() -> None:
     first_batch = measure_symmetry(images, ("first", "second"), patches, backbone="patches", seconds=0)
     assert first_batch is not None
     assert first_batch.images == 32
+
+
+def test_many_classes_are_measured_on_as_many_images_as_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(symmetry_probe, "IMAGES", 16)
+    images, _ = part("colour")
+    found = measure_symmetry(images, tuple(map(str, range(20))), patches, backbone="patches")
+    assert found is not None
+    assert found.images == 40
 
 
 def test_one_class_among_many_that_does_not_survive_is_enough() -> None:

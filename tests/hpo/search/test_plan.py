@@ -33,6 +33,7 @@ from hpo.search.plan import (
     set_budget,
 )
 from hpo.search.strategy import first_judged
+from hpo.search.symmetry_choice import SymmetryChoice, record_symmetry
 from hpo.search.worker import WorkerOptions, failures_at_the_end, work
 from hpo.search.worker_context import Deadline
 from search_spaces import SearchSpace, SpaceError, load_space
@@ -346,11 +347,23 @@ def test_a_study_from_before_symmetry_goes_on_as_it_was_made_by_the_same_command
     assert note is not None
     assert note.endswith("goes on so: symmetry=dihedral, augmentation=flips")
     assert create_or_open_study(bench.db, made, bench.dataset)._study_id == bench.study._study_id
+    record_symmetry(bench.study, SymmetryChoice("dihedral", "given"))
+    assert with_earlier_space(bench.db, plan) == (made, note)
     named = replace(plan, earlier=())
     assert with_earlier_space(bench.db, named) == (named, None)
     with pytest.raises(StudyError, match="another search space"):
         create_or_open_study(bench.db, named, bench.dataset)
     assert with_earlier_space(bench.db, replace(plan, study="new")) == (replace(plan, study="new"), None)
+
+
+@pytest.mark.postgres
+def test_a_study_that_measured_its_symmetry_is_not_taken_for_one_of_before(bench: Bench) -> None:
+    """Its space is then that of a study from when all images were mirrored and turned."""
+    measured = SearchSpace.from_dict(read_spec(bench.study).space)
+    asked = measured.with_fixed({"symmetry": "none", "augmentation": "geometric"})
+    record_symmetry(bench.study, SymmetryChoice("dihedral", "measured", "it was seen"))
+    plan = replace(other_plan(bench, bench.cells, asked), earlier=(measured,))
+    assert with_earlier_space(bench.db, plan) == (plan, None)
 
 
 @pytest.mark.postgres

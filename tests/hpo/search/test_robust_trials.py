@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +20,7 @@ import hpo.search.trial_reporter as reporter_module
 from hpo.data import SplitOptions, open_dataset
 from hpo.search.fold_progress import FoldedProgress
 from hpo.search.plan import Plan, create_or_open_study, set_budget
-from hpo.search.status import StudyReader
+from hpo.search.status import StudyReader, _trial_status
 from hpo.search.strategy import make_pruner
 from hpo.search.trial import TrialOutcome, run_trial
 from hpo.search.trial_record import TrialProgress, TrialRecord
@@ -172,6 +173,21 @@ def test_the_figures_of_a_trial_over_folds_are_means_over_the_folds() -> None:
     again = FoldedProgress("accuracy", robustness=0.5)
     again.restore(progress.to_dict())
     assert again == progress
+
+
+def test_the_figures_of_an_unfinished_trial_over_folds_make_its_value(tiny_space: SearchSpace) -> None:
+    """The second fold begins better than the first, but a value is the mean over the finished folds."""
+    progress = FoldedProgress("accuracy", folds=3, steps=2, robustness=0.5)
+    progress.add(result(1, 0.5, 0.3))
+    progress.add(result(2, 0.6, 0.4, last=True))
+    progress.fold = 1
+    progress.add(result(1, 0.9, 0.7))
+    attributes = {**progress.figures, "folds": {"count": 3, "steps": 2}}
+    curve = {int(step): value for step, value in progress.curve.items()}
+    for state in (TrialState.RUNNING, TrialState.PRUNED):
+        trial = optuna.trial.create_trial(state=state, user_attrs=attributes, intermediate_values=curve)
+        shown = _trial_status(trial, tiny_space, datetime.now(UTC))
+        assert (shown.value, shown.pair) == (pytest.approx(0.5), (0.6, 0.4))
 
 
 def test_each_fold_has_an_altered_part_of_its_own(robust: Bench, tiny_space: SearchSpace, tmp_path: Path) -> None:
