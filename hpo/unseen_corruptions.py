@@ -6,7 +6,7 @@ are fractions of the side here. Where the paper's code draws a strength below a 
 the five severities differ. At every severity a person still recognises the class.
 
 Nothing of this file may reach training, search or augmentation: a figure on corruptions that a search has chosen by is
-no figure on new ones. `tests/test_corruption_families.py` checks it.
+no figure on new ones. `tests/test_architecture.py` checks it.
 """
 
 from __future__ import annotations

@@ -83,9 +83,9 @@ def retrain(
 
     The schedule keeps its horizon (`config.epochs`), so the epochs are those that validation saw. The test part, where
     there is one, is opened once, and that is recorded in both bundles. The trial's validation predictions and their
-    temperature are kept, as the new model has trained on those images; of other data there are none. Raises DataError
-    for other data, BundleError for missing or other weights, a bundle of several models, and where `out` may not be
-    written; nothing is written then.
+    temperature are kept, as the new model has trained on those images; of other data there are none, nor those of an
+    interpolated bundle, which are not the trial's. Raises DataError for other data, BundleError for missing or other
+    weights, a bundle of several models, and where `out` may not be written; nothing is written then.
     """
     callbacks = callbacks or RetrainCallbacks()
     _refuse_joint_model(bundle)
@@ -96,10 +96,11 @@ def retrain(
     dataset = _open_data(plan, data, options, callbacks)
     plan = plan.model_copy(update={"data": _origin(plan, dataset), "classes": dataset.classes})
     trained = _train(plan, dataset, options, callbacks)
-    same = bundle.manifest.data.is_of(dataset)
-    manifest = _new_manifest(plan, trained, same_data=same)
-    validation = bundle.validation if same else None
-    metrics = _kept_metrics(bundle, same_data=same)
+    # The figures of an interpolated bundle are of weights that no training gives.
+    of_trial = bundle.manifest.data.is_of(dataset) and bundle.manifest.interpolated is None
+    manifest = _new_manifest(plan, trained, of_trial=of_trial)
+    validation = bundle.validation if of_trial else None
+    metrics = _kept_metrics(bundle, of_trial=of_trial)
     known = ImageDigests.of(dataset)
     # Written before the test, so that a failure of the test does not lose the trained model.
     write_bundle(
@@ -114,9 +115,9 @@ def retrain(
     return Retrained(manifest, measured, accesses, images, left_out.left_out)
 
 
-def _kept_metrics(bundle: Bundle, *, same_data: bool) -> dict[str, Any]:
-    """Return metrics.json of the new bundle: the figures of the trial, if the data are its own, and the openings."""
-    known = bundle.metrics if same_data else {}
+def _kept_metrics(bundle: Bundle, *, of_trial: bool) -> dict[str, Any]:
+    """Return metrics.json of the new bundle: the openings and, if they are `of_trial` and its data, the figures."""
+    known = bundle.metrics if of_trial else {}
     return {
         "validation": known.get("validation"),
         "test": None,
@@ -232,11 +233,11 @@ def _train(
     )
 
 
-def _new_manifest(manifest: Manifest, trained: _TrainedWeights, *, same_data: bool) -> Manifest:
+def _new_manifest(manifest: Manifest, trained: _TrainedWeights, *, of_trial: bool) -> Manifest:
     steps = manifest.preprocessing.model_copy(
         update={"mean": tuple(trained.facts["mean"]), "std": tuple(trained.facts["std"])}
     )
-    kept = manifest.calibration if same_data else None
+    kept = manifest.calibration if of_trial else None
     return manifest.model_copy(
         update={
             "stage": "retrained",

@@ -204,8 +204,8 @@ def _fold_tile(manifest: Manifest) -> list[Tile]:
     folds = manifest.folds
     if folds is None or manifest.members or manifest.ingredients:
         return []
-    value = fmean(folds.values)
-    return [_mean_tile(manifest.metric, value, folds.standard_error, len(folds.values), f"trial {manifest.trial}, ")]
+    value, of = fmean(folds.values), f"trial {manifest.trial}, "
+    return [_mean_tile(manifest.value_name, value, folds.standard_error, len(folds.values), of)]
 
 
 def _mean_tile(metric: str, value: float, noise: float | None, folds: int, of: str) -> Tile:
