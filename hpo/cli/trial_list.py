@@ -72,6 +72,8 @@ def _create_or_open(db: Database, plan: Plan, home: Path, command: str) -> tuple
         dataset = open_data(plan, cache_folder(home), progress, db=db)
     for line in data_lines(plan.data, dataset):
         click.echo(line, err=True)
+    if plan.split.folds:
+        click.echo(f"of the {plan.split.folds} folds every run here trains the first alone", err=True)
     plan = named_plan(plan, dataset)
     study = create_or_open_study(db, plan, dataset)
     store_command(study, command)
