@@ -50,7 +50,7 @@ def examine(data: Path, out: Path, weights: Path, *, only: str) -> dict[str, Any
             "counts": counts(found),
         }
         keep(found, out)
-    return measured | {"decoding": round(decoding(data), 2)}
+    return measured if whole else measured | {"decoding": round(decoding(data), 2)}
 
 
 def decoding(data: Path) -> float:

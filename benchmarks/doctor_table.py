@@ -174,7 +174,7 @@ def time_table(methods: Methods) -> Iterator[str]:
 
 def speed_table(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the stages of both runs."""
-    yield "| what | threads | images | seconds | processor | of it, reading and decoding | resident, MiB | stages, s |"
+    yield "| what | threads | images | seconds | processor | reading and decoding alone | resident, MiB | stages, s |"
     yield "|---|---:|---:|---:|---:|---:|---:|---|"
     for name, run in found.items():
         stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in run["stages"].items())
