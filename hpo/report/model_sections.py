@@ -57,6 +57,7 @@ def _origin_facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("from", f"{trials} of study {manifest.study}"),
         ("folds", "" if joined else _folds(manifest.folds)),
         ("value", "" if joined else _robustness(manifest)),
+        ("since then", _changed_since(manifest)),
         ("trained for", "" if joined else wording.counted(manifest.epochs, "epoch")),
         ("input", f"{manifest.preprocessing.image_size} pixels; {manifest.preprocessing.resize}"),
         ("data", f"fingerprint {manifest.data.fingerprint[:12]}"),
@@ -73,6 +74,18 @@ def _folds(folds: FoldValues | None) -> str:
         return ""
     mean = wording.measured(fmean(folds.values), folds.standard_error)
     return f"mean {mean} over {len(folds.values)}: {', '.join(f'{value:.4f}' for value in folds.values)}"
+
+
+def _changed_since(manifest: Manifest) -> str:
+    """Return what was done to the weights or statistics of the trial; "" for nothing. The trial's figures are older."""
+    between, adapted = manifest.interpolated, manifest.adapted
+    found = []
+    if between is not None:
+        found.append(f"backbone at {between.share:g} of the trial's weights, the rest original (hpo interpolate)")
+    if adapted is not None:
+        images = f"{adapted.images:,} of {adapted.found:,} unlabelled images of {', '.join(adapted.sources)}"
+        found.append(f"BatchNorm statistics adapted to {images} (hpo adapt)")
+    return "; ".join(found)
 
 
 def _robustness(manifest: Manifest) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hpo.bundle.manifest import RobustnessFigures
+from hpo.bundle.manifest import Adaptation, Interpolation, RobustnessFigures
 from hpo.report.build import bundle_page, study_page, study_tiles
 from hpo.report.model_data import ModelData
 from hpo.report.page import render
@@ -46,6 +46,16 @@ def test_the_command_names_the_robustness() -> None:
     commands = [command.text for command in study_recipe(robust_study(0.25), None).commands]
     assert "--metric accuracy --robustness 0.25 --sampler" in commands[0]
     assert "--robustness" not in study_recipe(make_study(6), None).commands[0].text
+
+
+def test_a_bundle_says_what_was_done_to_the_weights_of_its_trial() -> None:
+    between = Interpolation(share=0.8, tried=(1.0, 0.8))
+    adapted = Adaptation(images=32, found=40, digest="d", sources=("new",), prior=16)
+    bundle = make_bundle(("a", "b"), interpolated=between, adapted=adapted)
+    origin = section_of(render(bundle_page(ModelData(bundle), None)), "origin")
+    assert "backbone at 0.8 of the trial&#39;s weights" in origin
+    assert "adapted to 32 of 40 unlabelled images of new (hpo adapt)" in origin
+    assert "since then" not in section_of(render(bundle_page(ModelData(make_bundle(("a", "b"))), None)), "origin")
 
 
 def test_a_bundle_names_the_figures_of_its_trial() -> None:
