@@ -5,6 +5,7 @@ A PostgreSQL for each test process and a database for each test, a server with p
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import pty
@@ -42,6 +43,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
             item.add_marker(pytest.mark.postgres)
     yield
     items.sort(key=_seconds, reverse=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Exempt what is loaded by now, half a million objects, from the garbage collections during the tests."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    """Let the end of the process collect them, as some libraries check that nothing of theirs is left."""
+    gc.unfreeze()
 
 
 def _seconds(item: pytest.Item) -> float:

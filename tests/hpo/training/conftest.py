@@ -26,11 +26,9 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def short_collections() -> Iterator[None]:
+def short_collections() -> None:
     """Exclude objects loaded before the test from the garbage collections after each lack of memory."""
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def coloured(count: int, seed: int = 0, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
