@@ -224,7 +224,7 @@ def test_a_pause_and_a_stop_are_drawn(control: Control, expected: str | None) ->
 def test_what_was_left_out_is_drawn_and_in_the_document(bench: Bench) -> None:
     changes = DataChanges({"a.png": "odd", "b.png": "copy"}, source="--clean", digest="1")
     seen = replace(status(line(0)), changes=changes)
-    assert "left out by --clean: 2 images: 1 odd, 1 copy" in drawn(seen)
+    assert "left out by --clean: 2 images: 1 copy, 1 odd" in drawn(seen)
     assert seen.to_dict()["changes"]["left_out"] == {"odd": 1, "copy": 1}
     assert status(line(0)).to_dict()["changes"] is None
     study = bench.study
