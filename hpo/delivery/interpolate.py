@@ -37,6 +37,9 @@ from hpo.models.inference import Predictor
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Shares of the tuned weights that are tried."""
 
+Z = 2.33
+"""Standard errors by which a point must gain: one of five that are no better does so by chance in 5 % of all cases."""
+
 WEIGHT = 0.5
 """Weight of altered images where the bundle's study had none."""
 
@@ -71,8 +74,8 @@ class Tried:
 
     @property
     def helps(self) -> bool:
-        """Whether it gains more than its standard error."""
-        return self.gain > self.error
+        """Whether it gains more than noise, with 95 % confidence over all points that are tried (Bonferroni)."""
+        return self.gain > Z * self.error
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,7 @@ def _refuse_without_line(bundle: Bundle) -> None:
         "its statistics are adapted to other images": manifest.adapted is not None,
         "it is interpolated already": manifest.interpolated is not None,
         "its trial started from random weights": not manifest.config.pretrained,
+        "its trial did not train the backbone": manifest.config.deepest_phase().unfreeze_depth == 0,
     }
     if reason := next((reason for reason, holds in reasons.items() if holds), None):
         raise BundleError(f"{bundle.path} cannot be interpolated: {reason}; give the bundle of a fine-tuned trial")

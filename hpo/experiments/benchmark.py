@@ -142,9 +142,9 @@ class Benchmark:
         )
 
     def measure_robustness(self, model: Model, family: CorruptionFamily = SEEN) -> FamilyScore:
-        """Measure the accuracy on the validation part under a family of corruptions; of unseen ones on a sample."""
+        """Measure the accuracy on the validation part, or on a sample of a large one, under a family of corruptions."""
         part = self.dataset(model.image_size, model.white_level).val
-        copy = self._copy(model, part if family is SEEN else sample_of(part), family)
+        copy = self._copy(model, sample_of(part), family)
         return FamilyScore.of(family, copy, model.logits_of(copy.batches(BATCH_SIZE)).argmax(axis=1) == copy.labels)
 
     def _copy(self, model: Model, part: Part, family: CorruptionFamily) -> CorruptedCopy:

@@ -72,7 +72,7 @@ def test_two_draws_of_an_image_that_change_together_count_as_one() -> None:
 def test_the_best_that_helps_is_taken_and_the_tuned_weights_where_none_does() -> None:
     first = Tried(1.0, 0.9, 0.6, 0.0, 0.0)
     noise, small, large = (
-        Tried(s, 0.9, 0.6, g, e) for s, g, e in ((0.9, 0.03, 0.04), (0.8, 0.01, 0.001), (0.7, 0.02, 0.01))
+        Tried(s, 0.9, 0.6, g, e) for s, g, e in ((0.9, 0.04, 0.02), (0.8, 0.01, 0.001), (0.7, 0.02, 0.008))
     )
     assert best([first, noise, small, large]) == large
     assert best([first, noise]) == first
@@ -117,6 +117,7 @@ def test_where_no_point_helps_the_bundle_is_written_as_it_was(
         ({"stage": "retrained"}, "it has trained on the validation part"),
         ({"stage": "soup", "ingredients": (1, 2)}, "it is of several trials"),
         ({"config": {"pretrained": False, "weights": None}}, "its trial started from random weights"),
+        ({"config": {"unfreeze_depth": 0.0}}, "its trial did not train the backbone"),
     ],
 )
 def test_a_bundle_without_such_a_line_is_refused(
