@@ -48,6 +48,9 @@ MOST_LOST_OF_A_CLASS = 0.3
 
 _Z = 1.645
 
+_LUCK = 3.0
+"""Standard errors of a guess."""
+
 _P = 0.01
 
 FeaturesOf = Callable[[Images], Features]
@@ -188,7 +191,8 @@ def _at_most_lost(before: Correct, after: Correct, chance: float) -> float:
     """Return the upper 95 % bound of the share of the recognition above `chance` that is lost; 1 at most."""
     count = len(before)
     lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
-    known = float(before.mean()) - chance
+    # What luck may have given to a probe that knows nothing is not counted as known.
+    known = float(before.mean()) - chance - _LUCK * math.sqrt(chance * (1 - chance) / count)
     # The same images are asked twice, so the noise is that of those which change; one more, so that it is never 0.
     error = math.sqrt(lost + gained + 1 - (lost - gained) ** 2 / count) / count
     bound = (lost - gained) / count + _Z * error
