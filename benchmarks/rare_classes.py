@@ -10,7 +10,7 @@ and accuracy, as the mean over the seeds with the values; and at the end the rec
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -133,4 +133,6 @@ def imbalanced(train: Part, seed: int, classes: int) -> Part:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("shared", type=Path, help="folder with data/ and weights/")
+    main(parser.parse_args().shared)
