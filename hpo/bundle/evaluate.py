@@ -224,8 +224,8 @@ def _unapplied(changes: DataChanges, part: Part) -> list[str]:
         return []
     decided = {*changes.drops, *changes.relabels}
     named = sum(name in decided for name in part.names)
-    alike = f", though {named:,} of these images have names that it leaves out or relabels" if named else ""
-    return [f"these are other data than the model's, to which nothing of this is applied: {changes.line()}{alike}"]
+    alike = "; 1 image here has" if named == 1 else f"; {named:,} images here have"
+    return [f"{changes.unapplied_line()}{f'{alike} the name of one that it concerns' if named else ''}"]
 
 
 def _opened_tests(bundle: Bundle, rest: Part, overlap: Overlap, name: PartName | None) -> tuple[str, ...]:

@@ -104,7 +104,7 @@ def with_changes(db: Database, plan: Plan, cleaning: Cleaning, home: Path) -> Pl
     return replace(plan, changes=origin.changes)
 
 
-def cheap_findings(plan: Plan, dataset: Dataset, cache: Path) -> list[str]:
+def cheap_findings(plan: Plan, dataset: Dataset, home: Path) -> list[str]:
     """Return a line on what the checks that need no embeddings find, with the command to see it; none if nothing.
 
     Nothing is looked for where decisions on single images are applied: a person, or the doctor, has looked.
@@ -115,9 +115,13 @@ def cheap_findings(plan: Plan, dataset: Dataset, cache: Path) -> list[str]:
     from hpo.inspection.inspect_data import cheap_line, check_cheaply
 
     with steps() as progress:
-        found = check_cheaply(plan.data, image_size=dataset.image_size, cache=cache, progress=progress)
+        found = check_cheaply(plan.data, image_size=dataset.image_size, cache=cache_folder(home), progress=progress)
     line = cheap_line(found)
-    see = hint("data", plan.data, group_by=plan.split.group_by)
+    weights = plan.space.fixed.get("weights")
+    see = hint(
+        "data", plan.data, backbone=plan.space.fixed.get("backbone") if weights else None, weights=weights,
+        group_by=plan.split.group_by, home=None if home == Path(".hpo") else home,
+    )  # fmt: skip
     return [f"the data doctor's quick checks: {line}; to see them: {see}; --clean leaves out what is sure"] * bool(line)
 
 
@@ -161,9 +165,12 @@ def _inspect(plan: Plan, cleaning: Cleaning, home: Path) -> DataInspection:
     options = _inspection_options(plan, embeddings=cleaning.clean)
     with steps() as progress:
         found = inspect_images(plan.data, options, cache=cache_folder(home), progress=progress)
-    if cleaning.clean:
-        for step, reason in found.skipped.items():
-            click.echo(f"{CLEAN} without {step}: {reason}", err=True)
+    if cleaning.clean and (why := found.skipped.get("embeddings")):
+        why = "no weights for that can be fetched here" if found.unfetched else why
+        click.echo(
+            f"{CLEAN} looked for copies, unreadable and blank images, not for pictures that do not belong: {why}",
+            err=True,
+        )
     return found
 
 

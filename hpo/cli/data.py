@@ -91,11 +91,11 @@ def data_command(
     )  # fmt: skip
     with steps() as progress:
         found = inspect_images(data, options, cache=cache_folder(home), progress=progress)
-    write_results(found, out, report)
+    write_results(found, out, report, home)
     if as_json:
-        click.echo(strict_json(inspection_json(found, out, report), indent=2))
+        click.echo(strict_json(inspection_json(found, out, report, home), indent=2))
         return
-    for line in inspection_lines(found, out, report):
+    for line in inspection_lines(found, out, report, home):
         click.echo(line)
 
 
@@ -134,20 +134,21 @@ def check_table(out: Path | None, data: Path, *, force: bool) -> None:
     refuse_closed_folder(out, "--out")
 
 
-def write_results(found: DataInspection, out: Path | None, report: Path) -> None:
+def write_results(found: DataInspection, out: Path | None, report: Path, home: Path | None = None) -> None:
     """Write the table and the page; each appears whole or not at all."""
     from hpo.files import atomic_text_file
     from hpo.report.data_page import render_data_page
 
     if out is not None:
         found.findings.write_csv(out)
-    text = render_data_page(evidence_of(found, str(out or "")))
+    text = render_data_page(evidence_of(found, str(out or ""), home))
     with atomic_text_file(report, errors="replace") as file:
         file.write(text)
 
 
-def evidence_of(found: DataInspection, table: str) -> DataEvidence:
+def evidence_of(found: DataInspection, table: str, home: Path | None = None) -> DataEvidence:
     """Return the content of the page; `table` is the file of the findings, "" without one."""
+    from hpo.inspection.next_commands import NextCommands
     from hpo.report.data_evidence import DataEvidence, label_facts, neighbours_of, outlier_facts, target_figures
 
     embeddings, outliers, labels = found.embeddings, found.outliers, found.labels
@@ -169,4 +170,5 @@ def evidence_of(found: DataInspection, table: str) -> DataEvidence:
         skipped=found.skipped,
         seconds=found.seconds,
         table=table,
+        commands=NextCommands.of(found, home),
     )

@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.hints import hint
-
 if TYPE_CHECKING:
     from hpo.data.changes import FindingKind
     from hpo.data.findings import Finding
@@ -32,11 +30,12 @@ _GROUPS = 5
 _WIDEST = 60
 
 
-def inspection_lines(found: DataInspection, table: Path | None, page: Path) -> Iterator[str]:
+def inspection_lines(found: DataInspection, table: Path | None, page: Path, home: Path | None = None) -> Iterator[str]:
     """Yield the summary: the data, the findings by kind, the largest groups, how sure, the time, the next commands."""
     summary = found.data.summary
     classes = "1 class" if len(summary.classes) == 1 else f"{len(summary.classes):,} classes"
-    yield f"{found.data.path}: {len(found.data):,} images, {classes}"
+    unreadable = f" that can be read, {len(summary.unreadable):,} that cannot" if summary.unreadable else ""
+    yield f"{found.data.path}: {len(found.data):,} images{unreadable}, {classes}"
     yield from summary.lines()
     yield ""
     yield from _findings(found)
@@ -55,11 +54,13 @@ def inspection_lines(found: DataInspection, table: Path | None, page: Path) -> I
     spans = ", ".join(f"{step} {seconds:.1f}" for step, seconds in found.seconds.items())
     yield f"took {sum(found.seconds.values()):.1f} s ({spans})"
     yield ""
-    yield from _next(found, table, page)
+    yield from _next(found, table, page, home)
 
 
-def inspection_json(found: DataInspection, table: Path | None, page: Path) -> dict[str, Any]:
+def inspection_json(found: DataInspection, table: Path | None, page: Path, home: Path | None = None) -> dict[str, Any]:
     """Return JSON-ready values: everything that the lines say, and each finding."""
+    from hpo.inspection.next_commands import NextCommands
+
     target, agreement = found.target, found.copies.agreement
     return {
         "data": str(found.data.path),
@@ -83,6 +84,7 @@ def inspection_json(found: DataInspection, table: Path | None, page: Path) -> di
         "seconds": dict(found.seconds),
         "table": str(table) if table else None,
         "page": str(page),
+        "next": list(NextCommands.of(found, home).lines(table)) if len(found.findings) else [],
     }
 
 
@@ -131,24 +133,15 @@ def _shorten(file: str) -> str:
     return file if len(file) <= _WIDEST else f"…{file[-_WIDEST:]}"
 
 
-def _next(found: DataInspection, table: Path | None, page: Path) -> Iterator[str]:
+def _next(found: DataInspection, table: Path | None, page: Path, home: Path | None) -> Iterator[str]:
     """Yield the commands to paste."""
-    path = found.data.path
+    from hpo.inspection.next_commands import NextCommands
+
     yield f"{page}: opens in any browser"
     if table is not None:
         count = len(found.findings)
         yield f"{table}: {count:,} {'finding' if count == 1 else 'findings'}, to be edited"
     if not len(found.findings):
         return
-    name, options = path.stem or "NAME", found.options
-    group_by = options.group_by
     yield "next:"
-    if table is not None:
-        yield f"  {hint('run', path, study=name, group_by=group_by, findings=table)}"
-        return
-    again = hint(
-        "data", path, backbone=options.backbone, weights=options.weights, group_by=group_by, out="findings.csv"
-    )
-    yield f"  {hint('run', path, study=name, group_by=group_by, clean=True)}"
-    yield f"  {again}    # to look, edit, and then"
-    yield f"  {hint('run', path, study=name, group_by=group_by, findings='findings.csv')}"
+    yield from (f"  {line}" for line in NextCommands.of(found, home).lines(table))

@@ -113,7 +113,7 @@ def retrain_lines(out: Path | str, before: Bundle, result: Retrained) -> list[st
         *changes_lines(result.manifest),
     ]
     if before.manifest.data.changes and not result.manifest.data.changes:
-        lines.append(f"its data are others, to which nothing of this is applied: {before.manifest.data.changes.line()}")
+        lines.append(before.manifest.data.changes.unapplied_line())
     validation = before.metrics.get("validation")
     if validation:
         accuracy = accuracy_line(validation["accuracy"], validation["interval"], validation["n"])

@@ -126,7 +126,7 @@ def prepare_study(db: Database, plan: Plan, home: Path, cleaning: Cleaning) -> t
     plan = with_changes(db, plan, cleaning, home)
     with counting("decoding images") as progress:
         dataset = open_data(plan, cache_folder(home), progress, db=db)
-    for line in [*data_lines(plan.data, dataset), *cheap_findings(plan, dataset, cache_folder(home))]:
+    for line in [*data_lines(plan.data, dataset), *cheap_findings(plan, dataset, home)]:
         click.echo(line, err=True)
     plan, symmetry = choose_symmetry(db, plan, dataset)
     for line in [*([symmetry.line] if symmetry else []), *data_dimension_lines(plan.space, dataset)]:

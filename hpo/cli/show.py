@@ -85,6 +85,7 @@ def augmentation_command(
     sheet = augmentation_sheet(images, draws=samples, operations=operations, symmetry=symmetry, seed=seed)
     write_png(out, sheet)
     click.echo(str(out))
+    _say_drawn(data)
 
 
 @show_command.command("corruptions", short_help="What robustness is measured with, by severity.")
@@ -113,6 +114,7 @@ def corruptions_command(
     families = list(CORRUPTION_FAMILIES.values()) if family is None else [CORRUPTION_FAMILIES[family]]
     write_png(out, corruption_sheet(images, draws=samples, families=families, seed=seed))
     click.echo(str(out))
+    _say_drawn(data)
 
 
 ROWS = 8
@@ -136,8 +138,17 @@ def background_command(data: Path | None, image_size: int, samples: int, seed: i
     sheet, kept = background_sheet(sample_images(data, ROWS * samples, image_size, seed), draws=samples)
     write_png(out, sheet)
     click.echo(str(out))
+    _say_drawn(data)
     if kept:
         click.echo(f"images in which no object can be told from the background, and that stay as they are: {kept}")
+
+
+def _say_drawn(data: Path | None) -> None:
+    """Say that the sheet shows synthetic cells where no DATA was given."""
+    if data is None:
+        click.echo(
+            "no DATA was given: the sheet shows synthetic cells; `hpo show SHEET DATA` shows your images", err=True
+        )
 
 
 def _refuse_huge(samples: int, image_size: int) -> None:

@@ -123,6 +123,10 @@ class DataChanges:
         said += [f"{together:,} {'group' if together == 1 else 'groups'} kept in one part"] if together else []
         return "; ".join(said if self.drops else [f"by {self.source or 'findings'}: {'; '.join(said)}"])
 
+    def unapplied_line(self) -> str:
+        """Return `line`, and that other data do not follow it: the decisions name images of the model's own data."""
+        return f"in the model's own data: {self.line()}; these are other data, so none of that is applied to them"
+
 
 def groups_of_files(groups: Iterable[Iterable[str]]) -> dict[str, str]:
     """Return file -> the first file of its group, for groups of at least two; groups that share a file are joined."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from hpo.data import Dataset, SplitOptions
+    from hpo.data.sampled_images import Inspection
     from storage import Database, LeaseInfo
 
 
@@ -203,8 +204,7 @@ def check_data(data: Path, db: Database | None, study: str | None, cache: Path) 
 
     try:
         seen = inspect_data(data, split=_split_of(db, study))
-        tried = "all decoded" if seen.decoded == seen.images else f"{seen.decoded:,} of them decoded"
-        found = f"{data}: {seen.images:,} images of {len(seen.summary.classes)} classes, {tried}"
+        found = f"{data}: {_images_line(seen)}"
         if db is not None and study is not None:
             dataset = _study_data(data, open_study(db, study), cache)
             return passed("data", f"{found}, those that {study} was made with", summarise(dataset))
@@ -213,6 +213,19 @@ def check_data(data: Path, db: Database | None, study: str | None, cache: Path) 
     except StorageError:
         return passed("data", f"{found}; whether they are the study's is not known", seen.summary)
     return passed("data", found, seen.summary)
+
+
+def _images_line(seen: Inspection) -> str:
+    """Return the counts of images and classes; those that can be read are counted apart, as `hpo data` does."""
+    unreadable, classes = len(seen.summary.unreadable), f"{len(seen.summary.classes)} classes"
+    if seen.decoded < seen.images:
+        bad = f", {unreadable:,} of which cannot be read" if unreadable else ""
+        return f"{seen.images:,} images of {classes}, {seen.decoded:,} of them decoded{bad}"
+    if unreadable:
+        return (
+            f"{seen.images - unreadable:,} images of {classes} that can be read, {unreadable:,} that cannot, all tried"
+        )
+    return f"{seen.images:,} images of {classes}, all decoded"
 
 
 def _split_of(db: Database | None, study: str | None) -> SplitOptions:

@@ -14,7 +14,7 @@ import numpy as np
 
 from hpo.data.findings import Finding, Findings
 from hpo.data.names import shortened
-from hpo.errors import HubError, UsageError
+from hpo.errors import HubError, ModelError, UsageError
 from hpo.inspection.copies import Copies, copy_findings, find_copies
 from hpo.inspection.embedding_map import EmbeddingMap, map_embeddings
 from hpo.inspection.embeddings import Embeddings, embed
@@ -80,6 +80,12 @@ class DataInspection:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Step -> seconds of wall-clock time."""
     options: InspectionOptions = InspectionOptions()
+
+    @property
+    def unfetched(self) -> bool:
+        """Whether the embeddings are missing because timm's weights could not be fetched."""
+        wanted = self.options.embeddings and self.options.weights is None
+        return wanted and self.embeddings is None and len(self.data.classes) > 1
 
     @cached_property
     def findings(self) -> Findings:
@@ -260,14 +266,16 @@ def _backbone(options: InspectionOptions) -> tuple[Any, dict[str, str]]:
     config = TrialConfig().replace(backbone=name, weights=weights, image_size=options.image_size)
     try:
         return FrozenBackbone(config, device=options.device), {}
-    except HubError as error:
-        if options.backbone is not None:
-            raise
-        why = str(error).partition(": give ")[0]  # its way out is of other commands
-        return None, {
-            "embeddings": f"the weights of {BACKBONE} cannot be fetched ({why}); give --weights FILE for pictures "
-            "that do not belong, labels that may be wrong and what accuracy is in reach"
-        }
+    except ModelError as error:
+        why, way_out, _ = str(error).partition(": give ")  # the way out is of other commands
+        if isinstance(error, HubError) and options.backbone is None:
+            return None, {
+                "embeddings": f"{why}; give --weights FILE for pictures that do not belong, labels that may be wrong "
+                "and what accuracy is in reach"
+            }
+        if way_out and "--set" in str(error):
+            raise type(error)(f"{why}: give --weights FILE, or --no-embeddings") from error
+        raise
 
 
 def _one_action_per_name(rows: Sequence[Finding]) -> tuple[Finding, ...]:

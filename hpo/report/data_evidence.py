@@ -17,6 +17,7 @@ from hpo.inspection.imbalance import Imbalance
 from hpo.inspection.inspected_data import InspectedData
 from hpo.inspection.label_errors import LabelErrors
 from hpo.inspection.leaks import Leaks
+from hpo.inspection.next_commands import NextCommands
 from hpo.inspection.odd_images import OddImages
 from hpo.inspection.outliers import Outliers
 from hpo.inspection.target import Target
@@ -72,6 +73,8 @@ class DataEvidence:
     """Step -> seconds."""
     table: str = ""
     """The file that the findings were written to; "" if they were not."""
+    commands: NextCommands | None = None
+    """The commands that act on the findings; None for those of the data without options."""
 
 
 def neighbours_of(embeddings: Embeddings) -> Neighbours:

@@ -11,9 +11,10 @@ from hpo.data.changes import FindingKind
 from hpo.data.findings import Finding
 from hpo.data.summary import left_out_line
 from hpo.data.symmetries import symmetry_in_words
-from hpo.hints import hint
 from hpo.inspection.copies import Copies
+from hpo.inspection.inspect_data import InspectionOptions
 from hpo.inspection.inspected_data import InspectedData
+from hpo.inspection.next_commands import RANDOM, TABLE, NextCommands
 from hpo.report import data_figures, wording
 from hpo.report.data_evidence import DataEvidence
 from hpo.report.data_finding_sections import (
@@ -91,7 +92,7 @@ def _finding_sections(evidence: DataEvidence, pictures: Thumbnails) -> list[Sect
             copies_section(of.get("copy", []), _turns(copies, evidence.data), _copy_facts(copies), pictures),
         ]
     leaks = evidence.leaks
-    how = _run(evidence, clean=True, fix_leaks=True)
+    how = _following(evidence).run(clean=True, fix_leaks=True)
     if evidence.outlier_scores is None and not outliers:
         first = _absent(evidence, "outliers", "Pictures that do not belong", "outliers", "embeddings")
     else:
@@ -151,16 +152,15 @@ def _subtitle(evidence: DataEvidence) -> str:
     if data.given is not None:
         counts = Counter(part for part in data.given if part)
         parts = " in given parts: " + ", ".join(f"{counts[p]:,} {p}" for p in ("train", "val", "test") if counts[p])
-    images = wording.counted(len(data), "image")
-    advice = (
-        f"The doctor would leave out {wording.counted(dropped, 'of them', 'of them')}."
-        if dropped
-        else "The doctor would leave out none of them."
-    )
+    unread = len(data.summary.unreadable)
+    images = wording.counted(len(data), "image") + (" that can be read" if unread else "")
+    also = f", and {unread:,} that cannot be read" if unread else ""
+    advice = f"The doctor would leave out {f'{dropped:,}' if dropped else 'none'} of them{also}."
     return f"{images} in {wording.counted(len(data.classes), 'class', 'classes')}{parts}. {advice}"
 
 
 def _dropped(evidence: DataEvidence) -> int:
+    """Return the number of images that can be read and that the doctor would leave out."""
     return len({row.file for row in evidence.findings if row.action == "drop"} & set(evidence.data.names))
 
 
@@ -197,15 +197,16 @@ def _summary(evidence: DataEvidence) -> Section:
         for kind, (what, sure) in NAMES.items()
         if counts[kind]
     ]
-    table, data = evidence.table or "findings.csv", evidence.data
-    again = [] if evidence.table else [hint("data", data.path, group_by=data.group_by, out=table)]
+    table, following = evidence.table or TABLE, _following(evidence)
+    again = [] if evidence.table else [following.data(table)]
+    why = f" ({RANDOM})" if following.random_weights else ""
     commands = [
-        ("run with the doctor's own choices, at its safe thresholds", [_run(evidence, clean=True)]),
+        (f"run with the doctor's own choices, at its safe thresholds{why}", [following.run(clean=True)]),
         ("look at each finding, change what you see otherwise, and run with that",
-         [*again, _run(evidence, findings=table)]),
+         [*again, following.run(findings=table)]),
     ]  # fmt: skip
     if evidence.leaks is not None and evidence.leaks.groups:
-        commands.append(("end the leaks between the parts too", [_run(evidence, clean=True, fix_leaks=True)]))
+        commands.append(("end the leaks between the parts too", [following.run(clean=True, fix_leaks=True)]))
     return Section(
         "found", "What was found",
         {
@@ -215,10 +216,10 @@ def _summary(evidence: DataEvidence) -> Section:
     )  # fmt: skip
 
 
-def _run(evidence: DataEvidence, **options: object) -> str:
-    """Return the command that searches these data with some options."""
+def _following(evidence: DataEvidence) -> NextCommands:
+    """Return the commands that act on the findings."""
     data = evidence.data
-    return hint("run", data.path, study=data.path.stem or "NAME", group_by=data.group_by, **options)
+    return evidence.commands or NextCommands(data.path, InspectionOptions(group_by=data.group_by))
 
 
 def _before_after(evidence: DataEvidence) -> list[tuple[str, int, int]]:

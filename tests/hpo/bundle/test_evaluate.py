@@ -344,11 +344,10 @@ def test_other_data_do_not_follow_the_findings_and_it_is_said(decided, images, c
     Image.new("RGB", (40, 40), "red").save(tmp_path / "grown" / "red" / "new.png")
     found = evaluate(model, tmp_path / "grown", cache=cache)
     assert not found.selection.own
-    note = next(
-        line for line in selection_lines(tmp_path, found.selection, None) if "nothing of this is applied" in line
-    )
-    assert "left out by findings.csv: 3 images" in note
-    assert note.endswith("though 4 of these images have names that it leaves out or relabels")
+    note = next(line for line in selection_lines(tmp_path, found.selection, None) if "in the model's own data" in line)
+    assert "in the model's own data: left out by findings.csv: 3 images" in note
+    assert "; these are other data, so none of that is applied to them" in note
+    assert note.endswith("; 4 images here have the name of one that it concerns")
     assert note in found.to_dict()["data"]["notes"]
     assert found.to_dict()["data"]["changes"] is None
 
@@ -367,5 +366,5 @@ def test_a_retraining_says_whose_findings_it_follows(decided, images, cache, tmp
     other = retrain(model.bundle, tmp_path / "grown", tmp_path / "other", replace(options, other_data=True))
     lines = retrain_lines("x", model.bundle, other)
     assert any(
-        line.startswith("its data are others, to which nothing of this is applied: left out by") for line in lines
+        line.startswith("in the model's own data: left out by") and "none of that is applied" in line for line in lines
     )

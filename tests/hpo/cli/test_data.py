@@ -1,12 +1,17 @@
 """`hpo data`: a page, a table and a summary; and `hpo run --clean`, which keeps its decisions."""
 
+import html
 import json
 import os
+import re
+import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 
-from hpo.cli.data import steps
+from hpo.cli.data import data_command, steps
+from hpo.cli.run import run_command
 from hpo.data.findings import read_findings
 from tests.hpo.cli.conftest import TINY
 
@@ -51,6 +56,49 @@ def test_groups_are_understood_as_by_a_search(here, faulty, tmp_path):
     refused = here("data", str(faulty), "--no-embeddings", "--group-by", "patient")
     assert refused.exit_code == 2
     assert "--group-by 'patient' has no group in parentheses" in refused.output
+
+
+def test_the_commands_that_are_printed_run_with_the_options_that_were_given(here, faulty, tmp_path):
+    """In the terminal, in the JSON and on the page; the weights would be missed where no others can be fetched."""
+    weights, page = tmp_path / "w e.safetensors", tmp_path / "page.html"
+    weights.write_bytes(b"")
+    given = ["--backbone", "test_resnet", "--weights", str(weights), "--group-by", r"([0-9]|copy|conflict)\.[a-z]+$"]
+    command = ["data", str(faulty), *given, "--no-embeddings", "--report", str(page)]
+    printed = here(*command, "--home", str(tmp_path / "other"))
+    lines = [line.strip() for line in printed.output.partition("next:\n")[2].splitlines()]
+    runs, again = (lines[0], lines[2]), lines[1].partition("    #")[0]
+    for line in runs:
+        words = shlex.split(line)
+        found = run_command.make_context("run", words[2:]).params
+        assert (found["weights"], found["backbone"]) == (weights, "test_resnet")
+        assert (found["group_by"], found["home"]) == (given[-1], tmp_path / "other")
+        assert html.escape(line, quote=False) in html.unescape(page.read_text()).replace("&", "&amp;")
+    found = data_command.make_context("data", shlex.split(again)[2:]).params
+    assert (found["weights"], found["home"], found["embeddings"]) == (weights, tmp_path / "other", False)
+    assert json.loads(here(*command, "--home", str(tmp_path / "other"), "--json").stdout)["next"] == lines
+
+
+def test_without_weights_to_be_fetched_the_command_trains_from_random_ones(here, faulty, monkeypatch):
+    monkeypatch.setattr("hpo.inspection.inspect_data._backbone", lambda _: (None, {"embeddings": "no network"}))
+    printed = here("data", str(faulty), "--report", "page.html")
+    line = printed.output.partition("next:\n")[2].splitlines()[0]
+    command, _, why = line.partition("    # ")
+    assert run_command.make_context("run", shlex.split(command)[2:]).params["fixed"] == ("pretrained=false",)
+    assert why == "from random weights, as none can be fetched here; --weights FILE starts from better ones"
+
+
+def test_images_that_cannot_be_read_are_counted_apart_everywhere(here, faulty):
+    """Where `hpo data`, its page and `hpo doctor` count images."""
+    sorted(faulty.glob("*/*"))[-1].write_bytes(b"no image")
+    printed = here("data", str(faulty), "--no-embeddings", "--report", "page.html")
+    assert ": 121 images that can be read, 1 that cannot, 8 classes" in printed.output
+    page = Path("page.html").read_text()
+    assert "121 images that can be read in 8 classes" in page
+    assert (
+        re.search(r"The doctor would leave out [^.<]*", page)[0]
+        == "The doctor would leave out 3 of them, and 1 that cannot be read"
+    )
+    assert ": 121 images of 8 classes that can be read, 1 that cannot, all tried" in here("doctor", str(faulty)).output
 
 
 @pytest.mark.parametrize(
@@ -120,7 +168,10 @@ def test_a_study_keeps_its_decisions(here, faulty, tmp_path, monkeypatch, option
     assert made.exit_code == 0, made.output
     assert f"left out by {'found.csv' if option == '--findings' else '--clean'}: " in made.output
     assert "2 conflict" in made.output
-    assert ("--clean without embeddings: no network" in made.output) == (option == "--clean")
+    went_without = (
+        "--clean looked for copies, unreadable and blank images, not for pictures that do not belong: no weights"
+    )
+    assert (went_without in made.output) == (option == "--clean")
     assert "quick checks" not in made.output
 
     def inspected(*_, **__):

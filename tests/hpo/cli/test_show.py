@@ -21,7 +21,8 @@ def test_a_sheet_of_drawn_cells(tmp_path: Path, sheet: str, columns: int) -> Non
     out = tmp_path / "sheet.png"
     result = run(sheet, "--out", out, "--image-size", 64, "--samples", 2)
     assert result.exit_code == 0, result.output
-    assert result.output.splitlines()[0] == str(out)
+    assert result.stdout.splitlines()[0] == str(out)
+    assert "no DATA was given: the sheet shows synthetic cells" in result.stderr
     with Image.open(out) as image:
         assert image.format == "PNG"
         assert image.width > columns * 2 * 64

@@ -115,9 +115,10 @@ def test_weights_that_cannot_be_fetched_are_said(folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr("hpo.models.frozen_backbone.FrozenBackbone.__init__", unreachable)
     found = inspect_images(folder, InspectionOptions(image_size=32), cache=tmp_path / "cache")
-    assert "cannot be fetched (no network); give --weights FILE" in found.skipped["embeddings"]
+    assert found.skipped["embeddings"].startswith("no network; give --weights FILE")
     assert "--set" not in found.skipped["embeddings"]
-    with pytest.raises(HubError):
+    assert found.unfetched
+    with pytest.raises(HubError, match="no network: give --weights FILE, or --no-embeddings"):
         inspect_images(folder, InspectionOptions(image_size=32, backbone="resnet18"), cache=tmp_path / "cache")
 
 
