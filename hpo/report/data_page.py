@@ -197,6 +197,17 @@ def _summary(evidence: DataEvidence) -> Section:
         for kind, (what, sure) in NAMES.items()
         if counts[kind]
     ]
+    return Section(
+        "found", "What was found",
+        {
+            "rows": rows, "commands": _commands(evidence) if rows else [], "before_after": _before_after(evidence),
+            "skipped": [f"{step}: {reason}" for step, reason in evidence.skipped.items()],
+        },
+    )  # fmt: skip
+
+
+def _commands(evidence: DataEvidence) -> list[tuple[str, list[str]]]:
+    """Return purpose and commands for each way to act on the findings."""
     table, following = evidence.table or TABLE, _following(evidence)
     again = [] if evidence.table else [following.data(table)]
     why = f" ({RANDOM})" if following.random_weights else ""
@@ -207,13 +218,7 @@ def _summary(evidence: DataEvidence) -> Section:
     ]  # fmt: skip
     if evidence.leaks is not None and evidence.leaks.groups:
         commands.append(("end the leaks between the parts too", [following.run(clean=True, fix_leaks=True)]))
-    return Section(
-        "found", "What was found",
-        {
-            "rows": rows, "commands": commands if rows else [], "before_after": _before_after(evidence),
-            "skipped": [f"{step}: {reason}" for step, reason in evidence.skipped.items()],
-        },
-    )  # fmt: skip
+    return commands
 
 
 def _following(evidence: DataEvidence) -> NextCommands:
