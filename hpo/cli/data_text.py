@@ -41,6 +41,8 @@ def inspection_lines(found: DataInspection, table: Path | None, page: Path, home
     yield from _findings(found)
     yield from _groups(found)
     yield from _moves(found)
+    if found.outliers:
+        yield from (f"outliers: {line}" for line in found.outliers.lines())
     if found.copies.groups:
         yield f"copies: {found.copies.agreement.line()}"
     if found.labels and found.labels.doubted.any():

@@ -58,11 +58,17 @@ MANY_COPIES = 10
 FEW_TO_JUDGE = 100
 """Among fewer pictures labels of single ones prove nothing; those that are far are shown, and never dropped for it."""
 
+FEW_TO_DROP = 250
+"""Among fewer pictures, copies counted once, one that is there once is shown at most, and never dropped.
+
+A few rare pictures of a small class look there as foreign ones do: far, with labels that the probe does not expect.
+"""
+
 MOST_ALONE = 0.8
 """The most that is said of such a picture that is there once."""
 
 FAR = 4.0
-"""The logarithm of the distance from which they are shown: the tenth neighbour seven times as far as usual."""
+"""The logarithm of the distance from which those few are shown: the tenth neighbour seven times as far as usual."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +101,9 @@ def score_outliers(embeddings: Embeddings) -> OutlierScores:
     odds = odds * np.exp(label_evidence(groups.counts, shares))
     probability = odds / (1 + odds)
     if len(groups) < FEW_TO_JUDGE:
-        alone = groups.sizes == 1
         probability = np.where(logs > FAR, np.maximum(probability, 0.5), probability)
-        probability = np.where(alone, np.minimum(probability, MOST_ALONE), probability)
+    if len(groups) < FEW_TO_DROP:
+        probability = np.where(groups.sizes == 1, np.minimum(probability, MOST_ALONE), probability)
     return OutlierScores(np.exp(logs), expected, probability)
 
 

@@ -12,7 +12,7 @@ from hpo.data.dataset import Labels
 from hpo.data.findings import Finding
 from hpo.inspection.embeddings import Embeddings, nearest
 from hpo.inspection.inspected_data import InspectedData
-from hpo.inspection.outlier_scores import OutlierScores, score_outliers
+from hpo.inspection.outlier_scores import FEW_TO_DROP, MOST_ALONE, OutlierScores, score_outliers
 from hpo.inspection.probe import Points
 
 SURE = 0.9
@@ -55,16 +55,31 @@ class Outliers:
     """(m,) int64 rows of the images to drop."""
     dbscan: DbscanNoise
 
+    @property
+    def keeps_single(self) -> bool:
+        """Whether pictures that are there once are never dropped, as there are too few pictures."""
+        return len(self.scores.probability) < FEW_TO_DROP
+
+    def lines(self) -> list[str]:
+        """Return a line where findings are kept because there are too few pictures; else none."""
+        if not (self.findings and self.keeps_single):
+            return []
+        count = len(self.scores.probability)
+        return [
+            f"with {count:,} different pictures, fewer than {FEW_TO_DROP}, one that is there once is shown and not "
+            "dropped: it may be a rare one"
+        ]
+
 
 def find_outliers(data: InspectedData, features: Embeddings) -> Outliers:
     """Return the pictures that probably do not belong, with the action drop only for those that are sure.
 
     The rule for sure: of the pictures that are dropped at most one in ten of the least sure ones should be real. Those
     of a test part that the data bring are kept all the same: it measures models, and is not to become easier by a
-    score.
+    score. Among fewer than FEW_TO_DROP pictures one that is there once is never sure.
     """
     scores = score_outliers(features) if len(features) >= FEWEST else _unscored(len(features))
-    order = np.argsort(-scores.probability, kind="stable")
+    order = np.lexsort((-scores.distance, -scores.probability))
     shown = order[scores.probability[order] >= SHOWN]
     rows_of = features.groups.rows_of(shown)
     findings = [
@@ -102,11 +117,14 @@ def _tests(data: InspectedData, row: int) -> bool:
 def outlier_reason(features: Embeddings, scores: OutlierScores, group: int) -> str:
     """Return one sentence on why a group is taken for a picture that does not belong, and how sure that is."""
     counts = features.groups.counts[group]
-    parts = [f"its squared distance from the nearest class is {scores.distance[group]:,.0f} times the usual"]
+    times = float(np.sqrt(scores.distance[group]))
+    parts = [f"it lies {times:,.1f} times as far from the others as is usual (distance of its embedding)"]
     if counts.sum() > 1:
         parts.append(f"it is there {counts.sum():,} times under {_classes(int((counts > 0).sum()))}")
     if not scores.expected[group]:
         parts.append("a probe that has not seen it expects another class")
+    if len(features) < FEW_TO_DROP and counts.sum() == 1 and scores.probability[group] >= MOST_ALONE:
+        parts.append(f"kept, as with fewer than {FEW_TO_DROP} pictures it may be a rare one")
     surely = "does not belong" if scores.probability[group] >= SURE else "may not belong"
     return f"{surely} ({scores.probability[group]:.2f}): {'; '.join(parts)}"
 

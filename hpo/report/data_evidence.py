@@ -103,7 +103,9 @@ def outlier_facts(outliers: Outliers, data: InspectedData) -> list[tuple[str, st
         if dropped
         else f"{len(noise & shown):,} of the {len(shown):,} named are among them"
     )
+    few = [("small data set", line) for line in outliers.lines()]
     return [
+        *few,
         ("left out", f"{wording.counted(len(dropped), 'image')}, from a probability of {outliers.threshold:.2f} on"),
         ("only named", f"{wording.counted(len(shown - dropped), 'image')}, less sure: look at them"),
         (outliers.dbscan.method, f"calls {wording.counted(len(noise), 'image')} noise; {both}"),

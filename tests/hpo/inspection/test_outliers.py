@@ -99,6 +99,28 @@ def test_in_a_very_small_set_no_picture_that_is_there_once_is_dropped(seed: int)
     assert not len(found.dropped)
 
 
+@pytest.mark.parametrize(("each", "action"), [(30, "keep"), (60, "drop")])
+def test_below_250_pictures_one_that_is_there_once_is_shown_and_not_dropped(each: int, action: str) -> None:
+    points, labels, groups = planted(2, each=each, scattered=12, copies=6)
+    points, labels, groups = points[-18:], labels[-18:], groups[-18:]
+    body, own = cloud(np.random.default_rng(2), 4, each)
+    every, all_labels = np.concatenate([body, points]), np.concatenate([own, labels % 4])
+    together = np.concatenate([np.arange(len(body)), groups + len(body)])
+    found = find_outliers(data_of(all_labels), embeddings_of(every, all_labels, together))
+    assert found.keeps_single == (action == "keep")
+    alone, copied = ([row for row in found.findings if bool(row.group) is many] for many in (False, True))
+    assert len(alone) >= 10
+    assert action in {row.action for row in alone}
+    assert {row.action for row in copied} == {"drop"}, "copies under several labels are sure in any set"
+    if action == "keep":
+        assert {row.action for row in alone} == {"keep"}
+        assert max(row.score for row in alone) == 0.8
+        assert "kept, as with fewer than 250 pictures it may be a rare one" in alone[0].reason
+        assert found.lines()[0].startswith("with 133 different pictures, fewer than 250, one that is there once")
+    else:
+        assert found.lines() == []
+
+
 def test_dbscan_takes_many_copies_for_a_cluster() -> None:
     points, labels, groups = planted(1)
     noise = dbscan_noise(embeddings_of(points, labels, groups)).rows
