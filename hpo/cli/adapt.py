@@ -84,9 +84,10 @@ def adapted_lines(out: Path | str, found: Adapted) -> list[str]:
         for change in found.changes
     ]
     before, after = found.confidence
+    get = "gets" if found.relabelled == 1 else "get"
     return [
         *lines,
-        f"{found.relabelled:,} of these {found.images:,} images get another label; the mean probability of the label "
+        f"{found.relabelled:,} of these {found.images:,} images {get} another label; the mean probability of the label "
         f"was {before:.3f} and is {after:.3f}",
         "nothing has measured this model, and its temperature is that of the model before; measure it on labelled "
         f"images that are not among these: `{hint('evaluate', out, data='LABELLED')}`",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -154,7 +155,36 @@ def decide(plan: Plan, cleaning: Cleaning, home: Path) -> DataChanges:
     changes = replace(table.changes(parts=moves), source=cleaning.source)
     for line in _without_effect(cleaning, changes, found):
         click.echo(line, err=True)
+    if cleaning.clean and found is not None and (kept := kept_labels(plan, found, changes)):
+        click.echo(kept, err=True)
     return changes
+
+
+def kept_labels(plan: Plan, found: DataInspection, changes: DataChanges) -> str:
+    """Return how many labels that are probably wrong stay, how many in given val and test, and the command to decide.
+
+    "" where there are none. Parts that hpo makes are dealt later, so they are counted only where DATA brings them.
+    """
+    from hpo.inspection.inspect_data import InspectionOptions
+
+    files = {row.file for row in found.findings.rows if row.finding == "label"} - set(changes.drops)
+    if not files:
+        return ""
+    rows = [row for row, name in enumerate(found.data.names) if name in files]
+    parts = Counter(changes.parts.get(found.data.names[row], found.data.given[row]) for row in rows if found.data.given)
+    measuring = ", ".join(f"{parts[part]:,} in {part}" for part in ("val", "test") if parts[part])
+    labels = (
+        "1 label that is probably wrong was"
+        if len(files) == 1
+        else f"{len(files):,} labels that are probably wrong were"
+    )
+    options = found.options
+    size = options.image_size if options.image_size != InspectionOptions.image_size else None
+    see = hint(
+        "data", plan.data, backbone=options.backbone, weights=options.weights, image_size=size,
+        group_by=options.group_by, out="findings.csv",
+    )  # fmt: skip
+    return f"{CLEAN}: {labels} kept{f' ({measuring})' if measuring else ''}: {see} to decide"
 
 
 def _inspect(plan: Plan, cleaning: Cleaning, home: Path) -> DataInspection:

@@ -204,7 +204,8 @@ def predicted_line(counts: Counts) -> str:
     """Return the counts of images that were predicted, abstained from and unreadable."""
     abstained = f", {counts.abstained:,} of them abstained" if counts.abstained else ""
     unread = f", {counts.unreadable:,} could not be read" if counts.unreadable else ""
-    return f"{counts.predicted:,} images predicted{abstained}{unread}"
+    images = "1 image" if counts.predicted == 1 else f"{counts.predicted:,} images"
+    return f"{images} predicted{abstained}{unread}"
 
 
 def joined_lines(out: Path | str, joined: JointModel) -> list[str]:
@@ -262,7 +263,8 @@ def overlap_lines(data: Path, selection: Selection) -> list[str]:
         f"validation images, and were left out; {overlap.images - overlap.left_out:,} were measured"
     ]
     if overlap.tests and not selection.own:
-        lines.append(f"{overlap.tests:,} of the measured images are of the test part of the model's own data")
+        are = "is" if overlap.tests == 1 else "are"
+        lines.append(f"{overlap.tests:,} of the measured images {are} of the test part of the model's own data")
     return lines
 
 

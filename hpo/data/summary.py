@@ -50,8 +50,7 @@ class DataSummary:
             lines.append(left_out_line(self.left_out))
         lines += self.notes
         if self.duplicates:
-            leak = f", {self.leaking:,} of them on two sides of the given split" if self.leaking else ""
-            lines.append(f"{_images(self.duplicates)} exact duplicates{leak}")
+            lines.append(self._duplicates_line())
         if self.unreadable:
             lines.append(f"{_images(len(self.unreadable))} unreadable and skipped:")
             lines += [f"  {image.name}: {image.reason}" for image in self.unreadable[:_UNREADABLE]]
@@ -73,6 +72,12 @@ class DataSummary:
             "leaking": self.leaking,
             "changes": self.changes.counts() if self.changes else None,
         }
+
+    def _duplicates_line(self) -> str:
+        if self.duplicates == 1:
+            return f"1 image is an exact duplicate{', on two sides of the given split' if self.leaking else ''}"
+        leak = f", {self.leaking:,} of them on two sides of the given split" if self.leaking else ""
+        return f"{self.duplicates:,} images are exact duplicates{leak}"
 
     def _class_lines(self) -> list[str]:
         every = sorted(range(len(self.classes)), key=lambda number: natural_key(self.classes[number]))

@@ -49,12 +49,16 @@ class OtherData:
         part, overlap = without_known(whole.part, model.bundle.known, self.path)
         if overlap.tests:
             raise DataError(
-                f"{overlap.tests:,} images of {self.path} are of the locked test part of the model's own data; give "
-                "images of another laboratory, or open the test part by --test"
+                f"{_images(overlap.tests)} of {self.path} {'is' if overlap.tests == 1 else 'are'} of the locked test "
+                "part of the model's own data; give images of another laboratory, or open the test part by --test"
             )
         counts = np.bincount(part.labels, minlength=len(model.classes)).tolist()
-        left_out = f"{overlap.left_out:,} images took part in making the model and are left out" * bool(
-            overlap.left_out
-        )
+        are = "is" if overlap.left_out == 1 else "are"
+        left_out = f"{_images(overlap.left_out)} took part in making the model and {are} left out"
+        left_out *= bool(overlap.left_out)
         notes = [*whole.notes, left_out, missing_line(model.classes, counts)]
         return measure(model, part, progress=progress).report, tuple(f"{self.path}: {note}" for note in notes if note)
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count:,} images"

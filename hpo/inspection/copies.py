@@ -24,6 +24,10 @@ CopyKind = Literal["exact-bytes", "exact-pixels", "near", "turned"]
 """How an image differs from the first of its group: not at all, in its file only, in its pixels, in its orientation."""
 
 
+FEWEST_GROUPS = 10
+"""Of fewer groups no share of real copies is told: their labels are equal by chance too often."""
+
+
 @dataclass(frozen=True)
 class CopyGroup:
     """Two images or more that show one picture. The first is the one to keep."""
@@ -67,9 +71,12 @@ class LabelAgreement:
         """Return the estimate as a sentence."""
         if self.precision is None:
             return "no copies were found by their pixels, so there is nothing to estimate"
+        if self.groups < FEWEST_GROUPS:
+            found = "1 group was" if self.groups == 1 else f"{self.groups:,} groups were"
+            return f"{found} found by pixels that are nearly equal, too few to estimate how many are real copies"
         return (
-            f"{self.equal:.1%} of pairs found by their pixels have one label, {self.chance:.1%} by chance: "
-            f"about {self.precision:.1%} of the {self.groups:,} groups are copies, if copies have one label"
+            f"{self.equal:.1%} of pairs found by their pixels have one label, {self.chance:.1%} by chance: about "
+            f"{self.precision:.1%} of the {self.groups:,} groups are real copies, if real ones always have one label"
         )
 
 

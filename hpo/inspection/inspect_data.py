@@ -182,7 +182,7 @@ def cheap_line(found: DataInspection) -> str:
     counts = {
         f"{_counted(found.copies.extra, 'copy', 'copies')}{also}": found.copies.extra,
         f"{conflicts:,} copies of one picture under several classes": conflicts,
-        f"{leaking:,} images in two of the given parts": leaking,
+        f"{_counted(leaking, 'image')} in two of the given parts": leaking,
         f"{_counted(found.odd.blank, 'blank image')}": found.odd.blank,
     }
     lines = [line for line, count in counts.items() if count]

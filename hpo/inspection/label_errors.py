@@ -73,16 +73,20 @@ class LabelErrors:
         """Return in sentences how many labels are doubted, and why so few of them are findings."""
         doubted, named = int(self.doubted.sum()), int(self.suspects.sum())
         if not doubted:
-            return ["probe and neighbours doubt no label"]
+            return ["a simple classifier (linear probe) and the nearest pictures doubt no label"]
         expected = round(float(self.probability[self.doubted].sum()))
         labels = "1 label" if doubted == 1 else f"{doubted:,} labels"
-        why = ", as many as the probe's own mistakes explain"
-        if expected:
-            why = f"; about {expected:,} of them are wrong, by estimate, the others mistakes of the probe"
-        first = f"probe and neighbours doubt {labels}{why}"
+        why = ", as many as the classifier's own mistakes explain"
+        if expected and doubted == 1:
+            why = ""
+        elif expected:
+            are = "is" if expected == 1 else "are"
+            why = f"; about {expected:,} of them {are} wrong, by estimate, the others mistakes of the classifier"
+        first = f"a simple classifier (linear probe) and the nearest pictures doubt {labels}{why}"
         if not named:
             return [first, "none is more likely wrong than right, so none is named"]
-        return [first, f"{named:,} more likely wrong than right are named; their score is that probability"]
+        are, their = ("is", "its") if named == 1 else ("are", "their")
+        return [first, f"{named:,} more likely wrong than right {are} named; {their} score is that probability"]
 
 
 def find_label_errors(data: InspectedData, features: Embeddings, outliers: Outliers | None = None) -> LabelErrors:

@@ -74,12 +74,21 @@ class Target:
         """Return the whole in sentences."""
         low, high = self.interval
         lines = [
-            f"a linear probe on the frozen features is right for {self.accuracy:.1%} of the pictures it has not seen "
+            "before any training: a simple classifier on features of a network that does not train on these images "
+            f"(linear probe) is right for {self.accuracy:.1%} of the pictures it has not seen "
             f"(95 % interval {low:.1%} to {high:.1%}; always naming the largest class: {self.majority:.1%})",
-            f"the nearest other picture has another label for {self.neighbour_error:.1%}: on these features no "
-            f"classifier is expected below {self.least_error:.1%} error (Cover and Hart); fine-tuned features may be",
+            f"the nearest other picture has another label for {self.neighbour_error:.1%}: {self._least()}",
         ]
         return [*lines, self.more_images()]
+
+    def _least(self) -> str:
+        """Return the lower bound of the error in words, unless the probe disproves it."""
+        if self.least_error >= 1 - self.accuracy:
+            return "these are too few to say from it which error cannot be avoided (bound of Cover and Hart)"
+        return (
+            f"with these features no classifier is expected to be wrong for less than {self.least_error:.1%} (bound of "
+            "Cover and Hart); a network that trains on the images may be"
+        )
 
     def more_images(self) -> str:
         """Answer in one careful sentence whether more images would help."""
@@ -89,8 +98,9 @@ class Target:
         gain = 100 * (doubled - now)
         words = "would probably help" if gain >= 1 else "might help a little" if gain >= 0.3 else "would hardly help"
         return (
-            f"twice as many images of the same kind {words} the frozen probe: the fitted power law gives "
-            f"{gain:+.1f} points, an extrapolation beyond the data; fine-tuning may gain more or less"
+            f"twice as many images of the same kind {words} this simple classifier: a curve fitted to its accuracies "
+            f"(power law) gives {gain:+.1f} points, an extrapolation beyond the data; a trained network may gain more "
+            "or less"
         )
 
 

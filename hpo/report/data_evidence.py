@@ -98,10 +98,10 @@ def outlier_facts(outliers: Outliers, data: InspectedData) -> list[tuple[str, st
     shown = {row_of[finding.file] for finding in outliers.findings if finding.file in row_of}
     dropped, noise = set(outliers.dropped.tolist()), set(outliers.dbscan.rows.tolist())
     both = (
-        f"{len(noise & dropped):,} of the {len(dropped):,} left out are among them. It judges single images, so "
+        f"{_among(len(noise & dropped), len(dropped))} left out. It judges single images, so "
         "a picture that lies there many times is none of its noise"
         if dropped
-        else f"{len(noise & shown):,} of the {len(shown):,} named are among them"
+        else f"{_among(len(noise & shown), len(shown))} named"
     )
     few = [("small data set", line) for line in outliers.lines()]
     return [
@@ -112,10 +112,15 @@ def outlier_facts(outliers: Outliers, data: InspectedData) -> list[tuple[str, st
     ]
 
 
+def _among(some: int, total: int) -> str:
+    return f"among them {'is' if some == 1 else 'are'} {some:,} of the {total:,}"
+
+
 def label_facts(labels: LabelErrors) -> list[tuple[str, str]]:
     """Return the method, and what is done about its findings."""
     return [
-        ("found by", f"a linear probe that has not seen the image, confident learning ({labels.method}), neighbours"),
+        ("found by", "a simple classifier that has not seen the image (linear probe), a comparison of its certainty "
+                     f"with that for the whole class (confident learning, {labels.method}), and the nearest pictures"),
         *(("doubted", line) for line in labels.lines()[:1]),
         ("named", f"{wording.counted(len(labels.findings), 'image')}: those whose label is more likely wrong than "
                   "right; the score is that probability. None is changed or left out by itself"),
@@ -125,11 +130,12 @@ def label_facts(labels: LabelErrors) -> list[tuple[str, str]]:
 def target_figures(target: Target) -> TargetFigures:
     """Return the figures of the measured target, with facts in words."""
     facts = [
-        ("linear probe", f"accuracy {target.accuracy:.3f} on pictures it has not seen (95 % interval "
-                         f"{target.interval[0]:.3f} to {target.interval[1]:.3f}, n {target.images:,})"),
+        ("simple classifier", f"accuracy {target.accuracy:.3f} on pictures it has not seen, by features of a network "
+                         "that does not train on these images: a linear probe (95 % interval "
+                         f"{target.interval[0]:.3f} to {target.interval[1]:.3f}, {target.images:,} pictures)"),
         ("largest class", f"accuracy {target.majority:.3f} by always naming it"),
-        ("nearest neighbour", f"accuracy {1 - target.neighbour_error:.3f}"),
-        ("bound", _bound(target)),
+        ("nearest picture", f"accuracy {1 - target.neighbour_error:.3f} by taking over its class"),
+        ("upper bound", _bound(target)),
     ]  # fmt: skip
     curve = sorted(target.curve, key=lambda point: point.share)
     return TargetFigures(
@@ -143,10 +149,10 @@ def _bound(target: Target) -> str:
     bound = 1 - target.least_error
     if bound <= target.accuracy:
         return (
-            f"accuracy {bound:.3f} by nearest neighbours (Cover and Hart 1967), which the probe exceeds: it holds for "
-            "many images, and these are too few"
+            f"none is known: that by the nearest picture, accuracy {bound:.3f} (Cover and Hart 1967), holds for many "
+            "images, and here the simple classifier exceeds it"
         )
     return (
-        f"no classifier of these features is expected above {bound:.3f} (Cover and Hart 1967); a fine-tuned network "
-        "has other features and may be"
+        f"with these features no classifier is expected above accuracy {bound:.3f}, estimated from how often the "
+        "nearest picture is of another class (Cover and Hart 1967); a network that trains on the images may be better"
     )

@@ -139,8 +139,9 @@ def _turns(copies: Copies, data: InspectedData) -> dict[str, str]:
 def _copy_facts(copies: Copies) -> list[tuple[str, str]]:
     kinds = Counter(kind for group in copies.groups for kind in group.kinds[1:])
     named = ", ".join(f"{count:,} {kind.replace('-', ' ')}" for kind, count in kinds.most_common())
+    extra = wording.counted(copies.extra, "copy", "copies")
     return [
-        ("found", f"{copies.extra:,} copies of {wording.counted(len(copies.groups), 'picture')}: {named}"),
+        ("found", f"{extra} of {wording.counted(len(copies.groups), 'picture')}: {named}"),
         ("threshold", f"two pictures count as copies from a similarity of {copies.threshold:.2f} on, once aligned"),
         ("how sure", f"{copies.agreement.line()}. Pictures of one class that look alike pass this test"),
     ]
@@ -177,7 +178,7 @@ def _tiles(evidence: DataEvidence) -> list[Tile]:
     if "label" in counts:
         tiles.append(Tile("Doubtful labels", f"{counts['label']:,}", "to be looked at"))
     if evidence.target is not None:
-        tiles.append(Tile("Frozen probe", f"{evidence.target.probe:.3f}", "accuracy without training a network"))
+        tiles.append(Tile("Simple classifier", f"{evidence.target.probe:.3f}", "accuracy without training a network"))
     return tiles
 
 
@@ -242,13 +243,13 @@ def _before_after(evidence: DataEvidence) -> list[tuple[str, int, int]]:
 
 
 def _target(evidence: DataEvidence) -> Section:
-    title, found = "Is the target reachable?", evidence.target
+    title, found = "What accuracy is in reach?", evidence.target
     if found is None:
         return Section("target", title, missing=_why(evidence, "target", "embeddings"))
     svg = ""
     if len(found.shares) > 1:
         svg = data_figures.image_curve(
-            found.shares, found.accuracies, found.drawn_bound, "linear probe on frozen embeddings"
+            found.shares, found.accuracies, found.drawn_bound, "simple classifier (linear probe)"
         )
     return Section("target", title, {"facts": found.facts, "svg": svg, "note": found.note})
 

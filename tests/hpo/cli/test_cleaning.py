@@ -1,14 +1,16 @@
 """Decisions on single images for a study: which options agree with those that it was made with."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from hpo.cli.cleaning import Cleaning, decide
+from hpo.cli.cleaning import Cleaning, decide, kept_labels
 from hpo.cli.run import init_command, make_plan
 from hpo.data.changes import DataChanges
 from hpo.data.findings import Finding, Findings
 from hpo.errors import DataError, UsageError
+from hpo.inspection.inspect_data import InspectionOptions
 from tests.hpo.pictures import blobs
 
 
@@ -88,6 +90,25 @@ def test_leaks_are_fixed_among_the_images_that_stay(plan, tmp_path, capsys):
     cats = replace(plan, data=plan.data / "train")
     assert not decide(cats, Cleaning(fix_leaks=True), tmp_path)
     assert "--fix-leaks: no image is moved, DATA brings no parts" in capsys.readouterr().err
+
+
+def test_labels_that_are_probably_wrong_and_stay_are_counted(plan):
+    names = ("train/cat/0.png", "val/cat/1.png", "val/dog/2.png", "test/dog/3.png")
+    rows = tuple(Finding(name, "label", "", 0.9, "keep", "") for name in names)
+    data = SimpleNamespace(names=names, given=("train", "val", "val", "test"))
+    found = SimpleNamespace(findings=Findings(rows), data=data, options=InspectionOptions(backbone="resnet18"))
+    see = f"hpo data {plan.data} --backbone resnet18 --out findings.csv to decide"
+    four = "--clean: 4 labels that are probably wrong were kept (2 in val, 1 in test)"
+    assert kept_labels(plan, found, DataChanges()) == f"{four}: {see}"
+    dropped = DataChanges(drops={"val/cat/1.png": "copy", "test/dog/3.png": "copy"}, parts={"val/dog/2.png": "train"})
+    two = "--clean: 2 labels that are probably wrong were kept"
+    assert kept_labels(plan, found, dropped) == f"{two}: {see}"
+    found.options = InspectionOptions(image_size=64)
+    assert f"hpo data {plan.data} --image-size 64 --out findings.csv" in kept_labels(plan, found, DataChanges())
+    found.options = InspectionOptions(backbone="resnet18")
+    data.given, found.findings = None, Findings(rows[1:2])
+    assert kept_labels(plan, found, DataChanges()) == f"--clean: 1 label that is probably wrong was kept: {see}"
+    assert kept_labels(plan, found, DataChanges(drops={"val/cat/1.png": "copy"})) == ""
 
 
 def test_a_table_and_clean_contradict_each_other(data, tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from hpo.data import DataSummary, LeftOut, Unreadable, open_dataset, summarise
 from hpo.data.summary import left_out_line
 
@@ -44,6 +46,18 @@ def test_everything_that_was_noticed_is_a_line_and_a_json_entry():
     assert described["left_out"][0] == {"kind": ".heic", "count": 2, "names": ["a/1.heic"]}
     assert (described["notes"], described["duplicates"], described["leaking"]) == (["sub-folders are merged"], 3, 1)
     assert described["unreadable"] == [{"name": "a/2.png", "reason": "empty file (0 bytes)"}]
+
+
+@pytest.mark.parametrize(
+    ("leaking", "line"),
+    [
+        (0, "1 image is an exact duplicate"),
+        (1, "1 image is an exact duplicate, on two sides of the given split"),
+        (None, "1 image is an exact duplicate"),
+    ],
+)
+def test_one_duplicate_is_told_in_the_singular(leaking, line):
+    assert DataSummary(("a",), {"train": [9]}, duplicates=1, leaking=leaking).remarks() == [line]
 
 
 def test_many_classes_are_shortened_for_people_and_whole_in_json():

@@ -100,13 +100,19 @@ def test_copies_share_their_labels_more_often_than_chance(data):
     assert len(found.groups) == 20
     assert found.agreement == LabelAgreement(20, 1.0, pytest.approx(0.5, abs=0.01))
     assert found.agreement.precision == pytest.approx(1)
-    assert "of the 20 groups are copies" in found.agreement.line()
+    assert "of the 20 groups are real copies" in found.agreement.line()
 
 
 def test_the_estimate_of_precision():
     assert LabelAgreement(10, 0.55, 0.1).precision == pytest.approx(0.5)
     assert LabelAgreement(10, 0.05, 0.1).precision == 0
     assert LabelAgreement(10, 1.0, 1.0).precision is None
+
+
+def test_of_few_groups_no_share_of_real_copies_is_told():
+    assert LabelAgreement(1, 1.0, 0.1).line().startswith("1 group was found by pixels that are nearly equal, too few")
+    assert LabelAgreement(9, 1.0, 0.1).line().startswith("9 groups were found")
+    assert "about 100.0% of the 10 groups are real copies" in LabelAgreement(10, 1.0, 0.1).line()
 
 
 def test_of_copies_one_is_kept_and_the_reasons_say_how_the_others_differ(data):

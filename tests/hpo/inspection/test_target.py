@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.inspection.probe import out_of_fold
-from hpo.inspection.target import CurvePoint, cover_hart, fit_power_law, learning_curve, measure_target
+from hpo.inspection.target import CurvePoint, Target, cover_hart, fit_power_law, learning_curve, measure_target
 from tests.hpo.inspection.made_embeddings import cloud, embeddings_of
 
 
@@ -24,6 +26,17 @@ def test_the_probe_is_measured_with_interval_and_curve() -> None:
     assert 0 <= target.least_error <= target.neighbour_error
     assert len(target.lines()) == 3
     assert "an extrapolation beyond the data" in target.lines()[2]
+
+
+def test_terms_are_explained_and_no_bound_is_told_that_the_probe_disproves() -> None:
+    target = Target(200, 0.8, (0.74, 0.85), 0.3, 0.3, 0.16, (), None)
+    probe, bound, _ = target.lines()
+    assert "a simple classifier on features of a network that does not train on these images (linear probe)" in probe
+    assert bound.startswith("the nearest other picture has another label for 30.0%: with these features no classifier")
+    assert "wrong for less than 16.0% (bound of Cover and Hart)" in bound
+    _, disproved, _ = replace(target, accuracy=0.85).lines()
+    assert "16.0%" not in disproved
+    assert "too few to say from it which error cannot be avoided" in disproved
 
 
 def test_known_predictions_of_the_whole_take_the_place_of_the_longest_fits() -> None:

@@ -45,7 +45,7 @@ def copies_of(data):
     group_of = np.arange(len(data))
     for group in groups:
         group_of[group.rows] = group.rows[0]
-    return Copies(groups, group_of, LabelAgreement(2, 1.0, 0.3))
+    return Copies(groups, group_of, LabelAgreement(20, 1.0, 0.3))
 
 
 def evidence_of(classes=("blue", "green", "red"), names=(), **changes):
