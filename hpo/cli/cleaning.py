@@ -165,26 +165,26 @@ def kept_labels(plan: Plan, found: DataInspection, changes: DataChanges) -> str:
 
     "" where there are none. Parts that hpo makes are dealt later, so they are counted only where DATA brings them.
     """
-    from hpo.inspection.inspect_data import InspectionOptions
-
     files = {row.file for row in found.findings.rows if row.finding == "label"} - set(changes.drops)
     if not files:
         return ""
-    rows = [row for row, name in enumerate(found.data.names) if name in files]
-    parts = Counter(changes.parts.get(found.data.names[row], found.data.given[row]) for row in rows if found.data.given)
+    given = zip(found.data.names, found.data.given or (), strict=False)
+    parts = Counter(changes.parts.get(name, part) for name, part in given if name in files)
     measuring = ", ".join(f"{parts[part]:,} in {part}" for part in ("val", "test") if parts[part])
-    labels = (
-        "1 label that is probably wrong was"
-        if len(files) == 1
-        else f"{len(files):,} labels that are probably wrong were"
-    )
-    options = found.options
-    size = options.image_size if options.image_size != InspectionOptions.image_size else None
-    see = hint(
+    are = "is probably wrong was" if len(files) == 1 else "are probably wrong were"
+    labels = f"{len(files):,} label{'s' if len(files) > 1 else ''} that {are}"
+    return f"{CLEAN}: {labels} kept{f' ({measuring})' if measuring else ''}: {_see(plan, found.options)} to decide"
+
+
+def _see(plan: Plan, options: InspectionOptions) -> str:
+    """Return the command that writes the table of findings of an inspection with these options."""
+    from hpo.inspection.inspect_data import IMAGE_SIZE
+
+    size = options.image_size if options.image_size != IMAGE_SIZE else None
+    return hint(
         "data", plan.data, backbone=options.backbone, weights=options.weights, image_size=size,
         group_by=options.group_by, out="findings.csv",
     )  # fmt: skip
-    return f"{CLEAN}: {labels} kept{f' ({measuring})' if measuring else ''}: {see} to decide"
 
 
 def _inspect(plan: Plan, cleaning: Cleaning, home: Path) -> DataInspection:

@@ -25,7 +25,7 @@ CopyKind = Literal["exact-bytes", "exact-pixels", "near", "turned"]
 
 
 FEWEST_GROUPS = 10
-"""Of fewer groups no share of real copies is told: their labels are equal by chance too often."""
+"""The number of groups from which the share of real copies is told: labels of fewer are too often equal by chance."""
 
 
 @dataclass(frozen=True)

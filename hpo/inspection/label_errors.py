@@ -144,8 +144,8 @@ def _reason(data: InspectedData, features: Embeddings, group: int, suggested: in
     given = data.classes[int(features.groups.labels[group])]
     probe = features.probabilities[group, suggested]
     return (
-        f"labelled {given}, but the probe says {name} ({probe:.2f}) and so do {100 * share:.0f} % of its nearest "
-        f"neighbours; if they are right: {RELABEL}{name}"
+        f"labelled {given}, but the linear probe says {name} ({probe:.2f}) and so do {100 * share:.0f} % of its "
+        f"nearest neighbours; if they are right: {RELABEL}{name}"
     )
 
 

@@ -122,7 +122,7 @@ def outlier_reason(features: Embeddings, scores: OutlierScores, group: int) -> s
     if counts.sum() > 1:
         parts.append(f"it is there {counts.sum():,} times under {_classes(int((counts > 0).sum()))}")
     if not scores.expected[group]:
-        parts.append("a probe that has not seen it expects another class")
+        parts.append("a simple classifier (linear probe) that has not seen it expects another class")
     if len(features) < FEW_TO_DROP and counts.sum() == 1 and scores.probability[group] >= MOST_ALONE:
         parts.append(f"kept, as with fewer than {FEW_TO_DROP} pictures it may be a rare one")
     surely = "does not belong" if scores.probability[group] >= SURE else "may not belong"

@@ -34,7 +34,7 @@ def test_exchanged_labels_come_first(seed: int) -> None:
     first = found.findings[0]
     assert first.reason.startswith("labelled class ")
     suggested = first.reason.rpartition("relabel:")[2]
-    assert f"the probe says {suggested} (" in first.reason
+    assert f"the linear probe says {suggested} (" in first.reason
 
 
 def test_probe_and_neighbours_together_rank_better_than_the_probe() -> None:
