@@ -155,16 +155,18 @@ def decide(plan: Plan, cleaning: Cleaning, home: Path) -> DataChanges:
     changes = replace(table.changes(parts=moves), source=cleaning.source)
     for line in _without_effect(cleaning, changes, found):
         click.echo(line, err=True)
-    if cleaning.clean and found is not None and (kept := kept_labels(plan, found, changes)):
+    if cleaning.clean and found is not None and (kept := kept_labels(found, changes, home)):
         click.echo(kept, err=True)
     return changes
 
 
-def kept_labels(plan: Plan, found: DataInspection, changes: DataChanges) -> str:
+def kept_labels(found: DataInspection, changes: DataChanges, home: Path | None = None) -> str:
     """Return how many labels that are probably wrong stay, how many in given val and test, and the command to decide.
 
     "" where there are none. Parts that hpo makes are dealt later, so they are counted only where DATA brings them.
     """
+    from hpo.inspection.next_commands import NextCommands
+
     files = {row.file for row in found.findings.rows if row.finding == "label"} - set(changes.drops)
     if not files:
         return ""
@@ -173,18 +175,8 @@ def kept_labels(plan: Plan, found: DataInspection, changes: DataChanges) -> str:
     measuring = ", ".join(f"{parts[part]:,} in {part}" for part in ("val", "test") if parts[part])
     are = "is probably wrong was" if len(files) == 1 else "are probably wrong were"
     labels = f"{len(files):,} label{'s' if len(files) > 1 else ''} that {are}"
-    return f"{CLEAN}: {labels} kept{f' ({measuring})' if measuring else ''}: {_see(plan, found.options)} to decide"
-
-
-def _see(plan: Plan, options: InspectionOptions) -> str:
-    """Return the command that writes the table of findings of an inspection with these options."""
-    from hpo.inspection.inspect_data import IMAGE_SIZE
-
-    size = options.image_size if options.image_size != IMAGE_SIZE else None
-    return hint(
-        "data", plan.data, backbone=options.backbone, weights=options.weights, image_size=size,
-        group_by=options.group_by, out="findings.csv",
-    )  # fmt: skip
+    where, see = f" ({measuring})" if measuring else "", NextCommands.of(found, home).data()
+    return f"{CLEAN}: {labels} kept{where}: {see} to decide"
 
 
 def _inspect(plan: Plan, cleaning: Cleaning, home: Path) -> DataInspection:

@@ -1,6 +1,7 @@
 """Decisions on single images for a study: which options agree with those that it was made with."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -92,23 +93,22 @@ def test_leaks_are_fixed_among_the_images_that_stay(plan, tmp_path, capsys):
     assert "--fix-leaks: no image is moved, DATA brings no parts" in capsys.readouterr().err
 
 
-def test_labels_that_are_probably_wrong_and_stay_are_counted(plan):
+def test_labels_that_are_probably_wrong_and_stay_are_counted():
     names = ("train/cat/0.png", "val/cat/1.png", "val/dog/2.png", "test/dog/3.png")
     rows = tuple(Finding(name, "label", "", 0.9, "keep", "") for name in names)
-    data = SimpleNamespace(names=names, given=("train", "val", "val", "test"))
-    found = SimpleNamespace(findings=Findings(rows), data=data, options=InspectionOptions(backbone="resnet18"))
-    see = f"hpo data {plan.data} --backbone resnet18 --out findings.csv to decide"
+    data = SimpleNamespace(names=names, given=("train", "val", "val", "test"), path=Path("cells"))
+    found = SimpleNamespace(
+        findings=Findings(rows), data=data, options=InspectionOptions(backbone="resnet18"), unfetched=False
+    )
+    see = "hpo data cells --backbone resnet18 --out findings.csv to decide"
     four = "--clean: 4 labels that are probably wrong were kept (2 in val, 1 in test)"
-    assert kept_labels(plan, found, DataChanges()) == f"{four}: {see}"
+    assert kept_labels(found, DataChanges()) == f"{four}: {see}"
     dropped = DataChanges(drops={"val/cat/1.png": "copy", "test/dog/3.png": "copy"}, parts={"val/dog/2.png": "train"})
     two = "--clean: 2 labels that are probably wrong were kept"
-    assert kept_labels(plan, found, dropped) == f"{two}: {see}"
-    found.options = InspectionOptions(image_size=64)
-    assert f"hpo data {plan.data} --image-size 64 --out findings.csv" in kept_labels(plan, found, DataChanges())
-    found.options = InspectionOptions(backbone="resnet18")
+    assert kept_labels(found, dropped) == f"{two}: {see}"
     data.given, found.findings = None, Findings(rows[1:2])
-    assert kept_labels(plan, found, DataChanges()) == f"--clean: 1 label that is probably wrong was kept: {see}"
-    assert kept_labels(plan, found, DataChanges(drops={"val/cat/1.png": "copy"})) == ""
+    assert kept_labels(found, DataChanges()) == f"--clean: 1 label that is probably wrong was kept: {see}"
+    assert kept_labels(found, DataChanges(drops={"val/cat/1.png": "copy"})) == ""
 
 
 def test_a_table_and_clean_contradict_each_other(data, tmp_path):
