@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from hpo.cli.cleaning import Cleaning, cheap_findings, cleaning_options, with_changes
 from hpo.cli.connect import STARTING, cache_folder, connected
@@ -104,7 +105,14 @@ def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weigh
     return Plan(
         data=data, study=study, space=resolved, weights_digest=digest, metric=rest["metric"],
         sampler=rest["sampler"], pruner=rest["pruner"], split=split, robustness=rest["robustness"], earlier=earlier,
+        names_space=bool(backbone or weights or fixed) or _names_space(),
     )  # fmt: skip
+
+
+def _names_space() -> bool:
+    """Return whether the command that runs was given --space: as an option, in the environment or in hpo.toml."""
+    context = click.get_current_context(silent=True)
+    return context is None or context.get_parameter_source("space") is not ParameterSource.DEFAULT
 
 
 def prepare_study(db: Database, plan: Plan, home: Path, cleaning: Cleaning) -> tuple[optuna.Study, Dataset]:
@@ -112,12 +120,14 @@ def prepare_study(db: Database, plan: Plan, home: Path, cleaning: Cleaning) -> t
     from hpo.cli.progress import counting
     from hpo.data.opening import count_classes
     from hpo.search.data_dimensions import data_dimension_lines
-    from hpo.search.earlier_spaces import with_earlier_space
+    from hpo.search.earlier_spaces import with_earlier_space, with_stored_space
     from hpo.search.plan import check_models, create_or_open_study, open_data
     from hpo.search.symmetry_choice import choose_symmetry, record_symmetry
 
     classes = count_classes(plan.data)  # before the weights, which may have to be downloaded
     plan, note = with_earlier_space(db, plan)
+    if note is None:
+        plan, note = with_stored_space(db, plan)
     if note:
         click.echo(note, err=True)
     for name, check in check_models(plan.space, classes).items():

@@ -13,7 +13,7 @@ from typing import Any
 
 from hpo.search.plan import Plan, assignments, resolve_space
 from hpo.search.symmetry_choice import symmetry_of
-from search_spaces import SearchSpace, SpaceError, earlier_edition, load_space
+from search_spaces import SearchSpace, SpaceError, earlier_edition, load_space, read_space
 from storage import Database, has_spec, open_study, read_spec, study_names
 
 
@@ -32,6 +32,31 @@ def with_earlier_space(db: Database, plan: Plan) -> tuple[Plan, str | None]:
     when = "when all images were mirrored and turned" if "symmetry" in own else f"with an earlier {earlier.name}"
     note = f"study {plan.study} was made {when}, and goes on so: {values}"
     return replace(plan, space=earlier), note
+
+
+def with_stored_space(db: Database, plan: Plan) -> tuple[Plan, str | None]:
+    """Return the plan with the space of its study, where the command names none, and a line that says so, or None.
+
+    The weights of the study are read where the study found them; ModelError where they cannot be.
+    """
+    found = open_study(db, plan.study) if plan.study in study_names(db) and not plan.names_space else None
+    if found is None or not has_spec(found) or not isinstance(plan.space, SearchSpace):
+        return plan, None
+    spec = read_spec(found)
+    stored, asked = read_space(spec.space), plan.space
+    if not isinstance(stored, SearchSpace) or stored.fingerprint != spec.space_fingerprint:
+        return plan, None
+    if asked.assumes_symmetry:
+        asked = asked.with_fixed({"symmetry": stored.largest().symmetry})
+    if asked.fingerprint == stored.fingerprint:
+        return plan, None
+    digest = None
+    if path := stored.fixed.get("weights"):
+        from hpo.models import weights_digest
+
+        digest = weights_digest(Path(str(path)))
+    note = f"study {plan.study} goes on with the space that it was made with: {stored.name}"
+    return replace(plan, space=stored, weights_digest=digest), note
 
 
 def _fingerprint(db: Database, study: str) -> str | None:

@@ -74,6 +74,8 @@ class Plan:
     """Weight of altered images in a trial's value; None for that of the study, where it exists, else the default."""
     earlier: tuple[SearchSpace, ...] = ()
     """The space as it was before `symmetry` was a field, and before it changed: a study from then goes on with it."""
+    names_space: bool = True
+    """Whether a space, or a value of it, was asked for; else an existing study goes on with its own."""
 
 
 def resolve_space(

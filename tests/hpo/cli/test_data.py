@@ -191,3 +191,15 @@ def test_a_study_keeps_its_decisions(here, faulty, tmp_path, monkeypatch, option
     assert "study 's' was made with" in other.output
     refused = here("init", str(faulty), "--study", "plain", *TINY, *chosen)
     assert "study 'plain' was made without --findings, --clean and --fix-leaks" in refused.output
+
+
+def test_a_command_without_a_space_continues_a_study_of_another(here, faulty):
+    """The space `standard` has other weights, which would have to be fetched."""
+    assert here("init", str(faulty), "--study", "s", "--space", "quick", *TINY).exit_code == 0
+    again = here("init", str(faulty), "--study", "s", "--trials", "3")
+    assert again.exit_code == 0, again.output
+    assert "study s goes on with the space that it was made with: quick" in again.output
+    assert "study s is ready for 3 trials" in again.output
+    other = here("init", str(faulty), "--study", "s", "--space", "standard", "--set", "pretrained=false")
+    assert other.exit_code == 2
+    assert "study 's' exists with another search space" in other.output

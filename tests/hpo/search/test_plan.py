@@ -19,7 +19,7 @@ from PIL import Image
 from hpo.data import SplitOptions
 from hpo.device import device_count, resolve_device
 from hpo.errors import DataError, HpoError, ModelError, UsageError
-from hpo.search.earlier_spaces import earlier_space, earlier_spaces, with_earlier_space
+from hpo.search.earlier_spaces import earlier_space, earlier_spaces, with_earlier_space, with_stored_space
 from hpo.search.plan import (
     Plan,
     check_models,
@@ -438,3 +438,19 @@ def test_a_deadline_is_kept_while_other_workers_train_and_reported(bench: Bench)
     assert line is not None
     assert re.match(r"ends at .*\d\d:\d\d, by an earlier --timeout", line)
     assert read_limits(bench.study) == limits
+
+
+@pytest.mark.postgres
+def test_a_study_goes_on_with_its_own_space_where_the_command_names_none(bench: Bench) -> None:
+    """Else the backbone of `standard` would be built, and its weights fetched, before the spaces are compared."""
+    stored = read_spec(bench.study)
+    asked = replace(other_plan(bench, bench.cells, load_space("standard")), study="tiny", names_space=False)
+    plan, note = with_stored_space(bench.db, asked)
+    assert plan.space.fingerprint == stored.space_fingerprint
+    assert note == f"study tiny goes on with the space that it was made with: {plan.space.name}"
+    named = replace(asked, names_space=True)
+    assert with_stored_space(bench.db, named) == (named, None)
+    new = replace(asked, study="new")
+    assert with_stored_space(bench.db, new) == (new, None)
+    same = replace(asked, space=plan.space)
+    assert with_stored_space(bench.db, same) == (same, None)
