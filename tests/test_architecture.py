@@ -48,7 +48,6 @@ its row. The first row is files, which may import each other."""
 SHORT_FILES = {
     "hpo.__main__": "`python -m hpo`; no file imports it",
     "hpo.cli.doctor": "a command is imported by its name",
-    "hpo.search.earlier_spaces": "the one file that knows what shipped spaces were before",
     "hpo.search.data_dimensions": "plan.py knows the space alone; here it meets the images",
     "search_spaces.explain": "a space in words, for a terminal and as JSON; knows neither",
     "storage.test_accesses": "the one file that reads and writes this table",
