@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from hpo.bundle.model import Model
     from hpo.corruption_family import FamilyName
     from hpo.data import Progress
+    from hpo.evaluation.corrupted_copy import Condition
     from hpo.evaluation.robustness import FamilyScore, RelativeErrors, Robustness
 
 FAMILIES: Mapping[FamilyName, str] = {
     "seen": "corruptions that a search may see",
     "unseen": "corruptions that no search sees",
 }
+
+_FEW = 100
+"""Images of a cell, below which one image more or less changes the second decimal of its accuracy."""
 
 
 @dataclass(frozen=True)
@@ -167,16 +171,25 @@ def _kinds(result: Robustness, found: RobustnessResult) -> Any:
     """Return the table of accuracy by kind and severity, with the mean and the relative error."""
     from rich.table import Table
 
+    few = min((one.images for family in result.families for one in family.conditions), default=0) < _FEW
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("accuracy by severity", no_wrap=True)
+    table.add_column("% right (of images) by severity" if few else "accuracy by severity", no_wrap=True)
     for heading in ("1", "2", "3", "4", "5", "mean", "errors ×"):
         table.add_column(heading, justify="right", no_wrap=True)
     for family in result.families:
         ratios = found.relative(family).kinds
         table.add_row(f"[bold]{family.family}[/bold]")
-        for kind, accuracies in family.accuracies.items():
-            cells = (f"{accuracies[step]:.3f}" if step in accuracies else "" for step in range(1, 6))
-            mean = sum(accuracies.values()) / len(accuracies)
+        for kind, found_of_kind in family.by_kind.items():
+            by_step = {one.severity: _cell(one, few=few) for one in found_of_kind}
+            mean = sum(one.accuracy for one in found_of_kind) / len(found_of_kind)
             ratio = ratios.get(kind)
-            table.add_row(kind, *cells, f"{mean:.3f}", "–" if ratio is None else f"{ratio:.2f}")
+            table.add_row(
+                kind, *(by_step.get(step, "") for step in range(1, 6)), f"{100 * mean:.0f}" if few else f"{mean:.3f}",
+                "–" if ratio is None else f"{ratio:.{1 if few else 2}f}",
+            )  # fmt: skip
     return table
+
+
+def _cell(one: Condition, *, few: bool) -> str:
+    """Return `0.912`, or of a table with few images `75 (4)`: per cent and the number of images."""
+    return f"{100 * one.accuracy:.0f} ({one.images})" if few else f"{one.accuracy:.3f}"

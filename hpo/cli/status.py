@@ -139,18 +139,26 @@ def _time_left(status: StudyStatus) -> str:
 
 
 def _table(status: StudyStatus, shown: int) -> RenderableType:
-    """Return the trials; without parameters, then without curves, where the terminal is too narrow for these."""
+    """Return the trials; on a narrower terminal without curves, then without parameters, then without both figures.
+
+    Two figures beside the value leave no room for all at 80 columns, and what is tried says more than the curve.
+    """
     lines = _latest(status.trials, shown)
     if not lines:
         return Text("no trial has started yet", style="dim")
-    narrow = _WideOrNarrow(_wide_table(status, lines, tried=False), _narrow_table(status, lines), at_least=True)
-    return _WideOrNarrow(_wide_table(status, lines, tried=True), narrow, at_least=True)
+    chosen: RenderableType = _narrow_table(status, lines)
+    for tried, curves in ((False, True), (True, False), (True, True)):
+        if curves or status.robustness:
+            wide = _wide_table(status, lines, tried=tried, curves=curves)
+            chosen = _WideOrNarrow(wide, chosen, at_least=True)
+    return chosen
 
 
-def _wide_table(status: StudyStatus, lines: Sequence[TrialStatus], *, tried: bool) -> Table:
+def _wide_table(status: StudyStatus, lines: Sequence[TrialStatus], *, tried: bool, curves: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     made_of = ("clean", "altered") if status.robustness else ()
-    for title in ("trial", "state", "epoch", status.value_name, *made_of, "curve", "time"):
+    curve = ("curve",) if curves else ()
+    for title in ("trial", "state", "epoch", status.value_name, *made_of, *curve, "time"):
         table.add_column(title, justify="left" if title in ("state", "curve") else "right", no_wrap=True)
     if tried:
         table.add_column("what it tries", min_width=_LEAST_TRIED)
@@ -159,7 +167,8 @@ def _wide_table(status: StudyStatus, lines: Sequence[TrialStatus], *, tried: boo
         # In a column that may wrap, so that a narrow terminal takes its width first; the text stays in one line.
         what = Text(line.reason or parameters(line.params), no_wrap=True, overflow="ellipsis")
         pair = [f"{figure:.4f}" for figure in line.pair] if line.pair else [""] * len(made_of)
-        table.add_row(number, state, epoch, value, *pair, sparkline(line.curve), time, *([what] if tried else []))
+        shape = [sparkline(line.curve)] if curves else []
+        table.add_row(number, state, epoch, value, *pair, *shape, time, *([what] if tried else []))
     return table
 
 

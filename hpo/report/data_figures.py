@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -71,6 +72,7 @@ def histogram(
             axes.bar(edges[:-1][chosen], counts[chosen], np.diff(edges)[chosen], align="edge", color=colour)
         if logarithmic:
             axes.set_xscale("log")
+            axes.set_xticks(_log_ticks(float(edges[0]), float(edges[-1])))
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.xaxis.set_minor_formatter(lambda *_: "")
         # Few findings beside many images would be flat on a linear axis.
@@ -100,6 +102,17 @@ def _edges(known: Values, limits: Sequence[Limit], logarithmic: bool) -> Values:
     for limit in limits:
         edges[int(np.abs(edges - limit.value).argmin())] = limit.value
     return np.unique(edges)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Return three to six round values from `low` to `high`, or both ends where there are no three."""
+    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(np.arange(10, 100) / 10)):
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ticks = [float(f"{step * 10.0**power:.3g}") for power in decades for step in steps]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 3:
+            return ticks[:: -(-len(ticks) // 6)]
+    return [float(f"{end:.3g}") for end in (low, high)]
 
 
 def _few_ticks(axes: Axes, most: int) -> None:

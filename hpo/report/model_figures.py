@@ -27,6 +27,9 @@ from hpo.figures.charts import (
 )
 from hpo.report.wording import shortened
 
+LINEAR_UP_TO = 30
+"""Largest over smallest count of a histogram up to which its axis is linear; bars are longer than others by as much."""
+
 MOST_NAMED = 30
 """Classes beyond which a confusion matrix has neither names nor counts, which would be too small to read."""
 
@@ -110,7 +113,10 @@ def calibration(before: Reliability, after: Reliability | None) -> str:
         curve.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
         curve.grid(visible=True, axis="both")
         _draw_histogram(counts, drawn)
-        for handle in curve.legend(loc="lower right", borderaxespad=0.8).legend_handles:
+        # Above the axes, since a curve may pass every corner of them.
+        for handle in figure.legend(
+            *curve.get_legend_handles_labels(), loc="outside upper left", ncols=3
+        ).legend_handles:
             if hasattr(handle, "set_sizes"):
                 handle.set_sizes([50])
 
@@ -124,7 +130,11 @@ def _draw_histogram(axes: Axes, drawn: Sequence[tuple[Reliability, str, str, str
             span = one.high - one.low
             left = one.low + span * (0.05 + place * width)
             axes.bar(left, one.n, width=span * width, align="edge", color=colour, alpha=0.85, linewidth=0)
-    axes.set(xlabel="confidence", ylabel="images", xlim=(0, 1), yscale="log")
+    axes.set(xlabel="confidence", ylabel="images", xlim=(0, 1))
+    counts = [one.n for found, *_ in drawn for one in found.bins if one.n]
+    if max(counts, default=1) <= LINEAR_UP_TO * min(counts, default=1):
+        return
+    axes.set(ylabel="images, logarithmic", yscale="log")
     axes.set_ylim(bottom=0.8)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else "")
     axes.yaxis.set_minor_formatter(lambda value, _: "")

@@ -210,8 +210,9 @@ def calibration_section(model: ModelData) -> Section:
     if shown is None or found is None:
         return Section("calibration", title, missing=_uncalibrated(model))
     values = {
-        "svg": model_figures.calibration(found.before, found.after),
+        "svg": model_figures.calibration(found.before, None if _same_calibration(found) else found.after),
         "rows": _calibration_rows(found),
+        "same": _same_calibration(found),
         "temperature": _temperature(model, found, shown.part),
         "chance": (found.after or found.before).chance_ece,
         "part": shown.part,
@@ -237,9 +238,19 @@ def _temperature(model: ModelData, found: CalibrationData, part: str) -> str:
     if stored and stored.best_fit is not None and abs(math.log(stored.best_fit / stored.temperature)) >= 0.05:
         fitted += f" ({stored.best_fit:.3g} fits these best; kept closer to 1, because so few images show no more)"
     line = f"The temperature is {found.temperature:.3f}, {fitted}"
+    if _same_calibration(found):
+        return f"{line}: it changes no probability, so the figures as trained are those of the model as it is."
     if part == "test":
         return f"{line}. It is the temperature of {model.trial}, another model; both columns are measured on the test."
     return f"{line}; the column beside measures each image under a temperature fitted without it."
+
+
+def _same_calibration(found: CalibrationData) -> bool:
+    """Return whether the temperature is 1 and changes no figure of the table, so that one column says it."""
+    figures = ((before, after) for _, before, after in _calibration_rows(found))
+    return found.temperature == 1 and all(
+        after is not None and f"{before:.4f}" == f"{after:.4f}" for before, after in figures
+    )
 
 
 def _calibration_rows(found: CalibrationData) -> list[tuple[str, float, float | None]]:

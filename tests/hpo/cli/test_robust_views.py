@@ -47,6 +47,23 @@ def test_the_status_has_both_figures_at_every_width(shown: StudyStatus, columns:
     if columns >= 80:
         assert "value" in text
         assert "altered" in text
+        assert "what it tries" in text
+        assert text.count("learning_rate=") == 3
+
+
+def test_at_eighty_columns_the_curve_leaves_before_what_a_long_trial_tries(shown: StudyStatus) -> None:
+    curve = [0.5 + place / 50 for place in range(20)]
+    line = replace(shown.trials[0], number=117, epoch=20, epochs=20, curve=curve, seconds=4_000.0)
+    status = replace(shown, trials=[line], best=line)
+    texts = {}
+    for columns in (80, 120):
+        console = Console(width=columns, file=io.StringIO(), record=True)
+        console.print(draw(status))
+        texts[columns] = console.export_text()
+    assert "what it tries" in texts[80]
+    assert "curve" not in texts[80]
+    assert "0.8400" in texts[80]
+    assert "curve" in texts[120]
 
 
 def test_a_finished_trial_is_one_line_with_both_figures(shown: StudyStatus) -> None:

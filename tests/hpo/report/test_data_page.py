@@ -13,10 +13,12 @@ from hpo.inspection.embedding_map import map_embeddings
 from hpo.inspection.imbalance import measure_imbalance
 from hpo.inspection.leaks import find_leaks
 from hpo.inspection.odd_images import find_odd_images
+from hpo.report import data_figures
 from hpo.report.data_evidence import DataEvidence, TargetFigures
 from hpo.report.data_finding_sections import by_group
 from hpo.report.data_page import render_data_page
-from hpo.report.data_pictures import MOST, evenly
+from hpo.report.data_pictures import MOST, Thumbnail, evenly
+from hpo.report.page import _environment
 
 from ..inspection.inspected import inspected, pictures
 from .conftest import section_of
@@ -212,3 +214,22 @@ def test_the_suggested_class_is_that_of_the_reason_even_where_names_are_digits()
     row = Finding(evidence.data.names[42], "label", "", 0.8, "keep", reason)
     page = render_data_page(replace(evidence, findings=[row]))
     assert re.search(r">0</span> <span class=\"faint\">or</span> 2\?", section_of(page, "labels"))
+
+
+@pytest.mark.parametrize(("low", "high"), [(8.0, 60.0), (0.3, 0.35), (20.0, 21.0), (1.0, 90_000.0), (1e-9, 5.0)])
+def test_a_logarithmic_axis_has_a_few_round_ticks(low, high):
+    ticks = data_figures._log_ticks(low, high)
+    assert 2 <= len(ticks) <= 6
+    assert all(low <= tick <= high for tick in ticks)
+    assert ticks == sorted(set(ticks))
+
+
+def test_a_file_has_its_name_below_it_shortened_in_the_middle():
+    picture = Thumbnail("data:,", "neutrophil/" + "x" * 60 + "_0817.png", ("seems 3",))
+    text = _environment().from_string('{% import "macros.html" as m %}{{ m.thumbnail(one) }}').render(one=picture)
+    below = re.search(r'<span class="file" title="(.*?)">(.*?)</span>', text)
+    assert below
+    assert below[1] == picture.name
+    assert below[2].startswith("neutrophil/")
+    assert below[2].endswith("_0817.png")
+    assert len(below[2]) == 34

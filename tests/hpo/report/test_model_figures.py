@@ -1,9 +1,11 @@
 """Figures of models of every size."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from hpo.evaluation.calibration import probabilities, reliability
+from hpo.evaluation.calibration import Bin, probabilities, reliability
 from hpo.evaluation.corrupted_copy import Condition
 from hpo.evaluation.metrics import confusion_matrix
 from hpo.report import model_figures as figures
@@ -38,8 +40,21 @@ def test_calibration_of_any_number_of_images(n):
     before = reliability(found.labels, probabilities(found.logits))
     svg = figures.calibration(before, before if n > 5 else None)
     assert (">with temperature</text>" in svg) == (n > 5)
-    for text in ("as trained", "confidence", "accuracy", "images"):
+    for text in ("as trained", "confidence", "accuracy"):
         assert f">{text}</text>" in svg
+    assert ">images</text>" in svg or ">images, logarithmic</text>" in svg
+
+
+@pytest.mark.parametrize(("counts", "logarithmic"), [((4, 9, 60), False), ((1, 9, 800), True)])
+def test_an_axis_of_counts_is_logarithmic_where_they_differ_much_and_says_so(counts, logarithmic):
+    bins = tuple(Bin(i / 4, (i + 1) / 4, n, (i + 0.5) / 4, 0.5) for i, n in enumerate(counts))
+    found = replace(reliability(*flat()), bins=bins)
+    assert (">images, logarithmic</text>" in figures.calibration(found, None)) == logarithmic
+
+
+def flat():
+    """Return labels and probabilities of eight images in two classes."""
+    return np.arange(8) % 2, np.full((8, 2), 0.5)
 
 
 def test_robustness_has_a_panel_for_each_corruption():

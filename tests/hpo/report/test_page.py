@@ -105,7 +105,7 @@ def test_key_figures_stand_on_top(page):
     ("configuration", ("hpo run DATA", "--space quick", "hpo export-best --study colours", "hpo retrain best/")),
     ("classes", ("precision", "recall", "95 % interval", "balanced accuracy")),
     ("confusion", ("predicted", "taken for", "--data DATA")),
-    ("calibration", ("with temperature", "Brier", "log-likelihood", "fitted on 200 validation images")),
+    ("calibration", ("as trained", "Brier", "log-likelihood", "fitted on 200 validation images")),
     ("saliency", ("hpo report colours --data DATA",)),
     ("robustness", ("hpo report colours --data DATA",)),
     ("cost", ("per epoch", "saved by pruning", "peak memory", "1.0 GB", "500 images/s")),
@@ -349,6 +349,23 @@ def test_the_temperature_on_the_page_is_the_one_that_is_applied():
     page = render(bundle_page(ModelData(replace(bundle, manifest=manifest), "best"), None))
     section = section_of(page, "calibration")
     assert "The temperature is 0.900, fitted on 12 validation images (0.07 fits these best; kept closer to 1" in section
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.3])
+def test_a_temperature_of_one_that_changes_nothing_is_said_once(temperature):
+    bundle = make_bundle(CLASSES)
+    before = reliability(bundle.validation.labels, probabilities(bundle.validation.logits))
+    known = bundle.manifest.calibration
+    same = known.held_out.model_copy(update={"ece": before.ece, "brier": before.brier, "nll": before.nll})
+    stored = known.model_copy(update={"temperature": temperature, "held_out": same})
+    manifest = bundle.manifest.model_copy(update={"calibration": stored, "temperature": temperature})
+    section = section_of(
+        render(bundle_page(ModelData(replace(bundle, manifest=manifest), "best"), None)), "calibration"
+    )
+    once = temperature == 1
+    assert section.count(f"{before.ece:.4f}") == (1 if once else 2)
+    assert ("it changes no probability" in section) == once
+    assert ("with temperature" in section) != once
 
 
 def test_no_path_of_this_machine_is_on_a_page():
