@@ -125,8 +125,10 @@ def _few_ticks(axes: Axes, most: int) -> None:
 def _limit_line(axes: Axes, limit: Limit) -> None:
     axes.axvline(limit.value, color=ORANGE, linewidth=1.2, linestyle=(0, (4, 3)))
     axes.annotate(
-        f"limit {limit.value:.3g}", (limit.value, 1.0), (4 if limit.above else -4, -2), textcoords="offset points",
-        xycoords=("data", "axes fraction"), ha="left" if limit.above else "right", va="top", fontsize=11, color=ORANGE,
+        # Above the axes, where neither bars nor ticks are.
+        f"limit {limit.value:.3g}", (limit.value, 1.0), (-6 if limit.above else 6, 3), textcoords="offset points",
+        xycoords=("data", "axes fraction"), ha="left" if limit.above else "right", va="bottom", fontsize=11,
+        color=ORANGE,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -114,10 +115,9 @@ def calibration(before: Reliability, after: Reliability | None) -> str:
         curve.grid(visible=True, axis="both")
         _draw_histogram(counts, drawn)
         # Above the axes, since a curve may pass every corner of them.
-        for handle in figure.legend(
-            *curve.get_legend_handles_labels(), loc="outside upper left", ncols=3
-        ).legend_handles:
-            if hasattr(handle, "set_sizes"):
+        legend = figure.legend(*curve.get_legend_handles_labels(), loc="outside upper left", ncols=3)
+        for handle in legend.legend_handles:
+            if isinstance(handle, PathCollection):
                 handle.set_sizes([50])
 
     return draw_inline_svg("calibration", (WIDTH, 400), "reliability diagram: accuracy over confidence", paint)
