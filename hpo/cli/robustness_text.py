@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,15 +179,21 @@ def _kinds(result: Robustness, found: RobustnessResult) -> Any:
     for family in result.families:
         ratios = found.relative(family).kinds
         table.add_row(f"[bold]{family.family}[/bold]")
-        for kind, found_of_kind in family.by_kind.items():
-            by_step = {one.severity: _cell(one, few=few) for one in found_of_kind}
-            mean = sum(one.accuracy for one in found_of_kind) / len(found_of_kind)
-            ratio = ratios.get(kind)
-            table.add_row(
-                kind, *(by_step.get(step, "") for step in range(1, 6)), f"{100 * mean:.0f}" if few else f"{mean:.3f}",
-                "–" if ratio is None else f"{ratio:.{1 if few else 2}f}",
-            )  # fmt: skip
+        for kind, conditions in family.by_kind.items():
+            table.add_row(kind, *_cells_of(conditions, few=few), _ratio(ratios.get(kind), few=few))
     return table
+
+
+def _cells_of(conditions: Sequence[Condition], *, few: bool) -> list[str]:
+    """Return the accuracy under each severity, and the mean."""
+    by_step = {one.severity: _cell(one, few=few) for one in conditions}
+    mean = sum(one.accuracy for one in conditions) / len(conditions)
+    return [*(by_step.get(step, "") for step in range(1, 6)), f"{100 * mean:.0f}" if few else f"{mean:.3f}"]
+
+
+def _ratio(ratio: float | None, *, few: bool) -> str:
+    """Return relative errors, with fewer digits for few images."""
+    return "–" if ratio is None else f"{ratio:.{1 if few else 2}f}"
 
 
 def _cell(one: Condition, *, few: bool) -> str:
