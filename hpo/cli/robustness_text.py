@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import BundleError
+from hpo.hints import hint
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,8 +95,8 @@ def read_baseline(bundle: Path | str, selection: Selection, data: Path, cache: P
         records = stored_records(read_bundle(folder).metrics, str(folder / METRICS))
     images = digest_of_part(selection.part)
     found = next((one for one in records if one.images == images), None)
-    split = f" --split {selection.name}" if selection.name else ""
-    way_out = f"run `hpo evaluate {bundle} --data {data}{split} --corrupted` first"
+    command = hint("evaluate", bundle, data=data, split=selection.name or None, corrupted=True)
+    way_out = f"run `{command}` first"
     if found is None:
         raise BundleError(f"{bundle} keeps no measurement under corruptions on these very images; {way_out}")
     if [(one.family, one.version) for one in found.result.families] != [(one.name, one.version) for one in CURRENT]:
