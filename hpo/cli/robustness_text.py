@@ -173,8 +173,8 @@ def _kinds(result: Robustness, found: RobustnessResult) -> Any:
     from rich.table import Table
 
     few = min((one.images for family in result.families for one in family.conditions), default=0) < _FEW
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("% right (of images) by severity" if few else "accuracy by severity", no_wrap=True)
+    table = Table(box=None, padding=(0, 1 if few else 2, 0, 0), header_style="dim")
+    table.add_column("% right (of n)" if few else "accuracy by severity", no_wrap=True)
     for heading in ("1", "2", "3", "4", "5", "mean", "errors ×"):
         table.add_column(heading, justify="right", no_wrap=True)
     for family in result.families:

@@ -120,7 +120,7 @@ def test_the_measurement_is_printed_and_kept(evaluate, bundle):
     assert result.exit_code == 0, result.output
     for words in ("under corruptions: 6 images each once under each kind", "corruptions that no search sees",
                   "relative to its own on the images as they are", "stain-deposits", "grid-mask",
-                  "% right (of images)"):  # fmt: skip
+                  "% right (of n)"):  # fmt: skip
         assert words in result.output
     assert f"is kept in {bundle}" in result.stderr
     (record,) = records(bundle)

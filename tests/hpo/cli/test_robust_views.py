@@ -16,9 +16,14 @@ import pytest
 from click.testing import Result
 from rich.console import Console
 
+from hpo.bundle.corrupted_measurement import RobustnessRecord
 from hpo.cli.options import study_creation_options
+from hpo.cli.robustness_text import RobustnessResult, print_robustness
 from hpo.cli.run import robustness_lines
 from hpo.cli.status import draw, plain_line
+from hpo.evaluation.corrupted_copy import Condition
+from hpo.evaluation.intervals import Score
+from hpo.evaluation.robustness import FamilyScore, Robustness
 from hpo.search.plan import DEFAULT_ROBUSTNESS
 from hpo.search.status import StudyStatus, TrialStatus
 from storage import Limits, read_spec
@@ -113,3 +118,19 @@ def test_the_help_names_the_default() -> None:
     command = click.Command("x", params=[])
     option = next(p for p in study_creation_options(command).params if p.name == "robustness")
     assert f"else {DEFAULT_ROBUSTNESS:g}]" in (option.help or "")
+
+
+@pytest.mark.parametrize(("images", "cells"), [(4, ("25 (4)", "100 (4)", "50")), (400, ("0.250", "1.000", "0.500"))])
+def test_cells_of_few_images_are_per_cent_with_their_number(images: int, cells: tuple[str, ...]) -> None:
+    right = (1, 2, 3, 4, 0)
+    found = tuple(Condition("channel-shuffle", i + 1, images, n * images // 4) for i, n in enumerate(right))
+    accuracy = Score(0.5, (0.4, 0.6), images)
+    family = FamilyScore("seen", 1, accuracy, found)
+    result = Robustness(images, images, accuracy, (family,))
+    record = RobustnessRecord("2026-11-29", "val", "digest", "fingerprint", result)
+    console = Console(width=80, file=io.StringIO(), record=True)
+    print_robustness(console, RobustnessResult(record, None, "", ""))
+    text = console.export_text()
+    assert all(cell in text for cell in cells)
+    assert "…" not in text
+    assert ("% right (of n)" in text) == (images < 100)
