@@ -131,7 +131,7 @@ def test_a_search_in_which_every_trial_diverges_says_what_to_change(command: Com
     assert ran.returncode == 1, ran.stderr
     assert "no trial gave a model: 2 diverged; trial 0: the " in ran.stderr
     assert "next: the learning rate is too high: make another study with a lower --set learning_rate" in ran.stderr
-    assert "known-good points not tried: 1; --trials 2 is reached, --trials 3 has room for them" in ran.stderr
+    assert "known-good points not tried: 2; --trials 2 is reached, --trials 4 has room for them" in ran.stderr
     assert "export-best" not in ran.stdout
 
 
