@@ -121,18 +121,28 @@ def side_by_side(work: Callable[[T], R], tasks: Iterable[T]) -> Generator[R, Non
         if threads == 1:
             yield from map(work, tasks)
             return
-        with ThreadPoolExecutor(threads, thread_name_prefix="compute") as pool:
-            waiting: deque[Future[R]] = deque()
-            try:
-                for task in tasks:
-                    waiting.append(pool.submit(work, task))
-                    if len(waiting) > threads:
-                        yield waiting.popleft().result()
-                while waiting:
+        yield from in_threads(work, tasks, threads, ahead=threads, name="compute")
+
+
+def in_threads(
+    work: Callable[[T], R], tasks: Iterable[T], threads: int, *, ahead: int, name: str
+) -> Generator[R, None, None]:
+    """Yield the results of `work` in the order of the tasks, of which at most `ahead` + 1 are taken before their turn.
+
+    `name` is that of the threads. What has not begun when the iterator is closed is cancelled.
+    """
+    with ThreadPoolExecutor(threads, thread_name_prefix=name) as pool:
+        waiting: deque[Future[R]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(work, task))
+                if len(waiting) > ahead:
                     yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def on_gpu(name: str) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -15,7 +13,7 @@ from hpo.data.dataset import Images
 from hpo.data.decode import plain_image
 from hpo.data.records import Read
 from hpo.data.signatures import UnmeasuredSignature, measure_signatures
-from hpo.device import cores
+from hpo.device import cores, in_threads
 from hpo.errors import DataError
 
 _MAX_THREADS = 16
@@ -56,18 +54,11 @@ def decode_all(
     # Threads, not processes: Pillow, hashing and reads release the interpreter's lock.
     chunk = max(1, min(chunk, _CHUNK_BYTES // (3 * size * size)))
     threads = min(cores(), _MAX_THREADS)
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        waiting: deque[Future[list[Decoded]]] = deque()
-        try:
-            for some in _chunks(reads, chunk):
-                waiting.append(pool.submit(_decode_chunk, some, size, white, signatures))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+
+    def decode(some: list[Read]) -> list[Decoded]:
+        return _decode_chunk(some, size, white, signatures)
+
+    yield from in_threads(decode, _chunks(reads, chunk), threads, ahead=2 * threads, name="decode")
 
 
 def _chunks(reads: Iterable[Read], count: int) -> Iterator[list[Read]]:

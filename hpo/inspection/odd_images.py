@@ -130,7 +130,7 @@ class _Rule:
 _BRIGHTNESS = _Rule(
     "brightness", "mean brightness", ("darker", "are far darker"), ("brighter", "are far brighter"), 2.5, bounded=True
 )  # fmt: skip
-_CONTRAST = _Rule("contrast", "contrast", ("flatter", "have far less contrast"), ("", ""), 4.0)
+_CONTRAST = _Rule("contrast", "contrast", ("lower in contrast", "have far less contrast"), ("", ""), 4.0)
 _SHARPNESS = _Rule("sharpness", "sharpness", ("more blurred", "are far more blurred"), ("", ""), 12.0)
 _SIDE = _Rule("short side", "shorter side", ("smaller", "are far smaller"), ("larger", "are far larger"), 2.0)
 _ASPECT = _Rule("aspect", "ratio of the sides", ("", ""), ("more elongated", "are far more elongated"), 1.6)

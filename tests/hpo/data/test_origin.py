@@ -181,6 +181,7 @@ def test_a_study_made_with_the_names_as_they_are_written_goes_on(write_classes, 
 def test_blanks_around_a_name_are_no_other_class_either(write_classes, cache):
     data = write_classes({"cat ": 10, "dog": 10})
     dataset = open_dataset(data, image_size=16, cache=cache, split=SPLIT)
+    assert dataset.classes == ("cat", "dog")
     refuse(made_earlier(dataset, ("cat ", "dog")), data, cache)
 
 

@@ -31,7 +31,7 @@ def blurred(image):
 PLANTS = {
     "dark": (lambda image: (image * 0.15).astype(np.uint8), "darker than the others"),
     "bright": (lambda image: np.clip(image.astype(int) + 150, 0, 255).astype(np.uint8), "brighter than the others"),
-    "flat": (lambda image: (128 + (image.astype(int) - 128) // 10).astype(np.uint8), "flatter than the others"),
+    "flat": (lambda image: (128 + (image.astype(int) - 128) // 10).astype(np.uint8), "lower in contrast than"),
     "blurred": (blurred, "more blurred than the others"),
     "grey": (lambda image: image.mean(axis=2, keepdims=True).repeat(3, axis=2).astype(np.uint8), "grey, where"),
 }
