@@ -35,10 +35,12 @@ def create_study(
     spec: StudySpec,
     points: Sequence[Mapping[str, Any]] = (),
     limits: Limits | None = None,
+    *,
+    first: Sequence[Mapping[str, Any]] = (),
 ) -> optuna.Study:
     """Create the study with its points enqueued, or open it if it exists. Concurrent calls create it exactly once.
 
-    A new study gets an id and `limits` before it can be opened; an existing one keeps its own. Raises StudyError,
+    `first` are user attributes of trials without parameters that are enqueued before the points. A new study gets an id and `limits` before it can be opened; an existing one keeps its own. Raises StudyError,
     before anything is changed, when the study exists with another space, data set, split, metric, weights, seed,
     sampler or pruner, or was not made by hpo.
     """
@@ -46,7 +48,8 @@ def create_study(
     with db.lock(study_lock(name)):
         study = _existing(db, name, spec)
         if study is None:
-            return _create(db, name, spec.model_copy(update={"id": make_id(name)}), points, limits)
+            queue = [*(({}, attributes) for attributes in first), *((point, None) for point in points)]
+            return _create(db, name, spec.model_copy(update={"id": make_id(name)}), queue, limits)
     give_own_id(db, study)
     return study
 
@@ -171,16 +174,23 @@ def _owner_of(connection: Connection, study_id: str, study: optuna.Study) -> str
 
 
 def _create(
-    db: Database, name: str, spec: StudySpec, points: Sequence[Mapping[str, Any]], limits: Limits | None
+    db: Database,
+    name: str,
+    spec: StudySpec,
+    queue: Sequence[tuple[Mapping[str, Any], Mapping[str, Any] | None]],
+    limits: Limits | None,
 ) -> optuna.Study:
-    """Create a study. The spec is written last: a study without one was left unfinished by a kill, and is replaced."""
+    """Create a study with a queue of trials, each with its parameters and attributes.
+
+    The spec is written last: a study without one was left unfinished by a kill, and is replaced.
+    """
     study = optuna.create_study(study_name=name, storage=db.storage, direction="maximize")
     study.set_user_attr(_CREATING, True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names([spec.metric])  # shown on the axes of the dashboard
-    for point in points:
-        study.enqueue_trial(dict(point))
+    for point, attributes in queue:
+        study.enqueue_trial(dict(point), user_attrs=dict(attributes) if attributes else None)
     if limits is not None:
         write_limits(study, limits)
     write_spec(study, spec)

@@ -144,6 +144,15 @@ class RobustnessFigures(_Section):
         return (1 - self.weight) * self.clean + self.weight * self.altered
 
 
+class ProbeFit(_Section):
+    """How the linear head of a frozen probe was fitted, at once and without epochs."""
+
+    penalty: float = Field(gt=0)
+    """The L2 penalty, as a multiple of the default."""
+    images: int = Field(ge=1)
+    """Training images that it was fitted on."""
+
+
 class Interpolation(_Section):
     """A point between the original weights of the backbone and those of the trial (`hpo interpolate`)."""
 
@@ -195,6 +204,8 @@ class Manifest(_Section):
     robustness: RobustnessFigures | None = None
     """None where clean images alone counted in the search; for a joint model those of its best trial, for a retrained
     one those of its trial."""
+    probe: ProbeFit | None = None
+    """None for a trained model. A frozen probe has one epoch, in which its head was fitted at once."""
 
     @property
     def epochs_to_retrain(self) -> int:
@@ -232,7 +243,7 @@ class Manifest(_Section):
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values; `from_dict(to_dict(x)) == x`. Later fields that are None are left out."""
-        own = ("folds", "adapted", "interpolated", "robustness")
+        own = ("folds", "adapted", "interpolated", "robustness", "probe")
         return self.model_dump(mode="json", exclude={key for key in own if getattr(self, key) is None})
 
     @classmethod

@@ -106,10 +106,17 @@ def _shrunk(found: Calibration) -> str:
     return f" ({found.best_fit:.3g} fits best; kept closer to 1, because {found.n:,} images show no more)"
 
 
+def _trained(result: Retrained) -> str:
+    """Return what a retraining did."""
+    if (probe := result.manifest.probe) is not None:
+        return f"the linear head of a frozen probe, fitted on {probe.images:,} of {result.images:,} images"
+    return f"trained on {result.images:,} images for {_epochs(result.manifest.epochs)}"
+
+
 def retrain_lines(out: Path | str, before: Bundle, result: Retrained) -> list[str]:
     """Return the result of a retraining beside that of its trial; `before` is the bundle that it started from."""
     lines = [
-        f"{out}: trained on {result.images:,} images for {_epochs(result.manifest.epochs)}",
+        f"{out}: {_trained(result)}",
         *changes_lines(result.manifest),
     ]
     if before.manifest.data.changes and not result.manifest.data.changes:

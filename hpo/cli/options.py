@@ -191,6 +191,10 @@ study_creation_options = together(
         help="Weight, 0 to 1, of altered validation images in the value.  [default: what the study has, else 0]",
     ),
     click.option(
+        "--probe/--no-probe", envvar="HPO_PROBE", default=True, show_default=True,
+        help="Begin a new study with a linear head on each frozen backbone, the line to beat.",
+    ),
+    click.option(
         "--sampler", envvar="HPO_SAMPLER", type=click.Choice(SAMPLERS), default="tpe", show_default=True,
         help="How configurations are proposed.",
     ),
@@ -211,7 +215,7 @@ study_creation_options = together(
         help="Share locked away for the test, where DATA brings no test part; 0 for none.",
     ),
 )  # fmt: skip
-"""Settings that a study keeps: `metric`, `robustness`, `sampler`, `pruner`, `seed`, `val_fraction`, `test_fraction`."""
+"""Settings that a study keeps: `metric`, `robustness`, `probe`, `sampler`, `pruner`, `seed`, `val_fraction`, …"""
 
 group_by_option = click.option(
     "--group-by", envvar="HPO_GROUP_BY", default=None, metavar="REGEX|COLUMN",

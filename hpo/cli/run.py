@@ -67,7 +67,7 @@ def init_command(
     DATA is a folder of class folders, a folder with train/ val/ test/ of class folders, a zip of either,
     an .npz (images, labels) or a CSV (path,label[,split]).
     """
-    plan = make_plan(**creation)
+    plan = make_plan(**creation, trials=trials)
     cleaning = Cleaning.from_options(creation["data"], creation)
     with connected(storage, home, initialise=True, start_timeout=STARTING) as db:
         study, _ = prepare_study(db, plan, home, cleaning)
@@ -105,7 +105,8 @@ def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weigh
     return Plan(
         data=data, study=study, space=resolved, weights_digest=digest, metric=rest["metric"],
         sampler=rest["sampler"], pruner=rest["pruner"], split=split, robustness=rest["robustness"], earlier=earlier,
-        names_space=bool(backbone or weights or fixed) or _names_space(),
+        names_space=bool(backbone or weights or fixed) or _names_space(), trials=rest.get("trials"),
+        probe=rest["probe"],
     )  # fmt: skip
 
 
@@ -121,7 +122,8 @@ def prepare_study(db: Database, plan: Plan, home: Path, cleaning: Cleaning) -> t
     from hpo.data.opening import count_classes
     from hpo.search.data_dimensions import data_dimension_lines
     from hpo.search.earlier_spaces import with_earlier_space, with_stored_space
-    from hpo.search.plan import check_models, create_or_open_study, open_data
+    from hpo.search.plan import check_models, create_or_open_study, open_data, probes_of
+    from hpo.search.planned_probes import probe_lines
     from hpo.search.symmetry_choice import choose_symmetry, record_symmetry
 
     classes = count_classes(plan.data)  # before the weights, which may have to be downloaded
@@ -143,7 +145,7 @@ def prepare_study(db: Database, plan: Plan, home: Path, cleaning: Cleaning) -> t
         click.echo(line, err=True)
     study = create_or_open_study(db, plan, dataset)
     record_symmetry(study, symmetry)
-    for line in robustness_lines(study, dataset):
+    for line in [*robustness_lines(study, dataset), *probe_lines(study, probes_of(plan))]:
         click.echo(line, err=True)
     return study, dataset
 
@@ -191,7 +193,7 @@ def run_command(ctx: click.Context, /, trials: int | None, timeout: timedelta | 
     from hpo.device import resolve_device
 
     local = LocalWorkerOptions.from_options(options)
-    plan = make_plan(**options)
+    plan = make_plan(**options, trials=trials)
     cleaning = Cleaning.from_options(options["data"], options)
     resolve_device(local.device)  # raises for a wrong device before the images are decoded
     with connected(local.storage, local.home, initialise=True, start_timeout=STARTING) as db:
@@ -239,7 +241,12 @@ def untried(status: StudyStatus) -> list[str]:
     """Return a line for each kind of trial that a spent budget leaves waiting."""
     waiting = [line for line in status.trials if line.state == "waiting"]
     begun = sum(line.worker is not None for line in waiting)
-    counts = {"interrupted trials that stay as they are": begun, "known-good points not tried": len(waiting) - begun}
+    probes = sum(line.worker is None and line.probe is not None for line in waiting)
+    counts = {
+        "interrupted trials that stay as they are": begun,
+        "frozen probes not made": probes,
+        "known-good points not tried": len(waiting) - begun - probes,
+    }
     room = status.counts["finished"] + len(waiting)
     reached = f"--trials {status.limits.trials} is reached, --trials {room} has room for them"
     return [f"{what}: {count}; {reached}" for what, count in counts.items() if count]

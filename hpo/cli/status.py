@@ -60,6 +60,7 @@ def draw(status: StudyStatus, shown: int = SHOWN) -> RenderableType:
         *leases,
         *_repeated_line(status),
         best_line(status),
+        *([Text(line) for line in status.probe.lines(status.value_name)] if status.probe else []),
     )
 
 
@@ -165,7 +166,7 @@ def _wide_table(status: StudyStatus, lines: Sequence[TrialStatus], *, tried: boo
     for line in lines:
         number, state, epoch, value, time = _cells(status, line)
         # In a column that may wrap, so that a narrow terminal takes its width first; the text stays in one line.
-        what = Text(line.reason or parameters(line.params), no_wrap=True, overflow="ellipsis")
+        what = Text(line.reason or tried_by(line), no_wrap=True, overflow="ellipsis")
         pair = [f"{figure:.4f}" for figure in line.pair] if line.pair else [""] * len(made_of)
         shape = [sparkline(line.curve)] if curves else []
         table.add_row(number, state, epoch, value, *pair, *shape, time, *([what] if tried else []))
@@ -185,13 +186,18 @@ def _cells(status: StudyStatus, line: TrialStatus) -> tuple[str, Text, str, str,
     """Return number, state, epoch, value and time of a trial."""
     best = status.best
     star = " ★" if best and line.number == best.number else ""
-    epoch, value = fold_of(line) + epochs_of(line.epoch, line.epochs), "" if line.value is None else value_of(line)
+    epoch, value = epochs_in_words(line), "" if line.value is None else value_of(line)
     return str(line.number), Text(line.state + star, style=_STYLES[line.state]), epoch, value, duration(line.seconds)
 
 
 def fold_of(line: TrialStatus) -> str:
     """Return `fold 2/5, ` before the epochs of a trial over folds, else nothing."""
     return f"fold {line.folds['fold']}/{line.folds['of']}, " if line.folds else ""
+
+
+def epochs_in_words(line: TrialStatus) -> str:
+    """Return `3/12`, `fold 2/5, 3/12`, or `probe` for a frozen probe, which has no epochs."""
+    return "probe" if line.probe else fold_of(line) + epochs_of(line.epoch, line.epochs)
 
 
 def value_of(line: TrialStatus) -> str:
@@ -251,13 +257,18 @@ def best_line(status: StudyStatus) -> Text:
     text = Text.assemble(
         ("best ", "bold"), f" trial {best.number}  ", (value_in_full(status, best), "bold green"), "  "
     )
-    text.append(parameters(best.params), style="dim")
+    text.append(tried_by(best), style="dim")
     higher = [line for line in status.trials if line.state == "pruned" and (line.value or 0.0) > best.value]
     if higher:
         top = max(higher, key=lambda line: line.value or 0.0)
         when = f"pruned in {fold_of(top).removesuffix(', ')}" if top.folds else "pruned"
         text.append(f"\ntrial {top.number} had {top.value:.4f} when it was {when}; only complete trials are ranked")
     return text
+
+
+def tried_by(line: TrialStatus) -> str:
+    """Return the searched parameters of a trial, or the name of a frozen probe."""
+    return f"frozen probe of {line.probe}" if line.probe else parameters(line.params)
 
 
 def parameters(params: Mapping[str, Any]) -> str:
@@ -272,9 +283,11 @@ def plain_line(status: StudyStatus, line: TrialStatus) -> str:
     counts, best = status.counts, status.best
     top = f"best complete trial {best.number}: {value_in_full(status, best)}" if best else "no complete trial yet"
     run = f" ({line.params[RUN]})" if RUN in line.params else ""  # of a trial list
-    epochs = f"{fold_of(line)}{line.epoch} epoch{'' if line.epoch == 1 else 's'}"
+    epochs = f" after {fold_of(line)}{line.epoch} epoch{'' if line.epoch == 1 else 's'}"
+    if line.probe:
+        run, epochs = f" (frozen probe of {line.probe})", ""
     return (
-        f"trial {line.number}{run} {line.state} after {epochs}, "
+        f"trial {line.number}{run} {line.state}{epochs}, "
         f"{_best_value(status, line)}, {duration(line.seconds)}; "
         f"{_finished(counts['finished'], status.limits.trials)} finished, {top}"
         + (f"; {line.reason}" if line.reason else "")

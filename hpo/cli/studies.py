@@ -102,8 +102,9 @@ def _print_csv(rows: list[dict[str, Any]], figures: Sequence[str]) -> None:
 
     names = list(dict.fromkeys(name for row in rows for name in row["params"]))
     of_folds = FOLD_COLUMNS if any("folds" in row for row in rows) else ()
+    probe = ("probe",) if any("probe" in row for row in rows) else ()
     table = CsvRows(sys.stdout)
-    table.write([*COLUMNS, *figures, *of_folds, *(f"param_{name}" for name in names)])
+    table.write([*COLUMNS, *figures, *of_folds, *probe, *(f"param_{name}" for name in names)])
     for row in rows:
         folds = {**row.get("folds", {}), "values": " ".join(map(str, row.get("folds", {}).get("values", ())))}
         table.write(
@@ -111,6 +112,7 @@ def _print_csv(rows: list[dict[str, Any]], figures: Sequence[str]) -> None:
                 *(row[column] for column in COLUMNS),
                 *(row.get(figure) for figure in figures),
                 *(folds.get(column) for column in of_folds),
+                *(row.get(column) for column in probe),
                 *(row["params"].get(name) for name in names),
             ]
         )
@@ -127,13 +129,12 @@ def _print_trials(status: StudyStatus) -> None:
 
 
 def _cells(trial: TrialStatus, figures: int) -> list[str]:
-    from hpo.cli.status import duration, epochs_of, fold_of, parameters, value_of
+    from hpo.cli.status import duration, epochs_in_words, tried_by, value_of
 
     value = "" if trial.value is None else value_of(trial)
     pair = [f"{figure:.4f}" for figure in trial.pair] if trial.pair else [""] * figures
     time = duration(trial.seconds) if trial.seconds else ""
-    epochs = fold_of(trial) + epochs_of(trial.epoch, trial.epochs)
-    rest = [epochs, time, parameters(trial.params), trial.reason or ""]
+    rest = [epochs_in_words(trial), time, tried_by(trial), trial.reason or ""]
     return [str(trial.number), trial.state, value, *pair, *rest]
 
 

@@ -235,6 +235,7 @@ def trial_manifest(study: str, spec: StudySpec, trial: FrozenTrial, *, compared:
         "curve": _curve(trial, record),
         "folds": _fold_values(record),
         "robustness": _robustness(spec, record),
+        "probe": facts.get("probe"),
         "seed": record.seed,
         "data": origin_of(spec).model_copy(update={"split_digest": record.split_digest or None, "folds_digest": None}),
         "weights": _weights(facts["weights"]),
@@ -247,6 +248,8 @@ def _curve(trial: FrozenTrial, record: TrialRecord) -> list[float]:
     """Return the metric after each epoch that the exported model was trained for or could have been."""
     if record.folds:
         return list(record.folds["curves"][0])
+    if record.probe and trial.value is not None:  # reported no step
+        return [trial.value]
     return [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
 
 

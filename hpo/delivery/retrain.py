@@ -11,7 +11,7 @@ from typing import Any
 from hpo.bundle.access_ledger import AccessCounts, AccessLedger
 from hpo.bundle.bundle import Bundle, Extras, check_out, write_bundle
 from hpo.bundle.evaluate import without_known
-from hpo.bundle.manifest import Manifest, Weights, shared
+from hpo.bundle.manifest import Manifest, ProbeFit, Weights, shared
 from hpo.bundle.measurement import ModelMeasurement, measure
 from hpo.bundle.model import Model
 from hpo.bundle.own_data import refuse_other_split, reopen, reopen_same
@@ -22,8 +22,10 @@ from hpo.errors import BundleError, TrialEnded
 from hpo.hints import hint
 from hpo.models import build_model
 from hpo.models.weights_file import weights_digest, weights_file
+from hpo.search.frozen_probe import FeatureSource, probe_fitter
 from hpo.search.trial_record import versions
 from hpo.training import EpochResult, FitData, Runtime, fit
+from hpo.training.loop import Fitter
 
 COMMAND = "retrain"
 
@@ -220,8 +222,11 @@ def _train(
         device=options.device, seed=manifest.seed, cache=options.cache, metric=manifest.metric, scores=manifest.curve
     )  # fmt: skip
     data = FitData(everything, None, len(dataset.classes))
+    fitter: Fitter = fit
+    if manifest.probe:
+        fitter = probe_fitter(FeatureSource.of(dataset, options.cache), manifest.probe.penalty)
     try:
-        for result in fit(manifest.config, data, runtime):
+        for result in fitter(manifest.config, data, runtime, None):
             callbacks.on_epoch(result, manifest.epochs_to_retrain)
             if result.epoch == manifest.epochs_to_retrain:
                 return _TrainedWeights(result.weights(), dict(result.facts))
@@ -246,6 +251,7 @@ def _new_manifest(manifest: Manifest, trained: _TrainedWeights, *, of_trial: boo
             "config": shared(manifest.config),
             "calibration": kept.model_copy(update={"fitted_on": "trial"}) if kept else None,
             "epochs": manifest.epochs_to_retrain,
+            "probe": ProbeFit(**trained.facts["probe"]) if manifest.probe else None,
             "preprocessing": steps,
             "versions": versions(),
         }

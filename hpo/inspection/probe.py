@@ -14,6 +14,7 @@ from torch import Tensor
 from hpo.data.dataset import Labels
 from hpo.data.grouped_split import deal
 from hpo.device import side_by_side
+from hpo.interruption import ShouldStop, TrainingInterrupted, never
 
 FOLDS = 5
 
@@ -45,19 +46,29 @@ class Probe:
         """Return the probabilities (m, C) of points (m, D)."""
         return torch.softmax(_inputs(points, self.mean, self.scale) @ self.weights, dim=1).numpy()
 
+    def layer(self) -> tuple[Tensor, Tensor]:
+        """Return weights (C, D) and bias (C,) of the linear layer that gives the same logits for points as they are."""
+        weights = self.weights[:-1].double() / self.scale.double()[:, None]
+        bias = self.weights[-1].double() - self.mean.double() @ weights
+        return weights.T.float(), bias.float()
 
-def fit_probe(points: Points, labels: Labels, classes: int) -> Probe:
+
+def fit_probe(
+    points: Points, labels: Labels, classes: int, *, penalty: float = 1.0, should_stop: ShouldStop = never
+) -> Probe:
     """Fit multinomial logistic regression with an L2 penalty to points (m, D) with labels (m,) int64.
 
     The penalty is the same for all coordinates in their own unit, so that those of little variance, which are mostly
-    noise, count little. Deterministic: it starts at zero and takes full batches.
+    noise, count little; it is `penalty` times the default. Deterministic: it starts at zero and takes full batches.
+    Raises TrainingInterrupted when stopped between two steps.
     """
     values = torch.from_numpy(points)
     mean, deviation = values.mean(0), values.std(0, unbiased=False).clamp(min=1e-12)
     unit = (deviation**2).mean().sqrt()
     # The optimisation is better conditioned where coordinates are brought halfway to the same variance.
     scale = (deviation * unit).sqrt()
-    strength = 0.5 * max(1.0, PENALTY * math.sqrt(len(labels))) / len(labels) * (unit / scale[:, None]) ** 2
+    summed = penalty * max(1.0, PENALTY * math.sqrt(len(labels)))
+    strength = 0.5 * summed / len(labels) * (unit / scale[:, None]) ** 2
     inputs, targets = _inputs(points, mean, scale), torch.from_numpy(labels)
     weights = torch.zeros((inputs.shape[1], classes), requires_grad=True)
     optimiser = torch.optim.LBFGS(
@@ -70,6 +81,8 @@ def fit_probe(points: Points, labels: Labels, classes: int) -> Probe:
     )
 
     def closure() -> Tensor:
+        if should_stop():
+            raise TrainingInterrupted("stopped while a probe was fitted")
         optimiser.zero_grad()
         loss = torch.nn.functional.cross_entropy(inputs @ weights, targets) + (strength * weights[:-1] ** 2).sum()
         loss.backward()  # type: ignore[no-untyped-call]

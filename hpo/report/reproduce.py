@@ -14,7 +14,8 @@ from hpo.data.changes import DataChanges
 from hpo.hints import hint
 from hpo.private_paths import public_command, public_path
 from hpo.report.study_data import StudyData
-from hpo.search.plan import DEFAULT_ROBUSTNESS
+from hpo.search.plan import DEFAULT_ROBUSTNESS, DEFAULT_TRIALS
+from hpo.search.planned_probes import planned_probes
 from search_spaces import SearchSpace, SpaceError, load_space
 from storage import StudySpec
 
@@ -88,7 +89,8 @@ def _search_words(study: StudyData) -> tuple[list[str], str]:
     words = [
         f"--study {shlex.quote(study.name + '-again')}",
         *space,
-        f"--metric {spec.metric}{robustness} --sampler {spec.sampler} --pruner {spec.pruner} --seed {spec.seed}",
+        f"--metric {spec.metric}{robustness} --sampler {spec.sampler} --pruner {spec.pruner} --seed {spec.seed}"
+        f"{_probe_word(study)}",
         f"--val-fraction {data['val_fraction']:g} --test-fraction {data['test_fraction']:g}",
         f"--max-unreadable {data['max_unreadable']:g}",
     ]
@@ -98,6 +100,13 @@ def _search_words(study: StudyData) -> tuple[list[str], str]:
     ]
     words += _cleaning_words(data.get("findings") or {})
     return [*words, *([f"--trials {study.limit}"] if study.limit else [])], file
+
+
+def _probe_word(study: StudyData) -> str:
+    """Return ` --no-probe` where a new study would begin with frozen probes that this one has not."""
+    has = any(trial.record.probe for trial in study.trials)
+    would = planned_probes(SearchSpace.from_dict(study.spec.space), study.limit or DEFAULT_TRIALS).backbones
+    return " --no-probe" if would and not has else ""
 
 
 def _cleaning_words(stored: Mapping[str, Any]) -> list[str]:

@@ -40,6 +40,7 @@ def history(study: StudyData) -> Section:
             "below": _below_axis([trial.value or 0.0 for trial in valued]),
             "metric": study.spec.value_name,
             "made_of": value_sentence(study),
+            "probe": _line_to_beat(study),
             "best": [_row(trial) for trial in _best(study.trials)],
             "failures": _failures(study.trials),
             "folds": study.folds,
@@ -69,11 +70,21 @@ def _row(trial: TrialData) -> dict[str, Any]:
     return {
         "number": trial.number,
         "value": wording.measured(trial.value or 0.0, trial.noise),
-        "epochs": len(trial.curve),
+        "epochs": "probe" if trial.record.probe else len(trial.curve),
         "time": wording.span(trial.seconds),
-        "params": ", ".join(f"{name} {wording.value(value)}" for name, value in trial.params.items()),
+        "params": f"frozen probe of {trial.record.probe}" if trial.record.probe else _params(trial),
         "figures": [f"{figure:.4f}" for figure in (trial.record.clean, trial.record.altered) if figure is not None],
     }
+
+
+def _line_to_beat(study: StudyData) -> list[str]:
+    """Return sentences about the best frozen probe; none where no probe is complete."""
+    lines = study.probe.lines(study.spec.value_name) if study.probe else []
+    return [f"{line[0].upper()}{line[1:]}." for line in lines]
+
+
+def _params(trial: TrialData) -> str:
+    return ", ".join(f"{name} {wording.value(value)}" for name, value in trial.params.items())
 
 
 def value_sentence(study: StudyData) -> str:

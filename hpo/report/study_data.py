@@ -11,6 +11,7 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hpo.search.line_to_beat import LineToBeat
 from hpo.search.status import StudyReader, StudyStatus, TrialStatus, moment
 from hpo.search.trial_record import TrialRecord, stored_command
 from storage import Database, StudySpec, read_spec
@@ -120,6 +121,8 @@ class StudyData:
     """None if there are too few trials."""
     command: str = ""
     """The command that created a study over a trial list; empty for a search."""
+    probe: LineToBeat | None = None
+    """The best frozen probe, and whether tuning beats it; None where no probe is complete."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -153,7 +156,7 @@ def read_study(db: Database, study: optuna.Study) -> StudyData:
     trials = [_trial(trial, lines[trial.number], start) for trial in frozen if trial.number in lines]
     found = StudyData(
         study.study_name, read_spec(study), trials, _best(status), status.limits.trials,
-        command=stored_command(study),
+        command=stored_command(study), probe=status.probe,
     )  # fmt: skip
     return replace(found, importance=importances(frozen)) if found.searches else found
 

@@ -16,7 +16,7 @@ from typing import Any
 from hpo.search.trial_record import FoldPlan, TrialProgress, pair_of
 from hpo.seeds import derive_seed
 from hpo.training import EpochResult, FitData, Runtime, Snapshot, fit
-from hpo.training.loop import Epochs
+from hpo.training.loop import Epochs, Fitter
 from search_spaces import TrialConfig
 
 
@@ -137,10 +137,11 @@ def fit_folds(
     progress: FoldedProgress,
     begin: Callable[[int], None],
     resume: Snapshot | None,
+    fitter: Fitter = fit,
 ) -> Epochs:
     """Train on one fold after another, from that of `progress`; `resume` is a snapshot of it.
 
-    The results are those of `fit`; `data_of` gives the data of a fold, and `begin` gets its number before it trains.
+    The results are those of `fitter`; `data_of` gives the data of a fold, and `begin` gets its number before it trains.
     Each fold has a seed of its own, the first that of the trial.
     """
     for fold in range(progress.fold, progress.folds):
@@ -148,7 +149,7 @@ def fit_folds(
         start = float(fold * progress.steps)
         seed = derive_seed(runtime.seed, "fold", fold) if fold else runtime.seed
         own = replace(runtime, seed=seed, on_step=_shifted(runtime.on_step, start))
-        with closing(fit(config, data_of(fold), own, resume)) as epochs:
+        with closing(fitter(config, data_of(fold), own, resume)) as epochs:
             yield from epochs
         resume = None
 

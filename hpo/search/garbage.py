@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.errors import HpoError
 from hpo.search.status import best_first
+from hpo.search.trial_record import best_probe
 from search_spaces import TrialList, read_space
 from storage import (
     CheckpointStore,
@@ -49,10 +50,14 @@ def kept_by_copies(study: optuna.Study, keep: int) -> set[int]:
 
 
 def _kept(study: optuna.Study, trials: Iterable[FrozenTrial], keep: int) -> set[int]:
-    """Return the best `keep` trials; all complete ones of a trial list, since a comparison measures each afterwards."""
+    """Return the best `keep` trials and the best frozen probe.
+
+    All complete ones of a trial list, since a comparison measures each afterwards.
+    """
     ranked = best_first(trials)
-    kept = ranked if isinstance(read_space(read_spec(study).space), TrialList) else ranked[:keep]
-    return {trial.number for trial in kept}
+    if not isinstance(read_space(read_spec(study).space), TrialList):
+        ranked = [*ranked[:keep], *filter(None, [best_probe(ranked)])]
+    return {trial.number for trial in ranked}
 
 
 def stray_folders(db: Database, root: Path | str) -> list[tuple[str, int]]:

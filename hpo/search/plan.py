@@ -18,6 +18,8 @@ import optuna
 from hpo.data import DataOrigin, Dataset, Progress, SplitOptions, open_dataset
 from hpo.data.changes import DataChanges
 from hpo.errors import HpoError, UsageError
+from hpo.search.planned_probes import PlannedProbes, planned_probes
+from hpo.search.trial_record import probe_attributes
 from search_spaces import (
     SearchSpace,
     Space,
@@ -76,6 +78,10 @@ class Plan:
     """The space as it was before `symmetry` was a field, and before it changed: a study from then goes on with it."""
     names_space: bool = True
     """Whether a space, or a value of it, was asked for; else an existing study goes on with its own."""
+    trials: int | None = None
+    """Limit on the trials that is asked for; None for that of the study, where it exists, else the default."""
+    probe: bool = False
+    """Whether a new study begins with frozen probes of its backbones."""
 
 
 def resolve_space(
@@ -245,7 +251,8 @@ def create_or_open_study(db: Database, plan: Plan, dataset: Dataset) -> optuna.S
         pruner=plan.pruner,
     )
     limits = Limits(trials=len(plan.space.entries) if isinstance(plan.space, TrialList) else DEFAULT_TRIALS)
-    study = create_study(db, plan.study, spec, points=plan.space.enqueue_points(), limits=limits)
+    first = [probe_attributes(backbone) for backbone in probes_of(plan).backbones]
+    study = create_study(db, plan.study, spec, points=plan.space.enqueue_points(), limits=limits, first=first)
     if plan.weights_digest:
         refuse_other_normalisation(read_spec(study), plan.space.fixed["weights"])
     way_out = "use the version of hpo that it was made with, or give another name with --study"
@@ -253,6 +260,11 @@ def create_or_open_study(db: Database, plan: Plan, dataset: Dataset) -> optuna.S
         dataset, plan.data, options=plan.split, maker=f"study {plan.study!r}", way_out=way_out
     )
     return study
+
+
+def probes_of(plan: Plan) -> PlannedProbes:
+    """Return the frozen probes with which a study made from the plan begins."""
+    return planned_probes(plan.space, plan.trials or DEFAULT_TRIALS) if plan.probe else PlannedProbes(())
 
 
 def _data_fingerprint(db: Database, plan: Plan, dataset: Dataset) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.search.line_to_beat import LineReader, LineToBeat
 from hpo.search.symmetry_choice import symmetry_of
 from hpo.search.trial_record import TrialRecord
 from search_spaces import Space, read_space
@@ -56,11 +57,17 @@ class TrialStatus:
     figures: Mapping[str, Any] | None = None
     """Figures that make the value in a study with a robustness above 0: `clean` and `altered`, and how both went from
     epoch to epoch, `clean_curve` and `altered_curve`. None without robustness."""
+    probe: str | None = None
+    """The backbone that a frozen probe measures, which has neither epochs nor parameters; None for other trials."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields, JSON-ready; `folds` and the single `figures` only where there are any."""
+        """Return all fields, JSON-ready; `folds`, `probe` and the single `figures` only where there are any."""
         lists = {"curve": list(self.curve), "params": dict(self.params), "violated": list(self.violated)}
-        values = {key: value for key, value in {**vars(self), **lists}.items() if key != "folds" or value is not None}
+        values = {
+            key: value
+            for key, value in {**vars(self), **lists}.items()
+            if key not in ("folds", "probe") or value is not None
+        }
         figures = values.pop("figures") or {}
         return {**values, **figures}
 
@@ -103,6 +110,8 @@ class StudyStatus:
     """The decisions on single images that the study's data follow; None without any."""
     robustness: float = 0.0
     """Weight of altered images in the value of a trial."""
+    probe: LineToBeat | None = None
+    """The best frozen probe, and whether tuning beats it; None where no probe is complete."""
 
     @property
     def value_name(self) -> str:
@@ -144,6 +153,7 @@ class StudyStatus:
             "control": self.control.value,
             "data": dict(self.data),
             **({"symmetry": dict(self.symmetry)} if self.symmetry else {}),
+            **({"probe": self.probe.to_dict()} if self.probe else {}),
             "changes": self.changes.counts() if self.changes else None,
         }
 
@@ -157,6 +167,7 @@ class StudyReader:
         self._spec = read_spec(study)
         self._space = read_space(self._spec.space)
         self._changes = _changes_of(self._spec)
+        self._line_to_beat = LineReader(self._spec.metric, self._spec.robustness)
         self._finished: dict[int, TrialStatus] = {}
 
     def __call__(self) -> StudyStatus:
@@ -182,6 +193,7 @@ class StudyReader:
             data={key: self._spec.data.get(key) for key in ("split", "group_by", "folds")},
             symmetry=symmetry_of(self._study),
             changes=self._changes,
+            probe=self._line_to_beat(best, trials),
         )
 
     def _trial_status(self, trial: FrozenTrial, until: datetime) -> TrialStatus:
@@ -204,7 +216,8 @@ def _changes_of(spec: StudySpec) -> DataChanges | None:
 def _best_to_dict(best: TrialStatus) -> dict[str, Any]:
     folds = {"folds": dict(best.folds)} if best.folds else {}
     pair = dict(zip(("clean", "altered"), best.pair, strict=True)) if best.pair else {}
-    return {"trial": best.number, "value": best.value, **pair, "params": dict(best.params), **folds}
+    probe = {"probe": best.probe} if best.probe else {}
+    return {"trial": best.number, "value": best.value, **pair, "params": dict(best.params), **folds, **probe}
 
 
 def _lease_to_dict(lease: LeaseInfo) -> dict[str, Any]:
@@ -219,14 +232,17 @@ def _trial_status(trial: FrozenTrial, space: Space, until: datetime) -> TrialSta
     record = TrialRecord.of(trial)
     finished = _finished_folds(record.folds, trial.intermediate_values)
     curve = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
-    epoch, folds = _fold_reached(record.folds, max(trial.intermediate_values, default=0), finished)
+    reached = max(trial.intermediate_values, default=0)
+    if record.probe:  # reports no step
+        reached = len(finished) * int(record.folds.get("steps", 0))
+    epoch, folds = _fold_reached(record.folds, reached, finished)
     so_far = fmean(finished) if finished else max(curve, default=None)
     return TrialStatus(
         number=trial.number,
         state=STATES[trial.state],
         value=trial.value if trial.state == TrialState.COMPLETE else so_far,
-        epoch=epoch,
-        epochs=int(record.config.get("epochs", space.fixed.get("epochs", 0))),
+        epoch=0 if record.probe else epoch,
+        epochs=0 if record.probe else int(record.config.get("epochs", space.fixed.get("epochs", 0))),
         curve=curve,
         params=space.searched(trial.params),
         seconds=record.seconds or _seconds(trial, until),
@@ -235,6 +251,7 @@ def _trial_status(trial: FrozenTrial, space: Space, until: datetime) -> TrialSta
         violated=sorted(name for name, value in trial.constraints.items() if value > 0),
         folds=folds,
         figures=_figures(record),
+        probe=record.probe,
     )
 
 

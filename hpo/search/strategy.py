@@ -47,9 +47,12 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
         return TPESampler(n_startup_trials=STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True, seed=seed)
 
 
-def pruner_for_space(name: str, space: Space, folds: int = 1) -> BasePruner:
-    """Return the pruner `name` for the runs of `space`, each on so many folds one after another."""
-    pruner = make_pruner(name, folds * max(space.values("epochs")), first_judged(space))
+def pruner_for_space(name: str, space: Space, folds: int = 1, probes: int = 0) -> BasePruner:
+    """Return the pruner `name` for the runs of `space`, each on so many folds one after another.
+
+    `probes` is the number of frozen probes in the study.
+    """
+    pruner = make_pruner(name, folds * max(space.values("epochs")), first_judged(space), probes)
     return LatestValuePruner(pruner) if name == "median" and folds > 1 else pruner
 
 
@@ -81,7 +84,7 @@ def first_judged(space: Space) -> int:
     return 1 if isinstance(space, TrialList) else last_phase(space.largest()).start + 1
 
 
-def make_pruner(name: str, epochs: int, first: int = 1) -> BasePruner:
+def make_pruner(name: str, epochs: int, first: int = 1, probes: int = 0) -> BasePruner:
     """Return the pruner `name` for runs of `epochs` epochs, which ends none before epoch `first`.
 
     An epoch is one unit of optuna's resource.
@@ -92,7 +95,8 @@ def make_pruner(name: str, epochs: int, first: int = 1) -> BasePruner:
     if name == "hyperband":
         return HyperbandPruner(min_resource=first, max_resource=epochs, reduction_factor=REDUCTION_FACTOR)
     if name == "median":
-        return MedianPruner(n_startup_trials=4, n_warmup_steps=first)
+        # Probes are complete trials without an epoch to be compared at; the other pruners never see them.
+        return MedianPruner(n_startup_trials=4 + probes, n_warmup_steps=first)
     if name == "none":
         return NopPruner()
     raise UsageError(f"pruner is {name!r}, but must be successive-halving, hyperband, median or none")

@@ -22,11 +22,12 @@ from hpo.errors import DataError, HubError, TrialEnded
 from hpo.interruption import TrainingInterrupted
 from hpo.search.checkpointing import TrialFiles
 from hpo.search.fold_progress import FoldedProgress, fit_folds
+from hpo.search.frozen_probe import FeatureSource, probe_fitter
 from hpo.search.trial_record import TrialProgress, checkpoint_origin, pair_of
 from hpo.search.trial_reporter import TrialReporter
 from hpo.search.worker_context import WorkerContext, keep_best
 from hpo.training import EpochResult, FitData, Runtime, Snapshot, fit
-from hpo.training.loop import Epochs
+from hpo.training.loop import Epochs, Fitter
 from search_spaces import TrialConfig
 from storage import (
     CheckpointError,
@@ -118,7 +119,8 @@ class _TrialRun:
         resume = self._restore()
         if resume is not None and self._report_and_ask_pruner(further=False):
             return self._tell(TrialState.PRUNED)
-        with closing(self._fit(config, data_of, runtime, resume)) as epochs:
+        fitter = probe_fitter(FeatureSource.of(data, context.cache)) if self._reporter.probe else fit
+        with closing(self._fit(config, data_of, runtime, resume, fitter)) as epochs:
             for result in epochs:
                 self._write_checkpoints(result, data_of(0))
                 self._log_epoch(result, config.epochs)
@@ -127,19 +129,25 @@ class _TrialRun:
         return self._tell(TrialState.COMPLETE)
 
     def _fit(
-        self, config: TrialConfig, data_of: Callable[[int], FitData], runtime: Runtime, resume: Snapshot | None
+        self,
+        config: TrialConfig,
+        data_of: Callable[[int], FitData],
+        runtime: Runtime,
+        resume: Snapshot | None,
+        fitter: Fitter,
     ) -> Epochs:
         """Return the epochs to train: of the one split, or of each fold."""
         if isinstance(self._progress, FoldedProgress):
-            return fit_folds(config, data_of, runtime, self._progress, self._begin_fold, resume)
-        return fit(config, data_of(0), runtime, resume)
+            return fit_folds(config, data_of, runtime, self._progress, self._begin_fold, resume, fitter)
+        return fitter(config, data_of(0), runtime, resume)
 
     def _log_epoch(self, result: EpochResult, epochs: int) -> None:
         progress, metric = self._progress, self._context.metric
         pair = pair_of(result.metrics, metric) if progress.robustness else ()
+        where = f"frozen probe of {probe}" if (probe := self._reporter.probe) else f"epoch {result.epoch}/{epochs}"
         log.info(
-            "trial %d%s: epoch %d/%d, %s %.4f%s (%s), %.0f images/s",
-            self._number, progress.place, result.epoch, epochs, metric, progress.value_of(result.metrics),
+            "trial %d%s: %s, %s %.4f%s (%s), %.0f images/s",
+            self._number, progress.place, where, metric, progress.value_of(result.metrics),
             " (clean {:.4f}, altered {:.4f})".format(*pair) if pair else "",
             progress.best_so_far, result.images_per_second,
         )  # fmt: skip
@@ -169,8 +177,9 @@ class _TrialRun:
         if progress.add(result):
             weights = result.weights()
             self._retry_while_full(lambda: self._files.keep_best(result, weights, data))
-        snapshot = result.snapshot()
-        self._retry_while_full(lambda: self._files.keep_latest(snapshot, progress, progress.position))
+        if not self._reporter.probe:  # which is fitted anew, in seconds
+            snapshot = result.snapshot()
+            self._retry_while_full(lambda: self._files.keep_latest(snapshot, progress, progress.position))
         self._progress = progress
 
     def _retry_while_full(self, access: Callable[[], T]) -> T:
@@ -191,9 +200,12 @@ class _TrialRun:
         raise TrainingInterrupted("stopped while it waited for its checkpoints")
 
     def _report_and_ask_pruner(self, *, further: bool = True) -> bool:
-        """Report the epochs that are not yet reported; return whether the pruner ends the trial after the last one."""
+        """Report the epochs that are not yet reported; return whether the pruner ends the trial after the last one.
+
+        A frozen probe reports none, since its value would be compared with those of other trials after an epoch.
+        """
         progress = self._progress
-        if not progress.epochs:
+        if not progress.epochs or self._reporter.probe:
             return False
         return self._reporter.report(
             progress.curve, self._files.reference, last=progress.last, further=further, figures=progress.figures

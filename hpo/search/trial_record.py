@@ -6,6 +6,7 @@
     facts           what training reported of the run     versions                   python, torch, timm, optuna, hpo
     folds           of a trial over folds: their values, best epochs, curves and the standard error of the mean
     clean, altered  with a robustness above 0: the two figures that its value is made of, clean_curve, altered_curve
+    probe           of a frozen probe: its backbone
     reason          why it ended early or failed          split_digest               of the images it was validated on
 
 This is the one file that names these keys: `TrialRecord` reads them, the functions `*_attributes` give what is written.
@@ -20,7 +21,7 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.metadata import version
@@ -77,6 +78,8 @@ class TrialRecord:
     """The value of `clean` after each reported step, by the step as text; empty where `clean` is None."""
     altered_curve: Mapping[str, float] = field(default_factory=dict)
     """The value of `altered` after each reported step."""
+    probe: str | None = None
+    """The backbone that a frozen probe measures; None for a trial that trains. Known before the trial begins."""
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialRecord:
@@ -97,6 +100,21 @@ class TrialRecord:
             "best_metrics": self.best_metrics or None,
         }
         return hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def probe_attributes(backbone: str) -> dict[str, Any]:
+    """Return the attributes of a trial that is to be the frozen probe of a backbone."""
+    return {"probe": backbone}
+
+
+def is_probe(trial: FrozenTrial) -> bool:
+    """Return whether a trial is a frozen probe."""
+    return trial.user_attrs.get("probe") is not None
+
+
+def best_probe(ranked: Iterable[FrozenTrial]) -> FrozenTrial | None:
+    """Return the best frozen probe of complete trials, the best first; its checkpoint is kept beside the best ones."""
+    return next(filter(is_probe, ranked), None)
 
 
 def describe_ending(trial: FrozenTrial | None, separator: str) -> str:

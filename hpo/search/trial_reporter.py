@@ -13,7 +13,14 @@ from optuna.pruners import NopPruner
 from optuna.trial import TrialState
 from sqlalchemy import Connection
 
-from hpo.search.trial_record import TrialProgress, failure_attributes, final_attributes, initial_attributes
+from hpo.search.planned_probes import probe_config
+from hpo.search.trial_record import (
+    TrialProgress,
+    TrialRecord,
+    failure_attributes,
+    final_attributes,
+    initial_attributes,
+)
 from hpo.search.worker_context import WorkerContext
 from hpo.seeds import derive_seed
 from search_spaces import SpaceError, TrialConfig, trial_seed
@@ -54,6 +61,8 @@ class TrialReporter:
         self._reported: set[int] = set()
         self._question: PendingWrite | None = None
         self._ending = False
+        self.probe: str | None = None
+        """The backbone, if the trial is a frozen probe; known once its configuration is suggested."""
 
     def __enter__(self) -> TrialReporter:
         self._session.__enter__()
@@ -78,9 +87,10 @@ class TrialReporter:
         context.study.sampler = context.sampler(self._number)
         trial = load_trial(context.study, self._claim)
         with self._storage.transaction(self._session.lease.fence) as connection:
-            given = trial._cached_frozen_trial.system_attrs.get("fixed_params", {})
+            frozen = trial._cached_frozen_trial
+            self.probe, given = TrialRecord.of(frozen).probe, frozen.system_attrs.get("fixed_params", {})
             context.space.check_parameters(given)  # optuna-dashboard enqueues without the checks of `hpo enqueue`
-            config = context.space.suggest(trial)
+            config = probe_config(context.space, self.probe) if self.probe else context.space.suggest(trial)
             if unasked := given.keys() - trial.params.keys():
                 raise SpaceError(f"{', '.join(sorted(unasked))} does not exist under the other values of this trial")
             seed = derive_seed(context.seed, "trial", trial_seed(context.space, trial.params, self._number))

@@ -6,7 +6,7 @@ import atexit
 import gc
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.data import Dataset, ImageDigests
@@ -22,11 +23,12 @@ from hpo.errors import HpoError, UsageError
 from hpo.models import weights_digest
 from hpo.search.garbage import kept_by_copies
 from hpo.search.plan import open_study_data, origin_of, refuse_other_normalisation
+from hpo.search.probe_sampler import aware_of_probes
 from hpo.search.signals import StopSignal
 from hpo.search.status import moment
 from hpo.search.strategy import pruner_for_space, sampler_for_trial
 from hpo.search.trial import TrialOutcome, run_trial
-from hpo.search.trial_record import FoldPlan
+from hpo.search.trial_record import FoldPlan, is_probe
 from hpo.search.worker_context import Deadline, EvictionOrder, WorkerContext
 from search_spaces import Space, TrialList, read_space, with_weights
 from storage import (
@@ -192,8 +194,9 @@ def _prepare(db: Database, options: WorkerOptions, retry: RetryPolicy) -> Worker
     deadline = Deadline(db, study)
     space = _with_local_weights(read_space(spec.space), spec, options.weights)
     folds = fold_plan(spec, space)
-    study.pruner = pruner_for_space(spec.pruner, space, folds.count if folds else 1)
-    eviction = EvictionOrder(study.get_trials(deepcopy=False), kept_by_copies(study, options.keep))
+    trials = study.get_trials(deepcopy=False)
+    study.pruner = pruner_for_space(spec.pruner, space, folds.count if folds else 1, sum(map(is_probe, trials)))
+    eviction = EvictionOrder(trials, kept_by_copies(study, options.keep))
     quota = None if options.quota is None else Quota(options.quota, eviction.evictable)
     store = open_store(options.artifacts, spec.id, quota=quota)
     dataset = _dataset_opener(options, spec)
@@ -206,7 +209,7 @@ def _prepare(db: Database, options: WorkerOptions, retry: RetryPolicy) -> Worker
         db=db,
         study=study,
         worker=Worker(device=options.device, seconds=options.lease),
-        sampler=sampler_for_trial(spec.sampler, spec.seed),
+        sampler=_sampler(spec, trials),
         space=space,
         metric=spec.metric,
         robustness=spec.robustness,
@@ -222,6 +225,12 @@ def _prepare(db: Database, options: WorkerOptions, retry: RetryPolicy) -> Worker
         known=known,
         folds=folds,
     )
+
+
+def _sampler(spec: StudySpec, trials: Sequence[FrozenTrial]) -> Callable[[int], BaseSampler]:
+    """Return a function from the number of a trial to its sampler; probes are enqueued when a study is made."""
+    sampler = sampler_for_trial(spec.sampler, spec.seed)
+    return aware_of_probes(sampler, spec.seed) if any(map(is_probe, trials)) else sampler
 
 
 def fold_plan(spec: StudySpec, space: Space) -> FoldPlan | None:

@@ -28,6 +28,9 @@ T = TypeVar("T")
 Epochs = Generator[EpochResult, None, None]
 """Close the generator if it is left early: that ends the threads which prepare batches."""
 
+Fitter = Callable[[TrialConfig, FitData, Runtime, Snapshot | None], Epochs]
+"""A function with the arguments and results of `fit`."""
+
 
 def fit(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapshot | None = None) -> Epochs:
     """Train `config` on `data` and yield a result after each epoch; or resume at the position of `resume`.
@@ -54,13 +57,25 @@ def fit(config: TrialConfig, data: FitData, runtime: Runtime, resume: Snapshot |
             yield _one_epoch(run)
 
 
-def _one_epoch(run: Run) -> EpochResult:
-    """Train, validate, check for collapse, and advance the run."""
+def fit_at_once(config: TrialConfig, data: FitData, runtime: Runtime, solve: Callable[[Run], float]) -> Epochs:
+    """Yield the one result of a run whose weights `solve` sets in place of optimiser steps.
+
+    `solve` gets the run before its first step, changes the weights of its classifier, and returns the training loss. It
+    may add facts. The rest, and what is raised, is as in `fit`; an interruption has no snapshot.
+    """
+    with infeasible_where_exhausted(f"{config.backbone} at {config.image_size} px on {runtime.device}"):
+        run = prepare(config, data, runtime, None)
+        reset_peak(run.device)
+        yield _one_epoch(run, solve)
+
+
+def _one_epoch(run: Run, train: Callable[[Run], float] | None = None) -> EpochResult:
+    """Train, by steps or by `train`, validate, check for collapse, and advance the run."""
     position = run.position
     run.learner.begin_epoch(position.epoch)
     with seeded(derive_seed(run.runtime.seed, "epoch", position.epoch), run.device), _resumable(run):
         with position.timed("training"):
-            train_loss = _train(run)
+            train_loss = (train or _train)(run)
         with position.timed("validation"):
             logits = run.validation.logits(run.learner.evaluated) if run.validation else None
             altered = run.altered.logits(run.learner.evaluated) if run.altered else None

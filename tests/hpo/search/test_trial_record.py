@@ -20,6 +20,8 @@ from hpo.search.trial_record import (
     failure_attributes,
     final_attributes,
     initial_attributes,
+    is_probe,
+    probe_attributes,
 )
 from search_spaces import TrialConfig
 
@@ -36,6 +38,7 @@ def test_a_record_holds_every_attribute_that_is_written() -> None:
     written = {
         **initial_attributes(TrialConfig(backbone="resnet18"), 7, "host:1", "d" * 64, FoldPlan(5, 12)),
         **final_attributes(progress, "the time was up"),
+        **probe_attributes("resnet18"),
     }
     record = TrialRecord.of(optuna.trial.create_trial(value=0.5, user_attrs={**written, "other": 1}))
     assert vars(record) == written, "every field, and no other"
