@@ -1,4 +1,4 @@
-"""What frozen probes change in the proposals of a sampler: they are no observations, and they tell hopeless backbones.
+"""Effects of frozen probes on the proposals of a sampler: they are no observations, and they tell hopeless backbones.
 
 A probe has no parameters. Were it among the trials that TPE divides into good and bad, it would take the place of a
 good trial and tell nothing of where that lies; so the sampler never sees it.
