@@ -58,7 +58,7 @@ def _origin_facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("folds", "" if joined else _folds(manifest.folds)),
         ("value", "" if joined else _robustness(manifest)),
         ("since then", _changed_since(manifest)),
-        ("trained for", "" if joined else wording.counted(manifest.epochs, "epoch")),
+        ("trained for", "" if joined else _trained_for(manifest)),
         ("input", f"{manifest.preprocessing.image_size} pixels; {manifest.preprocessing.resize}"),
         ("data", f"fingerprint {manifest.data.fingerprint[:12]}"),
         ("weights", _weights(manifest)),
@@ -66,6 +66,13 @@ def _origin_facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def _trained_for(manifest: Manifest) -> str:
+    probe = manifest.probe
+    if probe is None:
+        return wording.counted(manifest.epochs, "epoch")
+    return f"none: a frozen probe, its linear head fitted at once on {wording.counted(probe.images, 'image')}"
 
 
 def _folds(folds: FoldValues | None) -> str:
