@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("results", type=Path, help="the folder that benchmarks.probe_rival wrote")
     parser.add_argument("--repeats", type=int, default=2000, help="simulated studies for each row")
     options = parser.parse_args()
-    print("| study | lead kept | images seen | stop after | stop | right of these | points given up | goes on for nothing |")
+    print("| study | lead kept | images seen | stop after | stop | right of these | points given up | in vain |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for file in sorted(options.results.glob("*.json")):
         study = read(json.loads(file.read_text()))
@@ -82,7 +82,9 @@ def main() -> None:
             for seen in SEEN:
                 for after, tally in simulated(study, kept, seen, options.repeats).items():
                     images = int(seen * len(study.probe) / 2)
-                    print(f"| {study.name} | {kept:.0%} | {images} | {after} | {' | '.join(cells(tally))} |", flush=True)
+                    print(
+                        f"| {study.name} | {kept:.0%} | {images} | {after} | {' | '.join(cells(tally))} |", flush=True
+                    )
 
 
 def read(found: dict[str, Any]) -> Recorded:

@@ -40,9 +40,10 @@ def create_study(
 ) -> optuna.Study:
     """Create the study with its points enqueued, or open it if it exists. Concurrent calls create it exactly once.
 
-    `first` are user attributes of trials without parameters that are enqueued before the points. A new study gets an id and `limits` before it can be opened; an existing one keeps its own. Raises StudyError,
-    before anything is changed, when the study exists with another space, data set, split, metric, weights, seed,
-    sampler or pruner, or was not made by hpo.
+    `first` are user attributes of trials without parameters that are enqueued before the points. A new study gets an id
+    and `limits` before it can be opened; an existing one keeps its own. Raises StudyError, before anything is changed,
+    when the study exists with another space, data set, split, metric, weights, seed, sampler or pruner, or was not made
+    by hpo.
     """
     check_study_name(name)
     with db.lock(study_lock(name)):

@@ -102,20 +102,23 @@ def _print_csv(rows: list[dict[str, Any]], figures: Sequence[str]) -> None:
 
     names = list(dict.fromkeys(name for row in rows for name in row["params"]))
     of_folds = FOLD_COLUMNS if any("folds" in row for row in rows) else ()
-    probe = ("probe",) if any("probe" in row for row in rows) else ()
+    extra = [*figures, *of_folds, *_probe_column(rows)]
     table = CsvRows(sys.stdout)
-    table.write([*COLUMNS, *figures, *of_folds, *probe, *(f"param_{name}" for name in names)])
+    table.write([*COLUMNS, *extra, *(f"param_{name}" for name in names)])
     for row in rows:
         folds = {**row.get("folds", {}), "values": " ".join(map(str, row.get("folds", {}).get("values", ())))}
         table.write(
             [
                 *(row[column] for column in COLUMNS),
-                *(row.get(figure) for figure in figures),
-                *(folds.get(column) for column in of_folds),
-                *(row.get(column) for column in probe),
+                *({**row, **folds}.get(column) for column in extra),
                 *(row["params"].get(name) for name in names),
             ]
         )
+
+
+def _probe_column(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the column with the backbone of a frozen probe, in a study that has one."""
+    return ["probe"] if any("probe" in row for row in rows) else []
 
 
 def _print_trials(status: StudyStatus) -> None:

@@ -84,7 +84,9 @@ def ablated_config(
     if is_baseline(manifest.config.backbone):
         raise UsageError(f"{folder} is a baseline ({manifest.config.backbone}), which has no part to switch off")
     if manifest.probe:
-        raise UsageError(f"{folder} is a frozen probe, which has no part to switch off: give the bundle of a trained trial")
+        raise UsageError(
+            f"{folder} is a frozen probe, which has no part to switch off: give the bundle of a trained trial"
+        )
     return manifest, manifest.config.replace(epochs=epochs or manifest.config.epochs)
 
 

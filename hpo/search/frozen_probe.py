@@ -36,6 +36,7 @@ PENALTIES = (1.0, 0.1, 10.0)
 COMPARING = 8_000
 """Most training images that the penalties are compared on: a fifth of them is predicted, the rest trained on."""
 
+
 @dataclass(frozen=True)
 class FeatureSource:
     """Where the features of a data set are kept, and what they are kept under."""
@@ -99,9 +100,7 @@ def _sample(part: Part) -> Part:
     return part.subset(np.sort(np.random.default_rng(0).permutation(len(part))[:IMAGES]))
 
 
-def choose_penalty(
-    points: Points, labels: Labels, classes: int, metric: str, should_stop: ShouldStop = never
-) -> float:
+def choose_penalty(points: Points, labels: Labels, classes: int, metric: str, should_stop: ShouldStop = never) -> float:
     """Return which of PENALTIES gives the best metric on a fifth of the images by a probe fitted on the others.
 
     Of equal ones that of least loss is taken. Too few images to hold any out keep the default, 1.

@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hpo.search.trial_record import TrialRecord, best_probe, is_probe, outcomes_of
-
-if TYPE_CHECKING:
-    from hpo.evaluation.outcomes import Outcomes
+from hpo.search.trial_record import TrialRecord, best_probe, is_probe
 
 RISK = 0.05
 """The risk that tuning is said to beat the probe where no trial is better than it."""
@@ -81,7 +78,6 @@ class LineReader:
 
     def __init__(self, metric: str, robustness: float) -> None:
         self._metric, self._robustness = metric, robustness
-        self._errors: dict[tuple[int, int], float | None] = {}
 
     def __call__(self, ranked: Sequence[FrozenTrial], trials: Sequence[FrozenTrial]) -> LineToBeat | None:
         """Return the best probe of `ranked`, complete trials with the best first, beside their best trained trial.
@@ -97,19 +93,4 @@ class LineReader:
         if tuned is None or tuned.value is None:
             return found
         compared = sum(not is_probe(trial) and bool(trial.intermediate_values) for trial in trials)
-        gain, error = tuned.value - probe.value, self._error(tuned, probe)
-        return replace(found, compared=compared, tuned=tuned.number, gain=gain, error=error)
-
-    def _error(self, tuned: FrozenTrial, probe: FrozenTrial) -> float | None:
-        """Return the standard error of the difference of two values; None where they are not of the same images."""
-        key = tuned.number, probe.number
-        if key not in self._errors:
-            ours, theirs = outcomes_of(tuned), outcomes_of(probe)
-            same = len(ours) == len(theirs) > 0 and all(a.same_images(b) for a, b in zip(ours, theirs, strict=True))
-            self._errors[key] = self._paired(ours, theirs) if same else None
-        return self._errors[key]
-
-    def _paired(self, ours: Sequence[Outcomes], theirs: Sequence[Outcomes]) -> float:
-        from hpo.evaluation.best_of_many import Measured, lead_of  # with hpo.data, which is slow to import
-
-        return lead_of(*(Measured.of(one, self._metric, self._robustness) for one in (ours, theirs))).error
+        return replace(found, compared=compared, tuned=tuned.number, gain=tuned.value - probe.value)

@@ -1,7 +1,7 @@
 """Rung 0: which backbones of a space get a frozen probe before anything is trained, and as what configuration.
 
-A probe takes seconds, and is the line that tuning has to beat. It is a trial like any other: claimed under a lease, told
-with its value, kept with weights and predictions, and counted among the trials of the study. It has no parameters,
+A probe takes seconds, and is the line that tuning has to beat. It is a trial like any other: claimed under a lease,
+told with its value, kept with weights and predictions, and counted among the trials of the study. It has no parameters,
 reports no step, and its record says what it is (`TrialRecord.probe`). Backbones that start from random weights have
 none: a linear head on random features says nothing of what training would give.
 """
@@ -58,8 +58,8 @@ def probe_config(space: Space, backbone: str) -> TrialConfig:
     return TrialConfig.from_dict(
         {
             **kept, "backbone": backbone, "pretrained": True, "image_size": max(map(int, space.values("image_size"))),
-            "unfreeze_depth": 0.0, "head_layers": 0, "epochs": 1, "weight_decay": 0.0, "augmentation": "none",
-            "augmentation_strength": 0.0, "precision": "fp32",
+            "unfreeze_depth": 0.0, "head_layers": 0, "epochs": 1, "schedule": "constant", "weight_decay": 0.0,
+            "augmentation": "none", "augmentation_strength": 0.0, "precision": "fp32",
         }
     )  # fmt: skip
 

@@ -31,7 +31,7 @@ HOPELESS_GAP = 0.05
 """… and its value is so far below that of the best probe: between good backbones twice as few errors say little."""
 
 KEPT = 4
-"""Of the proposals of a hopeless backbone one in so many stays; the others get another backbone."""
+"""One in so many proposals of a hopeless backbone stays; the others get another backbone."""
 
 BACKBONE = "backbone"
 

@@ -20,7 +20,6 @@ from hpo.search.trial_record import (
     failure_attributes,
     final_attributes,
     initial_attributes,
-    is_probe,
     probe_attributes,
 )
 from search_spaces import TrialConfig
