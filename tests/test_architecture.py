@@ -30,7 +30,7 @@ MOST_COMPLEXITY = 12
 """As radon counts it: comprehensions and boolean operators are branches too."""
 ROOMS = (
     ("errors", "files", "seeds", "device", "interruption", "corruption_family", "corruptions", "unseen_corruptions",
-     "hints", "logs", "private_paths", "spreadsheet", "strict_json"),
+     "hints", "logs", "markdown", "private_paths", "spreadsheet", "strict_json"),
     ("data",),
     ("augmentation", "evaluation"),
     ("models",),

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from hpo.bundle.model_card import refresh_card
 from hpo.bundle.stored_metrics import Opening, merged_openings, openings_of, record_opening, record_result
 from hpo.errors import HpoError
 from hpo.files import append_line
@@ -86,8 +87,9 @@ class AccessLedger:
         return self.counts(bundle, opening)
 
     def end(self, bundle: Path, opening: Opening, accuracy: float, **metrics: Any) -> None:
-        """Write the result of the access into its records, and `metrics` into the bundle."""
+        """Write the result of the access into its records, and `metrics` into the bundle, with its model card anew."""
         record_result(bundle, opening, accuracy, **metrics)
+        refresh_card(bundle)
         self._write({**opening, "accuracy": accuracy})
 
     def counts(self, bundle: Path, opening: Opening) -> AccessCounts:

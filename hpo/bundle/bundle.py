@@ -1,12 +1,13 @@
 """A bundle: a folder that holds a trained classifier and all that is known about it.
 
     model.safetensors   weights; of an ensemble those of member i as `members.<i>.<tensor>`
-    config.json         the manifest, the version of this layout, SHA-256 of the other files but metrics.json
+    config.json         the manifest, the version of this layout, SHA-256 of the other files but metrics.json, README.md
     metrics.json        what was measured, and the records of test access: see `hpo.bundle.stored_metrics`
     classes.json        {"0": name, "1": name, …}
     validation.npz      labels (n,) int64 and logits (n, C) float32 in the order of the validation part; where known;
                         of an ensemble or a soup also crossed (n, C): each image by members chosen without it
     images.npy          digests of the images that the model was made with, by part: see `ImageDigests`; where known
+    README.md           the model card: see `hpo.bundle.model_card`
 
 Tensors and JSON only, no code. The folder appears whole or not at all, and is checked when read.
 """
@@ -22,6 +23,7 @@ from typing import Any
 
 from hpo.bundle.json_files import json_text, parse_json, read_bytes, read_json
 from hpo.bundle.manifest import FORMAT, Manifest
+from hpo.bundle.model_card import README, card_text, is_card
 from hpo.bundle.stored_metrics import METRICS, check_metrics, with_openings_of
 from hpo.bundle.validation import Validation, read_validation
 from hpo.data import ImageDigests
@@ -34,7 +36,7 @@ MODEL, CONFIG, CLASSES = "model.safetensors", "config.json", "classes.json"
 VALIDATION, IMAGES = "validation.npz", "images.npy"
 
 FILES = frozenset({MODEL, CONFIG, METRICS, CLASSES, VALIDATION, IMAGES})
-"""All files that a bundle may hold."""
+"""All files that a bundle may hold, beside its model card."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,8 @@ def write_bundle(
         files[IMAGES] = extras.known.to_bytes()
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     config = {"bundle_format": FORMAT, **manifest.to_dict(), "sha256": digests}
-    write_folder(out, {**files, CONFIG: json_text(config).encode(), METRICS: json_text(metrics).encode()})
+    files |= {CONFIG: json_text(config).encode(), METRICS: json_text(metrics).encode()}
+    write_folder(out, {**files, README: card_text(manifest, metrics, digests[MODEL]).encode()})
 
 
 def check_out(out: Path, *, force: bool) -> None:
@@ -169,7 +172,8 @@ def check_out(out: Path, *, force: bool) -> None:
     names = {entry.name for entry in out.iterdir()}
     if not names:
         return
-    if names - FILES or not _is_manifest(out / CONFIG):
+    own = FILES | ({README} if is_card(out / README) else set())
+    if names - own or not _is_manifest(out / CONFIG):
         raise BundleError(f"{out} exists and is not a bundle alone; name a folder that is not there yet")
     if not force:
         raise BundleError(f"{out} is a bundle already; give --force to replace it, or name another folder")

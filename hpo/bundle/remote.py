@@ -20,6 +20,7 @@ from pathlib import Path
 
 from hpo.bundle.bundle import CONFIG, FILES, files_in_config, read_bundle
 from hpo.bundle.json_files import json_text
+from hpo.bundle.model_card import MARK, README, refresh_card
 from hpo.bundle.stored_metrics import METRICS, merge_metrics, on_test_access, with_openings_of
 from hpo.errors import BundleError
 from hpo.files import exclusive_lock, write_file, write_folder
@@ -68,6 +69,14 @@ def _send_metrics(objects: ObjectStore, folder: Path) -> None:
         return
     merge_metrics(folder, _get(objects, METRICS))
     objects.put(METRICS, (folder / METRICS).read_bytes())
+    _send_card(objects, folder)
+
+
+def _send_card(objects: ObjectStore, folder: Path) -> None:
+    """Write the model card anew in both places, where hpo wrote the one in S3: earlier versions wrote none."""
+    refresh_card(folder)
+    if _own_card(objects):
+        objects.put(README, (folder / README).read_bytes())
 
 
 def _is_whole(folder: Path) -> bool:
@@ -76,6 +85,13 @@ def _is_whole(folder: Path) -> bool:
     except BundleError:
         return False
     return True
+
+
+def _own_card(objects: ObjectStore) -> set[str]:
+    """Return the name of the model card where there is one that hpo wrote; else nothing."""
+    with suppress(FileNotFoundError):
+        return {README} if MARK.encode() in objects.get(README) else set()
+    return set()
 
 
 @contextmanager
@@ -101,7 +117,7 @@ def upload_bundle(out: Path | str, cache: Path, *, force: bool) -> Iterator[Path
 
 def _check_prefix(objects: ObjectStore, *, force: bool) -> None:
     names = {found.key for found in objects.list()}
-    if names - FILES:
+    if names - FILES - (_own_card(objects) if README in names else set()):
         raise BundleError(f"{objects.place} holds other things than a bundle; name a prefix that nothing lies under")
     if names and not force:
         raise BundleError(f"{objects.place} is a bundle already; give --force to replace it, or name another prefix")
@@ -111,7 +127,8 @@ def _upload(bundle: Path, objects: ObjectStore) -> None:
     with suppress(FileNotFoundError):  # The new bundle keeps the records of a bundle that it replaces.
         metrics = with_openings_of(json.loads((bundle / METRICS).read_bytes()), objects.get(METRICS))
         write_file(bundle / METRICS, json_text(metrics))
-    present = FILES.intersection(entry.name for entry in bundle.iterdir())
+    refresh_card(bundle)
+    present = (FILES | {README}).intersection(entry.name for entry in bundle.iterdir())
     objects.delete([CONFIG, *sorted(FILES - present)])
     for name in (*sorted(present - {CONFIG}), CONFIG):
         objects.put(name, (bundle / name).read_bytes())

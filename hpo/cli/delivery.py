@@ -116,6 +116,10 @@ def export_best_command(
 @weights_option
 @click.option("--other-data", is_flag=True, help="Allow other data than the bundle was made with.")
 @click.option("--other-weights", is_flag=True, help="Allow another weights file than the trial started from.")
+@click.option(
+    "--corrupted", is_flag=True,
+    help="Measure the test part under corruptions too, in the same access, as `evaluate --corrupted` does.",
+)  # fmt: skip
 @force_option
 @device_option
 @threads_option
@@ -123,15 +127,17 @@ def export_best_command(
 @debug_option
 def retrain_command(
     bundle: Path | str, data: Path, out: Path | str, weights: Path | None, other_data: bool, other_weights: bool,
-    force: bool, device: str, threads: int | None, storage: str | None, home: Path,
+    corrupted: bool, force: bool, device: str, threads: int | None, storage: str | None, home: Path,
 ) -> None:  # fmt: skip
     """Train the configuration of BUNDLE on train + val, prove it on the locked test part, and write a new bundle.
 
-    It starts from the original weights and trains for the number of epochs that was best in the trial.
+    It starts from the original weights and trains for the number of epochs that was best in the trial. What is known
+    about the new model stands in its README.md.
     """
     from hpo.bundle.bundle import read_bundle
     from hpo.bundle.remote import local_bundle, upload_bundle
     from hpo.cli.delivery_text import epoch_line, retrain_lines
+    from hpo.cli.robustness_text import CorruptedTest
     from hpo.delivery.retrain import RetrainCallbacks, RetrainOptions, retrain
     from hpo.device import resolve_device, use_threads
 
@@ -140,15 +146,18 @@ def retrain_command(
         cache=cache_folder(home), device=resolve_device(device), weights=weights, other_data=other_data,
         other_weights=other_weights, force=force, ledger=ledger_of(storage, home),
     )  # fmt: skip
+    under_corruptions = CorruptedTest(options.cache, wanted=corrupted)
     callbacks = RetrainCallbacks(
         decoding=lambda: counting("decoding images"),
         on_epoch=lambda result, epochs: click.echo(epoch_line(result, epochs), err=True),
+        on_test=under_corruptions.measure,
     )
     with local_bundle(bundle, options.cache) as source, upload_bundle(out, options.cache, force=force) as target:
         before = read_bundle(source)
         result = retrain(before, data, target, options, callbacks)
     for line in retrain_lines(out, before, result):
         click.echo(line)
+    under_corruptions.print(out)
 
 
 @click.command("evaluate")

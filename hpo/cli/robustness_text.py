@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from hpo.errors import BundleError
 from hpo.hints import hint
 
@@ -14,11 +16,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from hpo.bundle.bundle import Bundle
-    from hpo.bundle.corrupted_measurement import RobustnessRecord
+    from hpo.bundle.corrupted_records import BaselineErrors, RobustnessRecord
     from hpo.bundle.evaluate import Selection
     from hpo.bundle.model import Model
     from hpo.corruption_family import FamilyName
-    from hpo.data import Progress
+    from hpo.data import Part, Progress
     from hpo.evaluation.corrupted_copy import Condition
     from hpo.evaluation.robustness import FamilyScore, RelativeErrors, Robustness
 
@@ -86,7 +88,7 @@ def read_baseline(bundle: Path | str, selection: Selection, data: Path, cache: P
     """
     from hpo.bundle.bundle import read_bundle
     from hpo.bundle.corrupted_measurement import FAMILIES as CURRENT
-    from hpo.bundle.corrupted_measurement import stored_records
+    from hpo.bundle.corrupted_records import stored_records
     from hpo.bundle.remote import local_bundle
     from hpo.bundle.stored_metrics import METRICS
     from hpo.data.digests import digest_of_part
@@ -111,22 +113,66 @@ def measure_robustness(
     from hpo.bundle.corrupted_measurement import measure_corrupted, new_record
 
     found = measure_corrupted(model, selection.part, cache, progress=progress)
-    record = new_record(found, selection.part, selection.name or "all", selection.fingerprint)
+    errors = _errors_over(baseline, found) if baseline else None
+    record = new_record(found, selection.part, selection.name or "all", selection.fingerprint, errors)
+    trained = ("train", "val") if model.bundle.manifest.stage == "retrained" else ("train",)
+    seen = selection.own and selection.name in trained
     return RobustnessResult(
         record=record,
         baseline=baseline.record if baseline else None,
         baseline_name=baseline.name if baseline else "",
-        not_kept=_keep(model.bundle, selection, record),
+        not_kept="the model has trained on these images" if seen else _keep(model.bundle, record),
     )
 
 
-def _keep(bundle: Bundle, selection: Selection, record: RobustnessRecord) -> str:
+class CorruptedTest:
+    """The measurement of a retrained model under corruptions, on the test part, where it is wanted."""
+
+    def __init__(self, cache: Path, *, wanted: bool) -> None:
+        self._cache, self._wanted = cache, wanted
+        self._found: RobustnessResult | None = None
+
+    def measure(self, model: Model, test: Part) -> None:
+        """Measure the model on its test part, which is open, and keep the result in its bundle."""
+        from hpo.bundle.corrupted_measurement import measure_corrupted, new_record
+        from hpo.cli.progress import counting
+
+        if not self._wanted:
+            return
+        with counting("images under corruptions") as progress:
+            found = measure_corrupted(model, test, self._cache, progress=progress)
+        record = new_record(found, test, "test", model.bundle.manifest.data.fingerprint)
+        self._found = RobustnessResult(record, None, "", _keep(model.bundle, record))
+
+    def print(self, out: Path | str) -> None:
+        """Print what was measured in `out`, or why nothing was; nothing where it is not wanted."""
+        from rich.console import Console
+
+        if self._found is not None:
+            print_robustness(Console(), self._found)
+            for line in self._found.lines(out):
+                click.echo(line, err=True)
+        elif self._wanted:
+            click.echo("nothing was measured under corruptions: there is no test part", err=True)
+
+
+def _errors_over(baseline: MeasuredBaseline, found: Robustness) -> BaselineErrors:
+    """Return the errors of a result relative to those of the baseline, as the bundle keeps them."""
+    from hpo.bundle.corrupted_records import BaselineErrors
+    from hpo.evaluation.robustness import relative_errors
+    from hpo.private_paths import public_path
+
+    others = {one.family: one.accuracies for one in baseline.record.result.families}
+    errors: dict[str, RelativeErrors] = {
+        one.family: relative_errors(one.accuracies, others.get(one.family, {})) for one in found.families
+    }
+    return BaselineErrors(public_path(baseline.name), errors)
+
+
+def _keep(bundle: Bundle, record: RobustnessRecord) -> str:
     """Write the record into the bundle; return why not, or an empty text."""
     from hpo.bundle.corrupted_measurement import keep_record
 
-    trained = ("train", "val") if bundle.manifest.stage == "retrained" else ("train",)
-    if selection.own and selection.name in trained:
-        return "the model has trained on these images"
     try:
         keep_record(bundle.path, record)
     except OSError as error:

@@ -22,6 +22,7 @@ from hpo.bundle.validation import Validation
 from hpo.data import ImageDigests
 from hpo.delivery.original_weights import remember_weights
 from hpo.errors import BundleError
+from hpo.evaluation.intervals import clustered
 from hpo.evaluation.metrics import Logits, Report, report, scores
 from hpo.search.plan import origin_of
 from hpo.search.status import best_first
@@ -181,13 +182,15 @@ def altered_of(checkpoint: Checkpoint) -> AlteredPredictions | None:
 def altered_scores(checkpoint: Checkpoint, validation: Validation) -> dict[str, Any]:
     """Return the key `altered` of metrics.json: scores on the altered part; nothing where there is none.
 
-    There is no interval, since several altered images show one image.
+    The interval of the accuracy allows for several altered images showing one image.
     """
     found = altered_of(checkpoint)
     if found is None:
         return {}
-    images = {"n": len(found.rows), "images": len(np.unique(found.rows))}
-    return {"altered": {**scores(validation.labels[found.rows], found.logits), **images}}
+    labels = validation.labels[found.rows]
+    interval = clustered(found.logits.argmax(axis=1) == labels, found.rows).interval
+    images = {"n": len(found.rows), "images": len(np.unique(found.rows)), "interval": list(interval)}
+    return {"altered": {**scores(labels, found.logits), **images}}
 
 
 def scores_of(found: Report, config: TrialConfig) -> dict[str, Any]:

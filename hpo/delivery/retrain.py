@@ -14,6 +14,7 @@ from hpo.bundle.evaluate import without_known
 from hpo.bundle.manifest import Manifest, ProbeFit, Weights, shared
 from hpo.bundle.measurement import ModelMeasurement, measure
 from hpo.bundle.model import Model
+from hpo.bundle.model_card import refresh_card
 from hpo.bundle.own_data import refuse_other_split, reopen, reopen_same
 from hpo.bundle.stored_metrics import new_opening, record_opening
 from hpo.data import DataOrigin, Dataset, ImageDigests, Part, Progress
@@ -56,6 +57,9 @@ class RetrainCallbacks:
     """Gives the progress display for the time of the decoding."""
     on_epoch: Callable[[EpochResult, int], None] = lambda result, epochs: None
     """Called after each epoch with its result and the total number of epochs."""
+    on_test: Callable[[Model, Part], None] = lambda model, test: None
+    """Called with the new model and the test part once it was measured there: what more is measured is of that
+    access."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def retrain(
         return Retrained(manifest, None, None, images, dataset.test_count)
     test, left_out = without_known(dataset.open_test(), known, data)
     written = Bundle(out, manifest, metrics, trained.model, known=known)
-    measured, accesses = _measure_test(written, bundle.path, test, options)
+    measured, accesses = _measure_test(written, bundle.path, test, options, callbacks)
     return Retrained(manifest, measured, accesses, images, left_out.left_out)
 
 
@@ -140,7 +144,7 @@ def _refuse_joint_model(bundle: Bundle) -> None:
 
 
 def _measure_test(
-    bundle: Bundle, source: Path, test: Part, options: RetrainOptions
+    bundle: Bundle, source: Path, test: Part, options: RetrainOptions, callbacks: RetrainCallbacks
 ) -> tuple[ModelMeasurement, AccessCounts]:
     """Measure the new bundle on the test part; the access is recorded in it and in the bundle it comes from."""
     assert bundle.known is not None
@@ -148,12 +152,15 @@ def _measure_test(
         COMMAND, bundle.manifest.data.fingerprint, len(test), test=bundle.known.test_digest, model=bundle.model_digest
     )
     accesses = options.ledger.begin(bundle.path, opening)
-    found = measure(Model(bundle, options.device), test)
+    model = Model(bundle, options.device)
+    found = measure(model, test)
     accuracy = found.report.accuracy
     stored = {key: value for key, value in found.to_dict().items() if key != "tta"}
     options.ledger.end(bundle.path, opening, accuracy, test=stored)
     if bundle.path.resolve() != source.resolve():
         record_opening(source, {**opening, "accuracy": accuracy})
+        refresh_card(source)
+    callbacks.on_test(model, test)
     return found, accesses
 
 

@@ -14,9 +14,10 @@ from rich.text import Text
 
 from hpo.evaluation.intervals import Difference
 from hpo.experiments.ablation import AblationLine, AblationOutcome
-from hpo.experiments.outputs import NOTHING, to_csv, to_document, to_json, to_markdown
+from hpo.experiments.outputs import to_csv, to_json
 from hpo.experiments.provenance import Provenance
 from hpo.figures.charts import PRINT_BLUE, PRINT_GREY, PRINT_ORANGE, add_grid, figure_files, file_style
+from hpo.markdown import NOTHING, to_document, to_markdown
 
 _VERDICTS = {"more": "helps", "less": "costs", "open": "open"}
 

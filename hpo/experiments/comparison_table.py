@@ -18,8 +18,9 @@ from hpo.corruption_family import FamilyName
 from hpo.evaluation.intervals import Score
 from hpo.experiments.benchmark import BATCHES
 from hpo.experiments.comparison import ComparisonRow
-from hpo.experiments.outputs import NOTHING, to_csv, to_document, to_markdown
+from hpo.experiments.outputs import to_csv
 from hpo.experiments.provenance import Provenance
+from hpo.markdown import NOTHING, to_document, to_markdown
 
 SCORES = {"validation": "validation", "corrupted": "seen", "unseen": "unseen", "test": "test", "other": "other lab"}
 """Score of a row -> its heading; a column without any score is left out where it is the last."""

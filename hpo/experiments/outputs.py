@@ -1,20 +1,17 @@
-"""The files of a comparison or an ablation: JSON, CSV, Markdown tables; each is written atomically."""
+"""The files of a comparison or an ablation, JSON and CSV among them; each is written atomically."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hpo.errors import UsageError
 from hpo.files import write_file
 from hpo.spreadsheet import CsvRows
-
-NOTHING = "–"
-"""Cell of a table without a value."""
 
 
 def check_outputs(out: Path | None) -> None:
@@ -52,15 +49,3 @@ def to_csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
     for cells in (keys, *([row[key] for key in keys] for row in rows)):
         table.write(cells)
     return text.getvalue().encode()
-
-
-def to_document(title: str, parts: Iterable[str], notes: Iterable[str]) -> str:
-    """Return a Markdown document: the title, the headings and tables, and a paragraph for each note."""
-    return "\n".join([f"# {title}\n", *parts, *(f"{note}\n" for note in notes)])
-
-
-def to_markdown(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """Return a table whose first `left` columns are aligned left and whose others right."""
-    rule = ["---" if place < left else "---:" for place in range(len(header))]
-    lines = [header, rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpo.bundle.corrupted_measurement import FAMILIES, best_record, measure_corrupted, stored_records
+from hpo.bundle.corrupted_measurement import FAMILIES, measure_corrupted
+from hpo.bundle.corrupted_records import best_record, stored_records
 from hpo.bundle.stored_metrics import METRICS
 from hpo.corruption_family import FamilyName
 from hpo.evaluation.corrupted_copy import Condition

@@ -1,15 +1,18 @@
 """Shipped spaces as they were in earlier versions: the command that made a study then still continues it.
 
-Before `symmetry` was a field, all spaces mirrored and turned images; `quick` had no mixture of families at first. A
-study holds the fingerprint of its space, by which the edition that it was made with is found.
+Before `symmetry` was a field, all spaces mirrored and turned images; `quick`, `standard` and `thorough` had no mixture
+of families at first. A study holds the fingerprint of its space, by which the edition that it was made with is found.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import optuna
 
 from hpo.search.plan import Plan, assignments, resolve_space
 from hpo.search.symmetry_choice import symmetry_of
@@ -23,15 +26,29 @@ def with_earlier_space(db: Database, plan: Plan) -> tuple[Plan, str | None]:
     Before `symmetry` was a field, all spaces mirrored and turned images, and shipped spaces have changed since. The
     command that made a study then still continues it that way.
     """
-    made_with = _fingerprint(db, plan.study) if plan.earlier else None
-    earlier = next((one for one in plan.earlier if one.fingerprint == made_with), None)
-    if earlier is None or made_with == plan.space.fingerprint:
+    found = open_study(db, plan.study) if plan.earlier and plan.study in study_names(db) else None
+    earlier = _edition_of(found, plan.earlier) if found is not None and has_spec(found) else None
+    if earlier is None or earlier.fingerprint == plan.space.fingerprint:
         return plan, None
     own = {name: value for name, value in earlier.fixed.items() if plan.space.fixed.get(name) != value}
-    values = ", ".join(f"{name}={value}" for name, value in own.items())
+    values = f": {', '.join(f'{name}={value}' for name, value in own.items())}" if own else ""
     when = "when all images were mirrored and turned" if "symmetry" in own else f"with an earlier {earlier.name}"
-    note = f"study {plan.study} was made {when}, and goes on so: {values}"
-    return replace(plan, space=earlier), note
+    return replace(plan, space=earlier), f"study {plan.study} was made {when}, and goes on so{values}"
+
+
+def _edition_of(study: optuna.Study, editions: Sequence[SearchSpace]) -> SearchSpace | None:
+    """Return the edition that a study was made with; None where it is none of these.
+
+    A study that measured its symmetry holds the space with it. Such a study is of a version that did not take dihedral
+    for granted, so only editions that leave the symmetry open can be its own.
+    """
+    made_with = read_spec(study).space_fingerprint
+    recorded = symmetry_of(study) or {}
+    if recorded.get("source") not in ("measured", "assumed"):
+        return next((one for one in editions if one.fingerprint == made_with), None)
+    chosen = {"symmetry": recorded["symmetry"]}
+    open_ones = (one for one in editions if one.assumes_symmetry)
+    return next((one for one in open_ones if one.with_fixed(chosen).fingerprint == made_with), None)
 
 
 def with_stored_space(db: Database, plan: Plan) -> tuple[Plan, str | None]:
@@ -57,17 +74,6 @@ def with_stored_space(db: Database, plan: Plan) -> tuple[Plan, str | None]:
         digest = weights_digest(Path(str(path)))
     note = f"study {plan.study} goes on with the space that it was made with: {stored.name}"
     return replace(plan, space=stored, weights_digest=digest), note
-
-
-def _fingerprint(db: Database, study: str) -> str | None:
-    """Return the fingerprint of the space that the study was made with.
-
-    None where there is no such study, or where it measured its symmetry: it is then of this version.
-    """
-    found = open_study(db, study) if study in study_names(db) else None
-    if found is None or not has_spec(found) or (symmetry_of(found) or {}).get("source") in ("measured", "assumed"):
-        return None
-    return read_spec(found).space_fingerprint
 
 
 def earlier_spaces(name: str, **options: Any) -> tuple[SearchSpace, ...]:

@@ -207,12 +207,21 @@ def test_a_study_from_before_symmetry_finds_the_space_that_it_was_made_with(name
     assert (load_space(name).fingerprint == BEFORE_SYMMETRY[name]) is unchanged
 
 
-def test_a_study_from_before_mixtures_finds_the_quick_that_it_was_made_with() -> None:
-    earlier = earlier_edition("quick", since="symmetry")
+BEFORE_MIXTURES = {
+    "quick": "cd780877b32432bad9741f1818a7ac3f120ea48d90f2ef2103632fb5daf2ce9a",
+    "standard": "f395d079630cf413c246d0f6a5db87e6b614f00cd58df9920f9b9b7ac66e4e0c",
+    "thorough": "98b9f140a78c3df60be6a78e041a8affb7e5b8be3be8599fe6b8609b6c11ae55",
+}
+"""Fingerprints of the spaces from when `symmetry` became a field until they had mixtures of families."""
+
+
+@pytest.mark.parametrize("name", BEFORE_MIXTURES)
+def test_a_study_from_before_mixtures_finds_the_space_that_it_was_made_with(name: str) -> None:
+    earlier = earlier_edition(name, since="symmetry")
     assert earlier is not None
-    assert earlier.fingerprint == "cd780877b32432bad9741f1818a7ac3f120ea48d90f2ef2103632fb5daf2ce9a"
-    assert load_space("quick").fingerprint != earlier.fingerprint
-    assert earlier_edition("standard", since="symmetry") is None
+    assert (earlier.name, earlier.fingerprint) == (name, BEFORE_MIXTURES[name])
+    assert load_space(name).fingerprint != earlier.fingerprint
+    assert "mixture" in load_space(name).values("augmentation")
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=NAMES)

@@ -11,6 +11,7 @@ import hpo
 from hpo.bundle import bundle as module
 from hpo.bundle.bundle import CONFIG, IMAGES, MODEL, VALIDATION, Extras, check_out, read_bundle, write_bundle
 from hpo.bundle.manifest import FORMAT, Manifest
+from hpo.bundle.model_card import README
 from hpo.bundle.stored_metrics import METRICS, new_opening, record_opening, record_result
 from hpo.bundle.validation import Validation, read_validation
 from hpo.data import ImageDigests
@@ -29,7 +30,7 @@ def edit(path, **changes):
 def test_a_bundle_comes_back_as_it_was_written(bundle, manifest, weights):
     found = read_bundle(bundle)
     assert (found.manifest, found.model) == (manifest, weights)
-    assert sorted(entry.name for entry in bundle.iterdir()) == [module.CLASSES, CONFIG, METRICS, MODEL]
+    assert sorted(entry.name for entry in bundle.iterdir()) == [README, module.CLASSES, CONFIG, METRICS, MODEL]
     assert found.validation is None
 
 

@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 
 import hpo
 from hpo.bundle.bundle import read_bundle, write_bundle
-from hpo.bundle.corrupted_measurement import best_record, keep_record, measure_corrupted, new_record, stored_records
+from hpo.bundle.corrupted_measurement import keep_record, measure_corrupted, new_record
+from hpo.bundle.corrupted_records import best_record, stored_records
 from hpo.bundle.json_files import json_text
 from hpo.bundle.stored_metrics import METRICS, merge_metrics
 from hpo.cli import main

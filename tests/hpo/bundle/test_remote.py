@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from hpo.bundle.bundle import CLASSES, CONFIG, MODEL, VALIDATION, read_bundle, write_bundle
+from hpo.bundle.model_card import README
 from hpo.bundle.remote import local_bundle, upload_bundle
 from hpo.bundle.stored_metrics import METRICS, new_opening, record_opening, record_result
 from hpo.bundle.validation import Validation
@@ -47,7 +48,7 @@ def test_an_uploaded_bundle_is_downloaded_unchanged(uploaded, tmp_path, manifest
     with local_bundle(uploaded, tmp_path / "cache") as folder:
         found = read_bundle(folder)
         assert (found.manifest, found.model) == (manifest, weights)
-    assert {one.key for one in open_objects(uploaded).list()} == {MODEL, CONFIG, METRICS, CLASSES}
+    assert {one.key for one in open_objects(uploaded).list()} == {MODEL, CONFIG, METRICS, CLASSES, README}
 
 
 def test_validation_predictions_travel_and_go_with_the_bundle_that_had_them(url, manifest, weights, tmp_path):
@@ -61,6 +62,17 @@ def test_validation_predictions_travel_and_go_with_the_bundle_that_had_them(url,
     with upload_bundle(url, tmp_path / "cache", force=True) as folder:
         write_bundle(folder, manifest, weights, {})
     assert VALIDATION not in {one.key for one in open_objects(url).list()}
+
+
+def test_the_card_in_s3_is_written_anew_unless_it_is_another_s(run, uploaded, images):
+    objects = open_objects(uploaded)
+    before = objects.get(README)
+    assert run("evaluate", uploaded, "--data", images).exit_code == 0
+    assert b"a test part was opened once" in objects.get(README)
+    assert b"a test part was opened once" not in before
+    objects.put(README, b"mine")
+    assert run("evaluate", uploaded, "--data", images).exit_code == 0
+    assert objects.get(README) == b"mine"
 
 
 def test_a_bundle_of_format_1_is_read_from_s3(url, manifest, weights, tmp_path):
@@ -220,4 +232,4 @@ def test_config_is_uploaded_last(url, bundle, tmp_path, monkeypatch):
     with upload_bundle(url, tmp_path, force=False) as folder:
         bundle.rename(folder)
     assert order[-1] == CONFIG
-    assert boto3.client("s3").list_objects_v2(Bucket=url.split("/")[2])["KeyCount"] == 4
+    assert boto3.client("s3").list_objects_v2(Bucket=url.split("/")[2])["KeyCount"] == 5

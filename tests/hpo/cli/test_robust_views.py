@@ -16,7 +16,7 @@ import pytest
 from click.testing import Result
 from rich.console import Console
 
-from hpo.bundle.corrupted_measurement import RobustnessRecord
+from hpo.bundle.corrupted_records import RobustnessRecord
 from hpo.cli.options import study_creation_options
 from hpo.cli.robustness_text import RobustnessResult, print_robustness
 from hpo.cli.run import robustness_lines

@@ -134,6 +134,18 @@ def test_retrain_shows_validation_beside_test(run, manifest, weights, images, tm
     assert read_bundle(tmp_path / "final").manifest.stage == "retrained"
 
 
+def test_retrain_measures_the_test_part_under_corruptions_in_the_same_access(run, bundle, images, tmp_path):
+    result = run("retrain", bundle, "--data", images, "--out", tmp_path / "final", "--corrupted")
+    assert result.exit_code == 0, result.output
+    assert "under corruptions: 6 images each once under each kind" in result.stdout
+    assert f"is kept in {tmp_path / 'final'}" in result.stderr
+    metrics = read_bundle(tmp_path / "final").metrics
+    assert [one["part"] for one in metrics["corrupted"]] == ["test"]
+    assert [one["command"] for one in metrics["test_openings"]] == ["retrain"]
+    assert "| corruptions that no search sees |" in (tmp_path / "final" / "README.md").read_text()
+    assert "corrupted" not in read_bundle(bundle).metrics
+
+
 def test_retrain_says_when_the_model_was_not_measured(run, manifest, weights, images, tmp_path):
     origin = manifest.data.model_copy(update={"test_fraction": 0.0})
     write_bundle(tmp_path / "best", manifest.model_copy(update={"data": origin}), weights, {})

@@ -68,6 +68,8 @@ def test_a_bundle_says_what_the_value_of_its_trial_is_made_of(robust, store, tra
     assert written.metrics["validation"]["n"] == found.n == len(set(altered.rows.tolist()))
     stored = written.metrics["altered"]
     logits = np.load(io.BytesIO(files["altered_logits.npy"]))
+    low, high = stored.pop("interval")
+    assert low < stored["accuracy"] < high
     assert stored == {**scores(altered.labels, logits), "n": len(altered), "images": found.n}
     assert "accuracy 0.8000 on clean and 0.6000 on altered" in robustness_lines(manifest)[0]
 

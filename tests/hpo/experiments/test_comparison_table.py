@@ -18,7 +18,8 @@ from hpo.experiments.compared_model import ComparedModel
 from hpo.experiments.comparison import ComparisonRow, with_relative_errors
 from hpo.experiments.comparison_figure import comparison_files
 from hpo.experiments.comparison_table import corruptions_csv, count, csv_table, markdown, memory, notes, speed
-from hpo.experiments.outputs import check_outputs, to_csv, to_markdown, write_outputs
+from hpo.experiments.outputs import check_outputs, to_csv, write_outputs
+from hpo.markdown import to_markdown
 
 from .conftest import ABOUT, row
 

@@ -10,7 +10,8 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
 
 from hpo.bundle.bundle import read_bundle, write_bundle
-from hpo.bundle.corrupted_measurement import RobustnessRecord, keep_record
+from hpo.bundle.corrupted_measurement import keep_record
+from hpo.bundle.corrupted_records import RobustnessRecord
 from hpo.data.synthetic import write_cells
 from hpo.errors import BundleError, DataError
 from hpo.evaluation.corrupted_copy import Condition

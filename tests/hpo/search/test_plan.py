@@ -367,6 +367,24 @@ def test_a_study_that_measured_its_symmetry_is_not_taken_for_one_of_before(bench
 
 
 @pytest.mark.postgres
+def test_a_study_that_measured_its_symmetry_goes_on_with_the_edition_of_its_space(bench: Bench) -> None:
+    """Its space is an edition that leaves the symmetry open, with the one that was measured."""
+    stored = SearchSpace.from_dict(read_spec(bench.study).space)
+    values = {name: value for name, value in stored.fixed.items() if name != "symmetry"} | {"augmentation": "geometric"}
+    edition = SearchSpace("tiny", fixed=values, dimensions=stored.dimensions)
+    chosen = edition.with_fixed({"symmetry": "mirror"})
+    changed = {"space": chosen.to_dict(), "space_fingerprint": chosen.fingerprint}
+    write_spec(bench.study, read_spec(bench.study).model_copy(update=changed))
+    record_symmetry(bench.study, SymmetryChoice("mirror", "measured", "it was seen"))
+    asked = SearchSpace("tiny", fixed={**values, "weight_decay": 0.5}, dimensions=stored.dimensions)
+    plan = replace(other_plan(bench, bench.cells, asked), earlier=(edition,))
+    made, note = with_earlier_space(bench.db, plan)
+    assert made.space == edition
+    assert note is not None
+    assert note.startswith("study tiny was made with an earlier tiny, and goes on so")
+
+
+@pytest.mark.postgres
 def test_weights_without_the_file_beside_them_are_refused(bench: Bench, weights: Path) -> None:
     """The digest is of the weights alone; mean and std are in a file of their own."""
     stored = read_spec(bench.study).model_copy(update={"weights_normalisation": [[0.5] * 3, [0.25] * 3]})
