@@ -150,14 +150,23 @@ def _reason(data: InspectedData, features: Embeddings, group: int, suggested: in
 
 
 def neighbour_votes(features: Embeddings) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return for each group the votes of its neighbours, nearer ones counting more, and their shares: both (G, C)."""
+    """Return for each group the votes of its neighbours, nearer ones counting more, and their shares: both (G, C).
+
+    Where the data are grouped, pictures of one patient, slide or plate do not vote for each other: a probe has not seen
+    them either, and a label that is wrong for the whole slide would find them all of its opinion. Votes are even, and
+    shares 0, where no other group is left.
+    """
     labels, classes = features.groups.labels, features.classes
-    distances, rows = nearest(features.leading(COMPONENTS), min(NEIGHBOURS, max(1, len(features) // 8)))
-    weights = 1 / (distances / max(float(np.median(distances)), 1e-12) + SOFTENING)
+    count = min(NEIGHBOURS, max(1, len(features) // 8))
+    distances, rows = nearest(features.leading(COMPONENTS), count, apart=features.together)
+    found = np.isfinite(distances)
+    middle = float(np.median(distances[found])) if found.any() else 0.0
+    weights = np.where(found, 1 / (distances / max(middle, 1e-12) + SOFTENING), 0.0)
+    parts = found / np.maximum(found.sum(axis=1, keepdims=True), 1)
     votes, shares = (np.zeros((len(features), classes)) for _ in range(2))
     for at in range(rows.shape[1]):
         np.add.at(votes, (np.arange(len(features)), labels[rows[:, at]]), weights[:, at])
-        np.add.at(shares, (np.arange(len(features)), labels[rows[:, at]]), 1 / rows.shape[1])
+        np.add.at(shares, (np.arange(len(features)), labels[rows[:, at]]), parts[:, at])
     votes += SOFTENING
     return votes / votes.sum(axis=1, keepdims=True), shares
 

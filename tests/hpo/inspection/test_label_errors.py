@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
 from hpo.inspection import label_errors
-from hpo.inspection.label_errors import confident_off_diagonal, find_label_errors, join_evidence
+from hpo.inspection.label_errors import (
+    confident_off_diagonal,
+    find_label_errors,
+    join_evidence,
+    neighbour_votes,
+)
 from hpo.inspection.outliers import find_outliers
 from tests.hpo.inspection.made_embeddings import cloud, data_of, embeddings_of
 
@@ -98,6 +105,25 @@ def test_evidence_joins_to_probabilities() -> None:
     np.testing.assert_allclose(joined.sum(axis=1), 1)
     np.testing.assert_allclose(joined[0], [0.9, 0.1])
     assert joined[1, 0] > 0.99
+
+
+def test_pictures_of_one_group_do_not_vote_for_each_other() -> None:
+    rng = np.random.default_rng(0)
+    points, labels = cloud(rng, 3, 40)
+    slide = np.arange(8)  # one slide, whose pictures are alike and all have the label of another class
+    points[slide] = points[0] + rng.normal(0, 0.05, (8, points.shape[1]))
+    labels[slide] = 1
+    embedded = embeddings_of(points, labels)
+    together = np.arange(len(labels))
+    together[slide] = 0
+    assert neighbour_votes(embedded)[1][slide, 1].min() > 0.4, "they vote for each other where nothing is grouped"
+    votes, shares = neighbour_votes(replace(embedded, together=together))
+    assert shares[slide, 1].max() == 0
+    assert (votes[slide].argmax(axis=1) == 0).all()
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    votes, shares = neighbour_votes(replace(embedded, together=np.zeros(len(labels), np.int64)))
+    np.testing.assert_allclose(votes, 1 / 3)
+    assert not shares.any()
 
 
 @pytest.mark.parametrize("seed", range(3))
