@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,8 +65,7 @@ def assign_parts(rows: ImageRows, options: SplitOptions, grouping: Grouping | No
         notes += ["with folds the given val part joins train: all its images validate in turn"] * ("val" in rows.given)
         codes[codes == _VAL] = _TRAIN
     wanted = _wanted(rows.given, options)
-    _hold_out(units, codes, wanted)
-    folds = _deal_folds(units, codes, options.folds) if options.folds else None
+    codes, folds = _dealt(units, codes, wanted, options)
     if folds is not None:
         notes += _fold_notes(units, folds)
         codes[folds == 0] = _VAL
@@ -121,8 +121,27 @@ def _wanted(given: Sequence[PartName | None], options: SplitOptions) -> dict[int
     return {part: share for part, share in shares.items() if share > 0 and PARTS[part] not in given}
 
 
-def _hold_out(units: _Units, codes: npt.NDArray[np.int8], wanted: dict[int, float]) -> None:
-    """Move whole units from train into the wanted parts. Change `codes` in place."""
+def _dealt(
+    units: _Units, given: npt.NDArray[np.int8], wanted: dict[int, float], options: SplitOptions
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8] | None]:
+    """Return part and fold of each image, from the given parts (n,); the folds are None where none are asked for."""
+
+    def dealt(spared: int | None) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8] | None]:
+        codes = given.copy()
+        _hold_out(units, codes, wanted, spared)
+        return codes, _deal_folds(units, codes, options.folds) if options.folds else None
+
+    if options.every_class:
+        with suppress(DataError):  # a class has too few groups for the test part and for folds: folds come first
+            return dealt(2 if options.folds else 1)
+    return dealt(None)
+
+
+def _hold_out(units: _Units, codes: npt.NDArray[np.int8], wanted: dict[int, float], spared: int | None) -> None:
+    """Move whole units from train into the wanted parts. Change `codes` in place.
+
+    `spared` is as in `complete`; None moves no unit for the sake of a class.
+    """
     if not wanted:
         return
     movable = units.inside(codes == _TRAIN)
@@ -134,6 +153,10 @@ def _hold_out(units: _Units, codes: npt.NDArray[np.int8], wanted: dict[int, floa
     part_of = np.where(at >= 0, np.array(parts)[at], _TRAIN)
     fixed = np.bincount(units.labels[(codes == _TRAIN) & ~movable[units.of_row]], minlength=len(units.classes))
     _mend(units.counts, part_of, fixed, list(reversed(order)), list(wanted))
+    if spared is not None:
+        held = HeldOut(units.counts, part_of, fixed, list(reversed(order)), spared)
+        for part, share in wanted.items():
+            held.complete(part, round(share * int(total.sum())))
     moved = movable[units.of_row]
     codes[moved] = part_of[units.of_row][moved]
 
@@ -168,6 +191,58 @@ def _spare_unit(
         if part_of[unit] == _TRAIN and (training - counts[unit] > 0)[training > 0].all():
             return unit
     return None
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Units that are dealt to parts, where a part gets an image of each class that train can spare."""
+
+    counts: Counts
+    """(g, C) images per unit and class."""
+    part_of: npt.NDArray[np.int64]
+    """(g,) the part of each unit; changed in place."""
+    fixed: Counts
+    """(C,) images that stay in train."""
+    smallest_first: Sequence[int]
+    """The units that may move."""
+    spared: int
+    """The units of each class that train keeps."""
+
+    def complete(self, part: int, least: int) -> None:
+        """Move units from train into a part until it has each class; units that it can spare then go back.
+
+        Of each class that is moved train keeps at least as many images as the part gets. A part that had each class, or
+        for whose sake none could be moved, stays as it was; others keep `least` images.
+        """
+        rarest_first = np.argsort((self.counts > 0).sum(axis=0), kind="stable").tolist()
+        moved = [label for label in rarest_first if self._move(part, label)]
+        there = self._images(part)
+        for unit in reversed(self.smallest_first) if moved else ():
+            left = there - self.counts[unit]
+            if self.part_of[unit] == part and (left[there > 0] > 0).all() and left.sum() >= least:
+                self.part_of[unit], there = _TRAIN, left
+
+    def _move(self, part: int, label: int) -> bool:
+        """Move a unit of a class that a part lacks: of those with most of its missing classes, the smallest."""
+        there, train = self._images(part), self.fixed + self._images(_TRAIN)
+        if there[label]:
+            return False
+        holders = np.count_nonzero(self.counts[self.part_of == _TRAIN], axis=0) + (self.fixed > 0)
+        able = [
+            unit
+            for unit in self.smallest_first
+            if self.part_of[unit] == _TRAIN
+            and (own := self.counts[unit])[label]
+            and ((holders > self.spared) & (train - own >= there + own))[own > 0].all()
+        ]
+        if able:
+            chosen = max(able, key=lambda unit: np.count_nonzero(self.counts[unit][there == 0]))
+            self.part_of[chosen] = part
+        return bool(able)
+
+    def _images(self, part: int) -> Counts:
+        images: Counts = self.counts[self.part_of == part].sum(axis=0)
+        return images
 
 
 def _deal_folds(units: _Units, codes: npt.NDArray[np.int8], folds: int) -> npt.NDArray[np.int8]:

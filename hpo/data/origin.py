@@ -55,6 +55,10 @@ class DataOrigin(BaseModel):
     folds_digest: str | None = None
     """The digest of which images validate in which fold; None without folds, in a bundle, which holds the model of the
     first fold alone, and in records of earlier versions of hpo."""
+    every_class: bool | None = None
+    """Whether parts of whole groups were given each class, as in `SplitOptions`; None without groups and folds, and in
+    records of earlier versions of hpo.
+    """
     copies: RecordedGroups | None = None
     """The groups of copies that stay in one part, as in `Dataset`; None in records of earlier versions of hpo, which
     kept equal pixels together and no other copies."""
@@ -73,7 +77,9 @@ class DataOrigin(BaseModel):
     @model_serializer(mode="wrap")
     def _without_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out the options that are not used, so that other records stay as earlier versions write them."""
-        optional = ("group_by", "folds", "folds_digest", "copies", "findings", "unchanged_fingerprint")
+        optional = (
+            "group_by", "folds", "folds_digest", "every_class", "copies", "findings", "unchanged_fingerprint",
+        )  # fmt: skip
         return {key: value for key, value in serialise(self).items() if key not in optional or value is not None}
 
     @classmethod
@@ -93,6 +99,7 @@ class DataOrigin(BaseModel):
             group_by=split.group_by,
             folds=split.folds,
             folds_digest=folds_digest(dataset),
+            every_class=(split.every_class or None) if split.group_by or split.folds else None,
             copies=dataset.copies,
             findings=dataset.changes.to_json() or None,
             unchanged_fingerprint=dataset.unchanged_fingerprint or None,
@@ -112,7 +119,7 @@ class DataOrigin(BaseModel):
         """The settings for parts that the data set does not bring."""
         return SplitOptions(
             self.seed, self.val_fraction, self.test_fraction, self.max_unreadable, self.group_by, self.folds,
-            self.copies or (),
+            self.copies or (), bool(self.every_class),
         )  # fmt: skip
 
     @property

@@ -46,6 +46,10 @@ class SplitOptions:
     # What a study keeps of its copies says how its data look, not how a person wants them split.
     copies: RecordedGroups | None = field(default=None, compare=False)
     """Groups of images that show one picture, as `copy_groups.record` gives them; None looks for them."""
+    every_class: bool = field(default=True, compare=False)
+    """Whether a part that is made of whole groups gets an image of each class where train can spare one; earlier
+    versions of hpo did not see to that.
+    """
 
     def __post_init__(self) -> None:
         if not 0 < self.val_fraction < 1:

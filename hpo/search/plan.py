@@ -29,6 +29,7 @@ from search_spaces import (
     check_given,
     load_space,
     parse_value,
+    read_space,
 )
 from storage import (
     Control,
@@ -36,6 +37,7 @@ from storage import (
     Limits,
     StudySpec,
     Worker,
+    check_same,
     create_study,
     expire_dead_neighbours,
     get_control,
@@ -194,7 +196,8 @@ def open_data(plan: Plan, cache: Path, progress: Progress | None = None, *, db: 
     """
     origin = stored_origin(db, plan) if db else None
     changes = origin.changes if origin and plan.changes is None else plan.changes
-    split = replace(plan.split, copies=origin.options.copies) if origin else plan.split
+    own = origin.options if origin else None
+    split = replace(plan.split, copies=own.copies, every_class=own.every_class) if own else plan.split
     sizes: list[Any] = plan.space.values("image_size")
     if len(sizes) > 16:
         raise SpaceError(f"image_size can take {len(sizes)} values, but each is packed on disk; give at most 16")
@@ -228,6 +231,30 @@ def refuse_other_normalisation(spec: StudySpec, weights: object) -> None:
         f"the files beside {weights} give {texts[0]}, but gave {texts[1]} where the study was made; "
         "copy the .json or config.json along with the weights"
     )
+
+
+def refuse_another_search(db: Database, plan: Plan) -> None:
+    """Raise StudyError where the study exists with another space, metric, seed or method than the plan's.
+
+    To be called before weights are fetched and images decoded, whose own faults would hide that difference.
+    """
+    stored = _stored_spec(db, plan)
+    if stored is None:
+        return
+    split = {key: getattr(plan.split, key) for key in _COMPARED_OF_THE_SPLIT}
+    space, known = plan.space, read_space(stored.space)
+    if isinstance(space, SearchSpace) and isinstance(known, SearchSpace) and space.assumes_symmetry:
+        space = space.with_fixed({"symmetry": known.largest().symmetry})  # as `choose_symmetry` will decide it
+    asked = {
+        "space": space.to_dict(), "space_fingerprint": space.fingerprint, "metric": plan.metric,
+        "robustness": stored.robustness if plan.robustness is None else plan.robustness, "seed": plan.split.seed,
+        "weights_digest": plan.weights_digest, "sampler": plan.sampler, "pruner": plan.pruner,
+        "data": {**stored.data, **split},
+    }  # fmt: skip
+    check_same(plan.study, stored, stored.model_copy(update=asked))
+
+
+_COMPARED_OF_THE_SPLIT = ("seed", "val_fraction", "test_fraction", "group_by", "folds", "max_unreadable")
 
 
 def create_or_open_study(db: Database, plan: Plan, dataset: Dataset) -> optuna.Study:

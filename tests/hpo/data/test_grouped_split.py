@@ -143,6 +143,46 @@ def test_a_class_in_one_group_trains_and_never_validates():
     )
 
 
+@settings(max_examples=50, deadline=None)
+@given(grouped_images(), st.integers(0, 1000))
+def test_a_part_lacks_a_class_only_where_train_can_spare_no_group_of_it(images, seed):
+    labels, values = np.array(images[0]), np.array(images[1])
+    # Most groups lose all classes but one, as slides of one disease do.
+    kept = (values % (labels.max() + 2) == labels) | (values < 2)
+    labels, values = labels[kept], values[kept]
+    before = split(labels, values, seed=seed, every_class=False)
+    after = split(labels, values, seed=seed)
+    for code, part in ((1, "val"), (2, "test")):
+        lacks = set(labels) - set(labels[after.codes == code])
+        if not set(labels) - set(labels[before.codes == code]) and code == 1:
+            assert (after.codes == 1).tolist() == (before.codes == 1).tolist(), "what was whole is not touched"
+        assert len([note for note in after.notes if f"no {'validation' if code == 1 else part} image" in note]) == (
+            1 if lacks else 0
+        )
+        assert lacks <= set(labels) - set(labels[before.codes == code])
+    train = np.bincount(labels[after.codes == 0], minlength=labels.max() + 1)
+    assert train.all()
+
+
+def test_a_part_gets_a_group_of_the_rare_class_and_gives_back_what_it_does_not_need():
+    # 40 patients with the common class, 3 of them with the rare one, which come late as the smallest do.
+    labels = [0] * 400 + [1] * 3
+    values = [row // 10 for row in range(400)] + [100, 101, 102]
+    before = split(labels, values, every_class=False)
+    assert before.notes == tuple(
+        f"no {word} image of class 'c1': too few groups of images for the share; add some, or hold out a larger one "
+        f"(--{part}-fraction)"
+        for word, part in (("validation", "val"), ("test", "test"))
+    )
+    after = split(labels, values)
+    assert not after.notes
+    assert sorted(after.codes[-3:].tolist()) == [0, 1, 2]
+    assert abs(np.bincount(after.codes) - np.bincount(before.codes)).max() <= 2
+    folded = split(labels, values, folds=2)
+    assert "no test image of class 'c1'" not in str(folded.notes)
+    assert "no test image of class 'c1'" in str(split(labels[:-1], values[:-1], folds=2).notes), "two are for the folds"
+
+
 def test_a_given_part_without_a_class_is_noted_with_folds_and_groups():
     found = split([0, 1, 2] * 8, range(24), parts=["test"] * 2 + ["train"] * 22, folds=3)
     assert "no test image of class 'c2': the given part has none" in found.notes

@@ -214,4 +214,15 @@ def test_other_folds_of_the_same_images_are_refused(folder, cache):
 
 
 def test_the_record_of_one_split_has_no_folds(origin):
-    assert "folds_digest" not in origin.to_spec(("cat", "dog"))
+    assert not {"folds_digest", "every_class"} & set(origin.to_spec(("cat", "dog")))
+
+
+def test_a_study_of_an_earlier_version_keeps_a_test_part_without_a_rare_class(write_classes, cache):
+    folder = write_classes({"cat": 30, "dog": 3})
+    options = SplitOptions(folds=2)
+    origin = DataOrigin.of(open_dataset(folder, image_size=16, cache=cache, split=options), options)
+    facts = origin.to_spec(("cat", "dog"))
+    assert facts["every_class"] is True
+    assert "test image" not in str(origin.reopen(folder, image_size=16, cache=cache).notes)
+    earlier = DataOrigin.from_spec({**facts, "every_class": None}, origin.fingerprint)
+    assert "no test image of class 'dog'" in str(earlier.reopen(folder, image_size=16, cache=cache).notes)
