@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from storage.objects import ObjectStore, is_url, open_objects
     from storage.reaping import LeaseInfo, Reaped, expire_dead_neighbours, expire_leases, lease_infos, reap
     from storage.retry import GRACE, LEAVING, RetryPolicy
-    from storage.spec import StudySpec, has_spec, read_spec
+    from storage.spec import StudySpec, check_same, has_spec, read_spec
     from storage.stores import (
         claim_files,
         open_store,
@@ -93,6 +93,7 @@ __all__ = [
     "Worker",
     "add_repeated_epochs",
     "advance",
+    "check_same",
     "check_study_name",
     "claim_files",
     "claim_trial",
@@ -154,7 +155,7 @@ _NAMES = {
     "objects": ("ObjectStore", "is_url", "open_objects"),
     "reaping": ("LeaseInfo", "Reaped", "expire_dead_neighbours", "expire_leases", "lease_infos", "reap"),
     "retry": ("GRACE", "LEAVING", "RetryPolicy"),
-    "spec": ("StudySpec", "has_spec", "read_spec"),
+    "spec": ("StudySpec", "check_same", "has_spec", "read_spec"),
     "stores": (
         "claim_files",
         "open_store",

@@ -122,7 +122,7 @@ def prepare_study(db: Database, plan: Plan, home: Path, cleaning: Cleaning) -> t
     from hpo.data.opening import count_classes
     from hpo.search.data_dimensions import data_dimension_lines
     from hpo.search.earlier_spaces import with_earlier_space, with_stored_space
-    from hpo.search.plan import check_models, create_or_open_study, open_data, probes_of
+    from hpo.search.plan import check_models, create_or_open_study, open_data, probes_of, refuse_another_search
     from hpo.search.planned_probes import probe_lines
     from hpo.search.symmetry_choice import choose_symmetry, record_symmetry
 
@@ -132,6 +132,7 @@ def prepare_study(db: Database, plan: Plan, home: Path, cleaning: Cleaning) -> t
         plan, note = with_stored_space(db, plan)
     if note:
         click.echo(note, err=True)
+    refuse_another_search(db, plan)
     for name, check in check_models(plan.space, classes).items():
         start = check.weights or ("weights of timm" if plan.space.fixed.get("pretrained", True) else "random weights")
         click.echo(f"{name}: {check.parameters:,} parameters with {classes} classes; {start}", err=True)

@@ -203,3 +203,6 @@ def test_a_command_without_a_space_continues_a_study_of_another(here, faulty):
     other = here("init", str(faulty), "--study", "s", "--space", "standard", "--set", "pretrained=false")
     assert other.exit_code == 2
     assert "study 's' exists with another search space" in other.output
+    unfetched = here("init", str(faulty), "--study", "s", "--space", "standard")
+    assert unfetched.exit_code == 2
+    assert "study 's' exists with another search space" in unfetched.output, "before its weights are fetched"

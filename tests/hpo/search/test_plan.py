@@ -28,6 +28,7 @@ from hpo.search.plan import (
     open_data,
     open_study_data,
     origin_of,
+    refuse_another_search,
     refuse_other_normalisation,
     resolve_space,
     set_budget,
@@ -472,3 +473,22 @@ def test_a_study_goes_on_with_its_own_space_where_the_command_names_none(bench: 
     assert with_stored_space(bench.db, new) == (new, None)
     same = replace(asked, space=plan.space)
     assert with_stored_space(bench.db, same) == (same, None)
+
+
+@pytest.mark.postgres
+def test_what_differs_from_the_study_is_said_before_weights_are_looked_for(
+    bench: Bench, cells: Path, tiny_space: SearchSpace
+) -> None:
+    plan = other_plan(bench, cells, tiny_space)
+    refuse_another_search(bench.db, plan)
+    refuse_another_search(bench.db, replace(plan, study="new", metric="loss"))
+    for changed, word in (
+        ({"space": load_space("standard")}, "search space"),
+        ({"metric": "f1"}, "metric"),
+        ({"weights_digest": "0" * 32}, "weights file"),
+        ({"robustness": 0.5}, "robustness"),
+        ({"split": replace(plan.split, folds=3)}, "number of folds"),
+        ({"pruner": "hyperband"}, "pruner"),
+    ):
+        with pytest.raises(StudyError, match=f"study 'tiny' exists with another {word}"):
+            refuse_another_search(bench.db, replace(plan, **changed))
