@@ -13,7 +13,7 @@ import numpy as np
 from hpo.bundle.access_ledger import AccessCounts, AccessLedger
 from hpo.bundle.bundle import Bundle
 from hpo.bundle.measurement import ModelMeasurement, measure
-from hpo.bundle.model import BATCH_SIZE, Model, Tta, check_tta
+from hpo.bundle.model import BATCH_SIZE, Model, Tta
 from hpo.bundle.own_data import reopen_same
 from hpo.bundle.stored_metrics import new_opening
 from hpo.data import (
@@ -128,7 +128,7 @@ def evaluate(
     With `tta` the mean over its views is measured too. Images are packed into `cache` first; `progress` is called
     during the packing and then during the evaluation. DataError as in `select`.
     """
-    check_tta(tta, model.config.symmetry)
+    model.check_tta(tta)
     selection = select(model.bundle, data, cache=cache, split=split, progress=progress)
     return evaluate_on(model, selection, tta=tta, batch_size=batch_size, progress=progress)
 
@@ -146,7 +146,7 @@ def evaluate_on(
 
     An access to two test parts is recorded under each of them.
     """
-    check_tta(tta, model.config.symmetry)
+    model.check_tta(tta)
     bundle, n, ledger = model.bundle, len(selection.part), ledger or AccessLedger()
     openings = [
         new_opening("evaluate", selection.fingerprint, n, test=test, model=bundle.model_digest)

@@ -162,6 +162,27 @@ class Interpolation(_Section):
     """Shares that it was chosen among, by validation images as they are and altered."""
 
 
+class HeadChange(_Section):
+    """How the last layer was changed after training (`hpo.delivery.balanced_head`)."""
+
+    method: Literal["retrained", "priors"]
+    """Trained once more on cached features, or its bias shifted by the logarithms of the class frequencies."""
+    strength: float = Field(ge=0)
+    """The penalty on the distance to the layer before (`retrained`), or the share of the logarithms (`priors`)."""
+    balanced: bool = False
+    """Only for `retrained`: whether each class weighs the same, not each image."""
+
+
+class Finished(_Section):
+    """Changes after training where that helped (`hpo export-best --finish`), in the order of the fields."""
+
+    statistics: int | None = Field(None, ge=1)
+    """Training images by which the statistics of BatchNorm were estimated anew."""
+    head: HeadChange | None = None
+    views: Literal["none", "mirror", "flips", "dihedral"] = "none"
+    """Views of each image whose probabilities every prediction averages."""
+
+
 class Manifest(_Section):
     """The content of config.json but for the layout's version and the digests of the other files."""
 
@@ -201,9 +222,11 @@ class Manifest(_Section):
     """None where the statistics are those of the training. Else the calibration is that of the model before."""
     interpolated: Interpolation | None = None
     """None for the weights of the trial themselves."""
+    finished: Finished | None = None
+    """None where nothing but `interpolated`, `ingredients` and `members` says was changed after training."""
     robustness: RobustnessFigures | None = None
-    """None where clean images alone counted in the search; for a joint model those of its best trial, for a retrained
-    one those of its trial."""
+    """None where clean images alone counted in the search. Those of the trial for a retrained model, and for an adapted
+    one; its own for a joint, an interpolated and a finished one."""
     probe: ProbeFit | None = None
     """None for a trained model. A frozen probe has one epoch, in which its head was fitted at once."""
 
@@ -218,6 +241,11 @@ class Manifest(_Section):
     def value_name(self) -> str:
         """The name of the trial's value: the metric, or `value` where it is made of that on two kinds of images."""
         return self.metric if self.robustness is None else "value"
+
+    @property
+    def views(self) -> Literal["none", "mirror", "flips", "dihedral"]:
+        """The views of an image whose probabilities every prediction averages."""
+        return self.finished.views if self.finished else "none"
 
     @property
     def temperature(self) -> float:
@@ -243,7 +271,7 @@ class Manifest(_Section):
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values; `from_dict(to_dict(x)) == x`. Later fields that are None are left out."""
-        own = ("folds", "adapted", "interpolated", "robustness", "probe")
+        own = ("folds", "adapted", "interpolated", "finished", "robustness", "probe")
         return self.model_dump(mode="json", exclude={key for key in own if getattr(self, key) is None})
 
     @classmethod

@@ -118,8 +118,20 @@ class Model:
     def logits_of(self, batches: Iterable[Images]) -> Logits:
         """Return (n, C) float32 of batches (b, S, S, 3) uint8 of the model's own image size, one at a time.
 
-        For an ensemble they are the logarithms of its members' mean probabilities.
+        For an ensemble they are the logarithms of its members' mean probabilities, and for a bundle that averages views
+        those of the mean over the views.
         """
+        if self.bundle.manifest.views != "none":
+            rows = [self._mean_over_views(batch) for batch in batches]
+            return np.concatenate(rows) if rows else self._no_logits()
+        return self._logits_of(batches)
+
+    def _mean_over_views(self, batch: Images) -> Logits:
+        views = VIEWS[self.bundle.manifest.views]
+        logits = self._logits_of(view(batch) for view in views).reshape(len(views), len(batch), -1)
+        return mean_of_views(logits)
+
+    def _logits_of(self, batches: Iterable[Images]) -> Logits:
         if len(self._predictors) == 1:
             found = self._predictors[0].logits(batches)
             return found if len(found) else self._no_logits()
@@ -147,9 +159,19 @@ class Model:
 
         Raises UsageError where the labels of the model's images do not survive these views.
         """
-        check_tta(tta, self.config.symmetry)
+        self.check_tta(tta)
         views = VIEWS[tta]
         return self.logits_of(view(batch) for view in views).reshape(len(views), len(batch), -1)
+
+    def check_tta(self, tta: Tta) -> None:
+        """Raise UsageError where the labels do not survive the views of `tta`, or the bundle averages views already."""
+        own = self.bundle.manifest.views
+        if tta != "none" and own != "none":
+            raise UsageError(
+                f"--tta is {tta}, but every prediction of {self.bundle.path} is the mean over views already ({own}); "
+                "leave --tta out"
+            )
+        check_tta(tta, self.config.symmetry)
 
     def calibrated(self, view_logits: Logits) -> Probabilities:
         """Return (b, C) float64: the mean over the views of the calibrated probabilities of (v, b, C) logits."""
@@ -254,6 +276,16 @@ def _of_member(tensors: Tensors, number: int) -> Tensors:
 
 def _prefix(number: int) -> str:
     return f"members.{number}."
+
+
+def mean_of_views(view_logits: Logits) -> Logits:
+    """Return (b, C) float32: the logarithms of the mean probabilities of (v, b, C) logits."""
+    return log_probabilities(probabilities(view_logits).mean(axis=0)).astype(np.float32)
+
+
+def allowed_views(symmetry: Symmetry) -> tuple[Tta, ...]:
+    """Return the views under which images with this `symmetry` keep their label."""
+    return _ALLOWED[symmetry]
 
 
 def check_tta(tta: Tta, symmetry: Symmetry) -> None:

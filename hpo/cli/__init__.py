@@ -38,7 +38,7 @@ COMMANDS = {
     "dashboard": ("hpo.cli.dashboard:dashboard_command", "Serve optuna-dashboard on 127.0.0.1."),
     "spaces": ("hpo.cli.spaces:spaces_command", "List and explain the search spaces."),
     "show": ("hpo.cli.show:show_command", "Draw what a choice does: `hpo show augmentation`."),
-    "export-best": ("hpo.cli.delivery:export_best_command", "Write the best trial as a bundle."),
+    "export-best": ("hpo.cli.export_best:export_best_command", "Write the best trial as a bundle."),
     "retrain": ("hpo.cli.delivery:retrain_command", "Train a bundle on train + val; prove it on test."),
     "evaluate": ("hpo.cli.delivery:evaluate_command", "Measure a bundle on labelled images."),
     "predict": ("hpo.cli.delivery:predict_command", "Classify images with a bundle."),

@@ -1,4 +1,4 @@
-"""The commands from a study to a model in use: `hpo export-best`, `retrain`, `evaluate`, `predict`."""
+"""The commands from a bundle to a model in use: `hpo retrain`, `evaluate`, `predict`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.connect import artifacts_folder, cache_folder, connected
+from hpo.cli.connect import cache_folder, connected
 from hpo.cli.options import (
     Location,
     UserPath,
-    artifacts_option,
     debug_option,
     device_option,
     home_option,
     storage_options,
-    study_option,
     threads_option,
     weights_option,
 )
@@ -66,47 +64,6 @@ map_option = click.option(
     "--map", "renamed", multiple=True, metavar="THEIRS=OURS",
     help="A class of other data by the model's name for it; `THEIRS=` leaves its images out.  Repeatable.",
 )  # fmt: skip
-
-
-@click.command("export-best")
-@study_option
-@out_option
-@click.option("--trial", type=click.IntRange(0), default=None, help="This complete trial, not the best one.")
-@force_option
-@storage_options
-@artifacts_option
-@debug_option
-def export_best_command(
-    study: str, out: Path | str, trial: int | None, force: bool,
-    storage: str | None, home: Path, artifacts: Path | str | None,
-) -> None:  # fmt: skip
-    """Write the best trial of a study, with its weights of the best epoch, as a bundle.
-
-    Its probabilities are calibrated: one temperature, fitted to the trial's predictions on the validation part.
-    """
-    from hpo.bundle.remote import upload_bundle
-    from hpo.cli.delivery_text import (
-        augmented_note,
-        calibration_line,
-        changes_lines,
-        fold_lines,
-        robustness_lines,
-    )
-    from hpo.delivery.export import export_best
-    from hpo.evaluation.metrics_table import accuracy_line
-    from storage import open_store, open_study, read_spec
-
-    with connected(storage, home) as db, upload_bundle(out, cache_folder(home), force=force) as folder:
-        store = open_store(artifacts_folder(artifacts, home), read_spec(open_study(db, study)).id)
-        manifest, found = export_best(db, study, store, folder, trial=trial, force=force, cache=cache_folder(home))
-    click.echo(
-        f"{out}: trial {manifest.trial} of study {study}, epoch {manifest.best_epoch}, {manifest.config.backbone}"
-    )
-    accuracy = accuracy_line(found.accuracy, found.interval, found.n)
-    click.echo(f"validation accuracy {accuracy}{augmented_note(manifest)}")
-    click.echo(calibration_line(manifest))
-    for line in [*changes_lines(manifest), *fold_lines(manifest), *robustness_lines(manifest)]:
-        click.echo(line)
 
 
 @click.command("retrain")
@@ -250,7 +207,7 @@ def predict_command(
     for each file, in their order; one that cannot be read has an `error` there. The exit code is 0 if at least one
     image was classified. Probabilities are calibrated; with --accuracy the model abstains where it is not sure enough.
     """
-    from hpo.bundle.model import check_tta, load
+    from hpo.bundle.model import load
     from hpo.bundle.output import STDOUT, check_output
     from hpo.bundle.predict import PredictOptions, predict
     from hpo.bundle.remote import local_bundle
@@ -262,7 +219,7 @@ def predict_command(
     use_threads(threads)
     with local_bundle(bundle, cache_folder(home)) as folder:
         model = load(folder, device)
-    check_tta(tta, model.config.symmetry)
+    model.check_tta(tta)
     options = PredictOptions(tta)
     if accuracy is not None:
         abstention = model.abstention(accuracy)

@@ -63,9 +63,19 @@ def robustness_lines(manifest: Manifest) -> list[str]:
     if found is None:
         return []
     return [
-        f"value of the trial {found.value:.4f}: {manifest.metric} {found.clean:.4f} on clean and {found.altered:.4f} "
-        f"on altered validation images, at a robustness of {found.weight:g}"
+        f"value of {measured_model(manifest)} {found.value:.4f}: {manifest.metric} {found.clean:.4f} on clean and "
+        f"{found.altered:.4f} on altered validation images, at a robustness of {found.weight:g}"
     ]
+
+
+def measured_model(manifest: Manifest) -> str:
+    """Return whose value `manifest.robustness` is: of weights that were changed since, or of the trial."""
+    if manifest.adapted is not None:
+        return "the trial, before its statistics were adapted,"
+    if manifest.stage == "retrained":
+        return "the trial"
+    changed = manifest.stage in ("ensemble", "soup") or manifest.interpolated or manifest.finished
+    return "this model" if changed else "the trial"
 
 
 def epoch_line(result: EpochResult, epochs: int) -> str:
@@ -115,9 +125,12 @@ def _trained(result: Retrained) -> str:
 
 def retrain_lines(out: Path | str, before: Bundle, result: Retrained) -> list[str]:
     """Return the result of a retraining beside that of its trial; `before` is the bundle that it started from."""
+    from hpo.delivery.weight_changes import change_lines
+
     lines = [
         f"{out}: {_trained(result)}",
         *changes_lines(result.manifest),
+        *change_lines(result.manifest),
     ]
     if before.manifest.data.changes and not result.manifest.data.changes:
         lines.append(before.manifest.data.changes.unapplied_line())
@@ -219,7 +232,7 @@ def joined_lines(out: Path | str, joined: JointModel) -> list[str]:
     """Return the composition of a joint model and its comparisons with the best trial."""
     manifest, held_out = joined.manifest, joined.held_out
     lines = [
-        f"{out}: {_composition(manifest)}",
+        f"{out}: {composition(manifest)}",
         *changes_lines(manifest),
         _comparison_line("validation part, on which it was chosen", joined.validation),
     ]
@@ -232,7 +245,7 @@ def joined_lines(out: Path | str, joined: JointModel) -> list[str]:
     return lines
 
 
-def _composition(manifest: Manifest) -> str:
+def composition(manifest: Manifest) -> str:
     """Return the trials of a joint model, with their weights."""
     if manifest.members:
         parts = ", ".join(f"{member.trial} ({member.weight:.3g})" for member in manifest.members)

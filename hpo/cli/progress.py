@@ -5,6 +5,7 @@ Where stdout is a terminal and gets results meanwhile, nothing is drawn: both wo
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -101,3 +102,27 @@ class Ticker:
         if self._drawn:
             click.echo(_START_OF_LINE, nl=False, err=True)
             self._drawn = False
+
+
+class StatusLine:
+    """Shows in one line of stderr what is being done; elsewhere than on a terminal a line every few seconds."""
+
+    def __init__(self) -> None:
+        self._redraws = can_redraw(sys.stderr)
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> StatusLine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._redraws:
+            click.echo(_START_OF_LINE, nl=False, err=True)
+
+    def show(self, text: str) -> None:
+        """Show the text in place of the one before."""
+        if self._redraws:
+            width = shutil.get_terminal_size().columns - 1
+            click.echo(f"{_START_OF_LINE}{text[:width]}", nl=False, err=True)
+        elif time.monotonic() - self._last_line >= LINE_INTERVAL:
+            self._last_line = time.monotonic()
+            click.echo(text, err=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import mmap
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo.errors import DataError
-from hpo.files import atomic_folder, exclusive_lock
+from hpo.files import atomic_folder, exclusive_lock, write_file
 
 
 @contextmanager
@@ -79,3 +79,23 @@ def forget_pages(array: npt.NDArray[Any]) -> None:
         base = base.base
     if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         base.madvise(mmap.MADV_DONTNEED)
+
+
+def remember_data(cache: Path, fingerprint: str, path: Path) -> None:
+    """Store where the data with this fingerprint lie on this machine, for commands that are not given them.
+
+    The path is in `data/<fingerprint>` in the cache, and never leaves it. Where nothing can be written it is not kept.
+    """
+    place, found = cache / "data" / fingerprint, str(path.resolve())
+    with suppress(OSError, UnicodeError):
+        if not place.is_file() or place.read_text(encoding="utf-8") != found:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_file(place, found)
+
+
+def remembered_data(cache: Path, fingerprint: str) -> Path | None:
+    """Return the path that `remember_data` stored, if there is something; whether it is still the same is not known."""
+    with suppress(OSError, UnicodeError):
+        path = Path((cache / "data" / fingerprint).read_text(encoding="utf-8"))
+        return path if path.exists() else None
+    return None

@@ -7,6 +7,7 @@ members that were chosen on the other half.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from hpo.bundle.bundle import Extras, check_out, write_bundle
 from hpo.bundle.calibrate import calibration_of
-from hpo.bundle.manifest import Manifest, Member
+from hpo.bundle.manifest import Manifest, Member, RobustnessFigures
 from hpo.bundle.model import pack_members
 from hpo.bundle.validation import Validation
 from hpo.delivery.ensemble_candidates import EnsembleCandidate, EnsembleCandidates
@@ -91,14 +92,23 @@ def ensemble(candidates: EnsembleCandidates, out: Path, *, force: bool = False) 
 
 def choose(candidates: EnsembleCandidates, rows: Rows | None = None) -> EnsembleChoice:
     """Choose temperatures, best member and ensemble by the validation images `rows`, (n,) bool, or by all."""
-    labels = candidates.labels
-    by = np.ones(len(labels), dtype=np.bool_) if rows is None else rows
-    temperatures = [fit_temperature(labels[by], one.validation.logits[by]) for one in candidates.found]
-    logits = [candidate.logits for candidate in candidates.found]
+    by = np.ones(len(candidates.labels), dtype=np.bool_) if rows is None else rows
+    return choose_members([candidate.logits for candidate in candidates.found], candidates, by)
+
+
+def choose_members(
+    logits: Sequence[Logits], candidates: EnsembleCandidates, by: Rows, most: int | None = None
+) -> EnsembleChoice:
+    """Choose as `choose` does among models with the logits (n + m, C) each, which need not be the candidates'.
+
+    `most` is the largest number of different members.
+    """
+    labels, n = candidates.labels, len(candidates.labels)
+    temperatures = [fit_temperature(labels[by], one[:n][by]) for one in logits]
     members = np.stack([probabilities(*pair) for pair in zip(logits, temperatures, strict=True)])
     some, metric = chosen_by(candidates, by)
     seen, found = labels[candidates.rows[some]], members[:, some]
-    picks = greedy_ensemble(seen, found, metric)
+    picks = greedy_ensemble(seen, found, metric, most=most)
     return EnsembleChoice(temperatures, members, ranked(seen, found, metric)[0], picks)
 
 
@@ -129,7 +139,7 @@ def write_ensemble(
     checked = cross_check(candidates)
     crossed = checked.logits if checked else None
     result = JointModel(
-        manifest=_manifest(candidates, choice, validation, crossed),
+        manifest=with_own_figures(_manifest(candidates, choice, validation, crossed), clean, altered),
         best=candidates.found[choice.best].trial.number,
         validation=clean,
         held_out=checked.comparison if checked else None,
@@ -143,6 +153,15 @@ def write_ensemble(
     else:
         export_trial(candidates.study, candidates.found[choice.best].trial, candidates.store, out, force=force)
     return result
+
+
+def with_own_figures(manifest: Manifest, clean: JointComparison, altered: JointComparison | None) -> Manifest:
+    """Return the manifest of a joint model with its own figures where altered images count; else as it is."""
+    before = manifest.robustness
+    if before is None or altered is None or manifest.stage == "exported":
+        return manifest
+    figures = RobustnessFigures(weight=before.weight, clean=clean.joined, altered=altered.joined)
+    return manifest.model_copy(update={"robustness": figures})
 
 
 def comparisons(
@@ -163,13 +182,14 @@ def _manifest(
     base, weights = found[choice.best].manifest, weights_of(choice.picks)
     if len(weights) == 1:
         return base.model_copy(update={"calibration": calibration_of(found[choice.best].validation)})
-    members = tuple(_member(found[pick], weight, choice.temperatures[pick]) for pick, weight in weights.items())
+    members = tuple(member_of(found[pick], weight, choice.temperatures[pick]) for pick, weight in weights.items())
     calibration = calibration_of(validation, crossed)
     changes = {"members": members, "calibration": calibration, "compared": candidates.compared}
     return base.model_copy(update={"stage": "ensemble", **changes})
 
 
-def _member(candidate: EnsembleCandidate, weight: float, temperature: float) -> Member:
+def member_of(candidate: EnsembleCandidate, weight: float, temperature: float) -> Member:
+    """Return the entry of a candidate in the manifest of an ensemble."""
     manifest = candidate.manifest
     steps = manifest.preprocessing
     return Member(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from optuna.trial import TrialState
 
 from hpo.bundle.calibrate import augmented_validation
 from hpo.bundle.manifest import Manifest
@@ -27,7 +28,7 @@ from hpo.delivery.export import (
 from hpo.delivery.selection import WeightedMetric
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import Logits
-from hpo.search.status import best_first
+from hpo.search.status import kept_first
 from storage import CheckpointStore, StudySpec, read_spec
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ NAMED = 5
 
 @dataclass(frozen=True)
 class EnsembleCandidate:
-    """A complete trial whose best weights are stored."""
+    """A complete or pruned trial whose best weights are stored."""
 
     trial: FrozenTrial
     manifest: Manifest
@@ -101,14 +102,17 @@ class EnsembleCandidates:
 
 
 def ensemble_candidates(study: Study, store: CheckpointStore, top: int) -> EnsembleCandidates:
-    """Return the `top` best complete trials of a study that can be joined; BundleError for fewer than two."""
+    """Return the `top` best trials of a study that can be joined; BundleError for fewer than two.
+
+    Complete trials come first; where there are fewer, pruned ones whose checkpoints are kept follow.
+    """
     spec = read_spec(study)
-    best = best_first(study.get_trials(deepcopy=False))[:top]
+    best = _with_weights(kept_first(study.get_trials(deepcopy=False)), store, top)
     found: list[EnsembleCandidate] = []
     reasons: dict[str, list[int]] = {}
     for trial in best:
         try:
-            candidate = _read_candidate(study, spec, store, trial)
+            candidate = read_candidate(study, spec, store, trial)
             _refuse_misfit(candidate, found)
         except BundleError as error:
             reasons.setdefault(str(error), []).append(trial.number)
@@ -124,7 +128,14 @@ def ensemble_candidates(study: Study, store: CheckpointStore, top: int) -> Ensem
     return EnsembleCandidates(study, spec, store, tuple(found), left_out)
 
 
-def _read_candidate(study: Study, spec: StudySpec, store: CheckpointStore, trial: FrozenTrial) -> EnsembleCandidate:
+def _with_weights(trials: Sequence[FrozenTrial], store: CheckpointStore, top: int) -> list[FrozenTrial]:
+    """Return the first `top` trials; a pruned one only where its checkpoint is stored, as most are not kept."""
+    return [
+        trial for trial in trials if trial.state == TrialState.COMPLETE or store.has(trial.number, "best")
+    ][:top]  # fmt: skip
+
+
+def read_candidate(study: Study, spec: StudySpec, store: CheckpointStore, trial: FrozenTrial) -> EnsembleCandidate:
     """Return the candidate; BundleError with the reason why the trial cannot be one."""
     if not store.has(trial.number, "best"):
         raise BundleError("checkpoint not kept; give `hpo run` a larger --keep")

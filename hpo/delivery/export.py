@@ -67,10 +67,17 @@ def export_best(
     study = open_study(db, study_name)
     chosen = choose_trial(study, trial)
     exported = export_trial(study, chosen, store, out, force=force)
-    digest, place = exported[0].weights.digest, TrialRecord.of(chosen).config.get("weights")
-    if cache is not None and digest is not None and place is not None:
-        remember_weights(cache, place, digest)
+    if cache is not None:
+        remember_weights_of(chosen, cache)
     return exported
+
+
+def remember_weights_of(trial: FrozenTrial, cache: Path) -> None:
+    """Store the path of the weights file that a trial started from in `cache`, if it had one."""
+    record = TrialRecord.of(trial)
+    digest, place = _weights(record.facts.get("weights")).digest, record.config.get("weights")
+    if digest is not None and place is not None:
+        remember_weights(cache, place, digest)
 
 
 def choose_trial(study: Study, number: int | None = None) -> FrozenTrial:
@@ -94,9 +101,18 @@ def choose_trial(study: Study, number: int | None = None) -> FrozenTrial:
 
 
 def export_trial(
-    study: Study, trial: FrozenTrial, store: CheckpointStore, out: Path, *, force: bool = False
+    study: Study,
+    trial: FrozenTrial,
+    store: CheckpointStore,
+    out: Path,
+    *,
+    force: bool = False,
+    notes: Mapping[str, Any] | None = None,
 ) -> tuple[Manifest, Report]:
-    """Write one trial's best checkpoint as a bundle to `out`; returns and raises as `export_best` does."""
+    """Write one trial's best checkpoint as a bundle to `out`; returns and raises as `export_best` does.
+
+    `notes` are further keys of metrics.json.
+    """
     spec = read_spec(study)
     checkpoint = read_best(store, study, trial)
     manifest = trial_manifest(study.study_name, spec, trial, compared=compared_trials(study))
@@ -107,7 +123,7 @@ def export_trial(
     found = report(*validation, manifest.classes)
     metrics = {
         "validation": scores_of(found, manifest.config), "test": None, "test_openings": [],
-        **altered_scores(checkpoint, validation),
+        **altered_scores(altered_of(checkpoint), validation), **(notes or {}),
     }  # fmt: skip
     extras = Extras(known=known_images(store, trial))
     write_bundle(out, manifest, checkpoint.files[MODEL], metrics, validation=validation, extras=extras, force=force)
@@ -179,12 +195,11 @@ def altered_of(checkpoint: Checkpoint) -> AlteredPredictions | None:
     return AlteredPredictions(_array(checkpoint, "altered_rows.npy"), _array(checkpoint, "altered_logits.npy"))
 
 
-def altered_scores(checkpoint: Checkpoint, validation: Validation) -> dict[str, Any]:
+def altered_scores(found: AlteredPredictions | None, validation: Validation) -> dict[str, Any]:
     """Return the key `altered` of metrics.json: scores on the altered part; nothing where there is none.
 
     The interval of the accuracy allows for several altered images showing one image.
     """
-    found = altered_of(checkpoint)
     if found is None:
         return {}
     labels = validation.labels[found.rows]
@@ -249,7 +264,7 @@ def trial_manifest(study: str, spec: StudySpec, trial: FrozenTrial, *, compared:
 
 def _curve(trial: FrozenTrial, record: TrialRecord) -> list[float]:
     """Return the metric after each epoch that the exported model was trained for or could have been."""
-    if record.folds:
+    if record.folds.get("curves"):
         return list(record.folds["curves"][0])
     if record.probe and trial.value is not None:  # reported no step
         return [trial.value]
@@ -278,6 +293,7 @@ def is_of_trial(manifest: Manifest, trial: Manifest) -> bool:
             one.stage,
             one.adapted,
             one.interpolated,
+            one.finished,
             one.trial,
             one.seed,
             one.best_epoch,

@@ -9,14 +9,11 @@ images as they are and altered (`hpo.evaluation.altered_part`); one below 1 is t
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import safetensors.torch
 import torch
 
@@ -24,28 +21,21 @@ from hpo.bundle.bundle import Bundle, Extras, check_out, write_bundle
 from hpo.bundle.calibrate import augmented_validation, calibration_of
 from hpo.bundle.manifest import Interpolation, Manifest
 from hpo.bundle.own_data import reopen_same
-from hpo.bundle.validation import Validation
-from hpo.data import Dataset, Part, Progress
-from hpo.data.dataset import Rows
-from hpo.delivery.retrain import with_weights
+from hpo.data import Progress
+from hpo.delivery.original_weights import with_weights
+from hpo.delivery.validation_images import ValidationImages, predict_parts, units_of
+from hpo.delivery.weight_changes import Tensors, between
 from hpo.errors import BundleError
 from hpo.evaluation.altered_part import altered_part
-from hpo.evaluation.metrics import Logits, report
+from hpo.evaluation.metrics import ALTERED, Logits, report
+from hpo.evaluation.paired_difference import MeasuredImages, critical
 from hpo.models.built_model import build_model
-from hpo.models.inference import Predictor
 
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Shares of the tuned weights that are tried."""
 
-Z = 2.33
-"""Standard errors by which a point must gain: one of five that are no better does so by chance in 5 % of all cases."""
-
 WEIGHT = 0.5
 """Weight of altered images where the bundle's study had none."""
-
-Tensors = Mapping[str, torch.Tensor]
-
-Correct = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -65,17 +55,18 @@ class Tried:
 
     share: float
     clean: float
-    """Accuracy on the images as they are."""
+    """The study's metric on the images as they are."""
     altered: float
+    """The metric on altered ones."""
     gain: float
-    """Gain of the weighted accuracy over the tuned weights, in shares of 1."""
+    """Gain of the weighted metric over the tuned weights, in shares of 1."""
     error: float
     """Standard error of the gain, from the images on which both differ; all forms of one image count together."""
 
     @property
     def helps(self) -> bool:
         """Whether it gains more than noise, with 95 % confidence over all points that are tried (Bonferroni)."""
-        return self.gain > Z * self.error
+        return self.gain > critical(len(SHARES) - 1) * self.error
 
 
 @dataclass(frozen=True)
@@ -110,12 +101,13 @@ def interpolate(
     dataset = reopen_same(
         bundle.manifest, data, options.cache, progress, maker="the bundle", way_out="give the same data"
     )
-    line = _Line(plan, safetensors.torch.load(bundle.model), dataset, options)
     weight = plan.robustness.weight if plan.robustness else WEIGHT
-    tried = line.try_shares(weight, on_tried)
-    chosen = best(tried)
-    manifest = _write(bundle, line, chosen.share, [one.share for one in tried], out, force=options.force)
-    return Interpolated(manifest, chosen.share, weight, tuple(tried))
+    altered = altered_part(dataset.val, options.cache, train=len(dataset.train))
+    units = units_of(dataset, data, plan.data.group_by)
+    images = ValidationImages(dataset.val, altered, units, plan.metric, weight)
+    point = _try_shares(Line(plan, images, options.device), safetensors.torch.load(bundle.model), on_tried)
+    manifest = _write(bundle, images, point, out, force=options.force)
+    return Interpolated(manifest, point.chosen.share, weight, tuple(point.tried))
 
 
 def best(tried: Sequence[Tried]) -> Tried:
@@ -123,71 +115,53 @@ def best(tried: Sequence[Tried]) -> Tried:
     return max((one for one in tried if one.helps), key=lambda one: one.gain, default=tried[0])
 
 
-def between(original: Tensors, tuned: Tensors, share: float) -> dict[str, torch.Tensor]:
-    """Return (1 - share) original + share tuned of the floating tensors of the backbone; all others are the tuned."""
-    return {
-        name: torch.lerp(original[name], tensor, share)
-        if name.startswith("backbone.") and tensor.is_floating_point() and share < 1
-        else tensor
-        for name, tensor in tuned.items()
-    }
+def tried_point(share: float, images: MeasuredImages, before: Logits, after: Logits) -> Tried:
+    """Compare a point with logits (n + m, C) with the tuned weights, whose logits are `before`."""
+    found, figures = images.difference(before, after), images.figures(after)
+    clean = figures[images.metric]
+    return Tried(share, clean, figures.get(f"{ALTERED}{images.metric}", clean), found.gain, found.error)
 
 
-def tried_point(
-    share: float, weight: float, rows: Rows, tuned: tuple[Correct, Correct], found: tuple[Correct, Correct]
-) -> Tried:
-    """Compare the images that a point has right with those of the tuned weights: clean (n,) and altered (m,) each.
+class Line:
+    """The lines from the original weights of a configuration to tuned ones, with validation images to choose by."""
 
-    `rows` (m,) are the positions in the clean images of those that the altered ones show.
-    """
-    clean, altered = (after.astype(float) - before for before, after in zip(tuned, found, strict=True))
-    gain = (1 - weight) * float(clean.mean()) + weight * float(altered.mean())
-    # The draws of one image are alike, and like it, so what is independent is the sum over all forms of an image.
-    shares = (1 - weight) * (clean - clean.mean()) / len(clean)
-    np.add.at(shares, rows, weight * (altered - altered.mean()) / len(altered))
-    return Tried(share, float(found[0].mean()), float(found[1].mean()), gain, math.sqrt(float(np.square(shares).sum())))
-
-
-class _Line:
-    """The line between two sets of weights of one architecture, with its validation images."""
-
-    def __init__(self, manifest: Manifest, tuned: Tensors, dataset: Dataset, options: InterpolateOptions) -> None:
-        self.manifest, self.dataset = manifest, dataset
+    def __init__(self, manifest: Manifest, images: ValidationImages, device: str) -> None:
+        """`manifest` names the file of the original weights on this machine, as `with_weights` gives it."""
         built = build_model(manifest.config, len(manifest.classes))
-        self._network, self._tuned, self._device = built.model, tuned, options.device
+        self._network, self.images, self._device = built.model, images, device
+        self._steps = manifest.preprocessing
         self._original = {name: tensor.clone() for name, tensor in built.model.state_dict().items()}
-        altered = altered_part(dataset.val, options.cache, train=len(dataset.train))
-        self._parts, self._rows = (dataset.val, altered), altered.rows
 
-    def weights(self, share: float) -> dict[str, torch.Tensor]:
-        return between(self._original, self._tuned, share)
+    def weights(self, tuned: Tensors, share: float) -> dict[str, torch.Tensor]:
+        """Return the point at `share` of the tuned weights."""
+        return between(self._original, tuned, share)
 
-    def logits(self, share: float) -> tuple[Logits, ...]:
-        """Return (n, C) and (m, C) float32 on the validation part and on the altered one."""
-        steps = self.manifest.preprocessing
-        self._network.load_state_dict(self.weights(share))
-        predictor = Predictor(
-            self._network, mean=steps.mean, std=steps.std, device=self._device, background=steps.background
-        )
-        return tuple(predictor.logits(part) for part in self._parts)
-
-    def try_shares(self, weight: float, on_tried: Callable[[Tried], None]) -> list[Tried]:
-        """Measure every share, the tuned weights first."""
-        tuned = self._correct(1.0)
-        tried = []
-        for share in SHARES:
-            found = tuned if share == 1 else self._correct(share)
-            tried.append(tried_point(share, weight, self._rows, tuned, found))
-            on_tried(tried[-1])
-        return tried
-
-    def _correct(self, share: float) -> tuple[Correct, Correct]:
-        clean, altered = (_right(logits, part) for logits, part in zip(self.logits(share), self._parts, strict=True))
-        return clean, altered
+    def logits(self, tuned: Tensors, share: float) -> Logits:
+        """Return (n + m, C) float32 of the point on all images."""
+        self._network.load_state_dict(self.weights(tuned, share))
+        return predict_parts(self._network, self._steps, self._device, self.images.parts)
 
 
-def _right(logits: Logits, part: Part) -> Correct:
-    return np.asarray(logits.argmax(axis=1) == part.labels)
+@dataclass(frozen=True)
+class _Point:
+    """The chosen point with its weights and logits, and what it was chosen among."""
+
+    tried: list[Tried]
+    chosen: Tried
+    weights: Tensors
+    logits: Logits
+
+
+def _try_shares(line: Line, tuned: Tensors, on_tried: Callable[[Tried], None]) -> _Point:
+    """Measure every share, the tuned weights first, and choose one."""
+    logits: dict[float, Logits] = {}
+    tried = []
+    for share in SHARES:
+        logits[share] = line.logits(tuned, share)
+        tried.append(tried_point(share, line.images.measured, logits[1.0], logits[share]))
+        on_tried(tried[-1])
+    chosen = best(tried)
+    return _Point(tried, chosen, line.weights(tuned, chosen.share), logits[chosen.share])
 
 
 def _refuse_without_line(bundle: Bundle) -> None:
@@ -197,6 +171,7 @@ def _refuse_without_line(bundle: Bundle) -> None:
         "it has trained on the validation part, so no images are left to choose by": manifest.stage == "retrained",
         "its statistics are adapted to other images": manifest.adapted is not None,
         "it is interpolated already": manifest.interpolated is not None,
+        "its weights were changed after its trial (`hpo export-best --finish`)": manifest.finished is not None,
         "its trial started from random weights": not manifest.config.pretrained,
         "its trial did not train the backbone": manifest.config.deepest_phase().unfreeze_depth == 0,
     }
@@ -204,24 +179,29 @@ def _refuse_without_line(bundle: Bundle) -> None:
         raise BundleError(f"{bundle.path} cannot be interpolated: {reason}; give the bundle of a fine-tuned trial")
 
 
-def _write(bundle: Bundle, line: _Line, share: float, tried: Sequence[float], out: Path, *, force: bool) -> Manifest:
+def _write(bundle: Bundle, images: ValidationImages, point: _Point, out: Path, *, force: bool) -> Manifest:
     """Write the point of the line; at share 1 the bundle as it was."""
-    extras = Extras(crossed=bundle.crossed, known=bundle.known)
+    share = point.chosen.share
     if share == 1:
+        extras = Extras(crossed=bundle.crossed, known=bundle.known)
         write_bundle(
             out, bundle.manifest, bundle.model, bundle.metrics, validation=bundle.validation, extras=extras, force=force
         )
         return bundle.manifest
-    validation = Validation(line.dataset.val.labels, line.logits(share)[0])
+    validation = images.validation(point.logits)
     changes: dict[str, Any] = {
-        "interpolated": Interpolation(share=share, tried=tuple(tried)),
+        "interpolated": Interpolation(share=share, tried=tuple(one.share for one in point.tried)),
         "calibration": None if augmented_validation(bundle.manifest.config) else calibration_of(validation),
-        "compared": (bundle.manifest.compared or 1) + len(tried) - 1,
+        "compared": (bundle.manifest.compared or 1) + len(point.tried) - 1,
+        "robustness": images.robustness(point.logits) if bundle.manifest.robustness else None,
     }
     manifest = bundle.manifest.model_copy(update=changes)
-    found = report(*validation, manifest.classes)
-    openings = bundle.metrics.get("test_openings", [])
-    metrics = {"validation": found.to_dict(), "test": None, "test_openings": openings}
-    model = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in line.weights(share).items()})
+    metrics = {
+        "validation": report(*validation, manifest.classes).to_dict(), "test": None,
+        "test_openings": bundle.metrics.get("test_openings", []),
+        **(images.altered_scores(point.logits) if bundle.manifest.robustness else {}),
+    }  # fmt: skip
+    model = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in point.weights.items()})
+    extras = Extras(known=bundle.known)
     write_bundle(out, manifest, model, metrics, validation=validation, extras=extras, force=force)
     return manifest

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpo.bundle.manifest import Manifest
+from hpo.bundle.manifest import Manifest, Weights
 from hpo.errors import BundleError, ModelError
 from hpo.files import write_file
-from hpo.models.weights_file import weights_digest
+from hpo.models.weights_file import weights_digest, weights_file
 
 
 def remember_weights(cache: Path, path: Path | str, digest: str) -> None:
@@ -20,6 +20,31 @@ def remember_weights(cache: Path, path: Path | str, digest: str) -> None:
         return
     (cache / "weights").mkdir(parents=True, exist_ok=True)
     write_file(cache / "weights" / digest, str(path))
+
+
+def with_weights(manifest: Manifest, path: Path | None, *, other: bool = False, cache: Path | None = None) -> Manifest:
+    """Return the manifest with the path of the weights file here: `path`, or the one that `original_weights` finds.
+
+    Raises BundleError unless the file is there and, without `other`, is the very file that the trial started from.
+    """
+    config = manifest.config
+    if path is None and not (config.pretrained and config.weights):
+        return manifest
+    found = path or original_weights(manifest, cache)
+    if not found.exists():
+        raise BundleError(f"{found}, the weights that the trial started from, is not there; name it with --weights")
+    digest = weights_digest(found)
+    if not other and digest != manifest.weights.digest:
+        raise BundleError(
+            f"{found} is not the weights file that the trial started from ({manifest.weights.file or 'none'}); "
+            "give that one, or --other-weights to take this one"
+        )
+    if cache is not None:
+        remember_weights(cache, found.resolve(), digest)
+    changed = config.replace(weights=str(found.resolve()), pretrained=True)
+    return manifest.model_copy(
+        update={"config": changed, "weights": Weights(file=weights_file(found).name, digest=digest)}
+    )
 
 
 def original_weights(manifest: Manifest, cache: Path | None) -> Path:

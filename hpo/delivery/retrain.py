@@ -11,18 +11,18 @@ from typing import Any
 from hpo.bundle.access_ledger import AccessCounts, AccessLedger
 from hpo.bundle.bundle import Bundle, Extras, check_out, write_bundle
 from hpo.bundle.evaluate import without_known
-from hpo.bundle.manifest import Manifest, ProbeFit, Weights, shared
+from hpo.bundle.manifest import Manifest, ProbeFit, shared
 from hpo.bundle.measurement import ModelMeasurement, measure
 from hpo.bundle.model import Model
 from hpo.bundle.model_card import refresh_card
 from hpo.bundle.own_data import refuse_other_split, reopen, reopen_same
 from hpo.bundle.stored_metrics import new_opening, record_opening
 from hpo.data import DataOrigin, Dataset, ImageDigests, Part, Progress
-from hpo.delivery.original_weights import original_weights, remember_weights
+from hpo.delivery.original_weights import with_weights
+from hpo.delivery.weight_changes import repeat_changes
 from hpo.errors import BundleError, TrialEnded
 from hpo.hints import hint
 from hpo.models import build_model
-from hpo.models.weights_file import weights_digest, weights_file
 from hpo.search.frozen_probe import FeatureSource, probe_fitter
 from hpo.search.trial_record import versions
 from hpo.training import EpochResult, FitData, Runtime, fit
@@ -88,10 +88,11 @@ def retrain(
     """Train `bundle`'s configuration on train + val for its best number of epochs and write a new bundle to `out`.
 
     The schedule keeps its horizon (`config.epochs`), so the epochs are those that validation saw. The test part, where
-    there is one, is opened once, and that is recorded in both bundles. The trial's validation predictions and their
-    temperature are kept, as the new model has trained on those images; of other data there are none, nor those of an
-    interpolated bundle, which are not the trial's. Raises DataError for other data, BundleError for missing or other
-    weights, a bundle of several models, and where `out` may not be written; nothing is written then.
+    there is one, is opened once, and that is recorded in both bundles. What was changed in the bundle after its trial
+    (WiSE-FT, last layer, statistics, views) is changed in the new model too. The bundle's validation predictions and
+    their temperature are kept, as the new model has trained on those images; of other data there are none. Raises
+    DataError for other data, BundleError for missing or other weights, a bundle of several models, and where `out` may
+    not be written; nothing is written then.
     """
     callbacks = callbacks or RetrainCallbacks()
     _refuse_joint_model(bundle)
@@ -102,8 +103,7 @@ def retrain(
     dataset = _open_data(plan, data, options, callbacks)
     plan = plan.model_copy(update={"data": _origin(plan, dataset), "classes": dataset.classes})
     trained = _train(plan, dataset, options, callbacks)
-    # The figures of an interpolated bundle are of weights that no training gives.
-    of_trial = bundle.manifest.data.is_of(dataset) and bundle.manifest.interpolated is None
+    of_trial = bundle.manifest.data.is_of(dataset)
     manifest = _new_manifest(plan, trained, of_trial=of_trial)
     validation = bundle.validation if of_trial else None
     metrics = _kept_metrics(bundle, of_trial=of_trial)
@@ -164,31 +164,6 @@ def _measure_test(
     return found, accesses
 
 
-def with_weights(manifest: Manifest, path: Path | None, *, other: bool = False, cache: Path | None = None) -> Manifest:
-    """Return the manifest with the path of the weights file here: `path`, or the one that `original_weights` finds.
-
-    Raises BundleError unless the file is there and, without `other`, is the very file that the trial started from.
-    """
-    config = manifest.config
-    if path is None and not (config.pretrained and config.weights):
-        return manifest
-    found = path or original_weights(manifest, cache)
-    if not found.exists():
-        raise BundleError(f"{found}, the weights that the trial started from, is not there; name it with --weights")
-    digest = weights_digest(found)
-    if not other and digest != manifest.weights.digest:
-        raise BundleError(
-            f"{found} is not the weights file that the trial started from ({manifest.weights.file or 'none'}); "
-            "give that one, or --other-weights to take this one"
-        )
-    if cache is not None:
-        remember_weights(cache, found.resolve(), digest)
-    changed = config.replace(weights=str(found.resolve()), pretrained=True)
-    return manifest.model_copy(
-        update={"config": changed, "weights": Weights(file=weights_file(found).name, digest=digest)}
-    )
-
-
 @dataclass(frozen=True)
 class _TrainedWeights:
     """Weights after the last epoch."""
@@ -236,7 +211,9 @@ def _train(
         for result in fitter(manifest.config, data, runtime, None):
             callbacks.on_epoch(result, manifest.epochs_to_retrain)
             if result.epoch == manifest.epochs_to_retrain:
-                return _TrainedWeights(result.weights(), dict(result.facts))
+                facts = dict(result.facts)
+                model = repeat_changes(manifest, result.weights(), everything, options.cache, options.device)
+                return _TrainedWeights(model, facts)
     except TrialEnded as ended:
         raise BundleError(f"training ended without a model: {ended.reason}; retrain another trial") from None
     raise BundleError(
@@ -254,7 +231,6 @@ def _new_manifest(manifest: Manifest, trained: _TrainedWeights, *, of_trial: boo
         update={
             "stage": "retrained",
             "adapted": None,
-            "interpolated": None,
             "config": shared(manifest.config),
             "calibration": kept.model_copy(update={"fitted_on": "trial"}) if kept else None,
             "epochs": manifest.epochs_to_retrain,

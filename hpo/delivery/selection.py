@@ -103,15 +103,24 @@ def ranked(labels: Labels, members: Probabilities, metric: str | WeightedMetric)
 
 
 def greedy_ensemble(
-    labels: Labels, members: Probabilities, metric: str | WeightedMetric, rounds: int = ROUNDS
+    labels: Labels,
+    members: Probabilities,
+    metric: str | WeightedMetric,
+    rounds: int = ROUNDS,
+    *,
+    most: int | None = None,
 ) -> Picks:
-    """Return picks, with repetitions, from (k, n, C) probabilities; their mean is never worse than the best alone."""
+    """Return picks, with repetitions, from (k, n, C) probabilities; their mean is never worse than the best alone.
+
+    `most` is the largest number of different members; None is no limit.
+    """
     total = np.zeros(members.shape[1:])
     picks: list[int] = []
     best: tuple[Merit, int] | None = None
     for size in range(1, rounds + 1):
-        merits = [merit(labels, (total + member) / size, metric) for member in members]
-        choice = max(range(len(members)), key=lambda k: merits[k])
+        open_to = range(len(members)) if most is None or len(set(picks)) < most else sorted(set(picks))
+        merits = {k: merit(labels, (total + members[k]) / size, metric) for k in open_to}
+        choice = max(merits, key=merits.__getitem__)
         picks.append(choice)
         total += members[choice]
         if best is None or merits[choice] > best[0]:

@@ -21,7 +21,7 @@ from hpo.bundle.own_data import reopen_same
 from hpo.bundle.validation import Validation
 from hpo.data import Dataset, ImageDigests, Progress
 from hpo.data.dataset import Part
-from hpo.delivery.ensemble import JointModel, chosen_by, comparisons
+from hpo.delivery.ensemble import JointModel, chosen_by, comparisons, with_own_figures
 from hpo.delivery.ensemble_candidates import EnsembleCandidate, EnsembleCandidates, trials_named
 from hpo.delivery.export import export_trial
 from hpo.delivery.selection import Chosen, Merit, Rows, cross_checked, greedy_soup, merit, ranked
@@ -112,13 +112,18 @@ class SoupSearch:
             manifest, self._weights, dataset, device, on_predicted=report_mean, altered=altered
         )
 
-    def choose(self, rows: Rows | None = None) -> tuple[int, Ingredients]:
-        """Return the best single candidate and the soup, by the validation images `rows`, (n,) bool, or by all."""
+    def choose(self, rows: Rows | None = None, first: int | None = None) -> tuple[int, Ingredients]:
+        """Return the best single candidate and the soup, by the validation images `rows`, (n,) bool, or by all.
+
+        The soup begins with the candidate `first`; None stands for the best one.
+        """
         labels = self.candidates.labels
         some, metric = chosen_by(self.candidates, np.ones(len(labels), dtype=np.bool_) if rows is None else rows)
         seen = labels[self.candidates.rows[some]]
         singles = np.stack([probabilities(logits) for logits in self._stored])
         order = ranked(seen, singles[:, some], metric)
+        if first is not None:
+            order = [first, *(one for one in order if one != first)]
 
         def merit_of(ingredients: Ingredients) -> Merit:
             return merit(seen, self.probabilities(ingredients)[some], metric)
@@ -158,7 +163,7 @@ def write_soup(search: SoupSearch, best: int, chosen: Ingredients, out: Path, *,
     checked = cross_checked(labels, metric, choose_by)
     crossed = checked.logits if checked else None
     result = JointModel(
-        manifest=_manifest(candidates, best, chosen, validation, crossed),
+        manifest=with_own_figures(_manifest(candidates, best, chosen, validation, crossed), clean, altered),
         best=candidates.found[best].trial.number,
         validation=clean,
         held_out=checked.comparison if checked else None,

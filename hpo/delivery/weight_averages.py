@@ -16,10 +16,10 @@ from hpo.bundle.manifest import Manifest
 from hpo.bundle.model import BATCH_SIZE
 from hpo.data import Dataset
 from hpo.data.dataset import Part
+from hpo.delivery.validation_images import predict_parts
 from hpo.evaluation.metrics import Logits
 from hpo.models.built_model import build_model
 from hpo.models.compute_format import ComputeFormat, Normaliser
-from hpo.models.inference import Predictor
 from hpo.training.batches import epoch_batches
 
 STATISTICS_IMAGES = 4096
@@ -106,10 +106,7 @@ class WeightAverages:
         network.eval()
 
     def _predict(self, network: nn.Module) -> Logits:
-        steps = self._manifest.preprocessing
-        images = (part.batch(rows) for part in self._parts for rows in epoch_batches(np.arange(len(part)), BATCH_SIZE))
-        predictor = Predictor(network, mean=steps.mean, std=steps.std, device=self._device, background=steps.background)
-        return predictor.logits(images)
+        return predict_parts(network, self._manifest.preprocessing, self._device, self._parts)
 
 
 class MeanWeights(NamedTuple):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.bundle.bundle import read_bundle
 from hpo.bundle.manifest import Manifest
 from hpo.data import Dataset
-from hpo.delivery.retrain import with_weights
+from hpo.delivery.original_weights import with_weights
 from hpo.errors import HpoError, UsageError
 from hpo.evaluation.intervals import Difference, Values, contribution, interaction
 from hpo.experiments.ablation_parts import (

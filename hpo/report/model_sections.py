@@ -11,6 +11,9 @@ import numpy as np
 
 from hpo.bundle.calibrate import augmented_validation
 from hpo.bundle.manifest import FoldValues, Manifest
+from hpo.bundle.stored_metrics import METRICS
+from hpo.delivery.finishing import finishing_of
+from hpo.delivery.weight_changes import change_lines
 from hpo.evaluation.calibration import probabilities
 from hpo.evaluation.metrics import wilson
 from hpo.report import model_figures, pictures, wording
@@ -42,6 +45,7 @@ def origin_section(model: ModelData) -> Section:
             "svg": model_figures.trial_curve(curve, manifest.best_epoch, name) if len(curve) > 1 else "",
             "members": [_member(m) for m in manifest.members],
             "joined": model.bundle.metrics.get("joined"),
+            "finishing": _finishing(model),
             "openings": [dict(opening) for opening in model.openings],
             "groups": configuration_groups(manifest.config.to_dict(), set()),
             "recipe": _recipe(model),
@@ -85,10 +89,8 @@ def _folds(folds: FoldValues | None) -> str:
 
 def _changed_since(manifest: Manifest) -> str:
     """Return what was done to the weights or statistics of the trial; "" for nothing. The trial's figures are older."""
-    between, adapted = manifest.interpolated, manifest.adapted
-    found = []
-    if between is not None:
-        found.append(f"backbone at {between.share:g} of the trial's weights, the rest original (hpo interpolate)")
+    adapted = manifest.adapted
+    found = change_lines(manifest)
     if adapted is not None:
         images = f"{adapted.images:,} of {adapted.found:,} unlabelled images of {', '.join(adapted.sources)}"
         found.append(f"BatchNorm statistics adapted to {images} (hpo adapt)")
@@ -101,7 +103,32 @@ def _robustness(manifest: Manifest) -> str:
     if found is None:
         return ""
     pair = f"{manifest.metric} {found.clean:.4f} on clean and {found.altered:.4f} on altered validation images"
-    return f"{found.value:.4f}: {pair}, robustness {found.weight:g}"
+    older = " (of the trial, before its statistics were adapted)" if manifest.adapted is not None else ""
+    return f"{found.value:.4f}: {pair}, robustness {found.weight:g}{older}"
+
+
+def _finishing(model: ModelData) -> dict[str, Any] | None:
+    """Return what was tried after the search, for the page; None where the bundle does not say."""
+    found = finishing_of(model.bundle.metrics, str(model.bundle.path / METRICS))
+    if found is None or not found.tried:
+        return None
+    return {
+        "metric": "value" if found.weight else found.metric.replace("_", " "),
+        "images": found.images,
+        "required": found.required,
+        "rows": [
+            {
+                "name": one.name,
+                "choice": one.choice,
+                "after": one.after,
+                "gain": one.gain,
+                "error": one.error,
+                "forwards": one.forwards,
+                "result": "taken" if one.taken else one.why,
+            }
+            for one in found.tried
+        ],
+    }
 
 
 def _weights(manifest: Manifest) -> str:

@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from hpo.errors import HpoError
-from hpo.search.status import best_first
+from hpo.search.status import best_first, kept_first
 from hpo.search.trial_record import best_probe
 from search_spaces import TrialList, read_space
 from storage import (
@@ -54,9 +54,10 @@ def _kept(study: optuna.Study, trials: Iterable[FrozenTrial], keep: int) -> set[
 
     All complete ones of a trial list, since a comparison measures each afterwards.
     """
+    trials = list(trials)
     ranked = best_first(trials)
     if not isinstance(read_space(read_spec(study).space), TrialList):
-        ranked = [*ranked[:keep], *filter(None, [best_probe(ranked)])]
+        ranked = [*kept_first(trials)[:keep], *filter(None, [best_probe(ranked)])]
     return {trial.number for trial in ranked}
 
 

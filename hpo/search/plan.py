@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from hpo.data import DataOrigin, Dataset, Progress, SplitOptions, open_dataset
+from hpo.data.cache import remember_data
 from hpo.data.changes import DataChanges
 from hpo.errors import HpoError, UsageError
 from hpo.search.planned_probes import PlannedProbes, planned_probes
@@ -343,6 +344,7 @@ def open_study_data(path: Path, spec: StudySpec, image_size: int, cache: Path, *
     origin.refuse_other_images(dataset, path, maker=maker, way_out=way_out, classes=spec.data["classes"])
     same_code = "use the version of hpo that the study was made with, or make a study with another name"
     origin.refuse_other_split(dataset, path, options=origin.options, maker=maker, way_out=same_code)
+    remember_data(cache, spec.data_fingerprint, path)
     return dataset
 
 

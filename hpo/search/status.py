@@ -318,3 +318,21 @@ def best_first(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     """Return the complete trials, highest value first, the earliest of equals first."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
     return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
+
+
+def kept_first(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the finished trials in the order in which they keep their checkpoints, those that never will left out.
+
+    The complete ones come first, as in `best_first`, then the pruned ones by their best epoch: their weights may enter
+    a soup or an ensemble. Those that broke a constraint, such as diverged ones, are left out.
+    """
+    trials = list(trials)
+    pruned = [
+        trial
+        for trial in trials
+        if trial.state == TrialState.PRUNED
+        and trial.intermediate_values
+        and not any(value > 0 for value in trial.constraints.values())
+    ]
+    pruned.sort(key=lambda trial: (-max(trial.intermediate_values.values()), trial.number))
+    return [*best_first(trials), *pruned]

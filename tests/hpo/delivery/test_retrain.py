@@ -9,12 +9,12 @@ from hpo.bundle.access_ledger import AccessCounts, AccessLedger
 from hpo.bundle.bundle import read_bundle, write_bundle
 from hpo.bundle.calibrate import calibration_of
 from hpo.bundle.evaluate import evaluate, evaluate_on, select
-from hpo.bundle.manifest import Interpolation, Member, Weights
+from hpo.bundle.manifest import Member, Weights
 from hpo.bundle.validation import Validation
 from hpo.cli.delivery_text import retrain_lines
 from hpo.data import DataOrigin, ImageDigests, SplitOptions, open_dataset, split_digest
-from hpo.delivery.original_weights import remember_weights
-from hpo.delivery.retrain import RetrainCallbacks, RetrainOptions, retrain, with_weights
+from hpo.delivery.original_weights import remember_weights, with_weights
+from hpo.delivery.retrain import RetrainCallbacks, RetrainOptions, retrain
 from hpo.errors import BundleError, DataError
 from hpo.evaluation.metrics import report
 from hpo.models import weights_digest
@@ -124,20 +124,6 @@ def test_other_data_leaves_neither_temperature_nor_predictions(tmp_path, manifes
     retrain(read_bundle(tmp_path / "best"), other, tmp_path / "final", RetrainOptions(cache=cache, other_data=True))
     final = read_bundle(tmp_path / "final")
     assert (final.manifest.calibration, final.validation) == (None, None)
-
-
-def test_the_figures_of_an_interpolated_bundle_are_not_taken_for_the_trials(
-    tmp_path, manifest, weights, images, options
-):
-    validation = Validation(np.array([0, 1, 2, 2]), np.eye(3, dtype=np.float32)[[0, 1, 2, 0]])
-    between = Interpolation(share=0.8, tried=(1.0, 0.8))
-    fitted = manifest.model_copy(update={"calibration": calibration_of(validation), "interpolated": between})
-    figures = {"validation": report(*validation, manifest.classes).to_dict(), "test": None, "test_openings": []}
-    write_bundle(tmp_path / "best", fitted, weights, figures, validation=validation)
-    retrain(read_bundle(tmp_path / "best"), images, tmp_path / "final", options)
-    final = read_bundle(tmp_path / "final")
-    assert (final.manifest.interpolated, final.manifest.calibration, final.validation) == (None, None, None)
-    assert final.metrics["validation"] is None
 
 
 @pytest.mark.parametrize("kind", ["ensemble", "soup"])

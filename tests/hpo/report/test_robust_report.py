@@ -53,7 +53,7 @@ def test_a_bundle_says_what_was_done_to_the_weights_of_its_trial() -> None:
     adapted = Adaptation(images=32, found=40, digest="d", sources=("new",), prior=16)
     bundle = make_bundle(("a", "b"), interpolated=between, adapted=adapted)
     origin = section_of(render(bundle_page(ModelData(bundle), None)), "origin")
-    assert "backbone at 0.8 of the trial&#39;s weights" in origin
+    assert "backbone at 0.8 of the trained weights" in origin
     assert "adapted to 32 of 40 unlabelled images of new (hpo adapt)" in origin
     assert "since then" not in section_of(render(bundle_page(ModelData(make_bundle(("a", "b"))), None)), "origin")
 

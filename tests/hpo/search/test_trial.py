@@ -195,7 +195,8 @@ def test_the_pruner_ends_a_lagging_trial(bench: Bench, tiny_space: SearchSpace) 
     assert run_trial(bench.context(tiny_space), bench.claim()) is TrialOutcome.PRUNED
     (trial,) = bench.study.get_trials()
     assert list(trial.intermediate_values) == [1], "it ends after the first report"
-    assert not bench.context(tiny_space).store.has(0, "best")
+    assert bench.context(tiny_space).store.has(0, "best"), "no better trial needs its place, and a soup may use it"
+    assert not bench.context(tiny_space).store.has(0, "latest")
 
 
 def test_successive_halving_ends_a_trial_that_lags_behind_others(bench: Bench, tiny_space: SearchSpace) -> None:
