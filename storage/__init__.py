@@ -40,10 +40,12 @@ if TYPE_CHECKING:
     )
     from storage.studies import (
         Control,
+        Convergence,
         Limits,
         check_study_name,
         create_study,
         delete_study,
+        end_converged,
         get_control,
         give_own_id,
         open_study,
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
         study_names,
         write_limits,
     )
-    from storage.test_accesses import read_openings, write_opening
+    from storage.test_accesses import read_openings, read_openings_of_data, write_opening
     from storage.trials import Claim, NoTrial, claim_trial, load_trial, reported_epochs
     from storage.urls import give_password
     from storage.workers import LEASE_SECONDS, Worker
@@ -70,6 +72,7 @@ __all__ = [
     "CheckpointStore",
     "Claim",
     "Control",
+    "Convergence",
     "Database",
     "DatabaseUnavailableError",
     "DiskFullError",
@@ -99,6 +102,7 @@ __all__ = [
     "claim_trial",
     "create_study",
     "delete_study",
+    "end_converged",
     "expire_dead_neighbours",
     "expire_leases",
     "format_size",
@@ -116,6 +120,7 @@ __all__ = [
     "quiet_optuna",
     "read_limits",
     "read_openings",
+    "read_openings_of_data",
     "read_spec",
     "reap",
     "refuse_foreign_files",
@@ -166,10 +171,12 @@ _NAMES = {
     ),
     "studies": (
         "Control",
+        "Convergence",
         "Limits",
         "check_study_name",
         "create_study",
         "delete_study",
+        "end_converged",
         "get_control",
         "give_own_id",
         "open_study",
@@ -181,7 +188,7 @@ _NAMES = {
         "study_names",
         "write_limits",
     ),
-    "test_accesses": ("read_openings", "write_opening"),
+    "test_accesses": ("read_openings", "read_openings_of_data", "write_opening"),
     "trials": ("Claim", "NoTrial", "claim_trial", "reported_epochs", "load_trial"),
     "urls": ("give_password",),
     "workers": ("LEASE_SECONDS", "Worker"),

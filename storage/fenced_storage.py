@@ -20,23 +20,29 @@ from storage.errors import ConflictError, StudyGoneError
 from storage.retry import pauses
 
 # Optuna needs two statements for each attribute.
-_WRITE = text(
-    """
-    INSERT INTO trial_user_attributes (trial_id, key, value_json)
+_INSERT = """
+    INSERT INTO {table} (trial_id, key, value_json)
     SELECT t.trial_id, a.key, a.value
     FROM trials t, unnest(CAST(:keys AS text[]), CAST(:values AS text[])) AS a (key, value)
     WHERE t.trial_id = :trial AND t.state IN ('RUNNING', 'WAITING')
     ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json
     """
-)
+
+_WRITE, _WRITE_SYSTEM = (
+    text(_INSERT.format(table=f"trial_{kind}_attributes")) for kind in ("user", "system")
+)  # fmt: skip
 
 
-def write_attributes(connection: Connection, trial_id: int, values: Mapping[str, Any]) -> None:
-    """Write user attributes of a trial (JSON values) in one statement. UpdateFinishedTrialError if it is finished."""
+def write_attributes(connection: Connection, trial_id: int, values: Mapping[str, Any], *, system: bool = False) -> None:
+    """Write user attributes of a trial (JSON values) in one statement. UpdateFinishedTrialError if it is finished.
+
+    With `system` they are system attributes, which a dashboard does not show.
+    """
     if not values:
         return
     texts = [json.dumps(value) for value in values.values()]
-    written = connection.execute(_WRITE, {"trial": trial_id, "keys": list(values), "values": texts}).rowcount
+    statement = _WRITE_SYSTEM if system else _WRITE
+    written = connection.execute(statement, {"trial": trial_id, "keys": list(values), "values": texts}).rowcount
     if written != len(values):
         raise UpdateFinishedTrialError(f"trial (id {trial_id}) is finished, and cannot be written for any more")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -209,6 +209,18 @@ LIMITS = "hpo:limits"
 
 
 @dataclass(frozen=True)
+class Convergence:
+    """The figures that showed that further trials would not pay."""
+
+    trials: int
+    """Finished trials that it was seen from."""
+    gain: float
+    """Expected gain of the further trials in the value of the best."""
+    error: float
+    """Standard error of the value of the best."""
+
+
+@dataclass(frozen=True)
 class Limits:
     """The budget of a study, for all its workers: trials claimed in all, and a deadline. None means no limit.
 
@@ -219,6 +231,10 @@ class Limits:
     deadline: datetime | None = None
     run: Worker | None = None
     """The `hpo run` that set the deadline; None if `hpo init` did, or an earlier version, which did not record it."""
+    until_converged: bool = False
+    """Whether the study ends when its further trials are expected to gain less than the standard error."""
+    converged: Convergence | None = None
+    """Set when that was so: no further trial is claimed."""
 
     def __post_init__(self) -> None:
         if self.trials is not None and self.trials < 0:
@@ -228,7 +244,7 @@ class Limits:
 
     def allow(self, claimed: int, now: datetime) -> bool:
         """Return whether one more trial may be claimed at the time `now`, after `claimed` ones."""
-        within_cap = self.trials is None or claimed < self.trials
+        within_cap = (self.trials is None or claimed < self.trials) and self.converged is None
         return within_cap and (self.deadline is None or now < self.deadline)
 
 
@@ -241,16 +257,43 @@ def write_limits(study: optuna.Study, limits: Limits) -> None:
     """Store the limits in `study`; every worker reads them before its next trial."""
     deadline = limits.deadline.isoformat() if limits.deadline else None
     run = vars(limits.run) if limits.run else None
-    study.set_user_attr(LIMITS, {"trials": limits.trials, "deadline": deadline, "run": run})
+    ending: dict[str, Any] = {"until_converged": True} if limits.until_converged else {}
+    if limits.converged is not None:
+        ending["converged"] = asdict(limits.converged)
+    study.set_user_attr(LIMITS, {"trials": limits.trials, "deadline": deadline, "run": run, **ending})
+
+
+_LOCK = text("SELECT 1 FROM studies WHERE study_id = :study FOR UPDATE")
+
+
+def end_converged(db: Database, study: optuna.Study, found: Convergence) -> Limits:
+    """Write into the limits that the study has converged, unless another worker has, or it is not to end so.
+
+    Returns the limits as they are then. The study's row is locked meanwhile, as it is for a claim.
+    """
+
+    def write(connection: Connection) -> Limits:
+        connection.execute(_LOCK, {"study": study._study_id})
+        limits = read_limits(study)
+        if limits.until_converged and limits.converged is None:
+            limits = replace(limits, converged=found)
+            write_limits(study, limits)
+        return limits
+
+    return db.storage.atomically(write)
 
 
 def limits_from(stored: Mapping[str, Any] | None) -> Limits:
     """Return the limits from their stored form; without any, nothing is limited."""
     stored = stored or {}
     deadline = stored.get("deadline")
-    run = stored.get("run")
+    run, converged = stored.get("run"), stored.get("converged")
     return Limits(
-        stored.get("trials"), datetime.fromisoformat(deadline) if deadline else None, Worker(**run) if run else None
+        trials=stored.get("trials"),
+        deadline=datetime.fromisoformat(deadline) if deadline else None,
+        run=Worker(**run) if run else None,
+        until_converged=bool(stored.get("until_converged")),
+        converged=Convergence(**converged) if converged else None,
     )
 
 

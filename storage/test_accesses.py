@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from storage.database import Database
 
@@ -16,6 +16,9 @@ _WRITE = text(
 )
 
 _READ = text("SELECT opening FROM hpo_openings WHERE test = :test ORDER BY opening ->> 'date'")
+
+
+_READ_OF_DATA = text("SELECT opening FROM hpo_openings WHERE opening ->> 'data' = :data ORDER BY opening ->> 'date'")
 
 
 def write_opening(db: Database, opening: Mapping[str, Any]) -> None:
@@ -37,8 +40,17 @@ def read_openings(db: Database, test: str) -> list[dict[str, Any]]:
 
     A database of an earlier version has none, and is not changed. Raises StorageError when there are no tables.
     """
+    return _read(db, _READ, {"test": test})
+
+
+def read_openings_of_data(db: Database, data: str) -> list[dict[str, Any]]:
+    """Return the records of all accesses to test parts of the data set with the fingerprint `data`, as above."""
+    return _read(db, _READ_OF_DATA, {"data": data})
+
+
+def _read(db: Database, query: TextClause, values: Mapping[str, str]) -> list[dict[str, Any]]:
     db.require_schema()
     if not db.is_initialised():
         return []
     with db.engine.connect() as connection:
-        return [dict(row) for row in connection.execute(_READ, {"test": test}).scalars()]
+        return [dict(row) for row in connection.execute(query, dict(values)).scalars()]

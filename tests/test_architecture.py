@@ -50,7 +50,6 @@ SHORT_FILES = {
     "hpo.cli.doctor": "a command is imported by its name",
     "hpo.search.data_dimensions": "plan.py knows the space alone; here it meets the images",
     "search_spaces.explain": "a space in words, for a terminal and as JSON; knows neither",
-    "storage.test_accesses": "the one file that reads and writes this table",
 }
 """Files under FEWEST_LINES_OF_A_FILE with at most one importer, each with its reason."""
 LIGHT = ("optuna", "sqlalchemy", "psycopg2", "hpo.search")

@@ -246,8 +246,12 @@ budget_options = together(
         "--timeout", envvar="HPO_TIMEOUT", type=Duration(), default=None, metavar="TIME",
         help="Wall-clock limit from now on, as 90s, 30m, 2h.",
     ),
+    click.option(
+        "--until-converged/--no-until-converged", "until_converged", envvar="HPO_UNTIL_CONVERGED", default=None,
+        help="End once further trials will hardly gain more than the noise.  [default: as the study has it, else no]",
+    ),
 )  # fmt: skip
-"""The budget: `trials`, `timeout`."""
+"""The budget: `trials`, `timeout`, `until_converged`."""
 
 
 SECRET = ("storage",)

@@ -60,7 +60,7 @@ creation_options = together(
 @debug_option
 def init_command(
     storage: str | None, home: Path,
-    trials: int | None, timeout: timedelta | None, **creation: Any,
+    trials: int | None, timeout: timedelta | None, until_converged: bool | None, **creation: Any,
 ) -> None:  # fmt: skip
     """Create the study once, however many call it at the same time; workers then join with `hpo worker`.
 
@@ -73,7 +73,7 @@ def init_command(
         study, _ = prepare_study(db, plan, home, cleaning)
         from hpo.search.plan import set_budget
 
-        limits = set_budget(db, study, trials, timeout)
+        limits = set_budget(db, study, trials, timeout, until_converged=until_converged)
         click.echo(f"study {study.study_name} is ready for {limits.trials} trials, in {db.where}")
 
 
@@ -184,7 +184,9 @@ def data_lines(path: Path, dataset: Dataset) -> list[str]:
 @keep_option
 @worker_pool_options
 @click.pass_context
-def run_command(ctx: click.Context, /, trials: int | None, timeout: timedelta | None, **options: Any) -> None:
+def run_command(
+    ctx: click.Context, /, trials: int | None, timeout: timedelta | None, until_converged: bool | None, **options: Any
+) -> None:
     """Search for the best classifier of DATA: create the study, start workers, watch them, sum up.
 
     The same command goes on where an earlier one stopped. DATA is a folder of class folders, a folder with
@@ -206,7 +208,7 @@ def run_command(ctx: click.Context, /, trials: int | None, timeout: timedelta | 
             timeout = max(timedelta(), timeout - timedelta(seconds=time.monotonic() - started))
         elif line := keep_or_lift_deadline(db, study):
             click.echo(f"study {study.study_name}: {line}", err=True)
-        set_budget(db, study, trials, timeout, run=Worker())
+        set_budget(db, study, trials, timeout, run=Worker(), until_converged=until_converged)
         workers, read_status = run_workers(db, study, plan, local)
         code = summarise(read_status(), workers)
     ctx.exit(code)
@@ -222,10 +224,9 @@ def summarise(status: StudyStatus, workers: LocalWorkers) -> int:
     code = report_stop(status, workers)
     if code is not None:
         return code
-    spent = status.limits.trials is not None and status.counts["finished"] >= status.limits.trials
-    if spent:
-        for line in untried(status):
-            click.echo(line, err=True)
+    spent = _is_spent(status)
+    for line in untried(status) if spent else ():
+        click.echo(line, err=True)
     if status.best is not None:
         click.echo(f"\nnext: {hint('export-best', study=status.study, out='best/')}")
     check_alive(status, workers)
@@ -238,8 +239,16 @@ def summarise(status: StudyStatus, workers: LocalWorkers) -> int:
     return 1 if workers.died and not spent else 0
 
 
+def _is_spent(status: StudyStatus) -> bool:
+    """Return whether no trial is left to train, by the limit of trials or because the study has converged."""
+    reached = status.limits.trials is not None and status.counts["finished"] >= status.limits.trials
+    return reached or status.limits.converged is not None
+
+
 def untried(status: StudyStatus) -> list[str]:
     """Return a line for each kind of trial that a spent budget leaves waiting."""
+    if status.limits.converged is not None:
+        return []
     waiting = [line for line in status.trials if line.state == "waiting"]
     begun = sum(line.worker is not None for line in waiting)
     probes = sum(line.worker is None and line.probe is not None for line in waiting)

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from math import isfinite
 from pathlib import Path
@@ -19,8 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo.cli.connect import connected
+from hpo.cli.noise_text import converged_line, noise_lines
 from hpo.cli.options import debug_option, storage_options, study_option
 from hpo.cli.terminal import can_redraw
+from hpo.evaluation.intervals import plus_minus
 from hpo.hints import hint
 from hpo.strict_json import strict_json
 from search_spaces import RUN
@@ -61,6 +64,7 @@ def draw(status: StudyStatus, shown: int = SHOWN) -> RenderableType:
         *_repeated_line(status),
         best_line(status),
         *([Text(line) for line in status.probe.lines(status.value_name)] if status.probe else []),
+        *noise_lines(status),
     )
 
 
@@ -106,7 +110,9 @@ def _in_line(*parts: RenderableType) -> Table:
 
 
 def _control_lines(status: StudyStatus) -> list[Text]:
-    """Return what a study that does not run needs; nothing where it runs."""
+    """Return why a study does not run, and what it needs; nothing where it runs."""
+    if line := converged_line(status):
+        return [Text(line, style="green")]
     resume = f"`{hint('resume', study=status.study)}`"
     lines = {
         "pause": f"paused: its workers wait, {resume} lets them go on",
@@ -186,7 +192,9 @@ def _cells(status: StudyStatus, line: TrialStatus) -> tuple[str, Text, str, str,
     """Return number, state, epoch, value and time of a trial."""
     best = status.best
     star = " ★" if best and line.number == best.number else ""
-    epoch, value = epochs_in_words(line), "" if line.value is None else value_of(line)
+    epoch = epochs_in_words(line)
+    # The errors of all trials are much alike without folds: the best one shows it.
+    value = value_of(line if line.folds else replace(line, standard_error=None))
     return str(line.number), Text(line.state + star, style=_STYLES[line.state]), epoch, value, duration(line.seconds)
 
 
@@ -201,9 +209,8 @@ def epochs_in_words(line: TrialStatus) -> str:
 
 
 def value_of(line: TrialStatus) -> str:
-    """Return `0.9012`, or `0.9012 ± 0.0051` with the standard error of a mean over folds."""
-    noise = "" if line.error is None else f" ± {line.error:.4f}"
-    return f"{line.value:.4f}{noise}"
+    """Return `0.9012`, or `0.9012 ± 0.0051` with its standard error."""
+    return "" if line.value is None else plus_minus(line.value, line.error)
 
 
 def value_in_full(status: StudyStatus, line: TrialStatus) -> str:

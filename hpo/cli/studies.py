@@ -102,6 +102,7 @@ def _print_csv(rows: list[dict[str, Any]], figures: Sequence[str]) -> None:
 
     names = list(dict.fromkeys(name for row in rows for name in row["params"]))
     of_folds = FOLD_COLUMNS if any("folds" in row for row in rows) else ()
+    figures = (*figures, *_error_column(rows))
     extra = [*figures, *of_folds, *_probe_column(rows)]
     table = CsvRows(sys.stdout)
     table.write([*COLUMNS, *extra, *(f"param_{name}" for name in names)])
@@ -121,6 +122,11 @@ def _probe_column(rows: Sequence[dict[str, Any]]) -> list[str]:
     return ["probe"] if any("probe" in row for row in rows) else []
 
 
+def _error_column(rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Return the column with the error of a value without folds, where one is known."""
+    return ("standard_error",) if any(row.get("standard_error") is not None for row in rows) else ()
+
+
 def _print_trials(status: StudyStatus) -> None:
     """Print a table with a row for each trial; the column of reasons only where a trial has one."""
     figures = FIGURES if status.robustness else ()
@@ -134,7 +140,7 @@ def _print_trials(status: StudyStatus) -> None:
 def _cells(trial: TrialStatus, figures: int) -> list[str]:
     from hpo.cli.status import duration, epochs_in_words, tried_by, value_of
 
-    value = "" if trial.value is None else value_of(trial)
+    value = value_of(trial)
     pair = [f"{figure:.4f}" for figure in trial.pair] if trial.pair else [""] * figures
     time = duration(trial.seconds) if trial.seconds else ""
     rest = [epochs_in_words(trial), time, tried_by(trial), trial.reason or ""]

@@ -47,6 +47,17 @@ class Score:
         return {"value": self.value, "interval": list(self.interval), "n": self.n, "spread": self.spread}
 
 
+def plus_minus(value: float, error: float | None) -> str:
+    """Return a value with its standard error, `0.9812 ± 0.0034`, at the precision that the error allows.
+
+    Without an error, or one that changes no digit that counts (below 0.0005), `0.9812` alone.
+    """
+    if error is None or error < 0.0005:
+        return f"{value:.4f}"
+    digits = 4 if error < 0.00995 else 3 if error < 0.0995 else 2
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
 def clustered(correct: npt.NDArray[np.bool_], clusters: npt.NDArray[np.int64]) -> Score:
     """Return the share of `correct` (m,) where rows with equal `clusters` (m,) show the same original image.
 

@@ -109,6 +109,12 @@ def combined(metrics: Mapping[str, float], metric: str, robustness: float) -> fl
     return (1 - robustness) * clean + robustness * metrics[f"{ALTERED}{metric}"]
 
 
+def metric_of(confusion: Counts, metric: str) -> float:
+    """Return one metric of the (C, C) counts that `confusion_matrix` gives: accuracy, balanced_accuracy or macro_f1."""
+    of = {"accuracy": _accuracy, "balanced_accuracy": _balanced_accuracy, "macro_f1": _macro_f1}
+    return of[metric](confusion)
+
+
 def report(labels: Labels, logits: AnyLogits, classes: Sequence[str]) -> Report:
     """Return the report on `logits` (n, C) float32, `labels` (n,) int64, n > 0; C names in label order."""
     if logits.shape[1] != len(classes):

@@ -17,12 +17,14 @@ from hpo.bundle.manifest import Manifest
 from hpo.data import Dataset
 from hpo.delivery.export import choose_trial, export_trial
 from hpo.errors import BundleError
+from hpo.evaluation.intervals import plus_minus
 from hpo.hints import hint
 from hpo.private_paths import public_path
 from hpo.report import wording
 from hpo.report.image_sections import data_section, saliency_section
 from hpo.report.model_data import Figures, ModelData, ModelWithData, ReportOptions
 from hpo.report.model_sections import calibration_section, class_section, confusion_section, origin_section
+from hpo.report.noise_section import noise_section
 from hpo.report.page import Page, Section, Tile, render
 from hpo.report.robustness_section import robustness_section, robustness_tiles
 from hpo.report.search_sections import best_configuration, cost, search_sections
@@ -88,6 +90,7 @@ def study_page(study: StudyData, model: ModelData | None, with_data: ModelWithDa
     sections = [
         _data(study.spec.data, model, with_data),
         *search_sections(study),
+        *([noise_section(study)] if study.searches else []),
         best_configuration(study),
         *about,
         cost(study),
@@ -189,14 +192,15 @@ def _value_tile(study: StudyData, *, of_folds: bool) -> list[Tile]:
         return []
     folds = best.record.folds.get("values", [])
     if folds:
-        return [_mean_tile(study.spec.value_name, best.value, best.noise, len(folds), f"trial {best.number}, ")]
+        return [_mean_tile(study.spec.value_name, best.value, best.error, len(folds), f"trial {best.number}, ")]
     clean, altered = best.record.clean, best.record.altered
     if clean is not None and altered is not None:
         detail = f"trial {best.number}: {_words(study.spec.metric)} {clean:.4f} clean, {altered:.4f} altered"
-        return [Tile("Value on validation images", f"{best.value:.4f}", detail)]
+        return [Tile("Value on validation images", plus_minus(best.value, best.error), detail)]
     if of_folds:
         return []
-    return [Tile(f"Validation {_words(study.spec.metric)}", f"{best.value:.4f}", f"trial {best.number}")]
+    value = plus_minus(best.value, best.error)
+    return [Tile(f"Validation {_words(study.spec.metric)}", value, f"trial {best.number}")]
 
 
 def _fold_tile(manifest: Manifest) -> list[Tile]:
@@ -211,9 +215,7 @@ def _fold_tile(manifest: Manifest) -> list[Tile]:
 def _mean_tile(metric: str, value: float, noise: float | None, folds: int, of: str) -> Tile:
     """Return the mean over folds with its standard error; `of` says whose it is."""
     error = "" if noise is None else " ± its standard error"
-    return Tile(
-        f"Mean {_words(metric)}", wording.measured(value, noise), f"{of}{wording.counted(folds, 'fold')}{error}"
-    )
+    return Tile(f"Mean {_words(metric)}", plus_minus(value, noise), f"{of}{wording.counted(folds, 'fold')}{error}")
 
 
 def model_tiles(model: ModelData) -> list[Tile]:

@@ -15,6 +15,7 @@ from hpo.bundle.stored_metrics import METRICS
 from hpo.delivery.finishing import finishing_of
 from hpo.delivery.weight_changes import change_lines
 from hpo.evaluation.calibration import probabilities
+from hpo.evaluation.intervals import plus_minus
 from hpo.evaluation.metrics import wilson
 from hpo.report import model_figures, pictures, wording
 from hpo.report.model_data import CalibrationData, ModelData, ModelWithData
@@ -83,7 +84,7 @@ def _folds(folds: FoldValues | None) -> str:
     """Return the values of the trial over folds; "" without folds."""
     if folds is None:
         return ""
-    mean = wording.measured(fmean(folds.values), folds.standard_error)
+    mean = plus_minus(fmean(folds.values), folds.standard_error)
     return f"mean {mean} over {len(folds.values)}: {', '.join(f'{value:.4f}' for value in folds.values)}"
 
 

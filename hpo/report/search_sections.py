@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from hpo.evaluation.intervals import plus_minus
 from hpo.private_paths import public_config
 from hpo.report import search_figures, wording
 from hpo.report.page import Section
@@ -69,7 +70,7 @@ def _failures(trials: Sequence[TrialData]) -> list[tuple[int, str]]:
 def _row(trial: TrialData) -> dict[str, Any]:
     return {
         "number": trial.number,
-        "value": wording.measured(trial.value or 0.0, trial.noise),
+        "value": plus_minus(trial.value or 0.0, trial.error),
         "epochs": "probe" if trial.record.probe else len(trial.curve),
         "time": wording.span(trial.seconds),
         "params": f"frozen probe of {trial.record.probe}" if trial.record.probe else _params(trial),

@@ -12,14 +12,18 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.search.line_to_beat import LineToBeat
+from hpo.search.noise import StudyNoise
 from hpo.search.status import StudyReader, StudyStatus, TrialStatus, moment
 from hpo.search.trial_record import TrialRecord, stored_command
-from storage import Database, StudySpec, read_spec
+from storage import Convergence, Database, StudySpec, read_openings_of_data, read_spec
 
 FEWEST = 12
 """Fewest finished trials for which importances are computed; from fewer they would be noise."""
 
 BEST_SHARE = 0.1
+
+MOST_RESULTS = 3
+"""Measurements on the test part that are shown."""
 
 FEWEST_BEST = 4
 """Fewest trials that count as the best; else a tenth of all."""
@@ -94,10 +98,9 @@ class TrialData:
     """The attributes that the trial recorded."""
 
     @property
-    def noise(self) -> float | None:
-        """The standard error of the value over the folds; None where it is not known, and without folds."""
-        error: float | None = self.record.folds.get("standard_error")
-        return error
+    def error(self) -> float | None:
+        """The standard error of the value; None where it is not known."""
+        return self.record.error
 
     @property
     def saved(self) -> int:
@@ -123,6 +126,12 @@ class StudyData:
     """The command that created a study over a trial list; empty for a search."""
     probe: LineToBeat | None = None
     """The best frozen probe, and whether tuning beats it; None where no probe is complete."""
+    noise: StudyNoise | None = None
+    """The noise of the best trial's value; None before there is one."""
+    converged: Convergence | None = None
+    """Why the search ended before its limits; None where it did not."""
+    test_results: Sequence[Mapping[str, Any]] = ()
+    """The latest measurements on a test part of the study's data, as the ledger has them."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -154,11 +163,18 @@ def read_study(db: Database, study: optuna.Study) -> StudyData:
     start = _first_start(frozen)
     lines = {line.number: line for line in status.trials}
     trials = [_trial(trial, lines[trial.number], start) for trial in frozen if trial.number in lines]
+    spec = read_spec(study)
     found = StudyData(
-        study.study_name, read_spec(study), trials, _best(status), status.limits.trials,
-        command=stored_command(study), probe=status.probe,
+        study.study_name, spec, trials, _best(status), status.limits.trials, command=stored_command(study),
+        probe=status.probe, noise=status.noise, converged=status.limits.converged,
+        test_results=_test_results(db, spec),
     )  # fmt: skip
     return replace(found, importance=importances(frozen)) if found.searches else found
+
+
+def _test_results(db: Database, spec: StudySpec) -> list[dict[str, Any]]:
+    found = [one for one in read_openings_of_data(db, spec.data_fingerprint) if one.get("accuracy") is not None]
+    return found[-MOST_RESULTS:]
 
 
 def _best(status: StudyStatus) -> int | None:

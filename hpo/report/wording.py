@@ -59,11 +59,6 @@ def value(given: object) -> str:
     return "none" if given is None else str(given)
 
 
-def measured(value: float, noise: float | None) -> str:
-    """Return a metric such as `0.7583`, or `0.7583 ± 0.0275` with its standard error."""
-    return f"{value:.4f}" if noise is None else f"{value:.4f} ± {noise:.4f}"
-
-
 def counted(number: int, noun: str, plural: str = "") -> str:
     """Return a text such as `1 trial`, `5,000 trials`, `2 classes`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

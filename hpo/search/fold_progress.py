@@ -11,13 +11,16 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpo.search.trial_record import FoldPlan, TrialProgress, pair_of
 from hpo.seeds import derive_seed
 from hpo.training import EpochResult, FitData, Runtime, Snapshot, fit
 from hpo.training.loop import Epochs, Fitter
 from search_spaces import TrialConfig
+
+if TYPE_CHECKING:
+    from hpo.evaluation.outcomes import Outcomes
 
 
 @dataclass
@@ -88,17 +91,27 @@ class FoldedProgress(TrialProgress):
         while len(self.curves) <= self.fold:
             self.curves.append([])
         curve = self.curves[self.fold]
-        best_of_fold = not curve or value > max(curve)
+        self.improved = not curve or value > max(curve)
         curve.append(value)
-        if best_of_fold and self.robustness:
+        if self.improved and self.robustness:
             self.best_pairs[self.fold :] = [list(pair_of(result.metrics, self.metric))]
-        if better := first and best_of_fold:
+        if better := first and self.improved:
             self.best_epoch, self.best_metrics = result.epoch, dict(result.metrics)
         self.finished = self.fold + bool(result.last)
         self.last = self.finished == self.folds
         self._add_step(str(self.fold * self.steps + result.epoch))
         self._count(result)
         return better
+
+    def keep_outcomes(self, outcomes: Outcomes) -> None:
+        """Keep the outcomes of the epoch that was added last, if it is the best so far of its fold."""
+        if len(self.outcomes) >= self.fold:  # else an earlier version, which kept none, trained the folds before
+            self.outcomes[self.fold :] = [outcomes.sampled().encode()]
+
+    @property
+    def best_outcomes(self) -> list[str]:
+        """The encoded outcomes of the folds of `best_value`."""
+        return self.outcomes[: max(1, self.finished)]
 
     def _add_step(self, step: str) -> None:
         """Add a step to the curves: the means over the folds begun."""

@@ -349,15 +349,25 @@ def open_study_data(path: Path, spec: StudySpec, image_size: int, cache: Path, *
 
 
 def set_budget(
-    db: Database, study: optuna.Study, trials: int | None, timeout: timedelta | None, *, run: Worker | None = None
+    db: Database,
+    study: optuna.Study,
+    trials: int | None,
+    timeout: timedelta | None,
+    *,
+    run: Worker | None = None,
+    until_converged: bool | None = None,
 ) -> Limits:
     """Write the budget into the study, where all its workers read it; what is not given stays as it was.
 
     `run` is the process of the `hpo run` that gives `timeout`. A deadline that has passed is dropped: an earlier run
-    set it. A future deadline is kept: another run may have set it.
+    set it. A future deadline is kept: another run may have set it. With `until_converged` False a study that has
+    converged goes on.
     """
     before, now = read_limits(study), db.now()
     limits = replace(before, trials=trials or before.trials)
+    if until_converged is not None:
+        converged = before.converged if until_converged else None
+        limits = replace(limits, until_converged=until_converged, converged=converged)
     if timeout is not None:
         limits = replace(limits, deadline=now + timeout, run=run)
     elif before.deadline is not None and before.deadline <= now:
@@ -380,7 +390,7 @@ def keep_or_lift_deadline(db: Database, study: optuna.Study) -> str | None:
     when = f"{end:%H:%M}" if end.date() == now.astimezone().date() else f"{end:%Y-%m-%d %H:%M}"
     if reason := _reason_to_keep(db, study, limits):
         return f"ends at {when}, by {reason}; --timeout TIME sets another end"
-    write_limits(study, Limits(limits.trials))
+    write_limits(study, replace(limits, deadline=None, run=None))
     return (
         f"an earlier --timeout would end it at {when}; no worker holds a trial and the run that set it has ended, so "
         "that is lifted: --timeout TIME sets one"

@@ -6,7 +6,7 @@ Also what all readers of trials share: which trial is best, and times as aware d
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from statistics import fmean, stdev
@@ -16,9 +16,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.line_to_beat import LineReader, LineToBeat
+from hpo.search.noise import NoiseReader, StudyNoise
 from hpo.search.symmetry_choice import symmetry_of
 from hpo.search.trial_record import TrialRecord
-from search_spaces import Space, read_space
+from search_spaces import Space, TrialList, read_space
 from storage import Control, Database, LeaseInfo, Limits, StudySpec, get_control, lease_infos, read_limits, read_spec
 
 if TYPE_CHECKING:
@@ -60,21 +61,21 @@ class TrialStatus:
     probe: str | None = None
     """The backbone that a frozen probe measures, which has neither epochs nor parameters; None for other trials."""
 
+    standard_error: float | None = None
+    """Standard error of the value of a finished trial without folds, over samples of images; None if not known."""
+
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields, JSON-ready; `folds`, `probe` and the single `figures` only where there are any."""
+        """Return all fields, JSON-ready; `folds`, `probe`, errors and the single `figures` only where there are any."""
         lists = {"curve": list(self.curve), "params": dict(self.params), "violated": list(self.violated)}
-        values = {
-            key: value
-            for key, value in {**vars(self), **lists}.items()
-            if key not in ("folds", "probe") or value is not None
-        }
+        optional = ("folds", "probe", "standard_error")
+        values = {k: v for k, v in {**vars(self), **lists}.items() if k not in optional or v is not None}
         figures = values.pop("figures") or {}
         return {**values, **figures}
 
     @property
     def error(self) -> float | None:
-        """The standard error of the value over the folds; None where it is not known."""
-        error: float | None = (self.folds or {}).get("standard_error")
+        """The standard error of the value, over the folds or over samples of images; None where it is not known."""
+        error: float | None = self.folds.get("standard_error") if self.folds else self.standard_error
         return error
 
     @property
@@ -112,6 +113,8 @@ class StudyStatus:
     """Weight of altered images in the value of a trial."""
     probe: LineToBeat | None = None
     """The best frozen probe, and whether tuning beats it; None where no probe is complete."""
+    noise: StudyNoise | None = None
+    """The noise of the best trial's value; None before there is one."""
 
     @property
     def value_name(self) -> str:
@@ -144,6 +147,7 @@ class StudyStatus:
                 "trials": self.limits.trials,
                 "deadline": self.limits.deadline and self.limits.deadline.isoformat(),
             },
+            **self._noise_to_dict(),
             "running": [trial.to_dict() for trial in self.trials if trial.state == "running"],
             "failures": [
                 {"trial": trial.number, "reason": trial.reason} for trial in self.trials if trial.state == "failed"
@@ -157,6 +161,11 @@ class StudyStatus:
             "changes": self.changes.counts() if self.changes else None,
         }
 
+    def _noise_to_dict(self) -> dict[str, Any]:
+        """Return why the study ended before its limits, and the noise of its best value; each may be None."""
+        converged = self.limits.converged
+        return {"converged": converged and asdict(converged), "noise": self.noise and self.noise.to_dict()}
+
 
 class StudyReader:
     """Reads the status of one study repeatedly; the status of a finished trial is computed once."""
@@ -168,6 +177,8 @@ class StudyReader:
         self._space = read_space(self._spec.space)
         self._changes = _changes_of(self._spec)
         self._line_to_beat = LineReader(self._spec.metric, self._spec.robustness)
+        points = [] if isinstance(self._space, TrialList) else self._space.enqueue_points()
+        self._noise = NoiseReader(self._spec.metric, self._spec.robustness, points[0] if points else None)
         self._finished: dict[int, TrialStatus] = {}
 
     def __call__(self) -> StudyStatus:
@@ -187,6 +198,7 @@ class StudyReader:
             now=now,
             trials=[self._trial_status(trial, last_renewals.get(trial.number, now)) for trial in trials],
             best=self._trial_status(best[0], now) if best else None,
+            noise=self._noise(trials, best[0]) if best else None,
             leases=[lease for lease in leases if lease.state == "held"],
             redone=sum(lease.redone for lease in leases),
             control=get_control(self._db, self._study),
@@ -252,6 +264,7 @@ def _trial_status(trial: FrozenTrial, space: Space, until: datetime) -> TrialSta
         folds=folds,
         figures=_figures(record),
         probe=record.probe,
+        standard_error=None if record.folds else record.standard_error,
     )
 
 

@@ -19,6 +19,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from hpo.errors import DataError, HubError, TrialEnded
+from hpo.evaluation.outcomes import Outcomes
 from hpo.interruption import TrainingInterrupted
 from hpo.search.checkpointing import TrialFiles
 from hpo.search.fold_progress import FoldedProgress, fit_folds
@@ -122,7 +123,7 @@ class _TrialRun:
         fitter = probe_fitter(FeatureSource.of(data, context.cache)) if self._reporter.probe else fit
         with closing(self._fit(config, data_of, runtime, resume, fitter)) as epochs:
             for result in epochs:
-                self._write_checkpoints(result, data_of(0))
+                self._write_checkpoints(result, data_of)
                 self._log_epoch(result, config.epochs)
                 if self._report_and_ask_pruner():
                     return self._tell(TrialState.PRUNED)
@@ -168,15 +169,19 @@ class _TrialRun:
         log.info("trial %d goes on after %.4g epochs", self._number, self._reporter.position)
         return snapshot
 
-    def _write_checkpoints(self, result: EpochResult, data: FitData) -> None:
+    def _write_checkpoints(self, result: EpochResult, data_of: Callable[[int], FitData]) -> None:
         """Write the checkpoints of one epoch, `best` and `latest`; the epoch counts once they are written.
 
-        `data` are those of the first fold, whose best epoch is kept.
+        `data_of` gives the data of a fold; the best epoch of the first one is kept.
         """
         progress = copy.deepcopy(self._progress)
         if progress.add(result):
-            weights = result.weights()
+            weights, data = result.weights(), data_of(0)
             self._retry_while_full(lambda: self._files.keep_best(result, weights, data))
+        if progress.improved:
+            data = data_of(progress.fold if isinstance(progress, FoldedProgress) else 0)
+            if (outcomes := _outcomes(result, data)) is not None:
+                progress.keep_outcomes(outcomes)
         if not self._reporter.probe:  # which is fitted anew, in seconds
             snapshot = result.snapshot()
             self._retry_while_full(lambda: self._files.keep_latest(snapshot, progress, progress.position))
@@ -260,3 +265,11 @@ class _TrialRun:
 
     def _should_stop(self) -> bool:
         return self._context.asked_to_stop() or self._context.deadline.has_passed() or self._reporter.must_stop
+
+
+def _outcomes(result: EpochResult, data: FitData) -> Outcomes | None:
+    """Return what the epoch's model predicts for each validation image; None without such images."""
+    if data.val is None or result.logits is None:
+        return None
+    rows = data.altered.rows if data.altered is not None else None
+    return Outcomes.of(data.val.labels, result.logits, result.altered_logits, rows)

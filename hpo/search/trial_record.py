@@ -7,7 +7,10 @@
     folds           of a trial over folds: their values, best epochs, curves and the standard error of the mean
     clean, altered  with a robustness above 0: the two figures that its value is made of, clean_curve, altered_curve
     probe           of a frozen probe: its backbone
+    standard_error  of the value, over samples of as many validation images; of a trial over folds `folds` has it
     reason          why it ended early or failed          split_digest               of the images it was validated on
+
+What it predicted for each validation image is a system attribute, which no dashboard shows and no sampler reads.
 
 This is the one file that names these keys: `TrialRecord` reads them, the functions `*_attributes` give what is written.
 A trial costs the database a fixed number of statements: one for all attributes at its start, one at its end, and one
@@ -31,6 +34,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 if TYPE_CHECKING:
+    from hpo.evaluation.outcomes import Outcomes
     from hpo.training import EpochResult
     from search_spaces import TrialConfig
 
@@ -80,6 +84,14 @@ class TrialRecord:
     """The value of `altered` after each reported step."""
     probe: str | None = None
     """The backbone that a frozen probe measures; None for a trial that trains. Known before the trial begins."""
+    standard_error: float | None = None
+    """Standard error of the value of a trial without folds; None for trials of earlier versions."""
+
+    @property
+    def error(self) -> float | None:
+        """The standard error of the value: over the folds, or over samples of images; None where it is not known."""
+        over_folds: float | None = self.folds.get("standard_error")
+        return self.standard_error if over_folds is None else over_folds
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialRecord:
@@ -176,6 +188,12 @@ class TrialProgress:
     """The metric on clean images that entered each value of `curve`; empty without robustness."""
     altered_curve: dict[str, float] = field(default_factory=dict)
     """The metric on altered images that entered each value of `curve`; empty without robustness."""
+    improved: bool = False
+    """Whether the epoch that was added last is the best so far, with folds of its fold."""
+    outcomes: list[str] = field(default_factory=list)
+    """The encoded `Outcomes` of the best epoch; over folds those of each fold begun. Empty where they are not known."""
+    standard_error: float | None = None
+    """Standard error of the best epoch's value; None over folds, and where the outcomes are not known."""
 
     def restore(self, stored: Mapping[str, Any]) -> None:
         """Set the fields to what `to_dict` gave."""
@@ -189,8 +207,21 @@ class TrialProgress:
     def recorded(self) -> dict[str, Any]:
         """Return what the trial records of itself at its end, JSON-ready."""
         # optuna stores the curve itself, and its end shows whether an epoch was the last.
-        left_out = ("curve", "last", "clean_curve", "altered_curve")
-        return {key: value for key, value in self.to_dict().items() if key not in left_out} | self.figures
+        left_out = ("curve", "last", "clean_curve", "altered_curve", "improved", "outcomes")
+        kept = {key: value for key, value in self.to_dict().items() if key not in left_out} | self.figures
+        if self.standard_error is None:
+            del kept["standard_error"]
+        return kept
+
+    @property
+    def best_outcomes(self) -> list[str]:
+        """The encoded outcomes that belong to `best_value`."""
+        return self.outcomes
+
+    def keep_outcomes(self, outcomes: Outcomes) -> None:
+        """Keep the outcomes of the epoch that was added last, if it is the best so far."""
+        self.outcomes = [outcomes.sampled().encode()]
+        self.standard_error = outcomes.standard_error(self.metric, self.robustness)
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -246,10 +277,10 @@ class TrialProgress:
             clean, altered = pair_of(result.metrics, self.metric)
             self.clean_curve[str(result.epoch)], self.altered_curve[str(result.epoch)] = clean, altered
         self._count(result)
-        better = not self.best_metrics or value > self.best_value
-        if better:
+        self.improved = not self.best_metrics or value > self.best_value
+        if self.improved:
             self.best_epoch, self.best_metrics = result.epoch, dict(result.metrics)
-        return better
+        return self.improved
 
     def _count(self, result: EpochResult) -> None:
         """Add the cost of one more epoch."""
@@ -273,6 +304,31 @@ def final_attributes(progress: TrialProgress, reason: str | None = None) -> dict
     shown = ("device", "precision", "parameters", "trainable_parameters")
     values = progress.recorded() | {key: progress.facts[key] for key in shown if key in progress.facts}
     return values | (failure_attributes(reason) if reason else {})
+
+
+_OUTCOMES = "hpo:outcomes"
+
+
+def outcome_attributes(progress: TrialProgress) -> dict[str, Any]:
+    """Return the system attribute with what the kept model predicted for each validation image; {} if not known."""
+    return {_OUTCOMES: progress.best_outcomes} if progress.outcomes else {}
+
+
+def outcomes_of(trial: FrozenTrial) -> list[Outcomes]:
+    """Return what a finished trial predicted for each validation image, of each fold; [] where that is not known."""
+    from hpo.evaluation.outcomes import Outcomes
+
+    stored = trial.system_attrs.get(_OUTCOMES)
+    try:
+        return [Outcomes.decode(text) for text in stored] if isinstance(stored, list) else []
+    except (ValueError, TypeError):  # written by another version
+        return []
+
+
+def given_parameters(trial: FrozenTrial) -> dict[str, Any] | None:
+    """Return the parameters that were enqueued for the trial; None for one that was sampled."""
+    given: dict[str, Any] | None = trial.system_attrs.get("fixed_params")
+    return given
 
 
 def failure_attributes(reason: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from hpo.search.trial_record import (
     failure_attributes,
     final_attributes,
     initial_attributes,
+    outcome_attributes,
 )
 from hpo.search.worker_context import WorkerContext
 from hpo.seeds import derive_seed
@@ -186,6 +187,7 @@ class TrialReporter:
             if violated is not None:
                 self._trial.set_constraint(violated, 1.0)
             write_attributes(connection, self._trial_id, final_attributes(progress, reason))
+            write_attributes(connection, self._trial_id, outcome_attributes(progress), system=True)
             value = progress.best_value if state == TrialState.COMPLETE else None
             self._context.study.tell(self._trial, value, state)
 

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.data import Dataset, ImageDigests
 from hpo.errors import HpoError, UsageError
 from hpo.models import weights_digest
+from hpo.search.convergence import ConvergenceCheck
 from hpo.search.garbage import kept_by_copies
 from hpo.search.plan import open_study_data, origin_of, refuse_other_normalisation
 from hpo.search.probe_sampler import aware_of_probes
@@ -131,8 +132,9 @@ def _claim_and_train_trials(context: WorkerContext, most: int | None = None) -> 
     finished = 0
     try:
         failed_in_a_row = context.retry.run(lambda: failures_at_the_end(context.study))
+        check = ConvergenceCheck(context.db, context.study, context.metric, context.robustness)
         for _ in itertools.count() if most is None else range(most):
-            claim = _claim_next_trial(context)
+            claim = _claim_next_trial(context, check)
             if claim is None:
                 return WorkResult(finished, over=True)
             outcome = run_trial(context, claim)
@@ -152,7 +154,7 @@ def _claim_and_train_trials(context: WorkerContext, most: int | None = None) -> 
     return WorkResult(finished, over=False)
 
 
-def _claim_next_trial(context: WorkerContext) -> Claim | None:
+def _claim_next_trial(context: WorkerContext, check: ConvergenceCheck) -> Claim | None:
     """Claim a trial, waiting while the study is paused or others train its last trials, which may be requeued.
 
     None when there will be no trial, or when a stop is asked for.
@@ -160,6 +162,7 @@ def _claim_next_trial(context: WorkerContext) -> Claim | None:
     waits_for: NoTrial | None = None
     while not context.asked_to_stop():
         context.retry.run(context.deadline.read)
+        context.retry.run(check)
         claim = context.retry.run(lambda: claim_trial(context.db, context.study, context.worker))
         if isinstance(claim, Claim):
             return claim

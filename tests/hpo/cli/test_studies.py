@@ -101,7 +101,7 @@ def test_the_value_of_a_trial_over_folds_has_its_noise_beside_it(here: Here, bar
     for step, value in enumerate((0.5, 0.6), start=1):
         trial.report(value, step)
     bare_study.tell(trial, 0.6)
-    assert "0.6000 ± 0.1000  fold 2/2, 1" in here("trials", "bare").stdout
+    assert "0.60 ± 0.10  fold 2/2, 1" in here("trials", "bare").stdout
     (row,) = csv.DictReader(io.StringIO(here("trials", "bare", "--csv").stdout))
     found = [row[name] for name in ("value", "fold", "of", "values", "standard_error")]
     assert found == ["0.6", "2", "2", "0.5 0.7", "0.1"]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.evaluation.intervals import Score, clustered
+from hpo.evaluation.intervals import Score, clustered, plus_minus
 from hpo.evaluation.metrics import wilson
 
 
@@ -52,3 +52,14 @@ def test_the_effective_number_lies_between_originals_and_copies(originals: int, 
     score = clustered(right, np.tile(np.arange(originals), copies))
     assert originals <= score.n <= originals * copies
     assert 0 <= score.interval[0] <= score.value <= score.interval[1] <= 1
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (None, "0.9827"), (0.0004, "0.9827"), (0.0005, "0.9827 ± 0.0005"), (0.0034, "0.9827 ± 0.0034"),
+        (0.00996, "0.983 ± 0.010"), (0.0275, "0.983 ± 0.028"), (0.1, "0.98 ± 0.10"),
+    ],
+)  # fmt: skip
+def test_a_value_is_shown_as_precisely_as_its_error_allows(error: float | None, text: str) -> None:
+    assert plus_minus(0.98273, error) == text

@@ -26,7 +26,7 @@ def test_a_study_over_folds_shows_the_noise_of_its_values() -> None:
     best = study.best_trial
     assert best is not None
     page = render(study_page(study, None, None, "no model"))
-    shown = f"{best.value:.4f} ± 0.0577"
+    shown = f"{best.value:.3f} ± 0.058"
     assert page.count(shown) >= 2, "a key figure, and a row of the table"
     assert "3 folds ± its standard error" in page
     assert "mean over 3 folds" in section_of(page, "history")
@@ -44,5 +44,5 @@ def test_a_study_of_one_split_says_nothing_of_folds() -> None:
 def test_a_bundle_shows_the_mean_of_its_folds() -> None:
     folds = FoldValues(values=(0.5, 0.6, 0.7), best_epochs=(1, 2, 2), standard_error=0.0577)
     page = render(bundle_page(ModelData(make_bundle(("blue", "green", "red"), folds=folds)), None))
-    assert "0.6000 ± 0.0577" in page
+    assert "0.600 ± 0.058" in page
     assert "over 3: 0.5000, 0.6000, 0.7000" in section_of(page, "origin")

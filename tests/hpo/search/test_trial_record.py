@@ -32,7 +32,7 @@ def test_a_record_holds_every_attribute_that_is_written() -> None:
     metrics, curve = {"accuracy": 0.5, "altered_accuracy": 0.25}, {"2": 0.5}
     progress = TrialProgress(
         "accuracy", best_epoch=2, best_metrics=metrics, epochs=3, seconds=6.0, images_per_second=50.0,
-        peak_memory=10, facts=FACTS, robustness=0.5, clean_curve=curve, altered_curve=curve,
+        peak_memory=10, facts=FACTS, robustness=0.5, clean_curve=curve, altered_curve=curve, standard_error=0.03,
     )  # fmt: skip
     written = {
         **initial_attributes(TrialConfig(backbone="resnet18"), 7, "host:1", "d" * 64, FoldPlan(5, 12)),

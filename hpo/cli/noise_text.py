@@ -1,0 +1,102 @@
+"""Lines about the noise of a study: which trials cannot be told from the best, what of it will hold, why it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from hpo.evaluation.intervals import plus_minus
+
+if TYPE_CHECKING:
+    from hpo.search.noise import Rival, StudyNoise
+    from hpo.search.status import StudyStatus
+
+NAMED = 8
+"""Trials that a line names; of more, so many."""
+
+ROLES = {"first": "the first", "default": "the space's default", "probe": "the best probe"}
+"""Role of a trial -> in words."""
+
+
+def noise_lines(status: StudyStatus) -> list[Text]:
+    """Return what is known of the best trial beside its value; nothing for trials that kept no predictions."""
+    noise = status.noise
+    if noise is None or status.best is None or noise.trial != status.best.number:
+        return []
+    lines = [line for line in (alike_line(noise), _luck_line(noise), _fresh_line(noise)) if line]
+    return [Text(line, style="dim") for line in lines]
+
+
+def alike_line(noise: StudyNoise) -> str:
+    """Return which trials cannot be told from the best: `3 others cannot be told from it on …: trials 4, 9, 12`."""
+    if not noise.compared:
+        return ""
+    where = f"on the same {noise.images:,} images"
+    if not noise.alike:
+        others = "the other complete trial" if noise.compared == 1 else f"all {noise.compared} other complete trials"
+        return f"it is told from {others} {where}"
+    count = len(noise.alike)
+    return f"{count} other{'s' if count > 1 else ''} cannot be told from it {where}: {trials_named(noise.alike)}"
+
+
+def trials_named(numbers: Sequence[int]) -> str:
+    """Return `trial 4`, `trials 4, 9, 12`, or `trials 0, 1, 2 and 14 more`."""
+    if len(numbers) == 1:
+        return f"trial {numbers[0]}"
+    shown = ", ".join(map(str, numbers[:NAMED]))
+    more = len(numbers) - NAMED
+    return f"trials {shown}" + (f" and {more} more" if more > 0 else "")
+
+
+def _luck_line(noise: StudyNoise) -> str:
+    """Return what is expected to hold of the value, and the chances that the search has made it worse."""
+    if noise.expected is None:
+        return ""
+    expected = plus_minus(noise.expected, noise.error)
+    line = f"expected to hold of it: {expected}, since the best of {noise.compared + 1} is partly luck"
+    chances = [
+        f"worse than {who} with a probability of {chance_in_words(noise, number)}"
+        for number, who in rivals_in_words(noise.rivals)
+    ]
+    return "; ".join([line, *chances])
+
+
+def chance_in_words(noise: StudyNoise, number: int) -> str:
+    """Return the chance that the best trial is worse than trial `number`: `3 %`, `under 1 %`."""
+    chance = next(rival.chance for rival in noise.rivals if rival.trial == number)
+    return "under 1 %" if chance < 0.01 else f"{100 * chance:.0f} %"
+
+
+def rivals_in_words(rivals: Sequence[Rival]) -> list[tuple[int, str]]:
+    """Return each rival's number with what it is: `trial 0 (the first, the space's default)`."""
+    roles: dict[int, list[str]] = {}
+    for rival in rivals:
+        roles.setdefault(rival.trial, []).append(ROLES[rival.role])
+    pruned = {rival.trial for rival in rivals if rival.pruned}
+    return [
+        (number, f"trial {number} ({', '.join([*names, *(['pruned early'] if number in pruned else [])])})")
+        for number, names in roles.items()
+    ]
+
+
+def _fresh_line(noise: StudyNoise) -> str:
+    if noise.fresh is None:
+        return ""
+    count = len(noise.fresh.trials)
+    seeds = "another seed" if count == 1 else f"{count} other seeds"
+    mean = plus_minus(noise.fresh.mean, noise.fresh.error)
+    return f"trained again with {seeds}: {mean}, where the search promised {noise.fresh.promised:.4f}"
+
+
+def converged_line(status: StudyStatus) -> str:
+    """Return why the study ended before its limits; empty where it did not."""
+    found = status.limits.converged
+    if found is None:
+        return ""
+    of = "" if status.limits.trials is None else f" of {status.limits.trials}"
+    return (
+        f"converged after {found.trials}{of} trials: further ones are expected to gain {found.gain:.4f} together, the "
+        f"standard error is {found.error:.4f}; `hpo run` with --no-until-converged goes on"
+    )
