@@ -83,7 +83,8 @@ def make_plan(*, data: Path, study: str, space: str, backbone: str | None, weigh
     from hpo.data import SplitOptions
     from hpo.data.opening import check_path
     from hpo.search.earlier_spaces import earlier_spaces
-    from hpo.search.plan import Plan, resolve_space
+    from hpo.search.plan import Plan
+    from hpo.search.resolved_space import resolve_space
     from storage import check_study_name
 
     check_path(data)

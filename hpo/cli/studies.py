@@ -172,7 +172,7 @@ def enqueue_command(study: str, values: tuple[str, ...], storage: str | None, ho
     values are refused.
     """
     with connected_study(storage, home, study) as (_, found):
-        from hpo.search.plan import assignments
+        from hpo.search.resolved_space import assignments
         from search_spaces import TrialList, read_space
         from storage import read_limits, read_spec
 

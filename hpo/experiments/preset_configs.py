@@ -11,7 +11,7 @@ from typing import TypeAlias, cast
 
 from hpo.errors import UsageError
 from hpo.experiments.model_refs import PresetRef
-from hpo.search.plan import resolve_space
+from hpo.search.resolved_space import resolve_space
 from search_spaces import PlannedTrial, SearchSpace, SpaceError, TrialConfig, TrialList
 
 Scalar: TypeAlias = str | int | float | bool | None

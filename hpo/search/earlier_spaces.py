@@ -14,7 +14,8 @@ from typing import Any
 
 import optuna
 
-from hpo.search.plan import Plan, assignments, resolve_space
+from hpo.search.plan import Plan
+from hpo.search.resolved_space import assignments, resolve_space
 from hpo.search.symmetry_choice import symmetry_of
 from search_spaces import SearchSpace, SpaceError, earlier_edition, load_space, read_space
 from storage import Database, has_spec, open_study, read_spec, study_names

@@ -6,7 +6,6 @@ The cheap checks come first: names, space, database, the listing of the images, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import product
@@ -18,7 +17,7 @@ import optuna
 from hpo.data import DataOrigin, Dataset, Progress, SplitOptions, open_dataset
 from hpo.data.cache import remember_data
 from hpo.data.changes import DataChanges
-from hpo.errors import HpoError, UsageError
+from hpo.errors import HpoError
 from hpo.search.planned_probes import PlannedProbes, planned_probes
 from hpo.search.trial_record import probe_attributes
 from search_spaces import (
@@ -27,9 +26,6 @@ from search_spaces import (
     SpaceError,
     TrialConfig,
     TrialList,
-    check_given,
-    load_space,
-    parse_value,
     read_space,
 )
 from storage import (
@@ -85,85 +81,6 @@ class Plan:
     """Limit on the trials that is asked for; None for that of the study, where it exists, else the default."""
     probe: bool = False
     """Whether a new study begins with frozen probes of its backbones."""
-
-
-def resolve_space(
-    name: str,
-    *,
-    backbone: str | None = None,
-    weights: Path | None = None,
-    fixed: Iterable[str] = (),
-    edition: SearchSpace | None = None,
-) -> SearchSpace:
-    """Return the space `name` with `key=value` texts, `backbone` and `weights` fixed in it.
-
-    Weights that name their architecture (in a .json beside them) choose the backbone when nothing else does. UsageError
-    where the space names another backbone, or starts from random weights. An `edition` of the space takes the place of
-    today's.
-    """
-    space = edition or load_space(name)
-    values = assignments(fixed)
-    if backbone is not None:
-        _refuse_backbone_of_baseline(backbone, space)
-        _set_once("--backbone ", backbone, values, "backbone")
-    if weights is not None:
-        _set_once("--weights ", str(weights.resolve()), values, "weights")
-        _require_pretrained(weights, space, values)
-        _choose_backbone(weights, space, values)
-    chosen = space.with_fixed(values)
-    check_given(values, chosen.fixed, chosen.dimensions)
-    return chosen
-
-
-def _refuse_backbone_of_baseline(backbone: str, space: SearchSpace) -> None:
-    from hpo.models.baselines import is_baseline
-
-    if is_baseline(str(space.fixed.get("backbone"))) and backbone != space.fixed["backbone"]:
-        raise UsageError(f"--backbone {backbone}: {space.name} is a baseline and no recipe; name another --space")
-
-
-def _require_pretrained(weights: Path, space: SearchSpace, values: dict[str, Any]) -> None:
-    if values.get("pretrained", True) is not True:
-        raise UsageError(f"--weights {weights} contradicts --set pretrained=false; give one of them")
-    if "pretrained" not in values and space.fixed.get("pretrained") is False:
-        raise UsageError(
-            f"--weights {weights}: {space.name} starts from random weights; leave the option (or HPO_WEIGHTS) out, "
-            "or give --set pretrained=true too"
-        )
-    values["pretrained"] = True
-
-
-def _choose_backbone(weights: Path, space: SearchSpace, values: dict[str, Any]) -> None:
-    from hpo.models import architecture_of
-
-    theirs = architecture_of(weights)
-    if theirs is None or "backbone" in values:
-        return
-    named = [str(name).partition(".")[0] for name in space.values("backbone")]
-    if ("backbone" in space.fixed or "backbone" in space.open) and named != [theirs.partition(".")[0]]:
-        raise UsageError(
-            f"--weights {weights} are of {theirs}, but {space.name} names {', '.join(named)}; "
-            f"give --backbone {theirs} to train that one by this recipe"
-        )
-    values["backbone"] = theirs
-
-
-def assignments(texts: Iterable[str], option: str = "--set ") -> dict[str, Any]:
-    """Return `key=value` texts as typed values; UsageError, beginning with `option`, where one key has two values."""
-    values: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = (part.strip() for part in text.partition("="))
-        if not equals or not key:
-            raise UsageError(f"{option}{text}: must be KEY=VALUE, for example {option}epochs=8")
-        _set_once(f"{option}{key}=", parse_value(key, value), values, key)
-    return values
-
-
-def _set_once(option: str, value: Any, values: dict[str, Any], key: str) -> None:
-    """Set `key` to `value`; UsageError where it has another value: neither is dropped in silence."""
-    if values.setdefault(key, value) != value:
-        other = "--set " if option.startswith("-") else ""
-        raise UsageError(f"{option}{value} contradicts {other}{key}={values[key]}; give one of them")
 
 
 def check_models(space: Space, classes: int) -> dict[str, Trainability]:

@@ -9,7 +9,7 @@ import yaml
 
 from hpo.cli.run import init_command
 from hpo.report.reproduce import SPACE_FILE, bundle_recipe, study_recipe
-from hpo.search.plan import resolve_space
+from hpo.search.resolved_space import resolve_space
 from search_spaces import SearchSpace, load_space
 
 from .conftest import make_study

@@ -30,9 +30,9 @@ from hpo.search.plan import (
     origin_of,
     refuse_another_search,
     refuse_other_normalisation,
-    resolve_space,
     set_budget,
 )
+from hpo.search.resolved_space import resolve_space
 from hpo.search.strategy import first_judged
 from hpo.search.symmetry_choice import SymmetryChoice, record_symmetry
 from hpo.search.worker import WorkerOptions, failures_at_the_end, work
