@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from storage.checkpoint_versions import Quota, Removal, format_size
     from storage.checkpoints import Checkpoint, CheckpointStore
+    from storage.confirmation import DEFAULT_TOP, REPLICATE_OF, Confirmation
     from storage.database import Database, open_database
     from storage.embedded import EmbeddedServer, stop_embedded
     from storage.errors import (
@@ -63,14 +64,17 @@ if TYPE_CHECKING:
     from storage.workers import LEASE_SECONDS, Worker
 
 __all__ = [
+    "DEFAULT_TOP",
     "GRACE",
     "LEASE_SECONDS",
     "LEAVING",
     "RENEWALS",
+    "REPLICATE_OF",
     "Checkpoint",
     "CheckpointError",
     "CheckpointStore",
     "Claim",
+    "Confirmation",
     "Control",
     "Convergence",
     "Database",
@@ -143,6 +147,7 @@ __all__ = [
 _NAMES = {
     "checkpoint_versions": ("Quota", "Removal", "format_size"),
     "checkpoints": ("Checkpoint", "CheckpointStore"),
+    "confirmation": ("DEFAULT_TOP", "REPLICATE_OF", "Confirmation"),
     "database": ("Database", "open_database"),
     "embedded": ("EmbeddedServer", "stop_embedded"),
     "errors": (

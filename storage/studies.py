@@ -16,6 +16,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from sqlalchemy import Connection, text
 
+from storage.confirmation import NOTHING, Confirmation
 from storage.database import Database
 from storage.errors import StudyError
 from storage.spec import SPEC, StudySpec, check_same, has_spec, id_of, make_id, read_spec, write_spec
@@ -224,7 +225,7 @@ class Convergence:
 class Limits:
     """The budget of a study, for all its workers: trials claimed in all, and a deadline. None means no limit.
 
-    The deadline has a time zone and is compared with the database's clock. Both may change from run to run.
+    The deadline has a time zone and is compared with the database's clock. All of it may change from run to run.
     """
 
     trials: int | None = None
@@ -234,7 +235,9 @@ class Limits:
     until_converged: bool = False
     """Whether the study ends when its further trials are expected to gain less than the standard error."""
     converged: Convergence | None = None
-    """Set when that was so: no further trial is claimed."""
+    """Set when that was so: no further trial of the search is claimed, only those that confirm the best."""
+    confirm: Confirmation = NOTHING
+    """How many of the best trials are trained again at the end; none in a study of an earlier version."""
 
     def __post_init__(self) -> None:
         if self.trials is not None and self.trials < 0:
@@ -260,7 +263,10 @@ def write_limits(study: optuna.Study, limits: Limits) -> None:
     ending: dict[str, Any] = {"until_converged": True} if limits.until_converged else {}
     if limits.converged is not None:
         ending["converged"] = asdict(limits.converged)
-    study.set_user_attr(LIMITS, {"trials": limits.trials, "deadline": deadline, "run": run, **ending})
+    confirm = asdict(limits.confirm)
+    study.set_user_attr(
+        LIMITS, {"trials": limits.trials, "deadline": deadline, "run": run, "confirm": confirm, **ending}
+    )
 
 
 _LOCK = text("SELECT 1 FROM studies WHERE study_id = :study FOR UPDATE")
@@ -294,6 +300,7 @@ def limits_from(stored: Mapping[str, Any] | None) -> Limits:
         run=Worker(**run) if run else None,
         until_converged=bool(stored.get("until_converged")),
         converged=Convergence(**converged) if converged else None,
+        confirm=Confirmation(**stored.get("confirm", {})),
     )
 
 

@@ -1,17 +1,22 @@
-"""The only way to a study's trials: claim an orphaned, else a waiting, else a new one, in one transaction."""
+"""The only way to a study's trials: claim an orphaned, else a waiting, else a new one, in one transaction.
+
+A new one belongs to the search, or, at the end of a study, to its confirmation.
+"""
 
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 import optuna
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.trial import TrialState
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from storage import leases
+from storage.confirmation import MeasuredTrial, Remaining, make_replicate, measured_trials, next_replicate
 from storage.database import Database
 from storage.errors import StudyGoneError
 from storage.fenced_storage import FencedStorage
@@ -77,8 +82,9 @@ def claim_trial(db: Database, study: optuna.Study, worker: Worker, limits: Limit
 
     A trial with an expired lease comes first, whatever the limits: it was counted when it was first claimed. Then a
     waiting trial, an interrupted one before an enqueued one, and then a new one, while fewer than `limits.trials` have
-    been claimed by any worker, and before the deadline by the database's clock. Without `limits` the study's own are
-    read in the same transaction. Raises StudyError when the study was deleted.
+    been claimed by any worker, and before the deadline by the database's clock. The last new ones have the parameters
+    of the best trials where `limits.confirm` says so. Without `limits` the study's own are read in the same
+    transaction. Raises StudyError when the study was deleted.
     """
     claimer = _Claimer(db.storage, study._study_id, worker)
     return db.storage.atomically(lambda connection: claimer.claim(connection, limits))
@@ -118,8 +124,13 @@ class _Claimer:
         if connection.execute(_STUDY, {"study": self.study_id}).one_or_none() is None:
             raise StudyGoneError
         view = connection.execute(_VIEW, {"study": self.study_id, "limits": LIMITS}).one()
-        if (limits or limits_from(view.limits)).allow(view.claimed, view.now):
-            return self._claim_next(connection, view.trials, view.trials - view.claimed)
+        limits = limits or limits_from(view.limits)
+        if limits.allow(view.claimed, view.now):
+            return self._claim_next(connection, limits, view)
+        if limits.converged is not None and replace(limits, converged=None).allow(view.claimed, view.now):
+            original = self._due_for_confirmation(connection, limits, view)
+            if original is not None:
+                return self._claim_new(connection, view.trials, original)
         others = connection.execute(_HELD, {"study": self.study_id}).scalar_one()
         return NoTrial.OTHERS if others else NoTrial.SPENT
 
@@ -141,15 +152,38 @@ class _Claimer:
             fail_poison(self.storage, connection, expired)
         return None
 
-    def _claim_next(self, connection: Connection, trials: int, waiting: int) -> Claim:
-        """Claim a waiting or a new trial; the study has `trials` trials, and `waiting` of them wait."""
-        found = self._start_waiting(connection) if waiting else None
-        trial_id, number = found or (self._create(connection, trials), trials)
+    def _claim_next(self, connection: Connection, limits: Limits, view: Row[Any]) -> Claim:
+        """Claim a waiting or a new trial; `view` says how many trials the study has, and how many were claimed."""
+        found = self._start_waiting(connection) if view.trials > view.claimed else None
+        if found is None:
+            return self._claim_new(connection, view.trials, self._due_for_confirmation(connection, limits, view))
+        trial_id, number = found
         return Claim(number, leases.grant(connection, self.study_id, trial_id, self.worker))
 
-    def _create(self, connection: Connection, number: int) -> int:
-        """Create a running trial and return its id. The study's row lock keeps the number free of other workers."""
-        return int(connection.execute(_NEW, {"study": self.study_id, "number": number}).scalar_one())
+    def _claim_new(self, connection: Connection, number: int, original: MeasuredTrial | None) -> Claim:
+        """Create a running trial, a replicate of `original` if given, and claim it.
+
+        The study's row lock keeps the number free of other workers.
+        """
+        trial_id = int(connection.execute(_NEW, {"study": self.study_id, "number": number}).scalar_one())
+        if original is not None:
+            make_replicate(connection, trial_id, original)
+        return Claim(number, leases.grant(connection, self.study_id, trial_id, self.worker))
+
+    def _due_for_confirmation(self, connection: Connection, limits: Limits, view: Row[Any]) -> MeasuredTrial | None:
+        """Return the trial that the next one repeats, or None; the trials are read only where that may be due."""
+        top = limits.confirm.within(limits.trials)
+        left = None if limits.trials is None else limits.trials - view.claimed
+        if limits.converged is not None:
+            left = 0  # of the search
+        if not top or (limits.deadline is None and (left is None or left > top)):
+            return None
+        seconds = None if limits.deadline is None else (limits.deadline - view.now).total_seconds()
+        held = connection.execute(_HELD, {"study": self.study_id}).scalar_one()
+        return next_replicate(
+            limits.confirm, limits.trials, measured_trials(connection, self.study_id),
+            Remaining(left, seconds, workers=held + 1),
+        )  # fmt: skip
 
     def _start_waiting(self, connection: Connection) -> tuple[int, int] | None:
         """Set a waiting trial running and return its id and number; None when there is none left."""

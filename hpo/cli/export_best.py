@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -21,6 +22,7 @@ from hpo.cli.options import (
     threads_option,
 )
 from hpo.cli.progress import StatusLine, counting
+from hpo.errors import UsageError
 from hpo.hints import hint
 from hpo.strict_json import strict_json
 
@@ -38,6 +40,10 @@ MODES = ("all", "single", "none")
 @study_option
 @out_option
 @click.option("--trial", type=click.IntRange(0), default=None, help="This complete trial, not the best one.")
+@click.option(
+    "--prefer", type=click.Choice(["value", "cheap"]), default="value", show_default=True,
+    help="cheap: of the trials that cannot be told from the best, the one whose model is the cheapest in use.",
+)  # fmt: skip
 @click.option(
     "--finish", type=click.Choice(MODES), default="all", show_default=True, is_flag=False, flag_value="all",
     help="Try what may make the model better without training: only at the cost of one model (single), also ensembles "
@@ -60,7 +66,7 @@ MODES = ("all", "single", "none")
 @threads_option
 @debug_option
 def export_best_command(
-    study: str, out: Path | str, trial: int | None, finish: str, no_finish: bool, data: Path | None,
+    study: str, out: Path | str, trial: int | None, prefer: str, finish: str, no_finish: bool, data: Path | None,
     finish_time: timedelta | None, as_json: bool, force: bool, storage: str | None, home: Path,
     artifacts: Path | str | None, device: str, threads: int | None,
 ) -> None:  # fmt: skip
@@ -69,28 +75,39 @@ def export_best_command(
     What may make it better without training is tried: a mean of the weights of several trials (soup), BatchNorm
     statistics, a point towards the original weights (WiSE-FT), the last layer anew, an ensemble, several views. Each is
     chosen by one half of the validation images and measured on the other; what gains more than noise is taken.
+    Where seeds were varied, a configuration is judged by all its values, and the trial of its highest is written.
     Probabilities are calibrated: one temperature, fitted to the predictions on the validation part.
     """
     from hpo.bundle.remote import upload_bundle
+    from hpo.cli.confirm_text import ExportChoice
     from hpo.delivery.finished_export import export_finished
     from hpo.device import use_threads
     from storage import open_store, open_study, read_spec
 
     use_threads(threads)
-    cache = cache_folder(home)
-    options = _finish_options("none" if no_finish else finish, data, finish_time, device, cache)
+    cache, which = cache_folder(home), _which(trial, prefer)
+    mode = "none" if no_finish else "single" if which == "cheap" and not _is_named("finish") else finish
+    options = _finish_options(mode, data, finish_time, device, cache)
     with (
         connected(storage, home) as db,
         upload_bundle(out, cache, force=force) as folder,
         StatusLine() as status,
     ):
         callbacks = _callbacks(status)
-        store = open_store(artifacts_folder(artifacts, home), read_spec(open_study(db, study)).id)
-        found = export_finished(db, study, store, folder, options, callbacks, trial=trial, force=force)
+        searched = open_study(db, study)
+        store = open_store(artifacts_folder(artifacts, home), read_spec(searched).id)
+        found = export_finished(db, study, store, folder, options, callbacks, trial=which, force=force)
+        choice = ExportChoice.of(searched, found.manifest.trial, cheap=which == "cheap")
     if as_json:
-        click.echo(strict_json(export_json(out, found), indent=2))
+        click.echo(strict_json({**export_json(out, found), **choice.to_dict()}, indent=2))
     else:
-        _print_export(out, found, options)
+        _print_export(out, found, options, choice.lines)
+
+
+def _which(trial: int | None, prefer: str) -> int | Literal["cheap"] | None:
+    if trial is not None and prefer == "cheap":
+        raise UsageError(f"--prefer cheap contradicts --trial {trial}; give one of them")
+    return "cheap" if prefer == "cheap" else trial
 
 
 def _finish_options(
@@ -138,7 +155,7 @@ def export_json(out: Path | str, found: FinishedExport) -> dict[str, Any]:
     }
 
 
-def _print_export(out: Path | str, found: FinishedExport, options: FinishOptions) -> None:
+def _print_export(out: Path | str, found: FinishedExport, options: FinishOptions, choice: Sequence[str]) -> None:
     from rich.console import Console
 
     from hpo.cli.delivery_text import (
@@ -162,7 +179,13 @@ def _print_export(out: Path | str, found: FinishedExport, options: FinishOptions
     chosen = ", which have chosen what was finished" if finishing.taken else ""
     click.echo(f"validation accuracy {accuracy}{augmented_note(manifest)}{chosen}")
     click.echo(calibration_line(manifest))
-    for line in [*changes_lines(manifest), *fold_lines(manifest), *robustness_lines(manifest), *change_lines(manifest)]:
+    for line in [
+        *choice,
+        *changes_lines(manifest),
+        *fold_lines(manifest),
+        *robustness_lines(manifest),
+        *change_lines(manifest),
+    ]:
         click.echo(line)
     if options.mode != "none":
         print_finishing(Console(), finishing)

@@ -250,8 +250,13 @@ budget_options = together(
         "--until-converged/--no-until-converged", "until_converged", envvar="HPO_UNTIL_CONVERGED", default=None,
         help="End once further trials will hardly gain more than the noise.  [default: as the study has it, else no]",
     ),
+    click.option(
+        "--confirm", envvar="HPO_CONFIRM", type=click.IntRange(0), default=None, metavar="K",
+        help="The last K trials train the best K again with fresh seeds; 0 for none.  [default: what the study has, "
+        "else 3, or fewer: a fifth of the trials, none under 12]",
+    ),
 )  # fmt: skip
-"""The budget: `trials`, `timeout`, `until_converged`."""
+"""The budget: `trials`, `timeout`, `until_converged`, `confirm`."""
 
 
 SECRET = ("storage",)

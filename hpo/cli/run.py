@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from hpo.cli.cleaning import Cleaning, cheap_findings, cleaning_options, with_changes
+from hpo.cli.confirm_text import budget_lines
 from hpo.cli.connect import STARTING, cache_folder, connected
 from hpo.cli.options import (
     budget_options,
@@ -60,7 +61,8 @@ creation_options = together(
 @debug_option
 def init_command(
     storage: str | None, home: Path,
-    trials: int | None, timeout: timedelta | None, until_converged: bool | None, **creation: Any,
+    trials: int | None, timeout: timedelta | None, until_converged: bool | None, confirm: int | None,
+    **creation: Any,
 ) -> None:  # fmt: skip
     """Create the study once, however many call it at the same time; workers then join with `hpo worker`.
 
@@ -73,7 +75,9 @@ def init_command(
         study, _ = prepare_study(db, plan, home, cleaning)
         from hpo.search.plan import set_budget
 
-        limits = set_budget(db, study, trials, timeout, until_converged=until_converged)
+        limits = set_budget(db, study, trials, timeout, until_converged=until_converged, confirm=confirm)
+        for line in budget_lines(limits):
+            click.echo(line, err=True)
         click.echo(f"study {study.study_name} is ready for {limits.trials} trials, in {db.where}")
 
 
@@ -186,7 +190,13 @@ def data_lines(path: Path, dataset: Dataset) -> list[str]:
 @worker_pool_options
 @click.pass_context
 def run_command(
-    ctx: click.Context, /, trials: int | None, timeout: timedelta | None, until_converged: bool | None, **options: Any
+    ctx: click.Context,
+    /,
+    trials: int | None,
+    timeout: timedelta | None,
+    until_converged: bool | None,
+    confirm: int | None,
+    **options: Any,
 ) -> None:
     """Search for the best classifier of DATA: create the study, start workers, watch them, sum up.
 
@@ -209,7 +219,9 @@ def run_command(
             timeout = max(timedelta(), timeout - timedelta(seconds=time.monotonic() - started))
         elif line := keep_or_lift_deadline(db, study):
             click.echo(f"study {study.study_name}: {line}", err=True)
-        set_budget(db, study, trials, timeout, run=Worker(), until_converged=until_converged)
+        limits = set_budget(db, study, trials, timeout, run=Worker(), until_converged=until_converged, confirm=confirm)
+        for line in budget_lines(limits):
+            click.echo(line, err=True)
         workers, read_status = run_workers(db, study, plan, local)
         code = summarise(read_status(), workers)
     ctx.exit(code)

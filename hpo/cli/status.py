@@ -19,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from hpo.cli.confirm_text import confirm_lines, replicate_text, seed_notes
 from hpo.cli.connect import connected
 from hpo.cli.noise_text import converged_line, noise_lines
 from hpo.cli.options import debug_option, storage_options, study_option
@@ -56,6 +57,7 @@ def draw(status: StudyStatus, shown: int = SHOWN) -> RenderableType:
         _head(status),
         *_control_lines(status),
         *_split_line(status),
+        *(Text(line, style="dim") for line in confirm_lines(status)),
         *([Text(status.changes.line(), style="dim")] if status.changes else []),
         Text(),
         trials,
@@ -265,6 +267,8 @@ def best_line(status: StudyStatus) -> Text:
         ("best ", "bold"), f" trial {best.number}  ", (value_in_full(status, best), "bold green"), "  "
     )
     text.append(tried_by(best), style="dim")
+    for note in seed_notes(status):
+        text.append(f"\n{note}")
     higher = [line for line in status.trials if line.state == "pruned" and (line.value or 0.0) > best.value]
     if higher:
         top = max(higher, key=lambda line: line.value or 0.0)
@@ -274,8 +278,10 @@ def best_line(status: StudyStatus) -> Text:
 
 
 def tried_by(line: TrialStatus) -> str:
-    """Return the searched parameters of a trial, or the name of a frozen probe."""
-    return f"frozen probe of {line.probe}" if line.probe else parameters(line.params)
+    """Return the searched parameters of a trial, after the trial that it repeats; or the name of a frozen probe."""
+    if line.probe:
+        return f"frozen probe of {line.probe}"
+    return ": ".join(text for text in (replicate_text(line), parameters(line.params)) if text)
 
 
 def parameters(params: Mapping[str, Any]) -> str:
@@ -291,6 +297,8 @@ def plain_line(status: StudyStatus, line: TrialStatus) -> str:
     top = f"best complete trial {best.number}: {value_in_full(status, best)}" if best else "no complete trial yet"
     run = f" ({line.params[RUN]})" if RUN in line.params else ""  # of a trial list
     epochs = f" after {fold_of(line)}{line.epoch} epoch{'' if line.epoch == 1 else 's'}"
+    if line.replicate_of is not None:
+        run = f" ({replicate_text(line)})"
     if line.probe:
         run, epochs = f" (frozen probe of {line.probe})", ""
     return (

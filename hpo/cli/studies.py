@@ -33,6 +33,9 @@ FOLD_COLUMNS = ("fold", "of", "values", "standard_error")
 FIGURES = ("clean", "altered")
 """Columns with what a value is made of, in a study with a robustness above 0."""
 
+REPLICATE = ("replicate_of",)
+"""The column in a study with replicates: the number of the first trial with the same parameters."""
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
@@ -76,7 +79,8 @@ def trials_command(study: str, storage: str | None, home: Path, as_json: bool, a
     if as_json:
         click.echo(strict_json(rows, indent=2))
     elif as_csv:
-        _print_csv(rows, FIGURES if status.robustness else ())
+        replicate = REPLICATE if any("replicate_of" in row for row in rows) else ()
+        _print_csv(rows, (*(FIGURES if status.robustness else ()), *replicate))
     else:
         _print_trials(status)
 
@@ -97,13 +101,13 @@ def _utc(local: datetime | None) -> str | None:
     return moment(local).isoformat(timespec="milliseconds") if local else None
 
 
-def _print_csv(rows: list[dict[str, Any]], figures: Sequence[str]) -> None:
+def _print_csv(rows: list[dict[str, Any]], some: Sequence[str]) -> None:
+    """Print the rows; `some` are columns that not every study has."""
     from hpo.spreadsheet import CsvRows
 
     names = list(dict.fromkeys(name for row in rows for name in row["params"]))
     of_folds = FOLD_COLUMNS if any("folds" in row for row in rows) else ()
-    figures = (*figures, *_error_column(rows))
-    extra = [*figures, *of_folds, *_probe_column(rows)]
+    extra = [*some, *_error_column(rows), *of_folds, *_probe_column(rows)]
     table = CsvRows(sys.stdout)
     table.write([*COLUMNS, *extra, *(f"param_{name}" for name in names)])
     for row in rows:
@@ -172,6 +176,7 @@ def enqueue_command(study: str, values: tuple[str, ...], storage: str | None, ho
     values are refused.
     """
     with connected_study(storage, home, study) as (_, found):
+        from hpo.search.ranking import replicated
         from hpo.search.resolved_space import assignments
         from search_spaces import TrialList, read_space
         from storage import read_limits, read_spec
@@ -183,7 +188,10 @@ def enqueue_command(study: str, values: tuple[str, ...], storage: str | None, ho
         found.enqueue_trial(params)
         trials = found.get_trials(deepcopy=False)
         limit, taken = read_limits(found).trials, sum(trial.state.name != "WAITING" for trial in trials)
+        original = replicated(params, trials[-1].number, trials)
     click.echo(f"trial {trials[-1].number} waits with {', '.join(f'{key}={value}' for key, value in params.items())}")
+    if original is not None:
+        click.echo(f"trial {original} has these values: the new one repeats it with a fresh seed", err=True)
     if limit is not None and taken >= limit:
         click.echo(f"the study has its {limit} trials: `hpo run` with more --trials has it tried", err=True)
 

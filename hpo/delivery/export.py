@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from hpo.errors import BundleError
 from hpo.evaluation.intervals import clustered
 from hpo.evaluation.metrics import Logits, Report, report, scores
 from hpo.search.plan import origin_of
-from hpo.search.status import best_first
+from hpo.search.ranking import RankedConfiguration, cheapest, error_on, rank, tied_with_best
 from hpo.search.trial_record import TrialRecord, mismatched_best
 from search_spaces import TrialConfig
 from storage import Checkpoint, CheckpointError, CheckpointStore, Database, StudySpec, open_study, read_spec
@@ -53,11 +53,13 @@ def export_best(
     store: CheckpointStore,
     out: Path,
     *,
-    trial: int | None = None,
+    trial: int | Literal["cheap"] | None = None,
     force: bool = False,
     cache: Path | None = None,
 ) -> tuple[Manifest, Report]:
     """Write the best complete trial of a study, or the complete trial number `trial`, as a bundle to `out`.
+
+    "cheap" is the cheapest of those that cannot be told from the best.
 
     Returns the manifest and the report on the validation part. The path of the trial's weights file is stored in
     `cache`, for a retraining on this machine: the bundle has its name alone. Raises StudyError where there is no such
@@ -80,17 +82,20 @@ def remember_weights_of(trial: FrozenTrial, cache: Path) -> None:
         remember_weights(cache, place, digest)
 
 
-def choose_trial(study: Study, number: int | None = None) -> FrozenTrial:
-    """Return the complete trial `number`, or the best one (the earliest of equals); BundleError where it is missing."""
+def choose_trial(study: Study, number: int | Literal["cheap"] | None = None) -> FrozenTrial:
+    """Return the complete trial `number`, or that of the best configuration; BundleError where it is missing.
+
+    "cheap" is the cheapest of those that cannot be told from the best.
+    """
     name = study.study_name
     trials = study.get_trials(deepcopy=False)
-    if number is None:
-        ranked = best_first(trials)
+    if number is None or number == "cheap":
+        ranked = rank(trials)
         if not ranked:
             raise BundleError(
                 f"study {name!r} has no complete trial among {len(trials)}; `hpo run` with more --trials trains others"
             )
-        return ranked[0]
+        return (ranked[0] if number is None else cheapest(tied(study, ranked))).trial
     found = next((t for t in trials if t.number == number), None)
     if found is None:
         raise BundleError(f"study {name!r} has no trial {number}, its trials end at {len(trials) - 1}; name one it has")
@@ -98,6 +103,11 @@ def choose_trial(study: Study, number: int | None = None) -> FrozenTrial:
         state = found.state.name.lower()
         raise BundleError(f"trial {number} of study {name!r} is {state}, but must be complete; name another one")
     return found
+
+
+def tied(study: Study, ranked: Sequence[RankedConfiguration]) -> list[RankedConfiguration]:
+    """Return the configurations that cannot be told from the best of `ranked`, which has at least one."""
+    return tied_with_best(ranked, error_on(int(read_spec(study).data.get("counts", {}).get("val", 0))))
 
 
 def export_trial(

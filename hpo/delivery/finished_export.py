@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -101,12 +101,13 @@ def export_finished(  # noqa: PLR0913 - those of `export_best` and two more
     options: FinishOptions,
     callbacks: FinishCallbacks | None = None,
     *,
-    trial: int | None = None,
+    trial: int | Literal["cheap"] | None = None,
     force: bool = False,
 ) -> FinishedExport:
     """Write the best trial of a study, finished as `options` say, to `out`; or the trial number `trial`.
 
-    A trial that is named is not joined with others. Raises as `export_best` does, and DataError where `options.data`
+    "cheap" is the cheapest of those that cannot be told from the best. A trial that is named, or cheap, is not joined
+    with others. Raises as `export_best` does, and DataError where `options.data`
     are not the study's.
     """
     check_out(out, force=force)

@@ -29,6 +29,7 @@ from hpo.report.page import Page, Section, Tile, render
 from hpo.report.robustness_section import robustness_section, robustness_tiles
 from hpo.report.search_sections import best_configuration, cost, search_sections
 from hpo.report.study_data import StudyData, read_study
+from hpo.search.ranking import RankedConfiguration
 from storage import CheckpointStore, Database
 
 MODEL_SECTIONS = (
@@ -193,14 +194,22 @@ def _value_tile(study: StudyData, *, of_folds: bool) -> list[Tile]:
     folds = best.record.folds.get("values", [])
     if folds:
         return [_mean_tile(study.spec.value_name, best.value, best.error, len(folds), f"trial {best.number}, ")]
+    seeds = [_seeds_tile(study.spec.value_name, study.winner)] if study.winner else []
     clean, altered = best.record.clean, best.record.altered
     if clean is not None and altered is not None:
         detail = f"trial {best.number}: {_words(study.spec.metric)} {clean:.4f} clean, {altered:.4f} altered"
-        return [Tile("Value on validation images", plus_minus(best.value, best.error), detail)]
+        return [*seeds, Tile("Value on validation images", plus_minus(best.value, best.error), detail)]
     if of_folds:
-        return []
+        return seeds
     value = plus_minus(best.value, best.error)
-    return [Tile(f"Validation {_words(study.spec.metric)}", value, f"trial {best.number}")]
+    return [*seeds, Tile(f"Validation {_words(study.spec.metric)}", value, f"trial {best.number}")]
+
+
+def _seeds_tile(name: str, winner: RankedConfiguration) -> Tile:
+    """Return the mean over seeds of the best configuration, with its lower bound."""
+    numbers = ", ".join(str(trial.number) for trial in winner.trials)
+    detail = f"{len(winner.values)} seeds, trials {numbers}; lower bound {winner.lower:.4f}"
+    return Tile(f"Mean {_words(name)} over seeds", plus_minus(winner.mean, winner.standard_error), detail)
 
 
 def _fold_tile(manifest: Manifest) -> list[Tile]:

@@ -17,7 +17,7 @@ from hpo.report.study_data import StudyData
 from hpo.search.plan import DEFAULT_ROBUSTNESS, DEFAULT_TRIALS
 from hpo.search.planned_probes import planned_probes
 from search_spaces import SearchSpace, SpaceError, load_space
-from storage import StudySpec
+from storage import DEFAULT_TOP, Confirmation, StudySpec
 
 SPACE_FILE = "space.yaml"
 
@@ -99,7 +99,14 @@ def _search_words(study: StudyData) -> tuple[list[str], str]:
         f"--{name.replace('_', '-')} {shlex.quote(str(data[name]))}" for name in ("group_by", "folds") if data.get(name)
     ]
     words += _cleaning_words(data.get("findings") or {})
-    return [*words, *([f"--trials {study.limit}"] if study.limit else [])], file
+    return [*words, *_budget_words(study)], file
+
+
+def _budget_words(study: StudyData) -> list[str]:
+    """Return the limit of trials, and what is confirmed of them where that is not the default."""
+    usual = 0 if study.spec.data.get("folds") else Confirmation(DEFAULT_TOP, asked=False).within(study.limit)
+    confirm = [] if study.confirm == usual else [f"--confirm {study.confirm}"]
+    return [*([f"--trials {study.limit}"] if study.limit else []), *confirm]
 
 
 def _probe_word(study: StudyData) -> str:

@@ -42,7 +42,8 @@ def history(study: StudyData) -> Section:
             "metric": study.spec.value_name,
             "made_of": value_sentence(study),
             "probe": _line_to_beat(study),
-            "best": [_row(trial) for trial in _best(study.trials)],
+            "best": [_row(trial) for trial in study.best_first[:MOST_ROWS]],
+            "seeds": seeds_sentence(study),
             "failures": _failures(study.trials),
             "folds": study.folds,
         },
@@ -56,9 +57,20 @@ def _below_axis(values: Sequence[float]) -> str:
     return f"{wording.counted(below, 'trial')} below {floor:.3g} drawn at the lower edge." if below else ""
 
 
-def _best(trials: Sequence[TrialData]) -> list[TrialData]:
-    complete = [trial for trial in trials if trial.state == "complete"]
-    return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))[:MOST_ROWS]
+def seeds_sentence(study: StudyData) -> str:
+    """Return what fresh seeds gave for the best configuration; "" in a study without replicates."""
+    again = sum(trial.record.replicate_of is not None for trial in study.trials)
+    if not again or not study.ranked:
+        return ""
+    best, trained = study.ranked[0], wording.counted(again, "trial has", "trials have")
+    how = f"{trained} the parameters of an earlier one and a fresh seed; the table is in the order of configurations. "
+    if len(best.values) < 2:
+        return f"{how}The best one was trained under one seed alone."
+    values = ", ".join(f"{value:.4f}" for value in best.values)
+    return (
+        f"{how}The best one has {values} under {len(best.values)} seeds: mean {best.mean:.4f}, lower bound "
+        f"{best.lower:.4f}. The trial with the highest of these values is the model."
+    )
 
 
 def _failures(trials: Sequence[TrialData]) -> list[tuple[int, str]]:
@@ -73,7 +85,7 @@ def _row(trial: TrialData) -> dict[str, Any]:
         "value": plus_minus(trial.value or 0.0, trial.error),
         "epochs": "probe" if trial.record.probe else len(trial.curve),
         "time": wording.span(trial.seconds),
-        "params": f"frozen probe of {trial.record.probe}" if trial.record.probe else _params(trial),
+        "params": _tried(trial),
         "figures": [f"{figure:.4f}" for figure in (trial.record.clean, trial.record.altered) if figure is not None],
     }
 
@@ -84,8 +96,13 @@ def _line_to_beat(study: StudyData) -> list[str]:
     return [f"{line[0].upper()}{line[1:]}." for line in lines]
 
 
-def _params(trial: TrialData) -> str:
-    return ", ".join(f"{name} {wording.value(value)}" for name, value in trial.params.items())
+def _tried(trial: TrialData) -> str:
+    """Return the parameters of a trial, after the number of the trial that it repeats."""
+    if trial.record.probe:
+        return f"frozen probe of {trial.record.probe}"
+    params = ", ".join(f"{name} {wording.value(value)}" for name, value in trial.params.items())
+    original = trial.record.replicate_of
+    return params if original is None else f"as trial {original}, fresh seed: {params}"
 
 
 def value_sentence(study: StudyData) -> str:

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.search.line_to_beat import LineToBeat
 from hpo.search.noise import StudyNoise
+from hpo.search.ranking import RankedConfiguration
 from hpo.search.status import StudyReader, StudyStatus, TrialStatus, moment
 from hpo.search.trial_record import TrialRecord, stored_command
 from storage import Convergence, Database, StudySpec, read_openings_of_data, read_spec
@@ -132,6 +133,10 @@ class StudyData:
     """Why the search ended before its limits; None where it did not."""
     test_results: Sequence[Mapping[str, Any]] = ()
     """The latest measurements on a test part of the study's data, as the ledger has them."""
+    ranked: Sequence[RankedConfiguration] = ()
+    """The configurations with a complete trial, the best first."""
+    confirm: int = 0
+    """How many of the best trials are trained again at the end."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -144,6 +149,18 @@ class StudyData:
     def best_trial(self) -> TrialData | None:
         """The best complete trial; None before there is one."""
         return next((trial for trial in self.trials if trial.number == self.best), None)
+
+    @property
+    def best_first(self) -> list[TrialData]:
+        """The complete trials, those of the best configuration first."""
+        places = {trial.number: i for i, one in enumerate(self.ranked) for trial in one.trials}
+        complete = [trial for trial in self.trials if trial.state == "complete"]
+        return sorted(complete, key=lambda one: (places.get(one.number, 0), -(one.value or 0.0), one.number))
+
+    @property
+    def winner(self) -> RankedConfiguration | None:
+        """The best configuration, if it was trained under several seeds; else None."""
+        return next((one for one in self.ranked[:1] if len(one.values) > 1), None)
 
     @property
     def folds(self) -> int:
@@ -167,7 +184,8 @@ def read_study(db: Database, study: optuna.Study) -> StudyData:
     found = StudyData(
         study.study_name, spec, trials, _best(status), status.limits.trials, command=stored_command(study),
         probe=status.probe, noise=status.noise, converged=status.limits.converged,
-        test_results=_test_results(db, spec),
+        test_results=_test_results(db, spec), ranked=status.ranked,
+        confirm=status.limits.confirm.within(status.limits.trials),
     )  # fmt: skip
     return replace(found, importance=importances(frozen)) if found.searches else found
 

@@ -29,6 +29,8 @@ from search_spaces import (
     read_space,
 )
 from storage import (
+    DEFAULT_TOP,
+    Confirmation,
     Control,
     Database,
     Limits,
@@ -195,7 +197,7 @@ def create_or_open_study(db: Database, plan: Plan, dataset: Dataset) -> optuna.S
         sampler=plan.sampler,
         pruner=plan.pruner,
     )
-    limits = Limits(trials=len(plan.space.entries) if isinstance(plan.space, TrialList) else DEFAULT_TRIALS)
+    limits = _first_limits(plan.space, folds=plan.split.folds)
     first = [probe_attributes(backbone) for backbone in probes_of(plan).backbones]
     study = create_study(db, plan.study, spec, points=plan.space.enqueue_points(), limits=limits, first=first)
     if plan.weights_digest:
@@ -205,6 +207,18 @@ def create_or_open_study(db: Database, plan: Plan, dataset: Dataset) -> optuna.S
         dataset, plan.data, options=plan.split, maker=f"study {plan.study!r}", way_out=way_out
     )
     return study
+
+
+def _first_limits(space: Space, *, folds: int | None) -> Limits:
+    """Return the limits of a new study, until the budget is set.
+
+    By default the best trials are confirmed, where that is worth their time: a value over folds is the mean of several
+    trainings already, and a list is trained once.
+    """
+    if isinstance(space, TrialList):
+        return Limits(len(space.entries))
+    top = 0 if folds else DEFAULT_TOP
+    return Limits(DEFAULT_TRIALS, confirm=Confirmation(top, asked=False))
 
 
 def probes_of(plan: Plan) -> PlannedProbes:
@@ -273,15 +287,18 @@ def set_budget(
     *,
     run: Worker | None = None,
     until_converged: bool | None = None,
+    confirm: int | None = None,
 ) -> Limits:
     """Write the budget into the study, where all its workers read it; what is not given stays as it was.
 
     `run` is the process of the `hpo run` that gives `timeout`. A deadline that has passed is dropped: an earlier run
     set it. A future deadline is kept: another run may have set it. With `until_converged` False a study that has
-    converged goes on.
+    converged goes on. `confirm` is the number of the best trials that are trained again within the budget.
     """
     before, now = read_limits(study), db.now()
     limits = replace(before, trials=trials or before.trials)
+    if confirm is not None:
+        limits = replace(limits, confirm=Confirmation(confirm))
     if until_converged is not None:
         converged = before.converged if until_converged else None
         limits = replace(limits, until_converged=until_converged, converged=converged)

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.line_to_beat import LineReader, LineToBeat
 from hpo.search.noise import NoiseReader, StudyNoise
+from hpo.search.ranking import RankedConfiguration, rank
 from hpo.search.symmetry_choice import symmetry_of
 from hpo.search.trial_record import TrialRecord
 from search_spaces import Space, TrialList, read_space
@@ -60,15 +61,17 @@ class TrialStatus:
     epoch to epoch, `clean_curve` and `altered_curve`. None without robustness."""
     probe: str | None = None
     """The backbone that a frozen probe measures, which has neither epochs nor parameters; None for other trials."""
+    replicate_of: int | None = None
+    """Number of the first trial with the same parameters; None where there is none before."""
 
     standard_error: float | None = None
     """Standard error of the value of a finished trial without folds, over samples of images; None if not known."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields, JSON-ready; `folds`, `probe`, errors and the single `figures` only where there are any."""
+        """Return all fields, JSON-ready; what not every study or trial has only where there is any."""
         lists = {"curve": list(self.curve), "params": dict(self.params), "violated": list(self.violated)}
-        optional = ("folds", "probe", "standard_error")
-        values = {k: v for k, v in {**vars(self), **lists}.items() if k not in optional or v is not None}
+        rare = ("folds", "probe", "replicate_of", "standard_error")
+        values = {key: value for key, value in {**vars(self), **lists}.items() if key not in rare or value is not None}
         figures = values.pop("figures") or {}
         return {**values, **figures}
 
@@ -96,7 +99,7 @@ class StudyStatus:
     now: datetime
     trials: Sequence[TrialStatus]
     best: TrialStatus | None
-    """The complete trial with the highest value."""
+    """The trial of the best configuration: of those with its parameters the one with the highest value."""
     leases: Sequence[LeaseInfo] = ()
     """The leases that a worker holds, ordered by the number of their trial."""
     redone: float = 0.0
@@ -115,11 +118,19 @@ class StudyStatus:
     """The best frozen probe, and whether tuning beats it; None where no probe is complete."""
     noise: StudyNoise | None = None
     """The noise of the best trial's value; None before there is one."""
+    ranked: Sequence[RankedConfiguration] = ()
+    """The configurations with a complete trial, the best first."""
 
     @property
     def value_name(self) -> str:
         """The name of a trial's value: the metric, or `value` where it is made of that on two kinds of images."""
         return "value" if self.robustness else self.metric
+
+    @property
+    def winner(self) -> RankedConfiguration | None:
+        """The best configuration with its values, in a study that trained one under several seeds; else None."""
+        best = next(iter(self.ranked), None)
+        return best if best is not None and best.noise is not None else None
 
     @property
     def out_of_time(self) -> bool:
@@ -139,13 +150,14 @@ class StudyStatus:
         return {
             "study": self.study,
             "trials": self.counts,
-            "best": best and _best_to_dict(best),
+            "best": best and _best_to_dict(best, self.winner),
             "metric": self.metric,
             "robustness": self.robustness,
             "space": self.space,
             "limit": {
                 "trials": self.limits.trials,
                 "deadline": self.limits.deadline and self.limits.deadline.isoformat(),
+                "confirm": self.limits.confirm.within(self.limits.trials),
             },
             **self._noise_to_dict(),
             "running": [trial.to_dict() for trial in self.trials if trial.state == "running"],
@@ -185,7 +197,7 @@ class StudyReader:
         """Return the status now: trials in one query of optuna's, leases, limits, by the database's clock."""
         now = self._db.now()
         trials = self._study.get_trials(deepcopy=False)
-        best = best_first(trials)
+        ranked = rank(trials)
         leases = lease_infos(self._db, self._study)
         # A requeued trial has cost time until the last renewal of its lease.
         last_renewals = {lease.number: now - timedelta(seconds=lease.age) for lease in leases if lease.state == "free"}
@@ -197,15 +209,16 @@ class StudyReader:
             limits=read_limits(self._study),
             now=now,
             trials=[self._trial_status(trial, last_renewals.get(trial.number, now)) for trial in trials],
-            best=self._trial_status(best[0], now) if best else None,
-            noise=self._noise(trials, best[0]) if best else None,
+            best=self._trial_status(ranked[0].trial, now) if ranked else None,
+            noise=self._noise(trials, ranked[0].trial) if ranked else None,
+            ranked=ranked,
             leases=[lease for lease in leases if lease.state == "held"],
             redone=sum(lease.redone for lease in leases),
             control=get_control(self._db, self._study),
             data={key: self._spec.data.get(key) for key in ("split", "group_by", "folds")},
             symmetry=symmetry_of(self._study),
             changes=self._changes,
-            probe=self._line_to_beat(best, trials),
+            probe=self._line_to_beat([trial for one in ranked for trial in one.trials], trials),
         )
 
     def _trial_status(self, trial: FrozenTrial, until: datetime) -> TrialStatus:
@@ -225,11 +238,13 @@ def _changes_of(spec: StudySpec) -> DataChanges | None:
     return DataChanges.from_json(stored) or None
 
 
-def _best_to_dict(best: TrialStatus) -> dict[str, Any]:
+def _best_to_dict(best: TrialStatus, winner: RankedConfiguration | None) -> dict[str, Any]:
     folds = {"folds": dict(best.folds)} if best.folds else {}
     pair = dict(zip(("clean", "altered"), best.pair, strict=True)) if best.pair else {}
     probe = {"probe": best.probe} if best.probe else {}
-    return {"trial": best.number, "value": best.value, **pair, "params": dict(best.params), **folds, **probe}
+    seeds = {"seeds": winner.to_dict()} if winner else {}
+    value = {"trial": best.number, "value": best.value, **pair}
+    return {**value, "params": dict(best.params), **folds, **probe, **seeds}
 
 
 def _lease_to_dict(lease: LeaseInfo) -> dict[str, Any]:
@@ -265,6 +280,7 @@ def _trial_status(trial: FrozenTrial, space: Space, until: datetime) -> TrialSta
         figures=_figures(record),
         probe=record.probe,
         standard_error=None if record.folds else record.standard_error,
+        replicate_of=record.replicate_of,
     )
 
 
@@ -328,9 +344,11 @@ def moment(time_of_trial: datetime) -> datetime:
 
 
 def best_first(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the complete trials, highest value first, the earliest of equals first."""
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
-    return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
+    """Return the complete trials, those of the best configuration first (`ranking.rank`).
+
+    In a study without replicates that is the highest value first, the earliest of equals first.
+    """
+    return [trial for configuration in rank(trials) for trial in configuration.trials]
 
 
 def kept_first(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:

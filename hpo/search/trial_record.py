@@ -9,6 +9,7 @@
     probe           of a frozen probe: its backbone
     standard_error  of the value, over samples of as many validation images; of a trial over folds `folds` has it
     reason          why it ended early or failed          split_digest               of the images it was validated on
+    replicate_of    of a trial with the parameters of an earlier one: the number of the first of these
 
 What it predicted for each validation image is a system attribute, which no dashboard shows and no sampler reads.
 
@@ -32,6 +33,8 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FrozenTrial
+
+from storage import REPLICATE_OF
 
 if TYPE_CHECKING:
     from hpo.evaluation.outcomes import Outcomes
@@ -84,6 +87,8 @@ class TrialRecord:
     """The value of `altered` after each reported step."""
     probe: str | None = None
     """The backbone that a frozen probe measures; None for a trial that trains. Known before the trial begins."""
+    replicate_of: int | None = None
+    """Number of the first trial with the same parameters, under another seed; None where there is none before."""
     standard_error: float | None = None
     """Standard error of the value of a trial without folds; None for trials of earlier versions."""
 
@@ -159,11 +164,13 @@ class FoldPlan:
 
 
 def initial_attributes(
-    config: TrialConfig, seed: int, worker: str, split_digest: str, folds: FoldPlan | None = None
-) -> dict[str, Any]:
+    config: TrialConfig, seed: int, worker: str, split_digest: str,
+    folds: FoldPlan | None = None, replicate_of: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Return the attributes that are known before training."""
     known = {"config": config.to_dict(), "seed": seed, "worker": worker, "versions": versions()}
-    return {**known, "split_digest": split_digest, **({"folds": folds.to_dict()} if folds else {})}
+    original = {} if replicate_of is None else {REPLICATE_OF: replicate_of}
+    return {**known, "split_digest": split_digest, **({"folds": folds.to_dict()} if folds else {}), **original}
 
 
 @dataclass

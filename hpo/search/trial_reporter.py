@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection
 
 from hpo.search.planned_probes import probe_config
+from hpo.search.ranking import has_complete, replicated
 from hpo.search.trial_record import (
     TrialProgress,
     TrialRecord,
@@ -24,7 +25,7 @@ from hpo.search.trial_record import (
 )
 from hpo.search.worker_context import WorkerContext
 from hpo.seeds import derive_seed
-from search_spaces import SpaceError, TrialConfig, trial_seed
+from search_spaces import SpaceError, TrialConfig, TrialList, trial_seed
 from storage import (
     LEAVING,
     Claim,
@@ -60,6 +61,7 @@ class TrialReporter:
         self._trial_id = claim.lease.trial_id
         self._trial: optuna.Trial | None = None
         self._reported: set[int] = set()
+        self._confirms = False
         self._question: PendingWrite | None = None
         self._ending = False
         self.probe: str | None = None
@@ -95,12 +97,26 @@ class TrialReporter:
             if unasked := given.keys() - trial.params.keys():
                 raise SpaceError(f"{', '.join(sorted(unasked))} does not exist under the other values of this trial")
             seed = derive_seed(context.seed, "trial", trial_seed(context.space, trial.params, self._number))
+            original = self._original(trial)
             attributes = initial_attributes(
-                config, seed, str(context.worker), context.known.split_digest, context.folds
+                config, seed, str(context.worker), context.known.split_digest, context.folds, original
             )
             write_attributes(connection, self._trial_id, attributes)
         self._trial, self._reported = trial, reported_epochs(trial)
         return config, seed
+
+    def _original(self, trial: optuna.Trial) -> int | None:
+        """Return the number of the trial that this one repeats, with another seed, or None.
+
+        It has that from its claim, from an earlier attempt, or the sampler or a person gave values that were tried.
+        A trial that repeats a complete one is never pruned: a mean over those that did well would tell nothing.
+        """
+        others = self._context.study._get_trials(deepcopy=False, use_cache=True)
+        original = TrialRecord.of(trial._cached_frozen_trial).replicate_of
+        if original is None and self.probe is None and not isinstance(self._context.space, TrialList):
+            original = replicated(trial.params, self._number, others)
+        self._confirms = original is not None and has_complete(original, others)
+        return original
 
     @property
     def position(self) -> float:
@@ -164,7 +180,7 @@ class TrialReporter:
             return advance(connection, self._session.lease, done, reference, further=further)
 
         before = self._question
-        never_pruned = last or isinstance(self._context.study.pruner, NopPruner)
+        never_pruned = last or self._confirms or isinstance(self._context.study.pruner, NopPruner)
         self._question = self._session.submit(write, question=None if never_pruned else self._ask_pruner)
         if never_pruned:
             return False

@@ -50,6 +50,7 @@ from storage import (
     give_own_id,
     open_store,
     open_study,
+    read_limits,
 )
 
 log = logging.getLogger(__name__)
@@ -199,7 +200,8 @@ def _prepare(db: Database, options: WorkerOptions, retry: RetryPolicy) -> Worker
     folds = fold_plan(spec, space)
     trials = study.get_trials(deepcopy=False)
     study.pruner = pruner_for_space(spec.pruner, space, folds.count if folds else 1, sum(map(is_probe, trials)))
-    eviction = EvictionOrder(trials, kept_by_copies(study, options.keep))
+    keep = _kept(study, space, options)
+    eviction = EvictionOrder(trials, kept_by_copies(study, keep))
     quota = None if options.quota is None else Quota(options.quota, eviction.evictable)
     store = open_store(options.artifacts, spec.id, quota=quota)
     dataset = _dataset_opener(options, spec)
@@ -218,8 +220,7 @@ def _prepare(db: Database, options: WorkerOptions, retry: RetryPolicy) -> Worker
         robustness=spec.robustness,
         seed=spec.seed,
         store=store,
-        # A trial list is measured when all its trials have ended, so each of them keeps its checkpoint.
-        keep=len(space.entries) if isinstance(space, TrialList) else options.keep,
+        keep=keep,
         dataset=dataset,
         cache=options.cache,
         deadline=deadline,
@@ -234,6 +235,17 @@ def _sampler(spec: StudySpec, trials: Sequence[FrozenTrial]) -> Callable[[int], 
     """Return a function from the number of a trial to its sampler; probes are enqueued when a study is made."""
     sampler = sampler_for_trial(spec.sampler, spec.seed)
     return aware_of_probes(sampler, spec.seed) if any(map(is_probe, trials)) else sampler
+
+
+def _kept(study: optuna.Study, space: Space, options: WorkerOptions) -> int:
+    """Return how many trials keep their checkpoints: any that is confirmed may become the best, as may a replicate.
+
+    A trial list is measured when all its trials have ended, so each of them keeps its own.
+    """
+    if isinstance(space, TrialList):
+        return len(space.entries)
+    limits = read_limits(study)
+    return max(options.keep, 2 * limits.confirm.within(limits.trials))
 
 
 def fold_plan(spec: StudySpec, space: Space) -> FoldPlan | None:

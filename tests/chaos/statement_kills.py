@@ -1,6 +1,7 @@
 """Kills between every two statements: `python -m tests.chaos.statement_kills` enumerates them, one line for each case.
 
     claim-new, claim-waiting, claim-expired    from the beginning of a claim to the answer of its COMMIT
+    claim-replicate                            the same, where the claim decides which trial is trained again
     train                                      parameters, two reports, and the end of a trial
     release                                    requeuing a trial
 
@@ -23,7 +24,17 @@ from itertools import count
 from pathlib import Path
 
 from search_spaces import SearchSpace
-from storage import Claim, Limits, StudySpec, claim_trial, create_study, open_database, quiet_optuna
+from storage import (
+    Claim,
+    Confirmation,
+    Limits,
+    StudySpec,
+    claim_trial,
+    create_study,
+    open_database,
+    quiet_optuna,
+    write_limits,
+)
 from tests.chaos import audit
 from tests.chaos.deadly_statements import EPOCHS, STUDY, Operation, Order, carry_out, train, worker_context
 from tests.chaos.disk import scratch
@@ -159,10 +170,21 @@ def _expired(server: Server, database: str) -> None:
     _held(server, database)(_EXPIRE)
 
 
+def _confirmed(server: Server, database: str) -> None:
+    """Train the trial, and give the study a second one, which repeats it."""
+    with open_database(server.url(database), home=Path("unused")) as db, tempfile.TemporaryDirectory() as folder:
+        context = worker_context(db, Path(folder))
+        claim = claim_trial(db, context.study, context.worker)
+        assert isinstance(claim, Claim)
+        train(context, claim)
+        write_limits(context.study, Limits(trials=TRIALS + 1, confirm=Confirmation(1)))
+
+
 CASES = (
     Case("claim-new", "claim", _as_it_is),
     Case("claim-waiting", "claim", _waiting),
     Case("claim-expired", "claim", _expired),
+    Case("claim-replicate", "claim", _confirmed),
     Case("train", "train", _as_it_is),
     Case("release", "release", _as_it_is),
 )

@@ -42,7 +42,7 @@ def test_nothing_is_lost_at_any_statement_at_which_a_worker_dies() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     findings = [json.loads(line) for line in done.stdout.splitlines()]
     assert [finding["case"] for finding in findings] == [
-        "claim-new", "claim-waiting", "claim-expired", "train", "release",
+        "claim-new", "claim-waiting", "claim-expired", "claim-replicate", "train", "release",
     ]  # fmt: skip
     # Each case has at least one statement and one COMMIT.
     assert all(finding["moments"] >= 3 and not finding["broken"] for finding in findings), findings

@@ -1,7 +1,8 @@
 """Verify: compare a study with faults to a run without faults.
 
 lost              numbers below the cap without a trial
-duplicated        numbers or parameters that two trials share; trials finished twice; reports written twice
+duplicated        numbers or parameters that two trials share; trials finished twice; reports written twice (a
+                  replicate shares the parameters of its original, in every bit, and no other's)
 stuck             trials that are not finished
 wrongly failed    failed trials that did not fail without faults
 differing         reports that are missing, additional or different in any bit; final values, states and
@@ -32,6 +33,8 @@ class Curve:
     value: float | None
     parameters: Mapping[str, float]
     reports: Mapping[int, float]
+    replicate_of: int | None = None
+    """The number of the trial whose parameters it has."""
 
     @property
     def finished(self) -> bool:
@@ -71,12 +74,17 @@ def read_curves(sql: Sql) -> list[Curve]:
     parameters: dict[int, dict[str, float]] = {}
     for trial, name, value in sql("SELECT trial_id, param_name, param_value FROM trial_params"):
         parameters.setdefault(trial, {})[name] = value
+    marks = sql("SELECT trial_id, value_json FROM trial_user_attributes WHERE key = 'replicate_of'")
+    originals = {trial: int(value) for trial, value in marks}
     rows = sql(
         "SELECT trial_id, number, state::text, value "
         "FROM trials LEFT JOIN trial_values USING (trial_id) "
         "WHERE study_id = (SELECT min(study_id) FROM studies) ORDER BY number, trial_id"
     )
-    return [Curve(n, state, value, parameters.get(i, {}), reports.get(i, {})) for i, n, state, value in rows]
+    return [
+        Curve(n, state, value, parameters.get(i, {}), reports.get(i, {}), originals.get(i))
+        for i, n, state, value in rows
+    ]
 
 
 def judge(sql: Sql, expected: Mapping[int, Curve]) -> Verdict:
@@ -117,12 +125,18 @@ def compare(found: Sequence[Curve], seen: Sequence[Note], expected: Mapping[int,
 def _twice(found: Sequence[Curve], seen: Sequence[Note]) -> list[str]:
     """Return a message for everything that exists more than once."""
     numbers = Counter(curve.number for curve in found)
-    drawn = Counter(tuple(sorted(curve.parameters.items())) for curve in found if curve.parameters)
+    searched = [curve for curve in found if curve.replicate_of is None]
+    drawn = Counter(tuple(sorted(curve.parameters.items())) for curve in searched if curve.parameters)
+    repeated = Counter(curve.replicate_of for curve in found if curve.replicate_of is not None)
+    parameters = {curve.number: curve.parameters for curve in found}
+    other = [c for c in found if c.replicate_of is not None and c.parameters != parameters.get(c.replicate_of)]
     ends = Counter(note.trial for note in seen if note.kind == "state" and note.what in FINISHED)
     written = Counter((note.trial, note.what) for note in seen if note.kind == "report")
     return [
         *(f"number {number} is that of {count} trials" for number, count in numbers.items() if count > 1),
         *(f"{count} trials have the parameters {dict(values)}" for values, count in drawn.items() if count > 1),
+        *(f"trial {number} was repeated {count} times" for number, count in repeated.items() if count > 1),
+        *(f"trial {c.number} repeats trial {c.replicate_of} with other parameters" for c in other),
         *(f"trial {number} was finished {count} times" for number, count in ends.items() if count > 1),
         *(f"trial {n}, epoch {step} was reported {count} times" for (n, step), count in written.items() if count > 1),
     ]

@@ -14,9 +14,10 @@ from hpo.bundle.calibrate import calibration_of
 from hpo.bundle.manifest import RESIZE_RULE
 from hpo.cli.delivery_text import augmented_note, calibration_line
 from hpo.data import ImageDigests
-from hpo.delivery.export import choose_trial, export_trial, is_of_trial, trial_manifest
+from hpo.delivery.export import choose_trial, export_trial, is_of_trial, tied, trial_manifest
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import report
+from hpo.search.ranking import rank
 from hpo.search.trial_record import checkpoint_origin
 from storage import StudySpec, open_store, read_spec
 from storage.spec import write_spec
@@ -72,6 +73,22 @@ def keep(store, trial, weights):
 def test_the_first_of_the_best_complete_trials_is_chosen(study):
     assert choose_trial(study).number == 0
     assert choose_trial(study, 1).number == 1
+
+
+def test_the_cheapest_of_those_that_cannot_be_told_from_the_best_is_chosen(study):
+    """Six validation images tell 0.5 from 0.9 no better than by chance."""
+    for parameters in (9_000, 1_000):
+        known = {"config": CONFIG.to_dict(), "parameters": parameters, "seconds": 4.0, "epochs": 2}
+        study.add_trial(optuna.trial.create_trial(value=0.8, user_attrs=known))
+    assert choose_trial(study, "cheap").number == 5
+
+
+def test_the_best_is_chosen_by_all_values_of_a_configuration(study):
+    for original, value in ((None, 0.895), (4, 0.899), (0, 0.85)):
+        known = {"config": CONFIG.to_dict(), **({} if original is None else {"replicate_of": original})}
+        study.add_trial(optuna.trial.create_trial(value=value, user_attrs=known))
+    assert [one.trial.number for one in tied(study, rank(study.get_trials()))][:2] == [5, 2]
+    assert choose_trial(study).number == 5, "0.9 is the highest value, but a single one, or one of two that differ"
 
 
 @pytest.mark.parametrize(("number", "expected"), [(3, "trial 3 of study 'colours' is pruned"), (9, "no trial 9")])

@@ -5,6 +5,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from optuna.trial import create_trial
 
 from hpo.evaluation.calibration import probabilities, reliability
 from hpo.evaluation.metrics import report
@@ -12,6 +13,7 @@ from hpo.report.build import bundle_page, study_page
 from hpo.report.model_data import ModelData
 from hpo.report.page import MOST_BYTES, render
 from hpo.report.study_data import Importance
+from hpo.search.ranking import rank
 from hpo.search.trial_record import TrialRecord
 from search_spaces import load_space
 
@@ -80,6 +82,23 @@ def test_there_are_no_external_references_and_no_scripts(page):
         if name in ("src", "href"):
             assert value.startswith(("#", "data:image/png;base64,"))
     assert all(inside.startswith("#") for inside in re.findall(r"url\(([^)]*)\)", page))
+
+
+def test_the_values_of_several_seeds_are_in_the_key_figures_and_the_history():
+    facts = make_study(8)
+    best = next(trial for trial in facts.trials if trial.number == facts.best)
+    again = replace(
+        best, number=8, value=(best.value or 0) - 0.01, record=replace(best.record, replicate_of=best.number)
+    )
+    attributes = {"replicate_of": best.number}
+    frozen = [create_trial(value=best.value), create_trial(value=again.value, user_attrs=attributes)]
+    frozen[0].number, frozen[1].number = best.number, 8
+    found = render(study_page(replace(facts, trials=[*facts.trials, again], ranked=rank(frozen)), None, None, ""))
+    assert "Mean accuracy over seeds" in found[: found.index("<main>")]
+    history = section_of(found, "history")
+    assert "1 trial has the parameters of an earlier one and a fresh seed" in history
+    assert f"as trial {best.number}, fresh seed: " in history
+    assert "under 2 seeds: mean" in history
 
 
 def test_key_figures_stand_on_top(page):

@@ -70,7 +70,7 @@ def test_a_status_holds_the_state_of_the_study(bench: Bench) -> None:
     document = json.loads(json.dumps(seen.to_dict(), allow_nan=False))
     assert document["best"] == {"trial": 0, "value": 0.8, "params": {"learning_rate": rate}}
     assert document["failures"] == [{"trial": 1, "reason": "the loss is NaN"}]
-    assert document["limit"] == {"trials": 10, "deadline": None}
+    assert document["limit"] == {"trials": 10, "deadline": None, "confirm": 0}
     assert seen.trials[0].curve == [0.3, 0.8, 0.6]
     bench.study.tell(running, 0.9)
     assert look().best == look().trials[2], "a second look sees what has finished meanwhile"

@@ -35,7 +35,7 @@ def test_a_record_holds_every_attribute_that_is_written() -> None:
         peak_memory=10, facts=FACTS, robustness=0.5, clean_curve=curve, altered_curve=curve, standard_error=0.03,
     )  # fmt: skip
     written = {
-        **initial_attributes(TrialConfig(backbone="resnet18"), 7, "host:1", "d" * 64, FoldPlan(5, 12)),
+        **initial_attributes(TrialConfig(backbone="resnet18"), 7, "host:1", "d" * 64, FoldPlan(5, 12), 4),
         **final_attributes(progress, "the time was up"),
         **probe_attributes("resnet18"),
     }
