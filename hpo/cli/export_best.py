@@ -56,7 +56,7 @@ MODES = ("all", "single", "none")
 )  # fmt: skip
 @click.option(
     "--finish-time", type=Duration(), default=None, metavar="TIME",
-    help="Time that --finish may take, as 90s, 10m.  [default: a tenth of what the trials took, 1 to 30 minutes]",
+    help="Time that --finish may take, as 90s, 10m.  [default: a tenth of what the trials took, 2 to 30 minutes]",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
 @force_option

@@ -56,7 +56,7 @@ CANDIDATES = 10
 SHARE_OF_SEARCH = 0.1
 """Time for finishing over that of the study's trials, within the two limits below."""
 
-LEAST_SECONDS, MOST_SECONDS = 60.0, 1800.0
+LEAST_SECONDS, MOST_SECONDS = 120.0, 1800.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class FinishOptions:
     """Whether the user has named them: other data are then an error, not a reason to leave the trial as it is."""
     device: str = "cpu"
     seconds: float | None = None
-    """The time that it may take; None is a tenth of what the study's trials took, a minute at least."""
+    """The time that it may take; None is a tenth of what the study's trials took, two minutes at least."""
 
 
 @dataclass(frozen=True)

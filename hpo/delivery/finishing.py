@@ -185,10 +185,15 @@ class _Run:
         task = self._task
         measured = task.images.measured.to_dict()
         found = Finishing(
-            mode=self._mode, **measured, required=self._required, tried=tuple(self.tried),
+            mode=self._mode, **measured, required=self._required, tried=self._in_order(),
             seconds=task.budget.spent, allowed=task.budget.seconds,
         )  # fmt: skip
         return FinishedChoice(found, self.state.whole, self.state.crossed(task))
+
+    def _in_order(self) -> tuple[TriedStep, ...]:
+        """Return what was tried, in the order of the steps: those that were not tried are recorded first."""
+        order = [step.name for step in (*self._single, *self._several)]
+        return tuple(sorted(self.tried, key=lambda one: order.index(one.name)))
 
     def _try_single(self, step: FinishingStep) -> None:
         measured = self.measure(step)
