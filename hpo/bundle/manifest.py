@@ -248,6 +248,24 @@ class Manifest(_Section):
         return self.finished.views if self.finished else "none"
 
     @property
+    def changes(self) -> list[str]:
+        """A line for each change of a model of one trial since its training; empty where there is none."""
+        found = []
+        finished = self.finished or Finished()
+        if finished.statistics:
+            found.append(f"BatchNorm statistics estimated anew on {finished.statistics:,} training images")
+        if self.interpolated is not None:
+            found.append(f"backbone at {self.interpolated.share:g} of the trained weights, the rest original (WiSE-FT)")
+        if (head := finished.head) is not None:
+            how = (
+                "trained once more on cached features" if head.method == "retrained" else "shifted by class frequencies"
+            )
+            found.append(f"last layer {how}{', each class with the same weight' if head.balanced else ''}")
+        if finished.views != "none":
+            found.append(f"each prediction is the mean over the views of `{finished.views}`")
+        return found
+
+    @property
     def temperature(self) -> float:
         """Divisor of the logits; 1 without calibration."""
         return self.calibration.temperature if self.calibration else 1.0

@@ -250,8 +250,8 @@ def _recipe(manifest: Manifest, metrics: Mapping[str, Any]) -> Iterator[str]:
         yield to_markdown(("trial", "weight", "backbone"), members)
     if manifest.ingredients:
         yield f"Mean of the weights of trials {', '.join(map(str, manifest.ingredients))}."
-    if manifest.interpolated is not None:
-        yield f"The backbone is {manifest.interpolated.share:g} of the way from its first weights to the trained ones."
+    if changes := manifest.changes:
+        yield f"Changed after training: {'; '.join(changes)}."
     if (adapted := manifest.adapted) is not None:
         yield f"BatchNorm statistics are adapted to {adapted.images:,} unlabelled images."
     if (made_of := manifest.robustness) is not None:
@@ -306,7 +306,8 @@ def _accesses(metrics: Mapping[str, Any]) -> list[str]:
 def _reproduce(manifest: Manifest, metrics: Mapping[str, Any]) -> Iterator[str]:
     if manifest.stage in ("ensemble", "soup"):
         words = {"soup": True, "data": DATA} if manifest.stage == "soup" else {}
-        commands = [hint("ensemble", study=manifest.study, **words, out="again/")]
+        joined = hint("ensemble", study=manifest.study, **words, out="again/")
+        commands = [hint("export-best", study=manifest.study, out="again/") if "finishing" in metrics else joined]
     else:
         start = {"weights": manifest.weights.file} if manifest.weights.file else {}
         commands = [hint("retrain", BUNDLE, data=DATA, **start, out="again/")]

@@ -125,12 +125,10 @@ def _trained(result: Retrained) -> str:
 
 def retrain_lines(out: Path | str, before: Bundle, result: Retrained) -> list[str]:
     """Return the result of a retraining beside that of its trial; `before` is the bundle that it started from."""
-    from hpo.delivery.weight_changes import change_lines
-
     lines = [
         f"{out}: {_trained(result)}",
         *changes_lines(result.manifest),
-        *change_lines(result.manifest),
+        *result.manifest.changes,
     ]
     if before.manifest.data.changes and not result.manifest.data.changes:
         lines.append(before.manifest.data.changes.unapplied_line())

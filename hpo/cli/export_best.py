@@ -166,7 +166,6 @@ def _print_export(out: Path | str, found: FinishedExport, options: FinishOptions
         fold_lines,
         robustness_lines,
     )
-    from hpo.delivery.weight_changes import change_lines
     from hpo.evaluation.metrics_table import accuracy_line
 
     manifest, finishing = found.manifest, found.finishing
@@ -179,13 +178,8 @@ def _print_export(out: Path | str, found: FinishedExport, options: FinishOptions
     chosen = ", which have chosen what was finished" if finishing.taken else ""
     click.echo(f"validation accuracy {accuracy}{augmented_note(manifest)}{chosen}")
     click.echo(calibration_line(manifest))
-    for line in [
-        *choice,
-        *changes_lines(manifest),
-        *fold_lines(manifest),
-        *robustness_lines(manifest),
-        *change_lines(manifest),
-    ]:
+    lines = [*choice, *changes_lines(manifest), *fold_lines(manifest), *robustness_lines(manifest), *manifest.changes]
+    for line in lines:
         click.echo(line)
     if options.mode != "none":
         print_finishing(Console(), finishing)

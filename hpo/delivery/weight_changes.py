@@ -72,20 +72,3 @@ def repeat_changes(manifest: Manifest, model: bytes, train: Part, cache: Path, d
         images = head.images(train, cache, weight, len(manifest.classes))
         tensors = head.with_layer(head.changed(finished.head, images))
     return safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
-
-
-def change_lines(manifest: Manifest) -> list[str]:
-    """Return a line for each change of a model of one trial since its training; nothing where there is none."""
-    found = []
-    finished, interpolated = manifest.finished, manifest.interpolated
-    if finished is not None and finished.statistics:
-        found.append(f"BatchNorm statistics estimated anew on {finished.statistics:,} training images")
-    if interpolated is not None:
-        found.append(f"backbone at {interpolated.share:g} of the trained weights, the rest original (WiSE-FT)")
-    if finished is not None and finished.head is not None:
-        change = finished.head
-        how = "trained once more on cached features" if change.method == "retrained" else "shifted by class frequencies"
-        found.append(f"last layer {how}{', each class with the same weight' if change.balanced else ''}")
-    if finished is not None and finished.views != "none":
-        found.append(f"each prediction is the mean over the views of `{finished.views}`")
-    return found

@@ -110,10 +110,10 @@ class Outcomes:
 
     def influences(self, metric: str, robustness: float = 0.0) -> Ratios:
         """Return (n,) float64: what each image adds to the value beside its expectation; their sum is 0."""
-        clean = _influences(self.labels, self.predicted, self.classes, metric)
+        clean = influences(self.labels, self.predicted, self.classes, metric)
         if not robustness or not len(self.altered_rows):
             return clean
-        altered = _influences(self.labels[self.altered_rows], self.altered_predicted, self.classes, metric)
+        altered = influences(self.labels[self.altered_rows], self.altered_predicted, self.classes, metric)
         shown = np.bincount(self.altered_rows, weights=altered, minlength=len(self))
         return (1 - robustness) * clean + robustness * shown
 
@@ -202,7 +202,7 @@ def _confusion(labels: Labels, predicted: Labels, classes: int) -> Counts:
     return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
-def _influences(labels: Labels, predicted: Labels, classes: int, metric: str) -> Ratios:
+def influences(labels: Labels, predicted: Labels, classes: int, metric: str) -> Ratios:
     """Return (n,) float64: the influence of each image on the metric."""
     right: Ratios = (labels == predicted).astype(np.float64)
     found: Ratios

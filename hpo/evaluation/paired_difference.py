@@ -17,14 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo.data.dataset import Labels
-from hpo.evaluation.metrics import ALTERED, AnyLogits, combined, scores
+from hpo.evaluation.metrics import ALTERED, AnyLogits, Ratios, combined, scores
+from hpo.evaluation.outcomes import influences
 
 RISK = 0.05
 """The risk that something which helps nothing is taken, over all that is tried."""
 
 Mask = npt.NDArray[np.bool_]
-
-Influences = npt.NDArray[np.float64]
 
 
 def critical(count: int) -> float:
@@ -97,12 +96,12 @@ class MeasuredImages:
         error = math.sqrt(float(np.square(np.bincount(unit, weights=moved)).sum()))
         return PairedDifference(self.value(before), self.value(after), error)
 
-    def _influences(self, logits: AnyLogits) -> Influences:
+    def _influences(self, logits: AnyLogits) -> Ratios:
         """Return (n,): how far each image moves the value from what it would be without it, to the first order."""
         found = np.zeros(len(self))
         predicted = logits.argmax(axis=1)
         for _, rows, weight in self.parts:
-            moved = influences(self.metric, self.labels[rows], predicted[rows], logits.shape[1])
+            moved = influences(self.labels[rows], predicted[rows], logits.shape[1], self.metric)
             found[rows] = weight * moved
         return found
 
@@ -115,31 +114,3 @@ class MeasuredImages:
             "metric": self.metric,
             "weight": self.weight,
         }
-
-
-def influences(metric: str, labels: Labels, predicted: Labels, classes: int) -> Influences:
-    """Return (n,): the derivative of the metric by the weight of each image, which adds up to 0.
-
-    With TP, L and P the weights of the right, the true and the predicted images of a class: accuracy is ΣTP / ΣL, the
-    recall TP / L, and F1 2 TP / (L + P).
-    """
-    right = (labels == predicted).astype(np.float64)
-    found: Influences
-    if metric == "accuracy":
-        found = (right - right.mean()) / len(right)
-        return found
-    true = np.bincount(labels, minlength=classes)
-    hits = np.bincount(labels, weights=right, minlength=classes)
-    if metric == "balanced_accuracy":
-        present = int((true > 0).sum())
-        recall = hits / np.maximum(true, 1)
-        found = (right - recall[labels]) / (true[labels] * present)
-        return found
-    if metric != "macro_f1":
-        raise ValueError(f"metric is {metric!r}, but must be accuracy, balanced_accuracy or macro_f1")
-    total = true + np.bincount(predicted, minlength=classes)
-    present = int((total > 0).sum())
-    f1 = 2 * hits / np.maximum(total, 1)
-    share = f1 / np.maximum(total, 1)
-    found = (2 * right / total[labels] - share[labels] - share[predicted]) / present
-    return found

@@ -12,15 +12,14 @@ import numpy as np
 from hpo.bundle.calibrate import augmented_validation
 from hpo.bundle.manifest import FoldValues, Manifest
 from hpo.bundle.stored_metrics import METRICS
-from hpo.delivery.finishing import finishing_of
-from hpo.delivery.weight_changes import change_lines
+from hpo.delivery.finishing import FINISHING, finishing_of
 from hpo.evaluation.calibration import probabilities
 from hpo.evaluation.intervals import plus_minus
 from hpo.evaluation.metrics import wilson
 from hpo.report import model_figures, pictures, wording
 from hpo.report.model_data import CalibrationData, ModelData, ModelWithData
 from hpo.report.page import Section
-from hpo.report.reproduce import Recipe, bundle_recipe, delivery, joining
+from hpo.report.reproduce import Recipe, bundle_recipe, delivery, finished, joining
 from hpo.report.search_sections import configuration_groups
 
 NO_PREDICTIONS = "The bundle holds no report on a validation part; `hpo export-best` writes bundles that do."
@@ -91,7 +90,7 @@ def _folds(folds: FoldValues | None) -> str:
 def _changed_since(manifest: Manifest) -> str:
     """Return what was done to the weights or statistics of the trial; "" for nothing. The trial's figures are older."""
     adapted = manifest.adapted
-    found = change_lines(manifest)
+    found = manifest.changes
     if adapted is not None:
         images = f"{adapted.images:,} of {adapted.found:,} unlabelled images of {', '.join(adapted.sources)}"
         found.append(f"BatchNorm statistics adapted to {images} (hpo adapt)")
@@ -153,6 +152,8 @@ def _member(member: Any) -> dict[str, Any]:
 def _recipe(model: ModelData) -> Recipe:
     manifest = model.manifest
     again, *use = bundle_recipe(model.place, retrained=model.retrained).commands
+    if FINISHING in model.bundle.metrics and manifest.stage in ("ensemble", "soup"):
+        return Recipe([finished(manifest.study), *use])
     if manifest.stage in ("ensemble", "soup"):
         return Recipe([joining(manifest.study, soup=manifest.stage == "soup"), *use])
     return Recipe([delivery(manifest.study, manifest.trial)[0], again, *use])

@@ -69,6 +69,11 @@ def joining(study: str, *, soup: bool) -> Command:
     return Command("join the trials of the study again", joining_command(study, soup=soup, out="joint/"))
 
 
+def finished(study: str) -> Command:
+    """Return the command that exports the best trial of a study with what helps without training."""
+    return Command("make the model from the study again", hint("export-best", study=study, out="best/"))
+
+
 def bundle_recipe(path: str, *, retrained: bool) -> Recipe:
     """Return the commands for a bundle; only a test part can measure a `retrained` one."""
     part, on = ("test", "the test part; the access is recorded") if retrained else ("val", "the validation part")

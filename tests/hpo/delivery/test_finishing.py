@@ -146,7 +146,7 @@ def test_what_only_seems_to_help_is_not_taken(task, monkeypatch) -> None:
 
 def test_steps_add_up_and_each_is_compared_with_what_those_before_gave(task, monkeypatch) -> None:
     monkeypatch.setattr(finishing, "SINGLE", (Helps, Overfits))
-    monkeypatch.setattr(finishing, "SEVERAL", (HelpsMore, Helps))
+    monkeypatch.setattr(finishing, "SEVERAL", (HelpsMore, HelpsALittle))
     done = finish(task, "all")
     first, second, third, fourth = done.finishing.tried
     assert (first.taken, first.before, first.after) == (True, pytest.approx(0.8), pytest.approx(0.95))

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpo.evaluation.metrics import scores
-from hpo.evaluation.paired_difference import MeasuredImages, PairedDifference, critical, influences
+from hpo.evaluation.outcomes import influences
+from hpo.evaluation.paired_difference import MeasuredImages, PairedDifference, critical
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 
@@ -38,7 +39,7 @@ def weighted(metric: str, labels: np.ndarray, predicted: np.ndarray, weights: np
 def test_an_influence_is_the_derivative_by_the_weight_of_an_image(seed: int, metric: str) -> None:
     rng = np.random.default_rng(seed)
     labels, predicted = rng.integers(0, 4, (2, 25))
-    found = influences(metric, labels, predicted, 4)
+    found = influences(labels, predicted, 4, metric)
     assert found.sum() == pytest.approx(0, abs=1e-12)
     step = 1e-6 * np.eye(25)
     for row in range(25):
