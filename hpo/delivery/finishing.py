@@ -251,7 +251,7 @@ class _Run:
         elif difference.exceeds(self._required):
             why = f"{best.step.name if best else 'another'} gains more"
         else:
-            why = "no gain" if difference.gain <= 0 else "within the noise"
+            why = "no gain" if difference.gain <= 0 else "within noise"
         forwards = max(choice.forwards for choice in ([whole] if whole is not None else [one.first, one.second]))
         return TriedStep(
             one.step.name, taken=whole is not None, why=why, choice=whole.words if whole is not None else one.words,

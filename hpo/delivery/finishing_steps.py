@@ -136,7 +136,7 @@ class LineStep(VariantStep):
         logits = self._line.logits(before.read(), share)
         found = Interpolation(share=share, tried=SHARES)
         read = partial(self._weights, before, share)
-        return before.changed(logits, read, f"share {share:g}", interpolated=found)
+        return before.changed(logits, read, f"{share:g} tuned", interpolated=found)
 
     def _weights(self, before: ChosenModel, share: float) -> Tensors:
         return self._line.weights(before.read(), share)

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
+import safetensors.torch
+import torch
 from click.testing import CliRunner
+from optuna.trial import TrialState, create_trial
+from rich.console import Console
 
 from hpo.bundle.bundle import read_bundle
 from hpo.bundle.manifest import Finished, HeadChange, Interpolation, Manifest
 from hpo.bundle.model import Model
 from hpo.cli import main
 from hpo.cli.delivery_text import robustness_lines
-from hpo.cli.export_best import cost_lines, finishing_lines
+from hpo.cli.export_best import cost_lines, finishing_lines, print_finishing
 from hpo.data import Part
 from hpo.data.cache import remember_data, remembered_data
-from hpo.delivery import finished_export, finishing
+from hpo.delivery import ensemble, finished_export, finishing, soup, weight_changes
+from hpo.delivery import retrain as retrain_module
+from hpo.delivery.ensemble_candidates import ensemble_candidates
 from hpo.delivery.export import choose_trial, export_trial
 from hpo.delivery.finished_export import FinishOptions, export_finished
-from hpo.delivery.finishing import Finishing, finish
+from hpo.delivery.finishing import Finishing, TriedStep, finish
 from hpo.delivery.finishing_steps import (
     EnsembleStep,
     HeadStep,
@@ -32,14 +41,14 @@ from hpo.delivery.finishing_steps import (
     ViewsStep,
 )
 from hpo.delivery.finishing_task import Budget, ChosenModel, FinishingStep, FinishingTask, OutOfTime
-from hpo.delivery.retrain import RetrainOptions, retrain
+from hpo.delivery.retrain import RetrainOptions
 from hpo.delivery.validation_images import ValidationImages
 from hpo.errors import BundleError, DataError, UsageError
 from hpo.evaluation.paired_difference import PairedDifference
 from hpo.search.status import kept_first
 from storage import read_spec
 
-from .conftest import draw
+from .conftest import draw, keep
 
 N = 400
 
@@ -136,7 +145,7 @@ def test_what_only_seems_to_help_is_not_taken(task, monkeypatch) -> None:
     assert [(one.name, one.taken, one.why) for one in found.tried] == [
         ("overfits", False, "no gain"),
         ("refuses", False, "not tried: there is none"),
-        ("helps a little", False, "within the noise"),
+        ("helps a little", False, "within noise"),
         ("slow", False, "the time was up"),
     ]
     assert found.required == pytest.approx(2.13, abs=0.01), "three steps could be tried"
@@ -213,10 +222,16 @@ def test_changes_of_one_model_add_up_and_the_bundle_predicts_them(ready, dataset
 
 def test_an_ensemble_joins_the_finished_model_with_other_trials(ready, dataset, tmp_path, monkeypatch) -> None:
     prefer(monkeypatch, LineStep)
-    picks = finishing_ensemble(monkeypatch, (0, 0, 2))
+    asked: list[int | None] = []
+
+    def chosen(labels, members, metric, most=None):
+        asked.append(most)
+        return (0, 0, 2)
+
+    monkeypatch.setattr(ensemble, "greedy_ensemble", chosen)
     found = ready(tmp_path / "best", LineStep, EnsembleStep)
     written = read_bundle(tmp_path / "best")
-    assert picks
+    assert asked == [3, 3, 3]
     assert (written.manifest.stage, written.manifest.interpolated.share) == ("ensemble", 0.9)
     assert [(one.trial, one.weight) for one in written.manifest.members] == [
         (0, pytest.approx(2 / 3)),
@@ -228,23 +243,7 @@ def test_an_ensemble_joins_the_finished_model_with_other_trials(ready, dataset, 
     assert "hpo export-best --study colours --trial 0" in cost_lines(found.manifest, found.finishing)[-1]
 
 
-def finishing_ensemble(monkeypatch, picks: tuple[int, ...]) -> list[int]:
-    """Let every half choose these members; return the most members that were allowed."""
-    from hpo.delivery import ensemble
-
-    asked: list[int] = []
-
-    def chosen(labels, members, metric, most=None):
-        asked.append(most)
-        return picks
-
-    monkeypatch.setattr(ensemble, "greedy_ensemble", chosen)
-    return asked or [3]
-
-
 def test_a_soup_begins_with_the_best_trial(ready, dataset, tmp_path, monkeypatch) -> None:
-    from hpo.delivery import soup
-
     monkeypatch.setattr(soup, "greedy_soup", lambda order, merit_of: (order[0], 2))
     found = ready(tmp_path / "best", SoupStep, StatisticsStep)
     written = read_bundle(tmp_path / "best")
@@ -294,28 +293,35 @@ def test_no_time_leaves_the_trial_as_it_is(ready, tmp_path) -> None:
     assert found.manifest.stage == "exported"
 
 
-def test_a_retraining_repeats_what_was_changed_after_the_trial(ready, images, cache, tmp_path, monkeypatch) -> None:
+def test_a_retraining_repeats_what_was_changed_after_the_trial(
+    ready, study, images, cache, tmp_path, monkeypatch
+) -> None:
     prefer(monkeypatch, StatisticsStep, LineStep, HeadStep, ViewsStep)
     monkeypatch.setattr(HeadStep, "refusal", lambda self, before: "")
     ready(tmp_path / "best", StatisticsStep, LineStep, HeadStep, ViewsStep)
     bundle = read_bundle(tmp_path / "best")
-    plain = replace(bundle, manifest=bundle.manifest.model_copy(update={"interpolated": None, "finished": None}))
-    retrain(plain, images, tmp_path / "plain", RetrainOptions(cache=cache))
-    retrain(bundle, images, tmp_path / "final", RetrainOptions(cache=cache))
-    final, other = read_bundle(tmp_path / "final"), read_bundle(tmp_path / "plain")
-    assert (final.manifest.interpolated, final.manifest.finished) == (
-        bundle.manifest.interpolated,
-        bundle.manifest.finished,
-    )
-    assert final.model != other.model
-    assert final.validation is not None
-    assert final.metrics["test"] is not None
+    models: list[tuple[bytes, bytes]] = []
+
+    def repeated(given: Manifest, model: bytes, *rest: Any) -> bytes:
+        models.append((model, weight_changes.repeat_changes(given, model, *rest)))
+        return models[-1][1]
+
+    monkeypatch.setattr(retrain_module, "repeat_changes", repeated)
+    retrain_module.retrain(bundle, images, tmp_path / "final", RetrainOptions(cache=cache))
+    final = read_bundle(tmp_path / "final")
+    assert final.manifest.interpolated == bundle.manifest.interpolated
+    assert final.manifest.finished == bundle.manifest.finished
+    ((before, after),) = models
+    assert final.model == after
+    trained, changed = safetensors.torch.load(before), safetensors.torch.load(after)
+    start = safetensors.torch.load_file(study.trials[0].user_attrs["config"]["weights"])["conv_stem.weight"]
+    stem = "backbone.conv_stem.weight"
+    torch.testing.assert_close(changed[stem], torch.lerp(start, trained[stem], 0.9))
+    assert all(not torch.equal(trained[name], changed[name]) for name in ("head.1.weight", "backbone.bn1.running_mean"))
+    assert (final.validation is not None, final.metrics["test"] is not None) == (True, True)
 
 
 def test_the_first_to_keep_their_weights_are_complete_and_then_the_best_pruned() -> None:
-    import optuna
-    from optuna.trial import TrialState, create_trial
-
     study = optuna.create_study(direction="maximize")
     for value, state, curve in (
         (0.5, TrialState.COMPLETE, {1: 0.5}),
@@ -360,7 +366,46 @@ def test_lines_say_whose_value_it_is(manifest: Manifest) -> None:
         assert robustness_lines(given.model_copy(update=update))[0].startswith(whose)
 
 
-def test_the_command_names_its_options_and_its_reason() -> None:
+def test_the_table_fits_eighty_columns() -> None:
+    steps = (
+        TriedStep("soup", False, "within noise", "1, 2, 3 / 2, 4", 0.6577, 0.6970, 0.0219, 1, 39.2),
+        TriedStep("WiSE-FT", False, "not tried: the trial started from random weights"),
+        TriedStep("head", True, "", "balanced, penalty 0.001", 0.6577, 0.7116, 0.0148, 1, 3.1),
+        TriedStep("views", True, "", "dihedral", 0.7116, 0.7248, 0.0037, 8, 12.0),
+    )
+    found = Finishing(
+        "all", images=1710, altered=450, units=1702, metric="accuracy", weight=0.5, required=2.39, tried=steps,
+        seconds=75.0, allowed=240.0,
+    )  # fmt: skip
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_finishing(console, found)
+    text = console.export_text()
+    assert "finished: head, views (1 min 15 s of 4 min 00 s)" in text
+    assert "1,710 validation images (1,702 independent) and 450 altered ones, weight 0.5" in text
+    assert re.search(r"soup +1, 2, 3 / 2, 4 +0\.6970 +\+3\.93 ± 2\.19 +1 +39 +within noise", text)
+    assert re.search(r"views +dihedral +0\.7248 +\+1\.32 ± 0\.37 +8 +12 +taken", text)
+    quiet = Console(width=80, record=True, file=io.StringIO())
+    print_finishing(quiet, Finishing("all", reason="6 validation images cannot show that anything helps, 100 could"))
+    assert quiet.export_text() == "not finished: 6 validation images cannot show that anything helps, 100 could\n"
+
+
+def test_a_pruned_trial_with_stored_weights_may_be_joined(study, store, trained, dataset) -> None:
+    def pruned(curve: dict[int, float], *, stored: bool) -> int:
+        known = study.trials[1].user_attrs
+        study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs=known, intermediate_values=curve))
+        if stored:
+            keep(store, len(study.trials) - 1, trained[1], dataset.val.labels)
+        return len(study.trials) - 1
+
+    pruned({1: 0.99}, stored=False)
+    kept = pruned({1: 0.2, 2: 0.1}, stored=True)
+    found = ensemble_candidates(study, store, 10)
+    assert [one.trial.number for one in found.found] == [0, 1, 2, kept]
+    assert not found.left_out
+    assert [one.trial.number for one in ensemble_candidates(study, store, 3).found] == [0, 1, 2]
+
+
+def test_the_command_takes_one_of_three_words() -> None:
     found = CliRunner().invoke(main, ["export-best", "--study", "x", "--out", "y", "--finish", "some"])
     assert found.exit_code == 2
-    assert "all" in found.output
+    assert "'all', 'single', 'none'" in found.output
