@@ -8,28 +8,26 @@ on"), where the Jacobian of the second picture is inverted once. What is compare
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
 from hpo.data.dataset import Images, Labels
-from hpo.data.picture_hash import CENTRE, VIEWS, PictureRows, low_frequencies, luma_thousandths
-from hpo.data.symmetries import SYMMETRIES, turned, turned_coefficients, turned_offset
+from hpo.data.orientation import likely_orientations, seen_coefficients, turned_pictures
+from hpo.data.picture_hash import Floats, PictureRows, low_frequencies, luma_thousandths
 
 Singles = npt.NDArray[np.float32]
 
 _SCALES, _SHIFT = (0.87, 1.15), 0.12
 """The scales and the largest shift, as a share of the image, that an alignment may reach."""
 
-_COARSE_STEPS, _FINE_STEPS = 6, 3
+_COARSE_STEPS, _FINE_STEPS = 4, 3
 
 _LARGEST_STEP = 0.06
 
 _RIDGE = 1e-3
-
-_NOT_TURNED = 1e-3
 
 _EDGE = 0.045
 """The share of an image at each edge that is not compared: a shifted copy may be filled up there."""
@@ -37,16 +35,26 @@ _EDGE = 0.045
 _CLIPPED = 250
 """Values from here on may be cut off; a pixel that is so in one picture only is not compared."""
 
-_PAIRS = 128
-"""Pairs that are aligned at once: few, so that NumPy takes no new pages of memory for each array."""
+_PAIRS = 512
+"""Pairs that are aligned at once: so many that the price of a NumPy call does not count, and their memory does not."""
 
 LEAST_STRUCTURE = 0.91
 """The structure of two copies is at least this; where it is less, details are not compared."""
 
-_MOST_MISFIT = 0.3
-"""The misfit of pictures of 16 x 16 pixels, aligned, above which a pair is not looked at more closely: twice what any
-of 6,000 planted copies has.
-"""
+LEAST_AGREEMENT = 0.935
+"""The correlation of the low DCT coefficients below which a pair is not looked at more closely."""
+
+_NEARLY = 0.06
+"""The second best orientation is tried if its agreement is less by no more than this."""
+
+_MOST_MISFIT, _MOST_MISFIT_ALIGNED, _MOST_MISFIT_IN_FULL = 0.25, 0.15, 0.1
+"""The largest misfit of copies of 16 x 16 pixels, of these when aligned, and of 32 x 32 aligned pixels."""
+
+_LEAST_DETAIL = 0.45
+"""The least correlation of the details of copies of 32 x 32 pixels that are aligned as well as 16 x 16 allow."""
+
+_FAINT = 4.0
+"""Standard deviation of details, in grey levels, at which they count half."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +93,8 @@ class Resemblance:
 def resemblance(thumbs: PictureRows, first: Labels, second: Labels, view: Labels) -> Resemblance:
     """Align pairs (m,) of RGB thumbs (n, 32, 32, 3) and compare them.
 
-    `view` are positions in `picture_hash.VIEWS`: the view of the first that resembles the centre of the second, where
-    the search begins.
+    `view` are positions in `picture_hash.VIEWS`: the view of the first that resembles the centre of the second. Of it
+    only the brightness counts: of the windows the one that agrees most is taken.
     """
     parts = [
         _resemblance(thumbs[first[rows]], thumbs[second[rows]], view[rows])
@@ -110,110 +118,97 @@ def fine_detail(greys: PictureRows, first: Labels, second: Labels, found: Resemb
 
 
 def _fine_detail(one: Images, two: Images, symmetry: Labels, place: npt.NDArray[np.float64]) -> tuple[Singles, Singles]:
-    first = _turned_pictures(one.astype(np.float32), symmetry)[:, None]
+    first = turned_pictures(one.astype(np.float32), symmetry)[:, None]
     second = two.astype(np.float32)[:, None]
     warped, weight = _overlaid(first, second, place)
     detail, deviations, _ = _correlation(_middle_detail(warped), _middle_detail(second), weight)
     return detail, np.minimum(*deviations)
 
 
-def _turned_pictures(pictures: Singles, symmetry: Labels) -> Singles:
-    """Return pictures (m, …, S, S), each turned by its own symmetry."""
-    for number in range(1, SYMMETRIES):
-        rows = symmetry == number
-        pictures[rows] = turned(pictures[rows], number)
-    return pictures
-
-
-def best_view(thumbs: PictureRows, first: Labels, second: Labels) -> Labels:
-    """Return for pairs (m,) the view of the first that resembles the centre of the second most."""
-    parts = [
-        _best_view(thumbs[first[rows]], thumbs[second[rows]])
-        for rows in np.array_split(np.arange(len(first)), max(1, -(-len(first) // _PAIRS)))
-    ]
-    return np.concatenate(parts)
-
-
-def _best_view(one: Images, two: Images) -> Labels:
-    best, found = np.full(len(one), -np.inf), np.zeros(len(one), dtype=np.int64)
-    luma, target = luma_thousandths(one), low_frequencies(luma_thousandths(two))
-    for number, view in enumerate(VIEWS):
-        if view.gain == 1:
-            _, agreement = _orientation(low_frequencies(luma, view), target)
-            found[agreement > best] = number
-            best = np.maximum(best, agreement)
-    return found
-
-
 def _resemblance(one: Images, two: Images, view: Labels) -> Resemblance:
-    """Compare pairs of RGB thumbs (m, 32, 32, 3)."""
-    seen = _seen_through(luma_thousandths(one), view)
-    symmetry, _ = _orientation(seen, low_frequencies(luma_thousandths(two)))
-    first, second = (np.ascontiguousarray(np.moveaxis(pair, -1, 1), dtype=np.float32) for pair in (one, two))
-    _turned_pictures(first, symmetry)
-    grey, target = _luma(first), _luma(second)
-    place, misfit = _align_coarsely(_halved(grey), _halved(target), _begins(view, symmetry))
-    rows = np.flatnonzero(misfit <= _MOST_MISFIT)
-    place[rows] = _align_finely(grey[rows], target[rows], place[rows])
-    return _compare(first[rows], second[rows], rows, Resemblance.none(symmetry, place))
+    """Compare pairs of RGB thumbs (m, 32, 32, 3): what is cheap to compute first, for all that it does not tell apart.
+
+    Copies are far from the limits: planted ones agree to 0.95 or more, with a misfit of at most 0.05 at the end.
+    """
+    luma, target = luma_thousandths(one), luma_thousandths(two)
+    agreement, symmetry, begin = likely_orientations(seen_coefficients(luma, one, view), low_frequencies(target))
+    found = Resemblance.none(symmetry[:, 0].copy(), begin[:, 0].copy())
+    rows = np.flatnonzero(agreement[:, 0] >= LEAST_AGREEMENT)
+    first, second = (np.asarray(some[rows] / 1000, dtype=np.float32) for some in (luma, target))
+    template = _Template(_halved(second))
+    turn, place, misfit = _better_orientation(_halved(first), template, agreement[rows], symmetry[rows], begin[rows])
+    found.symmetry[rows] = turn
+    near = np.flatnonzero(misfit <= _MOST_MISFIT)
+    rows, place, misfit, turn = rows[near], place[near], misfit[near], turn[near]
+    first, second, template = turned_pictures(first[near], turn), second[near], template.at(near)
+    place, misfit = _improved(template, _halved(first), place, misfit, _COARSE_STEPS)
+    near = np.flatnonzero(misfit <= _MOST_MISFIT_ALIGNED)
+    near = near[_details_may_agree(first[near], second[near], place[near])]
+    rows, place, first, second = rows[near], place[near], first[near], second[near]
+    found.place[rows] = place
+    template = _Template(second)
+    place, misfit = _improved(template, first, place, template.misfit(first, place), _FINE_STEPS)
+    found.place[rows] = place
+    rows = rows[misfit <= _MOST_MISFIT_IN_FULL]
+    colours = [np.ascontiguousarray(np.moveaxis(pictures[rows], -1, 1), dtype=np.float32) for pictures in (one, two)]
+    return _compare(turned_pictures(colours[0], found.symmetry[rows]), colours[1], rows, found)
 
 
-def _seen_through(luma: npt.NDArray[np.float64], view: Labels) -> npt.NDArray[np.float64]:
-    """Return the coefficients of each picture's own view."""
-    seen = low_frequencies(luma)
-    for number in np.unique(view):
-        rows = view == number
-        seen[rows] = low_frequencies(luma[rows], VIEWS[number])
-    return seen
+def _better_orientation(
+    pictures: Singles, template: _Template, agreement: Floats, symmetry: Labels, begin: Floats
+) -> tuple[Labels, Floats, Floats]:
+    """Return the orientation (m,) of pictures (m, S, S) in which they fit the template better, place and misfit there.
+
+    The second best by agreement is tried where it is nearly as good: of round cells the low frequencies tell little.
+    """
+    turn, place = symmetry[:, 0].copy(), begin[:, 0].copy()
+    turned = turned_pictures(pictures.copy(), turn)
+    same = np.tile(_SAME, (len(turn), 1))
+    place, misfit = template.better(turned, place, same)
+    rows = np.flatnonzero(agreement[:, 1] >= agreement[:, 0] - _NEARLY)
+    other = template.at(rows).misfit(turned_pictures(pictures[rows], symmetry[rows, 1]), begin[rows, 1])
+    rows, other = rows[other < misfit[rows]], other[other < misfit[rows]]
+    turn[rows], place[rows], misfit[rows] = symmetry[rows, 1], begin[rows, 1], other
+    return turn, place, misfit
 
 
-def _orientation(one: npt.NDArray[np.float64], two: npt.NDArray[np.float64]) -> tuple[Labels, npt.NDArray[np.float64]]:
-    """Return the symmetry (m,) under which coefficients (m, K, K) agree best, and the correlation."""
-    one, two = one.copy(), two.copy()
-    one[:, 0, 0] = two[:, 0, 0] = 0
-    norm = np.sqrt((one**2).sum(axis=(1, 2)) * (two**2).sum(axis=(1, 2))) + 1e-9
-    # A picture that looks the same when turned counts as not turned.
-    agreement = np.stack([(turned_coefficients(one, s) * two).sum(axis=(1, 2)) / norm for s in range(SYMMETRIES)])
-    agreement[0] += _NOT_TURNED
-    symmetry = agreement.argmax(axis=0)
-    return symmetry, agreement[symmetry, np.arange(len(one))]
+def _details_may_agree(one: Singles, two: Singles, place: Floats) -> npt.NDArray[np.bool_]:
+    """Return which pictures (m, S, S) may be copies by the correlation of their details at places found coarsely.
+
+    Outlines and backgrounds, in which all cells are alike, do not count in it.
+    """
+    side = one.shape[1]
+    inner = slice(side // 8, side - side // 8)
+    rows, columns = _interpolation(_along_axes(((np.arange(side) + 0.5) / side - 0.5)[inner], place), side)
+    warped = rows @ _quick_detail(one) @ columns.swapaxes(1, 2)
+    target = _quick_detail(two)[:, inner, inner]
+    about = [pictures - pictures.mean(axis=(1, 2), keepdims=True) for pictures in (warped, target)]
+    squares = [np.square(pictures).mean(axis=(1, 2)) for pictures in about]
+    correlation = (about[0] * about[1]).mean(axis=(1, 2)) / np.sqrt(squares[0] * squares[1] + 1e-6)
+    # Faint details are those of JPEG.
+    least = np.minimum(squares[0], squares[1])
+    return np.asarray(correlation >= _LEAST_DETAIL * least / (least + _FAINT**2))
 
 
-def _begins(view: Labels, symmetry: Labels) -> npt.NDArray[np.float64]:
-    """Return (m, 4) scale and shift of rows and of columns that bring the centre of the second onto its view."""
-    return np.stack([_begin(*pair) for pair in zip(view.tolist(), symmetry.tolist(), strict=True)] or [np.zeros(4)])
+def _quick_detail(pictures: Singles) -> Singles:
+    """Return `_detail` of pictures (m, S, S), but for the two pixels next to their edges."""
+    import cv2
+
+    if not len(pictures):
+        return pictures
+    below_each_other = np.ascontiguousarray(pictures).reshape(-1, pictures.shape[2])
+    return (below_each_other - cv2.GaussianBlur(below_each_other, (5, 5), 0)).reshape(pictures.shape)
 
 
-@cache
-def _begin(view: int, symmetry: int) -> npt.NDArray[np.float64]:
-    """Return scale and shift of rows and of columns that bring the centre of the second onto a view of the first."""
-    seen = VIEWS[view]
-    down, right = turned_offset(seen.down, seen.right, symmetry)
-    scale = seen.side / CENTRE.side
-    return np.array([scale, down, scale, right])
+def _improved(
+    template: _Template, pictures: Singles, place: Floats, misfit: Floats, steps: int
+) -> tuple[Floats, Floats]:
+    """Return places and misfits after some steps; as they were where that is no better."""
+    return template.better(pictures, template.fit(pictures, place, steps), place, misfit)
 
 
 _SAME = np.array([1.0, 0.0, 1.0, 0.0])
 """The place of a picture in itself."""
-
-
-def _align_coarsely(
-    one: Singles, two: Singles, begin: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the places (m, 4) in the first picture of the pixels of the second, and the misfits (m,) there.
-
-    The search begins at `begin` and at no change at all, whichever fits better.
-    """
-    template = _Template(two)
-    place, misfit = template.better(one, begin, np.tile(_SAME, (len(one), 1)))
-    return template.better(one, template.fit(one, place, _COARSE_STEPS), place, misfit)
-
-
-def _align_finely(one: Singles, two: Singles, place: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return better places (m, 4), or those of no change at all where these fit better."""
-    template = _Template(two)
-    same = np.tile(_SAME, (len(one), 1))
-    return template.better(one, template.fit(one, place, _FINE_STEPS), same)[0]
 
 
 def _luma(pictures: Singles) -> Singles:
@@ -249,6 +244,12 @@ class _Template:
         self._solution = np.linalg.inv(normal).astype(np.float32) @ design
         self._base = target - target.mean(axis=(1, 2), keepdims=True)
         self._norm = np.square(self._base).sum(axis=(1, 2))
+
+    def at(self, rows: Labels) -> _Template:
+        """Return the template of some of the pictures."""
+        chosen = copy(self)
+        chosen._solution, chosen._base, chosen._norm = self._solution[rows], self._base[rows], self._norm[rows]
+        return chosen
 
     def fit(self, pictures: Singles, place: npt.NDArray[np.float64], steps: int) -> npt.NDArray[np.float64]:
         """Return improved places of these pixels in other pictures."""

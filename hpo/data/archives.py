@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
 import zlib
@@ -46,6 +47,19 @@ MAX_MEMBERS = 10_000_000
 
 _UTF8_FLAG = 0x800
 """Bit 11 of a member's flags: its name is in UTF-8 (APPNOTE.TXT 4.4.4); else it should be in code page 437."""
+
+
+_PLAIN_FLAGS = _UTF8_FLAG | 0xE
+"""Flags that change nothing for the reader: the effort of the compression, and sizes behind the content (bit 3)."""
+
+_LOCAL_MAGIC = b"PK\x03\x04"
+
+_LOCAL = struct.Struct("<4s2xH18xHH")
+"""The header before the content of a member (APPNOTE.TXT 4.3.7): magic, flags, and the lengths of name and extra field.
+"""
+
+_SLACK = 512
+"""The bytes that name and extra field may have together; those of few members are longer."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +182,9 @@ def member_reads(archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo]) -
     def reader(member: zipfile.ZipInfo) -> Read:
         def read() -> bytes:
             refuse_long(member.file_size)
+            content = _read_at_once(archive, member)
+            if content is not None:
+                return content
             try:
                 # Read with a limit, because a member can hold any amount more than its size says, and all of it would
                 # be unpacked first. A longer member fails its checksum.
@@ -179,6 +196,30 @@ def member_reads(archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo]) -
         return read
 
     return map(reader, members)
+
+
+def _read_at_once(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | None:
+    """Return the content of a member by one read, in any thread; None where anything about it is not as it should be.
+
+    What `zipfile` reads in several layers takes four times as long, as much as a third of decoding a small image. It
+    reads what is refused here, or says what is wrong.
+    """
+    size, packed = member.file_size, member.compress_size
+    if archive.fp is None or member.flag_bits & ~_PLAIN_FLAGS or packed > size + size // 100 + _SLACK:
+        return None
+    try:
+        stored = os.pread(archive.fp.fileno(), _LOCAL.size + _SLACK + packed, member.header_offset)
+        magic, flags, name_length, extra_length = _LOCAL.unpack_from(stored)
+        name = stored[_LOCAL.size : _LOCAL.size + name_length]
+        begin = _LOCAL.size + name_length + extra_length
+        if magic != _LOCAL_MAGIC or name.decode("utf-8" if flags & _UTF8_FLAG else "cp437") != member.orig_filename:
+            return None
+        content = stored[begin : begin + packed]
+        if member.compress_type == zipfile.ZIP_DEFLATED:
+            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
+    except (OSError, ValueError, struct.error, zlib.error):
+        return None
+    return content if len(content) == size and zlib.crc32(content) == member.CRC else None
 
 
 def _folders_of(member: ZipMember) -> list[str]:

@@ -20,17 +20,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hpo.data.alignment import LEAST_STRUCTURE, best_view, fine_detail, resemblance
+from hpo.data.alignment import LEAST_STRUCTURE, fine_detail, resemblance
 from hpo.data.cache import forget_pages
 from hpo.data.copy_candidates import Candidates, find_candidates
 from hpo.data.dataset import Images, Labels, RecordedGroups
-from hpo.data.picture_hash import PictureHash, PictureRows
+from hpo.data.picture_hash import CENTRE, VIEWS, PictureHash, PictureRows
 from hpo.data.signatures import Signatures
 from hpo.data.symmetries import inverse
 from hpo.device import one_blas_thread
 from hpo.files import write_file
 
-VERSION = 1
+VERSION = 2
 """The version of kept groups. It goes up when the search changes, so that older groups are looked for anew."""
 
 _FILE = "copies.npz"
@@ -63,6 +63,9 @@ _RECORDED = 16
 
 _READ = 1024
 """Signatures that are read before their memory is given back; the system reads some more about each."""
+
+_HELD = 50_000
+"""The most images of which the thumbs are held in memory: 150 MB."""
 
 _ROUNDS = 12
 
@@ -129,7 +132,9 @@ def _keep_groups(groups: CopyGroups, path: Path) -> None:
 
 def _find_groups(signatures: Signatures, digests: Sequence[tuple[str, str]]) -> CopyGroups:
     rows, inverse = _different_images(digests)
-    pictures = _Pictures(_FieldRows(signatures["thumb"], rows), _FieldRows(signatures["grey"], rows))
+    thumbs = _FieldRows(signatures["thumb"], rows)
+    held = thumbs[:] if len(rows) <= _HELD else thumbs  # each is looked at several times
+    pictures = _Pictures(held, _FieldRows(signatures["grey"], rows))
     links = _confirmed(pictures)
     area = signatures["width"][rows].astype(np.int64) * signatures["height"][rows]
     among = _grouped(pictures, links, area)
@@ -358,7 +363,7 @@ def _settle(groups: CopyGroups, pictures: _Pictures, links: _Links, pairs: Label
         # An alignment may end in a wrong place from one side and not from the other.
         left = np.flatnonzero(similarity < SIMILARITY)
         one, two = pairs[left].T[::-1] if swapped else pairs[left].T
-        turns, similarity[left] = pictures.compare(one, two, best_view(pictures.thumbs, one, two))
+        turns, similarity[left] = pictures.compare(one, two, np.full(len(one), VIEWS.index(CENTRE)))
         symmetry[left] = [inverse(turn) if swapped else turn for turn in turns.tolist()]
     same = similarity >= SIMILARITY
     rows = pairs[same, 1]

@@ -26,9 +26,18 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from hpo.data import digests
 from hpo.data.dataset import Images
 from hpo.data.depth import FULL, DeepImage, deep_image_from_array, deep_image_from_file
-from hpo.data.formats import PILLOW_FORMATS, describe_content, without_metadata
+from hpo.data.formats import PILLOW_FORMATS, describe_content, size_of_plain_jpeg, without_metadata
 from hpo.data.records import Payload
-from hpo.data.signatures import ALPHA, CMYK, GREY, MEASURED, PALETTE, SIXTEEN_BIT, UnmeasuredSignature
+from hpo.data.signatures import (
+    ALPHA,
+    CMYK,
+    GREY,
+    LARGEST,
+    PALETTE,
+    SIXTEEN_BIT,
+    UnmeasuredSignature,
+    small_pictures,
+)
 from hpo.errors import DataError
 
 MAX_MEGAPIXELS = 64
@@ -93,16 +102,18 @@ class PlainImage:
     orientation: int = 1
     """The EXIF orientation that was undone; 1 is upright."""
 
-    def signature(self, white: int | None = None) -> UnmeasuredSignature:
-        """Return what the signature of the image is made of; `white` is as in `fit`."""
+    def signature(self, white: int | None = None, square: Images | None = None) -> UnmeasuredSignature:
+        """Return what the signature of the image is made of; `white` is as in `fit`, `square` as in `digest`."""
         mode = self.mode
         if isinstance(self.picture, DeepImage):
             mode |= SIXTEEN_BIT
             height, width = self.picture.values.shape[:2]
         else:
             width, height = self.picture.size
-        square = self.centre_square(MEASURED, white, Image.Resampling.BILINEAR)
-        return UnmeasuredSignature(width, height, mode, self.orientation, min(self.pages, 65535), square)
+        if square is None or square.shape[:2] != (height, width):
+            square = _measured_square(self.rgb(white))
+        pages = min(self.pages, 65535)
+        return UnmeasuredSignature(width, height, mode, self.orientation, pages, *small_pictures(square))
 
     @property
     def largest(self) -> int | None:
@@ -121,13 +132,15 @@ class PlainImage:
             return digests.of_image(plain)
         return digests.of_image(_rgb(Image.fromarray(plain))) if plain.dtype == np.uint8 else digests.of_payload(plain)
 
-    def centre_square(
-        self, size: int, white: int | None = None, kernel: Image.Resampling = Image.Resampling.BICUBIC
-    ) -> Images:
+    def centre_square(self, size: int, white: int | None = None) -> Images:
         """Return the centre square as (size, size, 3) uint8; `white` is as in `fit`."""
+        return centre_square(self.rgb(white), size)
+
+    def rgb(self, white: int | None = None) -> Image.Image:
+        """Return the picture with 8 bits; `white` is as in `fit`."""
         if isinstance(self.picture, DeepImage):
-            return centre_square(_rgb(Image.fromarray(self.picture.eight_bits(white or FULL))), size, kernel)
-        return centre_square(self.picture, size, kernel)
+            return _rgb(Image.fromarray(self.picture.eight_bits(white or FULL)))
+        return self.picture
 
 
 def fit(payload: Payload | Image.Image, size: int, white: int | None = None) -> Images:
@@ -177,6 +190,16 @@ def centre_square(image: Image.Image, size: int, kernel: Image.Resampling = Imag
     return np.array(image)
 
 
+def _measured_square(image: Image.Image) -> Images:
+    """Return the centre square of an RGB image, of at most LARGEST pixels a side, for its signature."""
+    width, height = image.size
+    side = min(width, height)
+    if side > LARGEST or (width - side) % 2 or (height - side) % 2:  # from between two pixels
+        return centre_square(image, min(side, LARGEST), Image.Resampling.BOX)
+    left, top = (width - side) // 2, (height - side) // 2
+    return np.array(image if width == height else image.crop((left, top, left + side, top + side)))
+
+
 def refuse_large(pixels: int) -> None:
     """Raise DataError for an image above the limit of pixels."""
     if pixels > MAX_MEGAPIXELS * 1_000_000:
@@ -214,22 +237,39 @@ def _from_file(data: bytes, held: ExitStack) -> PlainImage:
     """Decode the first page of a file. A file that fails is decoded again without its metadata."""
     if not data:
         raise DataError("empty file (0 bytes)")
+    if plain := _from_plain_jpeg(data):
+        return plain
     with _translate_faults(data):
         try:
             return _decode_file(data, held)
         except _FAULTS:
-            plain = without_metadata(data)
-            if plain is None:
+            stripped = without_metadata(data)
+            if stripped is None:
                 raise
             held.close()
-            return _decode_file(plain, held)
+            return _decode_file(stripped, held)
+
+
+def _from_plain_jpeg(data: bytes) -> PlainImage | None:
+    """Decode the commonest JPEGs by Pillow's decoder alone, without its reading of metadata, which takes as long.
+
+    None for all others, and where the decoder fails: `_decode_file` then says why.
+    """
+    width, height = size_of_plain_jpeg(data) or (0, 0)
+    if not 0 < width * height <= _LARGE_PIXELS:
+        return None
+    try:
+        return PlainImage(Image.frombytes("RGB", (width, height), data, "jpeg", "RGB", ""))
+    except _FAULTS:
+        return None
 
 
 def _decode_file(data: bytes, held: ExitStack) -> PlainImage:
     with Image.open(BytesIO(data), formats=PILLOW_FORMATS) as image:
         _wait_if_large(image.width * image.height, held)
         mode = _mode(image)
-        return PlainImage(_plain(image, data), _pages(image, data), mode, _orientation(image))
+        picture, orientation = _plain(image, data)
+        return PlainImage(picture, _pages(image, data), mode, orientation)
 
 
 def _from_picture(image: Image.Image, held: ExitStack) -> PlainImage:
@@ -237,16 +277,18 @@ def _from_picture(image: Image.Image, held: ExitStack) -> PlainImage:
     _wait_if_large(image.width * image.height, held)
     with _translate_faults(b""):
         mode = _mode(image)
-        return PlainImage(_plain(image, None), 1, mode, _orientation(image))
+        picture, orientation = _plain(image, None)
+        return PlainImage(picture, 1, mode, orientation)
 
 
-def _plain(image: Image.Image, data: bytes | None) -> Image.Image | DeepImage:
-    """Return an opened image in its plain form; `data` are the bytes of its file."""
+def _plain(image: Image.Image, data: bytes | None) -> tuple[Image.Image | DeepImage, int]:
+    """Return an opened image in its plain form, and its orientation; `data` are the bytes of its file."""
     if deep := deep_image_from_file(image, data):
-        return deep.upright(_orientation(image))
+        orientation = _orientation(image)
+        return deep.upright(orientation), orientation
     image.load()
     rgb, orientation = _rgb(image), _orientation(image)
-    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb, orientation
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 
 from PIL import features
 
@@ -39,6 +38,8 @@ PILLOW_FORMATS = tuple(name for name, _ in _AVAILABLE)
 
 SUFFIXES = tuple(suffix for _, suffixes in _AVAILABLE for suffix in suffixes)
 """The suffixes of image files, in lower case and without a dot."""
+
+_KNOWN_SUFFIXES = frozenset(SUFFIXES)
 
 _DAMAGED: tuple[tuple[bytes, str], ...] = (
     (
@@ -88,12 +89,18 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _ADOBE_BYTES = 16
 """The size of a whole segment that names the colours of a JPEG."""
 
+_SCAN, _FRAMES = 0xDA, (0xC0, 0xC1, 0xC2)
+
+_PLAIN_MARKERS = frozenset({_SCAN, *_FRAMES, 0xC4, 0xDB, 0xDD, 0xE0, 0xFE})
+"""Frame and scan, tables, restart interval, JFIF, comment."""
+
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 
 def is_image(name: str) -> bool:
     """Return whether a file of this name is read as an image."""
-    return PurePosixPath(name).suffix.lower().removeprefix(".") in SUFFIXES
+    stem, _, suffix = name.rpartition("/")[2].rpartition(".")
+    return bool(stem) and suffix.lower() in _KNOWN_SUFFIXES
 
 
 def describe_content(data: bytes) -> str:
@@ -114,6 +121,27 @@ def describe_misnamed_file(data: bytes) -> str:
     if words.startswith("not an image"):
         return words
     return f"looks like an image, but its name has none of the suffixes {', '.join(SUFFIXES)}: rename it"
+
+
+def size_of_plain_jpeg(data: bytes) -> tuple[int, int] | None:
+    """Return width and height of a JPEG of 8 bits in three channels that holds no metadata but JFIF's and comments.
+
+    None for other files: those with EXIF, several pictures, Adobe's colours or markers that are rare (JPEG, B.1.1.3).
+    """
+    if data[:3] != b"\xff\xd8\xff":
+        return None
+    size, position = None, 2
+    while position + 10 <= len(data) and data[position] == 0xFF and data[position + 1] in _PLAIN_MARKERS:
+        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == _SCAN:
+            return size
+        if marker in _FRAMES:
+            bits, height, width, channels = struct.unpack_from(">BHHB", data, position + 4)
+            if size or bits != 8 or channels != 3:
+                return None
+            size = (width, height)
+        position += 2 + length
+    return None
 
 
 def without_metadata(data: bytes) -> bytes | None:

@@ -35,7 +35,7 @@ from hpo.data.signatures import SIGNATURE, SignatureFile, Signatures, open_signa
 from hpo.device import one_blas_thread
 from hpo.files import write_new_file
 
-VERSION = 5
+VERSION = 6
 """The version of packs. It goes up when decoding, digests or these fields change, so that older packs are remade."""
 
 _NAMED = 3

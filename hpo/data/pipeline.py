@@ -84,7 +84,7 @@ def _decode_one(read: Read, size: int, white: int | None, taken: list[Unmeasured
             pixels = image.centre_square(size, white)
             decoded = Decoded(pixels, "", stored, image.digest(pixels), image.pages, image.largest)
             if taken is not None:
-                taken.append(image.signature(white))
+                taken.append(image.signature(white, pixels))
             return decoded
     except DataError as error:
         return Decoded(None, str(error), stored)

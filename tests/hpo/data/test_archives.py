@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hpo.data import decode
-from hpo.data.archives import ZipSource
+from hpo.data.archives import ZipSource, _read_at_once
 from hpo.data.pipeline import decode_all
 from hpo.data.sampled_images import inspect_data
 from hpo.errors import DataError
@@ -189,3 +189,23 @@ def test_changed_bytes_end_in_one_line_or_in_unreadable_images(tmp_path, request
         except DataError as error:
             refused += "\n" not in str(error)
     assert refused > 50
+
+
+def test_a_member_is_read_at_once_as_zipfile_reads_it(tmp_path):
+    contents = {"a/1.png": b"", "a/2.png": b"x" * 5000, "b/é.png": random.Random(0).randbytes(3000), "long" * 200: b"y"}
+    for packing in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(tmp_path / "some.zip", "w", packing) as archive:
+            for name, content in contents.items():
+                archive.writestr(name, content)
+        with zipfile.ZipFile(tmp_path / "some.zip") as archive:
+            found = {member.filename: _read_at_once(archive, member) for member in archive.infolist()}
+        assert found == {**contents, "long" * 200: None}, "zipfile reads what is unusual"
+
+
+@pytest.mark.parametrize("field", ["CRC", "file_size", "header_offset", "flag_bits", "orig_filename"])
+def test_a_member_whose_entry_is_wrong_is_left_to_zipfile(write_zip, field):
+    with zipfile.ZipFile(write_zip(["a/1.png", "b/1.png"])) as archive:
+        member = archive.infolist()[1]
+        assert _read_at_once(archive, member) == archive.read(member)
+        setattr(member, field, "a/2.png" if field == "orig_filename" else getattr(member, field) + 1)
+        assert _read_at_once(archive, member) is None

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import tracemalloc
 import zlib
 
@@ -299,3 +300,22 @@ def pixels_or_reason(data: bytes) -> np.ndarray | str:
         return decode(data, 8)
     except DataError as error:
         return str(error)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 20, "optimize": True}])
+def test_a_plain_jpeg_is_decoded_as_pillow_decodes_it(options, noise, monkeypatch):
+    written = io.BytesIO()
+    Image.fromarray(noise(0, (40, 56, 3))).save(written, format="jpeg", **options)
+    with plain_image(written.getvalue()) as image:
+        fast = np.asarray(image.picture), image.mode, image.pages, image.orientation
+    monkeypatch.setattr(sys.modules["hpo.data.decode"], "size_of_plain_jpeg", lambda data: None)
+    with plain_image(written.getvalue()) as image:
+        assert np.array_equal(np.asarray(image.picture), fast[0])
+        assert (image.mode, image.pages, image.orientation) == fast[1:]
+
+
+def test_a_truncated_plain_jpeg_is_refused_as_any_other(noise):
+    written = io.BytesIO()
+    Image.fromarray(noise(0, (40, 56, 3))).save(written, format="jpeg")
+    with pytest.raises(DataError, match="truncated or damaged"), plain_image(written.getvalue()[:-40]):
+        pass

@@ -3,13 +3,16 @@
 import io
 import struct
 import zlib
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import ExifTags, Image, PngImagePlugin
 
 from hpo.data.decode import decode, plain_image, silence_pillow
-from hpo.data.formats import SUFFIXES, describe_content, is_image, without_metadata
+from hpo.data.formats import SUFFIXES, describe_content, is_image, size_of_plain_jpeg, without_metadata
 from hpo.errors import DataError
 
 LOSSY = {"jpg", "jpeg", "jpe", "jfif", "mpo", "avif"}
@@ -187,3 +190,27 @@ def test_a_damaged_later_page_costs_no_image():
 def test_huge_texts_are_not_let_into_memory_by_a_raised_limit():
     assert PngImagePlugin.MAX_TEXT_CHUNK <= 2**20
     assert PngImagePlugin.MAX_TEXT_MEMORY <= 2**26
+
+
+def test_a_jpeg_is_plain_without_metadata_in_three_channels():
+    colours = Image.new("RGB", (30, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+
+    def written(image, **options):
+        file = io.BytesIO()
+        image.save(file, format="jpeg", **options)
+        return file.getvalue()
+
+    plain = written(colours, comment=b"made here")
+    assert size_of_plain_jpeg(plain) == (30, 20)
+    for other in (
+        written(colours, exif=exif), written(colours.convert("L")), written(colours.convert("CMYK")),
+        written(colours, icc_profile=b"a profile"), plain[:20], plain[1:], b"", b"\xff\xd8\xff",
+    ):  # fmt: skip
+        assert size_of_plain_jpeg(other) is None
+
+
+@given(st.text("abc./jpgPN g", max_size=12))
+def test_a_suffix_is_what_pathlib_takes_for_one(name):
+    assert is_image(name.rstrip("/")) == (PurePosixPath(name.rstrip("/")).suffix.lower()[1:] in SUFFIXES)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from hpo.data import DataSummary, PartName, Unreadable
-from hpo.data.signatures import MEASURED, UnmeasuredSignature, measure_signatures
+from hpo.data.signatures import UnmeasuredSignature, measure_signatures, small_pictures
 from hpo.inspection.inspected_data import InspectedData
 
 
@@ -43,11 +43,10 @@ def inspected(
     """Data of the pictures (n, S, S, 3); `changes` are fields of signatures, as {"pages": {row: 3}}."""
     labels = np.asarray(labels, dtype=np.int64)
     classes = tuple(classes) or tuple(f"class {i}" for i in range(labels.max() + 1))
-    squares = [
-        np.asarray(Image.fromarray(image).resize((MEASURED, MEASURED), Image.Resampling.BOX)) for image in images
-    ]
     size = images.shape[1]
-    signatures = measure_signatures([UnmeasuredSignature(size, size, 0, 1, 1, square) for square in squares])
+    signatures = measure_signatures(
+        [UnmeasuredSignature(size, size, 0, 1, 1, *small_pictures(image)) for image in images]
+    )
     for field, values in (changes or {}).items():
         for row, value in values.items():
             signatures[field][row] = value
