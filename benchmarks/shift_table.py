@@ -168,7 +168,7 @@ def export(bench: Bench, arm: str, kind: str) -> None:
     """Write the best trial of an arm as a bundle, finished or as it is."""
     known, words = export_options(), ["--study", bench.study(arm), "--out", bench.bundle(arm, kind), "--force"]
     if kind == "finished":
-        words += ["--finish", *(["--data", bench.data] if "--data" in known else [])]
+        words += ["--finish", "all", *(["--data", bench.data] if "--data" in known else [])]
     elif "--no-finish" in known:
         words.append("--no-finish")
     call(bench, "export-best", *words)

@@ -127,6 +127,10 @@ def _trials(count: int) -> str:
     return "1 trial" if count == 1 else f"{count} trials"
 
 
+def _epochs(count: int) -> str:
+    return "1 epoch" if count == 1 else f"{count} epochs"
+
+
 def _introduction(manifest: Manifest) -> str:
     size, count = manifest.preprocessing.image_size, len(manifest.classes)
     names = ", ".join(literal(name) for name in dict.fromkeys(_backbones(manifest)))
@@ -170,7 +174,7 @@ def _is_scored(found: Any) -> bool:
 
 
 def _score_row(name: str, found: Mapping[str, Any]) -> list[str]:
-    number = f"{found['n']:,}" + (f" of {found['images']:,}" if "images" in found else "")
+    number = f"{found['n']:,}" + (f", of {found['images']:,} images" if "images" in found else "")
     return [name, number, accuracy_cell(found["accuracy"], found.get("interval")), *(
         _percent(found.get(key)) for key in ("balanced_accuracy", "macro_f1")
     )]  # fmt: skip
@@ -244,7 +248,10 @@ def _recipe(manifest: Manifest, metrics: Mapping[str, Any]) -> Iterator[str]:
         start = f"{literal(weights.file)}, sha256 `{(weights.digest or '')[:16]}`"
     else:
         start = "weights of timm" if manifest.config.pretrained else "random weights"
-    yield f"Started from {start}; trained for {manifest.epochs} epochs under seed {manifest.seed}."
+    how = f"trained for {_epochs(manifest.epochs)}"
+    if manifest.probe is not None:
+        how = f"the backbone is frozen, a linear head was fitted to its features of {manifest.probe.images:,} images"
+    yield f"Started from {start}; {how}; seed {manifest.seed}."
     if manifest.members:
         members = [[str(one.trial), f"{one.weight:.3g}", literal(one.config.backbone)] for one in manifest.members]
         yield to_markdown(("trial", "weight", "backbone"), members)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpo.data.relabelling import missing_line
 from hpo.evaluation.metrics_table import accuracy_line
@@ -66,6 +67,15 @@ def robustness_lines(manifest: Manifest) -> list[str]:
         f"value of {measured_model(manifest)} {found.value:.4f}: {manifest.metric} {found.clean:.4f} on clean and "
         f"{found.altered:.4f} on altered validation images, at a robustness of {found.weight:g}"
     ]
+
+
+def altered_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the accuracy on altered validation images with its interval; nothing where metrics.json has none."""
+    found = metrics.get("altered") or {}
+    if "interval" not in found:  # bundles of earlier versions have none
+        return []
+    accuracy = accuracy_line(found["accuracy"], found["interval"], found["n"])
+    return [f"accuracy on altered images        {accuracy}"]
 
 
 def measured_model(manifest: Manifest) -> str:
@@ -136,7 +146,7 @@ def retrain_lines(out: Path | str, before: Bundle, result: Retrained) -> list[st
     if validation:
         accuracy = accuracy_line(validation["accuracy"], validation["interval"], validation["n"])
         lines.append(f"validation accuracy of the trial  {accuracy}{augmented_note(before.manifest)}")
-        lines += robustness_lines(before.manifest)
+        lines += [*robustness_lines(before.manifest), *altered_lines(before.metrics)]
     if (folds := before.manifest.folds) is not None:
         lines.append(f"that is of its first fold; {mean_line(folds, before.manifest.value_name)}")
     if result.test is None:
@@ -199,9 +209,7 @@ def gain(before: float, after: float, gained: int, lost: int) -> str:
 
 def abstention_line(found: Abstention, manifest: Manifest, tta: str) -> str:
     """Return the probability from which the model answers, and the accuracy above it."""
-    whose = {"trial": "the trial's validation images", "test": "the test images"}.get(
-        found.source, "the validation images"
-    )
+    whose = "the trial's validation images" if manifest.stage == "retrained" else "the validation images"
     apart = ", measured without --tta" if tta != "none" else ""
     return (
         f"answers from a probability of {found.threshold:.4f} on: {found.coverage:.1%} of {whose} reach it, "
@@ -212,14 +220,12 @@ def abstention_line(found: Abstention, manifest: Manifest, tta: str) -> str:
 
 def _proof_note(found: Abstention, manifest: Manifest) -> str:
     """Return the choices that the proof of a threshold allows for."""
-    if found.source == "test":
-        return f", as the best of {found.best_of:,} models measured there" if found.best_of > 1 else ""
     if manifest.stage in ("ensemble", "soup"):
-        of = f" out of the best of {found.best_of:,} sets of trials" if found.best_of > 1 else ""
+        of = f" out of the best of {found.compared:,} sets of trials" if found.compared > 1 else ""
         return f", each image by members chosen without it{of}"
     if manifest.compared is None:
-        return f"; the bundle does not say of how many trials it is the best, so {found.best_of:,} are assumed"
-    return f", as the best of {found.best_of:,} trials" if found.best_of > 1 else ""
+        return f"; the bundle does not say of how many trials it is the best, so {found.compared:,} are assumed"
+    return f", as the best of {found.compared:,} trials" if found.compared > 1 else ""
 
 
 def predicted_line(counts: Counts) -> str:

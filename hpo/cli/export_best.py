@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from hpo.cli.connect import artifacts_folder, cache_folder, connected
-from hpo.cli.delivery import copied_accesses, force_option, ledger_of, out_option
+from hpo.cli.delivery import force_option, out_option
 from hpo.cli.options import (
     Duration,
     UserPath,
@@ -97,12 +97,20 @@ def export_best_command(
         searched = open_study(db, study)
         store = open_store(artifacts_folder(artifacts, home), read_spec(searched).id)
         found = export_finished(db, study, store, folder, options, callbacks, trial=which, force=force)
+        altered = _altered_lines(folder)
         choice = ExportChoice.of(searched, found.manifest.trial, cheap=which == "cheap")
-        accesses = copied_accesses(folder, ledger_of(storage, home, db))
     if as_json:
         click.echo(strict_json({**export_json(out, found), **choice.to_dict()}, indent=2))
     else:
-        _print_export(out, found, options, [*choice.lines, *accesses])
+        _print_export(out, found, options, [*altered, *choice.lines])
+
+
+def _altered_lines(bundle: Path) -> list[str]:
+    from hpo.bundle.json_files import read_json
+    from hpo.bundle.stored_metrics import METRICS
+    from hpo.cli.delivery_text import altered_lines
+
+    return altered_lines(read_json(bundle / METRICS))
 
 
 def _which(trial: int | None, prefer: str) -> int | Literal["cheap"] | None:

@@ -13,7 +13,7 @@ from hpo.bundle.bundle import check_out, read_bundle, write_bundle
 from hpo.bundle.calibrate import calibration_of
 from hpo.bundle.corrupted_measurement import keep_record
 from hpo.bundle.corrupted_records import BaselineErrors, RobustnessRecord, stored_records
-from hpo.bundle.manifest import Member, RobustnessFigures
+from hpo.bundle.manifest import Member, ProbeFit, RobustnessFigures
 from hpo.bundle.model_card import README, card_text, refresh_card
 from hpo.bundle.stored_metrics import METRICS, new_opening, record_opening, record_result
 from hpo.bundle.validation import Validation
@@ -63,7 +63,10 @@ def test_what_was_measured_stands_there_with_its_intervals(tmp_path, manifest, w
     write_bundle(tmp_path / "some", known, weights, {"validation": found, "altered": altered}, validation=PREDICTIONS)
     text = card(tmp_path / "some")
     assert "| validation | 4 | 75.00 (30.1–95.4) |" in text
-    assert "| validation, altered by corruptions that a search may see | 8 of 4 | 50.00 (20.0–80.0) | – | – |" in text
+    assert (
+        "| validation, altered by corruptions that a search may see | 8, of 4 images | 50.00 (20.0–80.0) | – | – |"
+        in text
+    )
     assert "| green | 2 | 100.00 | 50.00 | 66.67 |" in text
     assert f"divided by {known.calibration.temperature:.3f}, fitted on 4 validation images." in text
     assert "best of 20 by the validation images" in text
@@ -153,6 +156,12 @@ def test_ensembles_name_their_members_and_how_to_join_them_again(manifest):
     assert "| 2 | 1 | mobilenetv2\\_035 |" in text
     assert "hpo ensemble --study colours --out again/" in text
     assert "0.75 of the accuracy on validation images as they are (0.9000)" in text
+
+
+def test_a_frozen_probe_stands_in_the_recipe(manifest):
+    text = card_text(manifest.model_copy(update={"probe": ProbeFit(penalty=1.0, images=640)}), {}, "")
+    assert "the backbone is frozen, a linear head was fitted to its features of 640 images; seed 7." in text
+    assert "trained for" not in text
 
 
 def test_names_show_as_they_are(manifest):
