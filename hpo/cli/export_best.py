@@ -179,10 +179,8 @@ def _print_export(out: Path | str, found: FinishedExport, options: FinishOptions
 
     manifest, finishing = found.manifest, found.finishing
     joined = f", {composition(manifest)}" if manifest.stage != "exported" else ""
-    click.echo(
-        f"{out}: trial {manifest.trial} of study {manifest.study}, epoch {manifest.best_epoch}, "
-        f"{manifest.config.backbone}{joined}"
-    )
+    what = "a frozen probe of" if manifest.probe else f"epoch {manifest.best_epoch},"
+    click.echo(f"{out}: trial {manifest.trial} of study {manifest.study}, {what} {manifest.config.backbone}{joined}")
     accuracy = accuracy_line(found.report.accuracy, found.report.interval, found.report.n)
     chosen = ", which have chosen what was finished" if finishing.taken else ""
     click.echo(f"validation accuracy {accuracy}{augmented_note(manifest)}{chosen}")

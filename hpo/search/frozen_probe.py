@@ -33,7 +33,7 @@ IMAGES = 20_000
 PENALTIES = (1.0, 0.1, 10.0)
 """Penalties that are compared, as multiples of that of `fit_probe`; of equally good ones the first is taken."""
 
-COMPARING = 8_000
+COMPARING = 3_000
 """Most training images that the penalties are compared on: a fifth of them is predicted, the rest trained on."""
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search.trial_record import TrialRecord
+from hpo.search.trial_record import TrialRecord, is_probe
 
 LOWER = 1.645
 """Standard errors between the mean of a configuration and its lower bound (one-sided 95 % of a normal distribution)."""
@@ -78,8 +78,15 @@ def rank(trials: Iterable[FrozenTrial]) -> list[RankedConfiguration]:
     ordered = [sorted(group, key=_by_value) for group in groups.values()]
     compared = [(group, _compared_values(group)) for group in ordered]
     noise = noise_of([values for _, values in compared])
-    found = [RankedConfiguration(tuple(group), tuple(values), noise) for group, values in compared]
+    found = [
+        RankedConfiguration(tuple(group), tuple(values), _noise_of_seeds(group, noise)) for group, values in compared
+    ]
     return sorted(found, key=lambda one: (-one.lower, one.trial.number))
+
+
+def _noise_of_seeds(group: Sequence[FrozenTrial], noise: float | None) -> float | None:
+    """Return the standard deviation of a value of the group over seeds; a frozen probe draws nothing, so 0."""
+    return 0.0 if noise is not None and is_probe(group[0]) else noise
 
 
 def _by_value(trial: FrozenTrial) -> tuple[float, int]:

@@ -39,6 +39,14 @@ def numbers(trials: list[FrozenTrial]) -> list[int]:
     return [one.number for one in trials]
 
 
+def test_a_probe_needs_no_second_seed_to_be_believed() -> None:
+    twice = [trial(1, 0.92), trial(2, 0.88, replicate_of=1)]
+    (best, *_) = rank([trial(0, 0.91, probe="resnet18"), *twice])
+    assert (best.trial.number, best.lower) == (0, 0.91)
+    (best, *_) = rank([trial(0, 0.91), *twice])
+    assert best.trial.number == 1, "a trained trial with one seed may have been lucky"
+
+
 @given(st.lists(VALUES, max_size=8))
 def test_without_replicates_the_order_is_that_of_the_values_the_earliest_of_equals_first(values: list[float]) -> None:
     trials = [trial(number, value) for number, value in enumerate(values)]
