@@ -24,6 +24,7 @@ from hpo.delivery.original_weights import remember_weights
 from hpo.errors import BundleError
 from hpo.evaluation.intervals import clustered
 from hpo.evaluation.metrics import Logits, Report, report, scores
+from hpo.search.noise import NoiseReader
 from hpo.search.plan import origin_of
 from hpo.search.ranking import RankedConfiguration, cheapest, error_on, rank, tied_with_best
 from hpo.search.trial_record import TrialRecord, mismatched_best
@@ -106,8 +107,19 @@ def choose_trial(study: Study, number: int | Literal["cheap"] | None = None) -> 
 
 
 def tied(study: Study, ranked: Sequence[RankedConfiguration]) -> list[RankedConfiguration]:
-    """Return the configurations that cannot be told from the best of `ranked`, which has at least one."""
-    return tied_with_best(ranked, error_on(int(read_spec(study).data.get("counts", {}).get("val", 0))))
+    """Return the configurations that cannot be told from the best of `ranked`, which has at least one.
+
+    Their models are compared on the same images (`noise.StudyNoise.alike`), and configurations with several seeds by
+    their means too. Of trials that kept no predictions the means and their errors decide alone.
+    """
+    spec, best = read_spec(study), ranked[0]
+    noise = NoiseReader(spec.metric, spec.robustness)(study.get_trials(deepcopy=False), best.trial)
+    by_means = tied_with_best(ranked, error_on(int(spec.data.get("counts", {}).get("val", 0))))
+    if not noise.images:
+        return by_means
+    alike = {best.trial.number, *noise.alike}
+    candidates = ranked if best.noise is None else by_means
+    return [one for one in candidates if one.trial.number in alike]
 
 
 def export_trial(

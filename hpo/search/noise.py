@@ -204,7 +204,7 @@ def _is_given(trial: FrozenTrial, parameters: Mapping[str, Any] | None) -> bool:
 
 def _original(trial: FrozenTrial) -> int:
     """Return the trial whose configuration this one repeats: itself, unless it is a replicate."""
-    original: int | None = getattr(TrialRecord.of(trial), "replicate_of", None)
+    original = TrialRecord.of(trial).replicate_of
     return trial.number if original is None else original
 
 
