@@ -4,8 +4,9 @@
 
 Classifiers of equal quality are drawn as logits: the true class plus noise that they share and noise of their own. The
 best of them on n validation images, and the ensemble of the best ten, get their temperature and threshold from these
-images by hpo's own functions; the accuracy of the answers is counted on 8,000 new images. The promise is that at most
-5 % of such bundles fall short. Prints markdown.
+images by hpo's own functions, the best also from as many test images that chose nothing, and from the better of both
+proofs; the accuracy of the answers is counted on 8,000 new images. The promise is that at most 5 % of such bundles fall
+short. Prints markdown.
 """
 
 from __future__ import annotations
@@ -81,6 +82,17 @@ def outcomes(seed: int, n: int, count: int, accuracy: float, *, joined: bool) ->
     for proof, compared in (("itself, as if alone", 1), ("itself, best of all trials", count)):
         found = abstention(labels[:n], rows[:n], accuracy, compared=compared)
         yield ("best trial", proof), found and found.threshold, rows[n:], labels[n:]
+    # The classifiers are alike but for their noise, so new images of one are as good as new images of the best.
+    test_labels, test_logits = drawn(np.random.default_rng((seed, 1)), 1, n)
+    test = (test_labels, probabilities(test_logits[0], temperature))
+    alone = abstention(*test, accuracy)
+    yield ("best trial", "as many test images"), alone and alone.threshold, rows[n:], labels[n:]
+    both = [
+        abstention(labels[:n], rows[:n], accuracy, compared=2 * count),
+        abstention(*test, accuracy, compared=2),
+    ]
+    threshold = min((one.threshold for one in both if one), default=None)
+    yield ("best trial", "the better of both, at half the risk each"), threshold, rows[n:], labels[n:]
     if not joined:
         return
     members = logits[order[:JOINED]]

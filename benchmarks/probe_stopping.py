@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hpo.evaluation.best_of_many import mcnemar
 from hpo.search.line_to_beat import LineToBeat
 
 AFTER = (2, 4, 8)
@@ -132,9 +133,9 @@ def count(tally: Tally, beaten: bool, gained: float) -> None:
 
 def beats(best: Right, probe: Right, compared: int) -> bool:
     """Return whether the best trial beats the probe by more than the noise, as `hpo status` says it."""
-    moved = best.astype(float) - probe
-    error = float(np.linalg.norm(moved - moved.mean()) / len(moved))
-    return bool(LineToBeat(0, "", 0.0, 0.0, compared, 1, float(moved.mean()), error).beaten)
+    gained, lost = int((best & ~probe).sum()), int((probe & ~best).sum())
+    gain = (gained - lost) / len(best)
+    return bool(LineToBeat(0, "", 0.0, 0.0, compared, 1, gain, chance=mcnemar(gained, lost)).beaten)
 
 
 def cells(tally: Tally) -> Iterator[str]:

@@ -2,24 +2,35 @@
 
 A test part is known by the digest of its images, so that a renamed folder or another study with the same split has the
 same test part. An access is recorded in the bundle that is measured, in a file of HOME and, where a command gives one,
-in a store that is shared (a database); the records of all of them count. To measure the same model again chooses
-nothing. To measure several models does: the test figure of the best one is biased upwards, the more so the more models
-there are.
+in a store that is shared (a database); the records of all of them count, and the bundle gets a copy of them. To measure
+the same model again chooses nothing. To measure several models does: the test figure of the best one is biased upwards,
+the more so the more models there are.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from hpo.bundle.model_card import refresh_card
-from hpo.bundle.stored_metrics import Opening, merged_openings, openings_of, record_opening, record_result
+from hpo.bundle.stored_metrics import (
+    Opening,
+    add_openings,
+    merged_openings,
+    openings_of,
+    record_opening,
+    record_result,
+)
 from hpo.errors import HpoError
 from hpo.files import append_line
 from hpo.strict_json import strict_json
+
+HOME = ".hpo"
+"""The HOME of commands that are given none."""
 
 FILE = "test-openings.jsonl"
 """In HOME: one JSON object a line, the opening as the bundle has it; a later line of the same access has its result."""
@@ -77,14 +88,30 @@ class AccessLedger:
         self._path = home / FILE if home is not None else None
         self._shared = shared
 
+    @classmethod
+    def of_user(cls) -> AccessLedger:
+        """Return the ledger of a Python program that names none: of the HOME that commands would take, if it is there.
+
+        It is the folder in the variable HPO_HOME, else `.hpo`. A database is not looked for.
+        """
+        home = Path(os.environ.get("HPO_HOME") or HOME)
+        return cls(home if home.is_dir() else None)
+
     def begin(self, bundle: Path, opening: Opening) -> AccessCounts:
         """Record the access to the test part `opening["test"]` that is about to happen; return all counts so far.
 
-        Raises HpoError where HOME's file cannot be written: no access happens without a record.
+        The bundle gets a copy of all earlier records of that test part too. Raises HpoError where HOME's file cannot be
+        written: no access happens without a record.
         """
         self._write(opening)
         record_opening(bundle, opening)
-        return self.counts(bundle, opening)
+        return self.carry(bundle, opening)
+
+    def carry(self, bundle: Path, opening: Opening) -> AccessCounts:
+        """Copy the records of the test part of `opening` of all commands into the bundle; return their counts."""
+        known = self.openings(bundle, opening)
+        add_openings(bundle, known)
+        return AccessCounts.of(known)
 
     def end(self, bundle: Path, opening: Opening, accuracy: float, **metrics: Any) -> None:
         """Write the result of the access into its records, and `metrics` into the bundle, with its model card anew."""

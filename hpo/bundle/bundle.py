@@ -5,7 +5,8 @@
     metrics.json        what was measured, and the records of test access: see `hpo.bundle.stored_metrics`
     classes.json        {"0": name, "1": name, …}
     validation.npz      labels (n,) int64 and logits (n, C) float32 in the order of the validation part; where known;
-                        of an ensemble or a soup also crossed (n, C): each image by members chosen without it
+                        of an ensemble or a soup also crossed (n, C): each image by members chosen without it;
+                        of a study with a robustness altered_rows (m,) and altered (m, C): see `AlteredPredictions`
     images.npy          digests of the images that the model was made with, by part: see `ImageDigests`; where known
     README.md           the model card: see `hpo.bundle.model_card`
 
@@ -25,7 +26,7 @@ from hpo.bundle.json_files import json_text, parse_json, read_bytes, read_json
 from hpo.bundle.manifest import FORMAT, Manifest
 from hpo.bundle.model_card import README, card_text, is_card
 from hpo.bundle.stored_metrics import METRICS, check_metrics, with_openings_of
-from hpo.bundle.validation import Validation, read_validation
+from hpo.bundle.validation import AlteredPredictions, Validation, read_validation
 from hpo.data import ImageDigests
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import Logits
@@ -45,6 +46,7 @@ class Extras:
 
     crossed: Logits | None = None
     known: ImageDigests | None = None
+    altered: AlteredPredictions | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,9 @@ class Bundle:
     """(n, C) float32, of ensembles and soups: the same images, each by members that were chosen without it."""
     known: ImageDigests | None = None
     """The images that the model was made with; None in bundles of earlier versions of hpo."""
+    altered: AlteredPredictions | None = None
+    """Predictions on altered images of the validation part, where these were made; of the same model as `validation`,
+    of an ensemble or a soup those of members that were chosen without the image."""
 
     @property
     def model_digest(self) -> str:
@@ -92,12 +97,14 @@ def read_bundle(path: str | Path) -> Bundle:
     files = _read_files(path, values.pop("sha256", None))
     manifest = Manifest.from_dict(values, source=str(path / CONFIG))
     stored = files.get(VALIDATION)
-    validation, crossed = read_validation(stored, source=path / VALIDATION) if stored is not None else (None, None)
+    validation, crossed, altered = (
+        read_validation(stored, source=path / VALIDATION) if stored is not None else (None, None, None)
+    )
     _check_classes(manifest, files, validation, path)
     known = _known_images(files[IMAGES], path / IMAGES) if IMAGES in files else None
     metrics = read_json(path / METRICS)
     check_metrics(metrics, str(path / METRICS))
-    return Bundle(path, manifest, metrics, files[MODEL], validation, crossed, known)
+    return Bundle(path, manifest, metrics, files[MODEL], validation, crossed, known, altered)
 
 
 def _read_files(path: Path, digests: Any) -> dict[str, bytes]:
@@ -151,7 +158,7 @@ def write_bundle(
     names = {str(index): name for index, name in enumerate(manifest.classes)}
     files = {MODEL: model, CLASSES: json_text(names).encode()}
     if validation is not None:
-        files[VALIDATION] = validation.to_bytes(extras.crossed)
+        files[VALIDATION] = validation.to_bytes(extras.crossed, extras.altered)
     if extras.known is not None:
         files[IMAGES] = extras.known.to_bytes()
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,22 +15,37 @@ from hpo.corruption_family import CorruptionFamily
 from hpo.corruptions import SEEN
 from hpo.data import Part, Progress
 from hpo.data.digests import digest_of_part
-from hpo.evaluation.corrupted_copy import corrupted_copy
+from hpo.evaluation.corrupted_copy import CorruptedCopy, corrupted_copy
 from hpo.evaluation.intervals import Score
-from hpo.evaluation.robustness import FamilyScore, Robustness, sample_of
+from hpo.evaluation.metrics import Logits
+from hpo.evaluation.robustness import FamilyScore, Robustness, packed_bits, sample_of
 from hpo.files import exclusive_lock, write_file
 from hpo.unseen_corruptions import UNSEEN
 
 FAMILIES = (SEEN, UNSEEN)
 
 
+OnCopy = Callable[[CorruptionFamily, CorruptedCopy, Logits], None]
+"""Takes a corrupted copy and what a model predicts for it, (m, C)."""
+
+
+def _ignored(family: CorruptionFamily, copy: CorruptedCopy, logits: Logits) -> None:
+    """Do nothing with a copy."""
+
+
 def measure_corrupted(
-    model: Model, part: Part, cache: Path, *, batch_size: int = BATCH_SIZE, progress: Progress | None = None
+    model: Model,
+    part: Part,
+    cache: Path,
+    *,
+    batch_size: int = BATCH_SIZE,
+    progress: Progress | None = None,
+    on_copy: OnCopy = _ignored,
 ) -> Robustness:
     """Measure `model` on the images of `part`, or a sample, as they are and under both families of corruptions.
 
     The corrupted copies are kept below `cache`. `progress` counts the images while they are corrupted, and while they
-    are classified.
+    are classified. `on_copy` gets the predictions for each copy.
     """
     sample = sample_of(part)
     clean = model.logits_of(sample.batches(batch_size, progress)).argmax(axis=1) == sample.labels
@@ -37,7 +53,10 @@ def measure_corrupted(
         images=len(sample),
         of=len(part),
         clean=Score.of(float(clean.mean()), len(sample)),
-        families=tuple(measure_family(model, sample, cache, family, batch_size, progress) for family in FAMILIES),
+        families=tuple(
+            measure_family(model, sample, cache, family, batch_size, progress, on_copy) for family in FAMILIES
+        ),
+        right=packed_bits(clean),
     )
 
 
@@ -48,10 +67,12 @@ def measure_family(
     family: CorruptionFamily,
     batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
+    on_copy: OnCopy = _ignored,
 ) -> FamilyScore:
     """Measure `model` on all images of `part` under one family of corruptions."""
     copy = corrupted_copy(part, cache, family=family, progress=progress)
     logits = model.logits_of(copy.batches(batch_size, progress))
+    on_copy(family, copy, logits)
     return FamilyScore.of(family, copy, logits.argmax(axis=1) == copy.labels)
 
 

@@ -15,6 +15,8 @@ from hpo.bundle.bundle import Bundle
 from hpo.bundle.measurement import ModelMeasurement, measure
 from hpo.bundle.model import BATCH_SIZE, Model, Tta
 from hpo.bundle.own_data import reopen_same
+from hpo.bundle.proofs import SetOptions
+from hpo.bundle.set_coverage import SetMeasurement, keep_test, measure_sets
 from hpo.bundle.stored_metrics import new_opening
 from hpo.data import (
     DataSummary,
@@ -88,6 +90,9 @@ class Evaluation:
     """Counts of the accesses to this test part so far, this one included; None for other parts.
 
     Of two test parts, those of the one that more models were measured on."""
+    sets: SetMeasurement | None = None
+    """The measurement of prediction sets; None on images that chose the model, and where `without_sets` says why."""
+    without_sets: str = ""
 
     @property
     def report(self) -> Report:
@@ -110,6 +115,8 @@ class Evaluation:
             "overlap": self.selection.overlap.to_dict(),
             "test_openings": self.openings,
             "test_models": self.accesses.models if self.accesses else None,
+            "sets": self.sets.to_dict() if self.sets else None,
+            "without_sets": self.without_sets,
         }
 
 
@@ -123,7 +130,7 @@ def evaluate(
     batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Evaluate a loaded bundle on the images that `select` chooses; a test access is recorded in the bundle alone.
+    """Evaluate a loaded bundle on the images that `select` chooses, as `evaluate_on` does.
 
     With `tta` the mean over its views is measured too. Images are packed into `cache` first; `progress` is called
     during the packing and then during the evaluation. DataError as in `select`.
@@ -140,14 +147,16 @@ def evaluate_on(
     tta: Tta = "none",
     batch_size: int = BATCH_SIZE,
     ledger: AccessLedger | None = None,
+    set_options: SetOptions | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate as `evaluate` does, on selected images; a test access is recorded in `ledger` before it happens.
 
-    An access to two test parts is recorded under each of them.
+    Without one it is recorded in the bundle and in HOME: see `AccessLedger.of_user`. An access to two test parts is
+    recorded under each of them. Predictions for the bundle's own test part are kept in the bundle, for later proofs.
     """
     model.check_tta(tta)
-    bundle, n, ledger = model.bundle, len(selection.part), ledger or AccessLedger()
+    bundle, n, ledger = model.bundle, len(selection.part), ledger or AccessLedger.of_user()
     openings = [
         new_opening("evaluate", selection.fingerprint, n, test=test, model=bundle.model_digest)
         for test in selection.tests
@@ -156,7 +165,13 @@ def evaluate_on(
     found = measure(model, selection.part, tta=tta, batch_size=batch_size, progress=progress)
     for opening in openings:
         ledger.end(bundle.path, opening, found.report.accuracy)
-    return Evaluation(found, selection, max(accesses, key=lambda one: (one.models, one.count), default=None))
+    counts = max(accesses, key=lambda one: (one.models, one.count), default=None)
+    if selection.own and selection.name != "test":
+        return Evaluation(found, selection, counts, without_sets="the images took part in making the model")
+    sets, without = measure_sets(bundle, found.predicted, set_options or SetOptions())
+    if selection.own:
+        keep_test(bundle, selection.tests[0], found.predicted, sets)
+    return Evaluation(found, selection, counts, sets, without)
 
 
 def select(

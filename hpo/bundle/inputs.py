@@ -25,6 +25,7 @@ from hpo.data import fit, read_file
 from hpo.data.dataset import Images
 from hpo.errors import DataError, UsageError
 from hpo.evaluation.calibration import Probabilities
+from hpo.evaluation.conformal import SetRule
 
 Inputs = Iterable[Any]
 """Any number of images in the forms above, or an array (N, H, W, 1, 3 or 4) or a tensor of N images."""
@@ -166,16 +167,28 @@ class Prediction:
     """Calibrated, by class name."""
     abstained: bool = False
     """Whether `probability` is below the threshold for the accuracy that was asked for, so that `label` is a guess."""
+    prediction_set: tuple[str, ...] | None = None
+    """The classes among which the true one is with the probability that was asked for, the most probable first; None
+    where no sets were asked for."""
 
 
 def predictions(
-    names: Sequence[str], probabilities: Probabilities, classes: Sequence[str], threshold: float = 0.0
+    names: Sequence[str],
+    probabilities: Probabilities,
+    classes: Sequence[str],
+    threshold: float = 0.0,
+    sets: SetRule | None = None,
 ) -> list[Prediction]:
-    """Return predictions from n names and (n, C) probabilities; those below `threshold` abstain."""
+    """Return predictions from n names and (n, C) probabilities; those below `threshold` abstain, `sets` makes sets."""
 
-    def one(name: str, row: list[float]) -> Prediction:
+    def one(name: str, row: list[float], members: list[bool] | None) -> Prediction:
         index = max(range(len(row)), key=row.__getitem__)
         by_class = dict(zip(classes, row, strict=True))
-        return Prediction(name, classes[index], index, row[index], by_class, abstained=row[index] < threshold)
+        chosen = None
+        if members is not None:
+            order = sorted(range(len(row)), key=lambda label: -row[label])
+            chosen = tuple(classes[label] for label in order if members[label])
+        return Prediction(name, classes[index], index, row[index], by_class, row[index] < threshold, chosen)
 
-    return [one(name, row) for name, row in zip(names, probabilities.tolist(), strict=True)]
+    members = sets.members(probabilities).tolist() if sets is not None else [None] * len(names)
+    return [one(*values) for values in zip(names, probabilities.tolist(), members, strict=True)]

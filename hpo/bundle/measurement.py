@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,15 @@ class AveragedViews:
         }  # fmt: skip
 
 
+class PredictedImages(NamedTuple):
+    """Labelled images with what a model predicts for them."""
+
+    labels: Labels
+    """(n,) int64."""
+    rows: Probabilities
+    """(n, C) calibrated probabilities."""
+
+
 @dataclass(frozen=True)
 class ModelMeasurement:
     """A model, measured on some images."""
@@ -50,6 +59,8 @@ class ModelMeasurement:
     """At temperature 1."""
     after: Reliability
     """At the bundle's temperature, as `Model.predict` gives the probabilities."""
+    predicted: PredictedImages
+    """The probabilities behind it, without test-time augmentation."""
     averaged: AveragedViews | None = None
     """With test-time augmentation, where it was asked for."""
 
@@ -71,6 +82,7 @@ def measure(
         temperature=model.temperature if model.bundle.manifest.calibration else None,
         before=reliability(part.labels, probabilities(logits)),
         after=reliability(part.labels, plain),
+        predicted=PredictedImages(part.labels, plain),
         averaged=None if tta == "none" else _averaged(part.labels, plain, means, tta, model.classes),
     )
 

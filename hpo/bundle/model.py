@@ -20,13 +20,14 @@ import torch
 from safetensors import SafetensorError
 
 from hpo.bundle.bundle import Bundle, read_bundle
-from hpo.bundle.calibrate import abstention_of
 from hpo.bundle.inputs import Inputs, Prediction, batches_of, predictions
 from hpo.bundle.manifest import Triple
+from hpo.bundle.proofs import BundleSets, SetOptions, abstention_of, sets_of
 from hpo.data.dataset import Images
 from hpo.device import limit_threads, resolve_device
 from hpo.errors import BundleError, ModelError, UsageError
 from hpo.evaluation.calibration import Abstention, Probabilities, log_probabilities, probabilities
+from hpo.evaluation.conformal import SetMethod
 from hpo.evaluation.metrics import Logits
 from hpo.models.built_model import build_model
 from hpo.models.inference import Predictor
@@ -111,6 +112,27 @@ class Model:
             found += predictions(names, self.probabilities_of([pixels], tta), self.classes, threshold)
         return found
 
+    def predict_sets(
+        self,
+        images: Inputs,
+        level: float = 0.95,
+        *,
+        method: SetMethod = "lac",
+        by_class: bool = False,
+        clean: bool = False,
+        batch_size: int = BATCH_SIZE,
+    ) -> list[Prediction]:
+        """Return predictions as `predict` does, each with the set of classes that holds the true one.
+
+        It does so with the probability `level`, for images like the calibration images of the bundle: see `sets`, also
+        for the errors.
+        """
+        rule = self.sets(SetOptions(level, method, by_class, clean)).rule
+        found: list[Prediction] = []
+        for names, pixels in batches_of(images, self.image_size, batch_size, self.white_level):
+            found += predictions(names, self.probabilities_of([pixels]), self.classes, sets=rule)
+        return found
+
     def logits(self, images: Inputs, *, batch_size: int = BATCH_SIZE) -> Logits:
         """Return (n, C) float32 for n images, read and resized `batch_size` at a time; DataError as in `predict`."""
         return self.logits_of(pixels for _, pixels in batches_of(images, self.image_size, batch_size, self.white_level))
@@ -181,11 +203,15 @@ class Model:
     def abstention(self, accuracy: float) -> Abstention:
         """Return the confidence below which to abstain so that a share of `accuracy` of the answers is right.
 
-        It is chosen on the bundle's validation predictions, without test-time augmentation, which must prove it with
-        95 % confidence. Raises BundleError where the bundle holds none on plain images, UsageError for an accuracy out
-        of range or one that no threshold is sure to reach.
+        It is chosen on predictions that the bundle holds, without test-time augmentation, which must prove it with
+        95 % confidence. Raises BundleError where it holds none on plain images, UsageError for an accuracy out of range
+        or one that no threshold is sure to reach.
         """
         return abstention_of(self.bundle, accuracy)
+
+    def sets(self, options: SetOptions | None = None) -> BundleSets:
+        """Return which classes are in the set of an image, and what that is proved on, as `sets_of` does."""
+        return sets_of(self.bundle, options or SetOptions())
 
 
 class Network(NamedTuple):

@@ -3,6 +3,9 @@
     JSON   [{"name", "label", "index", "probability", "probabilities": {class: p}, "abstained"}, …]
     CSV    name,label,index,probability,abstained,error,probability_<class>,…
 
+With sets a JSON row has `prediction_set`, a list of class names, the most probable first; a CSV has the columns
+`set_size` and `prediction_set`, the names joined by «; », at its end.
+
 `index` is the class's number in classes.json of the bundle. Where the model abstained, `label` and `index` are null or
 empty. An image that could not be read has a name and an `error` alone. In a CSV, text that a spreadsheet would take for
 a formula follows an apostrophe: see `hpo.spreadsheet`.
@@ -58,8 +61,12 @@ class JsonWriter:
 
     def write(self, prediction: Prediction) -> None:
         """Write one prediction."""
-        blank = {"label": None, "index": None} if prediction.abstained else {}
-        self._add(asdict(prediction) | blank)
+        row = asdict(prediction)
+        if prediction.abstained:
+            row |= {"label": None, "index": None}
+        if prediction.prediction_set is None:
+            del row["prediction_set"]
+        self._add(row)
 
     def write_unreadable(self, image: Unreadable) -> None:
         """Write an image that could not be read."""
@@ -80,19 +87,21 @@ class JsonWriter:
 
 
 class CsvWriter:
-    """A CSV with a header and one column per class."""
+    """A CSV with a header and one column per class; with `sets` two more."""
 
-    def __init__(self, file: IO[str], classes: Sequence[str]) -> None:
-        self._rows = CsvRows(file)
-        probabilities = (f"probability_{name}" for name in classes)
-        self._rows.write(["name", "label", "index", "probability", "abstained", "error", *probabilities])
-        self._blank = [""] * len(classes)
+    def __init__(self, file: IO[str], classes: Sequence[str], *, sets: bool = False) -> None:
+        self._rows, self._sets = CsvRows(file), sets
+        last = [*(f"probability_{name}" for name in classes), *(("set_size", "prediction_set") if sets else ())]
+        self._rows.write(["name", "label", "index", "probability", "abstained", "error", *last])
+        self._blank = [""] * len(last)
 
     def write(self, prediction: Prediction) -> None:
         """Write one prediction."""
         answer = ("", "") if prediction.abstained else (prediction.label, prediction.index)
         confidence = (prediction.probability, str(prediction.abstained).lower(), "")
-        self._rows.write([prediction.name, *answer, *confidence, *prediction.probabilities.values()])
+        members = prediction.prediction_set or ()
+        sets = (len(members), "; ".join(members)) if self._sets else ()
+        self._rows.write([prediction.name, *answer, *confidence, *prediction.probabilities.values(), *sets])
 
     def write_unreadable(self, image: Unreadable) -> None:
         """Write an image that could not be read."""
@@ -119,15 +128,19 @@ def check_output(out: str) -> None:
 
 
 @contextmanager
-def open_output(out: str, classes: Sequence[str]) -> Iterator[Writer]:
-    """Yield a writer to `out`; a file appears when all has been written, and not at all after an exception."""
+def open_output(out: str, classes: Sequence[str], *, sets: bool = False) -> Iterator[Writer]:
+    """Yield a writer to `out`; a file appears when all has been written, and not at all after an exception.
+
+    `sets` says whether the predictions have sets.
+    """
     check_output(out)
     if out == STDOUT:
         yield from _closing(JsonWriter(sys.stdout))
         return
     path = Path(out)
     with atomic_text_file(path, UNDECODABLE) as file:
-        yield from _closing(CsvWriter(file, classes) if path.suffix.lower() == ".csv" else JsonWriter(file))
+        is_csv = path.suffix.lower() == ".csv"
+        yield from _closing(CsvWriter(file, classes, sets=sets) if is_csv else JsonWriter(file))
 
 
 def _closing(writer: Writer) -> Iterator[Writer]:

@@ -11,6 +11,7 @@ from hpo.bundle.model import BATCH_SIZE, Model, Tta
 from hpo.bundle.output import Writer, open_output
 from hpo.data import Images, PathList, Unreadable, iter_images
 from hpo.errors import DataError, UsageError
+from hpo.evaluation.conformal import SetRule
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class PredictOptions:
     """Views over which the calibrated probabilities are averaged."""
     threshold: float = 0.0
     """Probability below which the model abstains."""
+    sets: SetRule | None = None
+    """Which classes are in the set of an image; None for no sets."""
 
 
 PLAIN = PredictOptions()
@@ -58,7 +61,7 @@ def predict(
     if batch_size < 1:
         raise UsageError(f"--batch-size is {batch_size}, but must be at least 1")
     counts = Counts()
-    with open_output(out, model.classes) as writer:
+    with open_output(out, model.classes, sets=options.sets is not None) as writer:
         for names, images, skipped in iter_images(sources, model.image_size, batch_size, model.white_level):
             found = _predict_batch(model, names, images, options) if names else []
             start = 0
@@ -77,7 +80,7 @@ def predict(
 
 def _predict_batch(model: Model, names: list[str], images: Images, options: PredictOptions) -> list[Prediction]:
     probabilities = model.probabilities_of([images], options.tta)
-    return predictions(names, probabilities, model.classes, options.threshold)
+    return predictions(names, probabilities, model.classes, options.threshold, options.sets)
 
 
 def _write(writer: Writer, found: Sequence[Prediction]) -> None:

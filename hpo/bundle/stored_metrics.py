@@ -30,6 +30,12 @@ METRICS = "metrics.json"
 CORRUPTED = "corrupted"
 """Key of the measurements under corruptions, which `hpo.bundle.corrupted_measurement` reads and writes."""
 
+SCORED = "scored"
+"""Key of predictions that prove thresholds and sets, which `hpo.bundle.stored_scores` reads and writes."""
+
+SETS = "sets"
+"""Key of what prediction sets held, which `hpo.bundle.set_coverage` reads and writes."""
+
 WAY_OUT = "copy or export the bundle again"
 
 T = TypeVar("T")
@@ -62,7 +68,7 @@ class _StoredOpening(_StoredValues):
 
 
 class _StoredMeasurement(_StoredValues):
-    """A measurement under corruptions, as far as two lists of them need it to be merged."""
+    """A record of a set of images in a list, as far as two such lists need it to be merged."""
 
     date: str
     images: str
@@ -73,6 +79,8 @@ class _StoredMetrics(_StoredValues):
     test: dict[str, Any] | None = None
     test_openings: list[_StoredOpening] = []
     corrupted: list[_StoredMeasurement] = []
+    scored: list[_StoredMeasurement] = []
+    sets: list[_StoredMeasurement] = []
 
 
 class StoredCalibration(_StoredValues):
@@ -167,6 +175,16 @@ def record_opening(bundle: Path, opening: Opening) -> int:
     return sum(one.get("data") == opening["data"] for one in openings_of(bundle))
 
 
+def add_openings(bundle: Path, openings: Sequence[Opening]) -> None:
+    """Add those records that the bundle at `bundle` does not hold yet."""
+    with exclusive_lock(bundle):
+        metrics = read_json(bundle / METRICS)
+        before = list(metrics.get("test_openings", []))
+        merged = merged_openings(before, openings)
+        if len(merged) > len(before):
+            write_file(bundle / METRICS, json_text({**metrics, "test_openings": merged}))
+
+
 def record_result(bundle: Path, opening: Opening, accuracy: float, **metrics: Any) -> None:
     """Write the result of a recorded test access into its record, and `metrics` beside the records."""
     with exclusive_lock(bundle):
@@ -193,13 +211,14 @@ def merge_metrics(bundle: Path, other: bytes) -> None:
         ours = read_json(bundle / METRICS)
         openings = merged_openings(theirs.get("test_openings", []), ours.get("test_openings", []))
         merged = {**ours, **theirs, "test_openings": openings}
-        if CORRUPTED in merged:
-            merged[CORRUPTED] = _latest([*theirs.get(CORRUPTED, []), *ours.get(CORRUPTED, [])])
+        for key in (CORRUPTED, SCORED, SETS):
+            if key in merged:
+                merged[key] = _latest([*theirs.get(key, []), *ours.get(key, [])])
         write_file(bundle / METRICS, json_text(merged))
 
 
 def _latest(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the latest measurement under corruptions of each set of images."""
+    """Return the latest record of each set of images."""
     by_date = sorted(records, key=lambda one: one["date"])
     return list({one["images"]: one for one in by_date}.values())
 

@@ -1,11 +1,11 @@
-"""validation.npz of a bundle: the predictions on the validation part that calibration and abstention start from."""
+"""validation.npz of a bundle: predictions on the validation part, from which calibration, abstention and sets start."""
 
 from __future__ import annotations
 
 import io
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,23 +29,50 @@ class Validation(NamedTuple):
             return False
         return bool(np.issubdtype(labels.dtype, np.integer) and ((labels >= 0) & (labels < classes)).all())
 
-    def to_bytes(self, crossed: Logits | None = None) -> bytes:
-        """Return an .npz file, with `Bundle.crossed` where there is one; the same arrays give the same bytes."""
+    def to_bytes(self, crossed: Logits | None = None, altered: AlteredPredictions | None = None) -> bytes:
+        """Return an .npz file, with those of `Bundle` that there are; the same arrays give the same bytes."""
+        arrays: dict[str, Any] = {"labels": self.labels.astype(np.int64), "logits": self.logits.astype(np.float32)}
+        if crossed is not None:
+            arrays["crossed"] = crossed.astype(np.float32)
+        if altered is not None:
+            arrays |= {"altered_rows": altered.rows.astype(np.int64), "altered": altered.logits.astype(np.float32)}
         buffer = io.BytesIO()
-        labels, logits = self.labels.astype(np.int64), self.logits.astype(np.float32)
-        if crossed is None:
-            np.savez(buffer, labels=labels, logits=logits)
-        else:
-            np.savez(buffer, labels=labels, logits=logits, crossed=crossed.astype(np.float32))
+        np.savez(buffer, **arrays)
         return buffer.getvalue()
 
 
-def read_validation(content: bytes, *, source: Path) -> tuple[Validation, Logits | None]:
+class AlteredPredictions(NamedTuple):
+    """Predictions on altered images of the validation part; of an ensemble or a soup by members chosen without it."""
+
+    rows: npt.NDArray[np.int64]
+    """(m,) the row of the validation part that each altered image shows."""
+    logits: Logits
+    """(m, C) float32, before calibration."""
+
+    def fits(self, validation: Validation) -> bool:
+        """Whether rows and logits are of images and classes of `validation`, and finite."""
+        rows, logits = self
+        images, classes = validation.logits.shape
+        if rows.shape != logits.shape[:1] or logits.shape[1:] != (classes,) or not np.isfinite(logits).all():
+            return False
+        return bool(np.issubdtype(rows.dtype, np.integer) and ((rows >= 0) & (rows < images)).all())
+
+
+class StoredPredictions(NamedTuple):
+    """The content of validation.npz."""
+
+    validation: Validation
+    crossed: Logits | None
+    altered: AlteredPredictions | None
+
+
+def read_validation(content: bytes, *, source: Path) -> StoredPredictions:
     """Return the predictions that `to_bytes` wrote; BundleError naming `source` for any other content."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             found = Validation(arrays["labels"], arrays["logits"])
             crossed = arrays.get("crossed")
+            altered = AlteredPredictions(arrays["altered_rows"], arrays["altered"]) if "altered" in arrays else None
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BundleError(f"{source} holds no predictions ({error}); export the bundle again") from None
     if found.labels.shape != found.logits.shape[:1] or found.logits.ndim != 2:
@@ -53,4 +80,6 @@ def read_validation(content: bytes, *, source: Path) -> tuple[Validation, Logits
         raise BundleError(f"{source} has {shapes}, but must have (n,) and (n, C); export the bundle again")
     if crossed is not None and crossed.shape != found.logits.shape:
         raise BundleError(f"{source} has logits {found.logits.shape} and crossed {crossed.shape}; export it again")
-    return found, crossed
+    if altered is not None and not altered.fits(found):
+        raise BundleError(f"{source} has predictions on altered images that are not of these; export the bundle again")
+    return StoredPredictions(found, crossed, altered)

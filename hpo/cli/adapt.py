@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from hpo.cli.connect import cache_folder
-from hpo.cli.delivery import bundle_argument, force_option, image_sources, out_option
+from hpo.cli.delivery import (
+    bundle_argument,
+    copied_accesses,
+    force_option,
+    image_sources,
+    ledger_of,
+    out_option,
+)
 from hpo.cli.options import UserPath, debug_option, device_option, home_option, threads_option
 from hpo.hints import hint
 from hpo.strict_json import strict_json
@@ -60,6 +67,7 @@ def adapt_command(
         Ticker(beside_results=False) as ticker,
     ):
         found = adapt(read_bundle(source), image_sources(images), target, options, ticker.count)
+        copied_accesses(target, ledger_of(None, home))
     for image in found.unreadable:
         click.echo(f"unreadable: {image.name}: {image.reason}", err=True)
     if as_json:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import codecs
 import os
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,15 +25,18 @@ from hpo.cli.options import (
     weights_option,
 )
 from hpo.cli.progress import Ticker, counting
+from hpo.cli.sets_text import kind_options, set_options
 from hpo.errors import UsageError
 from hpo.strict_json import strict_json
 
 if TYPE_CHECKING:
     from hpo.bundle.access_ledger import AccessLedger
+    from hpo.bundle.bundle import Bundle
     from hpo.bundle.evaluate import Evaluation
     from hpo.bundle.model import Tta
     from hpo.cli.robustness_text import RobustnessResult
     from hpo.data import PartName, PathList
+    from storage import Database
 
 
 RECORD_SECONDS = 5.0
@@ -134,6 +139,11 @@ def retrain_command(
     help="Whose errors those under corruptions are relative to (mCE).  [default: the errors on the images as they are]",
 )  # fmt: skip
 @map_option
+@click.option(
+    "--sets", "level", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.95, show_default=True,
+    help="Measure sets of classes made to hold the true one with this probability.",
+)  # fmt: skip
+@kind_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
 @batch_size_option
 @device_option
@@ -142,8 +152,8 @@ def retrain_command(
 @debug_option
 def evaluate_command(
     bundle: Path | str, data: Path, split: PartName | None, tta: Tta, corrupted: bool, baseline: Path | str | None,
-    renamed: tuple[str, ...], as_json: bool, batch_size: int, device: str, threads: int | None, storage: str | None,
-    home: Path,
+    renamed: tuple[str, ...], level: float, as_json: bool, batch_size: int, device: str, threads: int | None,
+    storage: str | None, home: Path, **kind: Any,
 ) -> None:  # fmt: skip
     """Measure BUNDLE on labelled images: accuracy with its 95 % interval, scores per class, confusion, calibration.
 
@@ -164,19 +174,22 @@ def evaluate_command(
         raise UsageError("--baseline is for errors under corruptions: give --corrupted too")
     use_threads(threads)
     cache, ledger, names = cache_folder(home), ledger_of(storage, home), read_renaming(renamed)
+    sets = set_options(level, kind)
     with local_bundle(bundle, cache) as folder, counting("images") as progress:
         model = load(folder, device)
         selection = select(model.bundle, data, cache=cache, split=split, renamed=names, progress=progress)
         reference = read_baseline(baseline, selection, data, cache) if baseline is not None else None
-        found = evaluate_on(model, selection, tta=tta, batch_size=batch_size, ledger=ledger, progress=progress)
-        robustness = measure_robustness(model, selection, cache, reference, progress) if corrupted else None
+        found = evaluate_on(
+            model, selection, tta=tta, batch_size=batch_size, ledger=ledger, set_options=sets, progress=progress
+        )
+        robustness = measure_robustness(model, found, cache, reference, progress) if corrupted else None
     for line in [*selection_lines(data, found.selection, split), *(robustness.lines(bundle) if robustness else ())]:
         click.echo(line, err=True)
     if as_json:
         values = {**found.to_dict(), "corrupted": robustness.to_dict() if robustness else None}
         click.echo(strict_json(values, indent=2))
     else:
-        _print_evaluation(bundle, data, found, robustness)
+        _print_evaluation(bundle, data, model.bundle, found, robustness)
 
 
 @click.command("predict")
@@ -191,6 +204,11 @@ def evaluate_command(
     default=None,
     help="Abstain where the model is not sure enough for this accuracy, which its validation images must prove (95 %).",
 )
+@click.option(
+    "--sets", "level", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=None,
+    help="Give each image the set of classes that holds the true one with this probability.",
+)  # fmt: skip
+@kind_options
 @tta_option
 @batch_size_option
 @device_option
@@ -198,23 +216,26 @@ def evaluate_command(
 @home_option
 @debug_option
 def predict_command(
-    bundle: Path | str, images: tuple[Path, ...], out: str, accuracy: float | None, tta: Tta, batch_size: int,
-    device: str, threads: int | None, home: Path,
+    bundle: Path | str, images: tuple[Path, ...], out: str, accuracy: float | None, level: float | None, tta: Tta,
+    batch_size: int, device: str, threads: int | None, home: Path, **kind: Any,
 ) -> None:  # fmt: skip
     """Classify IMAGES with BUNDLE: images, folders with all below them, zips, .npz files, CSVs that name images.
 
     A CSV names them in its column `path`, relative to its folder; - reads paths from stdin, one a line. There is a row
     for each file, in their order; one that cannot be read has an `error` there. The exit code is 0 if at least one
-    image was classified. Probabilities are calibrated; with --accuracy the model abstains where it is not sure enough.
+    image was classified. Probabilities are calibrated; with --accuracy the model abstains where it is not sure enough,
+    with --sets each row has the set of classes among which the true one is.
     """
     from hpo.bundle.model import load
     from hpo.bundle.output import STDOUT, check_output
     from hpo.bundle.predict import PredictOptions, predict
     from hpo.bundle.remote import local_bundle
     from hpo.cli.delivery_text import abstention_line, predicted_line
+    from hpo.cli.sets_text import shown_sets
     from hpo.device import use_threads
 
     check_output(out)
+    wanted = set_options(level, kind)
     sources = image_sources(images)
     use_threads(threads)
     with local_bundle(bundle, cache_folder(home)) as folder:
@@ -223,8 +244,10 @@ def predict_command(
     options = PredictOptions(tta)
     if accuracy is not None:
         abstention = model.abstention(accuracy)
-        options = PredictOptions(tta, abstention.threshold)
+        options = replace(options, threshold=abstention.threshold)
         click.echo(abstention_line(abstention, model.bundle.manifest, tta), err=True)
+    if wanted is not None:
+        options = replace(options, sets=shown_sets(model, wanted, tta))
     with Ticker(beside_results=out == STDOUT) as ticker:
         counts = predict(
             model, sources, out, options=options, batch_size=batch_size, progress=ticker.count,
@@ -244,17 +267,20 @@ def image_sources(images: tuple[Path, ...]) -> list[Path | PathList]:
     return [listed if path == Path("-") else path for path in images]
 
 
-def _print_evaluation(bundle: Path | str, data: Path, found: Evaluation, robustness: RobustnessResult | None) -> None:
+def _print_evaluation(
+    place: Path | str, data: Path, bundle: Bundle, found: Evaluation, robustness: RobustnessResult | None
+) -> None:
     from rich.console import Console
 
     from hpo.cli.delivery_text import tta_line
     from hpo.cli.robustness_text import print_robustness
+    from hpo.cli.sets_text import print_sets
     from hpo.evaluation.metrics_table import print_reliability, print_report
 
     whole = "the other images" if found.selection.overlap.left_out else "all"
     images = f"{f'the {found.selection.name} part' if found.selection.name else whole} of {data}"
     measured = found.measurement
-    print_report(Console(), found.report, f"{bundle} on {images}")
+    print_report(Console(), found.report, f"{place} on {images}")
     if measured.temperature is None:
         print_reliability(Console(), measured.before)
         click.echo("not calibrated: the bundle knows no temperature")
@@ -264,15 +290,32 @@ def _print_evaluation(bundle: Path | str, data: Path, found: Evaluation, robustn
         click.echo(f"\n{tta_line(measured.averaged, measured.report)}")
     if robustness is not None:
         print_robustness(Console(), robustness)
+    if found.sets is not None:
+        print_sets(Console(), bundle, found.sets.sets, found.sets.found)
+    elif found.selection.name == "test" or not found.selection.own:
+        click.echo(f"\nno prediction sets: {found.without_sets}")
     if found.accesses is not None:
         click.echo(f"\n{found.accesses.line}")
 
 
-def ledger_of(storage: str | None, home: Path) -> AccessLedger:
-    """Return the ledger of test accesses: a file in HOME and, where --storage names one, a database."""
+def copied_accesses(bundle: Path, ledger: AccessLedger) -> list[str]:
+    """Copy the records of the test part of a new bundle into it; return the line with their number, or nothing."""
+    from hpo.bundle.bundle import read_bundle
+
+    written = read_bundle(bundle)
+    if written.known is None or not written.known.test_digest:
+        return []
+    counts = ledger.carry(bundle, {"test": written.known.test_digest, "data": written.manifest.data.fingerprint})
+    return [counts.line] if counts.count else []
+
+
+def ledger_of(storage: str | None, home: Path, db: Database | None = None) -> AccessLedger:
+    """Return the ledger of test accesses: a file in HOME and the open database `db` or that which --storage names."""
     from hpo.bundle.access_ledger import AccessLedger
     from hpo.delivery.database_accesses import DatabaseAccesses
 
+    if db is not None:
+        return AccessLedger(home, DatabaseAccesses(lambda: nullcontext(db), warn=partial(click.echo, err=True)))
     # The embedded database lies in HOME, as the file does, so it is not started for this.
     if storage is None:
         return AccessLedger(home)

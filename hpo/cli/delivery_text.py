@@ -209,7 +209,9 @@ def gain(before: float, after: float, gained: int, lost: int) -> str:
 
 def abstention_line(found: Abstention, manifest: Manifest, tta: str) -> str:
     """Return the probability from which the model answers, and the accuracy above it."""
-    whose = "the trial's validation images" if manifest.stage == "retrained" else "the validation images"
+    whose = {"trial": "the trial's validation images", "test": "the test images"}.get(
+        found.source, "the validation images"
+    )
     apart = ", measured without --tta" if tta != "none" else ""
     return (
         f"answers from a probability of {found.threshold:.4f} on: {found.coverage:.1%} of {whose} reach it, "
@@ -220,12 +222,14 @@ def abstention_line(found: Abstention, manifest: Manifest, tta: str) -> str:
 
 def _proof_note(found: Abstention, manifest: Manifest) -> str:
     """Return the choices that the proof of a threshold allows for."""
+    if found.source == "test":
+        return f", as the best of {found.best_of:,} models measured there" if found.best_of > 1 else ""
     if manifest.stage in ("ensemble", "soup"):
-        of = f" out of the best of {found.compared:,} sets of trials" if found.compared > 1 else ""
+        of = f" out of the best of {found.best_of:,} sets of trials" if found.best_of > 1 else ""
         return f", each image by members chosen without it{of}"
     if manifest.compared is None:
-        return f"; the bundle does not say of how many trials it is the best, so {found.compared:,} are assumed"
-    return f", as the best of {found.compared:,} trials" if found.compared > 1 else ""
+        return f"; the bundle does not say of how many trials it is the best, so {found.best_of:,} are assumed"
+    return f", as the best of {found.best_of:,} trials" if found.best_of > 1 else ""
 
 
 def predicted_line(counts: Counts) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpo.cli.connect import artifacts_folder, cache_folder, connected
-from hpo.cli.delivery import force_option, out_option
+from hpo.cli.delivery import copied_accesses, force_option, ledger_of, out_option
 from hpo.cli.options import UserPath, artifacts_option, debug_option, device_option, storage_options, threads_option
 from hpo.cli.progress import counting
 from hpo.errors import UsageError
@@ -63,9 +63,9 @@ def ensemble_command(
         else:
             _print_left_out(found)
             joined = ensemble(found, folder, force=force)
-    for line in joined_lines(out, joined):
+        accesses = copied_accesses(folder, ledger_of(storage, home, db))
+    for line in [*joined_lines(out, joined), calibration_line(joined.manifest), *accesses]:
         click.echo(line)
-    click.echo(calibration_line(joined.manifest))
 
 
 def _one_study(argument: str | None, option: str | None) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from hpo.cli.connect import artifacts_folder, cache_folder, connected
-from hpo.cli.delivery import force_option, out_option
+from hpo.cli.delivery import copied_accesses, force_option, ledger_of, out_option
 from hpo.cli.options import (
     Duration,
     UserPath,
@@ -99,10 +99,11 @@ def export_best_command(
         found = export_finished(db, study, store, folder, options, callbacks, trial=which, force=force)
         altered = _altered_lines(folder)
         choice = ExportChoice.of(searched, found.manifest.trial, cheap=which == "cheap")
+        accesses = copied_accesses(folder, ledger_of(storage, home, db))
     if as_json:
         click.echo(strict_json({**export_json(out, found), **choice.to_dict()}, indent=2))
     else:
-        _print_export(out, found, options, [*altered, *choice.lines])
+        _print_export(out, found, options, [*altered, *choice.lines, *accesses])
 
 
 def _altered_lines(bundle: Path) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpo.cli.connect import cache_folder
-from hpo.cli.delivery import bundle_argument, data_option, force_option, out_option
+from hpo.cli.delivery import bundle_argument, copied_accesses, data_option, force_option, ledger_of, out_option
 from hpo.cli.options import debug_option, device_option, home_option, threads_option, weights_option
 from hpo.strict_json import strict_json
 
@@ -55,6 +55,7 @@ def interpolate_command(
             read_bundle(source), data, target, options, progress=progress,
             on_tried=lambda tried: click.echo(tried_line(tried), err=True),
         )  # fmt: skip
+        copied_accesses(target, ledger_of(None, home))
     if as_json:
         click.echo(strict_json(to_json(found), indent=2))
     else:

@@ -15,10 +15,10 @@ from hpo.hints import hint
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hpo.bundle.bundle import Bundle
     from hpo.bundle.corrupted_records import BaselineErrors, RobustnessRecord
-    from hpo.bundle.evaluate import Selection
+    from hpo.bundle.evaluate import Evaluation, Selection
     from hpo.bundle.model import Model
+    from hpo.bundle.set_coverage import CopyScores, SetMeasurement
     from hpo.corruption_family import FamilyName
     from hpo.data import Part, Progress
     from hpo.evaluation.corrupted_copy import Condition
@@ -53,10 +53,12 @@ class RobustnessResult:
         """Return the relative errors under one family."""
         from hpo.evaluation.robustness import relative_errors, relative_to_clean
 
+        result = self.record.result
         if self.baseline is None:
-            return relative_to_clean(found, self.record.result.clean.value)
+            return relative_to_clean(found, result.clean.value).with_interval(found.errors, result.errors)
         other = self.baseline.result.family(found.family)
-        return relative_errors(found.accuracies, other.accuracies if other else {})
+        ratios = relative_errors(found.accuracies, other.accuracies if other else {})
+        return ratios.with_interval(found.errors, other.errors if other else None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -107,12 +109,18 @@ def read_baseline(bundle: Path | str, selection: Selection, data: Path, cache: P
 
 
 def measure_robustness(
-    model: Model, selection: Selection, cache: Path, baseline: MeasuredBaseline | None, progress: Progress | None
+    model: Model, evaluation: Evaluation, cache: Path, baseline: MeasuredBaseline | None, progress: Progress | None
 ) -> RobustnessResult:
-    """Measure a model on the selected images under both families, and keep the result in its bundle where it may."""
-    from hpo.bundle.corrupted_measurement import measure_corrupted, new_record
+    """Measure a model on the images of an evaluation under both families, and keep the result in its bundle if it may.
 
-    found = measure_corrupted(model, selection.part, cache, progress=progress)
+    The prediction sets of the evaluation are measured there too.
+    """
+    from hpo.bundle.corrupted_measurement import measure_corrupted, new_record
+    from hpo.bundle.set_coverage import CopyScores
+
+    selection = evaluation.selection
+    scores = CopyScores(model.bundle, evaluation.sets)
+    found = measure_corrupted(model, selection.part, cache, progress=progress, on_copy=scores.add)
     errors = _errors_over(baseline, found) if baseline else None
     record = new_record(found, selection.part, selection.name or "all", selection.fingerprint, errors)
     trained = ("train", "val") if model.bundle.manifest.stage == "retrained" else ("train",)
@@ -121,7 +129,7 @@ def measure_robustness(
         record=record,
         baseline=baseline.record if baseline else None,
         baseline_name=baseline.name if baseline else "",
-        not_kept="the model has trained on these images" if seen else _keep(model.bundle, record),
+        not_kept="the model has trained on these images" if seen else _keep(record, scores, own=selection.own),
     )
 
 
@@ -132,17 +140,19 @@ class CorruptedTest:
         self._cache, self._wanted = cache, wanted
         self._found: RobustnessResult | None = None
 
-    def measure(self, model: Model, test: Part) -> None:
+    def measure(self, model: Model, test: Part, sets: SetMeasurement | None) -> None:
         """Measure the model on its test part, which is open, and keep the result in its bundle."""
         from hpo.bundle.corrupted_measurement import measure_corrupted, new_record
+        from hpo.bundle.set_coverage import CopyScores
         from hpo.cli.progress import counting
 
         if not self._wanted:
             return
+        scores = CopyScores(model.bundle, sets)
         with counting("images under corruptions") as progress:
-            found = measure_corrupted(model, test, self._cache, progress=progress)
+            found = measure_corrupted(model, test, self._cache, progress=progress, on_copy=scores.add)
         record = new_record(found, test, "test", model.bundle.manifest.data.fingerprint)
-        self._found = RobustnessResult(record, None, "", _keep(model.bundle, record))
+        self._found = RobustnessResult(record, None, "", _keep(record, scores, own=True))
 
     def print(self, out: Path | str) -> None:
         """Print what was measured in `out`, or why nothing was; nothing where it is not wanted."""
@@ -162,19 +172,23 @@ def _errors_over(baseline: MeasuredBaseline, found: Robustness) -> BaselineError
     from hpo.evaluation.robustness import relative_errors
     from hpo.private_paths import public_path
 
-    others = {one.family: one.accuracies for one in baseline.record.result.families}
+    others = {one.family: one for one in baseline.record.result.families}
     errors: dict[str, RelativeErrors] = {
-        one.family: relative_errors(one.accuracies, others.get(one.family, {})) for one in found.families
+        one.family: relative_errors(one.accuracies, other.accuracies).with_interval(one.errors, other.errors)
+        for one in found.families
+        if (other := others.get(one.family)) is not None
     }
     return BaselineErrors(public_path(baseline.name), errors)
 
 
-def _keep(bundle: Bundle, record: RobustnessRecord) -> str:
-    """Write the record into the bundle; return why not, or an empty text."""
+def _keep(record: RobustnessRecord, scores: CopyScores, *, own: bool) -> str:
+    """Write the record into the bundle and, for its `own` data, the scores; return why not, or an empty text."""
     from hpo.bundle.corrupted_measurement import keep_record
 
     try:
-        keep_record(bundle.path, record)
+        keep_record(scores.bundle.path, record)
+        if own:
+            scores.keep(record.part, record.images)
     except OSError as error:
         return f"its metrics.json cannot be written ({error.strerror})"
     return ""
@@ -203,15 +217,20 @@ def print_robustness(console: Console, found: RobustnessResult) -> None:
 def _relative_lines(found: RobustnessResult) -> list[str]:
     """Return the mean relative errors, and the kinds that are not in them."""
     ratios = {one.family: found.relative(one) for one in found.record.result.families}
-    known = {name: ratio.mean for name, ratio in ratios.items() if ratio.mean is not None}
+    known = {name: _with_interval(ratio) for name, ratio in ratios.items() if ratio.mean is not None}
     if not known:
         return [f"errors relative to {found.relative_to}: not defined, because there is none"]
     name = "mCE, " if found.baseline else ""
-    values = ", ".join(f"{family} {value:.3f}" for family, value in known.items())
+    values = ", ".join(f"{family} {value}" for family, value in known.items())
     lines = [f"{name}errors relative to {found.relative_to}, mean over the kinds: {values}"]
     if missing := [kind for ratio in ratios.values() for kind in ratio.undefined]:
         lines.append(f"without {', '.join(missing)}, under which there is no error to divide by")
     return lines
+
+
+def _with_interval(ratio: RelativeErrors) -> str:
+    """Return `0.812 (0.750 to 0.880)`, without an interval where there is none."""
+    return f"{ratio.mean:.3f}" + (f" ({ratio.interval[0]:.3f} to {ratio.interval[1]:.3f})" if ratio.interval else "")
 
 
 def _kinds(result: Robustness, found: RobustnessResult) -> Any:

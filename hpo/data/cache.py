@@ -6,6 +6,7 @@ Its large files are memory maps. What is read of one counts as memory of the pro
 from __future__ import annotations
 
 import mmap
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -57,6 +58,26 @@ def refuse_too_little_space(cache: Path, needed: int, work: str = "packing") -> 
             f"{work} needs {_gigabytes(needed)} in {cache}, but {_gigabytes(free)} are free: "
             "free some, give another cache folder, or take a smaller image size"
         )
+
+
+def make_room(folder: Path, pattern: str, coming: int, most: int) -> None:
+    """Remove the least recently used files of the `pattern` until `coming` bytes fit under `most`. Hold the lock.
+
+    A process that has one of them open keeps it until it ends.
+    """
+    known = sorted((status.st_mtime, status.st_size, path) for path in folder.glob(pattern) for status in [path.stat()])
+    total = coming + sum(size for _, size, _ in known)
+    for _, size, path in known:
+        if total <= most:
+            return
+        path.unlink(missing_ok=True)
+        total -= size
+
+
+def mark_used(path: Path) -> None:
+    """Note that a file of a cache was used now, for `make_room`."""
+    with suppress(OSError):  # It belongs to another user, or the file system is read-only.
+        os.utime(path)
 
 
 def _free(folder: Path) -> int:

@@ -8,13 +8,13 @@ members that were chosen on the other half.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hpo.bundle.bundle import Extras, check_out, write_bundle
+from hpo.bundle.bundle import check_out, write_bundle
 from hpo.bundle.calibrate import calibration_of
 from hpo.bundle.manifest import Manifest, Member, RobustnessFigures
 from hpo.bundle.model import pack_members
@@ -123,10 +123,10 @@ def cross_check(candidates: EnsembleCandidates) -> CrossCheck | None:
     """Measure ensembles on images that their members were not chosen by; None for fewer than two images."""
 
     def choose_by(rows: Rows) -> Chosen:
-        chosen, n = choose(candidates, rows), len(rows)
-        return Chosen(chosen.members[chosen.best][:n], chosen.mean[:n])
+        chosen = choose(candidates, rows)
+        return Chosen(chosen.members[chosen.best], chosen.mean)
 
-    return cross_checked(candidates.labels, candidates.spec.metric, choose_by)
+    return cross_checked(candidates.labels, candidates.spec.metric, choose_by, candidates.rows)
 
 
 def write_ensemble(
@@ -137,9 +137,9 @@ def write_ensemble(
     validation = Validation(labels, log_probabilities(choice.mean[:n]).astype(np.float32))
     clean, altered = comparisons(candidates, choice.members[choice.best], choice.mean)
     checked = cross_check(candidates)
-    crossed = checked.logits if checked else None
+    extras = candidates.extras(checked, None)
     result = JointModel(
-        manifest=with_own_figures(_manifest(candidates, choice, validation, crossed), clean, altered),
+        manifest=with_own_figures(_manifest(candidates, choice, validation, extras.crossed), clean, altered),
         best=candidates.found[choice.best].trial.number,
         validation=clean,
         held_out=checked.comparison if checked else None,
@@ -148,7 +148,7 @@ def write_ensemble(
     if result.manifest.members:
         model = pack_members(candidates.weights(candidates.found[pick]) for pick in weights_of(choice.picks))
         metrics = result.metrics(report(*validation, result.manifest.classes))
-        extras = Extras(crossed, candidates.known)
+        extras = replace(extras, known=candidates.known)
         write_bundle(out, result.manifest, model, metrics, validation=validation, extras=extras, force=force)
     else:
         export_trial(candidates.study, candidates.found[choice.best].trial, candidates.store, out, force=force)

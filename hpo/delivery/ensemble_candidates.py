@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from optuna.trial import TrialState
 
+from hpo.bundle.bundle import Extras
 from hpo.bundle.calibrate import augmented_validation
 from hpo.bundle.manifest import Manifest
-from hpo.bundle.validation import Validation
+from hpo.bundle.validation import AlteredPredictions, Validation
 from hpo.data import ImageDigests
 from hpo.data.dataset import Labels
 from hpo.data.names import shortened
 from hpo.delivery.export import (
-    AlteredPredictions,
     altered_of,
     compared_trials,
     known_images,
@@ -25,7 +25,7 @@ from hpo.delivery.export import (
     trial_manifest,
     validation_of,
 )
-from hpo.delivery.selection import WeightedMetric
+from hpo.delivery.selection import CrossCheck, WeightedMetric
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import Logits
 from hpo.search.status import kept_first
@@ -95,6 +95,14 @@ class EnsembleCandidates:
     def compared(self) -> int:
         """Number of disjoint sets of this size among the compared trials; this set is the best of them."""
         return math.ceil((self.found[0].manifest.compared or 1) / len(self.found))
+
+    def extras(self, checked: CrossCheck | None, known: ImageDigests | None) -> Extras:
+        """Return what a bundle of these keeps: predictions by members that were chosen without the image."""
+        if checked is None:
+            return Extras(known=known)
+        n, logits = len(self.labels), checked.logits
+        altered = AlteredPredictions(self.rows[n:], logits[n:]) if len(logits) > n else None
+        return Extras(logits[:n], known, altered)
 
     def weights(self, candidate: EnsembleCandidate) -> bytes:
         """Read the candidate's weights, which are not kept: those of all at once may not fit into the memory."""

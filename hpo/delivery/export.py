@@ -6,7 +6,7 @@ import io
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,12 @@ from hpo.bundle.bundle import MODEL, Extras, check_out, write_bundle
 from hpo.bundle.calibrate import augmented_validation, calibration_of
 from hpo.bundle.manifest import RESIZE_RULE, Manifest, Preprocessing, Weights, shared
 from hpo.bundle.model import refuse_not_finite
-from hpo.bundle.validation import Validation
+from hpo.bundle.validation import AlteredPredictions, Validation
 from hpo.data import ImageDigests
 from hpo.delivery.original_weights import remember_weights
 from hpo.errors import BundleError
 from hpo.evaluation.intervals import clustered
-from hpo.evaluation.metrics import Logits, Report, report, scores
+from hpo.evaluation.metrics import Report, report, scores
 from hpo.search.noise import NoiseReader
 from hpo.search.plan import origin_of
 from hpo.search.ranking import RankedConfiguration, cheapest, error_on, rank, tied_with_best
@@ -37,15 +37,6 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
-
-
-class AlteredPredictions(NamedTuple):
-    """Predictions on the altered part."""
-
-    rows: npt.NDArray[np.int64]
-    """(m,) the row of the validation part that each altered image shows."""
-    logits: Logits
-    """(m, C) float32, before calibration."""
 
 
 def export_best(
@@ -139,15 +130,15 @@ def export_trial(
     checkpoint = read_best(store, study, trial)
     manifest = trial_manifest(study.study_name, spec, trial, compared=compared_trials(study))
     _refuse_damaged_weights(checkpoint)
-    validation = validation_of(checkpoint)
+    validation, altered = validation_of(checkpoint), altered_of(checkpoint)
     if not augmented_validation(manifest.config):
         manifest = manifest.model_copy(update={"calibration": calibration_of(validation)})
     found = report(*validation, manifest.classes)
     metrics = {
         "validation": scores_of(found, manifest.config), "test": None, "test_openings": [],
-        **altered_scores(altered_of(checkpoint), validation), **(notes or {}),
+        **altered_scores(altered, validation), **(notes or {}),
     }  # fmt: skip
-    extras = Extras(known=known_images(store, trial))
+    extras = Extras(known=known_images(store, trial), altered=altered)
     write_bundle(out, manifest, checkpoint.files[MODEL], metrics, validation=validation, extras=extras, force=force)
     return manifest, found
 

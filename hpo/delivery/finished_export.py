@@ -235,7 +235,7 @@ def write_finished(task: FinishingTask, done: FinishedChoice, out: Path, *, forc
         **_joined(task, done, manifest, found), **images.altered_scores(choice.logits),
         FINISHING: done.finishing.to_dict(),
     }  # fmt: skip
-    extras = Extras(crossed, ImageDigests.of(task.dataset))
+    extras = Extras(crossed, ImageDigests.of(task.dataset), images.altered_predictions(done.crossed))
     write_bundle(out, manifest, _model(task, choice), metrics, validation=validation, extras=extras, force=force)
     return FinishedExport(manifest, found, done.finishing)
 

@@ -183,7 +183,7 @@ def _write(bundle: Bundle, images: ValidationImages, point: _Point, out: Path, *
     """Write the point of the line; at share 1 the bundle as it was."""
     share = point.chosen.share
     if share == 1:
-        extras = Extras(crossed=bundle.crossed, known=bundle.known)
+        extras = Extras(crossed=bundle.crossed, known=bundle.known, altered=bundle.altered)
         write_bundle(
             out, bundle.manifest, bundle.model, bundle.metrics, validation=bundle.validation, extras=extras, force=force
         )
@@ -202,6 +202,6 @@ def _write(bundle: Bundle, images: ValidationImages, point: _Point, out: Path, *
         **(images.altered_scores(point.logits) if bundle.manifest.robustness else {}),
     }  # fmt: skip
     model = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in point.weights.items()})
-    extras = Extras(known=bundle.known)
+    extras = Extras(known=bundle.known, altered=images.altered_predictions(point.logits))
     write_bundle(out, manifest, model, metrics, validation=validation, extras=extras, force=force)
     return manifest

@@ -16,6 +16,8 @@ from hpo.bundle.measurement import ModelMeasurement, measure
 from hpo.bundle.model import Model
 from hpo.bundle.model_card import refresh_card
 from hpo.bundle.own_data import refuse_other_split, reopen, reopen_same
+from hpo.bundle.proofs import SetOptions
+from hpo.bundle.set_coverage import SetMeasurement, keep_test, measure_sets
 from hpo.bundle.stored_metrics import new_opening, record_opening
 from hpo.data import DataOrigin, Dataset, ImageDigests, Part, Progress
 from hpo.delivery.original_weights import with_weights
@@ -57,7 +59,7 @@ class RetrainCallbacks:
     """Gives the progress display for the time of the decoding."""
     on_epoch: Callable[[EpochResult, int], None] = lambda result, epochs: None
     """Called after each epoch with its result and the total number of epochs."""
-    on_test: Callable[[Model, Part], None] = lambda model, test: None
+    on_test: Callable[[Model, Part, SetMeasurement | None], None] = lambda model, test, sets: None
     """Called with the new model and the test part once it was measured there: what more is measured is of that
     access."""
 
@@ -108,15 +110,14 @@ def retrain(
     validation = bundle.validation if of_trial else None
     metrics = _kept_metrics(bundle, of_trial=of_trial)
     known = ImageDigests.of(dataset)
+    extras = Extras(known=known, altered=bundle.altered if of_trial else None)
     # Written before the test, so that a failure of the test does not lose the trained model.
-    write_bundle(
-        out, manifest, trained.model, metrics, validation=validation, extras=Extras(known=known), force=options.force
-    )
+    write_bundle(out, manifest, trained.model, metrics, validation=validation, extras=extras, force=options.force)
     images = len(dataset.train) + len(dataset.val)
     if not known.test_digest:
         return Retrained(manifest, None, None, images, dataset.test_count)
     test, left_out = without_known(dataset.open_test(), known, data)
-    written = Bundle(out, manifest, metrics, trained.model, known=known)
+    written = Bundle(out, manifest, metrics, trained.model, validation, known=known, altered=extras.altered)
     measured, accesses = _measure_test(written, bundle.path, test, options, callbacks)
     return Retrained(manifest, measured, accesses, images, left_out.left_out)
 
@@ -157,10 +158,12 @@ def _measure_test(
     accuracy = found.report.accuracy
     stored = {key: value for key, value in found.to_dict().items() if key != "tta"}
     options.ledger.end(bundle.path, opening, accuracy, test=stored)
+    sets, _ = measure_sets(bundle, found.predicted, SetOptions())
+    keep_test(bundle, opening["test"], found.predicted, sets)
     if bundle.path.resolve() != source.resolve():
         record_opening(source, {**opening, "accuracy": accuracy})
         refresh_card(source)
-    callbacks.on_test(model, test)
+    callbacks.on_test(model, test, sets)
     return found, accesses
 
 

@@ -61,7 +61,7 @@ class JointComparison:
 
 
 class Chosen(NamedTuple):
-    """The models that some images choose, as (n, C) probabilities of all of them."""
+    """The models that some images choose, as (n, C) probabilities of all of them, or (n + m, C) with altered ones."""
 
     best: Probabilities
     """Probabilities of the model that is best alone."""
@@ -74,11 +74,11 @@ class CrossCheck(NamedTuple):
 
     comparison: JointComparison
     joined: Probabilities
-    """(n, C) probabilities of the joint model: each image by members that were chosen without it."""
+    """(n, C) or (n + m, C) probabilities of the joint model: each image by members that were chosen without it."""
 
     @property
     def logits(self) -> npt.NDArray[np.float32]:
-        """(n, C): the logarithms of `joined`, as a bundle stores them."""
+        """The logarithms of `joined`, as a bundle stores them."""
         return log_probabilities(self.joined).astype(np.float32)
 
 
@@ -173,14 +173,18 @@ def halves(labels: Labels, seed: int = 0) -> tuple[Rows, Rows]:
     return first, ~first
 
 
-def cross_checked(labels: Labels, metric: str, choose: Callable[[Rows], Chosen]) -> CrossCheck | None:
-    """Measure each half of the images under the choice made by the other half; None for fewer than two images.
+def cross_checked(
+    labels: Labels, metric: str, choose: Callable[[Rows], Chosen], rows: Labels | None = None
+) -> CrossCheck | None:
+    """Measure each half of the n images under the choice made by the other half; None for fewer than two images.
 
-    `choose` gets the rows to choose by.
+    `choose` gets the images to choose by, (n,) bool. `rows` (n + m,) says which image each row of what it returns
+    shows, where altered ones follow the n; the comparison is on the n.
     """
     first, second = halves(labels)
     if not first.any() or not second.any():
         return None
     by_first, by_second = choose(first), choose(second)
-    found = Chosen(*(np.where(second[:, None], *pair) for pair in zip(by_first, by_second, strict=True)))
-    return CrossCheck(compare(labels, found.best, found.joined, metric), found.joined)
+    shown, n = second if rows is None else second[rows], len(labels)
+    found = Chosen(*(np.where(shown[:, None], *pair) for pair in zip(by_first, by_second, strict=True)))
+    return CrossCheck(compare(labels, found.best[:n], found.joined[:n], metric), found.joined)

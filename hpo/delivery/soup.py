@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hpo.bundle.bundle import Extras, check_out, write_bundle
+from hpo.bundle.bundle import check_out, write_bundle
 from hpo.bundle.calibrate import calibration_of
 from hpo.bundle.manifest import Manifest
 from hpo.bundle.own_data import reopen_same
@@ -156,14 +156,14 @@ def write_soup(search: SoupSearch, best: int, chosen: Ingredients, out: Path, *,
 
     def choose_by(rows: Rows) -> Chosen:
         alone, together = search.choose(rows)
-        return Chosen(search.probabilities((alone,))[:n], search.probabilities(together)[:n])
+        return Chosen(search.probabilities((alone,)), search.probabilities(together))
 
     validation = Validation(labels, search.logits(chosen)[:n])
     clean, altered = comparisons(candidates, search.probabilities((best,)), search.probabilities(chosen))
-    checked = cross_checked(labels, metric, choose_by)
-    crossed = checked.logits if checked else None
+    checked = cross_checked(labels, metric, choose_by, candidates.rows)
+    extras = candidates.extras(checked, ImageDigests.of(search.dataset))
     result = JointModel(
-        manifest=with_own_figures(_manifest(candidates, best, chosen, validation, crossed), clean, altered),
+        manifest=with_own_figures(_manifest(candidates, best, chosen, validation, extras.crossed), clean, altered),
         best=candidates.found[best].trial.number,
         validation=clean,
         held_out=checked.comparison if checked else None,
@@ -174,7 +174,6 @@ def write_soup(search: SoupSearch, best: int, chosen: Ingredients, out: Path, *,
     else:
         metrics = result.metrics(report(*validation, result.manifest.classes))
         model = search.averages.weights(chosen)
-        extras = Extras(crossed, ImageDigests.of(search.dataset))
         write_bundle(out, result.manifest, model, metrics, validation=validation, extras=extras, force=force)
     return result
 

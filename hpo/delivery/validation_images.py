@@ -17,14 +17,14 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from hpo.bundle.manifest import Manifest, Preprocessing, RobustnessFigures
-from hpo.bundle.validation import Validation
+from hpo.bundle.validation import AlteredPredictions, Validation
 from hpo.data.changed_pack import joined_groups
 from hpo.data.copy_groups import recorded_keys
 from hpo.data.dataset import Dataset, Labels, Part
 from hpo.data.grouped_split import deal
 from hpo.data.grouping import group_images, unite
 from hpo.data.opening import open_source
-from hpo.delivery.export import AlteredPredictions, altered_scores
+from hpo.delivery.export import altered_scores
 from hpo.delivery.selection import Merit, WeightedMetric, merit
 from hpo.errors import DataError
 from hpo.evaluation.altered_part import AlteredPart
@@ -99,10 +99,11 @@ class ValidationImages:
 
     def altered_scores(self, logits: Logits) -> dict[str, Any]:
         """Return the key `altered` of metrics.json for logits (n + m, C); nothing where there are no altered images."""
-        if self.altered is None:
-            return {}
-        found = AlteredPredictions(self.altered.rows, logits[len(self.val) :])
-        return altered_scores(found, self.validation(logits))
+        return altered_scores(self.altered_predictions(logits), self.validation(logits))
+
+    def altered_predictions(self, logits: Logits) -> AlteredPredictions | None:
+        """Return the predictions of logits (n + m, C) on the altered part; None where there is none."""
+        return AlteredPredictions(self.altered.rows, logits[len(self.val) :]) if self.altered is not None else None
 
     def merit(self, logits: Logits, half: Half) -> Merit:
         """Return the value of logits (n + m, C), and for equals their likelihood, on the images that show `half`."""

@@ -79,6 +79,10 @@ class Abstention:
     at_least: float
     """95 % lower bound of `accuracy` on new images, corrected for the choice among `compared` models."""
     compared: int = 1
+    """Models that the proof allows for."""
+    source: str = "validation"
+    """The images that it was proved on: see `hpo.bundle.calibration_images.Source`."""
+    best_of: int = 1
     """Models that were compared on these images before this one was chosen."""
 
 
@@ -197,8 +201,14 @@ def abstention(
     divided by their number (Bonferroni), which is valid for any dependence between them. None if no threshold
     qualifies, because of too little accuracy or too few images. Images of equal confidence pass a threshold together.
     """
+    return abstention_by(*_confidence(labels, probabilities), accuracy, compared=compared)
+
+
+def abstention_by(
+    confidence: Probabilities, right: npt.NDArray[np.bool_], accuracy: float, *, compared: int = 1
+) -> Abstention | None:
+    """Return what `abstention` does, by the (n,) probabilities of the predicted classes and whether they are right."""
     two_sided = 1 - 2 * RISK / compared
-    confidence, right = _confidence(labels, probabilities)
     order = np.argsort(-confidence, kind="stable")
     confidence, correct = confidence[order], right[order].cumsum()
     answered = np.arange(1, len(order) + 1)

@@ -2,13 +2,15 @@
 
     <cache>/corrupted/<key>-<digest>.npy     (m, S, S, 3) uint8; the digest is that of the whole file
 
-One process checks or makes a file while others wait. A file whose digest does not match its name is made anew.
+One process checks or makes a file while others wait. A file whose digest does not match its name is made anew. The
+least recently used files are removed when all of a folder together are larger than MOST_BYTES.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +21,13 @@ import numpy.typing as npt
 from hpo.corruption_family import SEVERITIES, CorruptionFamily
 from hpo.corruptions import SEEN
 from hpo.data import digests
-from hpo.data.cache import lock_cache
+from hpo.data.cache import lock_cache, make_room, mark_used
 from hpo.data.dataset import Images, Labels, Part, Progress
 from hpo.evaluation.metrics import wilson
 from hpo.files import rename_durably, write_new_file
+
+MOST_BYTES = 8 << 30
+"""The most bytes that the files of one folder take, as in the feature store; a single file may be larger."""
 
 _DIGEST_BYTES = 16
 
@@ -157,7 +162,10 @@ def open_stored(folder: Path, key: str, shape: tuple[int, ...], rows: Iterator[I
 
 def _find_whole(folder: Path, key: str) -> Path | None:
     """Return the file of the key if its content still has the digest in its name."""
-    return next((path for path in folder.glob(f"{key}-*.npy") if path.stem == f"{key}-{_digest(path)}"), None)
+    found = next((path for path in folder.glob(f"{key}-*.npy") if path.stem == f"{key}-{_digest(path)}"), None)
+    if found is not None:
+        mark_used(found)
+    return found
 
 
 def _digest(path: Path) -> str:
@@ -169,6 +177,7 @@ def _write_file(folder: Path, key: str, shape: tuple[int, ...], rows: Iterator[I
     """Write a new file in place of any damaged one; the caller holds the lock."""
     for left in (*folder.glob("*.tmp"), *folder.glob(f"{key}-*.npy")):
         left.unlink()
+    make_room(folder, "*.npy", math.prod(shape), MOST_BYTES)
     temporary = folder / f"{key}.tmp"
     try:
         write_new_file(temporary, _npy(shape, rows))

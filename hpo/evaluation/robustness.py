@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -14,6 +16,12 @@ from hpo.corruption_family import CorruptionFamily, FamilyName
 from hpo.data.dataset import Part
 from hpo.evaluation.corrupted_copy import Condition, CorruptedCopy
 from hpo.evaluation.intervals import Score, clustered
+
+Errors = npt.NDArray[np.float64]
+"""(kinds, n): 1 where an image is classified wrongly under a kind of corruption; of several models the mean."""
+
+RESAMPLES = 1_000
+"""Bootstrap samples of the images for the interval of relative errors."""
 
 MOST_IMAGES = 2_000
 """Images of a part that are corrupted; of more, a fixed random sample is taken."""
@@ -40,12 +48,23 @@ class FamilyScore:
     """Over all images of the copy; `n` allows for each image being there once for each kind."""
     conditions: tuple[Condition, ...]
     """By kind, in the order of the family, and severity; without those that no image met."""
+    right: str = ""
+    """Which of the n images are right under which kind, for intervals: base64 of the bits of (kinds, n). Empty in
+    measurements of earlier versions of hpo."""
 
     @classmethod
     def of(cls, family: CorruptionFamily, copy: CorruptedCopy, correct: npt.NDArray[np.bool_]) -> FamilyScore:
         """Count which images of the copy are `correct` (m,) bool."""
         originals = np.arange(len(copy)) % (len(copy) // len(copy.kinds))
-        return cls(family.name, family.version, clustered(correct, originals), copy.by_condition(correct))
+        conditions = copy.by_condition(correct)
+        return cls(family.name, family.version, clustered(correct, originals), conditions, packed_bits(correct))
+
+    @property
+    def errors(self) -> Errors | None:
+        """The errors by kind and image; None where they are not known."""
+        kinds = len(self.by_kind)
+        images = sum(one.images for one in self.conditions) // kinds if kinds else 0
+        return unpacked_errors(self.right, kinds, images)
 
     @property
     def by_kind(self) -> dict[str, list[Condition]]:
@@ -67,7 +86,26 @@ class FamilyScore:
             "version": self.version,
             "accuracy": self.accuracy.to_dict(),
             "conditions": [dict(vars(one)) for one in self.conditions],
+            "right": self.right,
         }
+
+
+def packed_bits(correct: npt.NDArray[np.bool_]) -> str:
+    """Return base64 of the bits of `correct`, row by row."""
+    return base64.b64encode(np.packbits(correct).tobytes()).decode()
+
+
+def unpacked_errors(text: str, kinds: int, images: int) -> Errors | None:
+    """Return (kinds, images) errors from what `packed_bits` gave; None for anything else."""
+    try:
+        content = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
+    except (binascii.Error, ValueError):
+        return None
+    count = kinds * images
+    if not count or len(content) != -(-count // 8):
+        return None
+    right: Errors = np.unpackbits(content, count=count).reshape(kinds, images).astype(np.float64)
+    return 1 - right
 
 
 @dataclass(frozen=True)
@@ -80,6 +118,13 @@ class Robustness:
     """Images of the part that they were drawn from."""
     clean: Score
     families: tuple[FamilyScore, ...]
+    right: str = ""
+    """Which of the images are right as they are: see `FamilyScore.right`."""
+
+    @property
+    def errors(self) -> Errors | None:
+        """(1, images) errors on the images as they are; None where they are not known."""
+        return unpacked_errors(self.right, 1, self.images)
 
     def family(self, name: FamilyName) -> FamilyScore | None:
         """Return the result under one family; None where it was not measured."""
@@ -88,7 +133,10 @@ class Robustness:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
         families = [one.to_dict() for one in self.families]
-        return {"images": self.images, "of": self.of, "clean": self.clean.to_dict(), "families": families}
+        return {
+            "images": self.images, "of": self.of, "clean": self.clean.to_dict(), "families": families,
+            "right": self.right,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,6 +149,9 @@ class RelativeErrors:
 
     kinds: Mapping[str, float | None]
     """None for a kind under which the baseline makes no error, so that there is nothing to divide by."""
+    interval: tuple[float, float] | None = None
+    """95 % interval of `mean`, by the bootstrap over the images, the same for both models; None where it is not known
+    which images were right."""
 
     @property
     def mean(self) -> float | None:
@@ -115,7 +166,35 @@ class RelativeErrors:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
-        return {"mean": self.mean, "kinds": dict(self.kinds)}
+        interval = list(self.interval) if self.interval else None
+        return {"mean": self.mean, "interval": interval, "kinds": dict(self.kinds)}
+
+    def with_interval(self, found: Errors | None, baseline: Errors | None) -> RelativeErrors:
+        """Return these with the interval that follows from the errors on the same images of both models.
+
+        A baseline of one row is the same for every kind. Severities are balanced within a kind, so the errors of a kind
+        are summed over the images.
+        """
+        if found is None or baseline is None or self.mean is None or found.shape[1] != baseline.shape[1]:
+            return self
+        if len(found) != len(self.kinds) or len(baseline) not in (1, len(found)):
+            return self
+        defined = np.array([value is not None for value in self.kinds.values()])
+        other = np.broadcast_to(baseline, found.shape)[defined]
+        low, high = _resampled(found[defined], other)
+        return replace(self, interval=(min(low, self.mean), max(high, self.mean)))
+
+
+def _resampled(found: Errors, baseline: Errors) -> tuple[float, float]:
+    """Return the middle 95 % of the mean ratio over the kinds among bootstrap samples of the images."""
+    n = found.shape[1]
+    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
+    above, below = weights @ found.T, weights @ baseline.T
+    # A sample without an error of the baseline under some kind has no ratio there.
+    ratios = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+    known = ratios[~np.isnan(ratios).all(axis=1)]
+    low, high = np.quantile(np.nanmean(known, axis=1), (0.025, 0.975))
+    return float(low), float(high)
 
 
 def relative_errors(found: Accuracies, baseline: Accuracies) -> RelativeErrors:

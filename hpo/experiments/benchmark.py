@@ -20,6 +20,7 @@ from hpo.bundle.manifest import Manifest
 from hpo.bundle.measurement import measure
 from hpo.bundle.model import BATCH_SIZE, Model
 from hpo.bundle.own_data import refuse_other_data
+from hpo.bundle.set_coverage import keep_test
 from hpo.bundle.stored_metrics import new_opening, openings_of
 from hpo.corruption_family import CorruptionFamily, FamilyName
 from hpo.corruptions import SEEN
@@ -168,9 +169,10 @@ class Benchmark:
         if earlier:
             return Score.of(earlier[-1]["accuracy"], opening["n"]), self.ledger.counts(bundle.path, opening)
         accesses = self.ledger.begin(bundle.path, opening)
-        report = measure(model, part, progress=self.progress).report
-        self.ledger.end(bundle.path, opening, report.accuracy)
-        return Score.of(report.accuracy, report.n), accesses
+        found = measure(model, part, progress=self.progress)
+        self.ledger.end(bundle.path, opening, found.report.accuracy)
+        keep_test(bundle, known.test_digest, found.predicted, None)
+        return Score.of(found.report.accuracy, found.report.n), accesses
 
     def _known_images(self, dataset: Dataset) -> ImageDigests:
         """Return the images that every model here was made with, as `check` makes sure."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+import numpy as np
 import torch
 
 from hpo.bundle.bundle import read_bundle
@@ -19,7 +20,7 @@ from hpo.data import Progress
 from hpo.errors import HpoError
 from hpo.evaluation.intervals import Score
 from hpo.evaluation.metrics import Report
-from hpo.evaluation.robustness import Accuracies, RelativeErrors, mean_accuracies, relative_errors
+from hpo.evaluation.robustness import Accuracies, Errors, RelativeErrors, mean_accuracies, relative_errors
 from hpo.experiments.benchmark import Benchmark, Measured
 from hpo.experiments.compared_model import ComparedModel, Cost
 from hpo.models.baselines import is_baseline
@@ -76,6 +77,8 @@ class ComparisonRow:
     errors: Mapping[FamilyName, RelativeErrors] = field(default_factory=dict)
     """Errors under corruptions relative to those of the model `baseline`; empty where one of the two has none."""
     baseline: str = ""
+    image_errors: Mapping[FamilyName, Errors] = field(default_factory=dict, compare=False, repr=False)
+    """Errors by kind and image, for intervals; not part of `to_dict`."""
 
     @property
     def families(self) -> dict[FamilyName, Accuracies]:
@@ -91,20 +94,25 @@ class ComparisonRow:
         }
         lists = {name: list(getattr(self, name)) for name in ("folders", "notes", "other_notes", "trained_on")}
         errors = {name: found.to_dict() for name, found in self.errors.items()}
-        return {**vars(self), **scores, **lists, "errors": errors}
+        plain = {name: value for name, value in vars(self).items() if name != "image_errors"}
+        return {**plain, **scores, **lists, "errors": errors}
 
 
 def with_relative_errors(rows: Sequence[ComparisonRow], baseline: str) -> list[ComparisonRow]:
     """Return the rows with their errors under corruptions relative to those of the model with the label `baseline`."""
-    base = next((row.families for row in rows if row.label == baseline), {})
-    return [
-        replace(
-            row,
-            baseline=baseline,
-            errors={name: relative_errors(found, base[name]) for name, found in row.families.items() if name in base},
+    base = next((row for row in rows if row.label == baseline), None)
+    return [replace(row, baseline=baseline, errors=_relative_to(base, row) if base else {}) for row in rows]
+
+
+def _relative_to(base: ComparisonRow, row: ComparisonRow) -> dict[FamilyName, RelativeErrors]:
+    """Return the errors of a row relative to those of `base`, with intervals, by family."""
+    common = [name for name in row.families if name in base.families]
+    return {
+        name: relative_errors(row.families[name], base.families[name]).with_interval(
+            row.image_errors.get(name), base.image_errors.get(name)
         )
-        for row in rows
-    ]
+        for name in common
+    }
 
 
 def measure_models(
@@ -183,7 +191,21 @@ def _pooled(results: list[Measured]) -> dict[str, Any]:
         **_pooled_family("seen", "corrupted", "conditions", results),
         **_pooled_family("unseen", "unseen", "unseen_conditions", results),
         **_pooled_other([one.other for one in results if one.other is not None]),
+        "image_errors": _image_errors(results),
     }
+
+
+def _image_errors(results: list[Measured]) -> dict[FamilyName, Errors]:
+    """Return the mean errors by kind and image under each family where they are known."""
+    names: tuple[FamilyName, ...] = ("seen", "unseen")
+    return {name: errors for name in names if (errors := _mean_errors(name, results)) is not None}
+
+
+def _mean_errors(name: FamilyName, results: list[Measured]) -> Errors | None:
+    """Return the mean errors by kind and image under a family; None where they are not known of every model."""
+    found = [one.families[name].errors for one in results if name in one.families]
+    known = [errors for errors in found if errors is not None]
+    return np.mean(known, axis=0) if known and len(known) == len(found) else None
 
 
 def _pooled_family(name: FamilyName, score: str, conditions: str, results: list[Measured]) -> dict[str, Any]:

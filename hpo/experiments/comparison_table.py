@@ -16,6 +16,7 @@ from rich.text import Text
 from hpo.bundle.access_ledger import AccessCounts
 from hpo.corruption_family import FamilyName
 from hpo.evaluation.intervals import Score
+from hpo.evaluation.robustness import RelativeErrors
 from hpo.experiments.benchmark import BATCHES
 from hpo.experiments.comparison import ComparisonRow
 from hpo.experiments.outputs import to_csv
@@ -32,7 +33,7 @@ FAMILIES: Mapping[FamilyName, str] = {
 
 FIGURES: tuple[tuple[str, Callable[[ComparisonRow], str]], ...] = (
     ("macro F1", lambda row: percent(row.macro_f1)),
-    ("mCE", lambda row: percent(row.errors["unseen"].mean) if "unseen" in row.errors else NOTHING),
+    ("mCE", lambda row: _mce(row, " ")),
     ("parameters", lambda row: count(row.parameters)),
     ("trainable", lambda row: count(row.trainable_parameters)),
     ("s per epoch", lambda row: _seconds(row.seconds_per_epoch)),
@@ -81,9 +82,22 @@ def _relative_errors(family: FamilyName, words: str, rows: Sequence[ComparisonRo
     errors = {row.label: row.errors[family] for row in rows if family in row.errors}
     if not errors:
         return []
-    cells = ([label, *map(percent, (one.mean, *map(one.kinds.get, kinds)))] for label, one in errors.items())
+    cells = ([label, _ratio(one, " "), *map(percent, map(one.kinds.get, kinds))] for label, one in errors.items())
     title = f"## Errors under {words}, in % of those of {rows[0].baseline}\n"
     return [title, to_markdown(["model", "mCE", *kinds], cells)]
+
+
+def _mce(row: ComparisonRow, gap: str) -> str:
+    return _ratio(row.errors["unseen"], gap) if "unseen" in row.errors else NOTHING
+
+
+def _ratio(errors: RelativeErrors, gap: str) -> str:
+    """Return the mean of relative errors in %, with its interval after the `gap`; none for a model beside itself."""
+    found = errors.interval
+    if found is None or found[0] == found[1]:
+        return percent(errors.mean)
+    low, high = (f"{100 * end:.0f}" for end in found)
+    return f"{percent(errors.mean)}{gap}({low}–{high})" if gap == " " else f"{percent(errors.mean)}{gap}{low}–{high}"
 
 
 def corruptions_csv(rows: Iterable[ComparisonRow]) -> bytes:
@@ -113,7 +127,7 @@ def _csv_row(row: ComparisonRow) -> Mapping[str, Any]:
         "other_balanced": row.other_balanced,
         "macro_f1": row.macro_f1,
         "baseline": row.baseline,
-        **{f"mce_{family}": row.errors[family].mean if family in row.errors else None for family in FAMILIES},
+        **{key: value for family in FAMILIES for key, value in _mce_parts(family, row).items()},
         **{name: getattr(row, name) for name in plain},
         **speeds,
         "peak_memory": row.peak_memory,
@@ -121,6 +135,12 @@ def _csv_row(row: ComparisonRow) -> Mapping[str, Any]:
         "trained_on": "; ".join(row.trained_on),
         "notes": "; ".join(row.notes),
     }
+
+
+def _mce_parts(family: FamilyName, row: ComparisonRow) -> dict[str, float | None]:
+    errors = row.errors.get(family)
+    low, high = (errors.interval if errors and errors.interval else None) or (None, None)
+    return {f"mce_{family}": errors.mean if errors else None, f"mce_{family}_low": low, f"mce_{family}_high": high}
 
 
 def _parts(score: Score | None) -> dict[str, float | None]:
@@ -267,8 +287,16 @@ def _table(rows: Sequence[ComparisonRow], hidden: Collection[str], names: int) -
     for row in rows:
         label = Text.assemble(wrapped(row.label, names), ("\n" + wrapped(network(row), names), "dim"))
         cells = (_score(getattr(row, name), _INTERVALS not in hidden) for name in scores)
-        table.add_row(label, *cells, *(cell(row) for _, cell in figures))
+        table.add_row(label, *cells, *(_figure(heading, cell(row), row, hidden) for heading, cell in figures))
     return table
+
+
+def _figure(heading: str, cell: str, row: ComparisonRow, hidden: Collection[str]) -> Text:
+    """Return the cell of a column; that of the mCE has its interval below, as the scores have."""
+    if heading != "mCE":
+        return Text(cell)
+    figure, _, below = _mce(row, "\n").partition("\n")
+    return Text.assemble(figure, ("\n" + below if below and _INTERVALS not in hidden else "", "dim"))
 
 
 def _score(score: Score | None, with_interval: bool) -> Text:

@@ -28,6 +28,7 @@ from hpo.report.noise_section import noise_section
 from hpo.report.page import Page, Section, Tile, render
 from hpo.report.robustness_section import robustness_section, robustness_tiles
 from hpo.report.search_sections import best_configuration, cost, search_sections
+from hpo.report.sets_section import sets_section
 from hpo.report.study_data import StudyData, read_study
 from hpo.search.ranking import RankedConfiguration
 from storage import CheckpointStore, Database
@@ -36,6 +37,7 @@ MODEL_SECTIONS = (
     ("classes", "Scores by class"),
     ("confusion", "What is confused"),
     ("calibration", "Calibration"),
+    ("sets", "Prediction sets"),
     ("saliency", "Where the model looks"),
     ("robustness", "Robustness"),
 )
@@ -154,6 +156,7 @@ def model_sections(model: ModelData, with_data: ModelWithData | None, how: str) 
         class_section(model),
         confusion_section(model, with_data),
         calibration_section(model),
+        sets_section(model),
         saliency_section(with_data, how),
         robustness_section(model, with_data, how),
     ]
@@ -163,7 +166,7 @@ def _data(origin: Mapping[str, Any], model: ModelData | None, with_data: ModelWi
     known = model.validation if model else None
     support = {name: one["support"] for name, one in known.scores["classes"].items()} if known else {}
     dataset: Dataset | None = with_data.dataset if with_data else None
-    return data_section(origin, support, dataset, openings=len(model.openings) if model else 0)
+    return data_section(origin, support, dataset, openings=model.openings if model else ())
 
 
 def _now() -> datetime:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hpo.bundle.access_ledger import AccessCounts
 from hpo.data import Dataset
 from hpo.data.changes import DataChanges
 from hpo.data.names import shortened
@@ -30,12 +31,16 @@ TRAINED_ON = " (on images it was trained on)"
 
 
 def data_section(
-    origin: Mapping[str, Any], support: Mapping[str, int], dataset: Dataset | None, *, openings: int = 0
+    origin: Mapping[str, Any],
+    support: Mapping[str, int],
+    dataset: Dataset | None,
+    *,
+    openings: Sequence[Mapping[str, Any]] = (),
 ) -> Section:
     """Return the section about classes, counts, split and examples.
 
     `origin` has the classes, the images by part and the split; `support` the validation images by class. `dataset` adds
-    what only the images show. `openings` is the number of times that the model was measured on the test part.
+    what only the images show. `openings` are the known accesses to the test part.
     """
     classes: Sequence[str] = origin.get("classes", ())
     changes = DataChanges.from_json(origin.get("findings") or {})
@@ -61,10 +66,20 @@ def _dropped(changes: DataChanges) -> list[tuple[str, int, str]]:
     return [(kind, len(files[kind]), shortened(files[kind], MOST_NAMED)) for kind in changes.drop_counts()]
 
 
-def _data_rows(origin: Mapping[str, Any], dataset: Dataset | None, openings: int) -> list[tuple[str, str]]:
+def _opened(openings: Sequence[Mapping[str, Any]]) -> str:
+    """Return how often the test part was opened, as far as it is known here, and with how many models."""
+    counts = AccessCounts.of(openings)
+    if not counts.count:
+        return "locked"
+    times = "once" if counts.count == 1 else f"{counts.count} times"
+    return f"opened {times}{f' with {counts.models} models' if counts.models > 1 else ''}"
+
+
+def _data_rows(
+    origin: Mapping[str, Any], dataset: Dataset | None, openings: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
     counts: Mapping[str, int] = origin.get("counts", {})
-    opened = f"opened {'once' if openings == 1 else f'{openings} times'} for this model" if openings else "locked"
-    words = {"train": "train", "val": "validation", "test": f"test, {opened}"}
+    words = {"train": "train", "val": "validation", "test": f"test, {_opened(openings)}"}
     parts = ", ".join(f"{count:,} {words.get(name, name)}" for name, count in counts.items() if count)
     rows = [
         ("classes", f"{len(origin.get('classes', ())):,}"),

@@ -46,7 +46,9 @@ def origin_section(model: ModelData) -> Section:
             "members": [_member(m) for m in manifest.members],
             "joined": model.bundle.metrics.get("joined"),
             "finishing": _finishing(model),
-            "openings": [dict(opening) for opening in model.openings],
+            "openings": [
+                {**opening, "ours": opening.get("model") == model.bundle.model_digest} for opening in model.openings
+            ],
             "groups": configuration_groups(manifest.config.to_dict(), set()),
             "recipe": _recipe(model),
         },

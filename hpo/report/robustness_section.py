@@ -54,7 +54,7 @@ def robustness_section(model: ModelData, with_data: ModelWithData | None, how: s
         "note": SEEN if found.trained else "",
         "trained": found.trained,
         "clean": result.clean.value,
-        "families": [_family(one, result.clean.value) for one in result.families],
+        "families": [_family(one, result) for one in result.families],
         "missing": missing,
         "part": found.part,
         "n": result.images,
@@ -93,10 +93,11 @@ def _measure(model: ModelWithData) -> _Measured:
     return _Measured(result, "validation", model.seen)
 
 
-def _family(found: FamilyScore, clean: float) -> dict[str, Any]:
+def _family(found: FamilyScore, result: Robustness) -> dict[str, Any]:
     """Return the values of one family, the hardest kind first."""
     heading, explanation = WORDS[found.family]
-    ratios = relative_to_clean(found, clean)
+    clean = result.clean.value
+    ratios = relative_to_clean(found, clean).with_interval(found.errors, result.errors)
     rows = [(kind, points, _mean(points), ratios.kinds.get(kind)) for kind, points in found.by_kind.items()]
     return {
         "heading": heading,
@@ -105,6 +106,7 @@ def _family(found: FamilyScore, clean: float) -> dict[str, Any]:
         "accuracy": found.accuracy,
         "rows": sorted(rows, key=lambda row: row[2]),
         "ratio": ratios.mean,
+        "interval": ratios.interval,
     }
 
 

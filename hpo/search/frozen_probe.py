@@ -30,7 +30,7 @@ from search_spaces import TrialConfig
 IMAGES = 20_000
 """Most training images that a probe is fitted on: more take minutes and hardly change a linear head."""
 
-PENALTIES = (1.0, 0.1, 10.0)
+PENALTIES = (1.0, 10.0, 100.0)
 """Penalties that are compared, as multiples of that of `fit_probe`; of equally good ones the first is taken."""
 
 COMPARING = 3_000

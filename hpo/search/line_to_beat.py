@@ -1,22 +1,23 @@
 """The line to beat: the best frozen probe of a study, and whether tuning is above it by more than the noise.
 
-The best of many trials is partly the best by chance. So its lead over the probe, whose standard error has the images of
-both paired, must be as large as the largest of so many leads is by chance with RISK (Bonferroni).
+Both are compared on the same images, as the trials of a study are (`hpo.evaluation.best_of_many`). The best of many
+trials is partly the best by chance, so its lead must be larger than the largest of so many leads is by chance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hpo.search.trial_record import TrialRecord, best_probe, is_probe
+from hpo.evaluation.best_of_many import Lead, MeasuredValue, lead_of
+from hpo.evaluation.outcomes import Outcomes
+from hpo.search.trial_record import TrialRecord, best_probe, is_probe, outcomes_of
 
 RISK = 0.05
-"""The risk that tuning is said to beat the probe where no trial is better than it."""
+"""Probability, at most, that tuning is said to beat the probe where no trial is better (Bonferroni over the trials)."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,15 @@ class LineToBeat:
     """Value of that trial above that of the probe."""
     error: float | None = None
     """Standard error of the gain, with the images paired; None where it is not known."""
+    chance: float | None = None
+    """Probability of such a gain, or a larger one, of one trial that is as good as the probe; None where not known."""
 
     @property
     def beaten(self) -> bool | None:
         """Whether tuning beats the probe by more than the noise; None where that is not known."""
-        if self.gain is None or self.error is None:
+        if self.gain is None or self.chance is None:
             return None
-        return self.gain > 0 and self.gain > self.error * NormalDist().inv_cdf(1 - RISK / max(1, self.compared))
+        return self.gain > 0 and self.chance * max(1, self.compared) <= RISK
 
     def lines(self, value_name: str) -> list[str]:
         """Return the line to beat in words, and whether tuning beats it, once a trial is trained."""
@@ -61,7 +64,7 @@ class LineToBeat:
         if self.gain <= 0:
             below = f", {-self.gain:.4f}{noise} below it" if self.gain else ""
             return f"tuning does not beat the probe: the best trained trial is {self.tuned}{below}"
-        if self.error is None:
+        if self.beaten is None:
             return f"tuning (trial {self.tuned}) is {self.gain:.4f} above the probe; how much of it is noise is unknown"
         return (
             f"tuning does not beat the probe by more than the noise ({self.gain:.4f}{noise} with trial {self.tuned}, "
@@ -78,6 +81,7 @@ class LineReader:
 
     def __init__(self, metric: str, robustness: float) -> None:
         self._metric, self._robustness = metric, robustness
+        self._leads: dict[tuple[int, int], Lead | None] = {}
 
     def __call__(self, ranked: Sequence[FrozenTrial], trials: Sequence[FrozenTrial]) -> LineToBeat | None:
         """Return the best probe of `ranked`, complete trials with the best first, beside their best trained trial.
@@ -93,4 +97,18 @@ class LineReader:
         if tuned is None or tuned.value is None:
             return found
         compared = sum(not is_probe(trial) and bool(trial.intermediate_values) for trial in trials)
-        return replace(found, compared=compared, tuned=tuned.number, gain=tuned.value - probe.value)
+        found = replace(found, compared=compared, tuned=tuned.number, gain=tuned.value - probe.value)
+        lead = self._lead(tuned, probe)
+        return replace(found, error=lead.error, chance=lead.chance) if lead else found
+
+    def _lead(self, tuned: FrozenTrial, probe: FrozenTrial) -> Lead | None:
+        """Return the lead of a trial over the probe; None where they are not known to be on the same images."""
+        key = tuned.number, probe.number
+        if key not in self._leads:
+            ours, theirs = outcomes_of(tuned), outcomes_of(probe)
+            same = len(ours) == len(theirs) > 0 and all(a.same_images(b) for a, b in zip(ours, theirs, strict=True))
+            self._leads[key] = self._paired(ours, theirs) if same else None
+        return self._leads[key]
+
+    def _paired(self, ours: Sequence[Outcomes], theirs: Sequence[Outcomes]) -> Lead:
+        return lead_of(*(MeasuredValue.of(one, self._metric, self._robustness) for one in (ours, theirs)))

@@ -39,6 +39,12 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def no_home(monkeypatch, tmp_path_factory):
+    """Let no test meet the `.hpo` of whoever runs it."""
+    monkeypatch.setenv("HPO_HOME", str(tmp_path_factory.getbasetemp() / "no-home"))
+
+
 @pytest.fixture(scope="session")
 def weights() -> bytes:
     """Random weights of the tiny network, as safetensors."""

@@ -1,13 +1,14 @@
-"""What was read of a memory map is given back, and only there."""
+"""What was read of a memory map is given back, and only there; old files make room for new ones."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hpo.data.cache import forget_pages
+from hpo.data.cache import forget_pages, make_room, mark_used
 
 
 def resident() -> int:
@@ -41,3 +42,17 @@ def test_values_that_were_written_stay(tmp_path: Path) -> None:
     for array in (own, copied, changed, frozen):
         forget_pages(array)
     assert (own.tolist(), int(copied.max()), int(changed.min()), int(frozen.min())) == ([0, 1, 2, 3, 4], 3, 4, 4)
+
+
+def test_the_least_recently_used_files_make_room(tmp_path: Path) -> None:
+    for age, name in enumerate(("new.npy", "older.npy", "oldest.npy", "other.txt")):
+        (tmp_path / name).write_bytes(bytes(100))
+        os.utime(tmp_path / name, (1_000 - age, 1_000 - age))
+    make_room(tmp_path, "*.npy", 100, 400)
+    assert len(list(tmp_path.iterdir())) == 4, "all of them fit"
+    mark_used(tmp_path / "oldest.npy")
+    make_room(tmp_path, "*.npy", 150, 300)
+    assert {path.name for path in tmp_path.iterdir()} == {"oldest.npy", "other.txt"}
+    make_room(tmp_path, "*.npy", 1_000, 300)
+    assert {path.name for path in tmp_path.iterdir()} == {"other.txt"}, "one that is larger than the limit is made too"
+    mark_used(tmp_path / "missing.npy")

@@ -71,6 +71,9 @@ def test_a_bundle_says_what_the_value_of_its_trial_is_made_of(robust, store, tra
     low, high = stored.pop("interval")
     assert low < stored["accuracy"] < high
     assert stored == {**scores(altered.labels, logits), "n": len(altered), "images": found.n}
+    assert written.altered is not None
+    assert np.array_equal(written.altered.rows, altered.rows)
+    assert np.array_equal(written.altered.logits, logits)
     assert "accuracy 0.8000 on clean and 0.6000 on altered" in robustness_lines(manifest)[0]
 
 

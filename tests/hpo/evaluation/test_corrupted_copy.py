@@ -1,6 +1,7 @@
 """The corrupted copy: equal for every model, made once, and complete or absent."""
 
 import errno
+import os
 import threading
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def test_the_file_is_made_once(part, tmp_path):
     calls = []
     corrupted_copy(part, tmp_path, progress=lambda done, total: calls.append(done))
     assert not calls
-    assert stored(tmp_path).stat().st_mtime_ns == made.st_mtime_ns
+    assert stored(tmp_path).stat().st_ino == made.st_ino
 
 
 def test_progress_counts_to_the_end(part, tmp_path):
@@ -162,3 +163,19 @@ def test_conditions_without_images_are_left_out(part, tmp_path):
     conditions = copy.by_condition(np.ones(10, bool))
     assert len(conditions) == 10
     assert {condition.images for condition in conditions} == {1}
+
+
+def test_copies_of_other_parts_make_room_and_the_used_one_stays(part, tmp_path, monkeypatch):
+    """A folder that only grew would fill the disk: each change of a part makes a new file."""
+    parts = [part.subset(np.arange(len(part) - left)) for left in range(3)]
+    sizes = [corrupted_copy(one, tmp_path / "alone").images.nbytes for one in parts]
+    monkeypatch.setattr("hpo.evaluation.corrupted_copy.MOST_BYTES", sizes[0] + sizes[1] + 1_000)
+    for one in parts[:2]:
+        corrupted_copy(one, tmp_path)
+    for path in (tmp_path / "corrupted").glob("*.npy"):
+        os.utime(path, (1_000, 1_000))
+    kept = corrupted_copy(parts[0], tmp_path)
+    corrupted_copy(parts[2], tmp_path)
+    left = [path.stat().st_size for path in (tmp_path / "corrupted").glob("*.npy")]
+    assert len(left) == 2
+    assert max(left) > kept.images.nbytes, "the one that was used last"

@@ -14,11 +14,14 @@ from hpo.evaluation.corrupted_copy import Condition, corrupted_copy
 from hpo.evaluation.intervals import Score
 from hpo.evaluation.robustness import (
     FamilyScore,
+    RelativeErrors,
     Robustness,
     mean_accuracies,
+    packed_bits,
     relative_errors,
     relative_to_clean,
     sample_of,
+    unpacked_errors,
 )
 from hpo.unseen_corruptions import UNSEEN
 
@@ -93,3 +96,50 @@ def test_a_large_part_is_sampled_always_alike(monkeypatch):
 def test_the_mean_over_seeds():
     assert mean_accuracies([{"a": {1: 0.2}}, {"a": {1: 0.4}}]) == {"a": {1: pytest.approx(0.3)}}
     assert mean_accuracies([]) == {}
+
+
+def errors(kinds: int, images: int, share: float, seed: int) -> np.ndarray:
+    return (np.random.default_rng(seed).random((kinds, images)) < share).astype(float)
+
+
+def ratios_of(found: np.ndarray, baseline: np.ndarray) -> RelativeErrors:
+    """Return relative errors with their interval, from errors by kind and image."""
+    tables = ({f"k{k}": {1: 1 - row.mean()} for k, row in enumerate(one)} for one in (found, baseline))
+    return relative_errors(*tables).with_interval(found, baseline)
+
+
+def test_the_interval_of_relative_errors_holds_the_mean_and_is_paired():
+    baseline = errors(3, 400, 0.3, seed=0)
+    found = baseline * (np.random.default_rng(1).random(baseline.shape) < 0.8)  # a fifth of the errors is gone
+    paired, apart = ratios_of(found, baseline), ratios_of(errors(3, 400, 0.24, seed=2), baseline)
+    assert paired.interval is not None
+    assert apart.interval is not None
+    assert paired.interval[0] < paired.mean < paired.interval[1] < 1
+    width, other = (high - low for low, high in (paired.interval, apart.interval))
+    assert width < 0.7 * other, "errors on the same images say more about the difference"
+    assert ratios_of(baseline, baseline).interval == (1.0, 1.0)
+    assert paired.to_dict()["interval"] == list(paired.interval)
+
+
+def test_no_interval_without_the_images_or_for_other_images():
+    baseline = errors(2, 50, 0.3, seed=0)
+    plain = relative_errors({"a": {1: 0.5}, "b": {1: 0.5}}, {"a": {1: 0.7}, "b": {1: 0.7}})
+    for one, other in ((None, baseline), (baseline, None), (baseline, errors(2, 51, 0.3, seed=0))):
+        assert plain.with_interval(one, other).interval is None
+
+
+@given(st.integers(1, 4), st.integers(1, 40), st.integers(0, 9))
+def test_which_images_are_right_comes_back_from_a_record(kinds, images, seed):
+    wrong = errors(kinds, images, 0.4, seed)
+    text = packed_bits(wrong.ravel() == 0)
+    assert np.array_equal(unpacked_errors(text, kinds, images), wrong)
+    assert unpacked_errors(text, kinds, images + 16) is None
+    assert unpacked_errors("?", kinds, images) is None
+
+
+def test_the_errors_of_a_measured_family_are_those_of_its_copy(tmp_path):
+    images, labels = cells_arrays(9, 16, seed=0)
+    copy = corrupted_copy(Part(images, np.arange(9), labels, [str(n) for n in range(9)]), tmp_path)
+    correct = np.random.default_rng(0).random(len(copy)) < 0.5
+    found = FamilyScore.of(SEEN, copy, correct)
+    assert np.array_equal(found.errors, 1.0 - correct.reshape(len(SEEN.kinds), 9))

@@ -53,7 +53,7 @@ def test_errors_are_relative_to_the_baseline_where_both_have_some() -> None:
     assert float(found["majority-class"]["mce_unseen"]) == pytest.approx(1.6 / 0.6)
     assert float(found[LONG]["mce_seen"]) == 1.0
     assert found["retrained"]["mce_unseen"] == ""
-    assert rows[2].to_dict()["errors"]["unseen"] == {"mean": pytest.approx(1.6 / 0.6), "kinds": {
+    assert rows[2].to_dict()["errors"]["unseen"] == {"mean": pytest.approx(1.6 / 0.6), "interval": None, "kinds": {
         "motion": pytest.approx(1.6 / 0.6)}}  # fmt: skip
     json.dumps([one.to_dict() for one in rows])
 

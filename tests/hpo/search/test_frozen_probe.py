@@ -297,7 +297,7 @@ def test_the_penalty_is_chosen_where_images_can_be_held_out() -> None:
     assert choose_penalty(points, labels, 2, "accuracy") in frozen_probe.PENALTIES
     assert choose_penalty(points[:1], labels[:1], 2, "accuracy") == 1.0
     noisy = np.concatenate([points, np.random.default_rng(1).normal(size=(200, 300)).astype(np.float32)], axis=1)
-    assert choose_penalty(noisy, labels, 2, "accuracy") == 10.0
+    assert choose_penalty(noisy, labels, 2, "accuracy") > 1.0
 
 
 def test_a_linear_layer_gives_the_probabilities_of_the_probe() -> None:
