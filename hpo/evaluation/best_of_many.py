@@ -37,6 +37,8 @@ class MeasuredValue:
     value: float
     influences: Ratios
     """(n,) float64, as `Outcomes.influences`; over folds those of all, so that they add up to the mean's."""
+    contributions: Ratios
+    """(n,) float64, as `Outcomes.contributions`; their sum is the value."""
     right: npt.NDArray[np.bool_] | None
     """(n,) whether the prediction was right, where the value is an accuracy; else None."""
 
@@ -48,6 +50,7 @@ class MeasuredValue:
         return cls(
             fmean(one.value(metric, robustness) for one in folds),
             np.concatenate([one.influences(metric, robustness) for one in folds]) / count,
+            np.concatenate([one.contributions(metric, robustness) for one in folds]) / count,
             right if metric == "accuracy" and not robustness else None,
         )
 
@@ -66,7 +69,7 @@ class Lead:
 def lead_of(best: MeasuredValue, other: MeasuredValue) -> Lead:
     """Return the lead of `best` over `other`: by McNemar's test for accuracy, else by the paired standard error."""
     difference = best.value - other.value
-    error = float(np.linalg.norm(best.influences - other.influences))
+    error = float(np.linalg.norm(best.contributions - other.contributions))
     if best.right is not None and other.right is not None:
         gained, lost = int((best.right & ~other.right).sum()), int((other.right & ~best.right).sum())
         return Lead(difference, error, mcnemar(gained, lost))

@@ -117,6 +117,15 @@ class Outcomes:
         shown = np.bincount(self.altered_rows, weights=altered, minlength=len(self))
         return (1 - robustness) * clean + robustness * shown
 
+    def contributions(self, metric: str, robustness: float = 0.0) -> Ratios:
+        """Return (n,) float64: what each image contributes to the value, which is their sum."""
+        clean = contributions(self.labels, self.predicted, self.classes, metric)
+        if not robustness or not len(self.altered_rows):
+            return clean
+        altered = contributions(self.labels[self.altered_rows], self.altered_predicted, self.classes, metric)
+        shown = np.bincount(self.altered_rows, weights=altered, minlength=len(self))
+        return (1 - robustness) * clean + robustness * shown
+
     def standard_error(self, metric: str, robustness: float = 0.0) -> float:
         """Return the standard error of the value over samples of as many images.
 
@@ -218,6 +227,25 @@ def influences(labels: Labels, predicted: Labels, classes: int, metric: str) -> 
         both = support + np.bincount(predicted, minlength=classes)
         share = 2 * hits / np.maximum(both, 1) ** 2
         found = (2 * right / both[labels] - share[labels] - share[predicted]) / np.count_nonzero(both)
+    return found
+
+
+def contributions(labels: Labels, predicted: Labels, classes: int, metric: str) -> Ratios:
+    """Return (n,) float64: the influence of each image, and its even share of what its class adds to the metric.
+
+    The difference of two models is uncertain by the sum of the squared differences of these. Influences alone would
+    take a class of which one model has all images right and the other none for certain, were it of one image. For the
+    accuracy it is the variance of McNemar's test.
+    """
+    right: Ratios = (labels == predicted).astype(np.float64)
+    found: Ratios = right / len(labels)
+    if metric == "accuracy":
+        return found
+    support = np.bincount(labels, minlength=classes)
+    named = np.bincount(predicted, minlength=classes) if metric == "macro_f1" else support
+    score = 2 * np.bincount(labels, weights=right, minlength=classes) / np.maximum(support + named, 1)
+    found = influences(labels, predicted, classes, metric)
+    found += score[labels] / (support[labels] * np.count_nonzero(support + named))
     return found
 
 

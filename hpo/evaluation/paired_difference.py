@@ -1,9 +1,10 @@
 """The difference between the values of two models on the same images, with its standard error.
 
 Two models are mostly right on the same images, so their values vary together, and the difference is known far better
-than either. Its variance is that of a sum of influences: how much each image moves the value (the infinitesimal
-jackknife, Efron 1982). For the accuracy this is exact. Images of one unit (copies of one picture, one patient, the
-altered forms of an image) are not independent, so their influences are added up before they are squared.
+than either. It is a sum over the images of what each contributes (`contributions`), and the squares of these add up to
+its variance; for the accuracy that is McNemar's. Images of one unit (copies of one picture, one patient, the altered
+forms of an image) are not independent, so what they contribute is added up before it is squared: of N units no
+difference is more than √N standard errors.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from hpo.data.dataset import Labels
 from hpo.evaluation.metrics import ALTERED, AnyLogits, Ratios, combined, scores
-from hpo.evaluation.outcomes import influences
+from hpo.evaluation.outcomes import contributions
 
 RISK = 0.05
 """The risk that something which helps nothing is taken, over all that is tried."""
@@ -91,18 +92,17 @@ class MeasuredImages:
 
     def difference(self, before: AnyLogits, after: AnyLogits) -> PairedDifference:
         """Return the values of two models with logits (n, C) each, with the standard error of their difference."""
-        moved = self._influences(after) - self._influences(before)
+        moved = self._contributions(after) - self._contributions(before)
         _, unit = np.unique(self.units, return_inverse=True)
         error = math.sqrt(float(np.square(np.bincount(unit, weights=moved)).sum()))
         return PairedDifference(self.value(before), self.value(after), error)
 
-    def _influences(self, logits: AnyLogits) -> Ratios:
-        """Return (n,): how far each image moves the value from what it would be without it, to the first order."""
+    def _contributions(self, logits: AnyLogits) -> Ratios:
+        """Return (n,): what each image contributes to the value, which is their sum."""
         found = np.zeros(len(self))
         predicted = logits.argmax(axis=1)
         for _, rows, weight in self.parts:
-            moved = influences(self.labels[rows], predicted[rows], logits.shape[1], self.metric)
-            found[rows] = weight * moved
+            found[rows] = weight * contributions(self.labels[rows], predicted[rows], logits.shape[1], self.metric)
         return found
 
     def to_dict(self) -> dict[str, Any]:

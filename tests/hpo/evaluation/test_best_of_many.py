@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 
 import numpy as np
@@ -47,6 +48,17 @@ def test_mcnemar_is_the_binomial_test_with_half_of_the_observed_count(gained: in
 
 
 @pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1"])
+@pytest.mark.parametrize("folds", [1, 2])
+def test_one_image_of_a_rare_class_tells_no_trial_from_another(metric: str, folds: int) -> None:
+    labels = np.repeat([0, 1, 2], [60, 60, 1])
+    right, missed = (np.eye(3)[one] for one in (labels, np.where(labels == 2, 0, labels)))
+    best, other = (MeasuredValue.of([Outcomes.of(labels, one)] * folds, metric) for one in (right, missed))
+    assert best.value - other.value > 0.3
+    assert not_told_apart(best, {1: other}) == [1], "its influence is 0 in both"
+    assert best.contributions.sum() == pytest.approx(best.value)
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1"])
 def test_the_error_of_a_difference_is_that_of_a_paired_bootstrap(metric: str) -> None:
     rng = np.random.default_rng(4)
     labels = rng.integers(0, 4, 300)
@@ -65,7 +77,7 @@ def test_the_error_of_a_difference_is_that_of_a_paired_bootstrap(metric: str) ->
 
 def test_a_trial_is_never_told_from_one_that_predicts_the_same() -> None:
     (one,) = simulated(np.array([0.9]), np.random.default_rng(0))
-    f1 = MeasuredValue(one.value, one.influences, None)
+    f1 = replace(one, right=None)
     assert lead_of(one, one).chance == 0.5
     assert lead_of(f1, f1).chance == 0.5
     assert not_told_apart(one, {4: one, 2: one}) == [2, 4]

@@ -55,7 +55,26 @@ def test_the_error_of_an_accuracy_is_that_of_the_images_that_differ() -> None:
     before[:12], after[12:15] = 1, 1  # 12 gained, 3 lost
     found = images(labels).difference(np.eye(2)[before], np.eye(2)[after])
     assert found.gain == pytest.approx(0.09)
-    assert found.error == pytest.approx(math.sqrt(15 - 81 / 100) / 100)
+    assert found.error == pytest.approx(math.sqrt(15) / 100)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("rare", [1, 2, 3])
+def test_a_class_of_few_images_that_are_all_gained_is_not_certain(metric: str, rare: int) -> None:
+    labels = np.repeat([0, 1], [100, rare])
+    wrong, right = np.eye(2)[np.zeros(len(labels), dtype=np.int64)], np.eye(2)[labels]
+    found = images(labels, metric).difference(wrong, right)
+    assert found.gain > 0
+    assert not found.exceeds(math.sqrt(rare) + 0.1), "as many images would all be gained by chance"
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_as_large_a_gain_in_each_of_few_groups_is_no_more_certain_than_their_number_allows(metric: str) -> None:
+    labels, groups = np.tile([0, 1], 150), np.arange(300) // 100
+    before = np.where(np.arange(300) % 100 < 20, 1 - labels, labels)
+    found = images(labels, metric, groups).difference(np.eye(2)[before], np.eye(2)[labels])
+    assert found.gain == pytest.approx(0.2, abs=0.01)
+    assert not found.exceeds(math.sqrt(3) + 0.01), "three patients"
 
 
 @pytest.mark.parametrize("metric", METRICS)
