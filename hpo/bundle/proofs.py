@@ -213,5 +213,6 @@ def best_of(bundle: Bundle, one: CalibrationImages) -> str:
     """Return the choice that a proof on these images allows for, as ` of the best of 20 trials`; "" for none."""
     if one.best_of == 1:
         return ""
-    kind = "sets of trials" if bundle.manifest.stage in ("ensemble", "soup") else "trials"
-    return f" of the best of {one.best_of:,} {'models' if one.source == 'test' else kind}"
+    joint = bundle.manifest.stage in ("ensemble", "soup")
+    kind = "models" if one.source == "test" or bundle.manifest.changes else "sets of trials" if joint else "trials"
+    return f" of the best of {one.best_of:,} {kind}"

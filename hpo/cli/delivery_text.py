@@ -229,7 +229,8 @@ def _proof_note(found: Abstention, manifest: Manifest) -> str:
         return f", each image by members chosen without it{of}"
     if manifest.compared is None:
         return f"; the bundle does not say of how many trials it is the best, so {found.best_of:,} are assumed"
-    return f", as the best of {found.best_of:,} trials" if found.best_of > 1 else ""
+    kind = "models" if manifest.changes else "trials"
+    return f", as the best of {found.best_of:,} {kind}" if found.best_of > 1 else ""
 
 
 def predicted_line(counts: Counts) -> str:

@@ -245,13 +245,15 @@ def _manifest(task: FinishingTask, done: FinishedChoice, validation: Validation)
     changes: dict[str, Any] = dict(choice.changes)
     changes["calibration"] = calibration_of(validation, done.crossed[: len(validation.labels)])
     changes["robustness"] = task.images.robustness(choice.logits) or before.robustness
-    changes["compared"] = (before.compared or 1) + len(done.finishing.tried)
+    # Each step that was measured on the same images was taken or not: so many models could have been the result.
+    outcomes = 2 ** sum(one.gain is not None for one in done.finishing.tried)
+    changes["compared"] = (before.compared or 1) * outcomes
     if choice.members:
         assert candidates is not None
         members = [member_of(candidates.found[one.candidate], one.weight, one.temperature) for one in choice.members]
         changes |= {"stage": "ensemble", "members": tuple(members)}
     if candidates is not None and changes.get("stage", "exported") != "exported":
-        changes["compared"] = candidates.compared
+        changes["compared"] = candidates.compared * outcomes
     return before.model_copy(update=changes)
 
 

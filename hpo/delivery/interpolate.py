@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 
 from hpo.bundle.bundle import Bundle, Extras, check_out, write_bundle
-from hpo.bundle.calibrate import augmented_validation, calibration_of
+from hpo.bundle.calibrate import augmented_validation, calibration_of, compared_with
 from hpo.bundle.manifest import Interpolation, Manifest
 from hpo.bundle.own_data import reopen_same
 from hpo.data import Progress
@@ -192,7 +192,7 @@ def _write(bundle: Bundle, images: ValidationImages, point: _Point, out: Path, *
     changes: dict[str, Any] = {
         "interpolated": Interpolation(share=share, tried=tuple(one.share for one in point.tried)),
         "calibration": None if augmented_validation(bundle.manifest.config) else calibration_of(validation),
-        "compared": (bundle.manifest.compared or 1) + len(point.tried) - 1,
+        "compared": compared_with(bundle.manifest) * len(point.tried),
         "robustness": images.robustness(point.logits) if bundle.manifest.robustness else None,
     }
     manifest = bundle.manifest.model_copy(update=changes)

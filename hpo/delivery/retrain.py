@@ -110,14 +110,14 @@ def retrain(
     validation = bundle.validation if of_trial else None
     metrics = _kept_metrics(bundle, of_trial=of_trial)
     known = ImageDigests.of(dataset)
-    extras = Extras(known=known, altered=bundle.altered if of_trial else None)
+    extras = Extras(bundle.crossed, known, bundle.altered) if of_trial else Extras(known=known)
     # Written before the test, so that a failure of the test does not lose the trained model.
     write_bundle(out, manifest, trained.model, metrics, validation=validation, extras=extras, force=options.force)
     images = len(dataset.train) + len(dataset.val)
     if not known.test_digest:
         return Retrained(manifest, None, None, images, dataset.test_count)
     test, left_out = without_known(dataset.open_test(), known, data)
-    written = Bundle(out, manifest, metrics, trained.model, validation, known=known, altered=extras.altered)
+    written = Bundle(out, manifest, metrics, trained.model, validation, extras.crossed, known, extras.altered)
     measured, accesses = _measure_test(written, bundle.path, test, options, callbacks)
     return Retrained(manifest, measured, accesses, images, left_out.left_out)
 

@@ -83,11 +83,11 @@ class ConvergenceCheck:
         finished = sum(trial.state.is_finished() for trial in trials)
         if finished == self._judged:
             return limits
-        self._judged = finished
         found = convergence_of(trials, limits.trials, self._noise)
         if found is None:
+            self._judged = finished
             return limits
-        ended = end_converged(self._db, self._study, found)
+        ended = end_converged(self._db, self._study, found)  # where the database is away, judged again
         if ended.converged == found:
             log.info(
                 "study %s has converged: further trials are expected to gain %.4f, the standard error is %.4f",

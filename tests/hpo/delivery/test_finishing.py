@@ -29,7 +29,7 @@ from hpo.data.cache import remember_data, remembered_data
 from hpo.delivery import ensemble, finished_export, finishing, soup, weight_changes
 from hpo.delivery import retrain as retrain_module
 from hpo.delivery.ensemble_candidates import ensemble_candidates
-from hpo.delivery.export import choose_trial, export_trial
+from hpo.delivery.export import choose_trial, compared_trials, export_trial
 from hpo.delivery.finished_export import FinishOptions, export_finished
 from hpo.delivery.finishing import Finishing, TriedStep, finish
 from hpo.delivery.finishing_steps import (
@@ -198,7 +198,7 @@ def prefer(monkeypatch, *steps: type[FinishingStep]) -> None:
         monkeypatch.setattr(step, "choose", lambda self, half, before: self._variants_of(before)[0])
 
 
-def test_changes_of_one_model_add_up_and_the_bundle_predicts_them(ready, dataset, tmp_path, monkeypatch) -> None:
+def test_changes_of_one_model_add_up_and_the_bundle_predicts_them(ready, study, dataset, tmp_path, monkeypatch) -> None:
     prefer(monkeypatch, StatisticsStep, LineStep, HeadStep, ViewsStep)
     monkeypatch.setattr(HeadStep, "refusal", lambda self, before: "")
     found = ready(tmp_path / "best", StatisticsStep, LineStep, HeadStep, ViewsStep)
@@ -210,6 +210,7 @@ def test_changes_of_one_model_add_up_and_the_bundle_predicts_them(ready, dataset
     assert written.manifest.interpolated.share == 0.9
     assert Manifest.from_dict(json.loads(json.dumps(written.manifest.to_dict())), source="here") == written.manifest
     assert written.crossed.shape == written.validation.logits.shape
+    assert written.manifest.compared == 2**4 * compared_trials(study), "each step might have been left out"
     model = Model(written, "cpu")
     predicted = model.logits_of(dataset.val.batches(4))
     np.testing.assert_allclose(predicted, written.validation.logits, atol=1e-4)
@@ -319,6 +320,7 @@ def test_a_retraining_repeats_what_was_changed_after_the_trial(
     torch.testing.assert_close(changed[stem], torch.lerp(start, trained[stem], 0.9))
     assert all(not torch.equal(trained[name], changed[name]) for name in ("head.1.weight", "backbone.bn1.running_mean"))
     assert (final.validation is not None, final.metrics["test"] is not None) == (True, True)
+    np.testing.assert_array_equal(final.crossed, bundle.crossed, "predictions that the choice did not see")
 
 
 def test_the_first_to_keep_their_weights_are_complete_and_then_the_best_pruned() -> None:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.bundle.bundle import Bundle, Extras, read_bundle, write_bundle
+from hpo.bundle.calibrate import compared_with
 from hpo.bundle.manifest import Manifest, Weights
 from hpo.bundle.model import load
 from hpo.cli import main
@@ -89,6 +90,7 @@ def test_the_point_that_is_chosen_is_a_bundle_of_its_own(
     assert written.validation is not None
     assert written.manifest.calibration.n == len(written.validation.labels)
     assert written.known == tuned.known
+    assert written.manifest.compared == 6 * compared_with(tuned.manifest), "each trial could have had each share"
     assert load(out, "cpu").predict([*images.rglob("*.png")][:2])
     with pytest.raises(BundleError, match="cannot be interpolated: it is interpolated already"):
         interpolate(written, images, tmp_path / "again", InterpolateOptions(cache))

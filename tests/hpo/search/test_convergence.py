@@ -138,3 +138,18 @@ def test_a_study_that_has_not_converged_says_nothing() -> None:
         "converged after 23 trials: further ones are expected to gain 0.0004 together, the standard error is 0.0021; "
         "`hpo run` with --no-until-converged goes on"
     )
+
+
+@pytest.mark.postgres
+def test_what_could_not_be_written_is_judged_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise OSError("away")
+
+    finish(bench, flat(FEWEST_TRIALS))
+    set_budget(bench.db, bench.study, 40, None, until_converged=True)
+    check = ConvergenceCheck(bench.db, bench.study, "accuracy", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("hpo.search.convergence.end_converged", away)
+        with pytest.raises(OSError, match="away"):
+            check()
+    assert check().converged is not None
