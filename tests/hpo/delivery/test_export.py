@@ -12,6 +12,7 @@ import hpo
 from hpo.bundle.bundle import read_bundle
 from hpo.bundle.calibrate import calibration_of
 from hpo.bundle.manifest import RESIZE_RULE
+from hpo.cli.confirm_text import ExportChoice
 from hpo.cli.delivery_text import augmented_note, calibration_line
 from hpo.data import ImageDigests
 from hpo.delivery.export import choose_trial, export_trial, is_of_trial, tied, trial_manifest
@@ -89,6 +90,11 @@ def test_the_best_is_chosen_by_all_values_of_a_configuration(study):
         study.add_trial(optuna.trial.create_trial(value=value, user_attrs=known))
     assert [one.trial.number for one in tied(study, rank(study.get_trials()))][:2] == [5, 2]
     assert choose_trial(study).number == 5, "0.9 is the highest value, but a single one, or one of two that differ"
+    choice = ExportChoice.of(study, 5, cheap=False)
+    assert choice.lines[0].startswith("with other seeds: trial 4 0.8950; mean of 2 seeds 0.8970 ± ")
+    found = choice.to_dict()
+    assert (found["seeds"]["trials"], found["tied"]) == ([4, 5], None)
+    assert ExportChoice.of(study, 2, cheap=True).to_dict() == {"seeds": None, "tied": [5, 2, 0]}
 
 
 @pytest.mark.parametrize(("number", "expected"), [(3, "trial 3 of study 'colours' is pruned"), (9, "no trial 9")])
