@@ -27,7 +27,7 @@ from hpo.report.model_sections import calibration_section, class_section, confus
 from hpo.report.noise_section import noise_section
 from hpo.report.page import Page, Section, Tile, render
 from hpo.report.robustness_section import robustness_section, robustness_tiles
-from hpo.report.search_sections import best_configuration, cost, search_sections
+from hpo.report.search_sections import best_configuration, cost, history, search_sections
 from hpo.report.sets_section import sets_section
 from hpo.report.study_data import StudyData, read_study
 from hpo.search.ranking import RankedConfiguration
@@ -92,8 +92,9 @@ def study_page(study: StudyData, model: ModelData | None, with_data: ModelWithDa
         about = [Section(key, title, missing=f"No model to show: {reason}.") for key, title in MODEL_SECTIONS]
     sections = [
         _data(study.spec.data, model, with_data),
-        *search_sections(study),
+        history(study),
         *([noise_section(study)] if study.searches else []),
+        *search_sections(study),
         best_configuration(study),
         *about,
         cost(study),

@@ -22,8 +22,8 @@ LISTED = "The trials are runs from a list: nothing was searched."
 
 
 def search_sections(study: StudyData) -> list[Section]:
-    """Return the sections with history, importance, parallel coordinates and learning curves."""
-    return [history(study), importance(study), coordinates(study), curves(study)]
+    """Return the sections with importance, parallel coordinates and learning curves."""
+    return [importance(study), coordinates(study), curves(study)]
 
 
 def history(study: StudyData) -> Section:

@@ -21,8 +21,8 @@ from .conftest import CONFIG, make_bundle, make_study, make_validation, section_
 
 CLASSES = ("blue", "green", "red")
 SECTIONS = (
-    "data", "history", "importance", "parallel", "curves", "configuration", "classes", "confusion", "calibration",
-    "sets", "saliency", "robustness", "cost",
+    "data", "history", "noise", "importance", "parallel", "curves", "configuration", "classes", "confusion",
+    "calibration", "sets", "saliency", "robustness", "cost",
 )  # fmt: skip
 NASTY = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$x_1$ & '\u2028\x07")
 
