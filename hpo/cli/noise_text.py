@@ -25,8 +25,8 @@ def noise_lines(status: StudyStatus) -> list[Text]:
     noise = status.noise
     if noise is None or status.best is None or noise.trial != status.best.number:
         return []
-    lines = [line for line in (alike_line(noise), _luck_line(noise), _fresh_line(noise)) if line]
-    return [Text(line, style="dim") for line in lines]
+    lines = alike_line(noise), _luck_line(noise), _rivals_line(noise), _fresh_line(noise)
+    return [Text(line, style="dim") for line in lines if line]
 
 
 def alike_line(noise: StudyNoise) -> str:
@@ -51,21 +51,21 @@ def trials_named(numbers: Sequence[int]) -> str:
 
 
 def _luck_line(noise: StudyNoise) -> str:
-    """Return what is expected to hold of the value, and the chances that the search has made it worse."""
+    """Return what is expected to hold of the value."""
     if noise.expected is None:
         return ""
     expected = plus_minus(noise.expected, noise.error)
-    line = f"expected to hold of it: {expected}, since the best of {noise.compared + 1} is partly luck"
-    chances = [
-        f"worse than {who} with a probability of {chance_in_words(noise, number)}"
-        for number, who in rivals_in_words(noise.rivals)
-    ]
-    return "; ".join([line, *chances])
+    return f"expected to hold of it: {expected} (the best of {noise.compared + 1} is partly luck)"
 
 
-def chance_in_words(noise: StudyNoise, number: int) -> str:
-    """Return the chance that the best trial is worse than trial `number`: `3 %`, `under 1 %`."""
-    chance = next(rival.chance for rival in noise.rivals if rival.trial == number)
+def _rivals_line(noise: StudyNoise) -> str:
+    """Return how likely it is that the search has made it worse: `chance that it is worse than trial 0 (…): 3 %`."""
+    chances = {rival.trial: rival.chance for rival in noise.rivals}
+    named = [f"than {who}: {_percent(chances[number])}" for number, who in rivals_in_words(noise.rivals)]
+    return f"chance that it is worse {', '.join(named)}" if named else ""
+
+
+def _percent(chance: float) -> str:
     return "under 1 %" if chance < 0.01 else f"{100 * chance:.0f} %"
 
 

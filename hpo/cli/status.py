@@ -195,9 +195,16 @@ def _cells(status: StudyStatus, line: TrialStatus) -> tuple[str, Text, str, str,
     best = status.best
     star = " ★" if best and line.number == best.number else ""
     epoch = epochs_in_words(line)
-    # The errors of all trials are much alike without folds: the best one shows it.
-    value = value_of(line if line.folds else replace(line, standard_error=None))
+    value = value_of(_as_one_of_many(line))
     return str(line.number), Text(line.state + star, style=_STYLES[line.state]), epoch, value, duration(line.seconds)
+
+
+def _as_one_of_many(line: TrialStatus) -> TrialStatus:
+    """Return the trial without the error of its value, unless it is one over folds.
+
+    Without folds the errors of all trials are much alike: the best one shows it.
+    """
+    return line if line.folds else replace(line, standard_error=None)
 
 
 def fold_of(line: TrialStatus) -> str:
@@ -317,7 +324,7 @@ def _best_value(status: StudyStatus, line: TrialStatus) -> str:
         found = "mean" if len(line.folds["values"] or ()) > 1 else "best"
         return f"{found} {status.value_name} {value_in_full(status, line)}"
     where = f" in epoch {line.curve.index(line.value) + 1}" if line.value in line.curve else ""
-    return f"best {status.value_name} {value_in_full(status, line)}{where}"
+    return f"best {status.value_name} {value_in_full(status, _as_one_of_many(line))}{where}"
 
 
 def sparkline(curve: Sequence[float]) -> str:

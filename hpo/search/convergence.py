@@ -35,7 +35,7 @@ def convergence_of(trials: Sequence[FrozenTrial], most: int | None, noise: Noise
     Further trials are those up to the limit `most`, or as many as there were, whichever is fewer. Their expected gain
     in the true value is the larger of two: what draws from the distribution of true values so far would bring, and what
     the second half of the trials brought. It has to be below the standard error of the best value. A waiting trial (a
-    known-good point, an enqueued one) is tried first in any case. Frozen probes are left out.
+    known-good point, an enqueued one) is tried first in any case. Frozen probes and replicates are left out.
     """
     finished = _trained(trials)
     complete = best_first(finished)
@@ -52,9 +52,9 @@ def convergence_of(trials: Sequence[FrozenTrial], most: int | None, noise: Noise
 
 
 def _trained(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the finished trials that were trained."""
+    """Return the finished trials that were trained, without replicates."""
     ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    return [trial for trial in ended if not is_probe(trial)]
+    return [trial for trial in ended if not is_probe(trial) and TrialRecord.of(trial).replicate_of is None]
 
 
 def _drawn_gain(complete: Sequence[FrozenTrial], noise: NoiseReader, further: float) -> float:
