@@ -13,9 +13,9 @@ from hpo.search.convergence import FEWEST_TRIALS, ConvergenceCheck, convergence_
 from hpo.search.noise import NoiseReader
 from hpo.search.plan import set_budget
 from hpo.search.status import StudyReader
-from hpo.search.trial_record import TrialProgress, final_attributes, outcome_attributes
+from hpo.search.trial_record import TrialProgress, TrialRecord, final_attributes, outcome_attributes
 from storage import Convergence, Limits, NoTrial, Worker, claim_trial, end_converged, read_limits
-from storage.studies import LIMITS
+from storage.studies import LIMITS, limits_from
 from tests.hpo.search.conftest import Bench
 from tests.hpo.search.test_noise import outcomes, trial
 from tests.hpo.search.test_status import line, status
@@ -99,11 +99,14 @@ def test_a_converged_study_gives_out_no_trial_until_it_is_told_to_go_on(bench: B
     check = ConvergenceCheck(bench.db, bench.study, "accuracy", 0.0)
     assert set_budget(bench.db, bench.study, 40, None) == check(), "it was not asked to"
     assert end_converged(bench.db, bench.study, Convergence(16, 0.0, 0.1)).converged is None
-    set_budget(bench.db, bench.study, None, None, until_converged=True)
+    set_budget(bench.db, bench.study, None, None, until_converged=True, confirm=0)
     found = check().converged
     assert found is not None
     assert found.trials == FEWEST_TRIALS
     assert claim_trial(bench.db, bench.study, Worker(device="cpu")) is NoTrial.SPENT
+    assert set_budget(bench.db, bench.study, None, None, confirm=1).converged == found
+    number = bench.claim().number
+    assert TrialRecord.of(bench.study.get_trials()[number]).replicate_of is not None
     shown = StudyReader(bench.db, bench.study)()
     assert shown.to_dict()["converged"] == {"trials": 16, "gain": found.gain, "error": found.error}
     assert converged_line(shown).startswith("converged after 16 of 40 trials: further ones are expected to gain 0.00")
@@ -127,8 +130,8 @@ def test_the_first_worker_that_sees_it_decides(bench: Bench) -> None:
 @pytest.mark.postgres
 def test_limits_of_earlier_versions_are_read_and_written_as_they_were(bench: Bench) -> None:
     set_budget(bench.db, bench.study, 12, None)
-    assert bench.study.user_attrs[LIMITS] == {"trials": 12, "deadline": None, "run": None}
-    assert read_limits(bench.study) == Limits(12)
+    assert not {"until_converged", "converged"} & bench.study.user_attrs[LIMITS].keys()
+    assert limits_from({"trials": 12, "deadline": None, "run": None}) == Limits(12)
 
 
 def test_a_study_that_has_not_converged_says_nothing() -> None:
