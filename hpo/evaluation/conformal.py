@@ -8,7 +8,7 @@ the scores of the true classes. There are two scores:
     aps   p of the class and of all that are more probable (Romano, Sesia and Candès 2020), without its random part, so
           that an image always gets the same set: larger, more alike in their coverage of easy and hard images
 
-The most probable class is in every set, so none is empty.
+The most probable class is in every set, so none is empty; its score is 0, so that the thresholds count on it.
 
 If new images are like the calibration images, the sets hold the true class with at least the probability `level`, on
 average over the draw of the calibration images, however good the model is. Two things are allowed for:
@@ -87,7 +87,7 @@ class ScoredImages:
 
     def scores(self, method: SetMethod) -> Probabilities:
         """Return the (n,) scores of the true classes."""
-        found: Probabilities = 1 - self.true if method == "lac" else self.above + self.true
+        found: Probabilities = np.where(self.right, 0, 1 - self.true if method == "lac" else self.above + self.true)
         return found
 
     def subset(self, rows: npt.NDArray[np.bool_]) -> ScoredImages:
@@ -97,11 +97,11 @@ class ScoredImages:
 
 def class_scores(rows: Probabilities, method: SetMethod) -> Probabilities:
     """Return the (n, C) scores of all classes from probabilities (n, C)."""
-    if method == "lac":
-        return 1 - rows
-    order = np.argsort(-rows, axis=1, kind="stable")
-    found = np.empty_like(rows)
-    np.put_along_axis(found, order, np.take_along_axis(rows, order, axis=1).cumsum(axis=1), axis=1)
+    found = 1 - rows
+    if method == "aps":
+        order = np.argsort(-rows, axis=1, kind="stable")
+        np.put_along_axis(found, order, np.take_along_axis(rows, order, axis=1).cumsum(axis=1), axis=1)
+    found[np.arange(len(rows)), rows.argmax(axis=1)] = 0
     return found
 
 
@@ -116,14 +116,11 @@ class SetRule:
 
     def members(self, rows: Probabilities) -> npt.NDArray[np.bool_]:
         """Return (n, C) whether a class is in the set of an image with the probabilities `rows` (n, C)."""
-        found = class_scores(rows, self.method) <= self.thresholds + _ROUNDING
-        found[np.arange(len(rows)), rows.argmax(axis=1)] = True
-        return np.asarray(found)
+        return np.asarray(class_scores(rows, self.method) <= self.thresholds + _ROUNDING)
 
     def holds(self, images: ScoredImages) -> npt.NDArray[np.bool_]:
         """Return (n,) whether the set of an image holds its true class."""
-        within = images.scores(self.method) <= self.thresholds[images.labels] + _ROUNDING
-        return np.asarray(within | images.right)
+        return np.asarray(images.scores(self.method) <= self.thresholds[images.labels] + _ROUNDING)
 
 
 @dataclass(frozen=True)
