@@ -22,10 +22,17 @@ class Counts:
     """Images with a prediction, abstentions included."""
     unreadable: int = 0
     abstained: int = 0
+    in_sets: int = 0
+    """Classes in the sets of all images together; 0 without sets."""
 
-    def plus(self, predicted: int, unreadable: int, abstained: int) -> Counts:
+    def plus(self, found: Sequence[Prediction], unreadable: int) -> Counts:
         """Return the counts after one more batch."""
-        return Counts(self.predicted + predicted, self.unreadable + unreadable, self.abstained + abstained)
+        return Counts(
+            self.predicted + len(found),
+            self.unreadable + unreadable,
+            self.abstained + sum(one.abstained for one in found),
+            self.in_sets + sum(len(one.prediction_set or ()) for one in found),
+        )
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ def predict(
                 writer.write_unreadable(image)
                 on_unreadable(image)
             _write(writer, found[start:])
-            counts = counts.plus(len(found), len(skipped), sum(one.abstained for one in found))
+            counts = counts.plus(found, len(skipped))
             progress(counts.predicted + counts.unreadable)
         if not counts.predicted:
             raise DataError(f"none of the {counts.unreadable} images could be read; give images that can")

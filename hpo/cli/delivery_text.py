@@ -238,7 +238,8 @@ def predicted_line(counts: Counts) -> str:
     abstained = f", {counts.abstained:,} of them abstained" if counts.abstained else ""
     unread = f", {counts.unreadable:,} could not be read" if counts.unreadable else ""
     images = "1 image" if counts.predicted == 1 else f"{counts.predicted:,} images"
-    return f"{images} predicted{abstained}{unread}"
+    sets = f"; a set has {counts.in_sets / counts.predicted:.2f} classes on average" if counts.in_sets else ""
+    return f"{images} predicted{abstained}{unread}{sets}"
 
 
 def joined_lines(out: Path | str, joined: JointModel) -> list[str]:

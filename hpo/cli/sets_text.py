@@ -74,9 +74,9 @@ def set_lines(bundle: Bundle, found: BundleSets, tta: str) -> list[str]:
 
 
 def _measuring(bundle: Bundle) -> str:
-    """Return the command that gives a bundle predictions on altered images."""
+    """Return the command that measures a bundle on altered images of known severities."""
     split = "val" if bundle.manifest.stage == "exported" else None
-    return f"; `{hint('evaluate', bundle.path, data='DATA', split=split, corrupted=True)}` makes them"
+    return f"; `{hint('evaluate', bundle.path, data='DATA', split=split, corrupted=True)}` measures it"
 
 
 def _worst_lines(bundle: Bundle, found: BundleSets) -> list[str]:
@@ -85,7 +85,7 @@ def _worst_lines(bundle: Bundle, found: BundleSets) -> list[str]:
         return []
     worst = found.worst_severity()
     if worst is None:
-        return []
+        return [f"how often they do at each severity of corruptions is not known here{_measuring(bundle)}"]
     severity, share, mean = worst
     return [
         f"under the corruptions that a search may see they hold {mean:.3f}, and at the worst severity ({severity} of "
