@@ -30,6 +30,9 @@ from hpo.models.baselines import is_baseline
 from hpo.models.built_model import build_model
 from hpo.models.inference import Predictor
 
+SHARE_OF_SOUP = 0.5
+"""Share of the time after which no further mean of weights is tried: each costs the most, and other steps follow."""
+
 MOST_MEMBERS = 3
 """Members of an ensemble, at most: each costs a forward pass for every image, as long as the model is in use."""
 
@@ -77,8 +80,9 @@ class SoupStep(FinishingStep):
     def _search(self) -> SoupSearch:
         task = self.task
         return SoupSearch(
-            self._candidates, task.dataset, task.device, lambda line: task.budget.go_on(f"soup: {line}"),
-            altered=task.images.altered,
+            self._candidates, task.dataset, task.device,
+            lambda line: task.budget.go_on(f"soup: {line}", share=SHARE_OF_SOUP),
+            altered=task.images.altered, statistics_images=STATISTICS_IMAGES,
         )  # fmt: skip
 
 

@@ -40,12 +40,12 @@ class Budget:
         """Seconds since the beginning."""
         return time.monotonic() - self.begun
 
-    def go_on(self, doing: str) -> None:
-        """Report what comes next; OutOfTime where no time is left."""
-        left = self.seconds - self.spent
-        if left <= 0:
+    def go_on(self, doing: str, share: float = 1.0) -> None:
+        """Report what comes next; OutOfTime where no time is left, or a step has had its share of the whole."""
+        spent = self.spent
+        if spent >= share * self.seconds:
             raise OutOfTime
-        self.on_progress(doing, left)
+        self.on_progress(doing, self.seconds - spent)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from hpo.delivery.ensemble import JointModel, chosen_by, comparisons, with_own_f
 from hpo.delivery.ensemble_candidates import EnsembleCandidate, EnsembleCandidates, trials_named
 from hpo.delivery.export import export_trial
 from hpo.delivery.selection import Chosen, Merit, Rows, cross_checked, greedy_soup, merit, ranked
-from hpo.delivery.weight_averages import Ingredients, WeightAverages
+from hpo.delivery.weight_averages import STATISTICS_IMAGES, Ingredients, WeightAverages
 from hpo.errors import BundleError
 from hpo.evaluation.altered_part import altered_part
 from hpo.evaluation.calibration import Probabilities, probabilities
@@ -103,14 +103,16 @@ class SoupSearch:
         on_line: OnLine,
         *,
         altered: Part | None = None,
+        statistics_images: int = STATISTICS_IMAGES,
     ) -> None:
         self.candidates, self.dataset = candidates, dataset
         self._stored = [candidate.logits for candidate in candidates.found]
         manifest = candidates.found[0].manifest
         report_mean = partial(self._report_mean, on_line)
         self.averages = WeightAverages(
-            manifest, self._weights, dataset, device, on_predicted=report_mean, altered=altered
-        )
+            manifest, self._weights, dataset, device, on_predicted=report_mean, altered=altered,
+            statistics_images=statistics_images,
+        )  # fmt: skip
 
     def choose(self, rows: Rows | None = None, first: int | None = None) -> tuple[int, Ingredients]:
         """Return the best single candidate and the soup, by the validation images `rows`, (n,) bool, or by all.

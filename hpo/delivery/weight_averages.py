@@ -53,6 +53,7 @@ class WeightAverages:
         on_predicted: OnPredicted = lambda ingredients, logits: None,
         *,
         altered: Part | None = None,
+        statistics_images: int = STATISTICS_IMAGES,
     ) -> None:
         self._manifest = manifest
         self._weights_of = weights_of
@@ -60,6 +61,7 @@ class WeightAverages:
         self._device = device
         self._parts = (dataset.val,) if altered is None else (dataset.val, altered)
         self._on_predicted = on_predicted
+        self._statistics_images = statistics_images
         self._logits: dict[Ingredients, Logits] = {}
 
     def logits(self, ingredients: Ingredients) -> Logits:
@@ -98,7 +100,7 @@ class WeightAverages:
             module.reset_running_stats()
             module.momentum = None
             module.train()
-        rows = np.random.default_rng(0).permutation(len(self._dataset.train))[:STATISTICS_IMAGES]
+        rows = np.random.default_rng(0).permutation(len(self._dataset.train))[: self._statistics_images]
         with torch.no_grad():
             for some in epoch_batches(rows, BATCH_SIZE):
                 images = with_background(self._dataset.train.batch(some), steps.background)

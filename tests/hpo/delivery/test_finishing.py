@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,15 @@ def test_no_time_leaves_the_trial_as_it_is(ready, tmp_path) -> None:
     found = ready(tmp_path / "best", StatisticsStep, LineStep, seconds=0.0)
     assert [one.why for one in found.finishing.tried] == ["the time was up", "the time was up"]
     assert found.manifest.stage == "exported"
+
+
+def test_a_step_may_have_a_share_of_the_time() -> None:
+    left: list[float] = []
+    budget = Budget(100.0, lambda doing, seconds: left.append(seconds), begun=time.monotonic() - 60)
+    budget.go_on("the next step")
+    with pytest.raises(OutOfTime):
+        budget.go_on("a soup", share=0.5)
+    assert left == [pytest.approx(40, abs=5)]
 
 
 def test_a_retraining_repeats_what_was_changed_after_the_trial(
