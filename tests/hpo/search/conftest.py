@@ -20,7 +20,7 @@ SPACE = {
     "name": "tiny",
     "summary": "two epochs of a small network on tiny images",
     "fixed": {
-        "backbone": "mobilenetv2_035",
+        "backbone": "test_resnet",
         "pretrained": False,
         "image_size": 32,
         "epochs": 2,

@@ -13,12 +13,11 @@ import optuna
 import pytest
 from optuna.pruners import BasePruner
 
-import hpo.search.fold_progress as fold_module
 import hpo.search.trial_reporter as reporter_module
 from hpo.cli.delivery_text import fold_lines
 from hpo.data import SplitOptions, open_dataset
 from hpo.delivery.export import export_trial
-from hpo.search.fold_progress import FoldedProgress
+from hpo.search.fold_progress import FoldedProgress, fit_folds
 from hpo.search.plan import Plan, create_or_open_study, set_budget
 from hpo.search.status import StudyReader
 from hpo.search.strategy import make_pruner
@@ -213,20 +212,17 @@ def test_steps_are_those_of_the_longest_run_and_a_short_fold_leaves_a_gap() -> N
     assert again == progress
 
 
-def test_each_fold_trains_on_all_images_but_its_own(
-    folded: Bench, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_fold_trains_on_all_images_but_its_own(folded: Bench, tiny_space: SearchSpace) -> None:
     seen: list[tuple[list[str], list[str], int]] = []
 
     def fake(config: Any, data: Any, runtime: Any, resume: Any) -> Iterator[Any]:
         seen.append((list(data.train.names), list(data.val.names), runtime.seed))
         yield from ()
 
-    monkeypatch.setattr(fold_module, "fit", fake)
     progress = FoldedProgress("accuracy", folds=FOLDS, steps=2)
     runtime = Runtime(seed=7)
     data_of = partial(folded.context(tiny_space).fit_data, folded.dataset)
-    list(fold_module.fit_folds(tiny_space.largest(), data_of, runtime, progress, lambda fold: None, None))
+    list(fit_folds(tiny_space.largest(), data_of, runtime, progress, lambda fold: None, None, fake))
     pool = {*folded.dataset.train.names, *folded.dataset.val.names}
     assert sorted(name for _, val, _ in seen for name in val) == sorted(pool)
     assert all(set(train) == pool - set(val) for train, val, _ in seen)

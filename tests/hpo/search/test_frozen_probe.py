@@ -42,7 +42,7 @@ from search_spaces import PlannedTrial, SearchSpace, TrialConfig, TrialList, loa
 from storage import Database, read_spec
 from tests.hpo.search.conftest import SPACE, Bench
 
-NAME = "mobilenetv2_035"
+NAME = "test_resnet"
 
 
 @pytest.fixture(scope="session")
@@ -144,7 +144,7 @@ def test_a_new_study_begins_with_its_probe_and_an_existing_one_gets_none(
 def test_what_begins_a_study_is_said_while_it_waits(probed: Bench, space: SearchSpace) -> None:
     plan = planned_probes(several("a", "b"), 5)
     assert list(probe_lines(probed.study, plan)) == [
-        "first, as the line to beat, a linear head on the frozen backbone: mobilenetv2_035 (trial 0); it counts among "
+        "first, as the line to beat, a linear head on the frozen backbone: test_resnet (trial 0); it counts among "
         "the trials, --no-probe leaves it out",
         "no such probe of b: they take at most one trial in 5; a study made with more --trials has them",
     ]

@@ -131,9 +131,6 @@ def test_the_cheapest_in_use_is_taken_among_those_that_cannot_be_told_from_the_b
 def test_of_equal_models_the_one_with_shorter_epochs_is_cheaper_and_an_unknown_cost_is_the_highest() -> None:
     ranked = rank([trial(0, 0.95), costly(1, 0.95, 9, 90.0), costly(2, 0.95, 9, 50.0)])
     assert cheapest(ranked).trial.number == 2
-    assert cheapest(rank([costly(0, 0.95, 9, 60.0), costly(1, 0.94, 9, 50.0)])).trial.number == 0, (
-        "times differ by chance"
-    )
     assert ModelCost.of(ranked[0].trial).work == math.inf
 
 

@@ -80,14 +80,14 @@ def test_without_pretrained_weights_nothing_is_measured_and_it_is_said(bench: Be
 def test_pretrained_weights_are_asked(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights are random here, so the probe proves nothing, but it is asked with the features of the backbone."""
     weights = tmp_path / "weights.safetensors"
-    safetensors.torch.save_model(timm.create_model("mobilenetv2_035", num_classes=0), str(weights))
+    safetensors.torch.save_model(timm.create_model("test_resnet", num_classes=0), str(weights))
     monkeypatch.setattr(symmetry_probe, "IMAGES", 48)
     space = plan_of(bench, "asked").space.with_fixed({"pretrained": True, "weights": str(weights)})
     choice = measured_choice(space, bench.dataset)
     assert choice.source == "measured"
     assert choice.measured is not None
     assert choice.measured["images"] == 48
-    assert "of 48 training images a linear probe on mobilenetv2_035 recognises" in choice.line
+    assert "of 48 training images a linear probe on test_resnet recognises" in choice.line
     assert choice.line.endswith("--set symmetry=none, mirror or dihedral decides otherwise")
 
 

@@ -18,7 +18,7 @@ from storage import Database, open_store, read_limits, read_spec
 
 pytestmark = pytest.mark.postgres
 
-BASE = {"backbone": "mobilenetv2_035", "pretrained": False, "image_size": 32, "epochs": 1, "batch_size": 16}
+BASE = {"backbone": "test_resnet", "pretrained": False, "image_size": 32, "epochs": 1, "batch_size": 16}
 TRIAL_LIST = TrialList(
     "pairs",
     "one configuration under two seeds, and another",
