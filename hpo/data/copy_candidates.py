@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hpo.data.dataset import Labels
+from hpo.data.dataset import Labels, Progress
 from hpo.data.picture_hash import BITS, CENTRE, VIEWS, Descriptions, Keys, PictureHash
 
 TABLES = 12
@@ -65,14 +65,20 @@ class Candidates:
         return Candidates(self.first[chosen], self.second[chosen], self.view[chosen])
 
 
-def find_candidates(pictures: PictureHash, described: Descriptions) -> Candidates:
+def find_candidates(
+    pictures: PictureHash, described: Descriptions, progress: Progress | None = None
+) -> Candidates:  # fmt: skip
     """Return pairs among n images that `pictures` has described under all views, each pair once.
 
     The order of the images plays no role as long as it is theirs by content.
     """
     count = described.keys.shape[1]
     tables = [_HashTable.of(described.keys[_CENTRE], order) for order in _orders(pictures.weights)]
-    found = [_nearest(tables, described.keys, begin) for begin in range(0, count, _LOOKED_UP)]
+    found = []
+    for begin in range(0, count, _LOOKED_UP):
+        found.append(_nearest(tables, described.keys, begin))
+        if progress:
+            progress(min(begin + _LOOKED_UP, count), count)
     first, second = np.concatenate(found, axis=1)
     pair = np.sort(np.minimum(first, second) * count + np.maximum(first, second))
     pair = pair[np.diff(pair, prepend=-1) > 0]

@@ -11,21 +11,20 @@ from __future__ import annotations
 import io
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hpo.data.alignment import LEAST_STRUCTURE, fine_detail, resemblance
-from hpo.data.cache import forget_pages
 from hpo.data.copy_candidates import Candidates, find_candidates
-from hpo.data.dataset import Images, Labels, RecordedGroups
+from hpo.data.dataset import Labels, Progress, RecordedGroups
 from hpo.data.picture_hash import CENTRE, VIEWS, PictureHash, PictureRows
-from hpo.data.signatures import Signatures
+from hpo.data.signatures import FieldRows, Signatures
 from hpo.data.symmetries import inverse
 from hpo.device import one_blas_thread
 from hpo.files import write_file
@@ -61,11 +60,14 @@ _LARGEST_TINT = 40.0
 _RECORDED = 16
 """The number of hex digits by which an image is recorded."""
 
-_READ = 1024
-"""Signatures that are read before their memory is given back; the system reads some more about each."""
-
 _HELD = 50_000
 """The most images of which the thumbs are held in memory: 150 MB."""
+
+_COMPARED = 2048
+"""Pairs that are compared before the progress is shown."""
+
+_DESCRIBED, _LOOKED_UP = 0.3, 0.25
+"""The shares of the time that hashes take, and looking for candidates; comparing them takes the rest."""
 
 _ROUNDS = 12
 
@@ -95,18 +97,21 @@ class CopyGroups:
 
 
 def find_copy_groups(
-    signatures: Signatures, digests: Sequence[tuple[str, str]], cache: Path | None = None
+    signatures: Signatures,
+    digests: Sequence[tuple[str, str]],
+    cache: Path | None = None,
+    progress: Progress | None = None,
 ) -> CopyGroups:
     """Return the groups of copies among n images, from their signatures and their digests (stored, pixels).
 
     The order of the images plays no role. The groups are kept in the folder `cache` of the pack, where later calls find
-    them.
+    them. `progress` gets the images that are done, by the time that steps take.
     """
     known = None if cache is None else _read_groups(cache / _FILE, len(digests))
     if known is not None:
         return known
     with one_blas_thread():
-        found = _find_groups(signatures, digests)
+        found = _find_groups(signatures, digests, progress or _silent)
     if cache is not None:
         _keep_groups(found, cache / _FILE)
     return found
@@ -130,12 +135,25 @@ def _keep_groups(groups: CopyGroups, path: Path) -> None:
         write_file(path, content.getvalue())
 
 
-def _find_groups(signatures: Signatures, digests: Sequence[tuple[str, str]]) -> CopyGroups:
+def _silent(done: int, total: int) -> None:
+    """Show nothing."""
+
+
+def _step(progress: Progress, images: int, begin: float, end: float) -> Progress:
+    """Return the progress of a step that lasts from one share of the whole time to another."""
+
+    def report(done: int, total: int) -> None:
+        progress(round(images * (begin + (end - begin) * done / max(1, total))), images)
+
+    return report
+
+
+def _find_groups(signatures: Signatures, digests: Sequence[tuple[str, str]], progress: Progress) -> CopyGroups:
     rows, inverse = _different_images(digests)
-    thumbs = _FieldRows(signatures["thumb"], rows)
+    thumbs = FieldRows(signatures["thumb"], rows)
     held = thumbs[:] if len(rows) <= _HELD else thumbs  # each is looked at several times
-    pictures = _Pictures(held, _FieldRows(signatures["grey"], rows))
-    links = _confirmed(pictures)
+    pictures = _Pictures(held, FieldRows(signatures["grey"], rows))
+    links = _confirmed(pictures, partial(_step, progress, len(digests)))
     area = signatures["width"][rows].astype(np.int64) * signatures["height"][rows]
     among = _grouped(pictures, links, area)
     centre = rows[among.centre[inverse]]
@@ -175,30 +193,6 @@ def _numbered(centre: Labels) -> Labels:
     rank = np.empty(len(first), dtype=np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
     return rank[inverse]
-
-
-class _FieldRows:
-    """Some rows of one field of the signatures, read from the disk when they are asked for."""
-
-    def __init__(self, field: Images, rows: Labels) -> None:
-        self._field = field
-        self._rows = rows
-        self._read = 0
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, rows: Any, /) -> Images:
-        chosen = self._rows[rows]
-        found = np.empty((len(chosen), *self._field.shape[1:]), dtype=self._field.dtype)
-        for begin in range(0, len(chosen), _READ):
-            some = slice(begin, begin + _READ)
-            found[some] = self._field[chosen[some]]
-            self._read += len(chosen[some])
-            if self._read >= _READ:
-                forget_pages(self._field)
-                self._read = 0
-        return found
 
 
 @dataclass(frozen=True)
@@ -250,26 +244,39 @@ class _Links:
         return symmetry, similarity
 
 
-def _confirmed(pictures: _Pictures) -> _Links:
+def _confirmed(pictures: _Pictures, step: Callable[[float, float], Progress]) -> _Links:
     """Return the candidates that are copies; not those whose ends are joined by others already."""
+    progress = step(_DESCRIBED + _LOOKED_UP, 1.0)
+    done = 0
     joined = _Joined(len(pictures))
     none = np.zeros(0, dtype=np.int64)
     links = [_Links(none, none, none, np.zeros(0))]
-    for candidates in _in_rounds(pictures.thumbs, joined):
-        symmetry, similarity = pictures.compare(candidates.first, candidates.second, candidates.view)
-        same = similarity >= SIMILARITY
-        links.append(_Links(candidates.first[same], candidates.second[same], symmetry[same], similarity[same]))
-        for first, second in zip(links[-1].first.tolist(), links[-1].second.tolist(), strict=True):
-            joined.join(first, second)
+    for candidates, left in _in_rounds(pictures.thumbs, joined, step):
+        for begin in range(0, len(candidates), _COMPARED):
+            some = candidates[np.arange(begin, min(begin + _COMPARED, len(candidates)))]
+            symmetry, similarity = pictures.compare(some.first, some.second, some.view)
+            same = similarity >= SIMILARITY
+            links.append(_Links(some.first[same], some.second[same], symmetry[same], similarity[same]))
+            progress(done + begin, done + max(left, len(candidates)))
+            for first, second in zip(links[-1].first.tolist(), links[-1].second.tolist(), strict=True):
+                joined.join(first, second)
+        done += len(candidates)
+    progress(1, 1)
     return _Links(**{name: np.concatenate([getattr(some, name) for some in links]) for name in vars(links[0])})
 
 
-def _in_rounds(thumbs: PictureRows, joined: _Joined) -> Iterator[Candidates]:
-    """Yield the candidates to be tried next: of each image the nearest that is not in its group yet."""
+def _in_rounds(
+    thumbs: PictureRows, joined: _Joined, step: Callable[[float, float], Progress]
+) -> Iterator[tuple[Candidates, int]]:
+    """Yield the candidates to be tried next: of each image the nearest that is not in its group yet.
+
+    With them the number of those that may be tried, these included.
+    """
     if len(thumbs) < 2:
         return
     hashes = PictureHash.learn(thumbs)
-    left = find_candidates(hashes, hashes.describe(thumbs))
+    described = hashes.describe(thumbs, progress=step(0.0, _DESCRIBED))
+    left = find_candidates(hashes, described, progress=step(_DESCRIBED, _DESCRIBED + _LOOKED_UP))
     near = _rank(left, len(thumbs)) < _TRIED
     for _ in range(_ROUNDS):
         roots = joined.roots()
@@ -280,7 +287,7 @@ def _in_rounds(thumbs: PictureRows, joined: _Joined) -> Iterator[Candidates]:
         if not len(places):
             return
         tried = places[_first_of_each(left[places])]
-        yield left[tried]
+        yield left[tried], int(np.count_nonzero(near))
         rest = np.ones(len(left), dtype=np.bool_)
         rest[tried] = False
         left, near = left[rest], near[rest]

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hpo.data.dataset import Images
+from hpo.data.dataset import Images, Progress
 from hpo.data.signatures import THUMB
 
 Floats = npt.NDArray[np.float64]
@@ -267,7 +267,9 @@ class PictureHash:
         thresholds[ratios[best] < _TELLING] = np.inf
         return cls(mean, directions, thresholds, ratios[best])
 
-    def describe(self, thumbs: PictureRows, views: tuple[View, ...] = VIEWS) -> Descriptions:
+    def describe(
+        self, thumbs: PictureRows, views: tuple[View, ...] = VIEWS, progress: Progress | None = None
+    ) -> Descriptions:
         """Return the bits and values of views of RGB thumbs (n, 32, 32, 3)."""
         keys = np.empty((len(views), len(thumbs)), dtype=np.uint64)
         values = np.empty((len(views), len(thumbs), VALUES), dtype=np.float16)
@@ -277,6 +279,8 @@ class PictureHash:
                 projected = _on_grid((symmetric_features(coefficients) - self.mean) @ self.directions)
                 keys[number, some] = _keys(projected > self.thresholds)
                 values[number, some] = projected[:, :VALUES] / _GRID
+            if progress:
+                progress(min(begin + _CHUNK, len(thumbs)), len(thumbs))
         return Descriptions(keys, values)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo.data.cache import forget_pages
-from hpo.data.dataset import Images
+from hpo.data.dataset import Images, Labels
 from hpo.files import write_new_file_by
 
 GREY, CMYK, PALETTE, ALPHA, SIXTEEN_BIT = 1, 2, 4, 8, 16
@@ -56,6 +56,9 @@ SIGNATURE: np.dtype[Any] = np.dtype(
 
 Signatures = npt.NDArray[np.void]
 """(n,) of SIGNATURE."""
+
+_READ = 1024
+"""Signatures that are read before their memory is given back; the system reads some more about each."""
 
 _BLOCK = 4096
 """Signatures that are read at once: 30 MB."""
@@ -190,3 +193,27 @@ def open_signatures(path: Path, rows: int) -> Signatures:
     if found.dtype != SIGNATURE or found.shape != (rows,):
         raise ValueError(f"{path} has {found.shape} rows of {found.dtype}, but must have ({rows},) of {SIGNATURE}")
     return np.asarray(found)
+
+
+class FieldRows:
+    """Some rows of one field of the signatures, read from the disk when they are asked for."""
+
+    def __init__(self, field: Images, rows: Labels) -> None:
+        self._field = field
+        self._rows = rows
+        self._read = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: Any, /) -> Images:
+        chosen = self._rows[rows]
+        found = np.empty((len(chosen), *self._field.shape[1:]), dtype=self._field.dtype)
+        for begin in range(0, len(chosen), _READ):
+            some = slice(begin, begin + _READ)
+            found[some] = self._field[chosen[some]]
+            self._read += len(chosen[some])
+            if self._read >= _READ:
+                forget_pages(self._field)
+                self._read = 0
+        return found

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpo.data.copy_groups import SIMILARITY, CopyGroups, find_copy_groups
-from hpo.data.dataset import Labels, Rows
+from hpo.data.dataset import Labels, Progress, Rows
 from hpo.data.findings import Finding
 from hpo.data.records import PARTS
 from hpo.data.symmetries import composed, inverse, symmetry_in_words
@@ -98,9 +98,9 @@ class Copies:
         return sum(len(group.rows) - 1 for group in self.groups)
 
 
-def find_copies(data: InspectedData) -> Copies:
+def find_copies(data: InspectedData, progress: Progress | None = None) -> Copies:
     """Find the copies among the images of a data set: equal, encoded anew, brightened, shifted, cropped or turned."""
-    found = find_copy_groups(data.signatures, data.digests, cache=data.folder)
+    found = find_copy_groups(data.signatures, data.digests, cache=data.folder, progress=progress)
     order = np.argsort(found.group_of, kind="stable")
     begins = np.flatnonzero(np.diff(found.group_of[order], prepend=-1))
     members = [rows for rows in np.split(order, begins[1:]) if len(rows) > 1]

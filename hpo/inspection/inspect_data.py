@@ -202,10 +202,10 @@ def _small_classes(data: InspectedData) -> list[str]:
 
 
 def _cheap_checks(data: InspectedData, seconds: dict[str, float], report: StepProgress) -> DataInspection:
-    report("copies", 0, 1)
+    report("copies", 0, len(data))
     with _timed(seconds, "copies"):
-        copies = find_copies(data)
-    report("copies", 1, 1)
+        copies = find_copies(data, progress=lambda *done: report("copies", *done))
+    report("copies", len(data), len(data))
     with _timed(seconds, "other checks"):
         groups = measure_groups(data, copies)
         if groups is not None:

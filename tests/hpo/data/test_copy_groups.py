@@ -121,6 +121,16 @@ def test_similarity_is_one_for_equal_pixels_only(found):
     assert of["encoded"] < 1 or found.similarity[list(CHANGES).index("encoded")] < 1
 
 
+def test_the_progress_grows_to_the_number_of_images(planted):
+    shown = []
+    find_copy_groups(*described(planted), progress=lambda done, total: shown.append((done, total)))
+    done = [done for done, _ in shown]
+    assert {total for _, total in shown} == {len(planted)}
+    assert done == sorted(done)
+    assert done[-1] == len(planted)
+    assert len(set(done)) >= 3
+
+
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_groups_are_a_partition_and_the_order_of_the_images_plays_no_role(planted, found, seed):
