@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.evaluation.best_of_many import recent_gain
 from hpo.search.noise import NoiseReader
 from hpo.search.status import best_first
-from hpo.search.trial_record import TrialRecord, is_probe
+from hpo.search.trial_record import TrialRecord, best_probe, is_probe
 from storage import Convergence, Database, Limits, end_converged, read_limits
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,8 @@ def convergence_of(trials: Sequence[FrozenTrial], most: int | None, noise: Noise
     Further trials are those up to the limit `most`, or as many as there were, whichever is fewer. Their expected gain
     in the true value is the larger of two: what draws from the distribution of true values so far would bring, and what
     the second half of the trials brought. It has to be below the standard error of the best value. A waiting trial (a
-    known-good point, an enqueued one) is tried first in any case. Frozen probes and replicates are left out.
+    known-good point, an enqueued one) is tried first in any case. Frozen probes and replicates are left out; but what
+    the best probe is worth above all of them is taken off the gain.
     """
     finished = _trained(trials)
     complete = best_first(finished)
@@ -48,7 +49,14 @@ def convergence_of(trials: Sequence[FrozenTrial], most: int | None, noise: Noise
         _drawn_gain(complete, noise, further * len(complete) / len(finished)),
         recent_gain([trial.value for trial in finished]),
     )
+    gain = max(0.0, gain - _lead_of_probe(trials, complete[0]))
     return Convergence(len(finished), gain, error) if error is not None and gain < error else None
+
+
+def _lead_of_probe(trials: Sequence[FrozenTrial], best: FrozenTrial) -> float:
+    """Return how far the best frozen probe is above `best`; 0 where it is not, or there is none."""
+    probe = best_probe(best_first(trials))
+    return 0.0 if probe is None else max(0.0, (probe.value or 0.0) - (best.value or 0.0))
 
 
 def _trained(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -13,7 +13,7 @@ from hpo.search.convergence import FEWEST_TRIALS, ConvergenceCheck, convergence_
 from hpo.search.noise import NoiseReader
 from hpo.search.plan import set_budget
 from hpo.search.status import StudyReader
-from hpo.search.trial_record import TrialProgress, TrialRecord, final_attributes, outcome_attributes
+from hpo.search.trial_record import TrialProgress, TrialRecord, final_attributes, outcome_attributes, probe_attributes
 from storage import Convergence, Limits, NoTrial, Worker, claim_trial, end_converged, read_limits
 from storage.studies import LIMITS, limits_from
 from tests.hpo.search.conftest import Bench
@@ -58,6 +58,15 @@ def test_a_search_that_has_just_found_something_better_goes_on() -> None:
 
 def test_a_search_that_stopped_climbing_has_converged() -> None:
     assert converged([*climbing(20, 0.02), *flat(30)]) is not None
+
+
+def test_a_search_that_will_not_reach_the_frozen_probe_has_converged() -> None:
+    slow = study(climbing(24))
+    assert convergence_of(slow, 100, NoiseReader("accuracy", 0.0)) is None
+    for value, expected in ((0.95, True), (0.7, False)):
+        probe = create_trial(value=value, user_attrs=probe_attributes("resnet18"))
+        probe.number = 24
+        assert (convergence_of([*slow, probe], 100, NoiseReader("accuracy", 0.0)) is not None) is expected
 
 
 def test_nothing_is_judged_before_there_are_enough_trials() -> None:
