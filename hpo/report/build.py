@@ -125,9 +125,10 @@ def _notes(study: StudyData) -> list[str]:
     if running:
         notes.append(f"The search goes on: {running} of its trials are running.")
     if study.best is not None:
+        apart = "" if study.test_results else ", which no figure on this page comes from,"
         notes.append(
             "The best of many trials was chosen on the validation part, so its figures there are a little too good; "
-            "the locked test part, which no figure on this page comes from, shows how much."
+            f"the locked test part{apart} shows how much."
         )
     return notes
 

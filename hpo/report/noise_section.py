@@ -9,6 +9,7 @@ from hpo.evaluation.best_of_many import ALPHA
 from hpo.evaluation.intervals import plus_minus
 from hpo.report import wording
 from hpo.report.page import Section
+from hpo.report.search_sections import tried
 from hpo.report.study_data import StudyData, TrialData
 from hpo.search.noise import Rival, StudyNoise
 from storage import Convergence
@@ -36,7 +37,7 @@ def noise_section(study: StudyData) -> Section:
     trials = {trial.number: trial for trial in study.trials}
     values = {
         "rows": [*_promise_rows(study, noise), *_test_rows(study.test_results)],
-        "rivals": [_rival_row(rival) for rival in noise.rivals],
+        "rivals": _rival_rows(noise.rivals),
         "alike": [_alike_row(trials[number]) for number in noise.alike[:MOST_ALIKE]],
         "more": max(0, len(noise.alike) - MOST_ALIKE),
         "verdict": _verdict(noise),
@@ -75,10 +76,18 @@ def _test_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str
     ]  # fmt: skip
 
 
-def _rival_row(rival: Rival) -> tuple[str, str, str]:
-    """Return who, its value, and the probability that the best trial is worse."""
-    ended = ", which was pruned" if rival.pruned else ""
-    return f"trial {rival.trial}, {_ROLES[rival.role]}{ended}", f"{rival.value:.4f}", _chance(rival.chance)
+def _rival_rows(rivals: Sequence[Rival]) -> list[tuple[str, str, str]]:
+    """Return who, its value, and the probability that the best trial is worse; a trial with two roles once."""
+    by_trial = {rival.trial: [one for one in rivals if one.trial == rival.trial] for rival in rivals}
+    return [
+        (
+            f"trial {number}, {' and '.join(_ROLES[one.role] for one in group)}"
+            + (", which was pruned" if group[0].pruned else ""),
+            f"{group[0].value:.4f}",
+            _chance(group[0].chance),
+        )
+        for number, group in by_trial.items()
+    ]
 
 
 def _chance(chance: float) -> str:
@@ -90,7 +99,7 @@ def _alike_row(trial: TrialData) -> dict[str, str]:
         "number": str(trial.number),
         "value": plus_minus(trial.value or 0.0, trial.error),
         "time": wording.span(trial.seconds),
-        "params": ", ".join(f"{name} {wording.value(value)}" for name, value in trial.params.items()),
+        "params": tried(trial),
     }
 
 
@@ -101,6 +110,8 @@ def _verdict(noise: StudyNoise) -> str:
         return f"There is no other complete trial to compare trial {noise.trial} with."
     if not noise.alike:
         return f"Trial {noise.trial} is told from {wording.counted(noise.compared, 'other complete trial')} {where}."
+    if len(noise.alike) == noise.compared > 1:
+        return f"None of the {noise.compared} other complete trials can be told from trial {noise.trial} {where}."
     alike = wording.counted(len(noise.alike), "other complete trial")
     return f"{alike} of {noise.compared} cannot be told from trial {noise.trial} {where}."
 

@@ -85,7 +85,7 @@ def _row(trial: TrialData) -> dict[str, Any]:
         "value": plus_minus(trial.value or 0.0, trial.error),
         "epochs": "probe" if trial.record.probe else len(trial.curve),
         "time": wording.span(trial.seconds),
-        "params": _tried(trial),
+        "params": tried(trial),
         "figures": [f"{figure:.4f}" for figure in (trial.record.clean, trial.record.altered) if figure is not None],
     }
 
@@ -96,7 +96,7 @@ def _line_to_beat(study: StudyData) -> list[str]:
     return [f"{line[0].upper()}{line[1:]}." for line in lines]
 
 
-def _tried(trial: TrialData) -> str:
+def tried(trial: TrialData) -> str:
     """Return the parameters of a trial, after the number of the trial that it repeats."""
     if trial.record.probe:
         return f"frozen probe of {trial.record.probe}"

@@ -54,6 +54,7 @@ def test_the_section_says_what_will_hold_and_which_trials_may_be_as_good() -> No
             replace(NOISE, compared=0, alike=(), expected=None, rivals=(), fresh=None),
             "There is no other complete trial",
         ),
+        (replace(NOISE, compared=2), "None of the 2 other complete trials can be told from trial 0"),
         (replace(NOISE, compared=1, alike=()), "Trial 0 is told from 1 other complete trial on the same"),
         (replace(NOISE, alike=tuple(range(1, 15))), "2 more trials cannot be told from it."),
     ],
