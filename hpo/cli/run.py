@@ -260,8 +260,6 @@ def _is_spent(status: StudyStatus) -> bool:
 
 def untried(status: StudyStatus) -> list[str]:
     """Return a line for each kind of trial that a spent budget leaves waiting."""
-    if status.limits.converged is not None:
-        return []
     waiting = [line for line in status.trials if line.state == "waiting"]
     begun = sum(line.worker is not None for line in waiting)
     probes = sum(line.worker is None and line.probe is not None for line in waiting)
@@ -272,6 +270,8 @@ def untried(status: StudyStatus) -> list[str]:
     }
     room = status.counts["finished"] + len(waiting)
     reached = f"--trials {status.limits.trials} is reached, --trials {room} has room for them"
+    if status.limits.converged is not None:
+        reached = "the study has converged, --no-until-converged goes on with them"
     return [f"{what}: {count}; {reached}" for what, count in counts.items() if count]
 
 

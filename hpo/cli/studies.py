@@ -187,13 +187,15 @@ def enqueue_command(study: str, values: tuple[str, ...], storage: str | None, ho
         params = space.parameters(assignments(values, ""))
         found.enqueue_trial(params)
         trials = found.get_trials(deepcopy=False)
-        limit, taken = read_limits(found).trials, sum(trial.state.name != "WAITING" for trial in trials)
+        limits, taken = read_limits(found), sum(trial.state.name != "WAITING" for trial in trials)
         original = replicated(params, trials[-1].number, trials)
     click.echo(f"trial {trials[-1].number} waits with {', '.join(f'{key}={value}' for key, value in params.items())}")
     if original is not None:
         click.echo(f"trial {original} has these values: the new one repeats it with a fresh seed", err=True)
-    if limit is not None and taken >= limit:
-        click.echo(f"the study has its {limit} trials: `hpo run` with more --trials has it tried", err=True)
+    if limits.converged is not None:
+        click.echo("the study has converged: `hpo run` with --no-until-converged has it tried", err=True)
+    elif limits.trials is not None and taken >= limits.trials:
+        click.echo(f"the study has its {limits.trials} trials: `hpo run` with more --trials has it tried", err=True)
 
 
 @click.command("delete")

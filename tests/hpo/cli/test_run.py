@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from click.testing import Result
 
 from hpo.cli.run import untried, without_a_model
 from hpo.search.status import StudyReader, StudyStatus, TrialStatus
-from storage import Database, Limits, has_spec, open_study, study_names
+from storage import Convergence, Database, Limits, has_spec, open_study, study_names
 from tests.hpo.cli.conftest import TINY, Command
 
 pytestmark = pytest.mark.postgres
@@ -164,3 +165,5 @@ def test_what_the_budget_leaves_waiting_is_counted_by_kind() -> None:
     assert begun == ("interrupted trials that stay as they are: 1; --trials 2 is reached, --trials 4 has room for them")
     assert points.startswith("known-good points not tried: 2; ")
     assert untried(status(lines[0])) == []
+    ended = replace(status(*lines), limits=Limits(9, converged=Convergence(16, 0.0, 0.1)))
+    assert untried(ended)[0].endswith(": 1; the study has converged, --no-until-converged goes on with them")

@@ -15,7 +15,9 @@ from click.testing import Result
 from search_spaces import SearchSpace
 from storage import (
     Claim,
+    Convergence,
     Database,
+    Limits,
     StudySpec,
     Worker,
     claim_trial,
@@ -24,6 +26,7 @@ from storage import (
     open_store,
     open_study,
     read_spec,
+    write_limits,
 )
 
 Here = Callable[..., Result]
@@ -115,6 +118,8 @@ def test_values_are_enqueued_and_what_is_left_out_is_sampled(here: Here, rich_st
     here("enqueue", "--study", "rich", "learning_rate=5e-3")
     waiting = [trial.system_attrs["fixed_params"] for trial in rich_study.get_trials()]
     assert waiting == [{"optimiser": "adamw", "learning_rate": 2e-3, "weight_decay": 0.05}, {"learning_rate": 5e-3}]
+    write_limits(rich_study, Limits(9, until_converged=True, converged=Convergence(16, 0.0, 0.1)))
+    assert "--no-until-converged has it tried" in here("enqueue", "--study", "rich", "learning_rate=6e-3").stderr
 
 
 @pytest.mark.parametrize(
