@@ -101,7 +101,7 @@ class TrialRecord:
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialRecord:
         """Read the record of `trial`; other attributes are left out."""
-        known = {field.name for field in fields(cls)}
+        known = {field.name for field in fields(cls)} - ({"probe"} if trial.params else set())
         return cls(**{key: value for key, value in trial.user_attrs.items() if key in known})
 
     @property
@@ -125,8 +125,8 @@ def probe_attributes(backbone: str) -> dict[str, Any]:
 
 
 def is_probe(trial: FrozenTrial) -> bool:
-    """Return whether a trial is a frozen probe."""
-    return trial.user_attrs.get("probe") is not None
+    """Return whether a trial is a frozen probe; a worker of an earlier version has trained it, if it has parameters."""
+    return trial.user_attrs.get("probe") is not None and not trial.params
 
 
 def best_probe(ranked: Iterable[FrozenTrial]) -> FrozenTrial | None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
 
 import hpo
 from hpo.search import trial_record
@@ -20,6 +21,7 @@ from hpo.search.trial_record import (
     failure_attributes,
     final_attributes,
     initial_attributes,
+    is_probe,
     probe_attributes,
 )
 from search_spaces import TrialConfig
@@ -85,3 +87,13 @@ def _writes_literal(node: ast.AST) -> bool:
 def test_the_record_names_all_its_keys_in_the_description() -> None:
     described = trial_record.__doc__ or ""
     assert [field.name for field in fields(TrialRecord) if field.name not in described and field.name != "epochs"] == []
+
+
+def test_a_probe_that_a_worker_of_an_earlier_version_took_for_a_trial_is_one() -> None:
+    """Such a worker samples parameters for it, and trains it."""
+    waiting = create_trial(state=TrialState.WAITING, user_attrs=probe_attributes("net"))
+    trained = create_trial(
+        value=0.9, params={"x": 0.5}, distributions={"x": FloatDistribution(0, 1)}, user_attrs=probe_attributes("net")
+    )
+    assert [is_probe(one) for one in (waiting, trained)] == [True, False]
+    assert [TrialRecord.of(one).probe for one in (waiting, trained)] == ["net", None]
