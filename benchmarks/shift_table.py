@@ -134,11 +134,11 @@ def search(bench: Bench, arm: str) -> dict[str, Any]:
 
 
 def search_by_epochs(bench: Bench, arm: str, words: Sequence[object]) -> None:
-    """Train one trial after the other until the study has so many epochs."""
+    """Train one trial after the other until the study has so many epochs; none is confirmed between."""
     count = 0
     while count == 0 or sum(row["epoch"] for row in trials(bench, arm)) < (bench.epochs or 0):
         count += 1
-        call(bench, *words, "--trials", count)
+        call(bench, *words, "--confirm", 0, "--trials", count)
 
 
 def studies(bench: Bench) -> list[dict[str, Any]]:
