@@ -6,8 +6,8 @@ Reads what `benchmarks.probe_rival` kept: which validation images each trial of 
 ones in their best epoch too. A simulated study draws its trials from these with replacement, sees one half of the
 images (or fewer), and stops after K trained trials if the best does not beat the probe by more than the noise, as `hpo`
 says it. The other half of the images judges: stopping was right if the best of all trials, chosen on the images seen,
-is better there by less than WORTH or not at all. Prints a Markdown table for each study, and for each study made harder
-to win, whose trials have lost some of their lead: their right images are swapped with those of the probe at random.
+is better there by less than WORTH or not at all. Prints a Markdown table over all studies, as they are and made harder
+to win: then a trial keeps its own answer only on some of the images, and has that of the probe on the others.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,24 +68,36 @@ class Tally:
     wasted: int = 0
     """Studies that went on although nothing was to be gained."""
 
+    def plus(self, other: Tally) -> Tally:
+        """Return the sums of both."""
+        return Tally(*(one + two for one, two in zip(astuple(self), astuple(other), strict=True)))
+
 
 def main() -> None:
     """Simulate, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("results", type=Path, help="the folder that benchmarks.probe_rival wrote")
-    parser.add_argument("--repeats", type=int, default=2000, help="simulated studies for each row")
+    parser.add_argument("--repeats", type=int, default=2000, help="simulated studies of each recorded one")
+    parser.add_argument("--each", action="store_true", help="a table for each recorded study, too")
     options = parser.parse_args()
-    print("| study | lead kept | images seen | stop after | stop | right of these | points given up | in vain |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
-    for file in sorted(options.results.glob("*.json")):
-        study = read(json.loads(file.read_text()))
+    studies = [read(json.loads(file.read_text())) for file in sorted(options.results.glob("*.json"))]
+    for group in [studies, *([[one] for one in studies] if options.each and len(studies) > 1 else [])]:
+        print(f"\n{'; '.join(study.name for study in group)}\n")
+        print("| lead kept | images seen | stop after | stop | right of these | points given up | go on in vain |")
+        print("|---:|---:|---:|---:|---:|---:|---:|", flush=True)
         for kept in KEPT:
             for seen in SEEN:
-                for after, tally in simulated(study, kept, seen, options.repeats).items():
-                    images = int(seen * len(study.probe) / 2)
-                    print(
-                        f"| {study.name} | {kept:.0%} | {images} | {after} | {' | '.join(cells(tally))} |", flush=True
-                    )
+                for after, tally in merged(group, kept, seen, options.repeats).items():
+                    print(f"| {kept:.0%} | {seen / 2:.0%} | {after} | {' | '.join(cells(tally))} |", flush=True)
+
+
+def merged(studies: Sequence[Recorded], kept: float, seen: float, repeats: int) -> dict[int, Tally]:
+    """Return the counts over all studies."""
+    total = {after: Tally() for after in AFTER}
+    for study in studies:
+        for after, tally in simulated(study, kept, seen, repeats).items():
+            total[after] = total[after].plus(tally)
+    return total
 
 
 def read(found: dict[str, Any]) -> Recorded:
