@@ -8,6 +8,7 @@ import hpo
 from hpo.bundle.access_ledger import AccessCounts, AccessLedger
 from hpo.bundle.bundle import read_bundle, write_bundle
 from hpo.bundle.calibrate import calibration_of
+from hpo.bundle.calibration_images import calibration_images
 from hpo.bundle.evaluate import evaluate, evaluate_on, select
 from hpo.bundle.manifest import Member, Weights
 from hpo.bundle.validation import Validation
@@ -59,6 +60,9 @@ def test_the_test_part_is_opened_once_and_measures_the_written_model(bundle, ima
     assert final["test"]["calibration"]["before"]["nll"] == pytest.approx(result.test.report.loss)
     assert [(one["command"], one["n"]) for one in final["test_openings"]] == [("retrain", len(locked))]
     assert read_bundle(bundle).metrics["test_openings"] == final["test_openings"]
+    (proof,) = calibration_images(read_bundle(tmp_path / "final"))
+    assert (proof.source, proof.compared, len(proof.images)) == ("test", 1, len(locked))
+    assert proof.images.right.mean() == pytest.approx(result.test.report.accuracy)
 
 
 def test_accesses_to_the_test_part_add_up(bundle, images, cache, options, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from hpo.bundle.bundle import read_bundle
 from hpo.bundle.manifest import Manifest, RobustnessFigures
 from hpo.cli.delivery_text import altered_lines, joined_lines, robustness_lines
-from hpo.delivery.ensemble import choose, ensemble
+from hpo.delivery.ensemble import choose, cross_check, ensemble
 from hpo.delivery.ensemble_candidates import ensemble_candidates
 from hpo.delivery.export import export_trial
 from hpo.delivery.retrain import RetrainOptions, retrain
@@ -130,6 +130,12 @@ def test_an_ensemble_is_chosen_by_altered_images_too(robust, store, tmp_path):
     assert any("the same images, altered" in line for line in joined_lines("joint", result))
     written = read_bundle(tmp_path / "joint")
     assert len(written.validation.labels) == len(candidates.labels), "calibrated on clean images"
+    if written.manifest.members:
+        assert written.altered is not None
+        assert np.array_equal(written.altered.rows, candidates.rows[len(candidates.labels) :])
+        crossed = cross_check(candidates)
+        assert crossed is not None
+        assert np.array_equal(written.altered.logits, crossed.logits[len(candidates.labels) :]), "chosen without them"
 
 
 def test_a_soup_is_chosen_by_altered_images_too(robust, store, dataset, cache, tmp_path):
