@@ -14,6 +14,8 @@ from hpo.search.noise import NoiseReader
 from hpo.search.plan import set_budget
 from hpo.search.status import StudyReader
 from hpo.search.trial_record import TrialProgress, TrialRecord, final_attributes, outcome_attributes, probe_attributes
+from hpo.search.worker import _claim_next_trial
+from search_spaces import SearchSpace
 from storage import Convergence, Limits, NoTrial, Worker, claim_trial, end_converged, read_limits
 from storage.studies import LIMITS, limits_from
 from tests.hpo.search.conftest import Bench
@@ -103,13 +105,14 @@ def finish(bench: Bench, values: list[float | None]) -> None:
 
 
 @pytest.mark.postgres
-def test_a_converged_study_gives_out_no_trial_until_it_is_told_to_go_on(bench: Bench) -> None:
+def test_a_converged_study_gives_out_no_trial_until_it_is_told_to_go_on(bench: Bench, tiny_space: SearchSpace) -> None:
     finish(bench, flat(FEWEST_TRIALS))
     check = ConvergenceCheck(bench.db, bench.study, "accuracy", 0.0)
     assert set_budget(bench.db, bench.study, 40, None) == check(), "it was not asked to"
     assert end_converged(bench.db, bench.study, Convergence(16, 0.0, 0.1)).converged is None
     set_budget(bench.db, bench.study, None, None, until_converged=True, confirm=0)
-    found = check().converged
+    assert _claim_next_trial(bench.context(tiny_space), check) is None, "a worker decides, and leaves"
+    found = read_limits(bench.study).converged
     assert found is not None
     assert found.trials == FEWEST_TRIALS
     assert claim_trial(bench.db, bench.study, Worker(device="cpu")) is NoTrial.SPENT
