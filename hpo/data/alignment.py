@@ -167,7 +167,9 @@ def _better_orientation(
     place, misfit = template.better(turned, place, same)
     rows = np.flatnonzero(agreement[:, 1] >= agreement[:, 0] - _NEARLY)
     other = template.at(rows).misfit(turned_pictures(pictures[rows], symmetry[rows, 1]), begin[rows, 1])
-    rows, other = rows[other < misfit[rows]], other[other < misfit[rows]]
+    # Both say how well the pictures fit: the agreement in the best window, the misfit in pixels near it.
+    wins = other - agreement[rows, 1] < misfit[rows] - agreement[rows, 0]
+    rows, other = rows[wins], other[wins]
     turn[rows], place[rows], misfit[rows] = symmetry[rows, 1], begin[rows, 1], other
     return turn, place, misfit
 
