@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.trial import TrialState
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row, TextClause, text
 
 from storage import leases
 from storage.confirmation import MeasuredTrial, Remaining, make_replicate, measured_trials, next_replicate
@@ -72,6 +72,14 @@ _WAITING = text(
     """
 )
 
+_INTERRUPTED = text(
+    """
+    SELECT t.trial_id, t.number FROM trials t JOIN hpo_leases l ON l.trial_id = t.trial_id
+    WHERE t.study_id = :study AND t.state = 'WAITING'
+    ORDER BY t.trial_id LIMIT 1
+    """
+)
+
 _TRIAL = text("SELECT number, state FROM trials WHERE trial_id = :trial")
 
 _HELD = text("SELECT count(*) FROM hpo_leases WHERE study_id = :study AND state = 'held'")
@@ -83,8 +91,8 @@ def claim_trial(db: Database, study: optuna.Study, worker: Worker, limits: Limit
     A trial with an expired lease comes first, whatever the limits: it was counted when it was first claimed. Then a
     waiting trial, an interrupted one before an enqueued one, and then a new one, while fewer than `limits.trials` have
     been claimed by any worker, and before the deadline by the database's clock. The last new ones have the parameters
-    of the best trials where `limits.confirm` says so. Without `limits` the study's own are read in the same
-    transaction. Raises StudyError when the study was deleted.
+    of the best trials where `limits.confirm` says so; of a converged study only these and interrupted ones are left.
+    Without `limits` the study's own are read in the same transaction. Raises StudyError when the study was deleted.
     """
     claimer = _Claimer(db.storage, study._study_id, worker)
     return db.storage.atomically(lambda connection: claimer.claim(connection, limits))
@@ -128,9 +136,9 @@ class _Claimer:
         if limits.allow(view.claimed, view.now):
             return self._claim_next(connection, limits, view)
         if limits.converged is not None and replace(limits, converged=None).allow(view.claimed, view.now):
-            original = self._due_for_confirmation(connection, limits, view)
-            if original is not None:
-                return self._claim_new(connection, view.trials, original)
+            claimed = self._claim_after_convergence(connection, limits, view)
+            if claimed is not None:
+                return claimed
         others = connection.execute(_HELD, {"study": self.study_id}).scalar_one()
         return NoTrial.OTHERS if others else NoTrial.SPENT
 
@@ -154,11 +162,18 @@ class _Claimer:
 
     def _claim_next(self, connection: Connection, limits: Limits, view: Row[Any]) -> Claim:
         """Claim a waiting or a new trial; `view` says how many trials the study has, and how many were claimed."""
-        found = self._start_waiting(connection) if view.trials > view.claimed else None
-        if found is None:
-            return self._claim_new(connection, view.trials, self._due_for_confirmation(connection, limits, view))
-        trial_id, number = found
-        return Claim(number, leases.grant(connection, self.study_id, trial_id, self.worker))
+        waiting = self._claim_waiting(connection, _WAITING) if view.trials > view.claimed else None
+        if waiting is not None:
+            return waiting
+        return self._claim_new(connection, view.trials, self._due_for_confirmation(connection, limits, view))
+
+    def _claim_after_convergence(self, connection: Connection, limits: Limits, view: Row[Any]) -> Claim | None:
+        """Claim a trial that was interrupted, else a new replicate; the search itself is over."""
+        waiting = self._claim_waiting(connection, _INTERRUPTED) if view.trials > view.claimed else None
+        if waiting is not None:
+            return waiting
+        original = self._due_for_confirmation(connection, limits, view)
+        return None if original is None else self._claim_new(connection, view.trials, original)
 
     def _claim_new(self, connection: Connection, number: int, original: MeasuredTrial | None) -> Claim:
         """Create a running trial, a replicate of `original` if given, and claim it.
@@ -185,11 +200,11 @@ class _Claimer:
             Remaining(left, seconds, workers=held + 1),
         )  # fmt: skip
 
-    def _start_waiting(self, connection: Connection) -> tuple[int, int] | None:
-        """Set a waiting trial running and return its id and number; None when there is none left."""
-        while (found := connection.execute(_WAITING, {"study": self.study_id}).one_or_none()) is not None:
+    def _claim_waiting(self, connection: Connection, query: TextClause) -> Claim | None:
+        """Set the waiting trial that `query` finds running and claim it; None when there is none left."""
+        while (found := connection.execute(query, {"study": self.study_id}).one_or_none()) is not None:
             if self.storage.set_trial_state_values(found.trial_id, state=TrialState.RUNNING):
-                return found.trial_id, found.number
+                return Claim(found.number, leases.grant(connection, self.study_id, found.trial_id, self.worker))
         return None
 
 

@@ -253,15 +253,22 @@ def summarise(status: StudyStatus, workers: LocalWorkers) -> int:
 
 
 def _is_spent(status: StudyStatus) -> bool:
-    """Return whether no trial is left to train, by the limit of trials or because the study has converged."""
+    """Return whether no trial is left to train, by the limit of trials or because the study has converged.
+
+    The interrupted trials of a converged study are left to train.
+    """
     reached = status.limits.trials is not None and status.counts["finished"] >= status.limits.trials
-    return reached or status.limits.converged is not None
+    return reached or (status.limits.converged is not None and not any(map(_is_interrupted, status.trials)))
+
+
+def _is_interrupted(line: TrialStatus) -> bool:
+    return line.state == "waiting" and line.worker is not None
 
 
 def untried(status: StudyStatus) -> list[str]:
     """Return a line for each kind of trial that a spent budget leaves waiting."""
     waiting = [line for line in status.trials if line.state == "waiting"]
-    begun = sum(line.worker is not None for line in waiting)
+    begun = sum(map(_is_interrupted, waiting))
     probes = sum(line.worker is None and line.probe is not None for line in waiting)
     counts = {
         "interrupted trials that stay as they are": begun,

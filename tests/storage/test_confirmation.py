@@ -21,6 +21,7 @@ from storage import (
     Database,
     LeaseSession,
     Limits,
+    NoTrial,
     StudyError,
     StudySpec,
     Worker,
@@ -283,6 +284,31 @@ def test_a_study_that_has_converged_confirms_its_best_and_ends(database: Databas
     while isinstance(claim := claim_trial(database, study, worker), Claim):
         train(database, study, claim)
     assert sorted(originals(study)) == [4, 5]
+
+
+@pytest.mark.postgres
+def test_an_interrupted_trial_of_a_study_that_has_converged_goes_on(database: Database, study: optuna.Study) -> None:
+    worker = Worker()
+    claim = claim_trial(database, study, worker)
+    assert isinstance(claim, Claim)
+    end(database, claim, TrialState.WAITING)
+    study.enqueue_trial({"x": 0.5})
+    write_limits(study, Limits(20, until_converged=True, converged=Convergence(trials=4, gain=0.0, error=0.1)))
+    again = claim_trial(database, study, worker)
+    assert isinstance(again, Claim)
+    assert again.number == claim.number
+    end(database, again, TrialState.FAIL)
+    assert claim_trial(database, study, worker) is NoTrial.SPENT  # what was enqueued is not begun
+
+
+def end(db: Database, claim: Claim, state: TrialState) -> None:
+    """End a claimed trial, or return it to the queue."""
+    with LeaseSession(db.storage, claim.lease) as session:
+        write = session.submit(
+            lambda _: db.storage.set_trial_state_values(claim.lease.trial_id, state),
+            ending="free" if state == TrialState.WAITING else "ended",
+        )
+        assert write.wait(30)
 
 
 @pytest.mark.postgres

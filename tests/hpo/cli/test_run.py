@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from hpo.cli.run import untried, without_a_model
+from hpo.cli.run import _is_spent, untried, without_a_model
 from hpo.search.status import StudyReader, StudyStatus, TrialStatus
 from storage import Convergence, Database, Limits, has_spec, open_study, study_names
 from tests.hpo.cli.conftest import TINY, Command
@@ -165,5 +165,12 @@ def test_what_the_budget_leaves_waiting_is_counted_by_kind() -> None:
     assert begun == ("interrupted trials that stay as they are: 1; --trials 2 is reached, --trials 4 has room for them")
     assert points.startswith("known-good points not tried: 2; ")
     assert untried(status(lines[0])) == []
-    ended = replace(status(*lines), limits=Limits(9, converged=Convergence(16, 0.0, 0.1)))
-    assert untried(ended)[0].endswith(": 1; the study has converged, --no-until-converged goes on with them")
+    ended = replace(status(lines[0], *lines[2:]), limits=Limits(9, converged=Convergence(16, 0.0, 0.1)))
+    assert untried(ended)[0].endswith(": 2; the study has converged, --no-until-converged goes on with them")
+
+
+def test_an_interrupted_trial_is_left_to_train_where_the_study_has_converged() -> None:
+    ended = Limits(9, converged=Convergence(16, 0.0, 0.1))
+    enqueued = line(1, "waiting", worker=None)
+    assert _is_spent(replace(status(line(0, "complete"), enqueued), limits=ended))
+    assert not _is_spent(replace(status(line(0, "complete"), line(1, "waiting"), enqueued), limits=ended))
