@@ -6,7 +6,6 @@ uses, too; the head is the logistic regression of `hpo.inspection.probe`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import nn
 
 from hpo.data import Dataset
 from hpo.data.dataset import Labels, Part
+from hpo.device import one_thread, side_by_side
 from hpo.evaluation.metrics import scores
 from hpo.inspection.probe import Points, Probabilities, fit_probe, fold_rows
 from hpo.interruption import ShouldStop, never
@@ -83,7 +83,8 @@ def _solve(run: Run, source: FeatureSource, penalty: float | None) -> float:
     points = source.points(part, run.config, runtime.device, runtime.should_stop)
     if penalty is None:
         penalty = choose_penalty(points, part.labels, classes, runtime.metric, runtime.should_stop)
-    probe = fit_probe(points, part.labels, classes, penalty=penalty, should_stop=runtime.should_stop)
+    with one_thread():  # small products, which several threads compute far slower on a busy machine
+        probe = fit_probe(points, part.labels, classes, penalty=penalty, should_stop=runtime.should_stop)
     (layer,) = (one for one in run.learner.evaluated.head.modules() if isinstance(one, nn.Linear))
     weights, bias = probe.layer()
     with torch.no_grad():
@@ -107,19 +108,18 @@ def choose_penalty(points: Points, labels: Labels, classes: int, metric: str, sh
     """
     some = np.random.default_rng(0).permutation(len(labels))[:COMPARING]
     points, labels = points[some], labels[some]
-    found = list(_merits(points, labels, classes, metric, should_stop))
-    return max(found, key=lambda one: one[0])[1] if found else PENALTIES[0]
+    held, rest = next(fold_rows(labels), (None, None))
+    if held is None:
+        return PENALTIES[0]
 
+    def merit(penalty: float) -> tuple[float, float]:
+        """Return metric and negative loss on the images held out."""
+        probe = fit_probe(points[rest], labels[rest], classes, penalty=penalty, should_stop=should_stop)
+        found = scores(labels[held], _logits(probe.predict(points[held])))
+        return found[metric], -found["loss"]
 
-def _merits(
-    points: Points, labels: Labels, classes: int, metric: str, should_stop: ShouldStop
-) -> Iterator[tuple[tuple[float, float], float]]:
-    """Yield metric and negative loss on the images held out, and the penalty."""
-    for held, rest in list(fold_rows(labels))[:1]:
-        for penalty in PENALTIES:
-            probe = fit_probe(points[rest], labels[rest], classes, penalty=penalty, should_stop=should_stop)
-            found = scores(labels[held], _logits(probe.predict(points[held])))
-            yield (found[metric], -found["loss"]), penalty
+    merits = list(side_by_side(merit, PENALTIES))
+    return PENALTIES[merits.index(max(merits))]
 
 
 def _logits(probabilities: Probabilities) -> Points:
