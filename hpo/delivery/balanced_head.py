@@ -34,7 +34,7 @@ from hpo.models.classifier import Classifier
 MOST_IMAGES = 8192
 """Training images whose features the layer is trained on, at most."""
 
-PENALTIES = (0.1, 0.01, 0.001)
+PENALTIES = (0.1, 0.01, 0.001, 0.0001)
 """Penalties that are tried, relative to the mean square of a feature vector."""
 
 SHARES_OF_PRIORS = (0.25, 0.5, 1.0)
