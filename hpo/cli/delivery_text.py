@@ -83,7 +83,7 @@ def measured_model(manifest: Manifest) -> str:
     if manifest.adapted is not None:
         return "the trial, before its statistics were adapted,"
     if manifest.stage == "retrained":
-        return "the trial"
+        return "the model before" if manifest.changes else "the trial"
     changed = manifest.stage in ("ensemble", "soup") or manifest.interpolated or manifest.finished
     return "this model" if changed else "the trial"
 
@@ -146,7 +146,7 @@ def retrain_lines(out: Path | str, before: Bundle, result: Retrained) -> list[st
     if validation:
         accuracy = accuracy_line(validation["accuracy"], validation["interval"], validation["n"])
         lines.append(f"validation accuracy of the trial  {accuracy}{augmented_note(before.manifest)}")
-        lines += [*robustness_lines(before.manifest), *altered_lines(before.metrics)]
+        lines += [*robustness_lines(result.manifest), *altered_lines(before.metrics)]
     if (folds := before.manifest.folds) is not None:
         lines.append(f"that is of its first fold; {mean_line(folds, before.manifest.value_name)}")
     if result.test is None:

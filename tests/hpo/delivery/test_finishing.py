@@ -373,7 +373,8 @@ def test_lines_say_whose_value_it_is(manifest: Manifest) -> None:
         ({"adapted": adapted}, "value of the trial, before its statistics were adapted, 0.9100"),
         ({"finished": changed}, "value of this model 0.9100"),
         ({"interpolated": Interpolation(share=0.8, tried=(1.0, 0.8))}, "value of this model 0.9100"),
-        ({"stage": "retrained", "finished": changed}, "value of the trial 0.9100"),
+        ({"stage": "retrained"}, "value of the trial 0.9100"),
+        ({"stage": "retrained", "finished": changed}, "value of the model before 0.9100"),
     ):
         assert robustness_lines(given.model_copy(update=update))[0].startswith(whose)
 
