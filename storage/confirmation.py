@@ -180,6 +180,7 @@ _COPY = text(
     """
     INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)
     SELECT :trial, param_name, param_value, distribution_json FROM trial_params WHERE trial_id = :original
+    ORDER BY param_id
     """
 )
 

@@ -12,7 +12,7 @@ from hpo.bundle.stored_metrics import METRICS
 from hpo.corruption_family import SEVERITIES, FamilyName
 from hpo.errors import BundleError
 from hpo.evaluation.corrupted_copy import Condition
-from hpo.evaluation.robustness import FamilyScore, relative_to_clean
+from hpo.evaluation.robustness import FamilyScore, RelativeErrors, relative_to_clean
 from hpo.hints import hint
 from hpo.markdown import NOTHING, literal, to_markdown
 
@@ -55,7 +55,7 @@ def _measured(manifest: Manifest, record: RobustnessRecord, *, whole: bool) -> I
     part = "All images" if record.part == "all" else f"The {record.part} part"
     rows = [["as they are", accuracy_cell(result.clean.value, result.clean.interval), NOTHING]]
     rows += [
-        [WORDS[one.family], accuracy_cell(one.accuracy.value, one.accuracy.interval), _ratio(_errors(record, one)[0])]
+        [WORDS[one.family], accuracy_cell(one.accuracy.value, one.accuracy.interval), _mean_ratio(_errors(record, one))]
         for one in result.families
     ]
     yield f"{part}{data}, {record.date[:10]}: {result.images:,} images{drawn}, each once under each kind."
@@ -70,16 +70,17 @@ def _errors_heading(record: RobustnessRecord) -> str:
     return f"mCE, over the errors of {literal(record.baseline.name)}"
 
 
-def _errors(record: RobustnessRecord, found: FamilyScore) -> tuple[float | None, Mapping[str, float | None]]:
-    """Return the mean of the relative errors under a family, and those of each kind."""
+def _errors(record: RobustnessRecord, found: FamilyScore) -> RelativeErrors:
+    """Return the errors under a family relative to the baseline's, or else to the model's own on the images."""
     known = record.baseline.errors.get(found.family) if record.baseline else None
-    relative = known or relative_to_clean(found, record.result.clean.value)
-    return relative.mean, relative.kinds
+    if known is not None:
+        return known
+    return relative_to_clean(found, record.result.clean.value).with_interval(found.errors, record.result.errors)
 
 
 def _kinds(record: RobustnessRecord) -> Iterator[list[str]]:
     for family in record.result.families:
-        ratios = _errors(record, family)[1]
+        ratios = _errors(record, family).kinds
         for kind, conditions in family.by_kind.items():
             yield [f"{kind} ({family.family})", *_severities(conditions), _ratio(ratios.get(kind))]
 
@@ -97,3 +98,8 @@ def accuracy_cell(value: float, interval: Sequence[float] | None) -> str:
 
 def _ratio(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.2f}"
+
+
+def _mean_ratio(found: RelativeErrors) -> str:
+    """Return the mean over the kinds with its interval, where there is one."""
+    return _ratio(found.mean) + (f" ({found.interval[0]:.2f}–{found.interval[1]:.2f})" if found.interval else "")

@@ -116,7 +116,7 @@ def _altered_lines(bundle: Path) -> list[str]:
 
 def _which(trial: int | None, prefer: str) -> int | Literal["cheap"] | None:
     if trial is not None and prefer == "cheap":
-        raise UsageError(f"--prefer cheap contradicts --trial {trial}; give one of them")
+        raise UsageError(f"--prefer cheap chooses the trial, and --trial names {trial}; give one of them")
     return "cheap" if prefer == "cheap" else trial
 
 

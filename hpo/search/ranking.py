@@ -22,6 +22,9 @@ from hpo.search.trial_record import TrialRecord, is_probe
 LOWER = 1.645
 """Standard errors between the mean of a configuration and its lower bound (one-sided 95 % of a normal distribution)."""
 
+LIGHT, SHORT = 1.05, 1.25
+"""Work for an image, and seconds of an epoch, over the least ones, up to which models cost the same."""
+
 TIED = 1.96
 """Standard errors of the difference within which two configurations cannot be told apart."""
 
@@ -154,7 +157,7 @@ def error_on(images: int) -> Callable[[RankedConfiguration], float]:
     return error
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class ModelCost:
     """The cost of a trial's model: in use first, then in training."""
 
@@ -177,6 +180,13 @@ class ModelCost:
         return f"{self.parameters:,.0f} parameters at {self.image_size} px, {self.epoch:.3g} s an epoch"
 
 
-def cheapest(tied: Iterable[RankedConfiguration]) -> RankedConfiguration:
-    """Return the configuration whose model costs least in use; of equals the one with the shortest epochs."""
-    return min(tied, key=lambda one: ModelCost.of(one.trial))
+def cheapest(tied: Sequence[RankedConfiguration]) -> RankedConfiguration:
+    """Return the configuration whose model costs least in use; of equals one with short epochs, and of these the best.
+
+    `tied` has the best first. Times of a shared machine differ by chance, so a little shorter is no reason.
+    """
+    costs = {one.trial.number: ModelCost.of(one.trial) for one in tied}
+    least = min(cost.work for cost in costs.values())
+    light = [one for one in tied if costs[one.trial.number].work <= LIGHT * least]
+    shortest = min(costs[one.trial.number].epoch for one in light)
+    return next(one for one in light if costs[one.trial.number].epoch <= SHORT * shortest)

@@ -211,7 +211,9 @@ def test_a_resumed_study_confirms_what_is_the_best_then(database: Database, stud
         again = originals(study)
         assert expected is None or len(again) == expected
         assert len(study.get_trials()) == most
-    values = {trial.number: trial.value or 0.0 for trial in study.get_trials() if trial.number not in again}
+    # The last trial is one of the search where the best were confirmed before; no trial is left to confirm it.
+    earlier = study.get_trials()[:-1]
+    values = {trial.number: trial.value or 0.0 for trial in earlier if trial.number not in again}
     best = sorted(values, key=lambda number: -values[number])[:2]
     assert set(best) <= set(again.values()), "those of the first rung count, and are not trained a third time"
     assert len(set(again.values())) == len(again)

@@ -73,11 +73,11 @@ def test_what_was_measured_stands_there_with_its_intervals(tmp_path, manifest, w
 
 
 def test_corruptions_stand_by_kind_and_severity_relative_to_a_named_baseline(bundle, manifest):
-    baseline = BaselineErrors("first", {"unseen": RelativeErrors({"pixelation": 0.5})})
+    baseline = BaselineErrors("first", {"unseen": RelativeErrors({"pixelation": 0.5}, (0.4, 0.62))})
     keep_record(bundle, record(manifest.data.fingerprint, baseline=baseline))
     text = card(bundle)
     assert "mCE, over the errors of first" in text
-    assert "| corruptions that no search sees | 60.00 (44.6–73.7) | 0.50 |" in text
+    assert "| corruptions that no search sees | 60.00 (44.6–73.7) | 0.50 (0.40–0.62) |" in text
     assert "| pixelation (unseen) | 80 | 70 | 60 | 50 | 40 | 60 | 0.50 |" in text
     assert "50 images of 80, drawn at random" in text
     (kept,) = stored_records(read_bundle(bundle).metrics, METRICS)

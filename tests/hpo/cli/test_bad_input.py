@@ -367,4 +367,4 @@ def test_a_database_of_another_program_is_refused_and_left_alone(
 
 def test_the_cheapest_trial_and_a_named_one_are_not_asked_for_together(refused: Callable[[list[str]], str]) -> None:
     line = refused(["export-best", "--study", "any", "--out", "best", "--trial", "1", "--prefer", "cheap"])
-    assert "--prefer cheap contradicts --trial 1; give one of them" in line
+    assert "--prefer cheap chooses the trial, and --trial names 1; give one of them" in line
