@@ -307,7 +307,7 @@ def _accesses(metrics: Mapping[str, Any]) -> list[str]:
     models = len({one.get("model") for one in openings if one.get("model")})
     times = "once" if len(openings) == 1 else f"{len(openings)} times"
     different = f", with {models} different models" if models > 1 else ""
-    return [f"By its own record a test part was opened {times}{different}."] if openings else []
+    return [f"The bundle records that a test part was opened {times}{different}."] if openings else []
 
 
 def _reproduce(manifest: Manifest, metrics: Mapping[str, Any]) -> Iterator[str]:

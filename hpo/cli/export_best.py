@@ -42,12 +42,13 @@ MODES = ("all", "single", "none")
 @click.option("--trial", type=click.IntRange(0), default=None, help="This complete trial, not the best one.")
 @click.option(
     "--prefer", type=click.Choice(["value", "cheap"]), default="value", show_default=True,
-    help="cheap: of the trials that cannot be told from the best, the one whose model is the cheapest in use.",
+    help="cheap: of the trials that cannot be told from the best, the one whose model is the cheapest in use, with "
+    "--finish single unless --finish is given.",
 )  # fmt: skip
 @click.option(
     "--finish", type=click.Choice(MODES), default="all", show_default=True, is_flag=False, flag_value="all",
-    help="Try what may make the model better without training: only at the cost of one model (single), also ensembles "
-    "and views (all), or nothing.",
+    help="Try what may make the model better without training: only steps that leave a prediction at one forward pass "
+    "(single), also ensembles and views (all), or nothing (none).",
 )  # fmt: skip
 @click.option("--no-finish", is_flag=True, help="The same as --finish none.")
 @click.option(
@@ -75,7 +76,8 @@ def export_best_command(
     What may make it better without training is tried: a mean of the weights of several trials (soup), BatchNorm
     statistics, a point towards the original weights (WiSE-FT), the last layer anew, an ensemble, several views. Each is
     chosen by one half of the validation images and measured on the other; what gains more than noise is taken.
-    Where seeds were varied, a configuration is judged by all its values, and the trial of its highest is written.
+    A configuration that was trained under several seeds is judged by all its values; of its trials the one with the
+    highest value is written.
     Probabilities are calibrated: one temperature, fitted to the predictions on the validation part.
     """
     from hpo.bundle.remote import upload_bundle

@@ -36,7 +36,7 @@ def alike_line(noise: StudyNoise) -> str:
     where = f"on the same {noise.images:,} images"
     if not noise.alike:
         others = "the other complete trial" if noise.compared == 1 else f"all {noise.compared} other complete trials"
-        return f"it is told from {others} {where}"
+        return f"it leads {others} by more than chance {where}"
     count = len(noise.alike)
     return f"{count} other{'s' if count > 1 else ''} cannot be told from it {where}: {trials_named(noise.alike)}"
 
@@ -87,7 +87,7 @@ def _fresh_line(noise: StudyNoise) -> str:
     count = len(noise.fresh.trials)
     seeds = "another seed" if count == 1 else f"{count} other seeds"
     mean = plus_minus(noise.fresh.mean, noise.fresh.error)
-    return f"trained again with {seeds}: {mean}, where the search promised {noise.fresh.promised:.4f}"
+    return f"trained again with {seeds}: {mean}, where the search measured {noise.fresh.promised:.4f}"
 
 
 def converged_line(status: StudyStatus) -> str:

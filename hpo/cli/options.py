@@ -192,7 +192,7 @@ study_creation_options = together(
     ),
     click.option(
         "--probe/--no-probe", envvar="HPO_PROBE", default=True, show_default=True,
-        help="Begin a new study with a linear head on each frozen backbone, the line to beat.",
+        help="Begin a new study with a linear head on each frozen backbone, the line to beat; within --trials.",
     ),
     click.option(
         "--sampler", envvar="HPO_SAMPLER", type=click.Choice(SAMPLERS), default="tpe", show_default=True,
@@ -248,7 +248,7 @@ budget_options = together(
     ),
     click.option(
         "--until-converged/--no-until-converged", "until_converged", envvar="HPO_UNTIL_CONVERGED", default=None,
-        help="End once further trials will hardly gain more than the noise.  [default: as the study has it, else no]",
+        help="End once further trials are expected to gain less than noise.  [default: as the study has it, else no]",
     ),
     click.option(
         "--confirm", envvar="HPO_CONFIRM", type=click.IntRange(0), default=None, metavar="K",

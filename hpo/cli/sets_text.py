@@ -25,8 +25,8 @@ kind_options = together(
         "--sets-method", type=click.Choice(["lac", "aps"]), default="lac", show_default=True,
         help="lac gives the smallest sets; aps larger ones, more alike in how often they hold easy and hard images.",
     ),
-    click.option("--sets-by-class", is_flag=True, help="Sets hold the true class of that share of each class."),
-    click.option("--sets-clean", is_flag=True, help="Sets are for images like the clean ones alone."),
+    click.option("--sets-by-class", is_flag=True, help="The level holds within each class, not only over all images."),
+    click.option("--sets-clean", is_flag=True, help="Calibrate on clean images alone, not on altered ones too."),
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from hpo.report.study_data import StudyData, TrialData
 from hpo.search.noise import Rival, StudyNoise
 from storage import Convergence
 
-TITLE = "What of it will hold"
+TITLE = "How sure is the best value"
 
 MOST_ALIKE = 12
 """Trials in the table of those that cannot be told from the best."""
@@ -61,7 +61,7 @@ def _promise_rows(study: StudyData, noise: StudyNoise) -> list[tuple[str, str, s
         rows.append(("expected to hold", plus_minus(noise.expected, noise.error), remark))
     if noise.fresh is not None:
         count = wording.counted(len(noise.fresh.trials), "other seed")
-        remark = f"mean of {count}; the search promised {noise.fresh.promised:.4f}"
+        remark = f"mean of {count}; the search measured {noise.fresh.promised:.4f}"
         rows.append(("trained again", plus_minus(noise.fresh.mean, noise.fresh.error), remark))
     return rows
 
@@ -109,7 +109,8 @@ def _verdict(noise: StudyNoise) -> str:
     if not noise.compared:
         return f"There is no other complete trial to compare trial {noise.trial} with."
     if not noise.alike:
-        return f"Trial {noise.trial} is told from {wording.counted(noise.compared, 'other complete trial')} {where}."
+        others = wording.counted(noise.compared, "other complete trial")
+        return f"Trial {noise.trial} leads {others} by more than chance {where}."
     if len(noise.alike) == noise.compared > 1:
         return f"None of the {noise.compared} other complete trials can be told from trial {noise.trial} {where}."
     alike = wording.counted(len(noise.alike), "other complete trial")

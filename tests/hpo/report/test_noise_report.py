@@ -36,7 +36,7 @@ def test_the_section_says_what_will_hold_and_which_trials_may_be_as_good() -> No
     for text in (
         "2 other complete trials of 14 cannot be told from trial 0 on the same 1,710 validation images.",
         "0.9825 ± 0.0034", "0.9801 ± 0.0034", "the best of 15 is 0.0024 too high by selection, as estimated",
-        "0.9790 ± 0.0012", "mean of 2 other seeds; the search promised 0.9825",
+        "0.9790 ± 0.0012", "mean of 2 other seeds; the search measured 0.9825",
         "trial 3, the first trial", "under 1\N{NO-BREAK SPACE}%",
         "trial 6, the first known-good point of the space, which was pruned", "12\N{NO-BREAK SPACE}%", "0.9789",
         "hpo retrain, 2026-11-29, n 1,367", "The search ended after 23 finished trials", "under 0.05 / 14",
@@ -55,7 +55,7 @@ def test_the_section_says_what_will_hold_and_which_trials_may_be_as_good() -> No
             "There is no other complete trial",
         ),
         (replace(NOISE, compared=2), "None of the 2 other complete trials can be told from trial 0"),
-        (replace(NOISE, compared=1, alike=()), "Trial 0 is told from 1 other complete trial on the same"),
+        (replace(NOISE, compared=1, alike=()), "Trial 0 leads 1 other complete trial by more than chance on the same"),
         (replace(NOISE, alike=tuple(range(1, 15))), "2 more trials cannot be told from it."),
     ],
 )
