@@ -255,6 +255,7 @@ def parse() -> tuple[list[str], Bench]:
     parser.add_argument("--fresh", nargs="*", choices=list(KEPT), default=[], help="forget what these parts kept")
     parser.add_argument("--threads", type=int, default=cores(), help="of parts that measure no time; 1 if it is busy")
     parser.add_argument("--trials", type=int, default=3, help="of each search of the part worth")
+    parser.add_argument("--epochs", type=int, default=3, help="of each trial of the part worth")
     parser.add_argument("--share", type=float, default=0.25, help="of the images, for the part worth")
     parser.add_argument(
         "--plant", nargs="*", default=[], metavar="NAME=JSON", help="other faults: copies=100 grey=true"
@@ -277,7 +278,7 @@ def parse() -> tuple[list[str], Bench]:
         seeds=tuple(given.seeds),
         rivals=given.rivals_python,
         hpo=program,
-        worth=Search(program, given.weights, given.trials, given.share),
+        worth=Search(program, given.weights, given.trials, given.share, epochs=given.epochs),
         methods=tuple(given.methods),
         faults=faults(given.data, given.junk, given.plant),
         threads=given.threads,

@@ -1,7 +1,9 @@
 """What cleaning is worth: the same short search on a planted set, with and without `--clean`.
 
-Both arms train the same number of trials to their last epoch, without a pruner, so that a busy machine changes the
-seconds and not the accuracies; the first trials are the space's known-good points, the same in both arms. Half of the
+All arms train the same number of trials to their last epoch, without a pruner, so that a busy machine changes the
+seconds and not the accuracies; the first trials are the space's known-good points, the same in all arms. An epoch of
+the cleaned set is shorter by the images that are left out, so the third arm takes as many steps as the first, to the
+nearest epoch. Half of the
 images in which nothing was planted measure the trials, and the others the best one; those are a data set of their own
 here. To be short, a share of the train images is used, with as large a share of the faults.
 """
@@ -20,7 +22,9 @@ from typing import Any
 from benchmarks.doctor_pictures import read_images
 from benchmarks.doctor_plants import PlantOptions, plant, truth_path, write
 
-ARMS: dict[str, tuple[str, ...]] = {"as planted": (), "--clean": ("--clean",)}
+AS_PLANTED, CLEANED, AS_MANY_STEPS = "as planted", "--clean", "--clean, as many steps"
+
+ARMS: dict[str, tuple[str, ...]] = {AS_PLANTED: (), CLEANED: ("--clean",), AS_MANY_STEPS: ("--clean",)}
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,14 @@ def shrunk(options: PlantOptions, share: float) -> PlantOptions:
 
 def run_arm(options: PlantOptions, arm: str, search: Search, folder: Path) -> dict[str, Any]:
     """Search and measure once; return what an earlier run kept if there is one."""
-    kept = folder / f"{arm.strip('-').replace(' ', '-')}.json"
+    kept = folder / f"{arm.strip('-').replace(', ', '-').replace(' ', '-')}.json"
     if kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text())
         return found
     sets = clean_sets(options, folder)
+    if arm == AS_MANY_STEPS:
+        first, cleaned = (run_arm(options, other, search, folder) for other in (AS_PLANTED, CLEANED))
+        search = replace(search, epochs=round(search.epochs * first["train"] / cleaned["train"]))
     home, study = folder / f"home-{kept.stem}", f"worth-{options.seed}-{kept.stem}"
     began = time.monotonic()
     said = hpo(search, "run", sets["train"], "--study", study, "--home", home, *ARMS[arm], *settings(options, search))
@@ -70,6 +77,8 @@ def run_arm(options: PlantOptions, arm: str, search: Search, folder: Path) -> di
     bundle = folder / f"bundle-{kept.stem}"
     hpo(search, "export-best", "--study", study, "--home", home, "--out", bundle, "--force")
     row = {"seed": options.seed, "arm": arm, "seconds": round(seconds, 1), "trials": status["trials"]}
+    manifest = json.loads((bundle / "config.json").read_text())
+    row |= {"epochs": search.epochs, "train": manifest["data"]["counts"]["train"]}
     row["val"] = status["best"]["value"]
     answer = json.loads(hpo(search, "evaluate", bundle, "--data", sets["test"], "--home", home, "--json"))
     row["test"] = answer["accuracy"]
@@ -120,19 +129,21 @@ def hpo(search: Search, *arguments: str | Path) -> str:
 
 def worth_table(rows: list[dict[str, Any]]) -> list[str]:
     """Return markdown: accuracy by seed and arm, and the mean of the differences."""
-    lines = ["| seed | arm | trials finished | seconds | clean val | clean test |", "|---|---|---:|---:|---:|---:|"]
+    lines = [
+        "| seed | arm | train images | epochs | trials finished | seconds | clean val | clean test |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
     for row in rows:
         done = row["trials"]["finished"]
         lines.append(
-            f"| {row['seed']} | {row['arm']} | {done} | {row['seconds']:.0f} | {row['val']:.4f} | {row['test']:.4f} |"
+            f"| {row['seed']} | {row['arm']} | {row['train']:,} | {row['epochs']} | {done} | {row['seconds']:.0f} "
+            f"| {row['val']:.4f} | {row['test']:.4f} |"
         )
-    seeds = {row["seed"] for row in rows}
     value = {(row["seed"], row["arm"]): row for row in rows}
-    both = [seed for seed in seeds if all((seed, arm) in value for arm in ARMS)]
-    for part in ("val", "test"):
-        gains = [value[seed, "--clean"][part] - value[seed, "as planted"][part] for seed in both]
-        if gains:
-            lines.append(
-                f"\nGain of `--clean` on the clean {part}: {mean(gains):+.4f} ({', '.join(f'{g:+.4f}' for g in gains)})"
-            )
+    for arm in (CLEANED, AS_MANY_STEPS):
+        for part in ("val", "test"):
+            gains = [row[part] - value[row["seed"], AS_PLANTED][part] for row in rows if row["arm"] == arm]
+            if gains:
+                each = ", ".join(f"{gain:+.4f}" for gain in gains)
+                lines.append(f"\nGain of `{arm}` on the clean {part}: {mean(gains):+.4f} ({each})")
     return lines
