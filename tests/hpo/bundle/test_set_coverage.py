@@ -111,7 +111,7 @@ def test_the_report_shows_what_sets_hold(evaluate, known, cache):
     options = ReportOptions(cache, "cpu")
     before = report_bundle(known, None, options)
     assert "200 validation images" in before
-    assert "On the images that the sets were calibrated on" in before
+    assert "These are the images that the sets were calibrated on" in before
     evaluate()
     assert "On the test part, which calibrated nothing of these sets" in report_bundle(known, None, options)
 
