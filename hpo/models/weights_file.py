@@ -148,7 +148,7 @@ def _check_archive(path: Path, size: int) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # the last: a later version of the format
         raise ModelError(f"weights {path}: not a whole .pth file; copy it again") from error
     names = [member.filename for member in members]
     if any("/code/" in name or name.endswith("constants.pkl") for name in names):

@@ -36,6 +36,12 @@ def recompressed(content: bytes, method: int) -> bytes:
         return zipped({name: archive.read(name) for name in archive.namelist()}, method)
 
 
+def of_later_version(content: bytes) -> bytes:
+    """Return a zip archive with the mark that its last member needs a version of the format that there is not yet."""
+    place = content.rindex(b"PK\x01\x02") + 6  # APPNOTE.TXT 4.3.12: magic, version made by, version needed
+    return content[:place] + b"\xff\x00" + content[place + 2 :]
+
+
 def scripted() -> bytes:
     buffer = io.BytesIO()
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), buffer)
@@ -65,6 +71,7 @@ WRONG = {
     "gzip": (b"\x1f\x8b\x08" + bytes(64), "a compressed archive; unpack it"),
     "npz": (npz(), "an .npz file without PyTorch weights"),
     "zip": (zipped({"readme.txt": b"x"}), "a zip archive without PyTorch weights"),
+    "later zip": (of_later_version(pth(TENSORS)), "not a whole"),
     "deflated": (recompressed(pth(TENSORS), zipfile.ZIP_DEFLATED), "with compressed parts"),
     "lzma": (recompressed(pth(TENSORS), zipfile.ZIP_LZMA), "with compressed parts"),
     "script": (scripted(), "a TorchScript archive, which holds code"),
