@@ -86,8 +86,10 @@ class Protocol(RuleBasedStateMachine):
     steps = st.integers(1, 3)
     indices = st.integers(0, 5)
 
-    def __init__(self, databases: list[Database], shown: Callable[[int], list[Any]]) -> None:
+    def __init__(self, databases: list[Database], shown: Callable[[int], list[Any]], reached: set[str]) -> None:
+        """`reached` collects the states in which trials are at the end of an example."""
         super().__init__()
+        self.reached = reached
         *own, self.people = databases
         self.shown = shown
         self.study = optuna.create_study(study_name=f"cells-{next(_NAMES)}", storage=self.people.storage)
@@ -292,6 +294,7 @@ class Protocol(RuleBasedStateMachine):
                 assert self.finished.setdefault(expected.number, lasting) == lasting, "a finished trial changed"
 
     def teardown(self) -> None:
+        self.reached.update(row.state for row in self.model.rows)
         for process in self.all:
             process.abort()
 
@@ -384,11 +387,14 @@ def test_every_interleaving_agrees_with_the_model(
     databases: list[Database], shown: Callable[[int], list[Any]], caplog: pytest.LogCaptureFixture,
     examples: int, steps: int,
 ) -> None:  # fmt: skip
+    """The rules of `Protocol` and its invariant compare the database with the model after each action."""
     caplog.set_level(logging.WARNING, "optuna")
+    reached: set[str] = set()
     run_state_machine_as_test(
-        lambda: Protocol(databases, shown),
+        lambda: Protocol(databases, shown, reached),
         settings=settings(
             max_examples=examples, stateful_step_count=steps, deadline=None, database=None,
             suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip
+    assert reached == {"WAITING", "RUNNING", "COMPLETE", "FAIL"}, "the examples left a state of a trial untried"
