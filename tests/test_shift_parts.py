@@ -39,7 +39,8 @@ def run(share: float, **more: Any) -> dict[str, Any]:
 def test_every_line_is_a_configuration() -> None:
     for lines in LINES.values():
         for changes in lines.values():
-            TrialConfig.from_dict({**RECIPE, "pretrained": True, **changes})
+            config = TrialConfig.from_dict({**RECIPE, "pretrained": True, **changes})
+            assert {**RECIPE, **changes}.items() <= config.to_dict().items()
 
 
 def test_lines_that_ask_for_the_same_are_run_once_and_finished_where_any_part_asks() -> None:
