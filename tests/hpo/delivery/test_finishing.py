@@ -6,6 +6,7 @@ import io
 import json
 import re
 import time
+from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def task() -> FinishingTask:
 
 
 class FakeStep(FinishingStep):
-    """A step whose result `gives` decides."""
+    """A step whose result `right` decides."""
 
     why = ""
 
@@ -83,8 +84,9 @@ class FakeStep(FinishingStep):
         logits = np.eye(2, dtype=np.float32)[np.where(right, labels, 1 - labels)]
         return before.changed(logits, before.read, self.name)
 
+    @abstractmethod
     def right(self, half: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        """Return which images are right (N,) by the model that `half` chooses."""
 
 
 class Overfits(FakeStep):
@@ -124,6 +126,9 @@ class HelpsALittle(FakeStep):
 class Refuses(FakeStep):
     name = "refuses"
     why = "there is none"
+
+    def right(self, half: np.ndarray) -> np.ndarray:
+        pytest.fail("it was tried")
 
 
 class Slow(FakeStep):
