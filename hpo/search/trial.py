@@ -237,7 +237,7 @@ class _TrialRun:
             self._context.store.discard(self._number, "latest")  # a finished trial is not resumed
             keep_best(self._context)
         except CheckpointError as error:
-            log.warning("old checkpoints stay for now: %s", error)
+            log.warning("could not remove old checkpoints, which is tried again after the next trial: %s", error)
 
     def _requeue_or_complete(self, snapshot: Snapshot | None) -> TrialOutcome:
         """Requeue a stopped trial; where the study's time is over, complete it with the epochs that it has."""
