@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.evaluation.best_of_many import MeasuredValue, TrueValues, not_told_apart, own_errors
 from hpo.evaluation.outcomes import Outcomes
+from hpo.search.ranking import original_of
 from hpo.search.trial_record import TrialRecord, given_parameters, is_probe, outcomes_of
 
 
@@ -128,7 +129,7 @@ class NoiseReader:
         found = self._comparable(list(complete.values()), best)
         if not found:
             return plain
-        same = {number for number in found if _original(complete[number]) == _original(best)}
+        same = {number for number in found if original_of(complete[number]) == original_of(best)}
         others = {number: one for number, one in found.items() if number not in same}
         return StudyNoise(
             plain.trial, plain.value, plain.error, len(found[best.number].influences), len(others),
@@ -202,20 +203,14 @@ def _is_given(trial: FrozenTrial, parameters: Mapping[str, Any] | None) -> bool:
     return parameters is not None and given_parameters(trial) == parameters
 
 
-def _original(trial: FrozenTrial) -> int:
-    """Return the trial whose configuration this one repeats: itself, unless it is a replicate."""
-    original = TrialRecord.of(trial).replicate_of
-    return trial.number if original is None else original
-
-
 def _fresh_seeds(trials: Sequence[FrozenTrial], best: FrozenTrial) -> FreshSeeds | None:
     """Return what other seeds gave for the configuration of `best`; None where it was trained once."""
     same = {
         trial.number: trial.value or 0.0
         for trial in trials
-        if trial.state == TrialState.COMPLETE and _original(trial) == _original(best)
+        if trial.state == TrialState.COMPLETE and original_of(trial) == original_of(best)
     }
-    promised = same.pop(_original(best), None)
+    promised = same.pop(original_of(best), None)
     if promised is None or not same:
         return None
     values = list(same.values())

@@ -76,8 +76,7 @@ def rank(trials: Iterable[FrozenTrial]) -> list[RankedConfiguration]:
     groups: dict[int, list[FrozenTrial]] = defaultdict(list)
     for trial in trials:
         if trial.state == TrialState.COMPLETE and trial.value is not None:
-            original = TrialRecord.of(trial).replicate_of
-            groups[trial.number if original is None else original].append(trial)
+            groups[original_of(trial)].append(trial)
     ordered = [sorted(group, key=_by_value) for group in groups.values()]
     compared = [(group, _compared_values(group)) for group in ordered]
     noise = noise_of([values for _, values in compared])
@@ -85,6 +84,12 @@ def rank(trials: Iterable[FrozenTrial]) -> list[RankedConfiguration]:
         RankedConfiguration(tuple(group), tuple(values), _noise_of_seeds(group, noise)) for group, values in compared
     ]
     return sorted(found, key=lambda one: (-one.lower, one.trial.number))
+
+
+def original_of(trial: FrozenTrial) -> int:
+    """Return the number of the trial whose configuration this one repeats: its own, unless it is a replicate."""
+    original = TrialRecord.of(trial).replicate_of
+    return trial.number if original is None else original
 
 
 def _noise_of_seeds(group: Sequence[FrozenTrial], noise: float | None) -> float | None:
@@ -121,14 +126,13 @@ def replicated(params: Mapping[str, Any], number: int, trials: Iterable[FrozenTr
             continue
         record = TrialRecord.of(trial)
         if record.config and record.probe is None:
-            return trial.number if record.replicate_of is None else record.replicate_of
+            return original_of(trial)
     return None
 
 
 def has_complete(original: int, trials: Iterable[FrozenTrial]) -> bool:
     """Return whether the trial number `original`, or a replicate of it, is complete."""
-    complete = (trial for trial in trials if trial.state == TrialState.COMPLETE)
-    return any(original in (trial.number, TrialRecord.of(trial).replicate_of) for trial in complete)
+    return any(original_of(trial) == original for trial in trials if trial.state == TrialState.COMPLETE)
 
 
 def configuration_of(ranked: Iterable[RankedConfiguration], number: int) -> RankedConfiguration | None:
