@@ -12,7 +12,7 @@ from hpo.bundle.stored_metrics import METRICS
 from hpo.corruption_family import SEVERITIES, FamilyName
 from hpo.errors import BundleError
 from hpo.evaluation.corrupted_copy import Condition
-from hpo.evaluation.robustness import FamilyScore, RelativeErrors, relative_to_clean
+from hpo.evaluation.robustness import RelativeErrors
 from hpo.hints import hint
 from hpo.markdown import NOTHING, literal, to_markdown
 
@@ -49,19 +49,19 @@ def kept_records(metrics: Mapping[str, Any]) -> list[RobustnessRecord]:
 
 def _measured(manifest: Manifest, record: RobustnessRecord, *, whole: bool) -> Iterator[str]:
     """Yield one measurement; with the table by kind and severity where it is `whole`."""
-    result = record.result
+    result, errors = record.result, _errors(record)
     data = "" if record.data == manifest.data.fingerprint else f" of other data ({record.data[:12]})"
     drawn = f" of {result.of:,}, drawn at random" if result.images < result.of else ""
     part = "All images" if record.part == "all" else f"The {record.part} part"
     rows = [["as they are", accuracy_cell(result.clean.value, result.clean.interval), NOTHING]]
     rows += [
-        [WORDS[one.family], accuracy_cell(one.accuracy.value, one.accuracy.interval), _mean_ratio(_errors(record, one))]
+        [WORDS[one.family], accuracy_cell(one.accuracy.value, one.accuracy.interval), _mean_ratio(errors[one.family])]
         for one in result.families
     ]
     yield f"{part}{data}, {record.date[:10]}: {result.images:,} images{drawn}, each once under each kind."
     yield to_markdown(("images", "accuracy, %", _errors_heading(record)), rows)
     if whole:
-        yield to_markdown(("accuracy by severity, %", *map(str, SEVERITIES), "mean", "errors"), _kinds(record))
+        yield to_markdown(("accuracy by severity, %", *map(str, SEVERITIES), "mean", "errors"), _kinds(record, errors))
 
 
 def _errors_heading(record: RobustnessRecord) -> str:
@@ -70,17 +70,17 @@ def _errors_heading(record: RobustnessRecord) -> str:
     return f"mCE, over the errors of {literal(record.baseline.name)}"
 
 
-def _errors(record: RobustnessRecord, found: FamilyScore) -> RelativeErrors:
-    """Return the errors under a family relative to the baseline's, or else to the model's own on the images."""
-    known = record.baseline.errors.get(found.family) if record.baseline else None
-    if known is not None:
+def _errors(record: RobustnessRecord) -> Mapping[str, RelativeErrors]:
+    """Return the errors by family relative to the baseline's, or else to the model's own on the images."""
+    known = record.baseline.errors if record.baseline else {}
+    if all(one.family in known for one in record.result.families):
         return known
-    return relative_to_clean(found, record.result.clean.value).with_interval(found.errors, record.result.errors)
+    return {**record.result.relative_errors(), **known}
 
 
-def _kinds(record: RobustnessRecord) -> Iterator[list[str]]:
+def _kinds(record: RobustnessRecord, errors: Mapping[str, RelativeErrors]) -> Iterator[list[str]]:
     for family in record.result.families:
-        ratios = _errors(record, family).kinds
+        ratios = errors[family.family].kinds
         for kind, conditions in family.by_kind.items():
             yield [f"{kind} ({family.family})", *_severities(conditions), _ratio(ratios.get(kind))]
 

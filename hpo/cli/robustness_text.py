@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from hpo.corruption_family import FamilyName
     from hpo.data import Part, Progress
     from hpo.evaluation.corrupted_copy import Condition
-    from hpo.evaluation.robustness import FamilyScore, RelativeErrors, Robustness
+    from hpo.evaluation.robustness import RelativeErrors, Robustness
 
 FAMILIES: Mapping[FamilyName, str] = {
     "seen": "corruptions that a search may see",
@@ -38,34 +39,28 @@ class RobustnessResult:
     """A measurement under corruptions, and the one that its errors are relative to."""
 
     record: RobustnessRecord
-    baseline: RobustnessRecord | None
-    """None where they are relative to the model's own error on the images as they are."""
     baseline_name: str
+    """The bundle of the other model; empty where they are relative to the own error on the images as they are."""
     not_kept: str
     """Why the bundle does not keep the measurement; empty where it does."""
 
     @property
     def relative_to(self) -> str:
         """Name what the errors are relative to."""
-        return f"those of {self.baseline_name}" if self.baseline else "its own on the images as they are"
+        return f"those of {self.baseline_name}" if self.baseline_name else "its own on the images as they are"
 
-    def relative(self, found: FamilyScore) -> RelativeErrors:
-        """Return the relative errors under one family."""
-        from hpo.evaluation.robustness import relative_errors, relative_to_clean
-
-        result = self.record.result
-        if self.baseline is None:
-            return relative_to_clean(found, result.clean.value).with_interval(found.errors, result.errors)
-        other = self.baseline.result.family(found.family)
-        ratios = relative_errors(found.accuracies, other.accuracies if other else {})
-        return ratios.with_interval(found.errors, other.errors if other else None)
+    @cached_property
+    def relative_errors(self) -> Mapping[str, RelativeErrors]:
+        """The relative errors by family."""
+        baseline = self.record.baseline
+        return baseline.errors if baseline else self.record.result.relative_errors()
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
         return {
             **self.record.result.to_dict(),
-            "relative_to": self.baseline_name if self.baseline else "clean",
-            "relative_errors": {one.family: self.relative(one).to_dict() for one in self.record.result.families},
+            "relative_to": self.baseline_name or "clean",
+            "relative_errors": {family: found.to_dict() for family, found in self.relative_errors.items()},
         }
 
     def lines(self, bundle: Path | str) -> list[str]:
@@ -127,7 +122,6 @@ def measure_robustness(
     seen = selection.own and selection.name in trained
     return RobustnessResult(
         record=record,
-        baseline=baseline.record if baseline else None,
         baseline_name=baseline.name if baseline else "",
         not_kept="the model has trained on these images" if seen else _keep(record, scores, own=selection.own),
     )
@@ -152,7 +146,7 @@ class CorruptedTest:
         with counting("images under corruptions") as progress:
             found = measure_corrupted(model, test, self._cache, progress=progress, on_copy=scores.add)
         record = new_record(found, test, "test", model.bundle.manifest.data.fingerprint)
-        self._found = RobustnessResult(record, None, "", _keep(record, scores, own=True))
+        self._found = RobustnessResult(record, "", _keep(record, scores, own=True))
 
     def print(self, out: Path | str) -> None:
         """Print what was measured in `out`, or why nothing was; nothing where it is not wanted."""
@@ -169,16 +163,9 @@ class CorruptedTest:
 def _errors_over(baseline: MeasuredBaseline, found: Robustness) -> BaselineErrors:
     """Return the errors of a result relative to those of the baseline, as the bundle keeps them."""
     from hpo.bundle.corrupted_records import BaselineErrors
-    from hpo.evaluation.robustness import relative_errors
     from hpo.private_paths import public_path
 
-    others = {one.family: one for one in baseline.record.result.families}
-    errors: dict[str, RelativeErrors] = {
-        one.family: relative_errors(one.accuracies, other.accuracies).with_interval(one.errors, other.errors)
-        for one in found.families
-        if (other := others.get(one.family)) is not None
-    }
-    return BaselineErrors(public_path(baseline.name), errors)
+    return BaselineErrors(public_path(baseline.name), found.relative_errors(baseline.record.result))
 
 
 def _keep(record: RobustnessRecord, scores: CopyScores, *, own: bool) -> str:
@@ -216,11 +203,11 @@ def print_robustness(console: Console, found: RobustnessResult) -> None:
 
 def _relative_lines(found: RobustnessResult) -> list[str]:
     """Return the mean relative errors, and the kinds that are not in them."""
-    ratios = {one.family: found.relative(one) for one in found.record.result.families}
+    ratios = found.relative_errors
     known = {name: _with_interval(ratio) for name, ratio in ratios.items() if ratio.mean is not None}
     if not known:
         return [f"errors relative to {found.relative_to}: not defined, because there is none"]
-    name = "mCE, " if found.baseline else ""
+    name = "mCE, " if found.baseline_name else ""
     values = ", ".join(f"{family} {value}" for family, value in known.items())
     lines = [f"{name}errors relative to {found.relative_to}, mean over the kinds: {values}"]
     if missing := [kind for ratio in ratios.values() for kind in ratio.undefined]:
@@ -243,7 +230,7 @@ def _kinds(result: Robustness, found: RobustnessResult) -> Any:
     for heading in ("1", "2", "3", "4", "5", "mean", "errors ×"):
         table.add_column(heading, justify="right", no_wrap=True)
     for family in result.families:
-        ratios = found.relative(family).kinds
+        ratios = found.relative_errors[family.family].kinds
         table.add_row(f"[bold]{family.family}[/bold]")
         for kind, conditions in family.by_kind.items():
             table.add_row(kind, *_cells_of(conditions, few=few), _ratio(ratios.get(kind), few=few))

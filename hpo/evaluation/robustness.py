@@ -130,6 +130,24 @@ class Robustness:
         """Return the result under one family; None where it was not measured."""
         return next((one for one in self.families if one.family == name), None)
 
+    def relative_errors(self, baseline: Robustness | None = None) -> dict[str, RelativeErrors]:
+        """Return the errors by family over those of `baseline`, with intervals; None is the model's own clean error.
+
+        Families that the baseline lacks are left out. An interval takes a moment, so call this once.
+        """
+        if baseline is None:
+            clean = self.clean.value
+            return {
+                one.family: relative_to_clean(one, clean).with_interval(one.errors, self.errors)
+                for one in self.families
+            }
+        pairs = [(one, baseline.family(one.family)) for one in self.families]
+        return {
+            one.family: relative_errors(one.accuracies, other.accuracies).with_interval(one.errors, other.errors)
+            for one, other in pairs
+            if other is not None
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
         families = [one.to_dict() for one in self.families]

@@ -15,7 +15,7 @@ from hpo.bundle.corrupted_records import best_record, stored_records
 from hpo.bundle.stored_metrics import METRICS
 from hpo.corruption_family import FamilyName
 from hpo.evaluation.corrupted_copy import Condition
-from hpo.evaluation.robustness import FamilyScore, Robustness, relative_to_clean
+from hpo.evaluation.robustness import FamilyScore, RelativeErrors, Robustness
 from hpo.hints import hint
 from hpo.report import model_figures
 from hpo.report.image_sections import SEEN, TRAINED_ON
@@ -48,13 +48,13 @@ def robustness_section(model: ModelData, with_data: ModelWithData | None, how: s
         kept = hint("evaluate", model.place, data="DATA", corrupted=True) if model.place else ""
         also = f"; or measure it once and keep it: {kept}" if kept else ""
         return Section("robustness", TITLE, missing=f"Needs the images: {how}{also}")
-    result = found.result
+    result, errors = found.result, found.result.relative_errors()
     missing = [WORDS[family.name][0].lower() for family in FAMILIES if result.family(family.name) is None]
     values = {
         "note": SEEN if found.trained else "",
         "trained": found.trained,
         "clean": result.clean.value,
-        "families": [_family(one, result) for one in result.families],
+        "families": [_family(one, result.clean.value, errors[one.family]) for one in result.families],
         "missing": missing,
         "part": found.part,
         "n": result.images,
@@ -93,11 +93,9 @@ def _measure(model: ModelWithData) -> _Measured:
     return _Measured(result, "validation", model.seen)
 
 
-def _family(found: FamilyScore, result: Robustness) -> dict[str, Any]:
+def _family(found: FamilyScore, clean: float, ratios: RelativeErrors) -> dict[str, Any]:
     """Return the values of one family, the hardest kind first."""
     heading, explanation = WORDS[found.family]
-    clean = result.clean.value
-    ratios = relative_to_clean(found, clean).with_interval(found.errors, result.errors)
     rows = [(kind, points, _mean(points), ratios.kinds.get(kind)) for kind, points in found.by_kind.items()]
     return {
         "heading": heading,

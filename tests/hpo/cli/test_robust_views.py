@@ -129,7 +129,7 @@ def test_cells_of_few_images_are_per_cent_with_their_number(images: int, cells: 
     result = Robustness(images, images, accuracy, (family,))
     record = RobustnessRecord("2026-11-29", "val", "digest", "fingerprint", result)
     console = Console(width=80, file=io.StringIO(), record=True)
-    print_robustness(console, RobustnessResult(record, None, "", ""))
+    print_robustness(console, RobustnessResult(record, "", ""))
     text = console.export_text()
     assert all(cell in text for cell in cells)
     assert "…" not in text
