@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,9 @@ _MOST_BYTES = 10 * MOST_IMAGES + 4 * MOST_CLASSES + 16
 """Bytes of a decompressed value: nothing longer is read."""
 
 _Codes = npt.NDArray[np.uint16]
+
+_ByImage = Callable[[Labels, Labels, int, str], Ratios]
+"""Gives a figure of each image, (n,), from labels, predictions, the number of classes and the metric."""
 
 
 @dataclass(frozen=True)
@@ -110,19 +114,18 @@ class Outcomes:
 
     def influences(self, metric: str, robustness: float = 0.0) -> Ratios:
         """Return (n,) float64: what each image adds to the value beside its expectation; their sum is 0."""
-        clean = influences(self.labels, self.predicted, self.classes, metric)
-        if not robustness or not len(self.altered_rows):
-            return clean
-        altered = influences(self.labels[self.altered_rows], self.altered_predicted, self.classes, metric)
-        shown = np.bincount(self.altered_rows, weights=altered, minlength=len(self))
-        return (1 - robustness) * clean + robustness * shown
+        return self._by_image(influences, metric, robustness)
 
     def contributions(self, metric: str, robustness: float = 0.0) -> Ratios:
         """Return (n,) float64: what each image contributes to the value, which is their sum."""
-        clean = contributions(self.labels, self.predicted, self.classes, metric)
+        return self._by_image(contributions, metric, robustness)
+
+    def _by_image(self, share: _ByImage, metric: str, robustness: float) -> Ratios:
+        """Return (n,): the share of each image in the value, with those of the altered images that show it."""
+        clean = share(self.labels, self.predicted, self.classes, metric)
         if not robustness or not len(self.altered_rows):
             return clean
-        altered = contributions(self.labels[self.altered_rows], self.altered_predicted, self.classes, metric)
+        altered = share(self.labels[self.altered_rows], self.altered_predicted, self.classes, metric)
         shown = np.bincount(self.altered_rows, weights=altered, minlength=len(self))
         return (1 - robustness) * clean + robustness * shown
 
