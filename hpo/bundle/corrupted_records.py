@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from hpo.bundle.stored_metrics import CORRUPTED, WAY_OUT
+from hpo.bundle.stored_metrics import CORRUPTED, WAY_OUT, validated
 from hpo.corruption_family import SEVERITIES
 from hpo.errors import BundleError
 from hpo.evaluation.corrupted_copy import Condition
@@ -61,12 +61,7 @@ def stored_records(metrics: Mapping[str, Any], source: str) -> list[RobustnessRe
 
     Raise BundleError where the list holds something else.
     """
-    try:
-        found = TypeAdapter(list[RobustnessRecord]).validate_python(metrics.get(CORRUPTED) or [])
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, (CORRUPTED, *first["loc"])))
-        raise BundleError(f"{source}: {key}: {first['msg']}; {WAY_OUT}") from None
+    found = validated(TypeAdapter(list[RobustnessRecord]), metrics.get(CORRUPTED) or [], source, CORRUPTED)
     if not all(_is_consistent(one.result) for one in found):
         raise BundleError(f"{source}: {CORRUPTED}: counts or shares are out of range; {WAY_OUT}")
     return found

@@ -94,7 +94,7 @@ class StoredCalibration(_StoredValues):
 
 def check_metrics(values: Mapping[str, Any], source: str) -> None:
     """Raise BundleError, naming `source`, key and rule, unless scores and records of test access are well-formed."""
-    _validated(TypeAdapter(_StoredMetrics), values, source)
+    validated(TypeAdapter(_StoredMetrics), values, source)
 
 
 def report_of(stored: Mapping[str, Any], source: str) -> Report | None:
@@ -104,7 +104,7 @@ def report_of(stored: Mapping[str, Any], source: str) -> Report | None:
     """
     if "classes" not in stored:
         return None
-    found = _validated(TypeAdapter(Report), stored, source)
+    found = validated(TypeAdapter(Report), stored, source)
     if not _is_consistent(found):
         raise BundleError(f"{source}: classes, labels and confusion do not belong together; {WAY_OUT}")
     return found
@@ -112,7 +112,7 @@ def report_of(stored: Mapping[str, Any], source: str) -> Report | None:
 
 def calibration_in(stored: Any, source: str) -> StoredCalibration:
     """Return the calibration that was measured on a test part; BundleError where `stored` is something else."""
-    return _validated(TypeAdapter(StoredCalibration), stored, source)
+    return validated(TypeAdapter(StoredCalibration), stored, source)
 
 
 def _is_consistent(found: Report) -> bool:
@@ -134,12 +134,13 @@ def _shares_of(found: Report) -> list[float]:
     return [share for one in found.classes.values() for share in (one.precision, one.recall, one.f1)]
 
 
-def _validated(adapter: TypeAdapter[T], values: Any, source: str) -> T:
+def validated(adapter: TypeAdapter[T], values: Any, source: str, *within: str) -> T:
+    """Return the checked values; BundleError, naming `source` and the key, which lies `within` these, for others."""
     try:
         return adapter.validate_python(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(map(str, (*within, *first["loc"])))
         raise BundleError(f"{source}: {key}: {first['msg']}; {WAY_OUT}") from None
 
 

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from hpo.bundle.bundle import Bundle
 from hpo.bundle.json_files import json_text, read_json
-from hpo.bundle.stored_metrics import METRICS, SCORED, WAY_OUT
+from hpo.bundle.stored_metrics import METRICS, SCORED, WAY_OUT, validated
 from hpo.errors import BundleError
 from hpo.evaluation.conformal import ScoredImages
 from hpo.files import exclusive_lock, write_file
@@ -99,12 +99,7 @@ def stored_scores(bundle: Bundle, part: str, *, altered: bool) -> tuple[ScoredIm
 
 
 def _records(metrics: Mapping[str, Any], source: str) -> list[StoredScores]:
-    try:
-        return TypeAdapter(list[StoredScores]).validate_python(metrics.get(SCORED) or [])
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, (SCORED, *first["loc"])))
-        raise BundleError(f"{source}: {key}: {first['msg']}; {WAY_OUT}") from None
+    return validated(TypeAdapter(list[StoredScores]), metrics.get(SCORED) or [], source, SCORED)
 
 
 def _sample(images: ScoredImages, most: int) -> ScoredImages:

@@ -16,13 +16,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from hpo.bundle.stored_metrics import WAY_OUT
+from hpo.bundle.stored_metrics import validated
 from hpo.delivery.finishing_steps import SEVERAL, SINGLE
 from hpo.delivery.finishing_task import ChosenModel, FinishingStep, FinishingTask, OutOfTime
 from hpo.delivery.validation_images import Half
-from hpo.errors import BundleError
 from hpo.evaluation.metrics import Logits
 from hpo.evaluation.paired_difference import PairedDifference, critical
 
@@ -31,8 +30,6 @@ FINISHING = "finishing"
 
 FinishMode = str
 """all, single or none."""
-
-MODES = ("all", "single", "none")
 
 
 @dataclass(frozen=True)
@@ -96,12 +93,7 @@ class Finishing:
     @classmethod
     def from_dict(cls, values: Any, source: str) -> Finishing:
         """Return what metrics.json holds; BundleError, naming `source`, for anything else."""
-        try:
-            return TypeAdapter(cls).validate_python(values)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            key = ".".join(map(str, (FINISHING, *first["loc"])))
-            raise BundleError(f"{source}: {key}: {first['msg']}; {WAY_OUT}") from None
+        return validated(TypeAdapter(cls), values, source, FINISHING)
 
 
 class FinishedChoice(NamedTuple):
