@@ -27,7 +27,7 @@ from hpo.bundle.corrupted_measurement import FAMILIES
 from hpo.bundle.evaluate import select
 from hpo.bundle.model import BATCH_SIZE, Model, load
 from hpo.bundle.own_data import reopen_same
-from hpo.bundle.set_coverage import SetCoverage, coverage_of, originals_of
+from hpo.bundle.set_coverage import SetCoverage, coverage_of
 from hpo.bundle.stored_metrics import new_opening
 from hpo.corruption_family import CorruptionFamily
 from hpo.data import Part
@@ -72,7 +72,7 @@ def measure_bundle(place: Path, data: Path, cache: Path) -> None:
     calibration: dict[str, list[ScoredImages]] = {
         "clean": [],
         "clean, two corruptions": [ScoredImages.of(altered.labels, rows_of(model, altered), altered.rows)],
-        "clean, one corruption": [ScoredImages.of(copy.labels, rows_of(model, whole(copy)), originals_of(copy))],
+        "clean, one corruption": [ScoredImages.of(copy.labels, rows_of(model, whole(copy)), copy.originals)],
     }
     clean = ScoredImages.of(dataset.val.labels, rows_of(model, dataset.val))
     test = select(model.bundle, data, cache=cache, split="test")
@@ -123,7 +123,7 @@ def images_of(model: Model, part: Part, cache: Path) -> Iterator[tuple[str, Any,
 def copies_of(model: Model, part: Part, family: CorruptionFamily, cache: Path) -> Iterator[tuple[str, Any, Any, Any]]:
     """Yield the same for one family of corruptions: all severities, then each."""
     copy = corrupted_copy(part, cache, family=family)
-    rows, originals = rows_of(model, whole(copy)), originals_of(copy)
+    rows, originals = rows_of(model, whole(copy)), copy.originals
     yield family.name, copy.labels, rows, originals
     for step in (1, 3, 5):
         some = copy.severity == step

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from hpo.bundle.bundle import Bundle
 from hpo.bundle.json_files import json_text, read_json
 from hpo.bundle.measurement import PredictedImages
 from hpo.bundle.proofs import BundleSets, SetOptions, sets_of
-from hpo.bundle.stored_metrics import METRICS, SETS, WAY_OUT
+from hpo.bundle.stored_metrics import METRICS, SETS, WAY_OUT, validated
 from hpo.bundle.stored_scores import keep_scores, scores_record
 from hpo.corruption_family import SEVERITIES, CorruptionFamily
 from hpo.data.dataset import Labels
@@ -70,16 +70,15 @@ class SetMeasurement:
     """Counts what the sets of one rule hold on images as they are predicted."""
 
     sets: BundleSets
-    temperature: float
     found: list[SetCoverage] = field(default_factory=list)
 
     def add_clean(self, labels: Labels, rows: Probabilities) -> None:
         """Count the images as they are."""
         self.found.append(coverage_of(self.sets.rule, labels, rows))
 
-    def add_copy(self, family: CorruptionFamily, copy: CorruptedCopy, logits: Logits) -> None:
-        """Count a corrupted copy whose predictions are `logits` (m, C): all of it, and each severity."""
-        rows, originals = probabilities(logits, self.temperature), originals_of(copy)
+    def add_copy(self, family: CorruptionFamily, copy: CorruptedCopy, rows: Probabilities) -> None:
+        """Count a corrupted copy with the calibrated probabilities `rows` (m, C): all of it, and each severity."""
+        originals = copy.originals
         self.found.append(coverage_of(self.sets.rule, copy.labels, rows, family.name, None, originals))
         for step in SEVERITIES:
             some = copy.severity == step
@@ -90,11 +89,6 @@ class SetMeasurement:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
         return {**self.sets.to_dict(), "found": [asdict(one) for one in self.found]}
-
-
-def originals_of(copy: CorruptedCopy) -> Labels:
-    """Return (m,) which image of the part each row of a corrupted copy shows."""
-    return np.arange(len(copy)) % (len(copy) // len(copy.kinds))
 
 
 @dataclass
@@ -108,11 +102,11 @@ class CopyScores:
 
     def add(self, family: CorruptionFamily, copy: CorruptedCopy, logits: Logits) -> None:
         """Take a corrupted copy whose predictions are `logits` (m, C)."""
+        rows = probabilities(logits, self.bundle.manifest.temperature)
         if self.sets is not None:
-            self.sets.add_copy(family, copy, logits)
+            self.sets.add_copy(family, copy, rows)
         if family.name == "seen":
-            rows = probabilities(logits, self.bundle.manifest.temperature)
-            self.seen = ScoredImages.of(copy.labels, rows, originals=originals_of(copy), severity=copy.severity)
+            self.seen = ScoredImages.of(copy.labels, rows, originals=copy.originals, severity=copy.severity)
 
     def keep(self, part: str, images: str) -> None:
         """Keep both in the bundle, whose own `part` with the digest `images` these are."""
@@ -128,7 +122,7 @@ def measure_sets(bundle: Bundle, predicted: PredictedImages, options: SetOptions
     None with the reason where the bundle can make no such sets.
     """
     try:
-        found = SetMeasurement(sets_of(bundle, options, test=False), bundle.manifest.temperature)
+        found = SetMeasurement(sets_of(bundle, options, test=False))
     except (BundleError, UsageError) as error:
         return None, str(error)
     found.add_clean(*predicted)
@@ -175,12 +169,7 @@ def keep_sets(bundle: Path, record: SetRecord) -> None:
 
 def set_records(metrics: Mapping[str, Any], source: str) -> list[SetRecord]:
     """Return the checked records in the content of metrics.json; BundleError where the list holds something else."""
-    try:
-        found = TypeAdapter(list[SetRecord]).validate_python(metrics.get(SETS) or [])
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, (SETS, *first["loc"])))
-        raise BundleError(f"{source}: {key}: {first['msg']}; {WAY_OUT}") from None
+    found = validated(TypeAdapter(list[SetRecord]), metrics.get(SETS) or [], source, SETS)
     if not all(_is_consistent(one) for record in found for one in record.found):
         raise BundleError(f"{source}: {SETS}: counts or shares are out of range; {WAY_OUT}")
     return found

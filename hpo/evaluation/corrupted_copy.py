@@ -70,6 +70,11 @@ class CorruptedCopy:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def originals(self) -> Labels:
+        """(m,) int64: which image of the part each image shows."""
+        return np.arange(len(self)) % (len(self) // len(self.kinds))
+
     def batches(self, size: int, progress: Progress | None = None) -> Iterator[Images]:
         """Yield the images in order, as `Part.batches` does."""
         return Part(self.images, np.arange(len(self)), self.labels, ()).batches(size, progress)

@@ -55,9 +55,8 @@ class FamilyScore:
     @classmethod
     def of(cls, family: CorruptionFamily, copy: CorruptedCopy, correct: npt.NDArray[np.bool_]) -> FamilyScore:
         """Count which images of the copy are `correct` (m,) bool."""
-        originals = np.arange(len(copy)) % (len(copy) // len(copy.kinds))
         conditions = copy.by_condition(correct)
-        return cls(family.name, family.version, clustered(correct, originals), conditions, packed_bits(correct))
+        return cls(family.name, family.version, clustered(correct, copy.originals), conditions, packed_bits(correct))
 
     @property
     def errors(self) -> Errors | None:

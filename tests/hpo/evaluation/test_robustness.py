@@ -74,6 +74,8 @@ def test_a_family_is_scored_by_kind_and_severity(tmp_path):
     result = Robustness(10, 10, Score.of(1.0, 10), (found,))
     assert result.family("unseen") is found
     assert result.family("seen") is None
+    assert result.relative_errors(Robustness(10, 10, Score.of(1.0, 10), ())) == {}
+    assert result.relative_errors(result)["unseen"].kinds["defocus"] == 1
 
 
 def test_each_family_has_a_file_of_its_own(tmp_path):
