@@ -8,14 +8,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import psycopg2
 import pytest
 
-from storage import Database, EmbeddedServer, StudySpec, stop_embedded
+from storage import Claim, Database, EmbeddedServer, Limits, StudySpec, Worker, claim_trial, stop_embedded
 from tests.conftest import free_port
 
 AtOnce = Callable[..., list[Any]]
 """`at_once(count, function, *arguments)` -> what each process returned, or the exception that it raised."""
+
+
+def claimed(
+    database: Database, study: optuna.Study, worker: Worker | None = None, limits: Limits | None = None
+) -> Claim:
+    """Claim the next trial of a study that has one."""
+    claim = claim_trial(database, study, worker or Worker(), limits)
+    assert isinstance(claim, Claim), claim
+    return claim
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ from storage import (
     write_limits,
 )
 from storage.confirmation import MeasuredTrial, Remaining, next_replicate, unconfirmed
+from tests.storage.conftest import claimed
 
 ASKED = Confirmation(3)
 
@@ -224,9 +225,7 @@ def test_a_kill_within_the_claim_leaves_no_part_of_a_replicate(
     database: Database, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_limits(study, Limits(trials=2, confirm=Confirmation(1)))
-    claim = claim_trial(database, study, Worker())
-    assert isinstance(claim, Claim)
-    train(database, study, claim)
+    train(database, study, claimed(database, study))
 
     class DeathError(BaseException):
         pass
@@ -239,8 +238,7 @@ def test_a_kill_within_the_claim_leaves_no_part_of_a_replicate(
         with pytest.raises(DeathError):
             claim_trial(database, study, Worker())
     assert len(study.get_trials()) == 1
-    again = claim_trial(database, study, Worker())
-    assert isinstance(again, Claim)
+    claimed(database, study)
     assert originals(study) == {1: 0}
     assert study.get_trials()[1].params == study.get_trials()[0].params
     assert study.get_trials()[1].state == TrialState.RUNNING
@@ -249,28 +247,20 @@ def test_a_kill_within_the_claim_leaves_no_part_of_a_replicate(
 @pytest.mark.postgres
 def test_a_waiting_trial_comes_before_a_replicate(database: Database, study: optuna.Study) -> None:
     write_limits(study, Limits(trials=3, confirm=Confirmation(1)))
-    worker = Worker()
     for _ in range(2):
-        claim = claim_trial(database, study, worker)
-        assert isinstance(claim, Claim)
-        train(database, study, claim)
+        train(database, study, claimed(database, study))
     study.enqueue_trial({"x": 0.5})
-    claim = claim_trial(database, study, worker)
-    assert isinstance(claim, Claim)
+    claim = claimed(database, study)
     assert load_trial(study, claim).suggest_float("x", 0, 1) == 0.5
     assert originals(study) == {}
 
 
 @pytest.mark.postgres
 def test_a_deadline_begins_the_rung_by_the_clock_of_the_database(database: Database, study: optuna.Study) -> None:
-    worker = Worker()
     for _ in range(3):
-        claim = claim_trial(database, study, worker)
-        assert isinstance(claim, Claim)
-        train(database, study, claim)
+        train(database, study, claimed(database, study))
     limits = Limits(deadline=database.now() + timedelta(seconds=100), confirm=Confirmation(1))
-    claim = claim_trial(database, study, worker, limits)
-    assert isinstance(claim, Claim)
+    claimed(database, study, limits=limits)
     assert originals(study)[3] == max(study.get_trials()[:3], key=lambda trial: trial.value or 0.0).number
 
 
@@ -278,9 +268,7 @@ def test_a_deadline_begins_the_rung_by_the_clock_of_the_database(database: Datab
 def test_a_study_that_has_converged_confirms_its_best_and_ends(database: Database, study: optuna.Study) -> None:
     worker = Worker()
     for _ in range(4):
-        claim = claim_trial(database, study, worker)
-        assert isinstance(claim, Claim)
-        train(database, study, claim)
+        train(database, study, claimed(database, study))
     converged = Convergence(trials=4, gain=0.0, error=0.1)
     write_limits(study, Limits(20, until_converged=True, converged=converged, confirm=Confirmation(2)))
     while isinstance(claim := claim_trial(database, study, worker), Claim):
@@ -291,13 +279,11 @@ def test_a_study_that_has_converged_confirms_its_best_and_ends(database: Databas
 @pytest.mark.postgres
 def test_an_interrupted_trial_of_a_study_that_has_converged_goes_on(database: Database, study: optuna.Study) -> None:
     worker = Worker()
-    claim = claim_trial(database, study, worker)
-    assert isinstance(claim, Claim)
+    claim = claimed(database, study)
     end(database, claim, TrialState.WAITING)
     study.enqueue_trial({"x": 0.5})
     write_limits(study, Limits(20, until_converged=True, converged=Convergence(trials=4, gain=0.0, error=0.1)))
-    again = claim_trial(database, study, worker)
-    assert isinstance(again, Claim)
+    again = claimed(database, study)
     assert again.number == claim.number
     end(database, again, TrialState.FAIL)
     assert claim_trial(database, study, worker) is NoTrial.SPENT  # what was enqueued is not begun

@@ -20,13 +20,13 @@ from storage import (
     LeaseSession,
     StudySpec,
     Worker,
-    claim_trial,
     create_study,
     lease_infos,
     open_database,
     open_study,
     set_control,
 )
+from tests.storage.conftest import claimed
 
 pytestmark = pytest.mark.postgres
 
@@ -51,12 +51,6 @@ def other(database_url: str, study: optuna.Study) -> Iterator[Database]:
         yield other
 
 
-def claimed(database: Database, study: optuna.Study, seconds: float = 60.0) -> Claim:
-    claim = claim_trial(database, study, Worker(seconds=seconds))
-    assert isinstance(claim, Claim), claim
-    return claim
-
-
 def eventually(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + SOON
     while not condition():
@@ -77,7 +71,7 @@ def cut(database: Database, other: Database) -> None:
 
 
 def test_a_lease_is_renewed_while_its_session_is_open(database: Database, study: optuna.Study) -> None:
-    claim = claimed(database, study, seconds=1.5)
+    claim = claimed(database, study, Worker(seconds=1.5))
     before = lease_infos(database, study)[0]
     with LeaseSession(database.storage, claim.lease) as session:
         session.position, session.note = 2.25, "waits for room"
@@ -89,7 +83,7 @@ def test_a_lease_is_renewed_while_its_session_is_open(database: Database, study:
 
 
 def test_the_control_of_the_study_is_read_with_the_next_renewal(database: Database, study: optuna.Study) -> None:
-    with LeaseSession(database.storage, claimed(database, study, seconds=0.6).lease) as session:
+    with LeaseSession(database.storage, claimed(database, study, Worker(seconds=0.6)).lease) as session:
         set_control(database, study, Control.PAUSE)
         eventually(lambda: session.control is Control.PAUSE)
         assert not session.over
@@ -207,7 +201,7 @@ def test_a_worker_uses_two_connections(database: Database, other: Database, stud
     with other.engine.connect() as connection:
         ours = [row[0] for row in connection.execute(text("SELECT pid FROM pg_stat_activity")).all()]
         assert ours
-        claim = claimed(database, study, seconds=0.3)
+        claim = claimed(database, study, Worker(seconds=0.3))
         most = 0
         with LeaseSession(database.storage, claim.lease) as session:
             for step in range(1, 30):

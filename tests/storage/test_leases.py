@@ -32,6 +32,7 @@ from storage import (
     write_limits,
 )
 from storage.leases import DEATHS
+from tests.storage.conftest import claimed
 
 pytestmark = pytest.mark.postgres
 
@@ -39,12 +40,6 @@ pytestmark = pytest.mark.postgres
 @pytest.fixture
 def study(database: Database, spec: StudySpec) -> optuna.Study:
     return create_study(database, "cells", spec)
-
-
-def claimed(database: Database, study: optuna.Study, worker: Worker | None = None) -> Claim:
-    claim = claim_trial(database, study, worker or Worker())
-    assert isinstance(claim, Claim), claim
-    return claim
 
 
 def lose(database: Database, study: optuna.Study) -> None:

@@ -11,7 +11,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from storage import Claim, Database, LeaseSession, StudySpec, Worker, claim_trial, create_study, load_trial
+from storage import Claim, Database, LeaseSession, StudySpec, create_study, load_trial
+from tests.storage.conftest import claimed
 
 pytestmark = pytest.mark.postgres
 ZONES = ("Asia/Tokyo", "America/New_York", "UTC", "Asia/Kolkata")
@@ -29,12 +30,6 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 def stay_in(zone: pytest.MonkeyPatch, name: str) -> None:
     zone.setenv("TZ", name)
     time.tzset()
-
-
-def claimed(database: Database, study: optuna.Study) -> Claim:
-    claim = claim_trial(database, study, Worker())
-    assert isinstance(claim, Claim)
-    return claim
 
 
 def finish(database: Database, study: optuna.Study, claim: Claim, state: TrialState) -> None:

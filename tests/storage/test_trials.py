@@ -29,6 +29,7 @@ from storage import (
     set_control,
     write_limits,
 )
+from tests.storage.conftest import claimed
 
 pytestmark = pytest.mark.postgres
 
@@ -40,12 +41,6 @@ def study(database: Database, spec: StudySpec) -> optuna.Study:
 
 def states(study: optuna.Study) -> list[str]:
     return [trial.state.name for trial in study.trials]
-
-
-def claimed(database: Database, study: optuna.Study, limits: Limits | None = None) -> Claim:
-    claim = claim_trial(database, study, Worker(), limits)
-    assert isinstance(claim, Claim), claim
-    return claim
 
 
 def trial_of(study: optuna.Study, claim: Claim) -> optuna.Trial:
@@ -88,7 +83,7 @@ def test_the_cap_of_a_study_is_exact_for_four_concurrent_processes(
 def test_enqueued_points_come_first_and_count(database: Database, spec: StudySpec) -> None:
     study = create_study(database, "cells", spec, [{"x": 0.25}, {"x": 0.75}])
     limits = Limits(trials=3)
-    claims = [claimed(database, study, limits) for _ in range(3)]
+    claims = [claimed(database, study, limits=limits) for _ in range(3)]
     assert [claim.number for claim in claims] == [0, 1, 2]
     assert claim_trial(database, study, Worker(), limits) is NoTrial.OTHERS
     assert [trial_of(study, claim).suggest_float("x", 0, 1) for claim in claims[:2]] == [0.25, 0.75]
@@ -107,7 +102,7 @@ def test_a_raised_cap_continues_the_study_and_a_lowered_one_ends_it(database: Da
 def test_no_trial_can_be_claimed_after_the_deadline(database: Database, study: optuna.Study) -> None:
     past, future = database.now() - timedelta(seconds=1), database.now() + timedelta(hours=1)
     assert claim_trial(database, study, Worker(), Limits(deadline=past)) is NoTrial.SPENT
-    claimed(database, study, Limits(deadline=future))
+    claimed(database, study, limits=Limits(deadline=future))
 
 
 def test_without_limits_nothing_is_limited(database: Database, study: optuna.Study) -> None:
@@ -135,8 +130,8 @@ def test_invalid_limits_are_refused(wrong: dict[str, Any]) -> None:
 
 def test_each_study_of_a_database_has_its_own_budget(database: Database, study: optuna.Study, spec: StudySpec) -> None:
     other = create_study(database, "other", spec)
-    claimed(database, study, Limits(trials=1))
-    claimed(database, other, Limits(trials=1))
+    claimed(database, study, limits=Limits(trials=1))
+    claimed(database, other, limits=Limits(trials=1))
     assert states(study) == states(other) == ["RUNNING"]
 
 
@@ -181,7 +176,7 @@ def test_an_interrupted_trial_is_claimed_again_unchanged(
 
     with open_database(database_url, home=Path("unused")) as other:
         elsewhere = open_study(other, "cells", sampler=TPESampler(n_startup_trials=1, seed=99))
-        again = claimed(other, elsewhere, Limits(trials=4))
+        again = claimed(other, elsewhere, limits=Limits(trials=4))
         assert again.number == claim.number
         assert again.lease.token > claim.lease.token
         trial = trial_of(elsewhere, again)
