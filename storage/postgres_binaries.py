@@ -19,6 +19,7 @@ from pathlib import Path
 from storage.errors import DatabaseUnavailableError
 
 _SUBSTITUTES = ("postgres", "nobody")
+"""System users that may run the server in place of root, by name; the first that exists does."""
 
 _ELSEWHERE = "work as a user that has one, or give --storage the URL of another PostgreSQL"
 
