@@ -33,6 +33,10 @@ DEFAULT_SHARE = 5
 """By default at most one trial in so many is a replicate, and at most this share of the time goes to them."""
 
 
+PATIENCE = 1.5
+"""Times that a rung which has begun may take longer than expected of it before the search goes on instead."""
+
+
 @dataclass(frozen=True)
 class Confirmation:
     """How many of the best trials a study trains again at its end; none unless it is said. StudyError below 0."""
@@ -148,7 +152,7 @@ def _due_by_time(trials: Sequence[MeasuredTrial], lacking: Sequence[MeasuredTria
     searched = [one.seconds or 0.0 for one in trials if one.searched]
     begun = max(trials, key=lambda one: one.number).replicate_of is not None
     # A rung that has begun goes on where its first replicates took less time than was expected.
-    return left.seconds <= (need + fmean(searched or known)) * (1.5 if begun else 1.0)
+    return left.seconds <= (need + fmean(searched or known)) * (PATIENCE if begun else 1.0)
 
 
 def _affordable(trials: Sequence[MeasuredTrial], lacking: Sequence[MeasuredTrial]) -> int:
@@ -176,6 +180,14 @@ _TRIALS = text(
     """
 )
 
+_LONGEST = text(
+    """
+    SELECT max(CAST(a.value_json AS double precision))
+    FROM trials t JOIN trial_user_attributes a ON a.trial_id = t.trial_id AND a.key = 'seconds'
+    WHERE t.study_id = :study AND a.value_json <> 'null'
+    """
+)
+
 _COPY = text(
     """
     INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)
@@ -185,6 +197,12 @@ _COPY = text(
 )
 
 _MARK = text("INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (:trial, :key, :value)")
+
+
+def most_time(connection: Connection, study_id: int, top: int) -> float:
+    """Return the seconds before a deadline above which no replicate of `top` is due, by the longest trial so far."""
+    longest = connection.execute(_LONGEST, {"study": study_id}).scalar_one()
+    return PATIENCE * (top + 1) * (longest or 0.0)
 
 
 def measured_trials(connection: Connection, study_id: int) -> list[MeasuredTrial]:

@@ -24,10 +24,11 @@ from hpo.delivery.original_weights import remember_weights
 from hpo.errors import BundleError
 from hpo.evaluation.intervals import clustered
 from hpo.evaluation.metrics import Report, report, scores
+from hpo.search.checkpointing import mismatched_best
 from hpo.search.noise import NoiseReader
 from hpo.search.plan import origin_of
 from hpo.search.ranking import RankedConfiguration, cheapest, error_on, rank, tied_with_best
-from hpo.search.trial_record import TrialRecord, mismatched_best
+from hpo.search.trial_record import TrialRecord
 from search_spaces import TrialConfig
 from storage import Checkpoint, CheckpointError, CheckpointStore, Database, StudySpec, open_study, read_spec
 

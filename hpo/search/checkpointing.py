@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hpo.search.trial_record import TrialProgress, foreign_checkpoint
+from hpo.search.trial_record import TrialProgress, TrialRecord
 from hpo.training import SNAPSHOT_VERSION, EpochResult, FitData, Snapshot
+from search_spaces import TrialConfig
 from storage import Checkpoint, CheckpointError, CheckpointStore, StoreUnavailableError
 
 log = logging.getLogger(__name__)
@@ -103,3 +105,43 @@ def _npy(array: npt.NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
+
+
+def checkpoint_origin(study: str, config: TrialConfig, seed: int) -> dict[str, Any]:
+    """Return what a checkpoint notes of the trial that it belongs to, JSON-ready: see `foreign_checkpoint`."""
+    return {"study": study, "config": config.to_dict(), "seed": seed}
+
+
+def foreign_checkpoint(info: Mapping[str, Any], config: Mapping[str, Any], seed: int | None) -> str | None:
+    """Return why a checkpoint with the notes `info` is not of a trial with this configuration and seed, or None.
+
+    Two studies may have one id, as after `optuna.copy_study` or where a dump was restored: their trials of one number
+    then share a folder. Checkpoints written before these notes existed cannot be distinguished.
+    """
+    origin = info.get("trial")
+    if origin is None:
+        return None
+    theirs, ours = origin["config"], json.loads(json.dumps(dict(config)))
+    for key in (theirs.keys() & ours.keys()) - {"weights"}:  # each machine has its own path to the weights file
+        if theirs[key] != ours[key]:
+            return f"it is of a trial of study {origin['study']!r} whose {key} is {theirs[key]!r}, not {ours[key]!r}"
+    if seed is not None and origin["seed"] != seed:
+        return f"it is of a trial of study {origin['study']!r} whose seed is {origin['seed']}, not {seed}"
+    return None
+
+
+def mismatched_best(info: Mapping[str, Any], record: TrialRecord, metric: str) -> str | None:
+    """Return why a `best` checkpoint with the notes `info` does not match the record of its trial, or None.
+
+    The configuration and the seed, the epoch and the value of `metric` are compared, each where both sides have it.
+    """
+    foreign = foreign_checkpoint(info, record.config, record.seed)
+    if foreign is not None:
+        return foreign
+    epoch = info.get("epoch")
+    if epoch is not None and record.best_epoch is not None and epoch != record.best_epoch:
+        return f"it is of epoch {epoch}, but the trial's best epoch is {record.best_epoch}"
+    value, wanted = info.get("metrics", {}).get(metric), record.best_metrics.get(metric)
+    if value is not None and wanted is not None and not math.isclose(value, wanted, rel_tol=1e-9):
+        return f"its {metric} is {value:.6g}, but the trial recorded {wanted:.6g}"
+    return None

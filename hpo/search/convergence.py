@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.evaluation.best_of_many import recent_gain
 from hpo.search.noise import NoiseReader
 from hpo.search.status import best_first
-from hpo.search.trial_record import TrialRecord, best_probe, is_probe
+from hpo.search.trial_record import TrialRecord, best_probe, is_probe, original_of
 from storage import Convergence, Database, Limits, end_converged, read_limits
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def _lead_of_probe(trials: Sequence[FrozenTrial], best: FrozenTrial) -> float:
 def _trained(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Return the finished trials that were trained, without replicates."""
     ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    return [trial for trial in ended if not is_probe(trial) and TrialRecord.of(trial).replicate_of is None]
+    return [trial for trial in ended if not is_probe(trial) and original_of(trial) == trial.number]
 
 
 def _drawn_gain(complete: Sequence[FrozenTrial], noise: NoiseReader, further: float) -> float:

@@ -9,8 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from hpo.errors import HpoError
-from hpo.search.status import best_first, kept_first
-from hpo.search.trial_record import best_probe
+from hpo.search.status import best_first, keeping_checkpoints
 from search_spaces import TrialList, read_space
 from storage import (
     CheckpointStore,
@@ -50,15 +49,10 @@ def kept_by_copies(study: optuna.Study, keep: int) -> set[int]:
 
 
 def _kept(study: optuna.Study, trials: Iterable[FrozenTrial], keep: int) -> set[int]:
-    """Return the best `keep` trials and the best frozen probe.
-
-    All complete ones of a trial list, since a comparison measures each afterwards.
-    """
-    trials = list(trials)
-    ranked = best_first(trials)
-    if not isinstance(read_space(read_spec(study).space), TrialList):
-        ranked = [*kept_first(trials)[:keep], *filter(None, [best_probe(ranked)])]
-    return {trial.number for trial in ranked}
+    """Return `keeping_checkpoints`; all complete ones of a trial list, since a comparison measures each afterwards."""
+    is_list = isinstance(read_space(read_spec(study).space), TrialList)
+    kept = best_first(trials) if is_list else keeping_checkpoints(trials, keep)
+    return {trial.number for trial in kept}
 
 
 def stray_folders(db: Database, root: Path | str) -> list[tuple[str, int]]:

@@ -16,8 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.evaluation.best_of_many import MeasuredValue, TrueValues, not_told_apart, own_errors
 from hpo.evaluation.outcomes import Outcomes
-from hpo.search.ranking import original_of
-from hpo.search.trial_record import TrialRecord, given_parameters, is_probe, outcomes_of
+from hpo.search.trial_record import TrialRecord, given_parameters, is_probe, original_of, outcomes_of
 
 
 @dataclass(frozen=True)

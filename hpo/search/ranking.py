@@ -17,7 +17,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search.trial_record import TrialRecord, is_probe
+from hpo.search.trial_record import TrialRecord, is_probe, original_of
 
 LOWER = 1.645
 """Standard errors between the mean of a configuration and its lower bound (one-sided 95 % of a normal distribution)."""
@@ -86,12 +86,6 @@ def rank(trials: Iterable[FrozenTrial]) -> list[RankedConfiguration]:
     return sorted(found, key=lambda one: (-one.lower, one.trial.number))
 
 
-def original_of(trial: FrozenTrial) -> int:
-    """Return the number of the trial whose configuration this one repeats: its own, unless it is a replicate."""
-    original = TrialRecord.of(trial).replicate_of
-    return trial.number if original is None else original
-
-
 def _noise_of_seeds(group: Sequence[FrozenTrial], noise: float | None) -> float | None:
     """Return the standard deviation of a value of the group over seeds; a frozen probe draws nothing, so 0."""
     return 0.0 if noise is not None and is_probe(group[0]) else noise
@@ -103,7 +97,7 @@ def _by_value(trial: FrozenTrial) -> tuple[float, int]:
 
 def _compared_values(group: Sequence[FrozenTrial]) -> list[float]:
     """Return the values in the order of the trials, without those that were cut short where others were not."""
-    whole = [trial for trial in group if TrialRecord.of(trial).reason is None]
+    whole = [trial for trial in group if TrialRecord.of(trial).reason is None] if len(group) > 1 else ()
     return [trial.value or 0.0 for trial in whole or group]
 
 

@@ -19,7 +19,7 @@ from hpo.search.line_to_beat import LineReader, LineToBeat
 from hpo.search.noise import NoiseReader, StudyNoise
 from hpo.search.ranking import RankedConfiguration, rank
 from hpo.search.symmetry_choice import symmetry_of
-from hpo.search.trial_record import TrialRecord
+from hpo.search.trial_record import TrialRecord, best_probe
 from search_spaces import Space, TrialList, read_space
 from storage import Control, Database, LeaseInfo, Limits, StudySpec, get_control, lease_infos, read_limits, read_spec
 
@@ -367,3 +367,9 @@ def kept_first(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     ]
     pruned.sort(key=lambda trial: (-max(trial.intermediate_values.values()), trial.number))
     return [*best_first(trials), *pruned]
+
+
+def keeping_checkpoints(trials: Iterable[FrozenTrial], keep: int) -> list[FrozenTrial]:
+    """Return the trials that keep their checkpoints: the first `keep` of `kept_first`, and the best frozen probe."""
+    ranked = kept_first(trials)
+    return [*ranked[:keep], *filter(None, [best_probe(ranked)])]

@@ -21,10 +21,10 @@ from optuna.trial import TrialState
 from hpo.errors import DataError, HubError, TrialEnded
 from hpo.evaluation.outcomes import Outcomes
 from hpo.interruption import TrainingInterrupted
-from hpo.search.checkpointing import TrialFiles
+from hpo.search.checkpointing import TrialFiles, checkpoint_origin
 from hpo.search.fold_progress import FoldedProgress, fit_folds
 from hpo.search.frozen_probe import FeatureSource, probe_fitter
-from hpo.search.trial_record import TrialProgress, checkpoint_origin, pair_of
+from hpo.search.trial_record import TrialProgress, pair_of
 from hpo.search.trial_reporter import TrialReporter
 from hpo.search.worker_context import WorkerContext, keep_best
 from hpo.training import EpochResult, FitData, Runtime, Snapshot, fit

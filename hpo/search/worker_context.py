@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial
 from hpo.data import Dataset, ImageDigests
 from hpo.evaluation.altered_part import altered_part
 from hpo.search.garbage import kept_by_copies
-from hpo.search.status import best_first, kept_first
-from hpo.search.trial_record import FoldPlan, best_probe
+from hpo.search.status import best_first, keeping_checkpoints
+from hpo.search.trial_record import FoldPlan
 from hpo.training import FitData
 from search_spaces import Space
 from storage import CheckpointStore, Database, DatabaseUnavailableError, RetryPolicy, Worker, read_limits
@@ -106,7 +106,7 @@ class EvictionOrder:
 
 
 def keep_best(context: WorkerContext) -> None:
-    """Free the checkpoints of finished trials but the first `keep` of `kept_first` and the best frozen probe."""
+    """Free the checkpoints of finished trials but those of `keeping_checkpoints`."""
     try:
         trials = context.retry.run(lambda: context.study.get_trials(deepcopy=False))
         spared = context.retry.run(lambda: kept_by_copies(context.study, context.keep))
@@ -115,5 +115,5 @@ def keep_best(context: WorkerContext) -> None:
         return
     context.eviction.update(trials, spared)
     finished = {trial.number for trial in trials if trial.state.is_finished()}
-    kept = [*kept_first(trials)[: context.keep], *filter(None, [best_probe(best_first(trials))])]
-    context.store.drop(finished - {trial.number for trial in kept} - spared)
+    kept = {trial.number for trial in keeping_checkpoints(trials, context.keep)}
+    context.store.drop(finished - kept - spared)

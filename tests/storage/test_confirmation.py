@@ -311,3 +311,22 @@ def test_the_confirmation_is_read_as_written(study: optuna.Study) -> None:
     for limits in (Limits(20, confirm=Confirmation(3, asked=False)), Limits(20, confirm=Confirmation(0))):
         write_limits(study, limits)
         assert read_limits(study) == limits
+
+
+@pytest.mark.postgres
+def test_the_trials_are_read_only_where_a_replicate_may_be_due(
+    database: Database, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+    read = storage.trials.measured_trials
+    monkeypatch.setattr(storage.trials, "measured_trials", lambda *given: reads.append(1) or read(*given))
+    worker = Worker()
+    claim = claim_trial(database, study, worker)
+    assert isinstance(claim, Claim)
+    train(database, study, claim)  # 60 seconds, by its record
+    for left, expected in ((timedelta(hours=1), 0), (timedelta(seconds=200), 1)):
+        write_limits(study, Limits(100, database.now() + left, confirm=ASKED))
+        claim = claim_trial(database, study, worker)
+        assert isinstance(claim, Claim)
+        train(database, study, claim)
+        assert len(reads) == expected

@@ -18,8 +18,8 @@ from hpo.data import ImageDigests
 from hpo.delivery.export import choose_trial, export_trial, is_of_trial, tied, trial_manifest
 from hpo.errors import BundleError
 from hpo.evaluation.metrics import report
+from hpo.search.checkpointing import checkpoint_origin
 from hpo.search.ranking import rank
-from hpo.search.trial_record import checkpoint_origin
 from storage import StudySpec, open_store, read_spec
 from storage.spec import write_spec
 

@@ -16,10 +16,11 @@ from sqlalchemy import text
 import hpo.search.trial as trial_module
 import hpo.search.trial_reporter as reporter_module
 from hpo.errors import HubError, InfeasibleError, TrialEnded
+from hpo.search.checkpointing import mismatched_best
 from hpo.search.plan import set_budget
 from hpo.search.strategy import make_pruner
 from hpo.search.trial import TrialOutcome, run_trial
-from hpo.search.trial_record import TrialRecord, mismatched_best
+from hpo.search.trial_record import TrialRecord
 from hpo.training import EpochResult, fit
 from search_spaces import SearchSpace
 from storage import CheckpointError, NoTrial, Worker, claim_trial, expire_leases
