@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from hpo.evaluation.intervals import plus_minus
-
 if TYPE_CHECKING:
     from hpo.search.noise import Rival, StudyNoise
     from hpo.search.status import StudyStatus
@@ -43,17 +41,17 @@ def alike_line(noise: StudyNoise) -> str:
 
 def trials_named(numbers: Sequence[int]) -> str:
     """Return `trial 4`, `trials 4, 9, 12`, or `trials 0, 1, 2 and 14 more`."""
-    if len(numbers) == 1:
-        return f"trial {numbers[0]}"
-    shown = ", ".join(map(str, numbers[:NAMED]))
-    more = len(numbers) - NAMED
-    return f"trials {shown}" + (f" and {more} more" if more > 0 else "")
+    from hpo.data.names import shortened
+
+    return f"trial{'s' if len(numbers) > 1 else ''} {shortened([str(number) for number in numbers], NAMED)}"
 
 
 def _luck_line(noise: StudyNoise) -> str:
     """Return what is expected to hold of the value."""
     if noise.expected is None:
         return ""
+    from hpo.evaluation.intervals import plus_minus
+
     expected = plus_minus(noise.expected, noise.error)
     return f"expected to hold of it: {expected} (the best of {noise.compared + 1} is partly luck)"
 
@@ -84,6 +82,8 @@ def rivals_in_words(rivals: Sequence[Rival]) -> list[tuple[int, str]]:
 def _fresh_line(noise: StudyNoise) -> str:
     if noise.fresh is None:
         return ""
+    from hpo.evaluation.intervals import plus_minus
+
     count = len(noise.fresh.trials)
     seeds = "another seed" if count == 1 else f"{count} other seeds"
     mean = plus_minus(noise.fresh.mean, noise.fresh.error)

@@ -24,7 +24,6 @@ from hpo.cli.connect import connected
 from hpo.cli.noise_text import converged_line, noise_lines
 from hpo.cli.options import debug_option, storage_options, study_option
 from hpo.cli.terminal import can_redraw
-from hpo.evaluation.intervals import plus_minus
 from hpo.hints import hint
 from hpo.strict_json import strict_json
 from search_spaces import RUN
@@ -219,6 +218,8 @@ def epochs_in_words(line: TrialStatus) -> str:
 
 def value_of(line: TrialStatus) -> str:
     """Return `0.9012`, or `0.9012 ± 0.0051` with its standard error."""
+    from hpo.evaluation.intervals import plus_minus
+
     return "" if line.value is None else plus_minus(line.value, line.error)
 
 
