@@ -189,18 +189,6 @@ def highest_level(n: int, compared: int = 1) -> float:
     return max(0.0, 1 - _expected_misses(n, n, compared)) if n else 0.0
 
 
-def least_images(level: float, compared: int = 1) -> int:
-    """Return the fewest images that can give the `level`."""
-    high = 1
-    while highest_level(high, compared) < level - 1e-12:
-        high *= 2
-    low = high // 2
-    while high - low > 1:
-        n = (low + high) // 2
-        low, high = (n, high) if highest_level(n, compared) < level - 1e-12 else (low, n)
-    return high
-
-
 def _expected_misses(n: int, rank: int, compared: int) -> float:
     """Return the bound on the expected share of true classes that are missed: see the head of this file.
 

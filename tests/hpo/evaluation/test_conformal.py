@@ -17,7 +17,6 @@ from hpo.evaluation.conformal import (
     calibrate_sets,
     class_scores,
     highest_level,
-    least_images,
     needed_rank,
 )
 
@@ -57,6 +56,18 @@ def test_the_best_of_more_models_needs_a_higher_rank(n, level, compared):
     one, many = needed_rank(n, level, compared), needed_rank(n, level, compared + 1)
     assert many is None or (one is not None and one <= many)
     assert (one is None) == (highest_level(n, compared) < level - 1e-12)
+
+
+def least_images(level: float, compared: int = 1) -> int:
+    """Return the fewest images that can give the `level`."""
+    high = 1
+    while highest_level(high, compared) < level - 1e-12:
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        n = (low + high) // 2
+        low, high = (n, high) if highest_level(n, compared) < level - 1e-12 else (low, n)
+    return high
 
 
 @given(st.floats(0.1, 0.995), st.sampled_from([1, 2, 20, 100]))
