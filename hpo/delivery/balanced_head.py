@@ -12,7 +12,7 @@ Two ways, both on the features that enter the layer, which are computed once:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,11 +24,11 @@ from torch import nn
 from torch.nn import functional
 
 from hpo.bundle.manifest import HeadChange, Manifest
+from hpo.bundle.model import Tensors
 from hpo.data.dataset import Labels, Part
-from hpo.delivery.validation_images import predict_parts
+from hpo.delivery.validation_images import network_with, predict_parts
 from hpo.evaluation.altered_part import altered_part
 from hpo.evaluation.metrics import Logits
-from hpo.models.built_model import build_model
 from hpo.models.classifier import Classifier
 
 MOST_IMAGES = 8192
@@ -44,8 +44,6 @@ UNEVEN = 1.2
 
 STEPS = 100
 """Iterations of L-BFGS, at most."""
-
-Tensors = Mapping[str, torch.Tensor]
 
 Rows32 = npt.NDArray[np.float32]
 
@@ -96,10 +94,8 @@ class Head:
     """The last layer of a network with given weights, and what enters it."""
 
     def __init__(self, manifest: Manifest, tensors: Tensors, device: str) -> None:
-        network = build_model(manifest.config, len(manifest.classes), initialise=False).model
-        network.load_state_dict(dict(tensors))
         self._steps, self._device, self._tensors = manifest.preprocessing, device, tensors
-        self._body, self._prefix = _body_of(network)
+        self._body, self._prefix = _body_of(network_with(manifest, tensors))
         self.layer = Layer(*(tensors[f"{self._prefix}{name}"].float().cpu() for name in ("weight", "bias")))
 
     def features(self, parts: Sequence[Part]) -> Rows32:

@@ -18,7 +18,7 @@ import safetensors.torch
 from hpo.bundle.bundle import MODEL, Extras, check_out, write_bundle
 from hpo.bundle.calibrate import calibration_of
 from hpo.bundle.manifest import Manifest
-from hpo.bundle.model import pack_members
+from hpo.bundle.model import Tensors, pack_members
 from hpo.bundle.own_data import reopen_same
 from hpo.bundle.validation import Validation
 from hpo.data import Dataset, ImageDigests, Progress
@@ -35,7 +35,6 @@ from hpo.delivery.finishing import FINISHING, FinishedChoice, Finishing, finish
 from hpo.delivery.finishing_task import Budget, ChosenModel, FinishingTask
 from hpo.delivery.selection import compare
 from hpo.delivery.validation_images import ValidationImages, units_of
-from hpo.delivery.weight_changes import Tensors
 from hpo.errors import BundleError, DataError, HpoError
 from hpo.evaluation.altered_part import altered_part
 from hpo.evaluation.calibration import probabilities

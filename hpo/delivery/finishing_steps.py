@@ -7,10 +7,9 @@ from functools import cached_property, lru_cache, partial
 
 import numpy as np
 import safetensors.torch
-import torch
 
 from hpo.bundle.manifest import HeadChange, Interpolation, Manifest
-from hpo.bundle.model import BATCH_SIZE, VIEWS, Tta, View, allowed_views, mean_of_views
+from hpo.bundle.model import BATCH_SIZE, VIEWS, Tensors, Tta, View, allowed_views, mean_of_views
 from hpo.data.dataset import Images, Part
 from hpo.delivery.balanced_head import Head, head_changes, uneven
 from hpo.delivery.ensemble import choose_members
@@ -20,8 +19,8 @@ from hpo.delivery.interpolate import SHARES, Line
 from hpo.delivery.original_weights import with_weights
 from hpo.delivery.selection import weights_of
 from hpo.delivery.soup import SoupSearch, soupable
-from hpo.delivery.validation_images import Half
-from hpo.delivery.weight_changes import STATISTICS_IMAGES, Tensors, with_new_statistics
+from hpo.delivery.validation_images import Half, network_with
+from hpo.delivery.weight_changes import STATISTICS_IMAGES, with_new_statistics
 from hpo.errors import BundleError
 from hpo.evaluation.calibration import log_probabilities
 from hpo.evaluation.metrics import Logits
@@ -95,7 +94,13 @@ class StatisticsStep(VariantStep):
         """Return why no statistics can be estimated anew; "" where they can."""
         if "ingredients" in before.changes:
             return "those of a soup are estimated anew already"
-        return "" if normalised_by_statistics(_network(self.task.manifest)) else "there is no BatchNorm"
+        return "" if self._has_statistics else "there is no BatchNorm"
+
+    @cached_property
+    def _has_statistics(self) -> bool:
+        manifest = self.task.manifest
+        network = build_model(manifest.config, len(manifest.classes), initialise=False).model.eval()
+        return bool(normalised_by_statistics(network))
 
     def variants(self, before: ChosenModel) -> list[ChosenModel]:
         """Return the model with new statistics."""
@@ -125,11 +130,15 @@ class LineStep(VariantStep):
                 return "the trials of the soup started from different weights"
         if config.deepest_phase().unfreeze_depth == 0:
             return "the trial did not train the backbone"
+        return self._plan if isinstance(self._plan, str) else ""
+
+    @cached_property
+    def _plan(self) -> Manifest | str:
+        """The manifest with the path of the original weights on this machine; or why they are not found."""
         try:
-            self._plan = with_weights(manifest, None, cache=self.task.cache)
+            return with_weights(self.task.manifest, None, cache=self.task.cache)
         except BundleError as error:
             return str(error)
-        return ""
 
     def variants(self, before: ChosenModel) -> list[ChosenModel]:
         """Return the points of the line."""
@@ -147,6 +156,7 @@ class LineStep(VariantStep):
 
     @cached_property
     def _line(self) -> Line:
+        assert not isinstance(self._plan, str)
         return Line(self._plan, self.task.images, self.task.device)
 
 
@@ -195,8 +205,7 @@ class ViewsStep(VariantStep):
     def variants(self, before: ChosenModel) -> list[ChosenModel]:
         """Return the model with each kind of views that labels survive."""
         task = self.task
-        network = _network(task.manifest)
-        network.load_state_dict(dict(before.read()))
+        network = network_with(task.manifest, before.read())
         steps = task.manifest.preprocessing
         predictor = Predictor(
             network, mean=steps.mean, std=steps.std, device=task.device, background=steps.background
@@ -263,7 +272,3 @@ def batches_of(parts: Sequence[Part]) -> Iterator[Images]:
     """Yield the batches (b, S, S, 3) uint8 of some parts, one after another."""
     for part in parts:
         yield from part.batches(BATCH_SIZE)
-
-
-def _network(manifest: Manifest) -> torch.nn.Module:
-    return build_model(manifest.config, len(manifest.classes), initialise=False).model.eval()

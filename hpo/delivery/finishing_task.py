@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hpo.bundle.manifest import Finished, Manifest
-from hpo.bundle.model import VIEWS
+from hpo.bundle.model import VIEWS, Tensors
 from hpo.data.dataset import Dataset
 from hpo.delivery.ensemble_candidates import EnsembleCandidates
 from hpo.delivery.validation_images import Half, ValidationImages
-from hpo.delivery.weight_changes import Tensors
 from hpo.evaluation.metrics import Logits
 
 

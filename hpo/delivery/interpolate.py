@@ -20,11 +20,12 @@ import torch
 from hpo.bundle.bundle import Bundle, Extras, check_out, write_bundle
 from hpo.bundle.calibrate import augmented_validation, calibration_of, compared_with
 from hpo.bundle.manifest import Interpolation, Manifest
+from hpo.bundle.model import Tensors
 from hpo.bundle.own_data import reopen_same
 from hpo.data import Progress
 from hpo.delivery.original_weights import with_weights
 from hpo.delivery.validation_images import ValidationImages, predict_parts, units_of
-from hpo.delivery.weight_changes import Tensors, between
+from hpo.delivery.weight_changes import between
 from hpo.errors import BundleError
 from hpo.evaluation.altered_part import altered_part
 from hpo.evaluation.metrics import ALTERED, Logits, report

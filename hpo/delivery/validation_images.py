@@ -6,7 +6,7 @@ in one half, and so do all altered forms of an image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, nn
+from torch import nn
 
 from hpo.bundle.manifest import Manifest, Preprocessing, RobustnessFigures
+from hpo.bundle.model import Tensors
 from hpo.bundle.validation import AlteredPredictions, Validation
 from hpo.data.changed_pack import joined_groups
 from hpo.data.copy_groups import recorded_keys
@@ -32,10 +33,18 @@ from hpo.evaluation.calibration import probabilities
 from hpo.evaluation.metrics import ALTERED, Logits
 from hpo.evaluation.paired_difference import MeasuredImages
 from hpo.models.built_model import build_model
+from hpo.models.classifier import Classifier
 from hpo.models.inference import Predictor
 
 Half = npt.NDArray[np.bool_]
 """(n,) bool: some of the validation images."""
+
+
+def network_with(manifest: Manifest, tensors: Tensors) -> Classifier:
+    """Return the network of a bundle of one model with these weights, on the CPU and as it is trained."""
+    network = build_model(manifest.config, len(manifest.classes), initialise=False).model
+    network.load_state_dict(dict(tensors))
+    return network
 
 
 def predict_parts(network: nn.Module, steps: Preprocessing, device: str, parts: Sequence[Part]) -> Logits:
@@ -79,11 +88,9 @@ class ValidationImages:
         first = first_half(self.val.labels, self.units)
         return first, ~first
 
-    def predict(self, manifest: Manifest, tensors: Mapping[str, Tensor], device: str) -> Logits:
+    def predict(self, manifest: Manifest, tensors: Tensors, device: str) -> Logits:
         """Return the logits (n + m, C) of the model of `manifest` with these weights."""
-        network = build_model(manifest.config, len(manifest.classes), initialise=False).model
-        network.load_state_dict(dict(tensors))
-        return predict_parts(network, manifest.preprocessing, device, self.parts)
+        return predict_parts(network_with(manifest, tensors), manifest.preprocessing, device, self.parts)
 
     def validation(self, logits: Logits) -> Validation:
         """Return the predictions of logits (n + m, C) on the validation part."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeGuard
 
 import numpy as np
@@ -13,12 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hpo.augmentation.background import with_background
 from hpo.bundle.manifest import Manifest
-from hpo.bundle.model import BATCH_SIZE
+from hpo.bundle.model import BATCH_SIZE, Tensors
 from hpo.data import Dataset
 from hpo.data.dataset import Part
-from hpo.delivery.validation_images import predict_parts
+from hpo.delivery.validation_images import network_with, predict_parts
 from hpo.evaluation.metrics import Logits
-from hpo.models.built_model import build_model
 from hpo.models.compute_format import ComputeFormat, Normaliser
 from hpo.training.batches import epoch_batches
 
@@ -26,8 +25,6 @@ STATISTICS_IMAGES = 4096
 """Training images, at most, over which the statistics of BatchNorm are computed."""
 
 VARIANCE = "running_var"
-
-Tensors = Mapping[str, torch.Tensor]
 
 Ingredients = tuple[int, ...]
 """Numbers of the models that are averaged."""
@@ -80,8 +77,7 @@ class WeightAverages:
     def _network(self, ingredients: Ingredients) -> nn.Module:
         """Return the network with the average of the weights, in evaluation mode."""
         found = mean_of_weights(safetensors.torch.load(self._weights_of(ingredient)) for ingredient in ingredients)
-        network = build_model(self._manifest.config, len(self._manifest.classes), initialise=False).model
-        network.load_state_dict(found.tensors)
+        network = network_with(self._manifest, found.tensors)
         network.eval()
         # The mean of BatchNorm's statistics is not the statistics of the mean: those that training has moved apart are
         # computed anew over training images. Frozen ones are the same in all ingredients and stay.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,10 @@ import torch
 
 from hpo.augmentation.background import with_background
 from hpo.bundle.manifest import Manifest
+from hpo.bundle.model import Tensors
 from hpo.data.dataset import Part
 from hpo.delivery.balanced_head import Head
+from hpo.delivery.validation_images import network_with
 from hpo.models.adapted_statistics import adapt_statistics
 from hpo.models.built_model import build_model
 from hpo.models.compute_format import ComputeFormat, Normaliser
@@ -21,8 +22,6 @@ STATISTICS_IMAGES = 1024
 """Training images, at most, by which the statistics of BatchNorm are estimated anew."""
 
 _BATCH = 64
-
-Tensors = Mapping[str, torch.Tensor]
 
 
 def between(original: Tensors, tuned: Tensors, share: float) -> dict[str, torch.Tensor]:
@@ -37,8 +36,7 @@ def between(original: Tensors, tuned: Tensors, share: float) -> dict[str, torch.
 
 def with_new_statistics(manifest: Manifest, tensors: Tensors, train: Part, device: str) -> Tensors:
     """Return the weights with the statistics of BatchNorm mixed with those of training images as they are."""
-    network = build_model(manifest.config, len(manifest.classes), initialise=False).model
-    network.load_state_dict(dict(tensors))
+    network = network_with(manifest, tensors)
     place, compute_format, steps = torch.device(device), ComputeFormat("fp32"), manifest.preprocessing
     normalise = Normaliser(steps.mean, steps.std, place, compute_format)
     compute_format.place(network, place)
