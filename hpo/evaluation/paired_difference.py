@@ -75,10 +75,6 @@ class MeasuredImages:
         parts = [("", ~self.altered, 1 - weight), (ALTERED, self.altered, weight)]
         return [part for part in parts if part[1].any()]
 
-    def of(self, rows: Mask) -> MeasuredImages:
-        """Return the same for some of the images, (n,) bool."""
-        return MeasuredImages(self.labels[rows], self.units[rows], self.altered[rows], self.metric, self.weight)
-
     def figures(self, logits: AnyLogits) -> dict[str, float]:
         """Return the metric of logits (n, C) on the clean images, and with the prefix on the altered ones."""
         return {
