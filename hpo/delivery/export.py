@@ -14,7 +14,7 @@ import safetensors.torch
 from optuna.trial import TrialState
 from safetensors import SafetensorError
 
-from hpo.bundle.bundle import MODEL, Extras, check_out, write_bundle
+from hpo.bundle.bundle import MODEL, Extras, write_bundle
 from hpo.bundle.calibrate import augmented_validation, calibration_of
 from hpo.bundle.manifest import RESIZE_RULE, Manifest, Preprocessing, Weights, shared
 from hpo.bundle.model import refuse_not_finite
@@ -30,7 +30,7 @@ from hpo.search.plan import origin_of
 from hpo.search.ranking import RankedConfiguration, cheapest, error_on, rank, tied_with_best
 from hpo.search.trial_record import TrialRecord
 from search_spaces import TrialConfig
-from storage import Checkpoint, CheckpointError, CheckpointStore, Database, StudySpec, open_study, read_spec
+from storage import Checkpoint, CheckpointError, CheckpointStore, StudySpec, read_spec
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -38,33 +38,6 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
-
-
-def export_best(
-    db: Database,
-    study_name: str,
-    store: CheckpointStore,
-    out: Path,
-    *,
-    trial: int | Literal["cheap"] | None = None,
-    force: bool = False,
-    cache: Path | None = None,
-) -> tuple[Manifest, Report]:
-    """Write the best complete trial of a study, or the complete trial number `trial`, as a bundle to `out`.
-
-    "cheap" is the cheapest of those that cannot be told from the best.
-
-    Returns the manifest and the report on the validation part. The path of the trial's weights file is stored in
-    `cache`, for a retraining on this machine: the bundle has its name alone. Raises StudyError where there is no such
-    study, BundleError where there is no such trial, its checkpoint is gone, or `out` may not be written.
-    """
-    check_out(out, force=force)
-    study = open_study(db, study_name)
-    chosen = choose_trial(study, trial)
-    exported = export_trial(study, chosen, store, out, force=force)
-    if cache is not None:
-        remember_weights_of(chosen, cache)
-    return exported
 
 
 def remember_weights_of(trial: FrozenTrial, cache: Path) -> None:
@@ -123,7 +96,9 @@ def export_trial(
     force: bool = False,
     notes: Mapping[str, Any] | None = None,
 ) -> tuple[Manifest, Report]:
-    """Write one trial's best checkpoint as a bundle to `out`; returns and raises as `export_best` does.
+    """Write one trial's best checkpoint as a bundle to `out`; return its manifest and the report on validation.
+
+    Raises BundleError where its checkpoint is gone, or `out` may not be written.
 
     `notes` are further keys of metrics.json.
     """

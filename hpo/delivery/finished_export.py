@@ -92,7 +92,7 @@ class FinishedExport(NamedTuple):
     finishing: Finishing
 
 
-def export_finished(  # noqa: PLR0913 - those of `export_best` and two more
+def export_finished(  # noqa: PLR0913 - where from, where to, and how
     db: Database,
     study_name: str,
     store: CheckpointStore,
@@ -106,8 +106,9 @@ def export_finished(  # noqa: PLR0913 - those of `export_best` and two more
     """Write the best trial of a study, finished as `options` say, to `out`; or the trial number `trial`.
 
     "cheap" is the cheapest of those that cannot be told from the best. A trial that is named, or cheap, is not joined
-    with others. Raises as `export_best` does, and DataError where `options.data`
-    are not the study's.
+    with others. The path of the trial's weights file is stored in `options.cache`, for a retraining on this machine:
+    the bundle has its name alone. Raises StudyError where there is no such study, BundleError where there is no such
+    trial, its checkpoint is gone, or `out` may not be written, and DataError where `options.data` are not the study's.
     """
     check_out(out, force=force)
     study = open_study(db, study_name)

@@ -20,7 +20,8 @@ import hpo
 from hpo.bundle.bundle import read_bundle
 from hpo.data import SplitOptions, open_dataset
 from hpo.data.dataset import Part
-from hpo.delivery.export import altered_of, export_best
+from hpo.delivery.export import altered_of
+from hpo.delivery.finished_export import FinishOptions, export_finished
 from hpo.delivery.retrain import RetrainOptions, retrain
 from hpo.inspection.probe import fit_probe
 from hpo.interruption import TrainingInterrupted
@@ -224,7 +225,8 @@ def test_its_bundle_predicts_and_is_fitted_once_more_on_train_and_val(probed: Be
     ready = context(probed, space)
     run_trial(ready, probed.claim())
     out, again = probed.folder / "out", probed.folder / "again"
-    manifest, _ = export_best(probed.db, "probed", ready.store, out, trial=0, cache=probed.folder / "cache")
+    options = FinishOptions(probed.folder / "cache", mode="none")
+    manifest = export_finished(probed.db, "probed", ready.store, out, options, trial=0).manifest
     assert manifest.probe is not None
     assert manifest.probe.images == len(probed.dataset.train)
     bundle = read_bundle(out)
