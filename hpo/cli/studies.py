@@ -27,14 +27,16 @@ if TYPE_CHECKING:
 COLUMNS = ("number", "state", "value", "epoch", "epochs", "start", "end", "seconds", "reason", "worker")
 """The columns of `hpo trials --csv`, before the parameters."""
 
-FOLD_COLUMNS = ("fold", "of", "values", "standard_error")
-"""The columns after these in a study over folds, as `folds` in the JSON has them; the values are divided by blanks."""
+RARE = {
+    "replicate_of": ("replicate_of",),
+    "standard_error": ("standard_error",),
+    "folds": ("fold", "of", "values", "standard_error"),
+    "probe": ("probe",),
+}
+"""Key in the JSON of some trials -> its columns where a trial has it; the values of folds are divided by blanks."""
 
 FIGURES = ("clean", "altered")
 """Columns with what a value is made of, in a study with a robustness above 0."""
-
-REPLICATE = ("replicate_of",)
-"""The column in a study with replicates: the number of the first trial with the same parameters."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
@@ -79,8 +81,7 @@ def trials_command(study: str, storage: str | None, home: Path, as_json: bool, a
     if as_json:
         click.echo(strict_json(rows, indent=2))
     elif as_csv:
-        replicate = REPLICATE if any("replicate_of" in row for row in rows) else ()
-        _print_csv(rows, (*(FIGURES if status.robustness else ()), *replicate))
+        _print_csv(rows, FIGURES if status.robustness else ())
     else:
         _print_trials(status)
 
@@ -101,13 +102,13 @@ def _utc(local: datetime | None) -> str | None:
     return moment(local).isoformat(timespec="milliseconds") if local else None
 
 
-def _print_csv(rows: list[dict[str, Any]], some: Sequence[str]) -> None:
-    """Print the rows; `some` are columns that not every study has."""
+def _print_csv(rows: list[dict[str, Any]], figures: Sequence[str]) -> None:
+    """Print the rows, with the columns `figures` and those of RARE that some trial has."""
     from hpo.spreadsheet import CsvRows
 
     names = list(dict.fromkeys(name for row in rows for name in row["params"]))
-    of_folds = FOLD_COLUMNS if any("folds" in row for row in rows) else ()
-    extra = [*some, *_error_column(rows), *of_folds, *_probe_column(rows)]
+    known = set().union(*rows)
+    extra = [*figures, *(column for field, columns in RARE.items() if field in known for column in columns)]
     table = CsvRows(sys.stdout)
     table.write([*COLUMNS, *extra, *(f"param_{name}" for name in names)])
     for row in rows:
@@ -119,16 +120,6 @@ def _print_csv(rows: list[dict[str, Any]], some: Sequence[str]) -> None:
                 *(row["params"].get(name) for name in names),
             ]
         )
-
-
-def _probe_column(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the column with the backbone of a frozen probe, in a study that has one."""
-    return ["probe"] if any("probe" in row for row in rows) else []
-
-
-def _error_column(rows: list[dict[str, Any]]) -> tuple[str, ...]:
-    """Return the column with the error of a value without folds, where one is known."""
-    return ("standard_error",) if any(row.get("standard_error") is not None for row in rows) else ()
 
 
 def _print_trials(status: StudyStatus) -> None:
