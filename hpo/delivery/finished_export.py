@@ -21,7 +21,7 @@ from hpo.bundle.manifest import Manifest
 from hpo.bundle.model import Tensors, pack_members
 from hpo.bundle.own_data import reopen_same
 from hpo.bundle.validation import Validation
-from hpo.data import Dataset, ImageDigests, Progress
+from hpo.data import ImageDigests, Progress
 from hpo.data.cache import remembered_data
 from hpo.delivery.ensemble import JointModel, comparisons, member_of
 from hpo.delivery.ensemble_candidates import (
@@ -34,9 +34,8 @@ from hpo.delivery.export import choose_trial, export_trial, read_best, remember_
 from hpo.delivery.finishing import FINISHING, FinishedChoice, Finishing, finish
 from hpo.delivery.finishing_task import Budget, ChosenModel, FinishingTask
 from hpo.delivery.selection import compare
-from hpo.delivery.validation_images import ValidationImages, units_of
+from hpo.delivery.validation_images import ValidationImages
 from hpo.errors import BundleError, DataError, HpoError
-from hpo.evaluation.altered_part import altered_part
 from hpo.evaluation.calibration import probabilities
 from hpo.evaluation.metrics import Report, report
 from hpo.search.trial_record import TrialRecord
@@ -178,7 +177,7 @@ class _Preparation:
         with self.callbacks.decoding() as progress:
             maker, way_out = f"study {self.study.study_name!r}", "give the same data"
             dataset = reopen_same(manifest, data, cache, progress, maker=maker, way_out=way_out)
-        images = _images_of(dataset, data, cache, spec.metric, spec.robustness, manifest)
+        images = ValidationImages.of(dataset, data, cache, manifest, spec.robustness)
         _refuse_other_predictions(candidate, images)
         candidates, alone = self._others(candidate)
         checkpoint = read_best(self.store, self.study, self.trial)
@@ -205,14 +204,6 @@ class _Preparation:
             return self.options.seconds
         spent = sum(TrialRecord.of(one).seconds or 0 for one in self.study.get_trials(deepcopy=False))
         return min(MOST_SECONDS, max(LEAST_SECONDS, SHARE_OF_SEARCH * spent))
-
-
-def _images_of(
-    dataset: Dataset, data: Path, cache: Path, metric: str, robustness: float, manifest: Manifest
-) -> ValidationImages:
-    altered = altered_part(dataset.val, cache, train=len(dataset.train)) if robustness else None
-    units = units_of(dataset, data, manifest.data.group_by)
-    return ValidationImages(dataset.val, altered, units, metric, robustness)
 
 
 def _refuse_other_predictions(candidate: EnsembleCandidate, images: ValidationImages) -> None:

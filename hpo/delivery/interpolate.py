@@ -24,10 +24,9 @@ from hpo.bundle.model import Tensors
 from hpo.bundle.own_data import reopen_same
 from hpo.data import Progress
 from hpo.delivery.original_weights import with_weights
-from hpo.delivery.validation_images import ValidationImages, predict_parts, units_of
+from hpo.delivery.validation_images import ValidationImages, predict_parts
 from hpo.delivery.weight_changes import between
 from hpo.errors import BundleError
-from hpo.evaluation.altered_part import altered_part
 from hpo.evaluation.metrics import ALTERED, Logits, report
 from hpo.evaluation.paired_difference import MeasuredImages, critical
 from hpo.models.built_model import build_model
@@ -103,9 +102,7 @@ def interpolate(
         bundle.manifest, data, options.cache, progress, maker="the bundle", way_out="give the same data"
     )
     weight = plan.robustness.weight if plan.robustness else WEIGHT
-    altered = altered_part(dataset.val, options.cache, train=len(dataset.train))
-    units = units_of(dataset, data, plan.data.group_by)
-    images = ValidationImages(dataset.val, altered, units, plan.metric, weight)
+    images = ValidationImages.of(dataset, data, options.cache, plan, weight)
     point = _try_shares(Line(plan, images, options.device), safetensors.torch.load(bundle.model), on_tried)
     manifest = _write(bundle, images, point, out, force=options.force)
     return Interpolated(manifest, point.chosen.share, weight, tuple(point.tried))

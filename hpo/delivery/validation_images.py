@@ -28,7 +28,7 @@ from hpo.data.opening import open_source
 from hpo.delivery.export import altered_scores
 from hpo.delivery.selection import Merit, WeightedMetric, merit
 from hpo.errors import DataError
-from hpo.evaluation.altered_part import AlteredPart
+from hpo.evaluation.altered_part import AlteredPart, altered_part
 from hpo.evaluation.calibration import probabilities
 from hpo.evaluation.metrics import ALTERED, Logits
 from hpo.evaluation.paired_difference import MeasuredImages
@@ -64,6 +64,16 @@ class ValidationImages:
     metric: str
     weight: float = 0.0
     """Weight of the altered images."""
+
+    @classmethod
+    def of(cls, dataset: Dataset, data: Path, cache: Path, manifest: Manifest, weight: float) -> ValidationImages:
+        """Return those of the study of `manifest`, whose images `data` are open as `dataset`; altered for a `weight`.
+
+        Raises DataError as `units_of` does.
+        """
+        altered = altered_part(dataset.val, cache, train=len(dataset.train)) if weight else None
+        units = units_of(dataset, data, manifest.data.group_by)
+        return cls(dataset.val, altered, units, manifest.metric, weight)
 
     @property
     def parts(self) -> list[Part]:
